@@ -1,0 +1,1 @@
+"""One file for each thing that runs an artifact; each has ``open(path or model, options) -> Runner``."""

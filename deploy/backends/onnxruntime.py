@@ -1,0 +1,100 @@
+"""ONNX Runtime, on the provider that was asked for and no other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from deploy.core.errors import BackendError
+from deploy.core.runner import Feeds, Fetches, Runner
+from deploy.core.tensors import Dim, TensorSpec
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+_NUMPY = {"float": "float32", "double": "float64"}
+_LEVELS = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """How a session is opened.
+
+    Attributes:
+        provider: ``cpu``, ``cuda`` or ``tensorrt``; a session that got another one is an error.
+        threads: threads within an operator; 0 leaves it to ONNX Runtime.
+        optimisation: ``all`` or ``none`` of ONNX Runtime's graph optimisations.
+        lean: keep one copy of the weights (no pre-packing): slower, for models near the size of the memory.
+    """
+
+    provider: str = "cpu"
+    threads: int = 0
+    optimisation: str = "all"
+    lean: bool = False
+
+
+class OnnxRuntimeRunner(Runner):
+    """An ONNX file opened by ONNX Runtime.
+
+    Raises:
+        BackendError: the file is not a valid model, an operator is not supported, or the provider is not there.
+    """
+
+    def __init__(self, path: Path, options: Options | None = None) -> None:
+        options = options or Options()
+        wanted = PROVIDERS[options.provider]
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = options.threads
+        settings.graph_optimization_level = _LEVELS[options.optimisation]
+        settings.log_severity_level = 3
+        if options.lean:
+            settings.add_session_config_entry("session.disable_prepacking", "1")
+            settings.enable_cpu_mem_arena = False
+        try:
+            self._session = ort.InferenceSession(str(path), settings, providers=[wanted])
+        except Exception as exc:
+            raise BackendError(f"{path}: ONNX Runtime cannot open it: {_first_line(exc)}") from exc
+        if self._session.get_providers()[0] != wanted:
+            raise BackendError(
+                f"ONNX Runtime cannot use {wanted} on this machine and would have run on "
+                f"{self._session.get_providers()[0]} instead.",
+                "deploy doctor tells what is missing",
+            )
+        self.inputs = tuple(_spec(item) for item in self._session.get_inputs())
+        self.outputs = tuple(_spec(item) for item in self._session.get_outputs())
+
+    def run(self, feeds: Feeds) -> Fetches:
+        """Run once; see `Runner.run`."""
+        try:
+            values = self._session.run(None, dict(feeds))
+        except Exception as exc:
+            shapes = ", ".join(f"{name}{list(value.shape)}" for name, value in feeds.items())
+            raise BackendError(f"ONNX Runtime failed on {shapes}: {_first_line(exc)}") from exc
+        return {spec.name: np.asarray(value) for spec, value in zip(self.outputs, values, strict=True)}
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
+
+
+def _first_line(exc: Exception) -> str:
+    text = str(exc).strip()
+    return text.splitlines()[0][:600] if text else type(exc).__name__
+
+
+def _spec(item: Any) -> TensorSpec:
+    kind = item.type.removeprefix("tensor(").removesuffix(")")
+    shape: tuple[Dim, ...] = tuple(
+        dim if isinstance(dim, int) else dim or f"{item.name}_dim{axis}" for axis, dim in enumerate(item.shape)
+    )
+    return TensorSpec(name=item.name, dtype=_NUMPY.get(kind, kind), shape=shape)
+
+
+def open(path: Path, **options: Any) -> OnnxRuntimeRunner:
+    """Open an ONNX file."""
+    return OnnxRuntimeRunner(path, Options(**options))

@@ -1,0 +1,63 @@
+"""The model itself, run by PyTorch in float64 (the reference), float32 or float16."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from deploy.core.errors import BackendError, DeployError
+from deploy.core.model import Model, name_outputs
+from deploy.core.runner import Feeds, Fetches, Runner
+from deploy.core.tensors import TensorSpec
+from deploy.support.precision import computed_in
+
+PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16}
+
+
+class PyTorchRunner(Runner):
+    """Runs a `Model`; outputs are numpy arrays, floats in the precision it was computed in.
+
+    Args:
+        model: the model; its module is not changed.
+        precision: ``fp64``, ``fp32`` or ``fp16``; no second copy of the weights is made.
+
+    Attributes:
+        read: names of the parameters and buffers that were read by a run in another precision than fp32.
+    """
+
+    def __init__(self, model: Model, precision: str = "fp32") -> None:
+        self.model = model
+        self.dtype = PRECISIONS[precision]
+        self.precision = precision
+        self.inputs = model.inputs
+        self.outputs: tuple[TensorSpec, ...] = ()
+        self.read: set[str] = set()
+
+    def tensors(self, feeds: Feeds) -> dict[str, torch.Tensor]:
+        """Feeds as tensors in this runner's precision."""
+        made = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feeds.items()}
+        return {name: value.to(self.dtype) if value.is_floating_point() else value for name, value in made.items()}
+
+    def _call(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        positional, keyword = self.model.arguments(tensors)
+        if self.dtype is torch.float32:
+            with torch.inference_mode():
+                return name_outputs(self.model.module(*positional, **keyword))
+        with computed_in(self.dtype, self.model.module) as read:
+            result = name_outputs(self.model.module(*positional, **keyword))
+        self.read |= read
+        return result
+
+    def run(self, feeds: Feeds) -> Fetches:
+        """Run once; see `Runner.run`."""
+        try:
+            result = self._call(self.tensors(feeds))
+        except DeployError:
+            raise
+        except Exception as exc:
+            shapes = ", ".join(f"{name}{list(value.shape)}" for name, value in feeds.items())
+            raise BackendError(f"PyTorch could not run {self.model.name} on {shapes} in {self.precision}: {exc}") from exc
+        return {name: np.asarray(value.detach().cpu().numpy()) for name, value in result.items()}

@@ -1,0 +1,1 @@
+"""Nouns shared by every room: standard library and numpy only."""

@@ -1,0 +1,169 @@
+"""The artifacts directory: complete files or none.
+
+A file is written in a scratch folder on the same file system, flushed to the disk (``fsync``), renamed
+into place, and the rename itself is flushed. The manifest goes last: an artifact without one is not an
+artifact, and a reader that finds digests that differ knows that it looks at two writers' files.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.core.artifact import Artifact, Manifest, manifest_path
+from deploy.core.errors import ArtifactError, StorageError
+
+if os.name == "posix":
+    import fcntl
+
+SCRATCH = ".scratch-"
+
+
+def default_root() -> Path:
+    """``$DEPLOY_ARTIFACTS``, else ``./artifacts``."""
+    return Path(os.environ.get("DEPLOY_ARTIFACTS") or "artifacts")
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Translate what the operating system says of ``path``.
+
+    Raises:
+        StorageError: no space, no permission, a read-only or failing disk.
+    """
+    try:
+        yield
+    except OSError as exc:
+        hint = {
+            errno.ENOSPC: "free some space, or choose another directory with --artifacts DIR",
+            errno.EACCES: "choose a directory you may write to with --artifacts DIR",
+            errno.EROFS: "choose a directory you may write to with --artifacts DIR",
+        }.get(exc.errno or 0)
+        raise StorageError(f"{path}: cannot be written: {exc.strerror or exc}.", hint) from exc
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _flush_directory(path: Path) -> None:
+    if os.name == "posix":
+        _flush(path)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One writer at a time; the system frees the lock of a process that died."""
+    if os.name != "posix":
+        yield
+        return
+    with (folder / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _live(folder: Path) -> bool:
+    pid = folder.name.removeprefix(SCRATCH).partition("-")[0]
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A scratch folder whose files become visible together when they are published."""
+
+    folder: Path
+    scratch: Path
+
+    def path(self, name: str) -> Path:
+        """Where to write a file that will be called ``name``."""
+        return self.scratch / name
+
+    def publish(self, manifest: Manifest) -> Artifact:
+        """Make the files of ``manifest`` durable and visible, replacing earlier ones of the same name."""
+        artifact = self.folder / manifest.files[0].file
+        beside = manifest_path(artifact)
+        names = [payload.file for payload in reversed(manifest.files)] + [beside.name]
+        with storage_errors(artifact):
+            self.path(beside.name).write_text(manifest.to_json(), encoding="utf-8")
+            for name in names:
+                _flush(self.path(name))
+            with _locked(self.folder):
+                for name in names:
+                    os.replace(self.path(name), self.folder / name)
+                _flush_directory(self.folder)
+        return Artifact(path=artifact, manifest=manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The artifacts directory: one folder a model."""
+
+    root: Path
+
+    def folder(self, slug: str) -> Path:
+        """Where the artifacts of a model lie."""
+        return self.root / slug
+
+    @contextmanager
+    def transaction(self, slug: str) -> Iterator[Transaction]:
+        """A place to write; nothing of it is left unless it was published.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        folder = self.folder(slug)
+        fresh = not folder.exists()
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for stale in folder.glob(f"{SCRATCH}*"):
+                if not _live(stale):
+                    shutil.rmtree(stale, ignore_errors=True)
+            scratch = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-", dir=folder))
+        try:
+            yield Transaction(folder, scratch)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            if fresh and not any(path.name != ".lock" for path in folder.iterdir()):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def artifacts(self, slug: str | None = None) -> list[Artifact]:
+        """Every artifact with a readable manifest, newest first."""
+        pattern = f"{slug or '*'}/*.json"
+        found = []
+        for beside in self.root.glob(pattern):
+            try:
+                found.append(Artifact.open(beside.with_suffix("")))
+            except ArtifactError:
+                continue
+        return sorted(found, key=lambda artifact: artifact.manifest.created, reverse=True)
+
+    def newest(self, *, slug: str | None = None, format: str | None = None, precision: str | None = None) -> Artifact:
+        """The newest artifact that fits.
+
+        Raises:
+            ArtifactError: there is none.
+        """
+        for artifact in self.artifacts(slug):
+            manifest = artifact.manifest
+            if format in (None, manifest.format) and precision in (None, manifest.precision):
+                return artifact
+        of = f" of {slug}" if slug else ""
+        raise ArtifactError(
+            f"{self.root}: no {format or 'artifact'}{of} there.", f"deploy export {slug or 'MODEL'} --format onnx"
+        )

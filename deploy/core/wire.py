@@ -1,0 +1,56 @@
+"""Messages between a process and its worker: one line of JSON, then the raw bytes of the arrays it names.
+
+Nothing is pickled, so a worker that goes wrong cannot make its parent run anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def send(stream: BinaryIO, message: Mapping[str, Any], arrays: Mapping[str, Array] | None = None) -> None:
+    """Write one message.
+
+    Args:
+        stream: the pipe.
+        message: JSON values.
+        arrays: numpy arrays of plain dtypes (no objects), sent in C order.
+    """
+    ordered = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in (arrays or {}).items()}
+    layout = [(name, value.dtype.str, value.shape) for name, value in ordered.items()]
+    stream.write(json.dumps({"message": dict(message), "arrays": layout}).encode() + b"\n")
+    for value in ordered.values():
+        if value.size:
+            stream.write(value.data.cast("B"))
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Read one message.
+
+    Raises:
+        EOFError: the other side is gone.
+    """
+    line = stream.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    head = json.loads(line)
+    arrays: dict[str, Array] = {}
+    for name, dtype, shape in head["arrays"]:
+        value: Array = np.empty(shape, np.dtype(dtype))
+        view = value.reshape(-1).data.cast("B") if value.size else memoryview(b"")
+        filled = 0
+        while filled < len(view):
+            count = stream.readinto(view[filled:])  # type: ignore[attr-defined]
+            if not count:
+                raise EOFError
+            filled += count
+        arrays[name] = value
+    return head["message"], arrays

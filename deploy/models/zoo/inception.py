@@ -1,0 +1,179 @@
+"""Inception with batch normalisation: one block to study by itself, and a small network for CIFAR-10.
+
+Papers: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception Architecture for Computer Vision",
+2015 (`inception_block`); Ioffe, Szegedy, "Batch Normalization", 2015 (`inception_small`).
+
+Variants:
+    inception_block: a block like Inception v3's first, on its 192x35x35 feature map. 172,768 parameters.
+    inception_small: two blocks for 3x32x32 images, ten classes. 577,194 parameters.
+    The whole of Inception v3 is torchvision's `inception_v3`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from deploy.models.zoo._entry import ZooEntry, require_counts
+from deploy.models.zoo._initialize import he_normal_
+
+
+def conv_bn_relu(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    bias: bool = True,
+    eps: float = 1e-5,
+) -> nn.Sequential:
+    """Return a convolution, batch normalisation and relu."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias),
+        nn.BatchNorm2d(out_channels, eps=eps),
+        nn.ReLU(),
+    )
+
+
+class InceptionBlock(nn.Module):
+    """Inception v3's block: 1x1; 1x1 then 3x3; 1x1 then 5x5; average pool then 1x1. Height and width stay.
+
+    As in v3, the convolutions have no bias and batch normalisation an eps of 1e-3. The average counts the
+    padding's zeros (`count_include_pad`), as v3's does.
+    """
+
+    def __init__(self, *, in_channels: int, pool_features: int) -> None:
+        """Create the block for `in_channels` channels in and 64 + 96 + 64 + `pool_features` out."""
+        super().__init__()
+        require_counts(in_channels=in_channels, pool_features=pool_features)
+        self.branch1x1 = conv_bn_relu(in_channels, 64, 1, bias=False, eps=1e-3)
+        self.branch3x3 = nn.Sequential(
+            conv_bn_relu(in_channels, 64, 1, bias=False, eps=1e-3),
+            conv_bn_relu(64, 96, 3, padding=1, bias=False, eps=1e-3),
+        )
+        self.branch5x5 = nn.Sequential(
+            conv_bn_relu(in_channels, 48, 1, bias=False, eps=1e-3),
+            conv_bn_relu(48, 64, 5, padding=2, bias=False, eps=1e-3),
+        )
+        self.branch_pool = nn.Sequential(
+            nn.AvgPool2d(kernel_size=3, stride=1, padding=1),
+            conv_bn_relu(in_channels, pool_features, 1, bias=False, eps=1e-3),
+        )
+        he_normal_(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map N x in_channels x H x W to N x (224 + pool_features) x H x W."""
+        branches = [self.branch1x1(x), self.branch3x3(x), self.branch5x5(x), self.branch_pool(x)]
+        return torch.cat(branches, dim=1)
+
+
+class SmallInceptionBlock(nn.Module):
+    """Four branches of equal width: 1x1; 1x1 then 3x3; 1x1 then 5x5; max-pool then 3x3.
+
+    Height and width stay. Every convolution has a bias, batch normalisation and relu.
+    """
+
+    def __init__(self, in_channels: int, channels: int, *, reduce: int) -> None:
+        """Create the block.
+
+        Args:
+            in_channels: Channels of the input.
+            channels: Channels of each branch, so that the block has four times as many.
+            reduce: Channels of the 1x1 convolutions before the 3x3 and the 5x5 one.
+        """
+        super().__init__()
+        self.branch1x1 = conv_bn_relu(in_channels, channels, 1)
+        self.branch3x3 = nn.Sequential(
+            conv_bn_relu(in_channels, reduce, 1),
+            conv_bn_relu(reduce, channels, 3, padding=1),
+        )
+        self.branch5x5 = nn.Sequential(
+            conv_bn_relu(in_channels, reduce, 1),
+            conv_bn_relu(reduce, channels, 5, padding=2),
+        )
+        self.branch_pool = nn.Sequential(
+            nn.MaxPool2d(kernel_size=3, stride=1, padding=1),
+            conv_bn_relu(in_channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map N x in_channels x H x W to N x (4 * channels) x H x W."""
+        branches = [self.branch1x1(x), self.branch3x3(x), self.branch5x5(x), self.branch_pool(x)]
+        return torch.cat(branches, dim=1)
+
+
+class InceptionSmall(nn.Module):
+    """Two convolutions and two Inception blocks, for images of 32x32."""
+
+    def __init__(self, *, in_channels: int, num_classes: int) -> None:
+        """Create the network for images of `in_channels` channels and `num_classes` logits."""
+        super().__init__()
+        require_counts(in_channels=in_channels, num_classes=num_classes)
+        self.conv1 = conv_bn_relu(in_channels, 64, 7, stride=2, padding=1)
+        self.conv2 = conv_bn_relu(64, 128, 3, stride=2, padding=1)
+        self.stage1 = nn.Sequential(
+            SmallInceptionBlock(128, 64, reduce=16),
+            nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
+        )
+        self.stage2 = nn.Sequential(
+            SmallInceptionBlock(256, 96, reduce=32),
+            nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
+        )
+        self.avgpool = nn.AvgPool2d(kernel_size=2)
+        self.flatten = nn.Flatten()
+        self.fc = nn.Linear(384, num_classes)
+        he_normal_(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, N x num_classes."""
+        x = self.conv1(x)  # N x 64 x 14 x 14
+        x = self.conv2(x)  # N x 128 x 7 x 7
+        x = self.stage1(x)  # N x 256 x 4 x 4
+        x = self.stage2(x)  # N x 384 x 2 x 2
+        x = self.avgpool(x)  # N x 384 x 1 x 1
+        x = self.flatten(x)  # N x 384
+        x = self.fc(x)  # N x num_classes
+        return x
+
+
+def inception_block(*, pool_features: int = 32, in_channels: int = 192) -> InceptionBlock:
+    """Build one Inception v3 block for 35x35 feature maps."""
+    return InceptionBlock(in_channels=in_channels, pool_features=pool_features)
+
+
+def inception_small(*, in_channels: int = 3, num_classes: int = 10) -> InceptionSmall:
+    """Build the small Inception network for 32x32 images."""
+    return InceptionSmall(in_channels=in_channels, num_classes=num_classes)
+
+
+ENTRIES: Mapping[str, ZooEntry] = {
+    "inception_block": ZooEntry(
+        build=inception_block,
+        input_shape=(192, 35, 35),
+        summary="one Inception v3 block on its own, a feature map in and out (2015)",
+        paper=(
+            "Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "
+            "Rethinking the Inception Architecture for Computer Vision, 2015"
+        ),
+        parameters=172_768,
+        options={"pool_features": int, "in_channels": int},
+        stages=("",),
+        shapes=((256, 35, 35),),
+    ),
+    "inception_small": ZooEntry(
+        build=inception_small,
+        input_shape=(3, 32, 32),
+        summary="two Inception blocks with batch normalisation for CIFAR-10 (2015)",
+        paper=(
+            "Ioffe, Szegedy, Batch Normalization: Accelerating Deep Network Training "
+            "by Reducing Internal Covariate Shift, 2015"
+        ),
+        parameters=577_194,
+        options={"in_channels": int, "num_classes": int},
+        stages=("conv1", "conv2", "stage1", "stage2", "flatten", "fc"),
+        shapes=((64, 14, 14), (128, 7, 7), (256, 4, 4), (384, 2, 2), (384,), (10,)),
+    ),
+}

@@ -1,0 +1,170 @@
+"""LeNet: two convolutions with pooling, then three fully connected layers.
+
+Paper: LeCun, Bottou, Bengio, Haffner, "Gradient-Based Learning Applied to Document Recognition", 1998.
+Input: one grey image, 32x32 (`lenet5`) or 28x28 (`lenet`, `lenet_bn`). Parameters: 61,706; `lenet_bn` 62,158.
+
+Variants:
+    lenet5: the paper's sizes; choose the activation and the pooling. `activation="none"` is the version
+        without any activation, which is linear but for its max-pooling.
+    lenet: MNIST's sizes, the first convolution padded to make up for it, average pooling.
+    lenet_bn: lenet with sigmoid and the batch normalisation of `batchnorm.py` after every convolution and
+        every fully connected layer but the last, whose outputs are the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from deploy.models.zoo._entry import ZooEntry, require_choice, require_counts
+from deploy.models.zoo.batchnorm import BatchNorm
+
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {
+    "none": nn.Identity,
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+}
+POOLINGS: Mapping[str, type[nn.MaxPool2d] | type[nn.AvgPool2d]] = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
+
+
+class LeNet(nn.Module):
+    """LeNet for images of 32x32, or of 28x28 with a padding of 2."""
+
+    def __init__(
+        self, *, in_channels: int, num_classes: int, padding: int, activation: str, pool: str
+    ) -> None:
+        """Create the network.
+
+        Args:
+            in_channels: Channels of the image.
+            num_classes: Number of logits.
+            padding: Of the first convolution, so that its output is 28x28.
+            activation: A key of `ACTIVATIONS`, applied after each layer but the last.
+            pool: A key of `POOLINGS`.
+        """
+        super().__init__()
+        require_counts(in_channels=in_channels, num_classes=num_classes)
+        require_choice("activation", activation, tuple(ACTIVATIONS))
+        require_choice("pool", pool, tuple(POOLINGS))
+        self.conv1 = nn.Conv2d(in_channels, 6, kernel_size=5, padding=padding)
+        self.pool1 = POOLINGS[pool](kernel_size=2)
+        self.conv2 = nn.Conv2d(6, 16, kernel_size=5)
+        self.pool2 = POOLINGS[pool](kernel_size=2)
+        self.flatten = nn.Flatten()
+        self.fc1 = nn.Linear(16 * 5 * 5, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, num_classes)
+        self.activation = ACTIVATIONS[activation]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, N x num_classes."""
+        x = self.activation(self.conv1(x))  # N x 6 x 28 x 28
+        x = self.pool1(x)  # N x 6 x 14 x 14
+        x = self.activation(self.conv2(x))  # N x 16 x 10 x 10
+        x = self.pool2(x)  # N x 16 x 5 x 5
+        x = self.flatten(x)  # N x 400
+        x = self.activation(self.fc1(x))  # N x 120
+        x = self.activation(self.fc2(x))  # N x 84
+        x = self.fc3(x)  # N x num_classes
+        return x
+
+
+class LeNetBN(nn.Module):
+    """LeNet for images of 28x28, with batch normalisation before each sigmoid."""
+
+    def __init__(self, *, in_channels: int, num_classes: int) -> None:
+        """Create the network for images of `in_channels` channels and `num_classes` logits."""
+        super().__init__()
+        require_counts(in_channels=in_channels, num_classes=num_classes)
+        self.conv1 = nn.Conv2d(in_channels, 6, kernel_size=5, padding=2)
+        self.bn1 = BatchNorm(6)
+        self.pool1 = nn.AvgPool2d(kernel_size=2)
+        self.conv2 = nn.Conv2d(6, 16, kernel_size=5)
+        self.bn2 = BatchNorm(16)
+        self.pool2 = nn.AvgPool2d(kernel_size=2)
+        self.flatten = nn.Flatten()
+        self.fc1 = nn.Linear(16 * 5 * 5, 120)
+        self.bn3 = BatchNorm(120)
+        self.fc2 = nn.Linear(120, 84)
+        self.bn4 = BatchNorm(84)
+        self.fc3 = nn.Linear(84, num_classes)
+        self.activation = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, N x num_classes."""
+        x = self.activation(self.bn1(self.conv1(x)))  # N x 6 x 28 x 28
+        x = self.pool1(x)  # N x 6 x 14 x 14
+        x = self.activation(self.bn2(self.conv2(x)))  # N x 16 x 10 x 10
+        x = self.pool2(x)  # N x 16 x 5 x 5
+        x = self.flatten(x)  # N x 400
+        x = self.activation(self.bn3(self.fc1(x)))  # N x 120
+        x = self.activation(self.bn4(self.fc2(x)))  # N x 84
+        x = self.fc3(x)  # N x num_classes
+        return x
+
+
+def lenet5(
+    *, activation: str = "relu", pool: str = "max", in_channels: int = 1, num_classes: int = 10
+) -> LeNet:
+    """Build LeNet-5 for 32x32 images."""
+    return LeNet(
+        in_channels=in_channels, num_classes=num_classes, padding=0, activation=activation, pool=pool
+    )
+
+
+def lenet(*, activation: str = "relu", in_channels: int = 1, num_classes: int = 10) -> LeNet:
+    """Build LeNet for 28x28 images, with average pooling and relu or sigmoid."""
+    require_choice("activation", activation, ("relu", "sigmoid"))
+    return LeNet(
+        in_channels=in_channels, num_classes=num_classes, padding=2, activation=activation, pool="avg"
+    )
+
+
+def lenet_bn(*, in_channels: int = 1, num_classes: int = 10) -> LeNetBN:
+    """Build LeNet for 28x28 images, with batch normalisation and sigmoid."""
+    return LeNetBN(in_channels=in_channels, num_classes=num_classes)
+
+
+_PAPER = "LeCun, Bottou, Bengio, Haffner, Gradient-Based Learning Applied to Document Recognition, 1998"
+_STAGES = ("conv1", "pool1", "conv2", "pool2", "flatten", "fc1", "fc2", "fc3")
+_SHAPES = ((6, 28, 28), (6, 14, 14), (16, 10, 10), (16, 5, 5), (400,), (120,), (84,), (10,))
+
+ENTRIES: Mapping[str, ZooEntry] = {
+    "lenet5": ZooEntry(
+        build=lenet5,
+        input_shape=(1, 32, 32),
+        summary="LeNet-5 on 32x32 digits, any activation and pooling (1998)",
+        paper=_PAPER,
+        parameters=61_706,
+        options={
+            "activation": tuple(ACTIVATIONS),
+            "pool": tuple(POOLINGS),
+            "in_channels": int,
+            "num_classes": int,
+        },
+        stages=_STAGES,
+        shapes=_SHAPES,
+    ),
+    "lenet": ZooEntry(
+        build=lenet,
+        input_shape=(1, 28, 28),
+        summary="LeNet on 28x28 images with average pooling (1998)",
+        paper=_PAPER,
+        parameters=61_706,
+        options={"activation": ("relu", "sigmoid"), "in_channels": int, "num_classes": int},
+        stages=_STAGES,
+        shapes=_SHAPES,
+    ),
+    "lenet_bn": ZooEntry(
+        build=lenet_bn,
+        input_shape=(1, 28, 28),
+        summary="LeNet with batch normalisation written from scratch (1998, 2015)",
+        paper=f"{_PAPER}; Ioffe, Szegedy, Batch Normalization, 2015",
+        parameters=62_158,
+        options={"in_channels": int, "num_classes": int},
+        stages=_STAGES,
+        shapes=_SHAPES,
+    ),
+}

@@ -1,0 +1,101 @@
+"""Network in Network: each convolution is followed by two 1x1 ones, a small network over the channels.
+
+Paper: Lin, Chen, Yan, "Network In Network", 2013. Input: one grey image of 224x224. Parameters: 1,992,166.
+There is no fully connected layer: the last block has one channel for each class, and the logits are their
+averages over the image; its relu makes them non-negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from deploy.models.zoo._entry import ZooEntry, require_counts
+from deploy.models.zoo._initialize import he_normal_
+
+
+def nin_block(
+    in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, padding: int = 0
+) -> nn.Sequential:
+    """Return a convolution and two 1x1 convolutions, each of the three with relu."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding),
+        nn.ReLU(),
+        nn.Conv2d(out_channels, out_channels, kernel_size=1),
+        nn.ReLU(),
+        nn.Conv2d(out_channels, out_channels, kernel_size=1),
+        nn.ReLU(),
+    )
+
+
+class NiN(nn.Module):
+    """Network in Network for images of 224x224."""
+
+    def __init__(self, *, in_channels: int, num_classes: int, dropout: float) -> None:
+        """Create the network.
+
+        Args:
+            in_channels: Channels of the image.
+            num_classes: Channels of the last block, which become the logits.
+            dropout: Probability with which a value before the last block is dropped in training.
+        """
+        super().__init__()
+        require_counts(in_channels=in_channels, num_classes=num_classes)
+        self.block1 = nin_block(in_channels, 96, 11, stride=4)
+        self.pool1 = nn.MaxPool2d(kernel_size=3, stride=2)
+        self.block2 = nin_block(96, 256, 5, padding=2)
+        self.pool2 = nn.MaxPool2d(kernel_size=3, stride=2)
+        self.block3 = nin_block(256, 384, 3, padding=1)
+        self.pool3 = nn.MaxPool2d(kernel_size=3, stride=2)
+        self.dropout = nn.Dropout(dropout)
+        self.block4 = nin_block(384, num_classes, 3, padding=1)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        he_normal_(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, N x num_classes."""
+        x = self.block1(x)  # N x 96 x 54 x 54
+        x = self.pool1(x)  # N x 96 x 26 x 26
+        x = self.block2(x)  # N x 256 x 26 x 26
+        x = self.pool2(x)  # N x 256 x 12 x 12
+        x = self.block3(x)  # N x 384 x 12 x 12
+        x = self.pool3(x)  # N x 384 x 5 x 5
+        x = self.dropout(x)
+        x = self.block4(x)  # N x num_classes x 5 x 5
+        x = self.avgpool(x)  # N x num_classes x 1 x 1
+        x = self.flatten(x)  # N x num_classes
+        return x
+
+
+def nin(*, in_channels: int = 1, num_classes: int = 10, dropout: float = 0.5) -> NiN:
+    """Build Network in Network for grey 224x224 images."""
+    return NiN(in_channels=in_channels, num_classes=num_classes, dropout=dropout)
+
+
+ENTRIES: Mapping[str, ZooEntry] = {
+    "nin": ZooEntry(
+        build=nin,
+        input_shape=(1, 224, 224),
+        summary="Network in Network on grey images, ten classes (2013)",
+        paper="Lin, Chen, Yan, Network In Network, 2013",
+        parameters=1_992_166,
+        options={"in_channels": int, "num_classes": int, "dropout": float},
+        stages=(
+            *("block1", "pool1", "block2", "pool2", "block3", "pool3", "block4"),
+            *("avgpool", "flatten"),
+        ),
+        shapes=(
+            (96, 54, 54),
+            (96, 26, 26),
+            (256, 26, 26),
+            (256, 12, 12),
+            (384, 12, 12),
+            (384, 5, 5),
+            (10, 5, 5),
+            (10, 1, 1),
+            (10,),
+        ),
+    ),
+}

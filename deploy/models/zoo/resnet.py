@@ -1,0 +1,244 @@
+"""ResNet-18 and its plain twin: the same network with and without shortcuts around every two convolutions.
+
+Paper: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2015.
+
+Variants, all of one class:
+    resnet18_gray: 1x224x224, ten classes; convolutions with bias, 1x1 shortcuts without batch normalisation.
+        11,178,378 parameters.
+    resnet18_digits: 1x32x32, ten classes; convolutions with bias, 1x1 shortcuts with batch normalisation.
+        11,180,170 parameters.
+    plain18_digits: resnet18_digits without shortcuts. 11,005,450 parameters.
+    plain18, plain34: 3x224x224, 1000 classes, torchvision's `resnet18` and `resnet34` without shortcuts, and
+        with their parameter names. 11,515,688 and 21,623,848 parameters.
+    The residual networks for colour images and 1000 classes are torchvision's `resnet18` to `resnet152`.
+
+A plain network owns no shortcut parameters. Its reason to be is the paper's figure 4: it trains worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from deploy.models.zoo._entry import ZooEntry, require_choice, require_counts
+from deploy.models.zoo._initialize import he_normal_
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions, and where there is a shortcut their input added to their output."""
+
+    def __init__(
+        self, in_channels: int, channels: int, *, stride: int, bias: bool, shortcut: nn.Module | None
+    ) -> None:
+        """Create the block.
+
+        Args:
+            in_channels: Channels of the input.
+            channels: Channels of the output.
+            stride: Of the first convolution; 2 halves height and width.
+            bias: Whether the convolutions have one.
+            shortcut: Brings the input to the output's shape; None leaves the block plain.
+        """
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, kernel_size=3, stride=stride, padding=1, bias=bias)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=bias)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map N x in_channels x H x W to N x channels x H/stride x W/stride."""
+        y: Tensor = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        if self.shortcut is not None:
+            y = y + self.shortcut(x)
+        y = self.relu(y)
+        return y
+
+
+class ResNet(nn.Module):
+    """Four stages of basic blocks; the shape comments are for 224x224 images, and 32x32 will do."""
+
+    def __init__(
+        self,
+        *,
+        blocks: tuple[int, int, int, int],
+        use_residual: bool,
+        bias: bool,
+        shortcut_norm: bool,
+        in_channels: int,
+        num_classes: int,
+    ) -> None:
+        """Create the network.
+
+        Args:
+            blocks: Number of blocks in each stage.
+            use_residual: Whether there are shortcuts; without them the network is plain.
+            bias: Whether the 3x3 and 7x7 convolutions, and a 1x1 shortcut, have one.
+            shortcut_norm: Whether batch normalisation follows a 1x1 shortcut.
+            in_channels: Channels of the image.
+            num_classes: Number of logits.
+        """
+        super().__init__()
+        require_counts(in_channels=in_channels, num_classes=num_classes)
+        require_choice("use_residual", use_residual, (True, False))
+        self.use_residual = use_residual
+        self.conv_bias = bias
+        self.shortcut_norm = shortcut_norm
+        self.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=bias)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU()
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.layer1 = self._stage(blocks[0], 64, 64, stride=1)
+        self.layer2 = self._stage(blocks[1], 64, 128, stride=2)
+        self.layer3 = self._stage(blocks[2], 128, 256, stride=2)
+        self.layer4 = self._stage(blocks[3], 256, 512, stride=2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.fc = nn.Linear(512, num_classes)
+        he_normal_(self)
+
+    def _stage(self, num_blocks: int, in_channels: int, channels: int, *, stride: int) -> nn.Sequential:
+        """Return `num_blocks` blocks, the first of which has the stride and changes the channels."""
+        stage = nn.Sequential()
+        for i in range(num_blocks):
+            block_in, block_stride = (in_channels, stride) if i == 0 else (channels, 1)
+            shortcut = self._shortcut(block_in, channels, stride=block_stride) if self.use_residual else None
+            stage.append(
+                BasicBlock(block_in, channels, stride=block_stride, bias=self.conv_bias, shortcut=shortcut)
+            )
+        return stage
+
+    def _shortcut(self, in_channels: int, channels: int, *, stride: int) -> nn.Module:
+        """Return the identity where the shape stays, else a strided 1x1 convolution."""
+        if stride == 1 and in_channels == channels:
+            return nn.Identity()
+        conv = nn.Conv2d(in_channels, channels, kernel_size=1, stride=stride, bias=self.conv_bias)
+        return nn.Sequential(conv, nn.BatchNorm2d(channels)) if self.shortcut_norm else conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, N x num_classes."""
+        x = self.relu(self.bn1(self.conv1(x)))  # N x 64 x 112 x 112
+        x = self.maxpool(x)  # N x 64 x 56 x 56
+        x = self.layer1(x)  # N x 64 x 56 x 56
+        x = self.layer2(x)  # N x 128 x 28 x 28
+        x = self.layer3(x)  # N x 256 x 14 x 14
+        x = self.layer4(x)  # N x 512 x 7 x 7
+        x = self.avgpool(x)  # N x 512 x 1 x 1
+        x = self.flatten(x)  # N x 512
+        x = self.fc(x)  # N x num_classes
+        return x
+
+
+def resnet18_gray(*, use_residual: bool = True, in_channels: int = 1, num_classes: int = 10) -> ResNet:
+    """Build ResNet-18 for grey 224x224 images."""
+    return ResNet(
+        blocks=(2, 2, 2, 2),
+        use_residual=use_residual,
+        bias=True,
+        shortcut_norm=False,
+        in_channels=in_channels,
+        num_classes=num_classes,
+    )
+
+
+def resnet18_digits(*, use_residual: bool = True, in_channels: int = 1, num_classes: int = 10) -> ResNet:
+    """Build ResNet-18 for grey 32x32 images."""
+    return ResNet(
+        blocks=(2, 2, 2, 2),
+        use_residual=use_residual,
+        bias=True,
+        shortcut_norm=True,
+        in_channels=in_channels,
+        num_classes=num_classes,
+    )
+
+
+def plain18_digits(*, in_channels: int = 1, num_classes: int = 10) -> ResNet:
+    """Build the plain twin of `resnet18_digits`."""
+    return resnet18_digits(use_residual=False, in_channels=in_channels, num_classes=num_classes)
+
+
+def _plain(blocks: tuple[int, int, int, int], in_channels: int, num_classes: int) -> ResNet:
+    """Build the plain twin of a residual network of torchvision's."""
+    return ResNet(
+        blocks=blocks,
+        use_residual=False,
+        bias=False,
+        shortcut_norm=True,
+        in_channels=in_channels,
+        num_classes=num_classes,
+    )
+
+
+def plain18(*, in_channels: int = 3, num_classes: int = 1000) -> ResNet:
+    """Build the plain twin of torchvision's `resnet18`, for colour 224x224 images."""
+    return _plain((2, 2, 2, 2), in_channels, num_classes)
+
+
+def plain34(*, in_channels: int = 3, num_classes: int = 1000) -> ResNet:
+    """Build the plain twin of torchvision's `resnet34`, for colour 224x224 images."""
+    return _plain((3, 4, 6, 3), in_channels, num_classes)
+
+
+_PAPER = "He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition, 2015"
+_PLAIN_OPTIONS: Mapping[str, type] = {"in_channels": int, "num_classes": int}
+_RESIDUAL_OPTIONS: Mapping[str, type] = {"use_residual": bool, **_PLAIN_OPTIONS}
+_STAGES = ("maxpool", "layer1", "layer2", "layer3", "layer4", "flatten", "fc")
+_MAPS_224 = ((64, 56, 56), (64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7))
+_MAPS_32 = ((64, 8, 8), (64, 8, 8), (128, 4, 4), (256, 2, 2), (512, 1, 1))
+
+ENTRIES: Mapping[str, ZooEntry] = {
+    "resnet18_gray": ZooEntry(
+        build=resnet18_gray,
+        input_shape=(1, 224, 224),
+        summary="ResNet-18 on grey images, ten classes (2015)",
+        paper=_PAPER,
+        parameters=11_178_378,
+        options=_RESIDUAL_OPTIONS,
+        stages=_STAGES,
+        shapes=(*_MAPS_224, (512,), (10,)),
+    ),
+    "resnet18_digits": ZooEntry(
+        build=resnet18_digits,
+        input_shape=(1, 32, 32),
+        summary="ResNet-18 on 32x32 digits (2015)",
+        paper=_PAPER,
+        parameters=11_180_170,
+        options=_RESIDUAL_OPTIONS,
+        stages=_STAGES,
+        shapes=(*_MAPS_32, (512,), (10,)),
+    ),
+    "plain18_digits": ZooEntry(
+        build=plain18_digits,
+        input_shape=(1, 32, 32),
+        summary="ResNet-18 on 32x32 digits without its shortcuts (2015)",
+        paper=_PAPER,
+        parameters=11_005_450,
+        options=_PLAIN_OPTIONS,
+        stages=_STAGES,
+        shapes=(*_MAPS_32, (512,), (10,)),
+    ),
+    "plain18": ZooEntry(
+        build=plain18,
+        input_shape=(3, 224, 224),
+        summary="ResNet-18 without its shortcuts (2015)",
+        paper=_PAPER,
+        parameters=11_515_688,
+        options=_PLAIN_OPTIONS,
+        stages=_STAGES,
+        shapes=(*_MAPS_224, (512,), (1000,)),
+    ),
+    "plain34": ZooEntry(
+        build=plain34,
+        input_shape=(3, 224, 224),
+        summary="ResNet-34 without its shortcuts (2015)",
+        paper=_PAPER,
+        parameters=21_623_848,
+        options=_PLAIN_OPTIONS,
+        stages=_STAGES,
+        shapes=(*_MAPS_224, (512,), (1000,)),
+    ),
+}

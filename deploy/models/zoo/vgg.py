@@ -1,0 +1,128 @@
+"""VGG: blocks of 3x3 convolutions, each block halving the image and widening it.
+
+Paper: Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2014,
+configuration A. Input: one grey image of 224x224. Parameters: 128,806,154 and 43,093,322.
+
+Variants:
+    vgg11_gray: the paper's eight convolutions, for ten classes.
+    vgg11_small: a quarter of the channels in every convolution; the fully connected layers keep their width.
+    Both train without dropout unless asked (`dropout=0.5` is the paper's).
+    The networks for colour images and 1000 classes are torchvision's `vgg11` to `vgg19`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from deploy.models.zoo._entry import ZooEntry, require_counts
+from deploy.models.zoo._initialize import he_normal_
+
+
+def vgg_block(num_convs: int, in_channels: int, out_channels: int) -> nn.Sequential:
+    """Return `num_convs` 3x3 convolutions, each with relu, and a max-pool that halves height and width."""
+    layers: list[nn.Module] = []
+    for _ in range(num_convs):
+        layers += [nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1), nn.ReLU()]
+        in_channels = out_channels
+    return nn.Sequential(*layers, nn.MaxPool2d(kernel_size=2, stride=2))
+
+
+class VGG11(nn.Module):
+    """VGG-11 for images of 224x224; the shape comments use w = width."""
+
+    def __init__(self, *, width: int, in_channels: int, num_classes: int, dropout: float) -> None:
+        """Create the network.
+
+        Args:
+            width: Channels of the first block; the paper's is 64.
+            in_channels: Channels of the image.
+            num_classes: Number of logits.
+            dropout: Probability with which a hidden fully connected unit is dropped in training.
+        """
+        super().__init__()
+        require_counts(in_channels=in_channels, num_classes=num_classes)
+        self.block1 = vgg_block(1, in_channels, width)
+        self.block2 = vgg_block(1, width, 2 * width)
+        self.block3 = vgg_block(2, 2 * width, 4 * width)
+        self.block4 = vgg_block(2, 4 * width, 8 * width)
+        self.block5 = vgg_block(2, 8 * width, 8 * width)
+        self.flatten = nn.Flatten()
+        self.fc1 = nn.Linear(8 * width * 7 * 7, 4096)
+        self.fc2 = nn.Linear(4096, 4096)
+        self.fc3 = nn.Linear(4096, num_classes)
+        self.relu = nn.ReLU()
+        self.dropout = nn.Dropout(dropout)
+        he_normal_(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, N x num_classes."""
+        x = self.block1(x)  # N x w x 112 x 112
+        x = self.block2(x)  # N x 2w x 56 x 56
+        x = self.block3(x)  # N x 4w x 28 x 28
+        x = self.block4(x)  # N x 8w x 14 x 14
+        x = self.block5(x)  # N x 8w x 7 x 7
+        x = self.flatten(x)  # N x 392w
+        x = self.dropout(self.relu(self.fc1(x)))  # N x 4096
+        x = self.dropout(self.relu(self.fc2(x)))
+        x = self.fc3(x)  # N x num_classes
+        return x
+
+
+def vgg11_gray(*, in_channels: int = 1, num_classes: int = 10, dropout: float = 0.0) -> VGG11:
+    """Build VGG-11 for grey 224x224 images."""
+    return VGG11(width=64, in_channels=in_channels, num_classes=num_classes, dropout=dropout)
+
+
+def vgg11_small(*, in_channels: int = 1, num_classes: int = 10, dropout: float = 0.0) -> VGG11:
+    """Build VGG-11 with a quarter of the channels for grey 224x224 images."""
+    return VGG11(width=16, in_channels=in_channels, num_classes=num_classes, dropout=dropout)
+
+
+_PAPER = "Simonyan, Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, 2014"
+_OPTIONS: Mapping[str, type] = {"in_channels": int, "num_classes": int, "dropout": float}
+_STAGES = ("block1", "block2", "block3", "block4", "block5", "flatten", "fc1", "fc2", "fc3")
+
+ENTRIES: Mapping[str, ZooEntry] = {
+    "vgg11_gray": ZooEntry(
+        build=vgg11_gray,
+        input_shape=(1, 224, 224),
+        summary="VGG-11 on grey images, ten classes (2014)",
+        paper=_PAPER,
+        parameters=128_806_154,
+        options=_OPTIONS,
+        stages=_STAGES,
+        shapes=(
+            (64, 112, 112),
+            (128, 56, 56),
+            (256, 28, 28),
+            (512, 14, 14),
+            (512, 7, 7),
+            (25088,),
+            (4096,),
+            (4096,),
+            (10,),
+        ),
+    ),
+    "vgg11_small": ZooEntry(
+        build=vgg11_small,
+        input_shape=(1, 224, 224),
+        summary="VGG-11 with a quarter of the channels on grey images, ten classes (2014)",
+        paper=_PAPER,
+        parameters=43_093_322,
+        options=_OPTIONS,
+        stages=_STAGES,
+        shapes=(
+            (16, 112, 112),
+            (32, 56, 56),
+            (64, 28, 28),
+            (128, 14, 14),
+            (128, 7, 7),
+            (6272,),
+            (4096,),
+            (4096,),
+            (10,),
+        ),
+    ),
+}

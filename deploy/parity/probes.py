@@ -1,0 +1,124 @@
+"""What is fed to both sides: seeded inputs of several kinds, at every size that a dynamic dimension claims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from deploy.core.runner import Fetches
+from deploy.core.tensors import TensorSpec, symbols
+
+LARGE = 30.0
+"""Standard deviations of the large-amplitude probes: ten times what a normalised image holds."""
+
+_BATCHES: tuple[tuple[str, ...], ...] = (
+    ("normal",),
+    ("uniform", "normal"),
+    ("normal", "zeros", "uniform"),
+    ("normal", "uniform", "normal", "uniform", "normal"),
+)
+"""Kinds of the samples at batch sizes 1, 2, 3 and 5."""
+
+_KINDS = ("normal", "uniform", "zeros", "normal", "uniform", "normal")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """One call of the model.
+
+    Attributes:
+        group: ``unit`` (amplitudes a model is trained on) or ``large``; each is judged on its own.
+        sizes: the sizes of the dynamic dimensions.
+        feeds: arrays by input name.
+    """
+
+    label: str
+    group: str
+    sizes: Mapping[str, int]
+    feeds: Fetches
+
+
+def make_probes(
+    inputs: Sequence[TensorSpec],
+    sizes: Mapping[str, int],
+    *,
+    seed: int = 0,
+    batch: str = "batch",
+    samples: Fetches | None = None,
+) -> list[Probe]:
+    """Build the probes.
+
+    Args:
+        inputs: the inputs of the artifact; symbolic dimensions are probed at several sizes.
+        sizes: the traced size of each symbol.
+        seed: of every random value.
+        batch: the symbol that counts samples.
+        samples: real samples by input name, first axis samples; they are probed as well.
+
+    Returns:
+        Probes in a fixed order; memory is that of the arrays, some thirty samples at most.
+    """
+    rng = np.random.default_rng(seed)
+    dynamic = symbols(inputs)
+    base = {symbol: sizes.get(symbol, 2) for symbol in dynamic}
+    probes: list[Probe] = []
+
+    def add(group: str, kinds: Sequence[str], at: Mapping[str, int]) -> None:
+        feeds = {spec.name: _draw(spec, at, kinds, rng, batch) for spec in inputs}
+        where = ", ".join(f"{name} {size}" for name, size in at.items()) or "fixed sizes"
+        label = f"{'large amplitude' if group == 'large' else '+'.join(dict.fromkeys(kinds))} at {where}"
+        probes.append(Probe(label=label, group=group, sizes=dict(at), feeds=feeds))
+
+    if batch in dynamic:
+        for kinds in _BATCHES:
+            add("unit", kinds, {**base, batch: len(kinds)})
+        add("large", ("large", "large", "large"), {**base, batch: 3})
+    else:
+        for kind in _KINDS:
+            add("unit", (kind,), base)
+        for _ in range(2):
+            add("large", ("large",), base)
+    for symbol in dynamic:
+        if symbol != batch:
+            for factor in (2, 1.5):
+                at = {**base, symbol: max(1, int(base[symbol] * factor))}
+                add("unit", ("normal", "uniform"), at if batch not in dynamic else {**at, batch: 2})
+    if samples is not None:
+        probes.extend(_real(inputs, base, samples, batch))
+    return probes
+
+
+def _draw(
+    spec: TensorSpec, sizes: Mapping[str, int], kinds: Sequence[str], rng: np.random.Generator, batch: str
+) -> np.ndarray:
+    shape = spec.concrete(sizes)
+    if batch not in spec.symbols or spec.shape[0] != batch:
+        return _values(spec, kinds[0], shape, rng)
+    return np.stack([_values(spec, kind, shape[1:], rng) for kind in kinds])
+
+
+def _values(spec: TensorSpec, kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    if not spec.dtype.startswith("float"):
+        low, high = spec.bounds or (0, 2)
+        return rng.integers(low, high, shape).astype(spec.dtype)
+    if kind == "zeros":
+        return np.zeros(shape, spec.dtype)
+    if kind == "uniform":
+        return rng.uniform(0.0, 1.0, shape).astype(spec.dtype)
+    return (rng.standard_normal(shape) * (LARGE if kind == "large" else 1.0)).astype(spec.dtype)
+
+
+def _real(
+    inputs: Sequence[TensorSpec], base: Mapping[str, int], samples: Fetches, batch: str
+) -> list[Probe]:
+    count = min(len(value) for value in samples.values())
+    fixed = [spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], int)]
+    step = 4 if batch in base else int(fixed[0]) if fixed else 1
+    probes = []
+    for start in range(0, min(count, 16) - step + 1, step):
+        feeds = {spec.name: samples[spec.name][start : start + step].astype(spec.dtype) for spec in inputs}
+        at = {**base, batch: step} if batch in base else dict(base)
+        probes.append(Probe(label=f"samples {start} to {start + step - 1}", group="unit", sizes=at, feeds=feeds))
+    return probes

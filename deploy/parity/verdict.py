@@ -1,0 +1,159 @@
+"""From signal and noise to a verdict: pass, fail, or inconclusive, each with its reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from deploy.parity.metric import Accumulator
+
+Verdict = Literal["pass", "fail", "inconclusive"]
+
+ENVELOPE = 4.0
+"""K: how many times PyTorch's own rounding a candidate may commit."""
+
+FLOOR = {"fp32": 2.0**-24, "fp16": 2.0**-11}
+"""Half a unit in the last place: less noise than this cannot be asked of the precision."""
+
+CHAOTIC = {"fp32": 1e-2, "fp16": 1e-1}
+"""Where PyTorch's own run is this far from float64, no comparison could tell anything."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputParity:
+    """One output over one group of probes; ratios are noise over signal (NSR), without unit.
+
+    Attributes:
+        torch, candidate: NSR of PyTorch's own run in this precision, and of the artifact.
+        torch_worst, candidate_worst: the same of the worst sample.
+        peak: largest absolute difference of the artifact from float64, in the output's own unit.
+    """
+
+    output: str
+    group: str
+    verdict: Verdict
+    reason: str
+    signal: float
+    torch: float
+    candidate: float
+    torch_worst: float
+    candidate_worst: float
+    worst_at: str
+    peak: float
+    samples: int
+
+    @property
+    def margin(self) -> float:
+        """How many times the noise could grow before the verdict turned; below 1 it has."""
+        limit = ENVELOPE * max(self.torch, 0.0)
+        return limit / self.candidate if self.candidate > 0 else math.inf
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParityReport:
+    """The verdict on an artifact, with everything it rests on.
+
+    Attributes:
+        precision: what the artifact computes in; the baseline is PyTorch's run in the same.
+        dynamic: each dynamic dimension with the sizes that were run.
+        weights: how every weight of the model was found in the graph (see `deploy.parity.weights`).
+    """
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    precision: str
+    outputs: tuple[OutputParity, ...]
+    dynamic: Mapping[str, tuple[int, ...]]
+    probes: int
+    samples: int
+    seed: int
+    weights: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+    digest: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; a ratio that is infinite is None."""
+        return {
+            **{key: _plain(value) for key, value in dataclasses.asdict(self).items()},
+            "margin": _plain(self.margin),
+            "envelope": ENVELOPE,
+        }
+
+    @property
+    def margin(self) -> float:
+        """The smallest margin of any output that was judged."""
+        return min((item.margin for item in self.outputs if item.verdict != "inconclusive"), default=math.nan)
+
+    def worst(self) -> OutputParity | None:
+        """The output with the smallest margin."""
+        return min(self.outputs, key=lambda item: (item.group != "unit", item.margin), default=None)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def judge(output: str, group: str, found: Accumulator, precision: str) -> OutputParity:
+    """The verdict on one output over one group of probes."""
+    torch_ratio, torch_worst = found.ratio(found.baseline), found.worst_ratio(found.baseline)
+    ratio, worst = found.ratio(found.candidate), found.worst_ratio(found.candidate)
+    verdict, reason = _decide(found, precision, (torch_ratio, torch_worst), (ratio, worst))
+    return OutputParity(
+        output=output,
+        group=group,
+        verdict=verdict,
+        reason=reason,
+        signal=found.signal,
+        torch=max(torch_ratio, FLOOR[precision]),
+        candidate=ratio,
+        torch_worst=max(torch_worst, FLOOR[precision]),
+        candidate_worst=worst,
+        worst_at=found.candidate.worst_at,
+        peak=found.candidate.peak,
+        samples=found.samples,
+    )
+
+
+def _decide(
+    found: Accumulator, precision: str, torch: tuple[float, float], candidate: tuple[float, float]
+) -> tuple[Verdict, str]:
+    if found.faults:
+        return "fail", found.faults[0]
+    if found.unusable:
+        return "inconclusive", found.unusable[0]
+    if not found.samples:
+        wrong, own = found.mismatched["candidate"], found.mismatched["baseline"]
+        if wrong == 0:
+            return "pass", f"{found.elements} integers equal"
+        if own:
+            return "inconclusive", f"PyTorch's own run differs from float64 in {own} of {found.elements} integers"
+        return "fail", f"{wrong} of {found.elements} integers differ"
+    if found.signal == 0.0:
+        return "inconclusive", "the output does not depend on the input: no comparison could tell"
+    if torch[0] > CHAOTIC[precision]:
+        return "inconclusive", f"PyTorch's own run is {torch[0]:.1e} of the signal away from float64: rounding decides"
+    floor = FLOOR[precision]
+    for value, own, what in zip(candidate, torch, ("overall", "in the worst sample"), strict=True):
+        if value > ENVELOPE * max(own, floor):
+            return "fail", f"noise is {value:.1e} of the signal {what}, PyTorch's own is {max(own, floor):.1e}"
+    return "pass", ""
+
+
+def combine(judged: Sequence[OutputParity], faults: Sequence[str]) -> tuple[Verdict, tuple[str, ...]]:
+    """One verdict of many: any failure fails; a group of probes that tells nothing matters only where all do."""
+    failed = [f"{item.output} ({item.group}): {item.reason}" for item in judged if item.verdict == "fail"]
+    if faults or failed:
+        return "fail", (*faults, *failed)
+    blind = [item for item in judged if item.group == "unit" and item.verdict == "inconclusive"]
+    if blind or not judged:
+        return "inconclusive", tuple(f"{item.output}: {item.reason}" for item in blind) or ("nothing was compared",)
+    return "pass", ()

@@ -1,0 +1,87 @@
+"""Run a PyTorch module in another floating-point precision without a copy of its weights.
+
+Every operator's float operands are converted as it is called, so at most one operator's weights exist twice.
+The result equals, to the last bit, what ``module.to(dtype)`` gives; it also works for modules that create
+float32 constants of their own, on which ``module.double()`` fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_DTYPE_ASSERTIONS = ("_assert_tensor_metadata",)
+
+
+class _Converter:
+    """Converts operands to ``dtype`` and remembers which of the watched tensors were read."""
+
+    def __init__(self, dtype: torch.dtype, watched: Mapping[int, str]) -> None:
+        self.dtype = dtype
+        self.watched = watched
+        self.read: set[str] = set()
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            name = self.watched.get(id(value))
+            if name is not None:
+                self.read.add(name)
+            return value.to(self.dtype) if value.is_floating_point() and value.dtype != self.dtype else value
+        return self.dtype if value in _FLOATS and isinstance(value, torch.dtype) else value
+
+    def call(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        return function(*tree_map(self, args), **tree_map(self, kwargs or {}))
+
+
+class _Python(TorchFunctionMode):
+    """What Python code calls: converts before an operator compares the dtypes of its operands."""
+
+    def __init__(self, convert: _Converter) -> None:
+        super().__init__()
+        self.convert = convert
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "__get__":  # .shape, .dtype, .device …: no values are read
+            result = func(*args, **(kwargs or {}))
+            return self.convert.dtype if isinstance(result, torch.dtype) and result in _FLOATS else result
+        return self.convert.call(func, args, kwargs)
+
+
+class _Aten(TorchDispatchMode):
+    """What operators call in turn: catches constants made inside them."""
+
+    def __init__(self, convert: _Converter) -> None:
+        super().__init__()
+        self.convert = convert
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in _DTYPE_ASSERTIONS:
+            return None
+        return self.convert.call(func, args, kwargs)
+
+
+@contextmanager
+def computed_in(dtype: torch.dtype, module: torch.nn.Module | None = None) -> Iterator[set[str]]:
+    """Within this context every floating-point operation is computed in ``dtype``.
+
+    Args:
+        dtype: float64, float32 or float16; parameters keep their own dtype and are converted as they are read.
+        module: where given, the names of its parameters and buffers that are read are collected.
+
+    Yields:
+        The names read so far, as in ``state_dict``.
+    """
+    watched: dict[int, str] = {}
+    if module is not None:
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            watched[id(tensor)] = name
+    convert = _Converter(dtype, watched)
+    with torch.no_grad(), _Python(convert), _Aten(convert):
+        yield convert.read

@@ -1,0 +1,28 @@
+"""ONNX float32 to float16, with float32 inputs and outputs."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import onnx
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+
+def to_half(path: Path, single_file_limit: int) -> None:
+    """Rewrite the file with half-precision weights and activations; inputs and outputs stay float32.
+
+    Operators that have no half-precision kernel, or need float32 arguments, keep float32 between casts.
+
+    Args:
+        path: the ONNX file; replaced in place.
+        single_file_limit: bytes from which weights go to ``<path>.data``.
+    """
+    model = onnx.load(str(path))
+    data = path.with_name(f"{path.name}.data")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # values beyond half's range: the parity check judges them, with numbers
+        half = convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=model.ByteSize() > single_file_limit)
+    data.unlink(missing_ok=True)
+    external = half.ByteSize() >= single_file_limit
+    onnx.save(half, str(path), save_as_external_data=external, location=data.name if external else None)

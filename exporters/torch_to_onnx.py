@@ -1,0 +1,261 @@
+"""PyTorch to ONNX: by torch.export where it can, by tracing where it cannot, and never without saying which."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+
+from deploy.core.errors import ExportError
+from deploy.core.model import Model
+from deploy.core.tensors import TensorSpec
+from exporters._half import to_half
+
+INPUT_FORMAT = "torch"
+OUTPUT_SUFFIX = ".onnx"
+SINGLE_FILE_LIMIT = 2**31 - 2**20  # protobuf's 2 GB, less room for the graph itself
+TRACE_OPSET = 17
+_KEPT_METADATA = ("namespace", "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What to make.
+
+    Attributes:
+        opset: the ONNX operator set, or None for the strategy's own default.
+        precision: ``fp32``, or ``fp16`` for half-precision weights and activations with float32 inputs and outputs.
+    """
+
+    opset: int | None = None
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exported:
+    """What was made.
+
+    Attributes:
+        strategy: ``export`` or ``trace``.
+        outputs: what the graph gives, dimensions named as the graph names them.
+        log: everything the exporter said.
+    """
+
+    path: Path
+    strategy: str
+    opset: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    log: str
+
+
+def export(
+    model: Model, inputs: Sequence[TensorSpec], path: Path, options: Options, *, strategy: str
+) -> Exported:
+    """Export with one strategy.
+
+    Args:
+        model: the model.
+        inputs: its inputs; what is still symbolic becomes dynamic, traced with ``model.sizes``.
+        path: the file to write; weights of 2 GB and more go to ``<path>.data`` beside it.
+        options: what to make.
+        strategy: ``export`` (torch.export) or ``trace`` (run once and record).
+
+    Raises:
+        ExportError: this strategy cannot, or the graph fixed a dimension that was to be dynamic.
+    """
+    names = list(_example_outputs(model, inputs))
+    with _captured() as log:
+        try:
+            STRATEGIES[strategy](model, inputs, names, path, options)
+        except Exception as exc:
+            text = log()
+            raise ExportError(
+                f"{strategy}: {_reason(exc)}", f"full log: {_write_log(model, strategy, text, exc)}"
+            ) from exc
+        if options.precision == "fp16":
+            to_half(path, SINGLE_FILE_LIMIT)
+    graph = onnx.load(str(path), load_external_data=False)
+    made = Exported(
+        path=path,
+        strategy=strategy,
+        opset=next(item.version for item in graph.opset_import if item.domain in ("", "ai.onnx")),
+        inputs=tuple(_spec(value) for value in graph.graph.input),
+        outputs=tuple(_spec(value) for value in graph.graph.output),
+        log=log(),
+    )
+    _check_interface(made, inputs, names)
+    return made
+
+
+def example(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, torch.Tensor]:
+    """Seeded example tensors to trace with; a batch of 2, since 1 would be specialised."""
+    generator = np.random.default_rng(0)
+    tensors = {}
+    for spec in inputs:
+        shape = spec.concrete(model.sizes)
+        if spec.dtype.startswith("float"):
+            value = generator.standard_normal(shape).astype(spec.dtype)
+        else:
+            low, high = spec.bounds or (0, 2)
+            value = generator.integers(low, high, shape).astype(spec.dtype)
+        tensors[spec.name] = torch.from_numpy(np.asarray(value))
+    return tensors
+
+
+def _example_outputs(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, Any]:
+    with torch.inference_mode():
+        return model.call(example(model, inputs))
+
+
+def _by_torch_export(
+    model: Model, inputs: Sequence[TensorSpec], outputs: list[str], path: Path, options: Options
+) -> None:
+    args, kwargs = model.arguments(example(model, inputs))
+    dims = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs}
+    shapes_args, shapes_kwargs = model.arguments(dims)
+    names = [spec.name for spec in inputs]
+    by_position = [*shapes_args, *shapes_kwargs.values()]
+    program = torch.onnx.export(
+        model.module,
+        args,
+        kwargs=kwargs,
+        dynamo=True,
+        verbose=False,
+        input_names=names,
+        output_names=outputs,
+        opset_version=options.opset,
+        dynamic_shapes=_dynamic_shapes(model, shapes_args, shapes_kwargs) if any(by_position) else None,
+    )
+    if program is None:
+        raise ExportError("torch.onnx.export returned nothing.")
+    _clean(program.model)
+    size = sum(value.const_value.nbytes for value in program.model.graph.initializers.values() if value.const_value)
+    external = f"{path.name}.data" if size >= SINGLE_FILE_LIMIT else None
+    ir.save(program.model, path, external_data=external)
+
+
+def _dynamic_shapes(model: Model, positional: tuple[Any, ...], keyword: dict[str, Any]) -> Any:
+    if not keyword:
+        return positional
+    import inspect
+
+    order = list(inspect.signature(model.module.forward).parameters)
+    return {**dict(zip(order, positional, strict=False)), **keyword}
+
+
+def _by_tracing(
+    model: Model, inputs: Sequence[TensorSpec], outputs: list[str], path: Path, options: Options
+) -> None:
+    args, kwargs = model.arguments(example(model, inputs))
+    axes = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs}
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        traced = Path(folder) / path.name
+        torch.onnx.export(
+            model.module,
+            (*args, kwargs) if kwargs else args,
+            traced,
+            dynamo=False,
+            verbose=False,
+            input_names=[spec.name for spec in inputs],
+            output_names=outputs,
+            opset_version=options.opset or TRACE_OPSET,
+            dynamic_axes=axes,
+        )
+        loaded = ir.load(traced)
+        _clean(loaded)
+        size = sum(value.const_value.nbytes for value in loaded.graph.initializers.values() if value.const_value)
+        ir.save(loaded, path, external_data=f"{path.name}.data" if size >= SINGLE_FILE_LIMIT else None)
+
+
+STRATEGIES: Mapping[str, Callable[[Model, Sequence[TensorSpec], list[str], Path, Options], None]] = {
+    "export": _by_torch_export,
+    "trace": _by_tracing,
+}
+
+
+def _clean(model: ir.Model) -> None:
+    """Drop what would leak the exporting machine (source paths) or differ between two equal exports."""
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        for key in [key for key in node.metadata_props if key not in _KEPT_METADATA]:
+            del node.metadata_props[key]
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
+    model.doc_string = None
+    model.graph.doc_string = None
+    for value in [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    kind = value.type.tensor_type
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
+    shape = tuple(dim.dim_param or (dim.dim_value if dim.HasField("dim_value") else "?") for dim in kind.shape.dim)
+    return TensorSpec(name=value.name, dtype=dtype, shape=shape)
+
+
+def _check_interface(made: Exported, wanted: Sequence[TensorSpec], outputs: Sequence[str]) -> None:
+    found = {spec.name: spec for spec in made.inputs}
+    for spec in wanted:
+        if spec.name not in found:
+            raise ExportError(f"{made.strategy}: input {spec.name!r} is not used by the graph and was dropped.")
+        for axis, dim in enumerate(spec.shape):
+            if isinstance(dim, str) and not isinstance(found[spec.name].shape[axis], str):
+                fixed = found[spec.name].shape[axis]
+                raise ExportError(
+                    f"{made.strategy}: dimension {dim!r} of input {spec.name!r} was to be dynamic, "
+                    f"and the graph has fixed it to {fixed}.",
+                    "ask for fewer dynamic dimensions with --dynamic",
+                )
+    if [spec.name for spec in made.outputs] != list(outputs):
+        given = ", ".join(spec.name for spec in made.outputs)
+        raise ExportError(f"{made.strategy}: the graph gives {given}; the model gives {', '.join(outputs)}.")
+
+
+@contextmanager
+def _captured() -> Iterator[Callable[[], str]]:
+    """Catch warnings and log records of the exporter instead of printing them; call for their text."""
+    lines: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(self.format(record))
+
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
+    before = [(logger, logger.propagate, list(logger.handlers)) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [Keep()], False
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield lambda: "\n".join(lines + [str(item.message) for item in caught])
+    finally:
+        for logger, propagate, handlers in before:
+            logger.handlers, logger.propagate = handlers, propagate
+
+
+def _reason(exc: Exception) -> str:
+    """The exporter's own message, shortened to the lines that say why."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(exc))
+    text = text.partition("## Exception summary")[2] or text
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("(Refer to")]
+    return " ".join(lines)[:400] or type(exc).__name__
+
+
+def _write_log(model: Model, strategy: str, text: str, exc: Exception) -> Path:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix=f"deploy-export-{model.slug}-{strategy}-", suffix=".log", delete=False, encoding="utf-8"
+    ) as log:
+        log.write(f"{text}\n\n{exc}\n")
+    return Path(log.name)

@@ -1,0 +1,332 @@
+"""Every network of the zoo: shapes, parameter counts, options, gradients, export.
+
+Most tests build on the meta device, where tensors have shapes and no memory, so that the large networks are
+as quick as the small ones.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock as TorchvisionBlock
+from torchvision.models.resnet import ResNet as TorchvisionResNet
+
+import deploy.models.zoo
+from deploy.models.zoo._entry import ZooEntry
+from deploy.models.zoo.resnet import ResNet
+
+FAMILIES = sorted(
+    module.name
+    for module in pkgutil.iter_modules(deploy.models.zoo.__path__)
+    if not module.name.startswith("_")
+)
+ENTRIES: Mapping[str, ZooEntry] = {
+    name: entry
+    for family in FAMILIES
+    for name, entry in importlib.import_module(f"deploy.models.zoo.{family}").ENTRIES.items()
+}
+every_network = pytest.mark.parametrize("name", ENTRIES)
+
+
+def build(name: str, **options: object) -> nn.Module:
+    """Build a network with real weights from a fixed seed."""
+    torch.manual_seed(0)
+    return ENTRIES[name].build(**options)
+
+
+def build_meta(name: str, **options: object) -> nn.Module:
+    """Build a network of shapes only."""
+    with torch.device("meta"):
+        return ENTRIES[name].build(**options)
+
+
+def images(name: str, batch: int, device: str = "cpu") -> Tensor:
+    """Return a batch of the network's input."""
+    return torch.randn(batch, *ENTRIES[name].input_shape, device=device)
+
+
+def count(network: nn.Module) -> int:
+    """Return the number of trainable numbers."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def without_gradient(network: nn.Module, x: Tensor) -> list[str]:
+    """Return the names of the parameters that a backward pass from the output does not reach."""
+    network(x).sum().backward()
+    return [name for name, parameter in network.named_parameters() if parameter.grad is None]
+
+
+def test_the_zoo_is_complete() -> None:
+    """The files hold the networks of the specification, and none takes a name of torchvision's."""
+    assert set(ENTRIES) == {
+        *("lenet5", "lenet", "lenet_bn", "alexnet_gray", "vgg11_gray", "vgg11_small", "nin"),
+        *("googlenet_gray", "inception_block", "inception_small", "resnet18_gray", "resnet18_digits"),
+        *("plain18_digits", "plain18", "plain34", "densenet_gray", "mobilenet_v1"),
+    }
+    assert not set(ENTRIES) & set(torchvision.models.list_models())
+
+
+@every_network
+def test_entry_is_consistent(name: str) -> None:
+    """An entry lists exactly the options `build` takes, all by keyword, with a default that is allowed."""
+    entry = ENTRIES[name]
+    parameters = inspect.signature(entry.build).parameters
+    assert set(parameters) == set(entry.options)
+    for option, allowed in entry.options.items():
+        assert parameters[option].kind is inspect.Parameter.KEYWORD_ONLY
+        default = parameters[option].default
+        assert default in allowed if isinstance(allowed, tuple) else type(default) is allowed
+    assert len(entry.stages) == len(entry.shapes)
+    assert entry.summary and "\n" not in entry.summary and entry.paper[-4:].isdigit()
+
+
+@every_network
+def test_parameter_count(name: str) -> None:
+    """The network has the number of parameters that its entry states."""
+    assert count(build_meta(name)) == ENTRIES[name].parameters
+
+
+@every_network
+@pytest.mark.parametrize("batch", [1, 3])
+def test_shapes_after_each_stage(name: str, batch: int) -> None:
+    """Each stage gives the stated shape, at several batch sizes, and they run in the stated order."""
+    entry = ENTRIES[name]
+    network = build_meta(name).eval()
+    seen: list[tuple[str, tuple[int, ...]]] = []
+    for stage in entry.stages:
+        network.get_submodule(stage).register_forward_hook(
+            lambda module, args, output, stage=stage: seen.append((stage, tuple(output.shape)))
+        )
+    output = network(images(name, batch, device="meta"))
+    expected = [(batch, *shape) for shape in entry.shapes]
+    assert seen == list(zip(entry.stages, expected, strict=True))
+    assert output.shape == expected[-1]
+
+
+@every_network
+def test_every_parameter_is_used(name: str) -> None:
+    """No network owns a parameter that its output does not depend on."""
+    assert without_gradient(build_meta(name), images(name, 2, device="meta")) == []
+
+
+@every_network
+def test_export_with_dynamic_batch(name: str) -> None:
+    """`torch.export` keeps the batch dimension symbolic."""
+    network = build_meta(name).eval()
+    program = torch.export.export(
+        network, (images(name, 2, device="meta"),), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
+    assert program.module()(images(name, 5, device="meta")).shape == (5, *ENTRIES[name].shapes[-1])
+
+
+@every_network
+def test_channels_and_classes(name: str) -> None:
+    """The first layer takes `in_channels`, the last gives `num_classes`, and neither may be 0."""
+    entry = ENTRIES[name]
+    _, height, width = entry.input_shape
+    for option, value in [("in_channels", 2), ("num_classes", 7)]:
+        if option not in entry.options:
+            continue
+        network = build_meta(name, **{option: value}).eval()
+        channels = value if option == "in_channels" else entry.input_shape[0]
+        output = network(torch.zeros(1, channels, height, width, device="meta"))
+        assert output.shape[1] == (value if option == "num_classes" else entry.shapes[-1][0])
+        with pytest.raises(ValueError, match=f"{option} must be a whole number of at least 1; got 0"):
+            entry.build(**{option: 0})
+
+
+@every_network
+def test_wrong_choice_names_the_allowed_values(name: str) -> None:
+    """A value outside a closed list is refused with the list."""
+    for option, allowed in ENTRIES[name].options.items():
+        if isinstance(allowed, tuple):
+            with pytest.raises(ValueError, match=f"{option} must be one of .*{allowed[-1]!r}; got 'swish'"):
+                build_meta(name, **{option: "swish"})
+
+
+SMALL = ["lenet5", "lenet", "lenet_bn", "googlenet_gray", "inception_small", "densenet_gray"]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_samples_do_not_mix_in_evaluation(name: str) -> None:
+    """A sample's output is the same alone and in a batch, and answers to the sample."""
+    network = build(name).eval().double()
+    x = images(name, 3).double()
+    with torch.no_grad():
+        together = network(x)
+        alone = torch.cat([network(sample[None]) for sample in x])
+    torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-12)
+    assert together.std(dim=0).max() > 1e-6
+    assert torch.isfinite(together).all()
+
+
+def test_the_seed_decides_the_weights() -> None:
+    """The same seed gives the same network, another call another one."""
+    first, again, other = build("lenet5"), build("lenet5"), ENTRIES["lenet5"].build()
+    for a, b, c in zip(first.parameters(), again.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "sigmoid", "tanh"])
+@pytest.mark.parametrize("pool", ["max", "avg"])
+def test_lenet5_options(activation: str, pool: str) -> None:
+    """Each option changes what runs and no parameter; without activation and maximum the network is affine."""
+    network = build("lenet5", activation=activation, pool=pool).eval().double()
+    kinds = {"none": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+    pools = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
+    assert isinstance(network.activation, kinds[activation])
+    assert isinstance(network.pool1, pools[pool]) and isinstance(network.pool2, pools[pool])
+    assert count(network) == 61_706
+    with torch.no_grad():
+        a, b = images("lenet5", 2).double() * 5
+        f_sum, f_a, f_b, f_zero = network(torch.stack([a + b, a, b, torch.zeros_like(a)]))
+    is_affine = torch.allclose(f_sum + f_zero, f_a + f_b, rtol=0, atol=1e-10)
+    assert is_affine == (activation == "none" and pool == "avg")
+
+
+def test_lenet_takes_relu_or_sigmoid() -> None:
+    """The 28x28 LeNet has average pooling and two activations."""
+    assert isinstance(build("lenet", activation="sigmoid").activation, nn.Sigmoid)
+    assert isinstance(build("lenet").pool1, nn.AvgPool2d)
+    with pytest.raises(ValueError, match="activation must be one of 'relu', 'sigmoid'; got 'tanh'"):
+        build("lenet", activation="tanh")
+
+
+@pytest.mark.parametrize(("name", "layers"), [("alexnet_gray", 2), ("nin", 1)])
+def test_dropout_is_inactive_in_evaluation(name: str, layers: int) -> None:
+    """Dropout of 0.5 changes the output from run to run in training and not in evaluation."""
+    network = build(name)
+    dropouts = [module for module in build_meta(name).modules() if isinstance(module, nn.Dropout)]
+    assert [dropout.p for dropout in dropouts] == [0.5]  # one module, applied `layers` times
+    calls: list[nn.Module] = []
+    network.get_submodule("dropout").register_forward_hook(lambda module, args, output: calls.append(module))
+    x = images(name, 1)
+    with torch.no_grad():
+        assert not torch.equal(network(x), network(x))
+        assert len(calls) == 2 * layers
+        network.eval()
+        assert torch.equal(network(x), network(x))
+
+
+@pytest.mark.parametrize("name", ["alexnet_gray", "nin", "vgg11_gray", "vgg11_small"])
+def test_dropout_option(name: str) -> None:
+    """The probability can be chosen, between 0 and 1; VGG has none unless asked."""
+    assert build_meta(name, dropout=0.25).get_submodule("dropout").p == 0.25
+    assert build_meta(name).get_submodule("dropout").p == (0.0 if name.startswith("vgg") else 0.5)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        build_meta(name, dropout=1.5)
+
+
+def test_nin_has_relu_after_each_convolution() -> None:
+    """In every NiN block each of the three convolutions is followed by relu."""
+    network = build_meta("nin")
+    for block in ("block1", "block2", "block3", "block4"):
+        kinds = [type(layer) for layer in network.get_submodule(block).children()]
+        assert kinds == [nn.Conv2d, nn.ReLU] * 3
+
+
+def test_inception_block_order() -> None:
+    """The channels come in the order 1x1, 3x3, 5x5, pool; pool_features sets the last."""
+    network = build("inception_block", pool_features=8, in_channels=6).eval()
+    x = torch.randn(2, 6, 9, 9)
+    branches = ("branch1x1", "branch3x3", "branch5x5", "branch_pool")
+    parts = network(x).split([64, 96, 64, 8], dim=1)
+    for branch, part in zip(branches, parts, strict=True):
+        assert torch.equal(network.get_submodule(branch)(x), part)
+    for module in network.modules():
+        assert not isinstance(module, nn.BatchNorm2d) or module.eps == 1e-3
+        assert not isinstance(module, nn.Conv2d) or module.bias is None
+
+
+@pytest.mark.parametrize("size", [32, 64, 96])
+def test_densenet_takes_other_sizes(size: int) -> None:
+    """The global average makes the head fit any image from 32x32 on."""
+    assert build_meta("densenet_gray")(torch.zeros(2, 1, size, size, device="meta")).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "parameters"), [(0.75, 2_585_560), (0.5, 1_331_592), (0.25, 470_072), (1.0, 4_231_976)]
+)
+def test_mobilenet_width_multiplier(alpha: float, parameters: int) -> None:
+    """The counts are the trainable parameters of the published networks of these widths."""
+    network = build_meta("mobilenet_v1", width_multiplier=alpha)
+    assert count(network) == parameters
+    assert network(images("mobilenet_v1", 2, device="meta")).shape == (2, 1000)
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
+def test_mobilenet_refuses_a_width_that_is_none(alpha: float) -> None:
+    """The width multiplier is a positive number."""
+    with pytest.raises(ValueError, match="width_multiplier must be a number above 0"):
+        build_meta("mobilenet_v1", width_multiplier=alpha)
+
+
+@pytest.mark.parametrize("name", ["resnet18_gray", "resnet18_digits"])
+def test_use_residual(name: str) -> None:
+    """Without shortcuts the network loses their parameters, keeps all others and uses every one."""
+    residual, plain = build_meta(name), build_meta(name, use_residual=False)
+    lost = set(residual.state_dict()) - set(plain.state_dict())
+    assert set(plain.state_dict()) < set(residual.state_dict())
+    assert lost and all(".shortcut." in key for key in lost)
+    assert count(plain) == ENTRIES["plain18_digits"].parameters < count(residual)
+    assert without_gradient(plain, images(name, 2, device="meta")) == []
+
+
+def test_plain18_digits_is_the_twin_of_resnet18_digits() -> None:
+    """The plain network is the residual one with `use_residual=False`, and exports no shortcut."""
+    plain, twin = build("plain18_digits").eval(), build("resnet18_digits", use_residual=False).eval()
+    x = images("plain18_digits", 2)
+    assert torch.equal(plain(x), twin(x))
+    program = torch.export.export(plain, (x,))
+    assert not [key for key in program.state_dict if "shortcut" in key]
+    assert not [node for node in program.graph.nodes if "aten.add.Tensor" in str(node.target)]
+
+
+class PlainTorchvisionBlock(TorchvisionBlock):
+    """Torchvision's basic block with its shortcut left unused."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the two convolutions only."""
+        y: Tensor = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("use_residual", "block"), [(True, TorchvisionBlock), (False, PlainTorchvisionBlock)], ids=["res", "plain"]
+)
+def test_resnet18_equals_torchvision(use_residual: bool, block: type[TorchvisionBlock]) -> None:
+    """With torchvision's weights the network gives torchvision's outputs, with and without shortcuts."""
+    torch.manual_seed(0)
+    theirs = TorchvisionResNet(block, [2, 2, 2, 2]).eval()
+    ours = ResNet(
+        blocks=(2, 2, 2, 2),
+        use_residual=use_residual,
+        bias=False,
+        shortcut_norm=True,
+        in_channels=3,
+        num_classes=1000,
+    ).eval()
+    state = {key.replace("downsample", "shortcut"): value for key, value in theirs.state_dict().items()}
+    if not use_residual:
+        state = {key: value for key, value in state.items() if "shortcut" not in key}
+    ours.load_state_dict(state)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "residual"), [("plain18", "resnet18"), ("plain34", "resnet34")])
+def test_plain_twins_have_torchvision_names(name: str, residual: str) -> None:
+    """A plain twin's parameters are torchvision's, name by name and shape by shape, less the shortcuts."""
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(residual, weights=None).state_dict()
+    expected = {key: value.shape for key, value in theirs.items() if "downsample" not in key}
+    assert {key: value.shape for key, value in build_meta(name).state_dict().items()} == expected
