@@ -61,8 +61,8 @@ class AlexNet(nn.Module):
         x = self.flatten(x)  # N x 6400
         x = self.dropout(self.relu(self.fc6(x)))  # N x 4096
         x = self.dropout(self.relu(self.fc7(x)))
-        x = self.fc8(x)  # N x num_classes
-        return x
+        logits: Tensor = self.fc8(x)  # N x num_classes
+        return logits
 
 
 def alexnet_gray(*, in_channels: int = 1, num_classes: int = 10, dropout: float = 0.5) -> AlexNet:

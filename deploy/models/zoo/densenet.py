@@ -94,8 +94,8 @@ class DenseNet(nn.Module):
         x = self.transition3(x)  # N x 120 x 4 x 4
         x = self.dense4(x)  # N x 248 x 4 x 4
         x = self.head(x)  # N x 248
-        x = self.fc(x)  # N x num_classes
-        return x
+        logits: Tensor = self.fc(x)  # N x num_classes
+        return logits
 
 
 def densenet_gray(*, in_channels: int = 1, num_classes: int = 10) -> DenseNet:

@@ -109,8 +109,8 @@ class GoogLeNet(nn.Module):
         x = self.stage3(x)  # N x 480 x 6 x 6
         x = self.stage4(x)  # N x 832 x 3 x 3
         x = self.stage5(x)  # N x 1024
-        x = self.fc(x)  # N x num_classes
-        return x
+        logits: Tensor = self.fc(x)  # N x num_classes
+        return logits
 
 
 def googlenet_gray(*, in_channels: int = 1, num_classes: int = 10) -> GoogLeNet:

@@ -135,8 +135,8 @@ class InceptionSmall(nn.Module):
         x = self.stage2(x)  # N x 384 x 2 x 2
         x = self.avgpool(x)  # N x 384 x 1 x 1
         x = self.flatten(x)  # N x 384
-        x = self.fc(x)  # N x num_classes
-        return x
+        logits: Tensor = self.fc(x)  # N x num_classes
+        return logits
 
 
 def inception_block(*, pool_features: int = 32, in_channels: int = 192) -> InceptionBlock:

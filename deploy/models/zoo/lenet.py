@@ -67,8 +67,8 @@ class LeNet(nn.Module):
         x = self.flatten(x)  # N x 400
         x = self.activation(self.fc1(x))  # N x 120
         x = self.activation(self.fc2(x))  # N x 84
-        x = self.fc3(x)  # N x num_classes
-        return x
+        logits: Tensor = self.fc3(x)  # N x num_classes
+        return logits
 
 
 class LeNetBN(nn.Module):
@@ -101,8 +101,8 @@ class LeNetBN(nn.Module):
         x = self.flatten(x)  # N x 400
         x = self.activation(self.bn3(self.fc1(x)))  # N x 120
         x = self.activation(self.bn4(self.fc2(x)))  # N x 84
-        x = self.fc3(x)  # N x num_classes
-        return x
+        logits: Tensor = self.fc3(x)  # N x num_classes
+        return logits
 
 
 def lenet5(

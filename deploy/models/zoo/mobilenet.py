@@ -90,8 +90,8 @@ class MobileNetV1(nn.Module):
         x = self.blocks(x)  # N x 1024 x 7 x 7
         x = self.avgpool(x)  # N x 1024 x 1 x 1
         x = self.flatten(x)  # N x 1024
-        x = self.fc(x)  # N x num_classes
-        return x
+        logits: Tensor = self.fc(x)  # N x num_classes
+        return logits
 
 
 def mobilenet_v1(

@@ -65,8 +65,8 @@ class NiN(nn.Module):
         x = self.dropout(x)
         x = self.block4(x)  # N x num_classes x 5 x 5
         x = self.avgpool(x)  # N x num_classes x 1 x 1
-        x = self.flatten(x)  # N x num_classes
-        return x
+        logits: Tensor = self.flatten(x)  # N x num_classes
+        return logits
 
 
 def nin(*, in_channels: int = 1, num_classes: int = 10, dropout: float = 0.5) -> NiN:

@@ -50,12 +50,12 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map N x in_channels x H x W to N x channels x H/stride x W/stride."""
-        y: Tensor = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         if self.shortcut is not None:
             y = y + self.shortcut(x)
-        y = self.relu(y)
-        return y
+        output: Tensor = self.relu(y)
+        return output
 
 
 class ResNet(nn.Module):
@@ -128,8 +128,8 @@ class ResNet(nn.Module):
         x = self.layer4(x)  # N x 512 x 7 x 7
         x = self.avgpool(x)  # N x 512 x 1 x 1
         x = self.flatten(x)  # N x 512
-        x = self.fc(x)  # N x num_classes
-        return x
+        logits: Tensor = self.fc(x)  # N x num_classes
+        return logits
 
 
 def resnet18_gray(*, use_residual: bool = True, in_channels: int = 1, num_classes: int = 10) -> ResNet:

@@ -66,8 +66,8 @@ class VGG11(nn.Module):
         x = self.flatten(x)  # N x 392w
         x = self.dropout(self.relu(self.fc1(x)))  # N x 4096
         x = self.dropout(self.relu(self.fc2(x)))
-        x = self.fc3(x)  # N x num_classes
-        return x
+        logits: Tensor = self.fc3(x)  # N x num_classes
+        return logits
 
 
 def vgg11_gray(*, in_channels: int = 1, num_classes: int = 10, dropout: float = 0.0) -> VGG11:

@@ -1,0 +1,127 @@
+"""torchvision: classification, segmentation, detection, video and optical flow."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+from deploy.core.errors import UsageError
+from deploy.core.model import Model, Preprocessing, Weights
+from deploy.core.tensors import Dim, TensorSpec
+from deploy.models.request import ModelRequest, typed
+
+_DETECTION = 320
+"""Side in pixels of the traced detection input: the detectors resize it to their own size themselves."""
+
+
+def names() -> list[str]:
+    """Every float model; quantised ones are already compiled for one target."""
+    return [name for name in torchvision.models.list_models() if not name.startswith("quantized_")]
+
+
+def build(name: str, request: ModelRequest) -> Model:
+    """Build a model with the weights its constructor draws.
+
+    Raises:
+        UsageError: the architecture does not take an option.
+    """
+    options = {key: typed(value) for key, value in request.options.items()}
+    builder = torchvision.models.get_model_builder(name)
+    takes_backbone = "weights_backbone" in inspect.signature(builder).parameters
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            module = builder(weights=None, **({"weights_backbone": None} if takes_backbone else {}), **options)
+        except (TypeError, ValueError) as exc:
+            raise UsageError(f"torchvision/{name}: {exc}.") from exc
+    specs, sizes, listed = _inputs(name, module)
+    return Model(
+        name=f"torchvision/{name}",
+        slug=name,
+        module=module.eval(),
+        inputs=specs,
+        sizes=sizes,
+        listed=listed,
+        weights=Weights(source="untrained", trained=False, seed=request.seed),
+        preprocessing=_preprocessing(name) if len(specs) == 1 and len(specs[0].shape) == 4 else None,
+        labels=_labels(name, module),
+    )
+
+
+def published(name: str, model: Model) -> tuple[str, str, Any] | None:
+    """Address, label and meta data of the architecture's default weights, or None where there are none."""
+    weights = _default(name)
+    return (weights.url, f"{type(weights).__name__}.{weights.name}", weights.meta) if weights is not None else None
+
+
+def cache_folder() -> Path:
+    """Where torch keeps downloaded checkpoints."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _default(name: str) -> Any:
+    try:
+        return torchvision.models.get_model_weights(name).DEFAULT
+    except (ValueError, AttributeError):
+        return None
+
+
+def _family(name: str) -> str:
+    module = torchvision.models.get_model_builder(name).__module__
+    return module.rpartition("torchvision.models.")[2].partition(".")[0]
+
+
+def _inputs(name: str, module: torch.nn.Module) -> tuple[tuple[TensorSpec, ...], dict[str, int], bool]:
+    family = _family(name)
+    if family == "detection":
+        shape: tuple[Dim, ...] = (3, _DETECTION, _DETECTION)
+        return (TensorSpec(name="image", dtype="float32", shape=shape),), {}, True
+    if family == "video":
+        frames = 16 if name.startswith(("r3d", "mc3", "r2plus1d", "s3d", "mvit")) else 32
+        side = 112 if name.startswith(("r3d", "mc3", "r2plus1d")) else 224
+        shape = ("batch", 3, frames, side, side)
+        return (TensorSpec(name="video", dtype="float32", shape=shape),), {"batch": 2}, False
+    if family == "optical_flow":
+        shape = ("batch", 3, "height", "width")
+        specs = tuple(TensorSpec(name=item, dtype="float32", shape=shape) for item in ("image1", "image2"))
+        return specs, {"batch": 2, "height": 128, "width": 136}, False
+    side = getattr(module, "image_size", None) or _side(name)
+    spec = TensorSpec(name="input", dtype="float32", shape=("batch", 3, "height", "width"))
+    return (spec,), {"batch": 2, "height": int(side), "width": int(side)}, False
+
+
+def _side(name: str) -> int:
+    if _family(name) == "segmentation":
+        return 224
+    recipe = _preprocessing(name)
+    return recipe.crop[0] if recipe else 224
+
+
+def _preprocessing(name: str) -> Preprocessing | None:
+    weights = _default(name)
+    if weights is None:
+        return None
+    recipe = weights.transforms()
+    if not hasattr(recipe, "mean"):
+        return None
+    resize = list(getattr(recipe, "resize_size", []) or [])
+    crop = list(getattr(recipe, "crop_size", []) or resize)
+    if not crop:
+        return None
+    return Preprocessing(
+        crop=(crop[0], crop[-1]),
+        resize=resize[0] if resize and hasattr(recipe, "crop_size") else None,
+        mean=tuple(recipe.mean),
+        std=tuple(recipe.std),
+        interpolation=getattr(recipe.interpolation, "value", "bilinear"),
+    )
+
+
+def _labels(name: str, module: torch.nn.Module) -> tuple[str, ...]:
+    weights = _default(name)
+    return tuple(weights.meta.get("categories", ())) if weights is not None else ()
