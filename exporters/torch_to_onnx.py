@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import io
 import logging
 import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,8 @@ def example(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, torch.Tenso
         shape = spec.concrete(model.sizes)
         if spec.dtype.startswith("float"):
             value = generator.standard_normal(shape).astype(spec.dtype)
+            if spec.bounds is not None:
+                value = value.clip(*spec.bounds)
         else:
             low, high = spec.bounds or (0, 2)
             value = generator.integers(low, high, shape).astype(spec.dtype)
@@ -149,8 +153,6 @@ def _by_torch_export(
 def _dynamic_shapes(model: Model, positional: tuple[Any, ...], keyword: dict[str, Any]) -> Any:
     if not keyword:
         return positional
-    import inspect
-
     order = list(inspect.signature(model.module.forward).parameters)
     return {**dict(zip(order, positional, strict=False)), **keyword}
 
@@ -223,15 +225,16 @@ def _check_interface(made: Exported, wanted: Sequence[TensorSpec], outputs: Sequ
         raise ExportError(f"{made.strategy}: the graph gives {given}; the model gives {', '.join(outputs)}.")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _captured() -> Iterator[Callable[[], str]]:
-    """Catch warnings and log records of the exporter instead of printing them; call for their text."""
+    """Catch warnings, log records and prints of the exporter instead of showing them; call for their text."""
     lines: list[str] = []
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             lines.append(self.format(record))
 
+    printed = io.StringIO()
     loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
     before = [(logger, logger.propagate, list(logger.handlers)) for logger in loggers]
     for logger in loggers:
@@ -239,7 +242,8 @@ def _captured() -> Iterator[Callable[[], str]]:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            yield lambda: "\n".join(lines + [str(item.message) for item in caught])
+            with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
+                yield lambda: "\n".join([*lines, *(str(item.message) for item in caught), printed.getvalue()])
     finally:
         for logger, propagate, handlers in before:
             logger.handlers, logger.propagate = handlers, propagate

@@ -35,6 +35,11 @@ class IsolatedRunner(Runner):
             stderr=self._log,
         )
 
+    @property
+    def dead(self) -> bool:
+        """Whether the child has ended."""
+        return self._process.poll() is not None
+
     def open(self, path: Path, **options: Any) -> None:
         """Open an artifact in the child.
 

@@ -60,6 +60,7 @@ class Model:
         inputs: every input with all the dimensions that could be dynamic as symbols.
         sizes: a size for each symbol, used to trace.
         keywords: inputs passed by keyword; the others are passed in order.
+        untraceable: why torch.export is known to fail, so that it need not be tried; empty where it is not.
         listed: the inputs are samples of a list (torchvision's detectors), not arguments.
         reference: rebuilds the model in another process or on another day: what was asked for.
     """
@@ -74,6 +75,7 @@ class Model:
     labels: tuple[str, ...] = ()
     keywords: frozenset[str] = frozenset()
     listed: bool = False
+    untraceable: str = ""
     reference: Mapping[str, Any] = field(default_factory=dict)
 
     def arguments(self, tensors: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -94,19 +94,26 @@ class Transaction:
         """Where to write a file that will be called ``name``."""
         return self.scratch / name
 
-    def publish(self, manifest: Manifest) -> Artifact:
-        """Make the files of ``manifest`` durable and visible, replacing earlier ones of the same name."""
-        artifact = self.folder / manifest.files[0].file
+    def publish(self, manifest: Manifest, subfolder: str = "") -> Artifact:
+        """Make the files of ``manifest`` durable and visible, replacing earlier ones of the same name.
+
+        Args:
+            manifest: lists the files, all written under `path`.
+            subfolder: of the model's folder; files in one are kept, and never taken for the model's artifacts.
+        """
+        folder = self.folder / subfolder
+        artifact = folder / manifest.files[0].file
         beside = manifest_path(artifact)
         names = [payload.file for payload in reversed(manifest.files)] + [beside.name]
         with storage_errors(artifact):
+            folder.mkdir(exist_ok=True)
             self.path(beside.name).write_text(manifest.to_json(), encoding="utf-8")
             for name in names:
                 _flush(self.path(name))
-            with _locked(self.folder):
+            with _locked(folder):
                 for name in names:
-                    os.replace(self.path(name), self.folder / name)
-                _flush_directory(self.folder)
+                    os.replace(self.path(name), folder / name)
+                _flush_directory(folder)
         return Artifact(path=artifact, manifest=manifest)
 
 

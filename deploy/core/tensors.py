@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from deploy.core.errors import InputSpecError
 
 Dim = int | str
@@ -23,13 +21,13 @@ class TensorSpec:
     """A named tensor: numpy dtype name and shape; a string in the shape is a symbolic dimension.
 
     Attributes:
-        bounds: for integer inputs, the half-open range ``(low, high)`` that values may take.
+        bounds: the range ``(low, high)`` that values may take; for integers ``high`` is left out.
     """
 
     name: str
     dtype: str
     shape: tuple[Dim, ...]
-    bounds: tuple[int, int] | None = None
+    bounds: tuple[float, float] | None = None
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -94,13 +92,13 @@ def parse_input(text: str) -> tuple[TensorSpec, dict[str, int]]:
                 raise InputSpecError(f"--input {text!r}: dimension {symbol!r} needs a size to trace with: {symbol}=16.")
         else:
             raise InputSpecError(f"--input {text!r}: {dim!r} is not a size or a name.")
-    return TensorSpec(name=name, dtype=dtype, shape=tuple(shape), bounds=_parse_bounds(text, dtype, bounds)), sizes
+    return TensorSpec(name=name, dtype=dtype, shape=tuple(shape), bounds=_parse_bounds(text, bounds)), sizes
 
 
-def _parse_bounds(text: str, dtype: str, bounds: str) -> tuple[int, int] | None:
+def _parse_bounds(text: str, bounds: str) -> tuple[float, float] | None:
     if not bounds:
         return None
     match = re.fullmatch(r"(-?\d+)\.\.(-?\d+)", bounds)
-    if match is None or int(match[1]) >= int(match[2]) or not np.issubdtype(np.dtype(dtype), np.integer):
-        raise InputSpecError(f"--input {text!r}: {bounds!r} is not a range low..high of integers.")
-    return int(match[1]), int(match[2])
+    if match is None or int(match[1]) >= int(match[2]):
+        raise InputSpecError(f"--input {text!r}: {bounds!r} is not a range low..high.")
+    return float(match[1]), float(match[2])

@@ -44,34 +44,28 @@ def jitter(module: torch.nn.Module, seed: int) -> int:
     return changed
 
 
-def statistics(module: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Moving mean and variance of a batch normalisation, PyTorch's or the zoo's; None for another module."""
+def statistic_names(module: torch.nn.Module) -> tuple[str, str] | None:
+    """Buffers with the moving mean and variance of a batch normalisation, PyTorch's or the zoo's; else None."""
     for mean, var in (("running_mean", "running_var"), ("moving_mean", "moving_var")):
-        pair = getattr(module, mean, None), getattr(module, var, None)
-        if isinstance(pair[0], torch.Tensor) and isinstance(pair[1], torch.Tensor):
-            return pair[0], pair[1]
+        if isinstance(getattr(module, mean, None), torch.Tensor) and isinstance(getattr(module, var, None), torch.Tensor):
+            return mean, var
     return None
 
 
 def settle(model: Model, seed: int) -> int:
     """Step 2; returns how many layers were settled."""
-    settled = 0
+    norms = {module: names for module in model.module.modules() if (names := statistic_names(module))}
+    settled: set[torch.nn.Module] = set()
 
     def observe(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        nonlocal settled
-        found = statistics(module)
-        if found is None or not args:
-            return
         x = args[0]
-        dims = [axis for axis in range(x.dim()) if axis != 1]
         if x.numel() // x.shape[1] < 2:
             return
-        mean, var = torch.mean(x, dims), torch.var(x, dims, unbiased=False)
-        found[0].data = mean.reshape(found[0].shape).to(torch.float32)
-        found[1].data = var.reshape(found[1].shape).to(torch.float32)
-        settled += 1
+        dims = [axis for axis in range(x.dim()) if axis != 1]
+        for name, value in zip(norms[module], (x.mean(dims), x.var(dims, unbiased=False)), strict=True):
+            setattr(module, name, value.reshape(getattr(module, name).shape))  # float64 until the pass is over
+        settled.add(module)
 
-    norms = [module for module in model.module.modules() if statistics(module) is not None]
     if not norms:
         return 0
     hooks = [module.register_forward_pre_hook(observe) for module in norms]
@@ -80,14 +74,19 @@ def settle(model: Model, seed: int) -> int:
     for spec in model.inputs:
         shape = spec.concrete({**model.sizes, "batch": SAMPLES})
         if spec.dtype.startswith("float"):
-            tensors[spec.name] = torch.randn(shape, generator=generator, dtype=torch.float64)
+            drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+            tensors[spec.name] = drawn if spec.bounds is None else drawn.sigmoid() * (spec.bounds[1] - spec.bounds[0]) + spec.bounds[0]
         else:
             low, high = spec.bounds or (0, 2)
-            tensors[spec.name] = torch.randint(low, high, shape, generator=generator).to(getattr(torch, spec.dtype))
+            drawn = torch.randint(int(low), int(high), shape, generator=generator)
+            tensors[spec.name] = drawn.to(getattr(torch, spec.dtype))
     try:
         with computed_in(torch.float64):
             model.call(tensors)
     finally:
         for hook in hooks:
             hook.remove()
-    return settled
+        for module in settled:
+            for name in norms[module]:
+                setattr(module, name, getattr(module, name).to(torch.float32))
+    return len(settled)

@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
 
 from deploy.core.errors import BackendCrashedError, BackendError
 from deploy.core.runner import Feeds, Fetches, Runner
-from deploy.core.tensors import symbols
+from deploy.core.tensors import TensorSpec
 from deploy.parity.metric import Accumulator
 from deploy.parity.probes import Probe
-from deploy.parity.verdict import ParityReport, combine, judge
+from deploy.parity.verdict import CHAOTIC, ENVELOPE, OutputParity, ParityReport, Verdict, combine, judge
 
 
 class Candidate(Protocol):
     """A runner that works while the reference is computed (`deploy.backends._isolated.IsolatedRunner`)."""
 
-    inputs: Sequence[Any]
-    outputs: Sequence[Any]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
 
     def submit(self, feeds: Feeds) -> None: ...  # noqa: D102
     def result(self) -> Fetches: ...  # noqa: D102
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What the probes showed so far.
+
+    A model that chooses (a detector keeps the boxes above a score) may choose otherwise from rounding alone. A probe
+    on which PyTorch's own run chooses otherwise than float64 is ``undecided`` and tells nothing; one on which only
+    the candidate does is a ``flip``, and flips are allowed as noise is: ENVELOPE times PyTorch's own.
+    """
+
+    found: dict[tuple[str, str], Accumulator] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    ran: set[tuple[int, ...]] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
+    undecided: int = 0
+    flips: int = 0
+    agreed: int = 0
 
 
 def compare(
@@ -52,9 +74,7 @@ def compare(
         BackendError: the model itself cannot be run.
         BackendCrashedError: the candidate's process died.
     """
-    found: dict[tuple[str, str], Accumulator] = {}
-    faults: list[str] = []
-    notes: list[str] = []
+    tally = _Tally()
     names = rename or {}
     for index, probe in enumerate(probes):
         candidate.submit({names.get(name, name): value for name, value in probe.feeds.items()})
@@ -65,44 +85,106 @@ def compare(
         except BackendCrashedError:
             raise
         except BackendError as exc:
-            faults.append(f"it does not run on {probe.label}: {exc.message}")
-            continue
-        finally:
-            advance(index + 1, len(probes), probe.label)
-        matched = _match(expected, given, faults, notes)
-        batched = batch in probe.sizes
-        size = probe.sizes.get(batch)
-        for name, value in matched.items():
-            whole = batched and value.ndim > 0 and expected[name].ndim > 0 and expected[name].shape[0] == size
-            accumulator = found.setdefault((name, probe.group), Accumulator())
-            accumulator.add(expected[name], own[name], value, batched=whole, at=probe.label)
-    judged = [judge(name, group, item, precision) for (name, group), item in found.items()]
-    verdict, reasons = combine(judged, list(dict.fromkeys(faults)))
-    dynamic = symbols([spec for spec in candidate.inputs])
+            tally.refused[_at(probe)] = exc.message
+        else:
+            tally.ran.add(tuple(probe.sizes.values()))
+            _add(tally, probe, expected, own, _match(expected, given, tally), batch, precision)
+        advance(index + 1, len(probes), probe.label)
+    tally.faults.extend(_refusals(tally, probes))
+    judged = [judge(name, group, item, precision) for (name, group), item in tally.found.items()]
+    verdict, reasons = _conclude(tally, judged)
     return ParityReport(
         verdict=verdict,
         reasons=reasons,
         precision=precision,
         outputs=tuple(judged),
-        dynamic={name: tuple(sorted({probe.sizes[name] for probe in probes if name in probe.sizes})) for name in dynamic},
+        dynamic={
+            name: tuple(sorted({probe.sizes[name] for probe in probes})) for name in (probes[0].sizes if probes else ())
+        },
         probes=len(probes),
-        samples=sum(item.samples for (_, group), item in found.items()) // max(len({name for name, _ in found}), 1),
+        samples=max((item.samples for item in tally.found.values()), default=0),
         seed=seed,
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(dict.fromkeys(tally.notes)),
     )
 
 
-def _match(expected: Fetches, given: Fetches, faults: list[str], notes: list[str]) -> Fetches:
+def _at(probe: Probe) -> str:
+    return ", ".join(f"{name} {size}" for name, size in probe.sizes.items()) or probe.label
+
+
+def _refusals(tally: _Tally, probes: Sequence[Probe]) -> list[str]:
+    """Faults from probes the candidate refused; where it ran at other sizes, the dimension was baked."""
+    if not tally.refused:
+        return []
+    where = "; ".join(tally.refused)
+    message = next(iter(tally.refused.values()))
+    dims = list(probes[0].sizes) if probes else []
+    if dims and tally.ran:
+        return [f"dimension {' or '.join(map(repr, dims))} claims to be dynamic, but the graph does not run at {where}: {message}"]
+    return [f"it does not run at {where}: {message}"]
+
+
+def _add(
+    tally: _Tally, probe: Probe, expected: Fetches, own: Fetches, given: Fetches, batch: str, precision: str
+) -> None:
+    chooses = any(not np.issubdtype(value.dtype, np.floating) for value in expected.values())
+    if chooses:
+        if _chose_otherwise(expected, own, precision):
+            tally.undecided += 1
+            return
+        if set(given) >= set(expected) and _chose_otherwise(expected, given, precision):
+            tally.flips += 1
+            return
+        tally.agreed += 1
+    size = probe.sizes.get(batch)
+    for name, value in given.items():
+        first = expected[name].shape[:1]
+        batched = size is not None and value.ndim > 0 and first == (size,)
+        accumulator = tally.found.setdefault((name, probe.group), Accumulator())
+        accumulator.add(expected[name], own[name], value, batched=batched, at=probe.label)
+
+
+def _chose_otherwise(expected: Fetches, found: Fetches, precision: str) -> bool:
+    for name, reference in expected.items():
+        value = found[name]
+        if value.shape != reference.shape:
+            return True
+        if not np.issubdtype(reference.dtype, np.floating):
+            if not np.array_equal(value, reference):
+                return True
+        elif np.linalg.norm(value.astype(np.float64) - reference) > CHAOTIC[precision] * np.linalg.norm(reference):
+            return True
+    return False
+
+
+def _conclude(tally: _Tally, judged: Sequence[OutputParity]) -> tuple[Verdict, tuple[str, ...]]:
+    total = tally.undecided + tally.flips + tally.agreed
+    if tally.flips > ENVELOPE * tally.undecided:
+        tally.faults.append(f"it chooses otherwise than float64 in {tally.flips} of {total} probes, PyTorch's own float run in {tally.undecided}")
+    verdict, reasons = combine(judged, list(dict.fromkeys(tally.faults)))
+    if tally.undecided or tally.flips:
+        tally.notes.append(
+            f"the model chooses: in {tally.undecided} of {total} probes rounding decided already in PyTorch's own run, "
+            f"in {tally.flips} more in the file's; {tally.agreed} were compared"
+        )
+        if verdict == "pass" and tally.agreed < 3:
+            return "inconclusive", (f"rounding decides the choice in {total - tally.agreed} of {total} probes",)
+        if verdict == "inconclusive" and tally.agreed == 0:
+            return verdict, (f"rounding decides the choice in all {total} probes",)
+    return verdict, reasons
+
+
+def _match(expected: Fetches, given: Fetches, tally: _Tally) -> Fetches:
     """The candidate's outputs under the model's names: by name where they agree, else by position, saying so."""
     if set(expected) == set(given):
         return given
     if len(expected) == len(given) and not set(expected) & set(given):
         pairs = ", ".join(f"{theirs} as {ours}" for ours, theirs in zip(expected, given, strict=True))
-        notes.append(f"outputs are named differently and were compared by position: {pairs}")
+        tally.notes.append(f"outputs are named differently and were compared by position: {pairs}")
         return dict(zip(expected, given.values(), strict=True))
     missing, extra = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
     if missing:
-        faults.append(f"outputs missing: {', '.join(missing)}")
+        tally.faults.append(f"outputs missing: {', '.join(missing)}")
     if extra:
-        faults.append(f"outputs the model does not have: {', '.join(extra)}")
+        tally.faults.append(f"outputs the model does not have: {', '.join(extra)}")
     return {name: value for name, value in given.items() if name in expected}

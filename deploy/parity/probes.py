@@ -64,6 +64,7 @@ def make_probes(
     dynamic = symbols(inputs)
     base = {symbol: sizes.get(symbol, 2) for symbol in dynamic}
     probes: list[Probe] = []
+    free = any(spec.bounds is None and spec.dtype.startswith("float") for spec in inputs)
 
     def add(group: str, kinds: Sequence[str], at: Mapping[str, int]) -> None:
         feeds = {spec.name: _draw(spec, at, kinds, rng, batch) for spec in inputs}
@@ -74,12 +75,13 @@ def make_probes(
     if batch in dynamic:
         for kinds in _BATCHES:
             add("unit", kinds, {**base, batch: len(kinds)})
-        add("large", ("large", "large", "large"), {**base, batch: 3})
+        if free:
+            add("large", ("large", "large", "large"), {**base, batch: 3})
     else:
         for kind in _KINDS:
             add("unit", (kind,), base)
         for _ in range(2):
-            add("large", ("large",), base)
+            add("large" if free else "unit", ("large" if free else "normal",), base)
     for symbol in dynamic:
         if symbol != batch:
             for factor in (2, 1.5):
@@ -102,12 +104,23 @@ def _draw(
 def _values(spec: TensorSpec, kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     if not spec.dtype.startswith("float"):
         low, high = spec.bounds or (0, 2)
-        return rng.integers(low, high, shape).astype(spec.dtype)
+        return rng.integers(int(low), int(high), shape).astype(spec.dtype)
+    if spec.bounds is not None:
+        return _within(spec, kind, shape, rng)
     if kind == "zeros":
         return np.zeros(shape, spec.dtype)
     if kind == "uniform":
         return rng.uniform(0.0, 1.0, shape).astype(spec.dtype)
     return (rng.standard_normal(shape) * (LARGE if kind == "large" else 1.0)).astype(spec.dtype)
+
+
+def _within(spec: TensorSpec, kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Floats of a bounded domain: spread over it, gathered about its middle, or all at its lower end."""
+    low, high = spec.bounds or (0.0, 1.0)
+    shares = {"zeros": 0.0, "uniform": rng.uniform(0.0, 1.0, shape)}.get(
+        kind, np.clip(rng.normal(0.5, 0.2, shape), 0.0, 1.0)
+    )
+    return np.broadcast_to(low + (high - low) * shares, shape).astype(spec.dtype)
 
 
 def _real(

@@ -88,7 +88,8 @@ def account(
         ArtifactError: the file is damaged.
     """
     stored = _Stored(path)
-    result = Accounts(unused=sorted(set(tensors) - read))
+    counters = {name for name in tensors if name.endswith("num_batches_tracked")}  # of training, never of inference
+    result = Accounts(unused=sorted(set(tensors) - read - counters))
     half = precision == "fp16"
     values = {name: _rounded(value, half) for name, value in tensors.items() if name in read}
     missing = []

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPE_ASSERTIONS = ("_assert_tensor_metadata",)
@@ -33,11 +32,15 @@ class _Converter:
             name = self.watched.get(id(value))
             if name is not None:
                 self.read.add(name)
-            return value.to(self.dtype) if value.is_floating_point() and value.dtype != self.dtype else value
-        return self.dtype if value in _FLOATS and isinstance(value, torch.dtype) else value
+            return value.to(self.dtype) if value.dtype in _FLOATS and value.dtype != self.dtype else value
+        if isinstance(value, torch.dtype):
+            return self.dtype if value in _FLOATS else value
+        if type(value) in (list, tuple):
+            return type(value)(map(self, value))
+        return value
 
     def call(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        return function(*tree_map(self, args), **tree_map(self, kwargs or {}))
+        return function(*map(self, args), **{key: self(item) for key, item in (kwargs or {}).items()})
 
 
 class _Python(TorchFunctionMode):

@@ -15,6 +15,7 @@ from deploy.core.model import Model, Preprocessing, Weights
 from deploy.core.tensors import Dim, TensorSpec
 from deploy.models.request import ModelRequest, typed
 
+_DETECTORS = "a detector's number of boxes depends on the picture, which torch.export cannot follow"
 _DETECTION = 320
 """Side in pixels of the traced detection input: the detectors resize it to their own size themselves."""
 
@@ -50,6 +51,7 @@ def build(name: str, request: ModelRequest) -> Model:
         weights=Weights(source="untrained", trained=False, seed=request.seed),
         preprocessing=_preprocessing(name) if len(specs) == 1 and len(specs[0].shape) == 4 else None,
         labels=_labels(name, module),
+        untraceable=_DETECTORS if listed else "",
     )
 
 
@@ -80,7 +82,7 @@ def _inputs(name: str, module: torch.nn.Module) -> tuple[tuple[TensorSpec, ...],
     family = _family(name)
     if family == "detection":
         shape: tuple[Dim, ...] = (3, _DETECTION, _DETECTION)
-        return (TensorSpec(name="image", dtype="float32", shape=shape),), {}, True
+        return (TensorSpec(name="image", dtype="float32", shape=shape, bounds=(0, 1)),), {}, True
     if family == "video":
         frames = 16 if name.startswith(("r3d", "mc3", "r2plus1d", "s3d", "mvit")) else 32
         side = 112 if name.startswith(("r3d", "mc3", "r2plus1d")) else 224

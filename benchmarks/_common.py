@@ -1,0 +1,59 @@
+"""What the benchmark scripts share: running the command line, and writing results with machine and versions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from deploy.core.environment import machine, versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def deploy(*arguments: str, timeout: float | None = None) -> tuple[int, dict[str, Any], float]:
+    """Run ``deploy`` with ``--json`` in a process of its own.
+
+    Returns:
+        Exit code, the JSON document (empty where there is none), and seconds.
+    """
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deploy.cli.main", *arguments, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        out, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        out, _ = process.communicate()
+        return 124, {}, time.perf_counter() - began
+    elapsed = time.perf_counter() - began
+    try:
+        document = json.loads(out)
+    except ValueError:
+        document = {}
+    return process.returncode, document, elapsed
+
+
+def write(name: str, document: dict[str, Any]) -> Path:
+    """Write a result beside the others, with the machine and the versions it was measured with."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    text = json.dumps({"machine": machine(), "versions": versions(), **document}, indent=1) + "\n"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def load(name: str) -> dict[str, Any]:
+    """A result written before, or an empty one."""
+    path = RESULTS / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
+
+

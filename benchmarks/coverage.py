@@ -1,0 +1,133 @@
+"""Which architectures export, and is the file right? Every float model of torchvision, and forty of timm.
+
+    python benchmarks/coverage.py [--only PATTERN] [--again]
+
+Each model is exported by ``deploy export MODEL --weights none`` in a process of its own, in a scratch directory that
+is emptied after each. An architecture that refuses a dynamic batch is exported again with ``--dynamic none``, and the
+table says so. Results go to results/coverage.json after every model (a stopped run continues), and the table to
+docs/coverage.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import timm
+import torchvision
+from _common import deploy, load, write
+
+from deploy.core.environment import versions
+
+TIMM = (
+    "beit_base_patch16_224", "botnet26t_256", "cait_xxs24_224", "coat_tiny", "coatnet_0_rw_224", "convit_tiny",
+    "convmixer_768_32", "convnextv2_atto", "crossvit_9_240", "cspresnet50", "davit_tiny", "deit_tiny_patch16_224",
+    "dla34", "dpn68", "edgenext_xx_small", "efficientformer_l1", "efficientnetv2_rw_t", "efficientvit_b0",
+    "eva02_tiny_patch14_224", "fastvit_t8", "fbnetc_100", "focalnet_tiny_srf", "ghostnet_100", "hardcorenas_a",
+    "hrnet_w18_small", "inception_v4", "levit_128s", "lcnet_050", "maxxvit_rmlp_nano_rw_256", "mixer_s32_224",
+    "mobileone_s0", "nf_resnet26", "poolformer_s12", "pvt_v2_b0", "regnetz_b16", "repvgg_a0", "res2net50_14w_8s",
+    "resnest14d", "tinynet_a", "xception41",
+)  # fmt: skip
+TIMEOUT_S = 1500.0
+
+
+def main() -> None:
+    """Run what has no result yet, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="*")
+    parser.add_argument("--again", action="store_true")
+    arguments = parser.parse_args()
+    float_models = [name for name in torchvision.models.list_models() if not name.startswith("quantized_")]
+    known = set(timm.list_models())
+    names = [f"torchvision/{name}" for name in float_models] + [f"timm/{name}" for name in TIMM if name in known]
+    rows: dict[str, Any] = load("coverage").get("rows", {})
+    for name in fnmatch.filter(names, arguments.only):
+        if name in rows and not arguments.again:
+            continue
+        rows[name] = _measure(name)
+        print(name, rows[name], flush=True)
+        rows |= {key: value for key, value in load("coverage").get("rows", {}).items() if key not in rows}
+        write("coverage", {"rows": rows, "asked": len(names)})
+    _table(rows, len(names))
+
+
+def _measure(name: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        code, document, seconds = _export(folder, name)
+        refused = ""
+        if "parity" not in document or document["parity"]["verdict"] == "fail":
+            refused = _message(document) or f"exit {code}"
+            code, document, seconds = _export(folder, name, "--dynamic", "none")
+    if "parity" not in document:
+        return {"exported": False, "code": code, "why": _message(document), "seconds": round(seconds, 1)}
+    parity = document["parity"]
+    judged = [item for item in parity["outputs"] if item["group"] == "unit"]
+    worst = max(judged, key=lambda item: (item["candidate"] or 0) / item["torch"], default=None)
+    return {
+        "exported": True,
+        "code": code,
+        "strategy": document["strategy"],
+        "opset": document["opset"],
+        "verdict": parity["verdict"],
+        "reasons": parity["reasons"][:2],
+        "dynamic": sorted(parity["dynamic"]),
+        "sizes_run": parity["dynamic"],
+        "dynamic_refused": refused,
+        "torch_nsr": worst["torch"] if worst else None,
+        "onnxruntime_nsr": worst["candidate"] if worst else None,
+        "weights": parity["weights"]["counts"] if parity["weights"] else None,
+        "notes": document["notes"],
+        "bytes": document["bytes"],
+        "seconds": round(seconds, 1),
+    }
+
+
+def _export(folder: str, name: str, *more: str) -> tuple[int, dict[str, Any], float]:
+    return deploy("-q", "--artifacts", folder, "export", name, "--weights", "none", *more, timeout=TIMEOUT_S)
+
+
+def _message(document: dict[str, Any]) -> str:
+    if "parity" in document:
+        return "; ".join(document["parity"]["reasons"])[:300]
+    return str(document.get("error", {}).get("message", ""))[:600]
+
+
+def _table(rows: dict[str, Any], asked: int) -> None:
+    done = [row for row in rows.values() if row["exported"]]
+    passed = [row for row in done if row["verdict"] == "pass"]
+    dynamic = [row for row in done if row["dynamic"]]
+    lines = [
+        "# Coverage",
+        "",
+        "Made by `python benchmarks/coverage.py`; raw results in `benchmarks/results/coverage.json`. Weights are seeded "
+        "and untrained: what is proven is the export, against PyTorch in float64.",
+        "",
+        f"{len(done)} of {asked} exported, {len(passed)} with verdict pass, {len(dynamic)} with a dynamic batch that was "
+        "run at several sizes.",
+        "",
+        f"torch {versions()['torch']}, torchvision {versions()['torchvision']}, timm {versions()['timm']}, "
+        f"onnx {versions()['onnx']}, onnxruntime {versions().get('onnxruntime-gpu') or versions().get('onnxruntime')}.",
+        "",
+        "| model | strategy | verdict | dynamic | noise/signal: torch fp32 | ONNX Runtime | remarks |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in sorted(rows.items()):
+        if not row["exported"]:
+            lines.append(f"| {name} | | not exported | | | | {_cell(row['why'])} |")
+            continue
+        remarks = "; ".join([*row["reasons"], *([f"dynamic batch: {row['dynamic_refused']}"] if row["dynamic_refused"] else [])])
+        noise = [f"{row[key]:.1e}" if row[key] is not None else "" for key in ("torch_nsr", "onnxruntime_nsr")]
+        dims = ", ".join(row["dynamic"]) or "none"
+        lines.append(f"| {name} | {row['strategy']} | {row['verdict']} | {dims} | {noise[0]} | {noise[1]} | {_cell(remarks)} |")
+    (Path(__file__).parent.parent / "docs" / "coverage.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")[:300]
+
+
+if __name__ == "__main__":
+    main()

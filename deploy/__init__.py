@@ -1,0 +1,27 @@
+"""Export trained PyTorch models and prove the files equal to them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deploy.models.request import ModelRequest
+    from deploy.workflows.check import check
+    from deploy.workflows.export import export_model
+
+__version__ = "0.1.0"
+__all__ = ["ModelRequest", "__version__", "check", "export_model"]
+
+_HOMES = {
+    "ModelRequest": "deploy.models.request",
+    "check": "deploy.workflows.check",
+    "export_model": "deploy.workflows.export",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that ``import deploy`` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'deploy' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,95 @@
+"""What commands share: settings, options, and how a result is shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from deploy.core.progress import Progress
+    from deploy.models.request import ModelRequest
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+EXIT = {"pass": 0, "fail": 3, "inconclusive": 4}
+"""Exit codes of verdicts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Options of ``deploy`` itself, in ``ctx.obj``."""
+
+    artifacts: Path
+    verbose: bool
+    quiet: bool
+
+    def progress(self) -> AbstractContextManager[Progress]:
+        """A display on stderr: live on a terminal, plain lines otherwise."""
+        from deploy.report.progress import display
+
+        return display(quiet=self.quiet)
+
+
+def json_option(function: Command) -> Command:
+    """``--json``: one JSON document on stdout, everything else on stderr."""
+    return click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")(function)
+
+
+def model_options(function: Command) -> Command:
+    """Options that say which model is meant; see `request`."""
+    for option in reversed(
+        (
+            click.option(
+                "--weights",
+                default="auto",
+                metavar="auto|default|none|FILE",
+                help="auto: published or trained weights, else seeded untrained ones with a warning; default: published "
+                "or nothing; none: untrained; FILE: safetensors, or a pickled state dict. [default: auto]",
+            ),
+            click.option("--arch", metavar="NAME", help="Architecture of MODEL, where MODEL is a checkpoint."),
+            click.option("--seed", default=0, show_default=True, help="Of untrained weights and of probes."),
+            click.option(
+                "--input",
+                "inputs",
+                multiple=True,
+                metavar="NAME:DIMS[:DTYPE[:LOW..HIGH]]",
+                help="What MODEL takes, repeated for each input: image:batch,3,224,224  "
+                "tokens:batch,length=16:int64:0..30522. Named dimensions are dynamic.",
+            ),
+            click.option(
+                "-o",
+                "options",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Option of the architecture, repeated: -o num_classes=10",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def request(
+    name: str, weights: str, arch: str | None, seed: int, inputs: tuple[str, ...], options: tuple[str, ...]
+) -> ModelRequest:
+    """The model that `model_options` describe."""
+    from deploy.models.request import ModelRequest, parse_options
+
+    return ModelRequest(
+        name=name, weights=weights, arch=arch, seed=seed, inputs=inputs, options=parse_options(options)
+    )
+
+
+def emit(document: Mapping[str, Any], as_json: bool, show: Callable[[], None]) -> None:
+    """Print the document as JSON, or show it."""
+    if as_json:
+        click.echo(json.dumps(document, indent=1))
+    else:
+        show()

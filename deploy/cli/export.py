@@ -1,0 +1,87 @@
+"""``deploy export``."""
+
+from __future__ import annotations
+
+import click
+
+from deploy.cli._common import EXIT, Settings, emit, json_option, model_options, request
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  deploy export resnet18 --format onnx
+  deploy export zoo/lenet5
+  deploy export model.safetensors --arch resnet18 -o num_classes=10
+  deploy export my_package.nets:build --input image:batch,3,64,64
+  deploy export resnet50 --dynamic batch,height,width --precision fp16
+"""
+)
+@click.argument("model")
+@click.option("--format", "format_", type=click.Choice(["onnx"]), default="onnx", show_default=True)
+@click.option(
+    "--dynamic",
+    metavar="NAMES|none",
+    help="Dimensions that stay open, separated by commas. [default: batch, and those named in --input]",
+)
+@click.option("--opset", type=click.IntRange(7, 26), help="ONNX operator set. [default: the strategy's own]")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True,
+    help="fp16: weights and activations in half, inputs and outputs float32.",
+)
+@click.option(
+    "--strategy", type=click.Choice(["auto", "export", "trace"]), default="auto", show_default=True,
+    help="export: torch.export; trace: run once and record; auto: the first that holds, saying which.",
+)
+@click.option("--data", type=click.Path(exists=True), help="Real samples to probe beside the seeded ones (.npy, .npz).")
+@model_options
+@json_option
+@click.pass_obj
+def command(
+    settings: Settings,
+    model: str,
+    format_: str,
+    dynamic: str | None,
+    opset: int | None,
+    precision: str,
+    strategy: str,
+    data: str | None,
+    weights: str,
+    arch: str | None,
+    seed: int,
+    inputs: tuple[str, ...],
+    options: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Export MODEL and prove the file equal to it.
+
+    MODEL is zoo/NAME, torchvision/NAME, timm/NAME, a bare NAME, pkg.module:factory, path/file.py:factory,
+    an ExportedProgram .pt2, or a checkpoint with --arch.
+
+    The file, its manifest and the proof go to artifacts/<model>/. Exit code 3 means that the file is not equal to
+    the model (it is then kept under rejected/ only), 4 that no comparison could tell.
+    """
+    from deploy.workflows._samples import load_samples
+    from deploy.workflows.export import export_model
+
+    asked = request(model, weights, arch, seed, inputs, options)
+    names = None if dynamic is None else [name for name in dynamic.split(",") if name and name != "none"]
+    with settings.progress() as progress:
+        report = export_model(
+            asked,
+            artifacts=settings.artifacts,
+            dynamic=names,
+            opset=opset,
+            precision=precision,
+            strategy=strategy,
+            samples=load_samples(data),
+            progress=progress,
+        )
+
+    def show() -> None:
+        from deploy.report.terminal import show_export
+
+        show_export(report)
+
+    emit(report.to_dict(), as_json, show)
+    return EXIT[report.parity.verdict]

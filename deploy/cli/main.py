@@ -1,0 +1,151 @@
+"""The command ``deploy``: its commands are the files of this folder, imported when they are called."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from deploy.cli._common import Settings
+from deploy.core import registry
+from deploy.core.errors import DeployError
+from deploy.core.store import default_root
+
+ABOUT = {
+    "check": "Parity of an ONNX file against its model.",
+    "doctor": "What works on this machine, what does not, why, and what mends it.",
+    "evaluate": "Accuracy of every artifact of a model, with intervals.",
+    "export": "Export a model and prove the file equal to it.",
+    "inspect": "What an ONNX file holds: inputs, outputs, operators, cost.",
+    "models": "List what can be exported.",
+    "train": "Train or fine-tune a model.",
+    "verify": "Hold artifacts against the digests in their manifests.",
+}
+"""Help lines, here so that ``deploy --help`` need not import the commands; a test holds them complete."""
+
+
+class LazyGroup(click.Group):
+    """Commands by file name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the command files."""
+        return [name for name in registry.names("deploy.cli") if name != "main"]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import one command; None where there is no such file."""
+        if name not in self.list_commands(ctx):
+            return None
+        command: click.Command = registry.load("deploy.cli", name).command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with the nearest names for an unknown one."""
+        name = args[0]
+        known = self.list_commands(ctx)
+        if name not in known and not name.startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(name, known)
+            ctx.fail(f"no such command {name!r}." + (f" Did you mean {', '.join(near)}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, ABOUT.get(name, "")) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--artifacts",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where artifacts are written and found. [default: $DEPLOY_ARTIFACTS, else ./artifacts]",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Tell more; errors with their traceback.")
+@click.option("-q", "--quiet", is_flag=True, help="Only results, warnings and errors.")
+@click.version_option(package_name="deploy-toolkit")
+@click.pass_context
+def cli(ctx: click.Context, artifacts: Path | None, verbose: bool, quiet: bool) -> None:
+    """Export trained PyTorch models, prove the files equal to them, and deploy them.
+
+    \b
+      deploy export resnet18 --format onnx       a proven ONNX file under artifacts/
+      deploy check resnet18 --onnx other.onnx    is this file equal to that model?
+      deploy doctor                              what works on this machine
+
+    Shell completion: eval "$(_DEPLOY_COMPLETE=bash_source deploy)", or zsh_source, fish_source.
+
+    Exit codes: 0 done, 1 failed, 2 usage, 3 a check did not pass, 4 inconclusive.
+    """
+    ctx.obj = Settings(artifacts=artifacts or default_root(), verbose=verbose, quiet=quiet)
+
+
+class _Terminated(BaseException):
+    """SIGTERM, raised where it interrupts, so that what is half done is undone."""
+
+
+@contextlib.contextmanager
+def _termination() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line; the only place that turns errors into exit codes."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    as_json = "--json" in arguments
+    try:
+        with _termination():
+            result = cli.main(arguments, prog_name="deploy", standalone_mode=False)
+        return int(result or 0)
+    except DeployError as exc:
+        if "-v" in arguments or "--verbose" in arguments:
+            import traceback
+
+            traceback.print_exc()
+        return _fail(type(exc).__name__, exc.message, exc.hint, exc.exit_code, as_json)
+    except click.ClickException as exc:
+        if as_json:
+            return _fail("UsageError", exc.format_message(), None, 2, as_json)
+        exc.show()
+        return exc.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("Interrupted", "interrupted; nothing was written.", None, 130, as_json)
+    except _Terminated:
+        return _fail("Terminated", "terminated; nothing was written.", None, 143, as_json)
+    except OSError as exc:
+        where = f"{exc.filename}: " if exc.filename else ""
+        return _fail("StorageError", f"{where}{exc.strerror or exc}.", None, 1, as_json)
+    except MemoryError:
+        return _fail("OutOfMemory", "out of memory.", "a smaller batch or input needs less", 1, as_json)
+
+
+def _fail(kind: str, message: str, hint: str | None, code: int, as_json: bool) -> int:
+    click.echo(f"Error: {message}" + (f"\nHint: {hint}" if hint else ""), err=True)
+    if as_json:
+        document: dict[str, Any] = {"error": {"kind": kind, "message": message, "hint": hint}, "exit_code": code}
+        click.echo(json.dumps(document))
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""What a command is doing, on stderr: a live display on a terminal, plain lines otherwise."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from deploy.core.progress import Progress
+
+
+class Plain(Progress):
+    """One line a stage; for logs and pipes."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+
+    def _line(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)  # noqa: T201  (the one place that writes plain lines)
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[None]:
+        """Name the stage, then how long it took."""
+        began = time.perf_counter()
+        yield
+        if not self.quiet:
+            self._line(f"{title}: {time.perf_counter() - began:.1f} s")
+
+    def note(self, text: str) -> None:
+        """A line."""
+        if not self.quiet:
+            self._line(f"note: {text}")
+
+    def warn(self, text: str) -> None:
+        """A line that is never left out."""
+        self._line(f"WARNING: {text}")
+
+
+class Live(Progress):
+    """A spinner, a bar where the length is known, and the time elapsed."""
+
+    def __init__(self, bar: Bar, console: Console) -> None:
+        self._bar = bar
+        self._console = console
+        self._task: TaskID | None = None
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[None]:
+        """Draw the stage while it runs; leave its line with its time."""
+        self._task = task = self._bar.add_task(escape(title), total=None)
+        try:
+            yield
+            self._bar.update(task, total=1, completed=1)
+        finally:
+            self._bar.stop_task(task)
+
+    def note(self, text: str) -> None:
+        """A line above the display."""
+        self._console.print(f"[dim]note:[/dim] {escape(text)}", highlight=False)
+
+    def warn(self, text: str) -> None:
+        """A framed text that cannot be missed."""
+        self._console.print(Panel(escape(text), title="WARNING", border_style="bold yellow"))
+
+    def advance(self, done: int, total: int, text: str = "") -> None:
+        """Move the bar of the present stage."""
+        if self._task is not None:
+            self._bar.update(self._task, completed=done, total=total)
+
+
+@contextmanager
+def display(*, quiet: bool = False) -> Iterator[Progress]:
+    """A listener that fits where stderr goes."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield Plain(quiet)
+        return
+    columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
+    with Bar(*columns, console=console) as bar:
+        yield Live(bar, console)

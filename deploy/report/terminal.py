@@ -1,0 +1,111 @@
+"""Results on a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from deploy.core.model import Weights
+    from deploy.parity.verdict import OutputParity, ParityReport
+    from deploy.workflows.export import ExportReport
+
+STYLE = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
+
+
+def console() -> Console:
+    """A console on stdout."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def size(count: float) -> str:
+    """Bytes in the unit that reads best."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def rows(pairs: Iterable[tuple[str, str]]) -> Table:
+    """Two columns: what, and its value."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        table.add_row(name, value)
+    return table
+
+
+def weights_line(weights: Weights) -> str:
+    """Where the weights came from; untrained ones cannot be missed."""
+    if weights.trained:
+        return escape(weights.source)
+    return f"[bold yellow]UNTRAINED[/] (seed {weights.seed}): seeded random numbers, worthless for predictions"
+
+
+def parity_rows(report: ParityReport) -> list[tuple[str, str]]:
+    """The proof, in lines."""
+    pairs = [("parity", _headline(report))]
+    pairs.extend(("", escape(reason)) for reason in report.reasons[:5])
+    worst = report.worst()
+    if worst is not None and worst.verdict != "inconclusive" and worst.samples:
+        pairs.append(("noise / signal", _ratios(worst, report.precision)))
+    blind = [item for item in report.outputs if item.group != "unit" and item.verdict == "inconclusive"]
+    pairs.extend(("", f"not judged: {escape(item.output)} at {item.group} amplitude ({item.reason})") for item in blind)
+    if report.weights is not None:
+        pairs.append(("weights", _accounts(report.weights)))
+    pairs.extend(("note", escape(note)) for note in report.notes)
+    return pairs
+
+
+def _headline(report: ParityReport) -> str:
+    run = "; ".join(f"{name} {', '.join(map(str, sizes))}" for name, sizes in report.dynamic.items())
+    over = f"{report.probes} probes" + (f", run at {escape(run)}" if run else ", fixed sizes")
+    return f"[{STYLE[report.verdict]}]{report.verdict}[/]  ({over})"
+
+
+def _ratios(item: OutputParity, precision: str) -> str:
+    margin = "" if not math.isfinite(item.margin) else f"; margin {item.margin:.1f}×"
+    return (
+        f"ONNX Runtime {item.candidate:.1e}, PyTorch's own {precision} {item.torch:.1e} "
+        f"(limit 4×{margin}; {escape(item.output)}, {item.group} amplitude)"
+    )
+
+
+def _accounts(weights: Any) -> str:
+    words = {"identical": "identical", "folded": "folded into convolutions and recomputed", "gathered": "looked up",
+             "unused": "not read by the model", "listed": "computed into other constants"}
+    counts = weights["counts"]
+    text = ", ".join(f"{counts[key]} {words[key]}" for key in words if counts[key])
+    named = ", ".join(weights["listed"][:3]) + (" …" if len(weights["listed"]) > 3 else "")
+    return text + (f": {escape(named)}" if named else "")
+
+
+def show_export(report: ExportReport) -> None:
+    """The closing summary of an export."""
+    manifest = report.artifact.manifest
+    dynamic = ", ".join(dict.fromkeys(symbol for spec in manifest.inputs for symbol in spec.symbols)) or "none"
+    table = rows(
+        [
+            ("file", f"[bold]{escape(str(report.artifact.path))}[/]"),
+            ("size", size(sum(item.bytes for item in manifest.files)) + _more(manifest.files)),
+            ("model", escape(manifest.model)),
+            ("trained", weights_line(manifest.weights)),
+            ("graph", f"opset {report.opset}, {manifest.precision}, by {report.strategy}, dynamic: {dynamic}"),
+            ("inputs", escape("; ".join(map(str, manifest.inputs)))),
+            ("outputs", escape("; ".join(map(str, manifest.outputs)))),
+            *parity_rows(report.parity),
+            ("took", f"{report.seconds:.1f} s"),
+        ]
+    )
+    console().print(table)
+
+
+def _more(files: Sequence[Any]) -> str:
+    return "" if len(files) == 1 else f" in {len(files)} files ({', '.join(item.file for item in files)})"
