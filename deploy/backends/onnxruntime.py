@@ -29,6 +29,7 @@ class Options:
         provider: ``cpu``, ``cuda`` or ``tensorrt``; a session that got another one is an error.
         threads: threads within an operator; 0 leaves it to ONNX Runtime.
         optimisation: ``all`` or ``none`` of ONNX Runtime's graph optimisations.
+        spinning: idle threads keep their core busy for the next run: faster alone, ruinous beside other work.
         lean: keep one copy of the weights (no pre-packing): slower, for models near the size of the memory.
     """
 
@@ -36,6 +37,7 @@ class Options:
     threads: int = 0
     optimisation: str = "all"
     lean: bool = False
+    spinning: bool = True
 
 
 class OnnxRuntimeRunner(Runner):
@@ -52,6 +54,8 @@ class OnnxRuntimeRunner(Runner):
         settings.intra_op_num_threads = options.threads
         settings.graph_optimization_level = _LEVELS[options.optimisation]
         settings.log_severity_level = 3
+        if not options.spinning:
+            settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if options.lean:
             settings.add_session_config_entry("session.disable_prepacking", "1")
             settings.enable_cpu_mem_arena = False

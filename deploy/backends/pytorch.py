@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.module_tracker import ModuleTracker
 
 from deploy.core.errors import BackendError, DeployError
 from deploy.core.model import Model, name_outputs
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
 from deploy.support.precision import computed_in
+from deploy.support.sketch import sketch
 
+_CONVERSIONS = ("_to_copy", "detach", "alias", "clone", "lift_fresh", "t")
 PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Operation:
+    """One operator of a traced run: its name, the module it ran in, and its result's shape and sketch."""
+
+    operator: str
+    module: str
+    shape: tuple[int, ...]
+    sketch: NDArray[np.float64]
 
 
 class PyTorchRunner(Runner):
@@ -50,6 +66,22 @@ class PyTorchRunner(Runner):
             result = name_outputs(self.model.module(*positional, **keyword))
         self.read |= read
         return result
+
+    def trace(self, feeds: Feeds) -> list[Operation]:
+        """Run once and sketch the float result of every operator, in order; none is kept."""
+        found: list[Operation] = []
+
+        def observe(operator: str, value: torch.Tensor) -> None:
+            if value.numel() > 1 and operator not in _CONVERSIONS:
+                module = max(tracker.parents, key=len).partition(".")[2]
+                with torch._C.DisableTorchFunction(), _disable_current_modes():
+                    array = value.detach().numpy()
+                found.append(Operation(operator=operator, module=module, shape=tuple(value.shape), sketch=sketch(array)))
+
+        positional, keyword = self.model.arguments(self.tensors(feeds))
+        with ModuleTracker() as tracker, computed_in(self.dtype, observe=observe):
+            self.model.module(*positional, **keyword)
+        return found
 
     def run(self, feeds: Feeds) -> Fetches:
         """Run once; see `Runner.run`."""

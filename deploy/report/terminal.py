@@ -12,8 +12,11 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from deploy.core.model import Weights
+    from deploy.parity.locate import Location
     from deploy.parity.verdict import OutputParity, ParityReport
+    from deploy.workflows.check import CheckReport
     from deploy.workflows.export import ExportReport
+    from deploy.workflows.inspect import InspectReport
 
 STYLE = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
 
@@ -109,3 +112,64 @@ def show_export(report: ExportReport) -> None:
 
 def _more(files: Sequence[Any]) -> str:
     return "" if len(files) == 1 else f" in {len(files)} files ({', '.join(item.file for item in files)})"
+
+
+def show_check(report: CheckReport) -> None:
+    """The verdict on a file."""
+    pairs = [
+        ("file", f"[bold]{escape(str(report.path))}[/]"),
+        ("model", escape(report.model.name)),
+        ("trained", weights_line(report.model.weights)),
+        *parity_rows(report.parity),
+    ]
+    if report.located and report.location is not None:
+        pairs.extend(_location_rows(report.location))
+    console().print(rows(pairs))
+
+
+def _location_rows(found: Location) -> list[tuple[str, str]]:
+    counted = f"{found.agreed} of {found.compared} tensors have their counterpart in the model"
+    if not found.tensor:
+        return [
+            ("located", f"every tensor agrees when nodes run one at a time ({counted})"),
+            ("", "a difference of the whole then arises in ONNX Runtime's graph optimisations"),
+        ]
+    noise = "no tensor of the model has its size" if found.noise is None or found.own is None else (
+        f"noise / signal {found.noise:.1e}, PyTorch's own {found.own:.1e}"
+    )
+    return [
+        ("first to differ", f"[bold]{escape(found.tensor)}[/] ({noise})"),
+        ("node", escape(f"{found.node} ({found.operator})")),
+        ("module", escape(found.module or "not recorded")),
+        ("last to agree", escape(found.after or "the input")),
+        ("", counted),
+    ]
+
+
+def show_inspect(report: InspectReport) -> None:
+    """What a file holds."""
+    at = ", ".join(f"{name} {size}" for name, size in report.sizes.items()) or "its fixed sizes"
+    costs = report.costs
+    manifest = report.artifact.manifest if report.artifact else None
+    parity = manifest.parity["verdict"] if manifest and manifest.parity else "no manifest beside it: nobody proved it"
+    operators = ", ".join(f"{name} {count}" for name, count in report.operators.items())
+    unknown = ", ".join(f"{name} {count}" for name, count in costs.unknown.items())
+    console().print(
+        rows(
+            [
+                ("file", f"[bold]{escape(str(report.path))}[/]"),
+                ("size", size(report.bytes)),
+                ("sha256", report.sha256),
+                ("parity", parity),
+                ("made by", escape(report.producer)),
+                ("opset", str(report.opset)),
+                ("inputs", escape("; ".join(map(str, report.inputs)))),
+                ("outputs", escape("; ".join(map(str, report.outputs)))),
+                ("parameters", f"{report.parameters:,} ({size(report.parameter_bytes)})"),
+                ("operations", f"{costs.operations / 1e9:.3f} G at {escape(at)} (a multiply-add is two)"),
+                ("bytes moved", f"{size(costs.bytes)} at {escape(at)}"),
+                ("operators", escape(operators)),
+                *([("cost unknown", escape(unknown))] if unknown else []),
+            ]
+        )
+    )

@@ -120,3 +120,16 @@ def array(tensor: onnx.TensorProto, path: Path) -> Array:
         return np.asarray(onnx.numpy_helper.to_array(tensor))
     except (ValueError, TypeError, RuntimeError) as exc:
         raise ArtifactError(f"{path}: tensor {tensor.name!r} is damaged: {exc}.") from exc
+
+
+def check(model: onnx.ModelProto, path: Path) -> None:
+    """Hold a graph against the ONNX specification.
+
+    Raises:
+        ArtifactError: it is not a valid model.
+    """
+    try:
+        onnx.checker.check_model(model)
+    except Exception as exc:
+        text = str(exc).strip().splitlines()
+        raise ArtifactError(f"{path}: not a valid ONNX model: {text[0][:300] if text else type(exc).__name__}") from exc

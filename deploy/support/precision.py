@@ -15,6 +15,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+Observer = Callable[[str, torch.Tensor], None]
+
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPE_ASSERTIONS = ("_assert_tensor_metadata",)
 
@@ -60,23 +62,34 @@ class _Python(TorchFunctionMode):
 class _Aten(TorchDispatchMode):
     """What operators call in turn: catches constants made inside them."""
 
-    def __init__(self, convert: _Converter) -> None:
+    def __init__(self, convert: _Converter, observe: Observer | None) -> None:
         super().__init__()
         self.convert = convert
+        self.observe = observe
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket.__name__ in _DTYPE_ASSERTIONS:
+        name = func.overloadpacket.__name__
+        if name in _DTYPE_ASSERTIONS:
             return None
-        return self.convert.call(func, args, kwargs)
+        result = self.convert.call(func, args, kwargs)
+        if self.observe is not None:
+            for item in result if isinstance(result, (list, tuple)) else [result]:
+                if isinstance(item, torch.Tensor) and item.is_floating_point():
+                    self.observe(name, item)
+        return result
 
 
 @contextmanager
-def computed_in(dtype: torch.dtype, module: torch.nn.Module | None = None) -> Iterator[set[str]]:
+def computed_in(
+    dtype: torch.dtype, module: torch.nn.Module | None = None, observe: Observer | None = None
+) -> Iterator[set[str]]:
     """Within this context every floating-point operation is computed in ``dtype``.
 
     Args:
         dtype: float64, float32 or float16; parameters keep their own dtype and are converted as they are read.
         module: where given, the names of its parameters and buffers that are read are collected.
+
+        observe: called with the name and each float result of every operator, in order.
 
     Yields:
         The names read so far, as in ``state_dict``.
@@ -86,5 +99,5 @@ def computed_in(dtype: torch.dtype, module: torch.nn.Module | None = None) -> It
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             watched[id(tensor)] = name
     convert = _Converter(dtype, watched)
-    with torch.no_grad(), _Python(convert), _Aten(convert):
+    with torch.no_grad(), _Python(convert), _Aten(convert, observe):
         yield convert.read

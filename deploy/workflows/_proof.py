@@ -52,8 +52,8 @@ def prove(
     """
     data = path.with_name(f"{path.name}.data")
     size = path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
-    candidate.open(path, lean=size >= LEAN_BYTES)
-    rename, inputs, faults = _match_inputs(model, candidate.inputs)
+    candidate.open(path, lean=size >= LEAN_BYTES, spinning=False)
+    rename, inputs, faults = match_inputs(model, candidate.inputs)
     probes = make_probes(inputs, model.sizes, seed=seed, samples=samples)
     reference, baseline = PyTorchRunner(model, "fp64"), PyTorchRunner(model, precision)
     if faults:
@@ -79,7 +79,7 @@ def _refused(faults: list[str], precision: str, seed: int) -> ParityReport:
     )
 
 
-def _match_inputs(
+def match_inputs(
     model: Model, given: Sequence[TensorSpec]
 ) -> tuple[dict[str, str], list[TensorSpec], list[str]]:
     """The file's input for each of the model's, and the probes' specs: the model's names, the file's dimensions."""

@@ -1,0 +1,116 @@
+"""ONNX Runtime one node at a time: slow, in the memory of a few tensors, for finding where a graph goes wrong.
+
+A run gives, for every float tensor of the graph, its shape and its sketch (`deploy.support.sketch`), not its values.
+ONNX Runtime's graph optimisations play no part: what is found here is in the file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from deploy.core.errors import BackendError
+from deploy.core.runner import Feeds, Fetches, Runner
+from deploy.core.tensors import TensorSpec
+from deploy.support import onnx_file
+from deploy.support.sketch import sketch
+
+
+class StepwiseRunner(Runner):
+    """Runs an ONNX file node by node.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._model = onnx_file.load(path)
+        stored = {tensor.name: tensor for tensor in self._model.graph.initializer}
+        self._stored = stored
+        self.inputs = tuple(
+            TensorSpec(
+                name=value.name,
+                dtype=np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)).name,
+                shape=tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim),
+            )
+            for value in self._model.graph.input
+            if value.name not in stored
+        )
+        self.outputs: tuple[TensorSpec, ...] = ()
+
+    def run(self, feeds: Feeds) -> Fetches:
+        """Run once; for each float tensor ``t`` the entries ``t`` (its sketch) and ``t:shape``, in execution order."""
+        found: Fetches = {}
+        for name, value in self._values(feeds):
+            if value.dtype.kind == "f" and value.size > 1:
+                found[name] = sketch(value)
+                found[f"{name}:shape"] = np.array(value.shape, np.int64)
+        return found
+
+    def _values(self, feeds: Feeds) -> Iterator[tuple[str, Any]]:
+        live: dict[str, Any] = dict(feeds)
+        uses = Counter(name for node in self._model.graph.node for name in _reads(node))
+        for value in self._model.graph.output:
+            uses[value.name] += 1
+        for node in self._model.graph.node:
+            names = [name for name in dict.fromkeys(_reads(node)) if name]
+            values = {name: self._value(name, live) for name in names}
+            for name, value in self._run_node(node, values).items():
+                live[name] = value
+                yield name, value
+            for name in _reads(node):
+                uses[name] -= 1
+                if uses[name] <= 0:
+                    live.pop(name, None)
+
+    def _value(self, name: str, live: dict[str, Any]) -> Any:
+        if name in live:
+            return live[name]
+        if name in self._stored:
+            return onnx_file.array(self._stored[name], self._path)
+        raise BackendError(f"{self._path}: tensor {name!r} is read before it is made.")
+
+    def _run_node(self, node: onnx.NodeProto, values: dict[str, Any]) -> dict[str, Any]:
+        inputs = [
+            onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+            for name, value in values.items()
+        ]
+        outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+        graph = onnx.helper.make_graph([node], "step", inputs, outputs)
+        model = onnx.helper.make_model(
+            graph, opset_imports=list(self._model.opset_import), functions=list(self._model.functions)
+        )
+        model.ir_version = self._model.ir_version
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 4
+        try:
+            session = ort.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+            results = session.run(None, values)
+        except Exception as exc:
+            reason = str(exc).strip().splitlines()[0][:300]
+            raise BackendError(f"node {node.name!r} ({node.op_type}) does not run: {reason}") from exc
+        return dict(zip([value.name for value in outputs], results, strict=True))
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    """Names a node reads, those that its branches take from outside included."""
+    names = [name for name in node.input if name]
+    for attribute in node.attribute:
+        for graph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs):
+            made = {name for inner in graph.node for name in inner.output}
+            own = made | {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+            wanted = [name for inner in graph.node for name in _reads(inner)] + [item.name for item in graph.output]
+            names.extend(name for name in wanted if name not in own)
+    return names
+
+
+def open(path: Path) -> StepwiseRunner:
+    """Open an ONNX file."""
+    return StepwiseRunner(path)

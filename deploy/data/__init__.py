@@ -1,0 +1,1 @@
+"""Images and labels: bundled data sets, folders and arrays, turned into batches."""

@@ -1,0 +1,1 @@
+"""One file for each named data set; each has ``load(split, root) -> Dataset``; splits are ``train``, ``test``."""

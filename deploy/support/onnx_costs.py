@@ -1,0 +1,177 @@
+"""What a graph costs: floating-point operations, integer operations, and bytes moved, operator by operator.
+
+A multiply-add counts as two operations. Bytes are those of every operator's inputs and outputs, as if each were read
+and written once: an upper bound on what a runtime that fuses operators moves, a lower bound on one that does not.
+An operator whose cost is not known is listed, not counted as zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from deploy.core.errors import ArtifactError
+from deploy.support import onnx_file
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+FREE = frozenset(
+    "Reshape Flatten Squeeze Unsqueeze Identity Shape Size Constant ConstantOfShape Cast CastLike Transpose Slice Split "
+    "Concat Gather GatherElements GatherND ScatterND ScatterElements Expand Tile Pad DepthToSpace SpaceToDepth Range "
+    "NonZero Dropout Where Equal Greater GreaterOrEqual Less LessOrEqual And Or Not Xor OneHot Trilu".split()
+)
+"""Operators that move values without computing any."""
+
+PER_OUTPUT = {
+    **dict.fromkeys("Add Sub Mul Div Neg Abs Relu LeakyRelu PRelu Clip Max Min Floor Ceil Round Sign Sqrt Reciprocal "
+                    "Mod BitShift QuantizeLinear DequantizeLinear ThresholdedRelu Sum Mean".split(), 1),
+    **dict.fromkeys("Exp Log Sigmoid Tanh Erf Pow Sin Cos Softplus HardSigmoid Elu Selu Atan".split(), 1),
+    **dict.fromkeys("HardSwish Softsign".split(), 3),
+    **dict.fromkeys("Gelu Mish Swish".split(), 5),
+    "BatchNormalization": 2,
+    "Resize": 7,
+    "GridSample": 10,
+}  # fmt: skip
+PER_INPUT = {
+    **dict.fromkeys("ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd GlobalAveragePool GlobalMaxPool ArgMax ArgMin "
+                    "CumSum".split(), 1),
+    **dict.fromkeys("Softmax LogSoftmax ReduceL1 ReduceL2 ReduceSumSquare LpNormalization".split(), 3),
+    **dict.fromkeys("LayerNormalization InstanceNormalization GroupNormalization RMSNormalization".split(), 7),
+}  # fmt: skip
+"""Operations for each element; a transcendental function counts as one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Costs:
+    """Totals of a graph at one set of input sizes.
+
+    Attributes:
+        operations: arithmetic operations; a multiply-add is two.
+        bytes: of all operators' inputs and outputs.
+        by_operator: operations by operator type.
+        unknown: operators, with their count, whose cost or shape is not known.
+    """
+
+    operations: int
+    bytes: int
+    by_operator: Mapping[str, int]
+    unknown: Mapping[str, int]
+
+
+def costs(path: Path, sizes: Mapping[str, int]) -> Costs:
+    """Costs of a file with its dynamic dimensions at ``sizes``.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    model = onnx_file.load(path)
+    for value in model.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in sizes:
+                dim.dim_value = sizes[dim.dim_param]
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception as exc:
+        raise ArtifactError(f"{path}: shapes cannot be inferred: {exc}") from exc
+    return _total(inferred)
+
+
+def _total(model: onnx.ModelProto) -> Costs:
+    shapes, width = _shapes(model.graph)
+    operations: Counter[str] = Counter()
+    unknown: Counter[str] = Counter()
+    moved = 0
+    for node in onnx_file.all_nodes(model):
+        names = [name for name in (*node.input, *node.output) if name]
+        if node.op_type in FREE:
+            pass
+        elif any(name not in shapes for name in (*node.input[:2], *node.output[:1]) if name):
+            unknown[node.op_type] += 1
+            continue
+        else:
+            count = _operations(node, shapes)
+            if count is None:
+                unknown[node.op_type] += 1
+                continue
+            operations[node.op_type] += count
+        if node.op_type not in ("Constant", "Shape", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"):
+            moved += sum(math.prod(shapes[name]) * width.get(name, 4) for name in names if name in shapes)
+    return Costs(
+        operations=sum(operations.values()),
+        bytes=moved,
+        by_operator=dict(operations.most_common()),
+        unknown=dict(unknown.most_common()),
+    )
+
+
+def _shapes(graph: onnx.GraphProto) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    width: dict[str, int] = {}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        kind = value.type.tensor_type
+        if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
+            shapes[value.name] = tuple(dim.dim_value for dim in kind.shape.dim)
+            width[value.name] = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
+    for tensor in graph.initializer:
+        shapes[tensor.name] = tuple(tensor.dims)
+        width[tensor.name] = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].type == onnx.AttributeProto.TENSOR:
+            shapes[node.output[0]] = tuple(node.attribute[0].t.dims)
+    return shapes, width
+
+
+def _conv(node: onnx.NodeProto, shapes: Shapes) -> int:
+    weight, output = shapes[node.input[1]], math.prod(shapes[node.output[0]])
+    bias = output if len(node.input) > 2 and node.input[2] else 0
+    return 2 * output * math.prod(weight[1:]) + bias
+
+
+def _conv_transpose(node: onnx.NodeProto, shapes: Shapes) -> int:
+    weight = shapes[node.input[1]]
+    bias = math.prod(shapes[node.output[0]]) if len(node.input) > 2 and node.input[2] else 0
+    return 2 * math.prod(shapes[node.input[0]]) * math.prod(weight[1:]) + bias
+
+
+def _matmul(node: onnx.NodeProto, shapes: Shapes) -> int:
+    return 2 * math.prod(shapes[node.output[0]]) * (shapes[node.input[0]] or (1,))[-1]
+
+
+def _gemm(node: onnx.NodeProto, shapes: Shapes) -> int:
+    transposed = any(item.name == "transA" and item.i for item in node.attribute)
+    depth = shapes[node.input[0]][0 if transposed else -1]
+    output = math.prod(shapes[node.output[0]])
+    return 2 * output * depth + (output if len(node.input) > 2 and node.input[2] else 0)
+
+
+def _pool(node: onnx.NodeProto, shapes: Shapes) -> int:
+    kernel = next((list(item.ints) for item in node.attribute if item.name == "kernel_shape"), [1])
+    return math.prod(shapes[node.output[0]]) * math.prod(kernel)
+
+
+FORMULAS: Mapping[str, Callable[[onnx.NodeProto, Shapes], int]] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "MatMul": _matmul,
+    "Gemm": _gemm,
+    "MaxPool": _pool,
+    "AveragePool": _pool,
+}
+
+
+def _operations(node: onnx.NodeProto, shapes: Shapes) -> int | None:
+    if node.op_type in FORMULAS:
+        return FORMULAS[node.op_type](node, shapes)
+    if node.op_type in PER_OUTPUT:
+        return PER_OUTPUT[node.op_type] * math.prod(shapes[node.output[0]])
+    if node.op_type in PER_INPUT:
+        return PER_INPUT[node.op_type] * math.prod(shapes[node.input[0]])
+    return None

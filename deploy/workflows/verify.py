@@ -1,0 +1,70 @@
+"""``deploy verify``: are the files what their manifests say?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.core.artifact import Artifact, manifest_path
+from deploy.core.errors import ArtifactError
+from deploy.core.store import SCRATCH, default_root
+
+IGNORED = {"README.md", ".lock", ".gitignore"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyReport:
+    """What `verify` found: paths that are right, and what is wrong with the others."""
+
+    sound: tuple[Path, ...]
+    problems: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"sound": [str(path) for path in self.sound], "problems": list(self.problems)}
+
+
+def verify(path: Path | None = None) -> VerifyReport:
+    """Hold a file, or every artifact below a folder, against its manifest.
+
+    Files of an artifact's folder that no manifest lists are problems too: somebody put them there.
+
+    Raises:
+        ArtifactError: there is nothing at ``path``.
+    """
+    path = path or default_root()
+    if path.is_file():
+        target = path.with_suffix("") if path.suffix == ".json" and not manifest_path(path).exists() else path
+        return _verify([target], set())
+    if not path.is_dir():
+        raise ArtifactError(f"{path}: there is nothing there.")
+    manifests = sorted(found for found in path.rglob("*.json") if not _scratch(found))
+    targets = [found.with_suffix("") for found in manifests]
+    folders = {found.parent for found in manifests}
+    return _verify(targets, {item for folder in folders for item in folder.iterdir()})
+
+
+def _scratch(path: Path) -> bool:
+    return any(part.startswith(SCRATCH) for part in path.parts)
+
+
+def _verify(targets: list[Path], present: set[Path]) -> VerifyReport:
+    sound, problems = [], []
+    listed: set[Path] = set()
+    for target in targets:
+        try:
+            artifact = Artifact.open(target)
+            listed |= {manifest_path(target), *(target.with_name(item.file) for item in artifact.manifest.files)}
+            artifact.verify()
+        except ArtifactError as exc:
+            problems.append(exc.message)
+            listed |= {target, manifest_path(target)}
+        else:
+            sound.append(target)
+    for extra in sorted(present - listed):
+        if extra.name not in IGNORED and not extra.is_dir():
+            problems.append(f"{extra}: no manifest lists it.")
+        elif extra.is_symlink():
+            problems.append(f"{extra}: a link, not an artifact.")
+    return VerifyReport(sound=tuple(sound), problems=tuple(problems))
