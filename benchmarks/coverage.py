@@ -1,6 +1,6 @@
 """Which architectures export, and is the file right? Every float model of torchvision, and forty of timm.
 
-    python benchmarks/coverage.py [--only PATTERN] [--again]
+    python -m benchmarks.coverage [--only PATTERN] [--again]
 
 Each model is exported by ``deploy export MODEL --weights none`` in a process of its own, in a scratch directory that
 is emptied after each. An architecture that refuses a dynamic batch is exported again with ``--dynamic none``, and the
@@ -18,8 +18,8 @@ from typing import Any
 
 import timm
 import torchvision
-from _common import deploy, load, write
 
+from benchmarks._common import deploy, load, write
 from deploy.core.environment import versions
 
 TIMM = (
@@ -86,7 +86,8 @@ def _measure(name: str) -> dict[str, Any]:
 
 
 def _export(folder: str, name: str, *more: str) -> tuple[int, dict[str, Any], float]:
-    return deploy("-q", "--artifacts", folder, "export", name, "--weights", "none", *more, timeout=TIMEOUT_S)
+    arguments = ("-q", "--artifacts", folder, "export", name, "--weights", "none", *more)
+    return deploy(*arguments, timeout=TIMEOUT_S)
 
 
 def _message(document: dict[str, Any]) -> str:
@@ -102,11 +103,11 @@ def _table(rows: dict[str, Any], asked: int) -> None:
     lines = [
         "# Coverage",
         "",
-        "Made by `python benchmarks/coverage.py`; raw results in `benchmarks/results/coverage.json`. Weights are seeded "
-        "and untrained: what is proven is the export, against PyTorch in float64.",
+        "Made by `python -m benchmarks.coverage`; raw results in `benchmarks/results/coverage.json`. Weights are "
+        "seeded and untrained: what is proven is the export, against PyTorch in float64.",
         "",
-        f"{len(done)} of {asked} exported, {len(passed)} with verdict pass, {len(dynamic)} with a dynamic batch that was "
-        "run at several sizes.",
+        f"{len(done)} of {asked} exported, {len(passed)} with verdict pass, {len(dynamic)} with a dynamic batch that "
+        "was run at several sizes.",
         "",
         f"torch {versions()['torch']}, torchvision {versions()['torchvision']}, timm {versions()['timm']}, "
         f"onnx {versions()['onnx']}, onnxruntime {versions().get('onnxruntime-gpu') or versions().get('onnxruntime')}.",
@@ -118,10 +119,17 @@ def _table(rows: dict[str, Any], asked: int) -> None:
         if not row["exported"]:
             lines.append(f"| {name} | | not exported | | | | {_cell(row['why'])} |")
             continue
-        remarks = "; ".join([*row["reasons"], *([f"dynamic batch: {row['dynamic_refused']}"] if row["dynamic_refused"] else [])])
+        remarks = "; ".join(
+            [
+                *row["reasons"],
+                *([f"dynamic batch: {row['dynamic_refused']}"] if row["dynamic_refused"] else []),
+            ]
+        )
         noise = [f"{row[key]:.1e}" if row[key] is not None else "" for key in ("torch_nsr", "onnxruntime_nsr")]
         dims = ", ".join(row["dynamic"]) or "none"
-        lines.append(f"| {name} | {row['strategy']} | {row['verdict']} | {dims} | {noise[0]} | {noise[1]} | {_cell(remarks)} |")
+        lines.append(
+            f"| {name} | {row['strategy']} | {row['verdict']} | {dims} | {noise[0]} | {noise[1]} | {_cell(remarks)} |"
+        )
     (Path(__file__).parent.parent / "docs" / "coverage.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

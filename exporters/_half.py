@@ -22,7 +22,9 @@ def to_half(path: Path, single_file_limit: int) -> None:
     data = path.with_name(f"{path.name}.data")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # values beyond half's range: the parity check judges them, with numbers
-        half = convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=model.ByteSize() > single_file_limit)
+        half = convert_float_to_float16(
+            model, keep_io_types=True, disable_shape_infer=model.ByteSize() > single_file_limit
+        )
     data.unlink(missing_ok=True)
     external = half.ByteSize() >= single_file_limit
     onnx.save(half, str(path), save_as_external_data=external, location=data.name if external else None)

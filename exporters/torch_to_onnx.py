@@ -62,9 +62,7 @@ class Exported:
     log: str
 
 
-def export(
-    model: Model, inputs: Sequence[TensorSpec], path: Path, options: Options, *, strategy: str
-) -> Exported:
+def export(model: Model, inputs: Sequence[TensorSpec], path: Path, options: Options, *, strategy: str) -> Exported:
     """Export with one strategy.
 
     Args:
@@ -113,7 +111,7 @@ def example(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, torch.Tenso
                 value = value.clip(*spec.bounds)
         else:
             low, high = spec.bounds or (0, 2)
-            value = generator.integers(low, high, shape).astype(spec.dtype)
+            value = generator.integers(int(low), int(high), shape).astype(spec.dtype)
         tensors[spec.name] = torch.from_numpy(np.asarray(value))
     return tensors
 
@@ -157,9 +155,7 @@ def _dynamic_shapes(model: Model, positional: tuple[Any, ...], keyword: dict[str
     return {**dict(zip(order, positional, strict=False)), **keyword}
 
 
-def _by_tracing(
-    model: Model, inputs: Sequence[TensorSpec], outputs: list[str], path: Path, options: Options
-) -> None:
+def _by_tracing(model: Model, inputs: Sequence[TensorSpec], outputs: list[str], path: Path, options: Options) -> None:
     args, kwargs = model.arguments(example(model, inputs))
     axes = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs}
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, cast
 
 from deploy.core import wire
 from deploy.core.errors import BackendCrashedError, BackendError
@@ -27,7 +27,7 @@ class IsolatedRunner(Runner):
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
         self.peak_bytes = 0
-        self._log: IO[bytes] = tempfile.TemporaryFile()
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "deploy.backends._worker", backend],
             stdin=subprocess.PIPE,
@@ -79,16 +79,14 @@ class IsolatedRunner(Runner):
         self._log.close()
 
     def _send(self, message: dict[str, Any], arrays: Fetches) -> None:
-        assert self._process.stdin is not None
         try:
-            wire.send(self._process.stdin, message, arrays)
+            wire.send(cast(BinaryIO, self._process.stdin), message, arrays)
         except OSError as exc:
             raise self._died() from exc
 
     def _receive(self) -> tuple[dict[str, Any], Fetches]:
-        assert self._process.stdout is not None
         try:
-            reply, arrays = wire.receive(self._process.stdout)
+            reply, arrays = wire.receive(cast(BinaryIO, self._process.stdout))
         except EOFError as exc:
             raise self._died() from exc
         self.peak_bytes = reply["peak_bytes"]

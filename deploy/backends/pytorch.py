@@ -76,7 +76,9 @@ class PyTorchRunner(Runner):
                 module = max(tracker.parents, key=len).partition(".")[2]
                 with torch._C.DisableTorchFunction(), _disable_current_modes():
                     array = value.detach().numpy()
-                found.append(Operation(operator=operator, module=module, shape=tuple(value.shape), sketch=sketch(array)))
+                found.append(
+                    Operation(operator=operator, module=module, shape=tuple(value.shape), sketch=sketch(array))
+                )
 
         positional, keyword = self.model.arguments(self.tensors(feeds))
         with ModuleTracker() as tracker, computed_in(self.dtype, observe=observe):
@@ -91,5 +93,7 @@ class PyTorchRunner(Runner):
             raise
         except Exception as exc:
             shapes = ", ".join(f"{name}{list(value.shape)}" for name, value in feeds.items())
-            raise BackendError(f"PyTorch could not run {self.model.name} on {shapes} in {self.precision}: {exc}") from exc
+            raise BackendError(
+                f"PyTorch could not run {self.model.name} on {shapes} in {self.precision}: {exc}"
+            ) from exc
         return {name: np.asarray(value.detach().cpu().numpy()) for name, value in result.items()}

@@ -50,8 +50,8 @@ def model_options(function: Command) -> Command:
                 "--weights",
                 default="auto",
                 metavar="auto|default|none|FILE",
-                help="auto: published or trained weights, else seeded untrained ones with a warning; default: published "
-                "or nothing; none: untrained; FILE: safetensors, or a pickled state dict. [default: auto]",
+                help="auto: published or trained weights, else seeded untrained ones with a warning; default: "
+                "published or nothing; none: untrained; FILE: safetensors, or a pickled state dict. [default: auto]",
             ),
             click.option("--arch", metavar="NAME", help="Architecture of MODEL, where MODEL is a checkpoint."),
             click.option("--seed", default=0, show_default=True, help="Of untrained weights and of probes."),
@@ -82,9 +82,7 @@ def request(
     """The model that `model_options` describe."""
     from deploy.models.request import ModelRequest, parse_options
 
-    return ModelRequest(
-        name=name, weights=weights, arch=arch, seed=seed, inputs=inputs, options=parse_options(options)
-    )
+    return ModelRequest(name=name, weights=weights, arch=arch, seed=seed, inputs=inputs, options=parse_options(options))
 
 
 def emit(document: Mapping[str, Any], as_json: bool, show: Callable[[], None]) -> None:

@@ -19,7 +19,11 @@ Examples:
 )
 @click.argument("model", required=False)
 @click.option("--onnx", type=click.Path(path_type=Path), help="The file. [default: the newest export]")
-@click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="What the file computes in. [default: its manifest's, else fp32]")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    help="What the file computes in. [default: its manifest's, else fp32]",
+)
 @click.option("--locate", "locate_fault", is_flag=True, help="Name the first tensor that leaves the model.")
 @click.option("--data", type=click.Path(exists=True), help="Real samples to probe beside the seeded ones (.npy, .npz).")
 @model_options

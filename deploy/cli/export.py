@@ -26,11 +26,17 @@ Examples:
 )
 @click.option("--opset", type=click.IntRange(7, 26), help="ONNX operator set. [default: the strategy's own]")
 @click.option(
-    "--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True,
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
     help="fp16: weights and activations in half, inputs and outputs float32.",
 )
 @click.option(
-    "--strategy", type=click.Choice(["auto", "export", "trace"]), default="auto", show_default=True,
+    "--strategy",
+    type=click.Choice(["auto", "export", "trace"]),
+    default="auto",
+    show_default=True,
     help="export: torch.export; trace: run once and record; auto: the first that holds, saying which.",
 )
 @click.option("--data", type=click.Path(exists=True), help="Real samples to probe beside the seeded ones (.npy, .npz).")

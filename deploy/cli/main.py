@@ -85,7 +85,7 @@ def cli(ctx: click.Context, artifacts: Path | None, verbose: bool, quiet: bool) 
     Shell completion: eval "$(_DEPLOY_COMPLETE=bash_source deploy)", or zsh_source, fish_source.
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 a check did not pass, 4 inconclusive.
-    """
+    """  # noqa: D301  (click reads the escape)
     ctx.obj = Settings(artifacts=artifacts or default_root(), verbose=verbose, quiet=quiet)
 
 
@@ -142,7 +142,10 @@ def _run(arguments: list[str]) -> int:
 def _fail(kind: str, message: str, hint: str | None, code: int, as_json: bool) -> int:
     click.echo(f"Error: {message}" + (f"\nHint: {hint}" if hint else ""), err=True)
     if as_json:
-        document: dict[str, Any] = {"error": {"kind": kind, "message": message, "hint": hint}, "exit_code": code}
+        document: dict[str, Any] = {
+            "error": {"kind": kind, "message": message, "hint": hint},
+            "exit_code": code,
+        }
         click.echo(json.dumps(document))
     return code
 

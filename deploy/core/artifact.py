@@ -116,7 +116,13 @@ class Manifest:
 
 def _specs(items: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
     return tuple(
-        TensorSpec(**{**item, "shape": tuple(item["shape"]), "bounds": tuple(item["bounds"]) if item["bounds"] else None})
+        TensorSpec(
+            **{
+                **item,
+                "shape": tuple(item["shape"]),
+                "bounds": tuple(item["bounds"]) if item["bounds"] else None,
+            }
+        )
         for item in items
     )
 

@@ -172,5 +172,6 @@ class Store:
                 return artifact
         of = f" of {slug}" if slug else ""
         raise ArtifactError(
-            f"{self.root}: no {format or 'artifact'}{of} there.", f"deploy export {slug or 'MODEL'} --format onnx"
+            f"{self.root}: no {format or 'artifact'}{of} there.",
+            f"deploy export {slug or 'MODEL'} --format onnx",
         )

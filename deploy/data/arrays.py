@@ -103,7 +103,7 @@ def _check_values(images: NDArray[Any], path: Path) -> hashlib._Hash:
 def _check_labels(labels: NDArray[Any], count: int, path: Path) -> NDArray[np.int64]:
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
-            f"{path}: labels of shape {list(labels.shape)}, {labels.dtype}, are not one class index an image.",
+            f"{path}: labels of shape {list(labels.shape)}, {labels.dtype}, are not a class index an image.",
             "for one-hot labels: labels.argmax(axis=1)",
         )
     if len(labels) != count:

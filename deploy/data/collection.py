@@ -77,9 +77,7 @@ def open_splits(
     return train, _in_order_of(_open(str(data), "tune", root, skip_bad, None, progress), train.classes)
 
 
-def _open(
-    data: str, split: str, root: Path | None, skip_bad: bool, limit: int | None, progress: Progress
-) -> Dataset:
+def _open(data: str, split: str, root: Path | None, skip_bad: bool, limit: int | None, progress: Progress) -> Dataset:
     path = Path(data).expanduser()
     if data in known():
         dataset = _bundled(data, "train" if split == "train" else "test", root)

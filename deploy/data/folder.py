@@ -24,6 +24,9 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 """Those of torchvision's ImageFolder."""
 
 LAYOUT = "FOLDER/<class>/<image>.png; or that within FOLDER/train and FOLDER/val; or images without classes"
+MOST_PIXELS = 1 << 27
+"""Of an image; a larger one is more likely an attack on the memory than a picture."""
+
 SHOWN = 5
 """Unreadable images that an error names."""
 
@@ -40,7 +43,9 @@ class FileImages:
     def __getitem__(self, index: int, /) -> Image:
         path = self.paths[index]
         try:
-            return _decode(_read(path))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # `load_folder` has decoded it before
+                return _decode(_read(path))
         except _UnreadableError as exc:
             raise DataError(f"{path}: {exc}.") from exc
 
@@ -194,6 +199,8 @@ def _decode(data: bytes) -> Image:
         raise _UnreadableError("empty file")
     try:
         with Pillow.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise _UnreadableError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
             if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion would cut them off at 255
                 return _sixteen_bits(np.asarray(image))
             gray = image.mode in ("1", "L", "LA", "La")

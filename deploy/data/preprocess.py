@@ -1,6 +1,6 @@
 """From images to input batches: the one way that training, evaluation and calibration share.
 
-Every step is Pillow's, as in torchvision's own recipes for published weights, so that results equal those of
+Every step is Pillow's, as in torchvision's own recipes for published weights: the results equal those of
 ``torchvision.transforms`` on Pillow images to the bit (a test holds that).
 """
 

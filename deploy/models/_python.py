@@ -41,7 +41,8 @@ def build_factory(request: ModelRequest, reference: str) -> Model:
     specs, sizes = _parse(request)
     if not specs:
         raise InputSpecError(
-            f"{reference}: nothing tells what its inputs are.", "add --input name:shape, e.g. --input input:batch,3,224,224"
+            f"{reference}: nothing tells what its inputs are.",
+            "add --input name:shape, e.g. --input input:batch,3,224,224",
         )
     return Model(
         name=reference,

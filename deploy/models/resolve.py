@@ -35,7 +35,8 @@ def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
     path = Path(request.name)
     if path.suffix == ".onnx":
         raise UsageError(
-            f"{path}: an ONNX file is an artifact, not a model to export.", f"deploy check MODEL --onnx {path}"
+            f"{path}: an ONNX file is an artifact, not a model to export.",
+            f"deploy check MODEL --onnx {path}",
         )
     with untrained.seeded(request.seed):
         model, source, bare = _build(request, path)
@@ -77,10 +78,25 @@ def _checkpoint_as_weights(request: ModelRequest) -> ModelRequest:
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file.")
     if request.arch is None:
-        raise UsageError(f"{path}: a checkpoint holds weights only.", "say which network they belong to: --arch resnet18")
+        raise UsageError(
+            f"{path}: a checkpoint holds weights only.", "say which network they belong to: --arch resnet18"
+        )
     return ModelRequest(
-        name=request.arch, weights=str(path), seed=request.seed, inputs=request.inputs, options=request.options
+        name=request.arch,
+        weights=str(path),
+        seed=request.seed,
+        inputs=request.inputs,
+        options=request.options,
     )
+
+
+def build(request: ModelRequest) -> Model:
+    """The architecture alone, with the weights its constructor draws; on torch's present default device.
+
+    Raises:
+        UnknownNameError: no such model.
+    """
+    return _build(request, Path(request.name))[0]
 
 
 def _build(request: ModelRequest, path: Path) -> tuple[Model, ModuleType | None, str]:
@@ -162,5 +178,3 @@ def _untrained(model: Model, request: ModelRequest) -> Model:
     untrained.jitter(model.module, request.seed)
     untrained.settle(model, request.seed)
     return model.replace(weights=Weights(source=UNTRAINED, trained=False, seed=request.seed))
-
-

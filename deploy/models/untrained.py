@@ -47,7 +47,9 @@ def jitter(module: torch.nn.Module, seed: int) -> int:
 def statistic_names(module: torch.nn.Module) -> tuple[str, str] | None:
     """Buffers with the moving mean and variance of a batch normalisation, PyTorch's or the zoo's; else None."""
     for mean, var in (("running_mean", "running_var"), ("moving_mean", "moving_var")):
-        if isinstance(getattr(module, mean, None), torch.Tensor) and isinstance(getattr(module, var, None), torch.Tensor):
+        if isinstance(getattr(module, mean, None), torch.Tensor) and isinstance(
+            getattr(module, var, None), torch.Tensor
+        ):
             return mean, var
     return None
 
@@ -75,7 +77,9 @@ def settle(model: Model, seed: int) -> int:
         shape = spec.concrete({**model.sizes, "batch": SAMPLES})
         if spec.dtype.startswith("float"):
             drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
-            tensors[spec.name] = drawn if spec.bounds is None else drawn.sigmoid() * (spec.bounds[1] - spec.bounds[0]) + spec.bounds[0]
+            tensors[spec.name] = (
+                drawn if spec.bounds is None else drawn.sigmoid() * (spec.bounds[1] - spec.bounds[0]) + spec.bounds[0]
+            )
         else:
             low, high = spec.bounds or (0, 2)
             drawn = torch.randint(int(low), int(high), shape, generator=generator)

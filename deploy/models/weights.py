@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import socket
 import urllib.error
 import urllib.request
 import warnings
@@ -119,7 +118,9 @@ def check_finite(module: torch.nn.Module, source: str) -> None:
             # the sum is finite wherever every value is, but for overflow: look closer only then
             if not torch.isfinite(flat.sum(dtype=torch.float64)):
                 bad = int(torch.count_nonzero(~torch.isfinite(flat)))
-                raise WeightsError(f"{source}: tensor {name!r} holds {bad} values that are not finite (of {flat.numel()}).")
+                raise WeightsError(
+                    f"{source}: tensor {name!r} holds {bad} values that are not finite (of {flat.numel()})."
+                )
 
 
 def fetch(url: str, folder: Path) -> Path:
@@ -142,7 +143,7 @@ def fetch(url: str, folder: Path) -> Path:
                 out.write(chunk)
         _check_digest(part, target.stem)
         os.replace(part, target)
-    except (urllib.error.URLError, socket.timeout, OSError, ValueError) as exc:
+    except (TimeoutError, urllib.error.URLError, OSError, ValueError) as exc:
         reason = getattr(exc, "reason", None) or exc
         raise WeightsError(f"{url} could not be fetched: {reason}") from exc
     finally:
@@ -152,5 +153,9 @@ def fetch(url: str, folder: Path) -> Path:
 
 def _check_digest(path: Path, stem: str) -> None:
     prefix = stem.rpartition("-")[2]
-    if len(prefix) == 8 and all(letter in "0123456789abcdef" for letter in prefix) and not sha256(path).startswith(prefix):
+    if (
+        len(prefix) == 8
+        and all(letter in "0123456789abcdef" for letter in prefix)
+        and not sha256(path).startswith(prefix)
+    ):
         raise WeightsError(f"{stem}: what was downloaded does not have the published digest {prefix}….")

@@ -120,7 +120,8 @@ def _refusals(tally: _Tally, probes: Sequence[Probe]) -> list[str]:
     message = next(iter(tally.refused.values()))
     dims = list(probes[0].sizes) if probes else []
     if dims and tally.ran:
-        return [f"dimension {' or '.join(map(repr, dims))} claims to be dynamic, but the graph does not run at {where}: {message}"]
+        named = " or ".join(map(repr, dims))
+        return [f"dimension {named} claims to be dynamic, but the graph does not run at {where}: {message}"]
     return [f"it does not run at {where}: {message}"]
 
 
@@ -160,7 +161,10 @@ def _chose_otherwise(expected: Fetches, found: Fetches, precision: str) -> bool:
 def _conclude(tally: _Tally, judged: Sequence[OutputParity]) -> tuple[Verdict, tuple[str, ...]]:
     total = tally.undecided + tally.flips + tally.agreed
     if tally.flips > ENVELOPE * tally.undecided:
-        tally.faults.append(f"it chooses otherwise than float64 in {tally.flips} of {total} probes, PyTorch's own float run in {tally.undecided}")
+        tally.faults.append(
+            f"it chooses otherwise than float64 in {tally.flips} of {total} probes, "
+            f"PyTorch's own run in {tally.undecided}"
+        )
     verdict, reasons = combine(judged, list(dict.fromkeys(tally.faults)))
     if tally.undecided or tally.flips:
         tally.notes.append(

@@ -77,7 +77,9 @@ class Location:
     compared: int
 
 
-def find(steps: Sequence[Step], made_by: dict[str, tuple[str, ...]], records: Sequence[Record], precision: str) -> Location:
+def find(
+    steps: Sequence[Step], made_by: dict[str, tuple[str, ...]], records: Sequence[Record], precision: str
+) -> Location:
     """Find the first tensor that leaves the model.
 
     Args:
@@ -100,20 +102,28 @@ def find(steps: Sequence[Step], made_by: dict[str, tuple[str, ...]], records: Se
         if step.tensor in agrees:
             last = step.tensor
         elif step.tensor not in redeemed:
-            record, noise = nearest[step.tensor]
+            counterpart, noise = nearest[step.tensor]
             return Location(
                 tensor=step.tensor,
                 node=step.node,
                 operator=step.operator,
-                module=step.scope or (record.module if record else ""),
-                noise=noise if record else None,
-                own=record.noise if record else None,
+                module=step.scope or (counterpart.module if counterpart else ""),
+                noise=noise if counterpart else None,
+                own=counterpart.noise if counterpart else None,
                 after=last,
                 agreed=agreed,
                 compared=len(steps),
             )
     return Location(
-        tensor="", node="", operator="", module="", noise=None, own=None, after=last, agreed=agreed, compared=len(steps)
+        tensor="",
+        node="",
+        operator="",
+        module="",
+        noise=None,
+        own=None,
+        after=last,
+        agreed=agreed,
+        compared=len(steps),
     )
 
 
@@ -126,9 +136,7 @@ def _nearest(step: Step, by_size: dict[int, list[Record]]) -> tuple[Record | Non
     return candidates[best], distances[best]
 
 
-def _agrees(
-    step: Step, record: Record | None, noise: float, by_size: dict[int, list[Record]], precision: str
-) -> bool:
+def _agrees(step: Step, record: Record | None, noise: float, by_size: dict[int, list[Record]], precision: str) -> bool:
     if record is None:
         return False
     if noise <= SLACK * ENVELOPE * max(record.noise, FLOOR[precision]):

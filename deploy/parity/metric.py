@@ -74,8 +74,9 @@ class Accumulator:
             at: what was fed, for messages.
         """
         if baseline.shape != reference.shape:
-            self.unusable.append(f"PyTorch's own run gives {list(baseline.shape)} where float64 gives "
-                                 f"{list(reference.shape)} ({at})")
+            self.unusable.append(
+                f"PyTorch's own run gives {list(baseline.shape)} where float64 gives {list(reference.shape)} ({at})"
+            )
             return
         if candidate.shape != reference.shape:
             self.faults.append(f"shape {list(candidate.shape)} instead of {list(reference.shape)} ({at})")

@@ -117,15 +117,13 @@ def _values(spec: TensorSpec, kind: str, shape: tuple[int, ...], rng: np.random.
 def _within(spec: TensorSpec, kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Floats of a bounded domain: spread over it, gathered about its middle, or all at its lower end."""
     low, high = spec.bounds or (0.0, 1.0)
-    shares = {"zeros": 0.0, "uniform": rng.uniform(0.0, 1.0, shape)}.get(
-        kind, np.clip(rng.normal(0.5, 0.2, shape), 0.0, 1.0)
-    )
-    return np.broadcast_to(low + (high - low) * shares, shape).astype(spec.dtype)
+    if kind == "zeros":
+        return np.full(shape, low, spec.dtype)
+    shares = rng.uniform(0.0, 1.0, shape) if kind == "uniform" else np.clip(rng.normal(0.5, 0.2, shape), 0.0, 1.0)
+    return (low + (high - low) * shares).astype(spec.dtype)
 
 
-def _real(
-    inputs: Sequence[TensorSpec], base: Mapping[str, int], samples: Fetches, batch: str
-) -> list[Probe]:
+def _real(inputs: Sequence[TensorSpec], base: Mapping[str, int], samples: Fetches, batch: str) -> list[Probe]:
     count = min(len(value) for value in samples.values())
     fixed = [spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], int)]
     step = 4 if batch in base else int(fixed[0]) if fixed else 1

@@ -135,16 +135,23 @@ def _decide(
         if wrong == 0:
             return "pass", f"{found.elements} integers equal"
         if own:
-            return "inconclusive", f"PyTorch's own run differs from float64 in {own} of {found.elements} integers"
+            return (
+                "inconclusive",
+                f"PyTorch's own run differs from float64 in {own} of {found.elements} integers",
+            )
         return "fail", f"{wrong} of {found.elements} integers differ"
     if found.signal == 0.0:
         return "inconclusive", "the output does not depend on the input: no comparison could tell"
     if torch[0] > CHAOTIC[precision]:
-        return "inconclusive", f"PyTorch's own run is {torch[0]:.1e} of the signal away from float64: rounding decides"
+        return (
+            "inconclusive",
+            f"PyTorch's own run is {torch[0]:.1e} of the signal away from float64: rounding decides",
+        )
     floor = FLOOR[precision]
-    for value, own, what in zip(candidate, torch, ("overall", "in the worst sample"), strict=True):
-        if value > ENVELOPE * max(own, floor):
-            return "fail", f"noise is {value:.1e} of the signal {what}, PyTorch's own is {max(own, floor):.1e}"
+    for value, rounding, what in zip(candidate, torch, ("overall", "in the worst sample"), strict=True):
+        allowed = max(rounding, floor)
+        if value > ENVELOPE * allowed:
+            return "fail", f"noise is {value:.1e} of the signal {what}, PyTorch's own is {allowed:.1e}"
     return "pass", ""
 
 

@@ -92,7 +92,7 @@ def account(
     result = Accounts(unused=sorted(set(tensors) - read - counters))
     half = precision == "fp16"
     values = {name: _rounded(value, half) for name, value in tensors.items() if name in read}
-    missing = []
+    missing: list[str] = []
     for name, value in values.items():
         (result.identical if _identical(name, value, stored) else missing).append(name)
     folded = set(_folded(missing, values, norms, stored, half))

@@ -82,6 +82,11 @@ def display(*, quiet: bool = False) -> Iterator[Progress]:
     if quiet or not console.is_terminal:
         yield Plain(quiet)
         return
-    columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description}"),
+        BarColumn(20),
+        TimeElapsedColumn(),
+    )
     with Bar(*columns, console=console) as bar:
         yield Live(bar, console)

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from deploy.parity.locate import Location
     from deploy.parity.verdict import OutputParity, ParityReport
     from deploy.workflows.check import CheckReport
+    from deploy.workflows.doctor import DoctorReport
     from deploy.workflows.export import ExportReport
     from deploy.workflows.inspect import InspectReport
+    from deploy.workflows.models import Layer, ModelLine
 
 STYLE = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
 
@@ -82,8 +84,13 @@ def _ratios(item: OutputParity, precision: str) -> str:
 
 
 def _accounts(weights: Any) -> str:
-    words = {"identical": "identical", "folded": "folded into convolutions and recomputed", "gathered": "looked up",
-             "unused": "not read by the model", "listed": "computed into other constants"}
+    words = {
+        "identical": "identical",
+        "folded": "folded into convolutions and recomputed",
+        "gathered": "looked up",
+        "unused": "not read by the model",
+        "listed": "not found as such (computed into other constants, or changed)",
+    }
     counts = weights["counts"]
     text = ", ".join(f"{counts[key]} {words[key]}" for key in words if counts[key])
     named = ", ".join(weights["listed"][:3]) + (" …" if len(weights["listed"]) > 3 else "")
@@ -100,7 +107,10 @@ def show_export(report: ExportReport) -> None:
             ("size", size(sum(item.bytes for item in manifest.files)) + _more(manifest.files)),
             ("model", escape(manifest.model)),
             ("trained", weights_line(manifest.weights)),
-            ("graph", f"opset {report.opset}, {manifest.precision}, by {report.strategy}, dynamic: {dynamic}"),
+            (
+                "graph",
+                f"opset {report.opset}, {manifest.precision}, by {report.strategy}, dynamic: {dynamic}",
+            ),
             ("inputs", escape("; ".join(map(str, manifest.inputs)))),
             ("outputs", escape("; ".join(map(str, manifest.outputs)))),
             *parity_rows(report.parity),
@@ -123,19 +133,19 @@ def show_check(report: CheckReport) -> None:
         *parity_rows(report.parity),
     ]
     if report.located and report.location is not None:
-        pairs.extend(_location_rows(report.location))
+        pairs.extend(_location_rows(report.location, report.parity.verdict))
     console().print(rows(pairs))
 
 
-def _location_rows(found: Location) -> list[tuple[str, str]]:
+def _location_rows(found: Location, verdict: str) -> list[tuple[str, str]]:
     counted = f"{found.agreed} of {found.compared} tensors have their counterpart in the model"
     if not found.tensor:
-        return [
-            ("located", f"every tensor agrees when nodes run one at a time ({counted})"),
-            ("", "a difference of the whole then arises in ONNX Runtime's graph optimisations"),
-        ]
-    noise = "no tensor of the model has its size" if found.noise is None or found.own is None else (
-        f"noise / signal {found.noise:.1e}, PyTorch's own {found.own:.1e}"
+        where = "; the difference arises in ONNX Runtime's graph optimisations" if verdict == "fail" else ""
+        return [("located", f"every tensor agrees when nodes run one at a time{where} ({counted})")]
+    noise = (
+        "no tensor of the model has its size"
+        if found.noise is None or found.own is None
+        else (f"noise / signal {found.noise:.1e}, PyTorch's own {found.own:.1e}")
     )
     return [
         ("first to differ", f"[bold]{escape(found.tensor)}[/] ({noise})"),
@@ -173,3 +183,42 @@ def show_inspect(report: InspectReport) -> None:
             ]
         )
     )
+
+
+def show_doctor(report: DoctorReport) -> None:
+    """What works and what does not."""
+    signs = {"works": "[green]works[/]", "absent": "[yellow]absent[/]", "broken": "[bold red]BROKEN[/]"}
+    table = Table.grid(padding=(0, 2))
+    for finding in report.findings:
+        table.add_row(signs[finding.state], finding.name, escape(finding.detail))
+        if finding.mend:
+            table.add_row("", "", f"[dim]mend:[/] {escape(finding.mend)}")
+    console().print(table)
+
+
+def show_models(lines: Sequence[ModelLine]) -> None:
+    """One line a model."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name, justify in (("model", "left"), ("parameters", "right"), ("input", "left")):
+        table.add_column(name, justify="right" if justify == "right" else "left")
+    for line in lines:
+        table.add_row(line.name, f"{line.parameters:,}" if line.parameters is not None else "", line.input or "")
+    console().print(table)
+
+
+def show_layers(name: str, layers: Sequence[Layer]) -> None:
+    """The layer table of a model, with totals."""
+    table = Table(box=None, pad_edge=False, header_style="dim", title=name, title_justify="left")
+    for column in ("layer", "kind", "output shape"):
+        table.add_column(column)
+    for column in ("parameters", "multiply-adds"):
+        table.add_column(column, justify="right")
+    for layer in layers:
+        cost = (
+            "not counted" if layer.multiply_adds is None else f"{layer.multiply_adds:,}" if layer.multiply_adds else ""
+        )
+        shape = "×".join(map(str, layer.shape))
+        table.add_row(layer.name, layer.kind, shape, f"{layer.parameters:,}" if layer.parameters else "", cost)
+    total = sum(layer.multiply_adds or 0 for layer in layers)
+    table.add_row("total", "", "", f"{sum(layer.parameters for layer in layers):,}", f"{total:,}", style="bold")
+    console().print(table)

@@ -20,30 +20,33 @@ from deploy.support import onnx_file
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-FREE = frozenset(
-    "Reshape Flatten Squeeze Unsqueeze Identity Shape Size Constant ConstantOfShape Cast CastLike Transpose Slice Split "
-    "Concat Gather GatherElements GatherND ScatterND ScatterElements Expand Tile Pad DepthToSpace SpaceToDepth Range "
-    "NonZero Dropout Where Equal Greater GreaterOrEqual Less LessOrEqual And Or Not Xor OneHot Trilu".split()
-)
+_FREE = """
+    Reshape Flatten Squeeze Unsqueeze Identity Shape Size Constant ConstantOfShape Cast CastLike Transpose Slice Split
+    Concat Gather GatherElements GatherND ScatterND ScatterElements Expand Tile Pad DepthToSpace SpaceToDepth Range
+    NonZero Dropout Where Equal Greater GreaterOrEqual Less LessOrEqual And Or Not Xor OneHot Trilu
+"""
 """Operators that move values without computing any."""
 
-PER_OUTPUT = {
-    **dict.fromkeys("Add Sub Mul Div Neg Abs Relu LeakyRelu PRelu Clip Max Min Floor Ceil Round Sign Sqrt Reciprocal "
-                    "Mod BitShift QuantizeLinear DequantizeLinear ThresholdedRelu Sum Mean".split(), 1),
-    **dict.fromkeys("Exp Log Sigmoid Tanh Erf Pow Sin Cos Softplus HardSigmoid Elu Selu Atan".split(), 1),
-    **dict.fromkeys("HardSwish Softsign".split(), 3),
-    **dict.fromkeys("Gelu Mish Swish".split(), 5),
-    "BatchNormalization": 2,
-    "Resize": 7,
-    "GridSample": 10,
-}  # fmt: skip
-PER_INPUT = {
-    **dict.fromkeys("ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd GlobalAveragePool GlobalMaxPool ArgMax ArgMin "
-                    "CumSum".split(), 1),
-    **dict.fromkeys("Softmax LogSoftmax ReduceL1 ReduceL2 ReduceSumSquare LpNormalization".split(), 3),
-    **dict.fromkeys("LayerNormalization InstanceNormalization GroupNormalization RMSNormalization".split(), 7),
-}  # fmt: skip
-"""Operations for each element; a transcendental function counts as one."""
+_PER_OUTPUT = {
+    1: """Add Sub Mul Div Neg Abs Relu LeakyRelu PRelu Clip Max Min Floor Ceil Round Sign Sqrt Reciprocal Mod BitShift
+          QuantizeLinear DequantizeLinear ThresholdedRelu Sum Mean
+          Exp Log Sigmoid Tanh Erf Pow Sin Cos Softplus HardSigmoid Elu Selu Atan""",
+    2: "BatchNormalization",
+    3: "HardSwish Softsign",
+    5: "Gelu Mish Swish",
+    7: "Resize",
+    10: "GridSample",
+}
+_PER_INPUT = {
+    1: "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd GlobalAveragePool GlobalMaxPool ArgMax ArgMin CumSum",
+    3: "Softmax LogSoftmax ReduceL1 ReduceL2 ReduceSumSquare LpNormalization",
+    7: "LayerNormalization InstanceNormalization GroupNormalization RMSNormalization",
+}
+"""Operators by their operations for each element; a transcendental function counts as one."""
+
+FREE = frozenset(_FREE.split())
+PER_OUTPUT = {name: cost for cost, names in _PER_OUTPUT.items() for name in names.split()}
+PER_INPUT = {name: cost for cost, names in _PER_INPUT.items() for name in names.split()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +105,15 @@ def _total(model: onnx.ModelProto) -> Costs:
                 unknown[node.op_type] += 1
                 continue
             operations[node.op_type] += count
-        if node.op_type not in ("Constant", "Shape", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"):
+        if node.op_type not in (
+            "Constant",
+            "Shape",
+            "Reshape",
+            "Flatten",
+            "Squeeze",
+            "Unsqueeze",
+            "Identity",
+        ):
             moved += sum(math.prod(shapes[name]) * width.get(name, 4) for name in names if name in shapes)
     return Costs(
         operations=sum(operations.values()),

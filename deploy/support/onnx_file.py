@@ -94,7 +94,9 @@ def external(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
     data = path.parent / location
     if data.is_symlink() or not data.is_file():
         raise ArtifactError(f"{what}: {location!r} is missing or is not a plain file.")
-    expected = int(np.prod(tensor.dims, dtype=np.float64) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    expected = int(
+        np.prod(tensor.dims, dtype=np.float64) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    )
     try:
         offset, length = int(entries.get("offset") or 0), int(entries.get("length") or expected)
     except ValueError as exc:

@@ -59,11 +59,11 @@ class _Python(TorchFunctionMode):
         return self.convert.call(func, args, kwargs)
 
 
-class _Aten(TorchDispatchMode):
+class _Aten(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """What operators call in turn: catches constants made inside them."""
 
     def __init__(self, convert: _Converter, observe: Observer | None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.convert = convert
         self.observe = observe
 

@@ -48,7 +48,9 @@ def trained_checkpoint(request: ModelRequest, store: Store) -> Artifact | None:
     return None
 
 
-def newest_export(request: ModelRequest | None, store: Store, progress: Progress, *, slug: str | None = None) -> Artifact:
+def newest_export(
+    request: ModelRequest | None, store: Store, progress: Progress, *, slug: str | None = None
+) -> Artifact:
     """The artifact a command means when no file is named: the newest ONNX export, said aloud.
 
     Raises:

@@ -59,7 +59,14 @@ def prove(
     if faults:
         return _refused(faults, precision, seed)
     report = compare(
-        reference, baseline, candidate, probes, precision=precision, seed=seed, rename=rename, advance=progress.advance
+        reference,
+        baseline,
+        candidate,
+        probes,
+        precision=precision,
+        seed=seed,
+        rename=rename,
+        advance=progress.advance,
     )
     tensors = {name: np.asarray(value.detach().numpy()) for name, value in model.module.state_dict().items()}
     accounts = account(tensors, reference.read, _norms(model, set(tensors)), path, precision)
@@ -79,9 +86,7 @@ def _refused(faults: list[str], precision: str, seed: int) -> ParityReport:
     )
 
 
-def match_inputs(
-    model: Model, given: Sequence[TensorSpec]
-) -> tuple[dict[str, str], list[TensorSpec], list[str]]:
+def match_inputs(model: Model, given: Sequence[TensorSpec]) -> tuple[dict[str, str], list[TensorSpec], list[str]]:
     """The file's input for each of the model's, and the probes' specs: the model's names, the file's dimensions."""
     by_name = {spec.name: spec for spec in given}
     named = all(spec.name in by_name for spec in model.inputs)
@@ -116,7 +121,12 @@ def _norms(model: Model, present: set[str]) -> list[BatchNorm]:
         statistics = statistic_names(module)
         if statistics is None:
             continue
-        roles = {"mean": (statistics[0],), "var": (statistics[1],), "gamma": ("weight", "gamma"), "beta": ("bias", "beta")}
+        roles = {
+            "mean": (statistics[0],),
+            "var": (statistics[1],),
+            "gamma": ("weight", "gamma"),
+            "beta": ("bias", "beta"),
+        }
         names = {}
         for role, attributes in roles.items():
             full = [f"{prefix}.{attribute}" for attribute in attributes if f"{prefix}.{attribute}" in present]

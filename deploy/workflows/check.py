@@ -87,7 +87,13 @@ def check(
         try:
             with progress.stage("checking parity"):
                 parity = prove(
-                    built, path, candidate, precision=asked, seed=request.seed, samples=samples, progress=progress
+                    built,
+                    path,
+                    candidate,
+                    precision=asked,
+                    seed=request.seed,
+                    samples=samples,
+                    progress=progress,
                 )
         except BackendError as exc:
             onnx_file.check(graph, path)  # a damaged file has a better name than what the runtime says of it
@@ -109,7 +115,11 @@ def _file(
         return path, manifest_beside(path)
     for artifact in store.artifacts():
         manifest = artifact.manifest
-        named = request is None or request.name in (manifest.model, manifest.slug, manifest.model.partition("/")[2])
+        named = request is None or request.name in (
+            manifest.model,
+            manifest.slug,
+            manifest.model.partition("/")[2],
+        )
         if manifest.format == "onnx" and named:
             progress.note(f"checking {artifact.path}, the newest export")
             return artifact.path, artifact

@@ -146,7 +146,9 @@ def choose_dynamic(model: Model, request: ModelRequest, dynamic: Sequence[str] |
     """
     every = symbols(model.inputs)
     if dynamic is None:
-        dynamic = every if request.inputs or model.name.endswith(".pt2") else [name for name in every if name == "batch"]
+        dynamic = (
+            every if request.inputs or model.name.endswith(".pt2") else [name for name in every if name == "batch"]
+        )
     unknown = [name for name in dynamic if name not in every]
     if unknown:
         raise InputSpecError(

@@ -1,1 +1,1 @@
-"""One file for each named data set; each has ``load(split, root) -> Dataset``; splits are ``train``, ``test``."""
+"""One file for each named data set, with ``load(split, root) -> Dataset`` for ``train`` and ``test``."""

@@ -34,7 +34,7 @@ def build(name: str, request: ModelRequest) -> Model:
             module = timm.create_model(name, pretrained=False, exportable=True, **options)
         except (TypeError, ValueError, RuntimeError) as exc:
             raise UsageError(f"timm/{name}: {exc}.") from exc
-    config = module.pretrained_cfg
+    config: Any = module.pretrained_cfg
     channels, height, width = config.get("input_size", (3, 224, 224))
     return Model(
         name=f"timm/{name}",
@@ -49,7 +49,7 @@ def build(name: str, request: ModelRequest) -> Model:
 
 def published(name: str, model: Model) -> tuple[str, str, Any] | None:
     """Address, label and meta data of the default weights, or None where there are none."""
-    config = model.module.pretrained_cfg
+    config: Any = model.module.pretrained_cfg
     url = config.get("url")
     if not url and config.get("hf_hub_id"):
         url = f"https://huggingface.co/{config['hf_hub_id']}/resolve/main/model.safetensors"

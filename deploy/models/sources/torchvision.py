@@ -74,7 +74,7 @@ def _default(name: str) -> Any:
 
 
 def _family(name: str) -> str:
-    module = torchvision.models.get_model_builder(name).__module__
+    module: str = torchvision.models.get_model_builder(name).__module__
     return module.rpartition("torchvision.models.")[2].partition(".")[0]
 
 

@@ -75,10 +75,7 @@ ENTRIES: Mapping[str, ZooEntry] = {
         build=alexnet_gray,
         input_shape=(1, 224, 224),
         summary="AlexNet on grey images, ten classes (2012)",
-        paper=(
-            "Krizhevsky, Sutskever, Hinton, "
-            "ImageNet Classification with Deep Convolutional Neural Networks, 2012"
-        ),
+        paper=("Krizhevsky, Sutskever, Hinton, ImageNet Classification with Deep Convolutional Neural Networks, 2012"),
         parameters=46_764_746,
         options={"in_channels": int, "num_classes": int, "dropout": float},
         stages=(

@@ -35,8 +35,7 @@ class DenseBlock(nn.Module):
         """Create the block; it has in_channels + num_convs * growth_rate channels out."""
         super().__init__()
         self.convs = nn.ModuleList(
-            bn_relu_conv(in_channels + i * growth_rate, growth_rate, kernel_size=3, padding=1)
-            for i in range(num_convs)
+            bn_relu_conv(in_channels + i * growth_rate, growth_rate, kernel_size=3, padding=1) for i in range(num_convs)
         )
 
     def forward(self, x: Tensor) -> Tensor:

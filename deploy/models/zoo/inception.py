@@ -155,8 +155,7 @@ ENTRIES: Mapping[str, ZooEntry] = {
         input_shape=(192, 35, 35),
         summary="one Inception v3 block on its own, a feature map in and out (2015)",
         paper=(
-            "Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "
-            "Rethinking the Inception Architecture for Computer Vision, 2015"
+            "Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, Rethinking the Inception Architecture for Computer Vision, 2015"
         ),
         parameters=172_768,
         options={"pool_features": int, "in_channels": int},

@@ -32,9 +32,7 @@ POOLINGS: Mapping[str, type[nn.MaxPool2d] | type[nn.AvgPool2d]] = {"max": nn.Max
 class LeNet(nn.Module):
     """LeNet for images of 32x32, or of 28x28 with a padding of 2."""
 
-    def __init__(
-        self, *, in_channels: int, num_classes: int, padding: int, activation: str, pool: str
-    ) -> None:
+    def __init__(self, *, in_channels: int, num_classes: int, padding: int, activation: str, pool: str) -> None:
         """Create the network.
 
         Args:
@@ -105,21 +103,15 @@ class LeNetBN(nn.Module):
         return logits
 
 
-def lenet5(
-    *, activation: str = "relu", pool: str = "max", in_channels: int = 1, num_classes: int = 10
-) -> LeNet:
+def lenet5(*, activation: str = "relu", pool: str = "max", in_channels: int = 1, num_classes: int = 10) -> LeNet:
     """Build LeNet-5 for 32x32 images."""
-    return LeNet(
-        in_channels=in_channels, num_classes=num_classes, padding=0, activation=activation, pool=pool
-    )
+    return LeNet(in_channels=in_channels, num_classes=num_classes, padding=0, activation=activation, pool=pool)
 
 
 def lenet(*, activation: str = "relu", in_channels: int = 1, num_classes: int = 10) -> LeNet:
     """Build LeNet for 28x28 images, with average pooling and relu or sigmoid."""
     require_choice("activation", activation, ("relu", "sigmoid"))
-    return LeNet(
-        in_channels=in_channels, num_classes=num_classes, padding=2, activation=activation, pool="avg"
-    )
+    return LeNet(in_channels=in_channels, num_classes=num_classes, padding=2, activation=activation, pool="avg")
 
 
 def lenet_bn(*, in_channels: int = 1, num_classes: int = 10) -> LeNetBN:

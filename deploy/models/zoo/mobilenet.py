@@ -37,9 +37,7 @@ BLOCKS: tuple[tuple[int, int], ...] = (
 def depthwise_separable(in_channels: int, out_channels: int, *, stride: int) -> nn.Sequential:
     """Return a 3x3 depthwise and a 1x1 pointwise convolution, each with batch normalisation and relu."""
     return nn.Sequential(
-        nn.Conv2d(
-            in_channels, in_channels, kernel_size=3, stride=stride, padding=1, groups=in_channels, bias=False
-        ),
+        nn.Conv2d(in_channels, in_channels, kernel_size=3, stride=stride, padding=1, groups=in_channels, bias=False),
         nn.BatchNorm2d(in_channels),
         nn.ReLU(),
         nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False),
@@ -74,10 +72,7 @@ class MobileNetV1(nn.Module):
         )
         widths = [scaled(32), *(scaled(channels) for channels, _ in BLOCKS)]
         self.blocks = nn.Sequential(
-            *(
-                depthwise_separable(widths[i], widths[i + 1], stride=stride)
-                for i, (_, stride) in enumerate(BLOCKS)
-            )
+            *(depthwise_separable(widths[i], widths[i + 1], stride=stride) for i, (_, stride) in enumerate(BLOCKS))
         )
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
@@ -94,9 +89,7 @@ class MobileNetV1(nn.Module):
         return logits
 
 
-def mobilenet_v1(
-    *, width_multiplier: float = 1.0, in_channels: int = 3, num_classes: int = 1000
-) -> MobileNetV1:
+def mobilenet_v1(*, width_multiplier: float = 1.0, in_channels: int = 3, num_classes: int = 1000) -> MobileNetV1:
     """Build MobileNet v1 for colour 224x224 images."""
     return MobileNetV1(width_multiplier=width_multiplier, in_channels=in_channels, num_classes=num_classes)
 

@@ -28,9 +28,7 @@ from deploy.models.zoo._initialize import he_normal_
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions, and where there is a shortcut their input added to their output."""
 
-    def __init__(
-        self, in_channels: int, channels: int, *, stride: int, bias: bool, shortcut: nn.Module | None
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, *, stride: int, bias: bool, shortcut: nn.Module | None) -> None:
         """Create the block.
 
         Args:
@@ -106,9 +104,7 @@ class ResNet(nn.Module):
         for i in range(num_blocks):
             block_in, block_stride = (in_channels, stride) if i == 0 else (channels, 1)
             shortcut = self._shortcut(block_in, channels, stride=block_stride) if self.use_residual else None
-            stage.append(
-                BasicBlock(block_in, channels, stride=block_stride, bias=self.conv_bias, shortcut=shortcut)
-            )
+            stage.append(BasicBlock(block_in, channels, stride=block_stride, bias=self.conv_bias, shortcut=shortcut))
         return stage
 
     def _shortcut(self, in_channels: int, channels: int, *, stride: int) -> nn.Module:

@@ -24,9 +24,7 @@ from deploy.models.zoo.inception import InceptionBlock, SmallInceptionBlock
 from deploy.models.zoo.resnet import ResNet
 
 FAMILIES = sorted(
-    module.name
-    for module in pkgutil.iter_modules(deploy.models.zoo.__path__)
-    if not module.name.startswith("_")
+    module.name for module in pkgutil.iter_modules(deploy.models.zoo.__path__) if not module.name.startswith("_")
 )
 ENTRIES: Mapping[str, ZooEntry] = {
     name: entry
@@ -124,9 +122,7 @@ def test_channels_and_classes(name: str) -> None:
     """The first layer takes `in_channels`, the last gives `num_classes`, and neither may be 0."""
     entry = ENTRIES[name]
     _, height, width = entry.input_shape
-    sizes = {
-        option: size for option, size in [("in_channels", 2), ("num_classes", 7)] if option in entry.options
-    }
+    sizes = {option: size for option, size in [("in_channels", 2), ("num_classes", 7)] if option in entry.options}
     output = build_meta(name, **sizes)(torch.zeros(2, 2, height, width, device="meta"))
     assert output.shape[1] == sizes.get("num_classes", entry.shapes[-1][0])
     for option in sizes:
@@ -357,9 +353,7 @@ def test_resnet18_equals_torchvision(use_residual: bool) -> None:
         in_channels=3,
         num_classes=1000,
     ).eval()
-    ours.load_state_dict(
-        {key.replace("downsample", "shortcut"): value for key, value in theirs.state_dict().items()}
-    )
+    ours.load_state_dict({key.replace("downsample", "shortcut"): value for key, value in theirs.state_dict().items()})
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)

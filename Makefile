@@ -1,0 +1,38 @@
+# Everything a newcomer needs: `make demo` and `make test` work on a machine with Python >= 3.10 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-nightly check bench clean
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(READY)
+
+demo: $(READY)  ## train LeNet-5 on real digits, export it, prove it, use it
+	$(BIN)/python -m benchmarks.demo
+
+check: $(READY)  ## lint and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check  ## everything CI runs
+	$(BIN)/pytest -m "not slow and not gpu"
+
+test-nightly: check  ## the slow ones too
+	$(BIN)/pytest
+
+bench: $(READY)  ## the figures the documents quote; hours
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.faults
+	$(BIN)/python -m benchmarks.coverage
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find deploy exporters calibration tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,35 @@
+"""``deploy doctor``."""
+
+from __future__ import annotations
+
+import click
+
+from deploy.cli._common import Settings, emit, json_option
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  deploy doctor
+  deploy doctor --json
+"""
+)
+@json_option
+@click.pass_obj
+def command(settings: Settings, as_json: bool) -> int:
+    """What works on this machine, what does not, why, and the command that mends it.
+
+    Everything is tried, not looked up: ONNX Runtime, for one, lists providers that it cannot use. Exit code 1:
+    something that must work does not.
+    """
+    from deploy.workflows.doctor import doctor
+
+    report = doctor(settings.artifacts)
+
+    def show() -> None:
+        from deploy.report.terminal import show_doctor
+
+        show_doctor(report)
+
+    emit(report.to_dict(), as_json, show)
+    return 1 if report.broken else 0

@@ -1,0 +1,1 @@
+"""Accuracy: what a runner makes of labelled images, and whether two runners differ."""

@@ -1,0 +1,44 @@
+"""The training curve as a table and as a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+History = Sequence[Mapping[str, float]]
+
+
+def table(history: History) -> bytes:
+    """CSV with a line an epoch."""
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return stream.getvalue().encode()
+
+
+def picture(history: History, title: str) -> bytes:
+    """PNG: loss on the left, top-1 accuracy on the right, over epochs."""
+    epochs = [row["epoch"] for row in history]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    figure.suptitle(title)
+    for axes, what, factor in ((left, "loss", 1), (right, "top1", 100)):
+        for split, style in (("train", "--"), ("test", "-")):
+            values = [row[f"{split}_{what}"] * factor for row in history]
+            label = "training" if split == "train" else "held out"
+            axes.plot(epochs, values, style, label=label, marker="." if len(history) < 3 else None)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    left.set_ylabel("cross-entropy")
+    left.set_yscale("log")
+    right.set_ylabel("top-1 accuracy in %")
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=120)
+    return stream.getvalue()

@@ -1,0 +1,136 @@
+"""``deploy models``: what can be exported."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from deploy.core import registry
+from deploy.core.errors import DeployError, UnknownNameError, UsageError
+from deploy.core.model import Model
+from deploy.models.request import ModelRequest
+from deploy.models.resolve import PRECEDENCE, SOURCES, build, known_names
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelLine:
+    """One model that can be exported; ``parameters`` and ``input`` are None where it was not built."""
+
+    name: str
+    source: str
+    parameters: int | None
+    input: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """One leaf module of a model, in the order they run.
+
+    Attributes:
+        shape: of its output, the batch left out.
+        multiply_adds: of one sample; None where the layer's cost is not known.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    multiply_adds: int | None
+
+
+def list_models(pattern: str = "*", *, sizes: bool = True) -> list[ModelLine]:
+    """Models whose bare or full name matches a shell pattern.
+
+    Args:
+        pattern: ``resnet*``, ``zoo/*``, or a name.
+        sizes: count parameters, by building each model without memory for its weights.
+
+    Raises:
+        UnknownNameError: none matches.
+    """
+    sources = [*PRECEDENCE, *(name for name in registry.names(SOURCES) if name not in PRECEDENCE)]
+    found = [
+        (source, bare)
+        for source in sources
+        for bare in known_names(source)
+        if fnmatch.fnmatch(bare, pattern) or fnmatch.fnmatch(f"{source}/{bare}", pattern)
+    ]
+    if not found:
+        raise UnknownNameError("model", pattern, [bare for source in sources for bare in known_names(source)])
+    return [_line(source, bare, sizes) for source, bare in found]
+
+
+def _line(source: str, bare: str, sizes: bool) -> ModelLine:
+    name = f"{source}/{bare}"
+    if not sizes:
+        return ModelLine(name=name, source=source, parameters=None, input=None)
+    try:
+        with torch.device("meta"):
+            model = build(ModelRequest(name=name))
+    except (DeployError, RuntimeError, NotImplementedError):  # a constructor that computes with its weights
+        return ModelLine(name=name, source=source, parameters=None, input=None)
+    shapes = "; ".join("×".join(map(str, _fixed(model, spec.shape))) for spec in model.inputs)
+    return ModelLine(name=name, source=source, parameters=count_parameters(model.module.parameters()), input=shapes)
+
+
+def _fixed(model: Model, shape: tuple[int | str, ...]) -> list[int]:
+    return [int(model.sizes[dim]) if isinstance(dim, str) else dim for dim in shape if dim != "batch"]
+
+
+def count_parameters(parameters: Iterable[torch.nn.Parameter]) -> int:
+    """Number of values, each shared parameter once."""
+    return sum(item.numel() for item in {id(item): item for item in parameters}.values())
+
+
+def layers(name: str, options: dict[str, str] | None = None) -> list[Layer]:
+    """The layer table of one model.
+
+    Raises:
+        UnknownNameError: no such model.
+        UsageError: its layers cannot be listed without its weights.
+    """
+    rows: list[Layer] = []
+    try:
+        with torch.device("meta"):
+            model = build(ModelRequest(name=name, options=options or {}))
+
+            def record(module: torch.nn.Module, args: Any, output: Any) -> None:
+                if isinstance(output, torch.Tensor):
+                    rows.append(_layer(names[module], module, output))
+
+            names = {module: path for path, module in model.module.named_modules() if not list(module.children())}
+            for module in names:
+                module.register_forward_hook(record)
+            tensors = {spec.name: torch.zeros(spec.concrete({**model.sizes, "batch": 1})) for spec in model.inputs}
+            with torch.inference_mode():
+                model.call(tensors)
+    except (NotImplementedError, RuntimeError) as exc:
+        raise UsageError(f"{name}: its layers cannot be listed without its weights: {exc}") from exc
+    return rows
+
+
+def _layer(name: str, module: torch.nn.Module, output: torch.Tensor) -> Layer:
+    return Layer(
+        name=name or "(the network)",
+        kind=type(module).__name__,
+        shape=tuple(output.shape[1:]),
+        parameters=count_parameters(module.parameters()),
+        multiply_adds=_multiply_adds(module, output),
+    )
+
+
+def _multiply_adds(module: torch.nn.Module, output: torch.Tensor) -> int | None:
+    if isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)):
+        return output.numel() * (module.weight.numel() // module.weight.shape[0])
+    if isinstance(module, torch.nn.Linear):
+        return output.numel() * module.in_features
+    return 0 if not list(module.parameters()) else None
+
+
+def to_dict(lines: Iterable[ModelLine | Layer]) -> list[dict[str, Any]]:
+    """Plain values for JSON."""
+    return [asdict(line) for line in lines]
