@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from deploy.core.environment import machine, versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -55,3 +57,11 @@ def load(name: str) -> dict[str, Any]:
     path = RESULTS / f"{name}.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
+
+
+def interval(samples: list[float], resamples: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of the median, seeded."""
+    values = np.asarray(samples)
+    picks = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
+    low, high = np.percentile(np.median(values[picks], axis=1), [2.5, 97.5])
+    return float(low), float(high)

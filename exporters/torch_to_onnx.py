@@ -19,9 +19,9 @@ import onnx
 import onnx_ir as ir
 import torch
 
-from deploy.core.errors import ExportError
+from deploy.core.errors import DeployError, ExportError, ModelError
 from deploy.core.model import Model
-from deploy.core.tensors import TensorSpec
+from deploy.core.tensors import TensorSpec, symbols
 from exporters._half import to_half
 
 INPUT_FORMAT = "torch"
@@ -117,8 +117,14 @@ def example(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, torch.Tenso
 
 
 def _example_outputs(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, Any]:
-    with torch.inference_mode():
-        return model.call(example(model, inputs))
+    try:
+        with torch.inference_mode():
+            return model.call(example(model, inputs))
+    except DeployError:
+        raise
+    except Exception as exc:
+        takes = "; ".join(map(str, inputs))
+        raise ModelError(f"{model.name} does not run on {takes}: {type(exc).__name__}: {exc}") from exc
 
 
 def _by_torch_export(
@@ -158,6 +164,7 @@ def _dynamic_shapes(model: Model, positional: tuple[Any, ...], keyword: dict[str
 def _by_tracing(model: Model, inputs: Sequence[TensorSpec], outputs: list[str], path: Path, options: Options) -> None:
     args, kwargs = model.arguments(example(model, inputs))
     axes = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs}
+    axes |= _output_axes(model, inputs)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         traced = Path(folder) / path.name
         torch.onnx.export(
@@ -175,6 +182,24 @@ def _by_tracing(model: Model, inputs: Sequence[TensorSpec], outputs: list[str], 
         _clean(loaded)
         size = sum(value.const_value.nbytes for value in loaded.graph.initializers.values() if value.const_value)
         ir.save(loaded, path, external_data=f"{path.name}.data" if size >= SINGLE_FILE_LIMIT else None)
+
+
+def _output_axes(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, dict[int, str]]:
+    """Names for output dimensions that equal a dynamic input dimension, seen by running the model at another size."""
+    shapes = {name: tuple(value.shape) for name, value in _example_outputs(model, inputs).items()}
+    axes: dict[str, dict[int, str]] = {}
+    for symbol in symbols(inputs):
+        size = model.sizes[symbol]
+        other = model.replace(sizes={**model.sizes, symbol: size + 1})
+        try:
+            moved = _example_outputs(other, inputs)
+        except ModelError:  # not every size is one the model takes
+            continue
+        for name, shape in shapes.items():
+            for axis, (before, after) in enumerate(zip(shape, moved[name].shape, strict=True)):
+                if (before, after) == (size, size + 1):
+                    axes.setdefault(name, {})[axis] = symbol
+    return axes
 
 
 STRATEGIES: Mapping[str, Callable[[Model, Sequence[TensorSpec], list[str], Path, Options], None]] = {

@@ -16,7 +16,7 @@ import click
 from deploy.cli._common import Settings
 from deploy.core import registry
 from deploy.core.errors import DeployError
-from deploy.core.store import default_root
+from deploy.core.paths import default_root
 
 ABOUT = {
     "check": "Parity of an ONNX file against its model.",
@@ -36,7 +36,7 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of the command files."""
-        return [name for name in registry.names("deploy.cli") if name != "main"]
+        return [name for name in registry.own_names("deploy.cli") if name != "main"]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Import one command; None where there is no such file."""

@@ -21,7 +21,6 @@ Foreign exceptions are translated once, where they enter, with ``raise … from 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -51,6 +50,8 @@ class UnknownNameError(UsageError):
     """A name that is not known, with the nearest ones that are."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str | None = None) -> None:
+        import difflib  # here, since every command imports this file and few mistype
+
         near = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.5)
         asked = f" Did you mean {', '.join(near)}?" if near else ""
         super().__init__(f"unknown {kind} {name!r}.{asked}", hint)

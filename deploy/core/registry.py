@@ -9,24 +9,34 @@ import importlib
 import importlib.util
 import pkgutil
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from deploy.core.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 
 @cache
 def _extras(package: str) -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # slow to import, and `deploy --help` does without
+
     return {point.name: point for point in entry_points(group=package)}
 
 
 @cache
-def names(package: str) -> tuple[str, ...]:
-    """Names of the plug-ins in ``package``, sorted; a leading underscore marks a helper, not a plug-in."""
+def own_names(package: str) -> tuple[str, ...]:
+    """Names of the files in ``package``, sorted; a leading underscore marks a helper, not a plug-in."""
     spec = importlib.util.find_spec(package)
     paths = list(spec.submodule_search_locations or ()) if spec else []
-    found = {module.name for module in pkgutil.iter_modules(paths) if not module.name.startswith("_")}
-    return tuple(sorted(found | set(_extras(package))))
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(paths) if not module.name.startswith("_")))
+
+
+@cache
+def names(package: str) -> tuple[str, ...]:
+    """Names of the plug-ins in ``package``, third parties' included, sorted."""
+    return tuple(sorted({*own_names(package), *_extras(package)}))
 
 
 def load(package: str, name: str, kind: str = "plug-in") -> ModuleType:
@@ -35,9 +45,9 @@ def load(package: str, name: str, kind: str = "plug-in") -> ModuleType:
     Raises:
         UnknownNameError: there is none of that name.
     """
+    if name in own_names(package):
+        return importlib.import_module(f"{package}.{name}")
     if name not in names(package):
         raise UnknownNameError(kind, name, names(package), hint=f"known: {', '.join(names(package))}")
-    if name in _extras(package):
-        module: ModuleType = _extras(package)[name].load()
-        return module
-    return importlib.import_module(f"{package}.{name}")
+    module: ModuleType = _extras(package)[name].load()
+    return module

@@ -25,11 +25,6 @@ if os.name == "posix":
 SCRATCH = ".scratch-"
 
 
-def default_root() -> Path:
-    """``$DEPLOY_ARTIFACTS``, else ``./artifacts``."""
-    return Path(os.environ.get("DEPLOY_ARTIFACTS") or "artifacts")
-
-
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Translate what the operating system says of ``path``.

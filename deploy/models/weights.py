@@ -49,7 +49,7 @@ def read_state_dict(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     except pickle.UnpicklingError as exc:
         raise _refused(path, exc) from exc
     except Exception as exc:
-        raise WeightsError(f"{path}: not a complete checkpoint: {str(exc).splitlines()[0][:300]}") from exc
+        raise WeightsError(f"{path}: not a complete checkpoint: {_first_line(exc)}") from exc
     return _unwrap(loaded, path)
 
 
@@ -62,7 +62,11 @@ def _refused(path: Path, exc: Exception) -> WeightsError:
             "where you trust the file, save only its tensors: "
             "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')",
         )
-    return WeightsError(f"{path}: not a complete checkpoint: {text.splitlines()[0][:300]}")
+    return WeightsError(f"{path}: not a complete checkpoint: {_first_line(exc)}")
+
+
+def _first_line(exc: Exception) -> str:
+    return next(iter(str(exc).splitlines()), type(exc).__name__)[:300]
 
 
 def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:

@@ -16,10 +16,12 @@ LARGE = 30.0
 _BATCHES: tuple[tuple[str, ...], ...] = (
     ("normal",),
     ("uniform", "normal"),
-    ("normal", "zeros", "uniform"),
-    ("normal", "uniform", "normal", "uniform", "normal"),
+    ("normal", "zeros", "uniform", "normal", "uniform"),
 )
-"""Kinds of the samples at batch sizes 1, 2, 3 and 5."""
+"""Kinds of the samples at batch sizes 1, 2 and 5."""
+
+_LARGE = ("large", "large", "large")
+"""And at batch size 3; where a large amplitude is outside the input's domain, values spread over the domain."""
 
 _KINDS = ("normal", "uniform", "zeros", "normal", "uniform", "normal")
 
@@ -75,8 +77,7 @@ def make_probes(
     if batch in dynamic:
         for kinds in _BATCHES:
             add("unit", kinds, {**base, batch: len(kinds)})
-        if free:
-            add("large", ("large", "large", "large"), {**base, batch: 3})
+        add("large" if free else "unit", _LARGE if free else ("uniform",) * 3, {**base, batch: 3})
     else:
         for kind in _KINDS:
             add("unit", (kind,), base)

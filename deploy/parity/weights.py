@@ -152,7 +152,8 @@ def _folded(
             wide = scale.reshape([-1 if index == axis else 1 for index in range(weight.ndim)])
             if not _close(found, weight * wide, tolerance):
                 continue
-            if any(_close(bias, shift, tolerance * 8) for _, bias in stored.of_size(shift.size)):
+            biases = stored.of_size(shift.size)
+            if not np.any(shift) or any(_close(bias, shift, tolerance * 8) for _, bias in biases):
                 pending.remove(norm)
                 yield name
                 yield from norm.names.values()

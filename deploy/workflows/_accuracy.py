@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from deploy.core.errors import DataError, UsageError
 from deploy.core.model import Model, Preprocessing, Weights
 from deploy.data.dataset import Dataset
 from deploy.data.preprocess import batches
-from deploy.evaluate.accuracy import Answers
+from deploy.evaluation.accuracy import Answers
 
 Classify = Callable[[NDArray[np.float32]], NDArray[Any]]
 """From images (N, C, H, W) to logits (N, classes)."""
@@ -21,7 +22,9 @@ _DIGEST = 12
 
 
 def image_preprocessing(model: Model) -> Preprocessing:
-    """How images become the model's input; where the model does not say, by its shape and scaled to [-1, 1].
+    """How images become the model's input; where the model does not say, resized to it and scaled to [-1, 1].
+
+    An input whose height and width are fixed (``--input``) wins over the size of the published recipe.
 
     Raises:
         UsageError: it does not take one batch of images.
@@ -30,9 +33,13 @@ def image_preprocessing(model: Model) -> Preprocessing:
     if len(specs) != 1 or len(specs[0].shape) != 4 or specs[0].dtype != "float32" or model.listed:
         takes = "; ".join(map(str, specs))
         raise UsageError(f"{model.name} takes {takes}: not one batch of images (batch, channels, height, width).")
-    if model.preprocessing is not None:
-        return model.preprocessing
     _, channels, height, width = specs[0].concrete({"batch": 1, **model.sizes})
+    recipe = model.preprocessing
+    if recipe is not None and not set(specs[0].shape[2:]) <= {*recipe.crop}:
+        fixed = all(isinstance(dim, int) for dim in specs[0].shape[2:])
+        return dataclasses.replace(recipe, crop=(height, width), resize=None) if fixed else recipe
+    if recipe is not None:
+        return recipe
     half = (0.5,) * channels
     return Preprocessing(crop=(height, width), mean=half, std=half, gray=channels == 1)
 
@@ -96,10 +103,12 @@ def _check_width(logits: NDArray[Any], labels: NDArray[np.int64]) -> None:
 
 
 def trained_on(dataset: Dataset, epochs: int) -> str:
-    """Where trained weights came from, in words that `is_trained_on` understands."""
+    """Where trained weights came from, in words that `seen_in_training` understands."""
     return f"trained on {dataset.name} ({len(dataset)} images of {dataset.digest[:_DIGEST]}), {epochs} epochs"
 
 
-def is_trained_on(weights: Weights, dataset: Dataset) -> bool:
-    """Whether `deploy train` made the weights from the collection that ``dataset`` is, or is a part of."""
-    return f"of {dataset.digest[:_DIGEST]})" in weights.source
+def seen_in_training(weights: Weights, dataset: Dataset) -> str:
+    """Whether `deploy train` made the weights from the collection ``dataset``: ``all``, ``part`` or ``none`` of it."""
+    if f"of {dataset.digest[:_DIGEST]})" not in weights.source:
+        return "none"
+    return "all" if f"({len(dataset)} images of" in weights.source else "part"

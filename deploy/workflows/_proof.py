@@ -20,6 +20,7 @@ from deploy.parity.compare import compare
 from deploy.parity.probes import make_probes
 from deploy.parity.verdict import ParityReport
 from deploy.parity.weights import BatchNorm, account
+from deploy.workflows._samples import fit_samples
 
 LEAN_BYTES = 2**30
 """Files from this size on are opened with one copy of their weights."""
@@ -54,7 +55,7 @@ def prove(
     size = path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
     candidate.open(path, lean=size >= LEAN_BYTES, spinning=False)
     rename, inputs, faults = match_inputs(model, candidate.inputs)
-    probes = make_probes(inputs, model.sizes, seed=seed, samples=samples)
+    probes = make_probes(inputs, model.sizes, seed=seed, samples=fit_samples(samples, inputs))
     reference, baseline = PyTorchRunner(model, "fp64"), PyTorchRunner(model, precision)
     if faults:
         return _refused(faults, precision, seed)

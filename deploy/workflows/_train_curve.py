@@ -1,15 +1,19 @@
-"""The training curve as a table and as a picture."""
+"""The training curve as a table and, where matplotlib is installed, as a picture."""
 
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 History = Sequence[Mapping[str, float]]
+
+
+def can_draw() -> bool:
+    """Whether `picture` will work."""
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def table(history: History) -> bytes:
@@ -23,22 +27,29 @@ def table(history: History) -> bytes:
 
 def picture(history: History, title: str) -> bytes:
     """PNG: loss on the left, top-1 accuracy on the right, over epochs."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     epochs = [row["epoch"] for row in history]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     for axes, what, factor in ((left, "loss", 1), (right, "top1", 100)):
         for split, style in (("train", "--"), ("test", "-")):
             values = [row[f"{split}_{what}"] * factor for row in history]
             label = "training" if split == "train" else "held out"
             axes.plot(epochs, values, style, label=label, marker="." if len(history) < 3 else None)
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
     left.set_ylabel("cross-entropy")
     left.set_yscale("log")
     right.set_ylabel("top-1 accuracy in %")
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=120)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters of a folder's name that the font lacks
+        figure.savefig(stream, format="png", dpi=120)
     return stream.getvalue()

@@ -18,7 +18,7 @@ from deploy.core.errors import ModelError, UsageError, WeightsError
 from deploy.core.model import Model, Preprocessing, name_outputs
 from deploy.data.dataset import Dataset
 from deploy.data.preprocess import batches
-from deploy.evaluate.accuracy import Accuracy, Answers
+from deploy.evaluation.accuracy import Accuracy, Answers
 from deploy.models.weights import check_finite
 from deploy.workflows._accuracy import answers_of
 
@@ -43,7 +43,7 @@ class DivergedError(Exception):
     """The loss or a weight is no longer a number."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """How to train.
 
@@ -157,7 +157,7 @@ class Trainer:
             if not math.isfinite(value):
                 raise DivergedError(f"the loss is {value}")
             self.optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             self.optimizer.step()
         except (RuntimeError, ValueError) as exc:
             raise ModelError(f"{self.model.name} cannot be trained: {str(exc).splitlines()[0]}") from exc

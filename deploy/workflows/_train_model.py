@@ -14,8 +14,8 @@ from deploy.core.model import Model, Weights, name_outputs
 from deploy.core.progress import Progress
 from deploy.data.dataset import Dataset
 from deploy.data.preprocess import prepare
+from deploy.models import _python, untrained
 from deploy.models import resolve as names
-from deploy.models import untrained
 from deploy.models import weights as files
 from deploy.models.request import ModelRequest
 from deploy.workflows._accuracy import image_preprocessing
@@ -45,6 +45,8 @@ def build_for(request: ModelRequest, data: Dataset, progress: Progress) -> Model
     classes = len(data.classes)
     request = _with_head(request, classes)
     model, source, bare = _build(request)
+    if source is not None:
+        model = _python.with_inputs(model, request)
     preprocessing = image_preprocessing(model)
     model = _begin(model, source, bare, request, classes, progress)
     if len(preprocessing.mean) not in (1, 3):

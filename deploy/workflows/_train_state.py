@@ -1,15 +1,14 @@
 """Where a training stands, in one file: weights, optimizer, epoch, history; safetensors with JSON, never a pickle.
 
 The schedule and every generator are functions of the seed, the epoch and the step (see `_train_loop`), so the
-epoch is all their state. The file is complete by itself and carries its own digest: a process that is killed
-between two files leaves nothing that does not fit together.
+epoch is all their state. The file is complete by itself and carries its own digest: resuming needs no other, so
+a process that is killed between two files leaves nothing that does not fit together.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,25 +18,8 @@ import safetensors.torch
 import torch
 
 from deploy.core.errors import ArtifactError
-from deploy.core.store import Transaction, storage_errors
 
 SCHEMA = 1
-
-
-def place(transaction: Transaction, name: str, data: bytes) -> Path:
-    """Write a file that is no artifact, whole or not at all.
-
-    Raises:
-        StorageError: the disk refused.
-    """
-    scratch, target = transaction.path(name), transaction.folder / name
-    with storage_errors(target):
-        with scratch.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(scratch, target)
-    return target
 
 
 def weights_bytes(module: torch.nn.Module) -> bytes:
@@ -115,5 +97,5 @@ def _digest(tensors: Mapping[str, torch.Tensor], text: str) -> str:
     for name in sorted(tensors):
         value = tensors[name].contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -11,9 +11,10 @@ from deploy.backends._isolated import IsolatedRunner
 from deploy.core.artifact import Artifact, sha256
 from deploy.core.errors import ArtifactError, BackendError, UsageError
 from deploy.core.model import Model
+from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.runner import Fetches
-from deploy.core.store import Store, default_root
+from deploy.core.store import Store
 from deploy.models.request import ModelRequest
 from deploy.parity.locate import Location
 from deploy.parity.verdict import ParityReport

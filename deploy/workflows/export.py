@@ -12,9 +12,10 @@ from deploy.backends._isolated import IsolatedRunner
 from deploy.core.artifact import Artifact, Manifest, Payload
 from deploy.core.errors import BackendError, ExportError, InputSpecError, UsageError
 from deploy.core.model import Model
+from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.runner import Fetches
-from deploy.core.store import Store, default_root
+from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec, symbols
 from deploy.models.request import ModelRequest
 from deploy.parity.verdict import ParityReport

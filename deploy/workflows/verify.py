@@ -8,7 +8,8 @@ from typing import Any
 
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.errors import ArtifactError
-from deploy.core.store import SCRATCH, default_root
+from deploy.core.paths import default_root
+from deploy.core.store import SCRATCH
 
 IGNORED = {"README.md", ".lock", ".gitignore"}
 

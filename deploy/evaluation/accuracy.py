@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import BackendError
-from deploy.evaluate.statistics import mcnemar, paired_difference, wilson
+from deploy.evaluation.statistics import mcnemar, paired_difference, wilson
 
 SIGNIFICANCE = 0.05
 TOP = 5

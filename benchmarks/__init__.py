@@ -1,0 +1,1 @@
+"""Scripts that reproduce every figure the documents quote."""

@@ -1,0 +1,239 @@
+"""`deploy check`, `inspect`, `verify`, `doctor`, `models`, as typed."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from deploy.models.request import ModelRequest
+from deploy.models.resolve import resolve
+from tests.conftest import Ran  # type: ignore[import-not-found,unused-ignore]
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def exported(run: Run, store: Path) -> Path:
+    assert run("export", "zoo/lenet5", "--weights", "none", "-q").code in (0, 2)
+    assert run("export", "zoo/lenet5", "--weights", "none").code == 0
+    return store / "lenet5" / "lenet5.fp32.onnx"
+
+
+def _change(path: Path, out: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
+    model = onnx.load(str(path))
+    change(model)
+    onnx.save(model, str(out))
+    return out
+
+
+def _scale(name: str, factor: float) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        tensor = next(item for item in model.graph.initializer if item.name == name)
+        value = onnx.numpy_helper.to_array(tensor) * np.float32(factor)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(value, name))
+
+    return change
+
+
+def test_the_newest_export_is_checked_against_its_own_model(run: Run, exported: Path) -> None:
+    done = run("check", "--json")
+    assert done.code == 0
+    assert done.json["file"] == str(exported) and done.json["parity"]["verdict"] == "pass"
+    assert "newest export" in done.err
+
+
+def test_a_changed_file_fails_its_digest_before_it_is_run(run: Run, exported: Path) -> None:
+    _change(exported, exported, _scale("conv2.weight", 1.001))
+    done = run("check")
+    assert done.code == 3 and "not what its manifest records" in done.err
+
+
+def test_a_foreign_file_with_other_names_is_compared_by_position(run: Run, tmp_path: Path) -> None:
+    model = resolve(ModelRequest(name="zoo/lenet5", weights="none"))
+    path = tmp_path / "theirs.onnx"
+    with pytest.warns(DeprecationWarning):
+        torch.onnx.export(
+            model.module, (torch.zeros(2, 1, 32, 32),), path, dynamo=False, input_names=["x"], output_names=["y"],
+            dynamic_axes={"x": {0: "n"}},
+        )  # fmt: skip
+    done = run("check", "zoo/lenet5", "--onnx", path, "--weights", "none", "--json")
+    assert done.code == 0, done.err
+    assert done.json["parity"]["dynamic"] == {"batch": [1, 2, 3, 5]}
+    assert "by position: y as logits" in done.json["parity"]["notes"][0]
+
+
+@pytest.mark.parametrize("factor", [1.001, 1.00001, -1.0])
+def test_a_scaled_weight_is_found_and_located(run: Run, exported: Path, tmp_path: Path, factor: float) -> None:
+    bad = _change(exported, tmp_path / "bad.onnx", _scale("conv2.weight", factor))
+    done = run("check", "zoo/lenet5", "--weights", "none", "--onnx", bad, "--locate", "--json")
+    assert done.code == 3, done.out
+    assert done.json["location"]["module"] == "conv2"
+    assert done.json["location"]["operator"] == "Conv"
+    assert done.json["parity"]["weights"]["listed"] == ["conv2.weight"]
+
+
+def test_a_sound_file_has_nothing_to_locate(run: Run, exported: Path) -> None:
+    done = run("check", "--locate")
+    assert done.code == 0 and "every tensor agrees" in done.out.replace("\n", " ")
+
+
+def test_swapped_outputs_missing_outputs_and_wrong_inputs(run: Run, nets: Path, store: Path, tmp_path: Path) -> None:
+    inputs = ("--input", "a:batch,8", "--input", "b:batch,6")
+    run("export", f"{nets}:two", *inputs)
+    path = next(store.rglob("*.onnx"))
+
+    def swap(model: onnx.ModelProto) -> None:
+        left, right = model.graph.output
+        for node in model.graph.node:
+            names = [{"sum": "gate", "gate": "sum"}.get(name, name) for name in node.output]
+            node.output[:] = names
+        left.name, right.name = "sum", "gate"
+
+    swapped = _change(path, tmp_path / "swapped.onnx", swap)
+    assert run("check", f"{nets}:two", *inputs, "--onnx", swapped).code == 3
+    dropped = _change(path, tmp_path / "dropped.onnx", lambda model: model.graph.output.pop() and None)
+    done = run("check", f"{nets}:two", *inputs, "--onnx", dropped)
+    assert done.code == 3 and "outputs missing: gate" in done.out
+    done = run("check", "zoo/lenet5", "--weights", "none", "--onnx", path)
+    assert done.code == 3 and "the file takes 2 inputs, the model 1" in done.out.replace("\n", " ")
+
+
+def test_half_precision_passed_off_as_single_fails(run: Run, store: Path, tmp_path: Path) -> None:
+    run("export", "zoo/lenet5", "--weights", "none", "--precision", "fp16")
+    theirs = tmp_path / "theirs.onnx"
+    shutil.copy(store / "lenet5" / "lenet5.fp16.onnx", theirs)
+    assert run("check", "zoo/lenet5", "--weights", "none", "--onnx", theirs).code == 3
+    assert run("check", "zoo/lenet5", "--weights", "none", "--onnx", theirs, "--precision", "fp16").code == 0
+
+
+def test_another_seed_is_another_network(run: Run, exported: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs.onnx"
+    shutil.copy(exported, theirs)
+    arguments = ("check", "zoo/lenet5", "--weights", "none", "--onnx", theirs)
+    assert run(*arguments).code == 0
+    assert run(*arguments, "--seed", "1").code == 3
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, -1])
+def test_a_truncated_file_is_refused(run: Run, exported: Path, tmp_path: Path, keep: float) -> None:
+    content = exported.read_bytes()
+    cut = tmp_path / "cut.onnx"
+    cut.write_bytes(content[: int(len(content) * keep) if isinstance(keep, float) else keep])
+    for command in (["check", "zoo/lenet5", "--weights", "none", "--onnx", cut], ["inspect", cut]):
+        done = run(*command)
+        assert done.code == 1 and "cut.onnx" in done.err and "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/hostname", "sub/x.bin", "link.bin", "missing.bin", ""])
+def test_external_data_outside_its_folder_is_refused(run: Run, exported: Path, tmp_path: Path, location: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "secret.bin").write_bytes(b"\0" * 4_000_000)
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+
+    def point_elsewhere(model: onnx.ModelProto) -> None:
+        tensor = next(item for item in model.graph.initializer if item.name == "conv2.weight")
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location)
+
+    bad = _change(exported, folder / "bad.onnx", point_elsewhere)
+    for command in (["check", "zoo/lenet5", "--weights", "none", "--onnx", bad], ["inspect", bad]):
+        done = run(*command)
+        assert done.code == 1 and "conv2.weight" in done.err, done.err
+
+
+@pytest.mark.parametrize(("offset", "length"), [("-1", ""), ("0", "7"), ("99999999", ""), ("x", ""), ("0", "99999999")])
+def test_external_data_outside_its_file_is_refused(
+    run: Run, exported: Path, tmp_path: Path, offset: str, length: str
+) -> None:
+    (tmp_path / "data.bin").write_bytes(b"\0" * 20_000)
+
+    def point_beyond(model: onnx.ModelProto) -> None:
+        tensor = next(item for item in model.graph.initializer if item.name == "conv2.weight")
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", "data.bin"), ("offset", offset), ("length", length)):
+            tensor.external_data.add(key=key, value=value)
+
+    bad = _change(exported, tmp_path / "bad.onnx", point_beyond)
+    done = run("inspect", bad)
+    assert done.code == 1 and "conv2.weight" in done.err
+
+
+def test_an_unsupported_operator_is_a_typed_error(run: Run, exported: Path, tmp_path: Path) -> None:
+    def invent(model: onnx.ModelProto) -> None:
+        model.graph.node[0].op_type = "Invented"
+
+    bad = _change(exported, tmp_path / "bad.onnx", invent)
+    done = run("check", "zoo/lenet5", "--weights", "none", "--onnx", bad)
+    assert done.code == 1 and "Invented" in done.err and "Traceback" not in done.err
+
+
+def test_mistakes_of_check(run: Run, tmp_path: Path) -> None:
+    assert "there is no such file" in run("check", "zoo/lenet5", "--onnx", "nowhere.onnx").err
+    assert "no ONNX export" in run("check").err
+    (tmp_path / "x.onnx").write_bytes(b"\x08\x08")
+    done = run("check", "--onnx", tmp_path / "x.onnx")
+    assert done.code == 2 and "needs its model named" in done.err
+    assert run("chekc").code == 2 and "Did you mean check" in run("chekc").err
+
+
+def test_inspect_counts(run: Run, exported: Path) -> None:
+    done = run("inspect", exported, "--json")
+    report = done.json
+    assert report["parameters"] == 61_706
+    assert report["operators"]["Conv"] == 2 and report["opset"] == 20
+    assert report["costs"]["by_operator"]["Conv"] == 2 * (117_600 + 240_000) + 6 * 28 * 28 + 16 * 10 * 10
+    assert report["costs"]["by_operator"]["Gemm"] == 2 * (48_000 + 10_080 + 840) + 120 + 84 + 10
+    assert report["costs"]["unknown"] == {} and report["parity"] == "pass"
+    twice = run("inspect", exported, "--batch", "2", "--json").json["costs"]
+    assert twice["operations"] == 2 * report["costs"]["operations"]
+    shown = run("inspect", exported).out
+    assert "61,706" in shown and "batch 1" in shown
+
+
+def test_inspect_lists_what_it_cannot_cost(run: Run, exported: Path, tmp_path: Path) -> None:
+    def invent(model: onnx.ModelProto) -> None:
+        model.graph.node[0].op_type = "Invented"
+
+    bad = _change(exported, tmp_path / "bad.onnx", invent)
+    report = run("inspect", bad, "--json").json
+    assert report["costs"]["unknown"]["Invented"] == 1
+
+
+def test_verify_finds_what_was_added_changed_and_removed(run: Run, exported: Path) -> None:
+    assert run("verify").code == 0
+    assert run("verify", exported).code == 0
+    stranger = exported.with_name("stranger.bin")
+    stranger.write_bytes(b"")
+    done = run("verify")
+    assert done.code == 3 and "stranger.bin: no manifest lists it" in done.out
+    stranger.unlink()
+    exported.unlink()
+    assert run("verify").code == 3
+    assert run("verify", exported.parent / "nothing").code == 1
+
+
+def test_doctor_tries_everything(run: Run) -> None:
+    done = run("doctor", "--json")
+    assert done.code == 0, done.json
+    states = {finding["name"]: finding["state"] for finding in done.json["findings"]}
+    assert states["ONNX Runtime on CPU"] == "works" and states["torch"] == "works"
+    assert done.json["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert "works" in run("doctor").out
+
+
+def test_models_lists_and_counts(run: Run) -> None:
+    lines = {line["name"]: line for line in run("models", "resnet*", "--json").json["models"]}
+    assert lines["torchvision/resnet18"]["parameters"] == 11_689_512
+    assert lines["zoo/resnet18_gray"]["parameters"] == 11_178_378
+    layers = run("models", "zoo/lenet5", "--layers", "--json").json["layers"]
+    assert sum(layer["parameters"] for layer in layers) == 61_706
+    assert "16×10×10" in run("models", "zoo/lenet5", "--layers").out
+    assert run("models", "nothing-like-it").code == 2
+    assert run("models", "--layers").code == 2

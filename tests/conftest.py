@@ -1,0 +1,186 @@
+"""Shared by all tests: one thread, no network, a fresh artifacts directory."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+NETS = '''
+import torch
+from torch import nn
+
+
+class Two(nn.Module):
+    """Two inputs, a dictionary out."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Linear(8, 4), nn.Linear(6, 4)
+
+    def forward(self, a, b):
+        return {"sum": self.left(a) + self.right(b), "gate": torch.sigmoid(self.left(a))}
+
+
+class Tokens(nn.Module):
+    """Integer tokens of any length, a tuple out."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(50, 16), nn.Linear(16, 3)
+
+    def forward(self, tokens):
+        hidden = self.embed(tokens)
+        return self.head(hidden.mean(1)), hidden
+
+
+class Scaled(nn.Module):
+    """A keyword input."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x, scale=None):
+        return self.norm(self.conv(x)) * scale
+
+
+class Baked(nn.Module):
+    """Fixes the batch it was traced with."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(x.reshape(x.shape[0], 4)) + torch.arange(float(int(x.shape[0]))).reshape(-1, 1)
+
+
+class Branching(nn.Module):
+    """Looks at its data: torch.export refuses, tracing follows the branch it took."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        if float(x.sum()) > 1e9:
+            return self.head(x) * 2
+        return self.head(x)
+
+
+class Constant(nn.Module):
+    """Gives the same whatever it is fed."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(x * 0.0)
+
+
+class Impossible(nn.Module):
+    """No exporter can: it leaves the graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return torch.linalg.eigvals(self.head(x)[:, :2].T @ self.head(x)[:, :2]).real
+
+
+class Small(nn.Module):
+    """A small network with everything that is folded or found again."""
+
+    def __init__(self, classes=5):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(8, classes)
+        self.never_read = nn.Linear(3, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = x + torch.relu(self.bn2(self.conv2(x)))
+        return self.head(self.pool(x).flatten(1))
+
+
+def seeded(kind, *args):
+    torch.manual_seed(0)
+    return kind(*args)
+
+
+def two(): return seeded(Two)
+def tokens(): return seeded(Tokens)
+def scaled(): return seeded(Scaled)
+def branching(): return seeded(Branching)
+def baked(): return seeded(Baked)
+def constant(): return seeded(Constant)
+def impossible(): return seeded(Impossible)
+def small(classes=5): return seeded(Small, classes)
+def not_a_module(): return 7
+def broken(): raise RuntimeError("no such luck")
+'''
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def nets(tmp_path: Path) -> Path:
+    """A file with factories of small networks."""
+    path = tmp_path / "nets.py"
+    path.write_text(NETS, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """An artifacts directory that does not exist yet."""
+    return tmp_path / "artifacts"
+
+
+@pytest.fixture
+def run(store: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ran]]:
+    """Run the command line as a user would, in this process."""
+    from deploy.cli.main import main
+
+    def call(*arguments: object) -> Ran:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["--artifacts", str(store), *map(str, arguments)])
+        printed = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), printed.out, printed.err)
+
+    yield call
+
+
+@pytest.fixture(autouse=True)
+def no_published_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty cache, and a network that refuses at once, whatever the machine has."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch-home"))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")

@@ -1,0 +1,109 @@
+"""The rules of the house, held against the code."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = [path for room in ("deploy", "exporters", "calibration") for path in (ROOT / room).rglob("*.py")]
+ROOMS = {"models", "data", "backends", "parity", "bench", "report", "evaluation"}
+HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "onnx_ir", "tensorrt", "openvino", "timm", "rich"}
+
+
+def _imports(path: Path) -> list[tuple[str, bool]]:
+    """Modules a file imports, and whether at its top level (what stands under TYPE_CHECKING does not count)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    top = set(tree.body)
+    found = []
+    for node in ast.walk(tree):
+        if node in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found.extend((alias.name, node in top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append((node.module, node in top))
+    return found
+
+
+def _room(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if parts[0] == "deploy" and len(parts) > 1 else parts[0]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_down(path: Path) -> None:
+    here = _room(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    below = {"core": {"core"}, "support": {"core", "support"}}
+    for module, _ in _imports(path):
+        there = _room(module)
+        if module.split(".")[0] not in ("deploy", "exporters", "calibration") or module == "deploy":
+            continue
+        if here in below:
+            assert there in below[here], f"{path} imports {module}"
+        elif here in ROOMS or here in ("exporters", "calibration"):
+            assert there in {"core", "support", here}, f"{path} imports its neighbour {module}"
+        elif here == "workflows":
+            assert there != "cli", f"{path} imports {module}"
+        elif here == "cli":
+            assert there in {"cli", "workflows", "core", "report", "models"}, f"{path} imports {module}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in SOURCES if path.name == "__init__.py" or path.parts[-2] in ("core", "cli")],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_light_files_import_nothing_heavy(path: Path) -> None:
+    for module, top in _imports(path):
+        if top:
+            assert module.split(".")[0] not in HEAVY, f"{path} imports {module} at its top"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["export", "--help"], ["check", "--help"], ["train", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from deploy.cli.main import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as ended:\n    assert not ended.code, ended.code\n"
+        f"heavy = {sorted(HEAVY | {'numpy'})!r}\n"
+        "print('LOADED', [name for name in heavy if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "LOADED []"
+
+
+def test_every_command_has_a_help_line_and_examples() -> None:
+    import click
+
+    from deploy.cli.main import ABOUT, cli
+
+    with click.Context(cli) as context:
+        names = cli.list_commands(context)
+        assert set(names) == set(ABOUT)
+        for name in names:
+            command = cli.get_command(context, name)
+            assert command is not None and command.help and "Examples:" in (command.epilog or ""), name
+
+
+def test_public_names() -> None:
+    import deploy
+
+    assert deploy.__all__ == ["ModelRequest", "__version__", "check", "export_model"]
+    for name in deploy.__all__:
+        assert getattr(deploy, name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = deploy.nothing
