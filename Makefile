@@ -13,7 +13,10 @@ $(READY): pyproject.toml
 	touch $(READY)
 
 demo: $(READY)  ## train LeNet-5 on real digits, export it, prove it, use it
-	$(BIN)/python -m benchmarks.demo
+	$(BIN)/deploy train zoo/lenet5 --data digits
+	$(BIN)/deploy export zoo/lenet5
+	$(BIN)/deploy verify artifacts/lenet5
+	$(BIN)/deploy evaluate zoo/lenet5 --data digits
 
 check: $(READY)  ## lint and types
 	$(BIN)/ruff check .

@@ -49,14 +49,13 @@ def _members(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
     try:
         if path.suffix == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False), None
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream:  # numpy leaves its own open where the archive is damaged
+            archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: not a .npz archive.")
-            images, labels = (
-                next((name for name in names if name in archive.files), None) for names in (IMAGES, LABELS)
-            )
+                raise DataError(f"{path}: a single array; call it .npy.")
+            images, labels = (next((name for name in names if name in archive), None) for names in (IMAGES, LABELS))
             if images is None:
-                held = ", ".join(archive.files) or "nothing"
+                held = ", ".join(archive) or "nothing"
                 raise DataError(f"{path}: no member is called 'images' or 'x'; it holds: {held}.")
             return archive[images], None if labels is None else archive[labels]
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as exc:

@@ -27,7 +27,7 @@ from deploy.evaluation.accuracy import Answers
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
 from deploy.workflows._accuracy import Classify, answers_of, image_preprocessing, labels_for
-from deploy.workflows._model import open_model, request_of
+from deploy.workflows._model import manifest_beside, open_model, request_of
 
 CHECKPOINT = "safetensors"
 RUNTIMES = {"onnx": "onnxruntime"}
@@ -80,6 +80,7 @@ def subject(text: str, store: Store, progress: Progress) -> Subject:
     """
     if Path(text).suffix in (".onnx", f".{CHECKPOINT}") and Path(text).is_file():
         found = [Artifact.open(Path(text))]
+        found += _checkpoint_beside(found[0])
     else:
         found = [item for item in store.artifacts() if text in (item.manifest.model, item.manifest.slug)]
         found = [item for item in found if not item.manifest.options.get("last")]
@@ -92,6 +93,13 @@ def subject(text: str, store: Store, progress: Progress) -> Subject:
         raise ArtifactError(f"{text}: none of its artifacts is of a format that can be run here.")
     exports.sort(key=lambda item: (item.manifest.precision != "fp32", item.path.name))
     return Subject(name=text, checkpoint=checkpoints[0] if checkpoints else None, exports=tuple(exports))
+
+
+def _checkpoint_beside(export: Artifact) -> list[Artifact]:
+    """The checkpoint in the same folder that an export was made from: it is found wherever the folder has moved."""
+    digest = export.manifest.weights.sha256
+    found = [manifest_beside(path) for path in sorted(export.path.parent.glob(f"*.{CHECKPOINT}"))]
+    return [item for item in found if item is not None and item.manifest.files[0].sha256 == digest][:1]
 
 
 def judge(subject: Subject, dataset: Dataset, store: Store, batch_size: int, progress: Progress) -> Iterator[Judged]:

@@ -32,9 +32,10 @@ def picture(history: History, title: str) -> bytes:
     from matplotlib.ticker import MaxNLocator
 
     epochs = [row["epoch"] for row in history]
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 3.6))
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
+    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.15, top=0.88, wspace=0.22)
     figure.suptitle(title, parse_math=False)
     for axes, what, factor in ((left, "loss", 1), (right, "top1", 100)):
         for split, style in (("train", "--"), ("test", "-")):

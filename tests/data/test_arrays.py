@@ -98,6 +98,10 @@ def test_files_that_are_not_arrays(tmp_path: Path) -> None:
     (tmp_path / "b.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="not a complete file"):
         open_dataset(tmp_path / "b.npz")
+    np.save(tmp_path / "d.npy", PIXELS)
+    (tmp_path / "d.npy").rename(tmp_path / "d.npz")
+    with pytest.raises(DataError, match="a single array"):
+        open_dataset(tmp_path / "d.npz")
     with pytest.raises(DataError, match="holds: z"):
         open_dataset(saved(tmp_path / "c.npz", z=PIXELS))
 

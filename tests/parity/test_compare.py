@@ -1,0 +1,125 @@
+"""The comparison with runners whose faults are known."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from deploy.core.errors import BackendCrashedError, BackendError
+from deploy.core.runner import Feeds, Fetches, Runner
+from deploy.core.tensors import TensorSpec
+from deploy.parity.compare import compare
+from deploy.parity.probes import make_probes
+from deploy.parity.verdict import ParityReport
+
+WEIGHT = np.random.default_rng(1).standard_normal((6, 4))
+SPEC = TensorSpec(name="x", dtype="float32", shape=("batch", 6))
+
+
+class Linear(Runner):
+    """``x @ W`` in a precision, then whatever the test does to it."""
+
+    def __init__(self, dtype: type, change: Callable[[Fetches, Feeds], Fetches] = lambda out, feeds: out) -> None:
+        self.inputs, self.outputs = (SPEC,), ()
+        self.dtype, self.change = dtype, change
+        self.pending: Feeds = {}
+
+    def run(self, feeds: Feeds) -> Fetches:
+        return self.change({"y": feeds["x"].astype(self.dtype) @ WEIGHT.astype(self.dtype)}, feeds)
+
+    def submit(self, feeds: Feeds) -> None:
+        self.pending = feeds
+
+    def result(self) -> Fetches:
+        return self.run(self.pending)
+
+
+def _judge(change: Callable[[Fetches, Feeds], Fetches], spec: TensorSpec = SPEC) -> ParityReport:
+    probes = make_probes([spec], {"batch": 2})
+    return compare(Linear(np.float64), Linear(np.float32), Linear(np.float32, change), probes)
+
+
+def test_an_equal_candidate_passes_at_every_size() -> None:
+    report = _judge(lambda out, feeds: out)
+    assert report.verdict == "pass" and report.dynamic == {"batch": (1, 2, 3, 5)}
+    assert report.margin > 1
+
+
+def test_a_batch_that_was_baked_fails_by_name() -> None:
+    def baked(out: Fetches, feeds: Feeds) -> Fetches:
+        if len(feeds["x"]) != 2:
+            raise BackendError("shape mismatch")
+        return out
+
+    report = _judge(baked)
+    assert report.verdict == "fail"
+    assert "dimension 'batch' claims to be dynamic" in report.reasons[0] and "batch 5" in report.reasons[0]
+
+
+def test_a_batch_that_repeats_its_first_sample_fails() -> None:
+    def repeats(out: Fetches, feeds: Feeds) -> Fetches:
+        return {"y": np.repeat(out["y"][:1], len(out["y"]), axis=0)}
+
+    assert _judge(repeats).verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda out, feeds: {"z": out["y"], "y": out["y"]}, "outputs the model does not have: z"),
+        (lambda out, feeds: {}, "outputs missing: y"),
+        (lambda out, feeds: {"y": out["y"][:, :3]}, "shape"),
+        (lambda out, feeds: {"y": out["y"].astype(np.float16).astype(np.float32)}, "noise"),
+        (lambda out, feeds: {"y": out["y"] * np.float32(1.00001)}, "noise"),
+        (lambda out, feeds: {"y": out["y"][:, ::-1]}, "noise"),
+        (lambda out, feeds: {"y": np.where(np.abs(out["y"]) > 60, 60, out["y"])}, "large"),
+    ],
+)
+def test_faults(change: Callable[[Fetches, Feeds], Fetches], reason: str) -> None:
+    report = _judge(change)
+    assert report.verdict == "fail" and reason in " ".join(report.reasons)
+
+
+def test_a_crash_is_not_a_verdict() -> None:
+    def crash(out: Fetches, feeds: Feeds) -> Fetches:
+        raise BackendCrashedError("gone")
+
+    with pytest.raises(BackendCrashedError):
+        _judge(crash)
+
+
+class Choosing(Linear):
+    """Gives the index of the largest output; rounding decides near ties."""
+
+    def __init__(self, dtype: type, flips: tuple[int, ...] = ()) -> None:
+        super().__init__(dtype)
+        self.flips, self.calls = flips, 0
+
+    def run(self, feeds: Feeds) -> Fetches:
+        scores = feeds["x"].astype(self.dtype) @ WEIGHT.astype(self.dtype)
+        choice = scores.argmax(1) ^ int(self.calls in self.flips)
+        self.calls += 1
+        return {"choice": choice, "score": scores}
+
+
+@pytest.mark.parametrize(
+    ("own", "theirs", "verdict"),
+    [((), (), "pass"), ((), (1,), "fail"), ((0,), (1,), "pass"), ((0, 1, 2, 3), (), "inconclusive")],
+)
+def test_flips_are_allowed_as_noise_is(own: tuple[int, ...], theirs: tuple[int, ...], verdict: str) -> None:
+    fixed = TensorSpec(name="x", dtype="float32", shape=(1, 6), bounds=(-3, 3))
+    probes = make_probes([fixed], {})
+    flipped = tuple(range(len(probes))) if len(own) == 4 else own
+    report = compare(Choosing(np.float64), Choosing(np.float32, flipped), Choosing(np.float32, theirs), probes)
+    assert report.verdict == verdict, report.reasons
+
+
+def test_probes_are_seeded_and_stay_in_their_bounds() -> None:
+    spec = TensorSpec(name="x", dtype="float32", shape=("batch", 3, "side", "side"), bounds=(0, 1))
+    first, second = (make_probes([spec], {"batch": 2, "side": 8}, seed=4) for _ in range(2))
+    assert all(np.array_equal(a.feeds["x"], b.feeds["x"]) for a, b in zip(first, second, strict=True))
+    assert {probe.sizes["batch"] for probe in first} == {1, 2, 3, 5}
+    assert {probe.sizes["side"] for probe in first} == {8, 12, 16}
+    assert all(0 <= probe.feeds["x"].min() and probe.feeds["x"].max() <= 1 for probe in first)
+    tokens = TensorSpec(name="t", dtype="int64", shape=("batch", 9), bounds=(5, 7))
+    assert all(set(np.unique(probe.feeds["t"])) <= {5, 6} for probe in make_probes([tokens], {}))

@@ -1,0 +1,98 @@
+"""Signal, noise and verdict, against what can be worked out by hand."""
+
+import numpy as np
+import pytest
+
+from deploy.parity.metric import Accumulator
+from deploy.parity.verdict import ENVELOPE, FLOOR, combine, judge
+
+RNG = np.random.default_rng(0)
+
+
+def _fed(noise: float, own: float, *, count: int = 8, scale: float = 1.0, offset: float = 0.0) -> Accumulator:
+    found = Accumulator()
+    for index in range(count):
+        reference = RNG.standard_normal((3, 50)) * scale + offset
+        baseline = reference + RNG.standard_normal((3, 50)) * own * scale
+        candidate = reference + RNG.standard_normal((3, 50)) * noise * scale
+        found.add(reference, baseline, candidate, batched=True, at=f"probe {index}")
+    return found
+
+
+def test_signal_and_noise_are_what_was_put_in() -> None:
+    found = _fed(2e-4, 1e-4, count=200, scale=3.0, offset=1000.0)
+    assert found.signal == pytest.approx(3.0, rel=0.02)
+    assert found.ratio(found.candidate) == pytest.approx(2e-4, rel=0.02)
+    assert found.ratio(found.baseline) == pytest.approx(1e-4, rel=0.02)
+    assert found.worst_ratio(found.candidate) > found.ratio(found.candidate)
+    assert found.samples == 600
+
+
+def test_signal_does_not_depend_on_how_samples_come() -> None:
+    values = RNG.standard_normal((24, 7)) + 5
+    whole, split = Accumulator(), Accumulator()
+    whole.add(values, values, values, batched=True, at="")
+    for row in values:
+        split.add(row[None], row[None], row[None], batched=True, at="")
+    expected = np.sqrt(np.mean((values - values.mean(0)) ** 2))
+    assert whole.signal == pytest.approx(expected, rel=1e-12)
+    assert split.signal == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-14, 1.0, 1e8])
+@pytest.mark.parametrize(
+    ("noise", "own", "verdict"),
+    [(1e-6, 1e-6, "pass"), (2e-6, 1e-6, "pass"), (9e-6, 1e-6, "fail"), (1e-3, 1e-6, "fail"), (2e-2, 2e-2, "inconclusive"),
+     (FLOOR["fp32"] * 2, 0.0, "pass"), (0.0, 0.0, "pass")],
+)  # fmt: skip
+def test_the_verdict_does_not_depend_on_the_outputs_scale(scale: float, noise: float, own: float, verdict: str) -> None:
+    assert judge("logits", "unit", _fed(noise, own, scale=scale), "fp32").verdict == verdict
+
+
+def test_one_bad_sample_is_not_averaged_away() -> None:
+    found = _fed(1e-6, 1e-6, count=400)
+    reference = RNG.standard_normal((1, 50))
+    found.add(reference, reference + 1e-6, reference + 2e-5, batched=True, at="the bad one")
+    assert found.ratio(found.candidate) < ENVELOPE * found.ratio(found.baseline)
+    judged = judge("logits", "unit", found, "fp32")
+    assert judged.verdict == "fail" and "worst sample" in judged.reason and "the bad one" in judged.worst_at
+
+
+def test_a_constant_output_tells_nothing() -> None:
+    found = Accumulator()
+    for _ in range(3):
+        found.add(np.ones((2, 4)), np.ones((2, 4)), np.ones((2, 4)), batched=True, at="")
+    assert judge("logits", "unit", found, "fp32").verdict == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("candidate", "word"),
+    [(np.full((2, 4), np.nan), "not finite"), (np.full((2, 4), np.inf), "not finite"), (np.ones((2, 5)), "shape [2, 5]")],
+)
+def test_values_that_are_not_finite_and_other_shapes_fail(candidate: np.ndarray, word: str) -> None:
+    found = _fed(1e-7, 1e-7)
+    reference = RNG.standard_normal((2, 4))
+    found.add(reference, reference, candidate, batched=True, at="probe x")
+    judged = judge("logits", "unit", found, "fp32")
+    assert judged.verdict == "fail" and word in judged.reason and "probe x" in judged.reason
+
+
+def test_integers_must_be_equal() -> None:
+    found = Accumulator()
+    found.add(np.arange(4), np.arange(4), np.arange(4), batched=False, at="")
+    assert judge("labels", "unit", found, "fp32").verdict == "pass"
+    found.add(np.arange(4), np.arange(4), np.array([0, 1, 2, 4]), batched=False, at="")
+    assert judge("labels", "unit", found, "fp32").verdict == "fail"
+    found.add(np.arange(4), np.array([1, 1, 2, 3]), np.arange(4), batched=False, at="")
+    assert judge("labels", "unit", found, "fp32").verdict == "inconclusive"
+
+
+def test_a_blind_group_does_not_spoil_a_seeing_one() -> None:
+    good = judge("logits", "unit", _fed(1e-6, 1e-6), "fp32")
+    blind = judge("logits", "large", _fed(1.0, 1.0), "fp32")
+    bad = judge("logits", "large", _fed(1e-2, 1e-6), "fp32")
+    assert combine([good, blind], [])[0] == "pass"
+    assert combine([good, bad], [])[0] == "fail"
+    assert combine([good], ["outputs missing: x"]) == ("fail", ("outputs missing: x",))
+    assert combine([judge("logits", "unit", _fed(1.0, 1.0), "fp32")], [])[0] == "inconclusive"
+    assert combine([], [])[0] == "inconclusive"
