@@ -120,6 +120,6 @@ def test_probes_are_seeded_and_stay_in_their_bounds() -> None:
     assert all(np.array_equal(a.feeds["x"], b.feeds["x"]) for a, b in zip(first, second, strict=True))
     assert {probe.sizes["batch"] for probe in first} == {1, 2, 3, 5}
     assert {probe.sizes["side"] for probe in first} == {8, 12, 16}
-    assert all(0 <= probe.feeds["x"].min() and probe.feeds["x"].max() <= 1 for probe in first)
+    assert all(probe.feeds["x"].min() >= 0 and probe.feeds["x"].max() <= 1 for probe in first)
     tokens = TensorSpec(name="t", dtype="int64", shape=("batch", 9), bounds=(5, 7))
     assert all(set(np.unique(probe.feeds["t"])) <= {5, 6} for probe in make_probes([tokens], {}))

@@ -42,8 +42,8 @@ def test_signal_does_not_depend_on_how_samples_come() -> None:
 @pytest.mark.parametrize("scale", [1e-14, 1.0, 1e8])
 @pytest.mark.parametrize(
     ("noise", "own", "verdict"),
-    [(1e-6, 1e-6, "pass"), (2e-6, 1e-6, "pass"), (9e-6, 1e-6, "fail"), (1e-3, 1e-6, "fail"), (2e-2, 2e-2, "inconclusive"),
-     (FLOOR["fp32"] * 2, 0.0, "pass"), (0.0, 0.0, "pass")],
+    [(1e-6, 1e-6, "pass"), (2e-6, 1e-6, "pass"), (9e-6, 1e-6, "fail"), (1e-3, 1e-6, "fail"),
+     (2e-2, 2e-2, "inconclusive"), (FLOOR["fp32"] * 2, 0.0, "pass"), (0.0, 0.0, "pass")],
 )  # fmt: skip
 def test_the_verdict_does_not_depend_on_the_outputs_scale(scale: float, noise: float, own: float, verdict: str) -> None:
     assert judge("logits", "unit", _fed(noise, own, scale=scale), "fp32").verdict == verdict
@@ -67,7 +67,11 @@ def test_a_constant_output_tells_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("candidate", "word"),
-    [(np.full((2, 4), np.nan), "not finite"), (np.full((2, 4), np.inf), "not finite"), (np.ones((2, 5)), "shape [2, 5]")],
+    [
+        (np.full((2, 4), np.nan), "not finite"),
+        (np.full((2, 4), np.inf), "not finite"),
+        (np.ones((2, 5)), "shape [2, 5]"),
+    ],
 )
 def test_values_that_are_not_finite_and_other_shapes_fail(candidate: np.ndarray, word: str) -> None:
     found = _fed(1e-7, 1e-7)
