@@ -19,7 +19,7 @@ import onnx
 import onnx_ir as ir
 import torch
 
-from deploy.core.errors import DeployError, ExportError, ModelError
+from deploy.core.errors import DeployError, ExportError, ModelError, StorageError
 from deploy.core.model import Model
 from deploy.core.tensors import TensorSpec, symbols
 
@@ -78,6 +78,8 @@ def export(model: Model, inputs: Sequence[TensorSpec], path: Path, options: Opti
     with _captured() as log:
         try:
             STRATEGIES[strategy](model, inputs, names, path, options)
+        except OSError as exc:
+            raise StorageError(f"{path.name} cannot be written: {exc.strerror or exc}.") from exc
         except Exception as exc:
             text = log()
             raise ExportError(

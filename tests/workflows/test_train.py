@@ -119,11 +119,6 @@ def test_it_learns(train: Callable[..., TrainReport]) -> None:
     assert report.accuracy["top1"] == 1.0 and report.history[-1]["train_loss"] < report.history[0]["train_loss"] * 0.8
 
 
-def test_digits_by_default_options(store: Path) -> None:
-    report = train_model("lenet5", data="digits", artifacts=store, epochs=6)
-    assert report.accuracy["top1"] > 0.9 and report.accuracy["images"] == 359
-
-
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw", "schedule": "cosine", "augment": "none"}])
 def test_repeated_to_the_bit(train: Callable[..., TrainReport], tmp_path: Path, changes: dict[str, str]) -> None:
     torch.manual_seed(1)
