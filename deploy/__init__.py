@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deploy.models.request import ModelRequest
     from deploy.workflows.check import check
+    from deploy.workflows.evaluate import evaluate_models
     from deploy.workflows.export import export_model
+    from deploy.workflows.train import train_model
 
 __version__ = "0.1.0"
-__all__ = ["ModelRequest", "__version__", "check", "export_model"]
+__all__ = ["ModelRequest", "__version__", "check", "evaluate_models", "export_model", "train_model"]
 
 _HOMES = {
     "ModelRequest": "deploy.models.request",
     "check": "deploy.workflows.check",
+    "evaluate_models": "deploy.workflows.evaluate",
     "export_model": "deploy.workflows.export",
+    "train_model": "deploy.workflows.train",
 }
 
 

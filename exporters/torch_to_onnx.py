@@ -152,9 +152,16 @@ def _by_torch_export(
     if program is None:
         raise ExportError("torch.onnx.export returned nothing.")
     _clean(program.model)
-    size = sum(value.const_value.nbytes for value in program.model.graph.initializers.values() if value.const_value)
-    external = f"{path.name}.data" if size >= SINGLE_FILE_LIMIT else None
-    ir.save(program.model, path, external_data=external)
+    _save(program.model, path)
+
+
+def _save(model: ir.Model, path: Path) -> None:
+    """Write the model, and let go of its weights: onnxscript's rewrite rules hold on to the graph they saw last."""
+    stored = [value for value in model.graph.initializers.values() if value.const_value is not None]
+    size = sum(value.const_value.nbytes for value in stored if value.const_value is not None)
+    ir.save(model, path, external_data=f"{path.name}.data" if size >= SINGLE_FILE_LIMIT else None)
+    for value in stored:
+        value.const_value = None
 
 
 def _dynamic_shapes(model: Model, positional: tuple[Any, ...], keyword: dict[str, Any]) -> Any:
@@ -183,8 +190,7 @@ def _by_tracing(model: Model, inputs: Sequence[TensorSpec], outputs: list[str], 
         )
         loaded = ir.load(traced)
         _clean(loaded)
-        size = sum(value.const_value.nbytes for value in loaded.graph.initializers.values() if value.const_value)
-        ir.save(loaded, path, external_data=f"{path.name}.data" if size >= SINGLE_FILE_LIMIT else None)
+        _save(loaded, path)
 
 
 def _output_axes(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, dict[int, str]]:

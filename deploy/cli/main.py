@@ -129,9 +129,9 @@ def _run(arguments: list[str]) -> int:
         exc.show()
         return exc.exit_code
     except (KeyboardInterrupt, click.Abort):
-        return _fail("Interrupted", "interrupted; nothing was written.", None, 130, as_json)
+        return _fail("Interrupted", "interrupted; nothing unfinished was kept.", None, 130, as_json)
     except _Terminated:
-        return _fail("Terminated", "terminated; nothing was written.", None, 143, as_json)
+        return _fail("Terminated", "terminated; nothing unfinished was kept.", None, 143, as_json)
     except OSError as exc:
         where = f"{exc.filename}: " if exc.filename else ""
         return _fail("StorageError", f"{where}{exc.strerror or exc}.", None, 1, as_json)

@@ -38,13 +38,11 @@ def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
             f"{path}: an ONNX file is an artifact, not a model to export.",
             f"deploy check MODEL --onnx {path}",
         )
-    with untrained.seeded(request.seed):
-        model, source, bare = _build(request, path)
+    model, source, bare = architecture(request)
     model = model.replace(reference=request.to_dict())
     if source is None:
         model = _own_weights(model, request, progress)
     else:
-        model = _python.with_inputs(model, request)
         model = _weights(model, source, bare, request, progress)
     for parameter in model.module.parameters():
         parameter.requires_grad_(False)
@@ -90,13 +88,19 @@ def _checkpoint_as_weights(request: ModelRequest) -> ModelRequest:
     )
 
 
-def build(request: ModelRequest) -> Model:
-    """The architecture alone, with the weights its constructor draws; on torch's present default device.
+def architecture(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
+    """The architecture alone, with the weights its constructor draws, seeded; on torch's present default device.
+
+    Returns:
+        The model, the source that built it (None for a factory or a program), and its name there.
 
     Raises:
         UnknownNameError: no such model.
+        InputSpecError: ``--input`` does not fit it.
     """
-    return _build(request, Path(request.name))[0]
+    with untrained.seeded(request.seed):
+        model, source, bare = _build(request, Path(request.name))
+    return (model if source is None else _python.with_inputs(model, request)), source, bare
 
 
 def _build(request: ModelRequest, path: Path) -> tuple[Model, ModuleType | None, str]:

@@ -50,14 +50,16 @@ class Live(Progress):
         self._bar = bar
         self._console = console
         self._task: TaskID | None = None
+        self._title = ""
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
         """Draw the stage while it runs; leave its line with its time."""
+        self._title = title
         self._task = task = self._bar.add_task(escape(title), total=None)
         try:
             yield
-            self._bar.update(task, total=1, completed=1)
+            self._bar.update(task, total=1, completed=1, description=escape(title))
         finally:
             self._bar.stop_task(task)
 
@@ -72,7 +74,7 @@ class Live(Progress):
     def advance(self, done: int, total: int, text: str = "") -> None:
         """Move the bar of the present stage."""
         if self._task is not None:
-            self._bar.update(self._task, completed=done, total=total)
+            self._bar.update(self._task, completed=done, total=total, description=escape(text or self._title))
 
 
 @contextmanager

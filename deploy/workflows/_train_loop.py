@@ -35,6 +35,9 @@ WARM_UP = 0.25
 AUXILIARY = 0.3
 """Weight of the loss of auxiliary heads (Szegedy et al., Going Deeper with Convolutions, 2015, section 5)."""
 
+SINGLE_THREADED = 100_000
+"""Networks with fewer parameters are trained with one thread."""
+
 ROTATION, SCALE, SHIFT = 0.15, 0.1, 0.05
 """Largest random rotation in radians, change of size, and shift as a share of the side."""
 
@@ -84,14 +87,23 @@ def learning_rate(recipe: Recipe, step: int, total: int) -> float:
 
 
 @contextmanager
-def repeatable() -> Iterator[None]:
-    """Only deterministic algorithms; torch's generator and settings are afterwards as they were."""
+def repeatable(module: torch.nn.Module) -> Iterator[None]:
+    """Only deterministic algorithms, one thread for a small network; afterwards all is as it was, the generator too.
+
+    In a small network's operations threads mostly wait for one another: LeNet is not faster with two, and six times
+    slower where another program wants the second core. What does not depend on the threads is also the same on
+    machines with different numbers of cores.
+    """
+    threads = torch.get_num_threads()
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)
+    if sum(value.numel() for value in module.parameters()) < SINGLE_THREADED:
+        torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
+        torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 

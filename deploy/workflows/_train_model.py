@@ -14,7 +14,6 @@ from deploy.core.model import Model, Weights, name_outputs
 from deploy.core.progress import Progress
 from deploy.data.dataset import Dataset
 from deploy.data.preprocess import prepare
-from deploy.models import _python, untrained
 from deploy.models import resolve as names
 from deploy.models import weights as files
 from deploy.models.request import ModelRequest
@@ -45,8 +44,6 @@ def build_for(request: ModelRequest, data: Dataset, progress: Progress) -> Model
     classes = len(data.classes)
     request = _with_head(request, classes)
     model, source, bare = _build(request)
-    if source is not None:
-        model = _python.with_inputs(model, request)
     preprocessing = image_preprocessing(model)
     model = _begin(model, source, bare, request, classes, progress)
     if len(preprocessing.mean) not in (1, 3):
@@ -78,8 +75,7 @@ def _with_head(request: ModelRequest, classes: int) -> ModelRequest:
 
 def _build(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
     try:
-        with untrained.seeded(request.seed):
-            return names._build(request, Path(request.name))
+        return names.architecture(request)
     except UsageError as exc:
         if HEAD in exc.message:
             raise UsageError(f"{request.name} is not a classifier: {exc.message}") from exc

@@ -13,7 +13,7 @@ from deploy.core import registry
 from deploy.core.errors import DeployError, UnknownNameError, UsageError
 from deploy.core.model import Model
 from deploy.models.request import ModelRequest
-from deploy.models.resolve import PRECEDENCE, SOURCES, build, known_names
+from deploy.models.resolve import PRECEDENCE, SOURCES, architecture, known_names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,7 @@ def _line(source: str, bare: str, sizes: bool) -> ModelLine:
         return ModelLine(name=name, source=source, parameters=None, input=None)
     try:
         with torch.device("meta"):
-            model = build(ModelRequest(name=name))
+            model, _, _ = architecture(ModelRequest(name=name))
     except (DeployError, RuntimeError, NotImplementedError):  # a constructor that computes with its weights
         return ModelLine(name=name, source=source, parameters=None, input=None)
     shapes = "; ".join("×".join(map(str, _fixed(model, spec.shape))) for spec in model.inputs)
@@ -96,7 +96,7 @@ def layers(name: str, options: dict[str, str] | None = None) -> list[Layer]:
     rows: list[Layer] = []
     try:
         with torch.device("meta"):
-            model = build(ModelRequest(name=name, options=options or {}))
+            model, _, _ = architecture(ModelRequest(name=name, options=options or {}))
 
             def record(module: torch.nn.Module, args: Any, output: Any) -> None:
                 if isinstance(output, torch.Tensor):

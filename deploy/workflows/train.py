@@ -123,7 +123,7 @@ def train_model(
         training, held_out = open_splits(data, root=data_root, skip_bad=skip_bad, progress=progress)
     with progress.stage("building the model"):
         built = build_for(request, training, progress)
-    with repeatable(), Store(artifacts or default_root()).transaction(built.slug) as transaction:
+    with repeatable(built.module), Store(artifacts or default_root()).transaction(built.slug) as transaction:
         run = Run(built, training, held_out, recipe, transaction, progress)
         if resume:
             run.resume()

@@ -33,7 +33,7 @@ def test_stopped_in_a_stage(tmp_path: Path, until: str, number: int, code: int) 
     process.send_signal(number)
     _, err = process.communicate(timeout=120)
     assert process.returncode == code, err
-    assert "nothing was written" in err and "Traceback" not in err
+    assert "nothing unfinished was kept" in err and "Traceback" not in err
     assert not [path for path in store.rglob("*") if path.is_file() and path.name != ".lock"]
 
 

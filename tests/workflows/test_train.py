@@ -122,13 +122,13 @@ def test_it_learns(train: Callable[..., TrainReport]) -> None:
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw", "schedule": "cosine", "augment": "none"}])
 def test_repeated_to_the_bit(train: Callable[..., TrainReport], tmp_path: Path, changes: dict[str, str]) -> None:
     torch.manual_seed(1)
-    before = torch.random.get_rng_state()
+    before, threads = torch.random.get_rng_state(), torch.get_num_threads()
     first = weights(train(**changes))
     assert torch.equal(before, torch.random.get_rng_state()), "the caller's generator is left alone"
     torch.manual_seed(2)
     assert weights(train(**changes, artifacts=tmp_path / "elsewhere")) == first
     assert weights(train(**{**changes, "epochs": 1, "seed": 1})) != weights(train(**{**changes, "epochs": 1}))
-    assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled() and torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize(("model", "optimizer"), [("lenet_bn", "sgd"), ("nets", "adamw")])
