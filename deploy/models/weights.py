@@ -149,7 +149,7 @@ def fetch(url: str, folder: Path) -> Path:
         os.replace(part, target)
     except (TimeoutError, urllib.error.URLError, OSError, ValueError) as exc:
         reason = getattr(exc, "reason", None) or exc
-        raise WeightsError(f"{url} could not be fetched: {reason}") from exc
+        raise WeightsError(f"{url} could not be fetched: {reason}.") from exc
     finally:
         part.unlink(missing_ok=True)
     return target

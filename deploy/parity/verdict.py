@@ -47,9 +47,9 @@ class OutputParity:
 
     @property
     def margin(self) -> float:
-        """How many times the noise could grow before the verdict turned; below 1 it has."""
-        limit = ENVELOPE * max(self.torch, 0.0)
-        return limit / self.candidate if self.candidate > 0 else math.inf
+        """How many times the noise (overall, or the worst sample's) could grow before the verdict turned."""
+        pairs = ((self.torch, self.candidate), (self.torch_worst, self.candidate_worst))
+        return min(ENVELOPE * own / found if found > 0 else math.inf for own, found in pairs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

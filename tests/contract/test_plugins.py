@@ -1,0 +1,40 @@
+"""Every registered plug-in keeps its contract."""
+
+import importlib
+
+import pytest
+
+from deploy.core import registry
+from deploy.core.errors import UnknownNameError
+
+
+@pytest.mark.parametrize("name", registry.names("deploy.models.sources"))
+def test_model_sources(name: str) -> None:
+    source = registry.load("deploy.models.sources", name)
+    assert source.__doc__ and callable(source.build) and callable(source.published)
+    listed = source.names()
+    assert listed and len(set(listed)) == len(listed)
+
+
+@pytest.mark.parametrize("name", registry.names("deploy.backends"))
+def test_backends(name: str) -> None:
+    backend = registry.load("deploy.backends", name)
+    assert backend.__doc__
+    assert name == "pytorch" or callable(backend.open)
+
+
+@pytest.mark.parametrize("name", registry.names("deploy.models.zoo"))
+def test_zoo_families(name: str) -> None:
+    family = registry.load("deploy.models.zoo", name)
+    for entry in family.ENTRIES.values():
+        assert entry.summary and entry.paper and len(entry.stages) == len(entry.shapes)
+
+
+def test_an_unknown_plugin_is_named_with_its_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean onnxruntime"):
+        registry.load("deploy.backends", "onnxruntimes", "backend")
+
+
+def test_helpers_are_not_plugins() -> None:
+    assert not any(name.startswith("_") for name in registry.names("deploy.backends"))
+    assert importlib.import_module("deploy.backends._isolated")

@@ -1,0 +1,147 @@
+"""From a name to a model: weights that are cached, fetched, seeded, refused."""
+
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from deploy.core.errors import UnknownNameError, WeightsError
+from deploy.core.progress import Progress
+from deploy.models import weights
+from deploy.models.request import ModelRequest
+from deploy.models.resolve import resolve
+
+
+class Heard(Progress):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def _publish(home: Path, seed: int = 3) -> dict[str, torch.Tensor]:
+    """Put a checkpoint where torch keeps what it downloaded."""
+    torch.manual_seed(seed)
+    state = torchvision.models.squeezenet1_1(weights=None).state_dict()
+    url = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.url
+    target = home / "hub" / "checkpoints" / url.rpartition("/")[2]
+    target.parent.mkdir(parents=True)
+    torch.save(state, target)
+    return state
+
+
+def test_cached_published_weights_are_taken(tmp_path: Path) -> None:
+    state = _publish(tmp_path / "torch-home")
+    heard = Heard()
+    model = resolve(ModelRequest(name="squeezenet1_1"), heard)
+    assert model.weights.trained and model.weights.source == "SqueezeNet1_1_Weights.IMAGENET1K_V1"
+    assert heard.warnings == []
+    assert all(torch.equal(model.module.state_dict()[name], value) for name, value in state.items())
+    assert len(model.labels) == 1000 and model.preprocessing is not None and model.preprocessing.resize == 256
+
+
+def test_without_a_network_auto_warns_and_default_refuses() -> None:
+    heard = Heard()
+    model = resolve(ModelRequest(name="squeezenet1_1"), heard)
+    assert not model.weights.trained and len(heard.warnings) == 1 and "UNTRAINED" in heard.warnings[0]
+    with pytest.raises(WeightsError, match="could not be fetched"):
+        resolve(ModelRequest(name="squeezenet1_1", weights="default"))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args, directory=str(folder))  # type: ignore[arg-type]
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{serving.server_address[1]}", folder
+        serving.shutdown()
+        thread.join()
+
+
+def test_a_download_is_checked_kept_and_not_repeated(
+    server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    url, folder = server
+    content = b"weights" * 1000
+    name = f"net-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    (folder / name).write_bytes(content)
+    cache = tmp_path / "cache"
+    assert weights.fetch(f"{url}/{name}", cache).read_bytes() == content
+    (folder / name).unlink()
+    assert weights.fetch(f"{url}/{name}", cache).read_bytes() == content
+    assert [path.name for path in cache.iterdir()] == [name]
+
+
+def test_a_download_that_is_not_what_was_published_is_thrown_away(
+    server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    url, folder = server
+    (folder / "net-00000000.pth").write_bytes(b"tampered")
+    with pytest.raises(WeightsError, match="published digest 00000000"):
+        weights.fetch(f"{url}/net-00000000.pth", tmp_path / "cache")
+    with pytest.raises(WeightsError, match="could not be fetched"):
+        weights.fetch(f"{url}/missing.pth", tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["zoo/lenet_bn", "mobilenet_v3_small", "shufflenet_v2_x0_5"])
+def test_untrained_weights_are_the_same_in_every_command(name: str) -> None:
+    before = torch.random.get_rng_state()
+    first, second = (resolve(ModelRequest(name=name, weights="none")).module.state_dict() for _ in range(2))
+    assert torch.equal(before, torch.random.get_rng_state()), "the caller's generator was disturbed"
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    other = resolve(ModelRequest(name=name, weights="none", seed=1)).module.state_dict()
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_untrained_weights_hide_nothing() -> None:
+    module = resolve(ModelRequest(name="mobilenet_v3_small", weights="none")).module
+    constant = [name for name, value in module.named_parameters() if value.unique().numel() == 1]
+    assert constant == []
+    norms = [item for item in module.modules() if isinstance(item, torch.nn.BatchNorm2d)]
+    assert all(float(item.running_var.std()) > 0 for item in norms), "statistics were not settled"
+    assert all(item.running_mean.dtype is torch.float32 for item in norms)
+    with torch.no_grad():
+        spread = module(torch.randn(4, 3, 64, 64)).std(0).mean()
+    assert 1e-3 < float(spread) < 1e3
+
+
+def test_a_head_that_starts_at_zero_answers() -> None:
+    module = torchvision.models.VisionTransformer(32, 16, 1, 2, 16, 32, num_classes=5)
+    from deploy.models.untrained import jitter
+
+    assert float(module.heads[0].weight.detach().abs().max()) == 0.0
+    assert jitter(module, 0) > 0
+    assert float(module.heads[0].weight.detach().abs().max()) > 0.0
+
+
+def test_bare_names_and_precedence() -> None:
+    assert resolve(ModelRequest(name="lenet5", weights="none")).name == "zoo/lenet5"
+    assert resolve(ModelRequest(name="squeezenet1_1", weights="none")).name == "torchvision/squeezenet1_1"
+    with pytest.raises(UnknownNameError) as caught:
+        resolve(ModelRequest(name="lenett5"))
+    assert "lenet5" in caught.value.suggestions
+
+
+def test_zoo_names_never_collide_with_torchvisions() -> None:
+    from deploy.models.resolve import known_names
+
+    assert not set(known_names("zoo")) & set(known_names("torchvision"))
