@@ -99,6 +99,8 @@ def export(model: Model, inputs: Sequence[TensorSpec], path: Path, options: Opti
         log=log(),
     )
     _check_interface(made, inputs, names)
+    if options.opset not in (None, made.opset):
+        raise ExportError(f"{strategy}: opset {options.opset} was asked for and opset {made.opset} came out.")
     return made
 
 

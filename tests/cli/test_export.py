@@ -72,6 +72,14 @@ def test_tracing_half_precision_and_opset(run: Run) -> None:
     assert report["parity"]["precision"] == "fp16"
 
 
+@pytest.mark.parametrize("opset", [12, 17, 18, 21])
+def test_the_opset_that_was_asked_for_or_none(run: Run, opset: int) -> None:
+    done = run("export", "zoo/lenet5", "--weights", "none", "--opset", opset, "--json")
+    assert done.code == 0, done.err
+    assert done.json["opset"] == opset
+    assert done.json["strategy"] == "export" or f"opset {opset} was asked for" in done.json["notes"][0]
+
+
 def test_a_factory_in_a_file_with_two_inputs_and_a_dictionary(run: Run, nets: Path) -> None:
     done = run("export", f"{nets}:two", "--input", "a:batch,8", "--input", "b:batch,6", "--json")
     assert done.code == 0, done.err
