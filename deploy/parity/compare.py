@@ -91,7 +91,10 @@ def compare(
             _add(tally, probe, expected, own, _match(expected, given, tally), batch, precision)
         advance(index + 1, len(probes), probe.label)
     tally.faults.extend(_refusals(tally, probes))
-    judged = [judge(name, group, item, precision) for (name, group), item in tally.found.items()]
+    judged = [
+        judge(name, group, item, precision, unit=tally.found.get((name, "unit")))
+        for (name, group), item in tally.found.items()
+    ]
     verdict, reasons = _conclude(tally, judged)
     return ParityReport(
         verdict=verdict,
@@ -141,8 +144,14 @@ def _add(
     for name, value in given.items():
         first = expected[name].shape[:1]
         batched = size is not None and value.ndim > 0 and first == (size,)
-        accumulator = tally.found.setdefault((name, probe.group), Accumulator())
-        accumulator.add(expected[name], own[name], value, batched=batched, at=probe.label)
+        if not batched or not value.shape == own[name].shape == expected[name].shape:
+            accumulator = tally.found.setdefault((name, probe.groups[0]), Accumulator())
+            accumulator.add(expected[name], own[name], value, batched=False, at=probe.label)
+            continue
+        for group in dict.fromkeys(probe.groups):
+            rows = [index for index, other in enumerate(probe.groups) if other == group]
+            accumulator = tally.found.setdefault((name, group), Accumulator())
+            accumulator.add(expected[name][rows], own[name][rows], value[rows], batched=True, at=probe.label)
 
 
 def _chose_otherwise(expected: Fetches, found: Fetches, precision: str) -> bool:

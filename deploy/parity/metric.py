@@ -110,13 +110,14 @@ class Accumulator:
         count = sum(group.count * np.size(group.mean) for group in self.centred.values() if group.count > 1)
         return math.sqrt(max(squares, 0.0) / count) if count else 0.0
 
-    def ratio(self, noise: Noise) -> float:
-        """Noise over signal, overall."""
-        return _ratio(math.sqrt(noise.squares / self.elements) if self.elements else 0.0, self.signal)
+    def ratio(self, noise: Noise, signal: float | None = None) -> float:
+        """Noise over signal (this group's own where None), overall."""
+        overall = math.sqrt(noise.squares / self.elements) if self.elements else 0.0
+        return _ratio(overall, self.signal if signal is None else signal)
 
-    def worst_ratio(self, noise: Noise) -> float:
-        """Noise over signal, of the worst sample."""
-        return _ratio(math.sqrt(noise.worst), self.signal)
+    def worst_ratio(self, noise: Noise, signal: float | None = None) -> float:
+        """Noise over signal (this group's own where None), of the worst sample."""
+        return _ratio(math.sqrt(noise.worst), self.signal if signal is None else signal)
 
 
 def _ratio(noise: float, signal: float) -> float:

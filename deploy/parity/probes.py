@@ -31,13 +31,14 @@ class Probe:
     """One call of the model.
 
     Attributes:
-        group: ``unit`` (amplitudes a model is trained on) or ``large``; each is judged on its own.
+        groups: of each sample, or of the whole where samples are not counted: ``unit`` (amplitudes a model is trained
+            on), ``large``, or ``constant`` (the same everywhere); each group is judged on its own.
         sizes: the sizes of the dynamic dimensions.
         feeds: arrays by input name.
     """
 
     label: str
-    group: str
+    groups: tuple[str, ...]
     sizes: Mapping[str, int]
     feeds: Fetches
 
@@ -66,28 +67,31 @@ def make_probes(
     dynamic = symbols(inputs)
     base = {symbol: sizes.get(symbol, 2) for symbol in dynamic}
     probes: list[Probe] = []
-    free = any(spec.bounds is None and spec.dtype.startswith("float") for spec in inputs)
+    floats = [spec for spec in inputs if spec.dtype.startswith("float")]
+    free = any(spec.bounds is None for spec in floats)
+    special = {"large": "large", "zeros": "constant"} if floats else {}
 
-    def add(group: str, kinds: Sequence[str], at: Mapping[str, int]) -> None:
+    def add(kinds: Sequence[str], at: Mapping[str, int]) -> None:
         feeds = {spec.name: _draw(spec, at, kinds, rng, batch) for spec in inputs}
         where = ", ".join(f"{name} {size}" for name, size in at.items()) or "fixed sizes"
-        label = f"{'large amplitude' if group == 'large' else '+'.join(dict.fromkeys(kinds))} at {where}"
-        probes.append(Probe(label=label, group=group, sizes=dict(at), feeds=feeds))
+        label = f"{'+'.join(dict.fromkeys(kinds))} at {where}"
+        groups = tuple(special.get(kind, "unit") for kind in kinds)
+        probes.append(Probe(label=label, groups=groups, sizes=dict(at), feeds=feeds))
 
     if batch in dynamic:
         for kinds in _BATCHES:
-            add("unit", kinds, {**base, batch: len(kinds)})
-        add("large" if free else "unit", _LARGE if free else ("uniform",) * 3, {**base, batch: 3})
+            add(kinds, {**base, batch: len(kinds)})
+        add(_LARGE if free else ("uniform",) * 3, {**base, batch: 3})
     else:
         for kind in _KINDS:
-            add("unit", (kind,), base)
+            add((kind,), base)
         for _ in range(2):
-            add("large" if free else "unit", ("large" if free else "normal",), base)
+            add(("large" if free else "normal",), base)
     for symbol in dynamic:
         if symbol != batch:
             for factor in (2, 1.5):
                 at = {**base, symbol: max(1, int(base[symbol] * factor))}
-                add("unit", ("normal", "uniform"), at if batch not in dynamic else {**at, batch: 2})
+                add(("normal", "uniform"), at if batch not in dynamic else {**at, batch: 2})
     if samples is not None:
         probes.extend(_real(inputs, base, samples, batch))
     return probes
@@ -132,5 +136,6 @@ def _real(inputs: Sequence[TensorSpec], base: Mapping[str, int], samples: Fetche
     for start in range(0, min(count, 16) - step + 1, step):
         feeds = {spec.name: samples[spec.name][start : start + step].astype(spec.dtype) for spec in inputs}
         at = {**base, batch: step} if batch in base else dict(base)
-        probes.append(Probe(label=f"samples {start} to {start + step - 1}", group="unit", sizes=at, feeds=feeds))
+        label = f"samples {start} to {start + step - 1}"
+        probes.append(Probe(label=label, groups=("unit",) * step, sizes=at, feeds=feeds))
     return probes

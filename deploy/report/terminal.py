@@ -62,7 +62,7 @@ def parity_rows(report: ParityReport) -> list[tuple[str, str]]:
     if worst is not None and worst.verdict != "inconclusive" and worst.samples:
         pairs.append(("noise / signal", _ratios(worst, report.precision)))
     blind = [item for item in report.outputs if item.group != "unit" and item.verdict == "inconclusive"]
-    pairs.extend(("", f"not judged: {escape(item.output)} at {item.group} amplitude ({item.reason})") for item in blind)
+    pairs.extend(("", f"not judged: {escape(item.output)} at {item.group} probes ({item.reason})") for item in blind)
     if report.weights is not None:
         pairs.append(("weights", _accounts(report.weights)))
     pairs.extend(("note", escape(note)) for note in report.notes)
@@ -79,7 +79,7 @@ def _ratios(item: OutputParity, precision: str) -> str:
     margin = "" if not math.isfinite(item.margin) else f"; margin {item.margin:.1f}×"
     return (
         f"ONNX Runtime {item.candidate:.1e}, PyTorch's own {precision} {item.torch:.1e} "
-        f"(limit 4×{margin}; {escape(item.output)}, {item.group} amplitude)"
+        f"(limit {item.envelope:.0f}×{margin}; {escape(item.output)}, {item.group} probes)"
     )
 
 

@@ -100,3 +100,12 @@ def test_a_blind_group_does_not_spoil_a_seeing_one() -> None:
     assert combine([good], ["outputs missing: x"]) == ("fail", ("outputs missing: x",))
     assert combine([judge("logits", "unit", _fed(1.0, 1.0), "fp32")], [])[0] == "inconclusive"
     assert combine([], [])[0] == "inconclusive"
+
+
+def test_constant_inputs_take_the_signal_of_the_others_and_a_wider_envelope() -> None:
+    unit = _fed(1e-6, 1e-6)
+    reference = np.ones((1, 50))
+    for noise, verdict in ((2e-5, "pass"), (1e-4, "fail"), (np.nan, "fail")):
+        constant = Accumulator()
+        constant.add(reference, reference + 1e-6, reference + noise, batched=True, at="zeros")
+        assert judge("logits", "constant", constant, "fp32", unit=unit).verdict == verdict
