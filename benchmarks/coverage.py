@@ -106,8 +106,8 @@ def _table(rows: dict[str, Any], asked: int) -> None:
         "Made by `python -m benchmarks.coverage`; raw results in `benchmarks/results/coverage.json`. Weights are "
         "seeded and untrained: what is proven is the export, against PyTorch in float64.",
         "",
-        f"{len(done)} of {asked} exported, {len(passed)} with verdict pass, {len(dynamic)} with a dynamic batch that "
-        "was run at several sizes.",
+        f"{len(rows)} of {asked} measured so far: {len(done)} exported, {len(passed)} with verdict pass, "
+        f"{len(dynamic)} with a dynamic batch that was run at several sizes.",
         "",
         f"torch {versions()['torch']}, torchvision {versions()['torchvision']}, timm {versions()['timm']}, "
         f"onnx {versions()['onnx']}, onnxruntime {versions().get('onnxruntime-gpu') or versions().get('onnxruntime')}.",

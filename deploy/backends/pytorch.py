@@ -81,7 +81,7 @@ class PyTorchRunner(Runner):
                 )
 
         positional, keyword = self.model.arguments(self.tensors(feeds))
-        with ModuleTracker() as tracker, computed_in(self.dtype, observe=observe):
+        with ModuleTracker() as tracker, computed_in(self.dtype, self.model.module, observe):
             self.model.module(*positional, **keyword)
         return found
 

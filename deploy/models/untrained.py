@@ -85,7 +85,7 @@ def settle(model: Model, seed: int) -> int:
             drawn = torch.randint(int(low), int(high), shape, generator=generator)
             tensors[spec.name] = drawn.to(getattr(torch, spec.dtype))
     try:
-        with computed_in(torch.float64):
+        with computed_in(torch.float64, model.module):
             model.call(tensors)
     finally:
         for hook in hooks:

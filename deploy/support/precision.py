@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
@@ -87,7 +88,8 @@ def computed_in(
 
     Args:
         dtype: float64, float32 or float16; parameters keep their own dtype and are converted as they are read.
-        module: where given, the names of its parameters and buffers that are read are collected.
+        module: where given, the names of its parameters and buffers that are read are collected, and tensors that it
+            caches in plain attributes are dropped at the end.
 
         observe: called with the name and each float result of every operator, in order.
 
@@ -99,5 +101,24 @@ def computed_in(
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             watched[id(tensor)] = name
     convert = _Converter(dtype, watched)
-    with torch.no_grad(), _Python(convert), _Aten(convert, observe):
+    with _unchanged(module), torch.no_grad(), _Python(convert), _Aten(convert, observe):
         yield convert.read
+
+
+@contextmanager
+def _unchanged(module: torch.nn.Module | None) -> Iterator[None]:
+    """Undo what a run leaves in plain attributes: a table cached in this precision would spoil runs in another."""
+    before = []
+    for part in module.modules() if module is not None else ():
+        held = {name: value for name, value in vars(part).items() if not name.startswith("_")}
+        before.append((part, held, {name: copy(held[name]) for name in held if type(held[name]) in (dict, list)}))
+    try:
+        yield
+    finally:
+        for part, held, containers in before:
+            for name in [name for name in vars(part) if not name.startswith("_") and name not in held]:
+                delattr(part, name)
+            vars(part).update(held)
+            for name, content in containers.items():
+                held[name].clear()
+                (held[name].update if isinstance(content, dict) else held[name].extend)(content)

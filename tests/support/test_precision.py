@@ -73,3 +73,33 @@ def test_half() -> None:
     assert found.dtype is torch.float16
     with torch.no_grad():
         assert torch.equal(found, copy.deepcopy(module).half()(x.half()))
+
+
+class Caching(nn.Module):
+    """Keeps tables it computed, as attention with cached biases does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.ones(3))
+        self.by_device: dict[str, torch.Tensor] = {}
+        self.seen: list[torch.Tensor] = []
+        self.last: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if "cpu" not in self.by_device:
+            self.by_device["cpu"] = self.table * 2
+        self.seen.append(x)
+        self.last, self.fresh = x, x
+        return x @ self.by_device["cpu"]
+
+
+def test_tables_cached_in_one_precision_do_not_spoil_another() -> None:
+    module = Caching().eval()
+    with computed_in(torch.float64, module):
+        assert module(torch.ones(2, 3)).dtype is torch.float64
+    assert module.by_device == {} and module.seen == [] and module.last is None and not hasattr(module, "fresh")
+    with torch.no_grad():
+        assert module(torch.ones(2, 3)).dtype is torch.float32
+    with computed_in(torch.float64, module):
+        assert module(torch.ones(2, 3)).dtype is torch.float64
+    assert module.by_device["cpu"].dtype is torch.float32 and len(module.seen) == 1
