@@ -72,12 +72,26 @@ def test_a_batch_that_repeats_its_first_sample_fails() -> None:
         (lambda out, feeds: {"y": out["y"].astype(np.float16).astype(np.float32)}, "noise"),
         (lambda out, feeds: {"y": out["y"] * np.float32(1.00001)}, "noise"),
         (lambda out, feeds: {"y": out["y"][:, ::-1]}, "noise"),
-        (lambda out, feeds: {"y": np.where(np.abs(out["y"]) > 60, 60, out["y"])}, "large"),
     ],
 )
 def test_faults(change: Callable[[Fetches, Feeds], Fetches], reason: str) -> None:
     report = _judge(change)
     assert report.verdict == "fail" and reason in " ".join(report.reasons)
+
+
+def test_noise_beyond_the_trained_range_is_told_and_does_not_decide() -> None:
+    def clipped(out: Fetches, feeds: Feeds) -> Fetches:
+        return {"y": np.where(np.abs(out["y"]) > 60, 60, out["y"])}
+
+    report = _judge(clipped)
+    assert report.verdict == "pass"
+    large = next(item for item in report.outputs if item.group == "large")
+    assert large.verdict == "inconclusive" and "beyond the trained range" in large.reason
+
+    def overflows(out: Fetches, feeds: Feeds) -> Fetches:
+        return {"y": np.where(np.abs(out["y"]) > 60, np.inf, out["y"])}
+
+    assert _judge(overflows).verdict == "fail"
 
 
 def test_a_crash_is_not_a_verdict() -> None:
