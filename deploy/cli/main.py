@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -16,6 +13,7 @@ import click
 from deploy.cli._common import Settings
 from deploy.core import registry
 from deploy.core.errors import DeployError
+from deploy.core.interrupt import Stopped, stoppable
 from deploy.core.paths import default_root
 
 ABOUT = {
@@ -89,22 +87,6 @@ def cli(ctx: click.Context, artifacts: Path | None, verbose: bool, quiet: bool) 
     ctx.obj = Settings(artifacts=artifacts or default_root(), verbose=verbose, quiet=quiet)
 
 
-class _Terminated(BaseException):
-    """SIGTERM, raised where it interrupts, so that what is half done is undone."""
-
-
-@contextlib.contextmanager
-def _termination() -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; the only place that turns errors into exit codes."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -114,7 +96,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def _run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
-        with _termination():
+        with stoppable():
             result = cli.main(arguments, prog_name="deploy", standalone_mode=False)
         return int(result or 0)
     except DeployError as exc:
@@ -130,8 +112,9 @@ def _run(arguments: list[str]) -> int:
         return exc.exit_code
     except (KeyboardInterrupt, click.Abort):
         return _fail("Interrupted", "interrupted; nothing unfinished was kept.", None, 130, as_json)
-    except _Terminated:
-        return _fail("Terminated", "terminated; nothing unfinished was kept.", None, 143, as_json)
+    except Stopped as exc:
+        word = "interrupted" if exc.number == signal.SIGINT else "terminated"
+        return _fail(word.title(), f"{word}; nothing unfinished was kept.", None, 128 + exc.number, as_json)
     except OSError as exc:
         where = f"{exc.filename}: " if exc.filename else ""
         return _fail("StorageError", f"{where}{exc.strerror or exc}.", None, 1, as_json)

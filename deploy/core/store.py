@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.core import interrupt
 from deploy.core.artifact import Artifact, Manifest, manifest_path
 from deploy.core.errors import ArtifactError, StorageError
 
@@ -96,6 +97,7 @@ class Transaction:
             manifest: lists the files, all written under `path`.
             subfolder: of the model's folder; files in one are kept, and never taken for the model's artifacts.
         """
+        interrupt.check()
         folder = self.folder / subfolder
         artifact = folder / manifest.files[0].file
         beside = manifest_path(artifact)

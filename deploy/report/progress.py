@@ -13,6 +13,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from deploy.core import interrupt
 from deploy.core.progress import Progress
 
 
@@ -28,8 +29,10 @@ class Plain(Progress):
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
         """Name the stage, then how long it took."""
+        interrupt.check()
         began = time.perf_counter()
         yield
+        interrupt.check()
         if not self.quiet:
             self._line(f"{title}: {time.perf_counter() - began:.1f} s")
 
@@ -55,10 +58,12 @@ class Live(Progress):
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
         """Draw the stage while it runs; leave its line with its time."""
+        interrupt.check()
         self._title = title
         self._task = task = self._bar.add_task(escape(title), total=None)
         try:
             yield
+            interrupt.check()
             self._bar.update(task, total=1, completed=1, description=escape(title))
         finally:
             self._bar.stop_task(task)

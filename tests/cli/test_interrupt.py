@@ -64,3 +64,22 @@ def test_shell_completion(shell: str) -> None:
     environment = {**os.environ, "_DEPLOY_COMPLETE": "bash_complete", "COMP_WORDS": "deploy ex", "COMP_CWORD": "1"}
     done = subprocess.run([command], env=environment, capture_output=True, text=True)
     assert "plain,export" in done.stdout
+
+
+def test_a_signal_that_a_library_swallows_is_not_lost(tmp_path: Path) -> None:
+    net = tmp_path / "net.py"
+    net.write_text(
+        "import os, signal, torch\n"
+        "def build():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        signal.sigtimedwait([], 0.1)\n"
+        "    except BaseException:\n"
+        "        pass\n"
+        "    return torch.nn.Linear(4, 2)\n"
+    )
+    store = tmp_path / "artifacts"
+    arguments = ["--artifacts", str(store), "export", f"{net}:build", "--input", "x:batch,4"]
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True)
+    assert done.returncode == 143, done.stderr
+    assert not list(store.rglob("*.onnx"))
