@@ -48,6 +48,31 @@ def trained_checkpoint(request: ModelRequest, store: Store) -> Artifact | None:
     return None
 
 
+def newest_export(
+    request: ModelRequest | None, store: Store, progress: Progress, *, slug: str | None = None
+) -> Artifact:
+    """The artifact a command means when no file is named: the newest ONNX export, said aloud.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    artifact = store.newest(slug=slug, format="onnx")
+    progress.note(f"taking {artifact.path}, the newest export")
+    return artifact
+
+
+def request_of(artifact: Artifact) -> ModelRequest:
+    """The request that built the model of an artifact.
+
+    Raises:
+        ArtifactError: its manifest does not say.
+    """
+    try:
+        return ModelRequest.from_dict(artifact.manifest.reference)
+    except TypeError as exc:
+        raise ArtifactError(f"{artifact.path}: its manifest does not say how its model is built.") from exc
+
+
 def manifest_beside(path: Path) -> Artifact | None:
     """The artifact of a file, if it has a manifest of ours."""
     try:
