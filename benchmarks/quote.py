@@ -61,9 +61,8 @@ def fault_table() -> str:
     found = result["summary"]
     rows = [
         f"{found['faults']} faults planted in {found['architectures']} architectures, one at a time "
-        "(`python -m benchmarks.faults`); the usual comparisons see the same probes, those of thirty "
-        "times the amplitude included, on which this verdict reports noise and does not decide: part of their false "
-        "alarms, and of what they catch, comes from there.",
+        "(`python -m benchmarks.faults`); the usual comparisons see the samples of ordinary amplitude among the same "
+        "probes, those on which this verdict decides.",
         "",
         "| comparison | caught | false alarms on clean exports |",
         "|---|---|---|",

@@ -42,6 +42,15 @@ def json_option(function: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")(function)
 
 
+def samples_option(function: Command) -> Command:
+    """``--data``: real samples to probe; see `deploy.workflows._samples.load_samples`."""
+    return click.option(
+        "--data",
+        metavar="PATH|NAME",
+        help="Real samples to probe beside the seeded ones: .npy, .npz, a folder of images, a bundled data set.",
+    )(function)
+
+
 def model_options(function: Command) -> Command:
     """Options that say which model is meant; see `request`."""
     for option in reversed(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from deploy.cli._common import EXIT, Settings, emit, json_option, model_options, request
+from deploy.cli._common import EXIT, Settings, emit, json_option, model_options, request, samples_option
 
 
 @click.command(
@@ -25,7 +25,7 @@ Examples:
     help="What the file computes in. [default: its manifest's, else fp32]",
 )
 @click.option("--locate", "locate_fault", is_flag=True, help="Name the first tensor that leaves the model.")
-@click.option("--data", type=click.Path(exists=True), help="Real samples to probe beside the seeded ones (.npy, .npz).")
+@samples_option
 @model_options
 @json_option
 @click.pass_obj
@@ -60,7 +60,7 @@ def command(
             artifacts=settings.artifacts,
             precision=precision,
             locate_fault=locate_fault,
-            samples=load_samples(data),
+            samples=load_samples(data, progress),
             progress=progress,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from deploy.cli._common import EXIT, Settings, emit, json_option, model_options, request
+from deploy.cli._common import EXIT, Settings, emit, json_option, model_options, request, samples_option
 
 
 @click.command(
@@ -39,7 +39,7 @@ Examples:
     show_default=True,
     help="export: torch.export; trace: run once and record; auto: the first that holds, saying which.",
 )
-@click.option("--data", type=click.Path(exists=True), help="Real samples to probe beside the seeded ones (.npy, .npz).")
+@samples_option
 @model_options
 @json_option
 @click.pass_obj
@@ -80,7 +80,7 @@ def command(
             opset=opset,
             precision=precision,
             strategy=strategy,
-            samples=load_samples(data),
+            samples=load_samples(data, progress),
             progress=progress,
         )
 

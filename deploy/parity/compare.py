@@ -78,17 +78,8 @@ def compare(
     names = rename or {}
     for index, probe in enumerate(probes):
         candidate.submit({names.get(name, name): value for name, value in probe.feeds.items()})
-        expected = reference.run(probe.feeds)
-        own = baseline.run(probe.feeds)
-        try:
-            given = candidate.result()
-        except BackendCrashedError:
-            raise
-        except BackendError as exc:
-            tally.refused[_at(probe)] = exc.message
-        else:
-            tally.ran.add(tuple(probe.sizes.values()))
-            _add(tally, probe, expected, own, _match(expected, given, tally), batch, precision)
+        expected, own = reference.run(probe.feeds), baseline.run(probe.feeds)
+        _take(tally, probe, expected, own, candidate, batch, precision)
         advance(index + 1, len(probes), probe.label)
     tally.faults.extend(_refusals(tally, probes))
     judged = [
@@ -101,14 +92,32 @@ def compare(
         reasons=reasons,
         precision=precision,
         outputs=tuple(judged),
-        dynamic={
-            name: tuple(sorted({probe.sizes[name] for probe in probes})) for name in (probes[0].sizes if probes else ())
-        },
+        dynamic=_sizes_run(probes),
         probes=len(probes),
         samples=max((item.samples for item in tally.found.values()), default=0),
         seed=seed,
         notes=tuple(dict.fromkeys(tally.notes)),
     )
+
+
+def _take(
+    tally: _Tally, probe: Probe, expected: Fetches, own: Fetches, candidate: Candidate, batch: str, precision: str
+) -> None:
+    """Add the candidate's answer to a probe, or that it refused."""
+    try:
+        given = candidate.result()
+    except BackendCrashedError:
+        raise
+    except BackendError as exc:
+        tally.refused[_at(probe)] = exc.message
+        return
+    tally.ran.add(tuple(probe.sizes.values()))
+    _add(tally, probe, expected, own, _match(expected, given, tally), batch, precision)
+
+
+def _sizes_run(probes: Sequence[Probe]) -> dict[str, tuple[int, ...]]:
+    names = probes[0].sizes if probes else ()
+    return {name: tuple(sorted({probe.sizes[name] for probe in probes})) for name in names}
 
 
 def _at(probe: Probe) -> str:

@@ -13,6 +13,9 @@ from deploy.core.tensors import TensorSpec, symbols
 LARGE = 30.0
 """Standard deviations of the large-amplitude probes: ten times what a normalised image holds."""
 
+MOST_REAL = 16
+"""Real samples that are probed."""
+
 _BATCHES: tuple[tuple[str, ...], ...] = (
     ("normal",),
     ("uniform", "normal"),
@@ -129,13 +132,16 @@ def _within(spec: TensorSpec, kind: str, shape: tuple[int, ...], rng: np.random.
 
 
 def _real(inputs: Sequence[TensorSpec], base: Mapping[str, int], samples: Fetches, batch: str) -> list[Probe]:
-    count = min(len(value) for value in samples.values())
-    fixed = [spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], int)]
-    step = 4 if batch in base else int(fixed[0]) if fixed else 1
+    """At most `MOST_REAL` samples in batches of four, or of the size that the inputs fix."""
+    count = min(MOST_REAL, *(len(value) for value in samples.values()))
+    step = 4 if batch in base else int(inputs[0].shape[0])
     probes = []
-    for start in range(0, min(count, 16) - step + 1, step):
-        feeds = {spec.name: samples[spec.name][start : start + step].astype(spec.dtype) for spec in inputs}
-        at = {**base, batch: step} if batch in base else dict(base)
-        label = f"samples {start} to {start + step - 1}"
-        probes.append(Probe(label=label, groups=("unit",) * step, sizes=at, feeds=feeds))
+    for start in range(0, count, step):
+        size = min(step, count - start)
+        if size < step and batch not in base:
+            break
+        feeds = {spec.name: samples[spec.name][start : start + size].astype(spec.dtype) for spec in inputs}
+        at = {**base, batch: size} if batch in base else dict(base)
+        label = f"samples {start} to {start + size - 1}"
+        probes.append(Probe(label=label, groups=("unit",) * size, sizes=at, feeds=feeds))
     return probes

@@ -13,14 +13,13 @@ from deploy.backends.pytorch import PyTorchRunner
 from deploy.core.artifact import sha256
 from deploy.core.model import Model
 from deploy.core.progress import Progress
-from deploy.core.runner import Fetches
 from deploy.core.tensors import TensorSpec
 from deploy.models.untrained import statistic_names
 from deploy.parity.compare import compare
 from deploy.parity.probes import make_probes
 from deploy.parity.verdict import ParityReport
 from deploy.parity.weights import BatchNorm, account
-from deploy.workflows._samples import fit_samples
+from deploy.workflows._samples import Samples, fit_samples
 
 LEAN_BYTES = 2**30
 """Files from this size on are opened with one copy of their weights."""
@@ -33,7 +32,7 @@ def prove(
     *,
     precision: str = "fp32",
     seed: int = 0,
-    samples: Fetches | None = None,
+    samples: Samples | None = None,
     progress: Progress,
 ) -> ParityReport:
     """Open ``path`` in the candidate's process and judge it against the model.
@@ -44,7 +43,7 @@ def prove(
         candidate: a started worker; the caller closes it.
         precision: what the file computes in.
         seed: of the probes.
-        samples: real samples by the model's input names.
+        samples: real samples: arrays by the model's input names, or images.
         progress: told how far it is.
 
     Raises:
@@ -55,7 +54,7 @@ def prove(
     size = path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
     candidate.open(path, lean=size >= LEAN_BYTES, spinning=False)
     rename, inputs, faults = match_inputs(model, candidate.inputs)
-    probes = make_probes(inputs, model.sizes, seed=seed, samples=fit_samples(samples, inputs))
+    probes = make_probes(inputs, model.sizes, seed=seed, samples=fit_samples(samples, model, inputs))
     reference, baseline = PyTorchRunner(model, "fp64"), PyTorchRunner(model, precision)
     if faults:
         return _refused(faults, precision, seed)

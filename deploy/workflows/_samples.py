@@ -1,4 +1,4 @@
-"""Real samples for parity probes, from arrays."""
+"""Real samples for parity probes: prepared arrays, or images that are prepared as the model wants them."""
 
 from __future__ import annotations
 
@@ -8,33 +8,56 @@ from pathlib import Path
 import numpy as np
 
 from deploy.core.errors import DataError
+from deploy.core.model import Model
+from deploy.core.progress import SILENT, Progress
 from deploy.core.runner import Fetches
 from deploy.core.tensors import TensorSpec
+from deploy.data.collection import open_dataset
+from deploy.data.dataset import Dataset
+from deploy.data.preprocess import batches
+from deploy.parity.probes import MOST_REAL
+from deploy.workflows._accuracy import image_preprocessing
+
+Samples = Fetches | Dataset
+"""Arrays by input name, ready for the model; or images."""
 
 
-def load_samples(path: str | None) -> Fetches | None:
-    """Arrays by input name from ``.npz``, or the array of a ``.npy`` for a model with one input (under ``""``).
+def load_samples(data: str | None, progress: Progress = SILENT) -> Samples | None:
+    """Arrays by input name from ``.npz``; the array of a ``.npy`` for a model with one input (under ``""``); images.
+
+    Args:
+        data: an array file, a folder of images, or the name of a bundled data set; of images at most `MOST_REAL` are
+            opened, evenly spaced.
+        progress: told what was chosen.
 
     Raises:
-        DataError: not an array file.
+        DataError: not an array file, or images that cannot be read.
+        UnknownNameError: neither a name nor a path.
     """
-    if path is None:
+    if data is None:
         return None
+    path = Path(data)
+    if path.suffix not in (".npy", ".npz"):
+        return open_dataset(data, limit=MOST_REAL, progress=progress)
     try:
-        loaded = np.load(Path(path), allow_pickle=False)
+        loaded = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as exc:
         raise DataError(f"{path}: not a .npy or .npz file of plain arrays: {exc}.") from exc
     return {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
 
 
-def fit_samples(samples: Fetches | None, inputs: Sequence[TensorSpec]) -> Fetches | None:
-    """Samples under the names of the inputs, each checked against its input's shape.
+def fit_samples(samples: Samples | None, model: Model, inputs: Sequence[TensorSpec]) -> Fetches | None:
+    """Samples under the names of the inputs: images prepared for the model, arrays checked against the shapes.
 
     Raises:
         DataError: they do not fit.
+        UsageError: images for a model that does not take them.
     """
     if samples is None:
         return None
+    if isinstance(samples, Dataset):
+        images, _ = next(batches(samples, image_preprocessing(model), MOST_REAL))
+        samples = {inputs[0].name: images}
     if set(samples) == {""} and len(inputs) == 1:
         samples = {inputs[0].name: samples[""]}
     wanted = ", ".join(spec.name for spec in inputs)
@@ -47,4 +70,6 @@ def fit_samples(samples: Fetches | None, inputs: Sequence[TensorSpec]) -> Fetche
         )
         if not fits:
             raise DataError(f"samples of shape {list(found)} do not fit {spec}; the first axis counts samples.")
+        if found[0] == 0 or (isinstance(spec.shape[0], int) and found[0] < spec.shape[0]):
+            raise DataError(f"{found[0]} samples are fewer than one batch of {spec}.")
     return samples

@@ -13,7 +13,6 @@ from deploy.core.errors import ArtifactError, BackendError, UsageError
 from deploy.core.model import Model
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
-from deploy.core.runner import Fetches
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest
 from deploy.parity.locate import Location
@@ -22,6 +21,7 @@ from deploy.support import onnx_file
 from deploy.workflows._locate import locate
 from deploy.workflows._model import manifest_beside, open_model
 from deploy.workflows._proof import prove
+from deploy.workflows._samples import Samples
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +57,7 @@ def check(
     artifacts: Path | None = None,
     precision: str | None = None,
     locate_fault: bool = False,
-    samples: Fetches | None = None,
+    samples: Samples | None = None,
     progress: Progress = SILENT,
 ) -> CheckReport:
     """Judge an ONNX file against a model.
@@ -68,7 +68,7 @@ def check(
         artifacts: the artifacts directory.
         precision: what the file computes in, where no manifest says; default ``fp32``.
         locate_fault: find the first tensor, in execution order, that leaves the model.
-        samples: real samples by input name, probed beside the seeded ones.
+        samples: real samples, probed beside the seeded ones: arrays by input name, or images (`load_samples`).
         progress: told what happens.
 
     Raises:

@@ -14,13 +14,13 @@ from deploy.core.errors import BackendError, ExportError, InputSpecError, UsageE
 from deploy.core.model import Model
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
-from deploy.core.runner import Fetches
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec, symbols
 from deploy.models.request import ModelRequest
 from deploy.parity.verdict import ParityReport
 from deploy.workflows._model import open_model
 from deploy.workflows._proof import prove
+from deploy.workflows._samples import Samples
 from exporters import torch_to_onnx
 from exporters.torch_to_onnx import Exported
 
@@ -74,7 +74,7 @@ class _Job:
     inputs: tuple[TensorSpec, ...]
     options: torch_to_onnx.Options
     seed: int
-    samples: Fetches | None
+    samples: Samples | None
     progress: Progress
 
 
@@ -86,7 +86,7 @@ def export_model(
     opset: int | None = None,
     precision: str = "fp32",
     strategy: str = "auto",
-    samples: Fetches | None = None,
+    samples: Samples | None = None,
     progress: Progress = SILENT,
 ) -> ExportReport:
     """Export a model to ONNX and prove the file equal to it.
@@ -98,7 +98,7 @@ def export_model(
         opset: the ONNX operator set; None for the strategy's own.
         precision: ``fp32`` or ``fp16``.
         strategy: ``auto`` (torch.export, then tracing), ``export`` or ``trace``.
-        samples: real samples by input name, probed beside the seeded ones.
+        samples: real samples, probed beside the seeded ones: arrays by input name, or images (`load_samples`).
         progress: told what happens.
 
     Returns:

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from tests.conftest import Ran  # type: ignore[import-not-found,unused-ignore]
 
@@ -203,10 +204,26 @@ def test_real_samples_are_probed(run: Run, tmp_path: Path) -> None:
     plain = run("export", "zoo/lenet5", "--json").json["parity"]
     done = run("export", "zoo/lenet5", "--data", tmp_path / "samples.npy", "--json")
     assert done.code == 0, done.err
-    assert done.json["parity"]["probes"] == plain["probes"] + 2
+    assert done.json["parity"]["probes"] == plain["probes"] + 3  # four, four and one
     np.save(tmp_path / "wrong.npy", np.zeros((4, 3, 8, 8), np.float32))
     refused = run("export", "zoo/lenet5", "--data", tmp_path / "wrong.npy")
     assert refused.code == 1 and "[4, 3, 8, 8] do not fit" in refused.err
+
+
+def test_real_images_are_prepared_for_the_model_and_probed(run: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(5):
+        picture = rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / f"{index}.png")
+    plain = run("export", "zoo/lenet5", "--json").json["parity"]
+    done = run("export", "zoo/lenet5", "--data", tmp_path, "--json")
+    assert done.code == 0, done.err
+    assert done.json["parity"]["probes"] == plain["probes"] + 2
+    bundled = run("check", "--data", "digits", "--json")
+    assert bundled.json["parity"]["probes"] == plain["probes"] + 4
+    for data, words in (("nothing", "unknown data set 'nothing'"), ("no/such/folder", "no such file or folder")):
+        refused = run("check", "--data", data)
+        assert refused.code in (1, 2) and words in refused.err
 
 
 @pytest.mark.parametrize(
