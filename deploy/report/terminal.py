@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from deploy.core.model import Weights
@@ -198,11 +199,16 @@ def show_doctor(report: DoctorReport) -> None:
 
 def show_models(lines: Sequence[ModelLine]) -> None:
     """One line a model."""
+    cells = [
+        (line.name, f"{line.parameters:,}" if line.parameters is not None else "", line.input or "") for line in lines
+    ]
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name, justify in (("model", "left"), ("parameters", "right"), ("input", "left")):
-        table.add_column(name, justify="right" if justify == "right" else "left")
-    for line in lines:
-        table.add_row(line.name, f"{line.parameters:,}" if line.parameters is not None else "", line.input or "")
+    for at, name in enumerate(("model", "parameters", "input")):
+        whole = max(len(name), *(len(row[at]) for row in cells))
+        table.add_column(name, justify="right" if name == "parameters" else "left", no_wrap=True, min_width=whole)
+    table.add_column(style="dim")  # the one that gives way where the terminal is narrow
+    for row, line in zip(cells, lines, strict=True):
+        table.add_row(*row, Text(line.summary, no_wrap=True, overflow="ellipsis"))
     console().print(table)
 
 

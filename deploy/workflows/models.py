@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from deploy.core import registry
 from deploy.core.errors import DeployError, UnknownNameError, UsageError
@@ -15,15 +16,23 @@ from deploy.core.model import Model
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import PRECEDENCE, SOURCES, architecture, known_names
 
+ELSEWHERE = "(elsewhere)"
+"""Where the table has parameters of modules with children, as attention has, and of modules that never run."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelLine:
-    """One model that can be exported; ``parameters`` and ``input`` are None where it was not built."""
+    """One model that can be exported; ``parameters`` and ``input`` are None where it was not built.
+
+    Attributes:
+        summary: what it is, in one line; empty where its source does not say.
+    """
 
     name: str
     source: str
     parameters: int | None
     input: str | None
+    summary: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,16 +74,35 @@ def list_models(pattern: str = "*", *, sizes: bool = True) -> list[ModelLine]:
 
 
 def _line(source: str, bare: str, sizes: bool) -> ModelLine:
-    name = f"{source}/{bare}"
+    summary = registry.load(SOURCES, source).summary(bare)
+    line = ModelLine(name=f"{source}/{bare}", source=source, parameters=None, input=None, summary=summary)
     if not sizes:
-        return ModelLine(name=name, source=source, parameters=None, input=None)
+        return line
+    try:
+        model = _weightless(ModelRequest(name=line.name))
+    except (DeployError, RuntimeError, NotImplementedError):  # a constructor that computes with its weights
+        return line
+    shapes = "; ".join("×".join(map(str, _fixed(model, spec.shape))) for spec in model.inputs)
+    return replace(line, parameters=count_parameters(model.module.parameters()), input=shapes)
+
+
+def _weightless(request: ModelRequest) -> Model:
+    """The model without memory for its weights."""
     try:
         with torch.device("meta"):
-            model, _, _ = architecture(ModelRequest(name=name))
-    except (DeployError, RuntimeError, NotImplementedError):  # a constructor that computes with its weights
-        return ModelLine(name=name, source=source, parameters=None, input=None)
-    shapes = "; ".join("×".join(map(str, _fixed(model, spec.shape))) for spec in model.inputs)
-    return ModelLine(name=name, source=source, parameters=count_parameters(model.module.parameters()), input=shapes)
+            return architecture(request)[0]
+    except (RuntimeError, NotImplementedError):
+        with _BlanksOnMeta():
+            return architecture(request)[0]
+
+
+class _BlanksOnMeta(TorchFunctionMode):
+    """Blank tensors, as weights begin, have no memory; others have, for RegNet computes its widths with them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run `func`, on the meta device if it makes a blank tensor."""
+        blank = {"device": "meta"} if func in (torch.empty, torch.zeros, torch.ones) else {}
+        return func(*args, **{**(kwargs or {}), **blank})
 
 
 def _fixed(model: Model, shape: tuple[int | str, ...]) -> list[int]:
@@ -87,20 +115,25 @@ def count_parameters(parameters: Iterable[torch.nn.Parameter]) -> int:
 
 
 def layers(name: str, options: dict[str, str] | None = None) -> list[Layer]:
-    """The layer table of one model.
+    """The layer table of one model; what its layers do not hold of its parameters is the last row, if anything.
+
+    A layer that runs twice is listed twice, and its parameters only the first time.
 
     Raises:
         UnknownNameError: no such model.
         UsageError: its layers cannot be listed without its weights.
     """
     rows: list[Layer] = []
+    counted: set[int] = set()
     try:
+        model = _weightless(ModelRequest(name=name, options=options or {}))
         with torch.device("meta"):
-            model, _, _ = architecture(ModelRequest(name=name, options=options or {}))
 
             def record(module: torch.nn.Module, args: Any, output: Any) -> None:
                 if isinstance(output, torch.Tensor):
-                    rows.append(_layer(names[module], module, output))
+                    fresh = [item for item in module.parameters() if id(item) not in counted]
+                    counted.update(map(id, fresh))
+                    rows.append(_layer(names[module], module, output, count_parameters(fresh)))
 
             names = {module: path for path, module in model.module.named_modules() if not list(module.children())}
             for module in names:
@@ -108,17 +141,20 @@ def layers(name: str, options: dict[str, str] | None = None) -> list[Layer]:
             tensors = {spec.name: torch.zeros(spec.concrete({**model.sizes, "batch": 1})) for spec in model.inputs}
             with torch.inference_mode():
                 model.call(tensors)
+        rest = count_parameters(item for item in model.module.parameters() if id(item) not in counted)
+        if rest:
+            rows.append(Layer(name=ELSEWHERE, kind="", shape=(), parameters=rest, multiply_adds=None))
     except (NotImplementedError, RuntimeError) as exc:
         raise UsageError(f"{name}: its layers cannot be listed without its weights: {exc}") from exc
     return rows
 
 
-def _layer(name: str, module: torch.nn.Module, output: torch.Tensor) -> Layer:
+def _layer(name: str, module: torch.nn.Module, output: torch.Tensor, parameters: int) -> Layer:
     return Layer(
         name=name or "(the network)",
         kind=type(module).__name__,
         shape=tuple(output.shape[1:]),
-        parameters=count_parameters(module.parameters()),
+        parameters=parameters,
         multiply_adds=_multiply_adds(module, output),
     )
 

@@ -14,6 +14,7 @@ def test_model_sources(name: str) -> None:
     assert source.__doc__ and callable(source.build) and callable(source.published)
     listed = source.names()
     assert listed and len(set(listed)) == len(listed)
+    assert "\n" not in source.summary(listed[0])
 
 
 @pytest.mark.parametrize("name", registry.names("deploy.backends"))

@@ -20,6 +20,11 @@ def names() -> list[str]:
     return list(timm.list_models())
 
 
+def summary(name: str) -> str:
+    """Nothing: timm says of most architectures no more than their name."""
+    return ""
+
+
 def build(name: str, request: ModelRequest) -> Model:
     """Build a model with the weights its constructor draws.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,14 @@ _DETECTION = 320
 def names() -> list[str]:
     """Every float model; quantised ones are already compiled for one target."""
     return [name for name in torchvision.models.list_models() if not name.startswith("quantized_")]
+
+
+def summary(name: str) -> str:
+    """What torchvision's documentation says of it first."""
+    text = inspect.getdoc(torchvision.models.get_model_builder(name)) or ""
+    first = " ".join(text.partition("\n\n")[0].split())
+    plain = re.sub(r" ?<http[^>]*>|`_*", "", first)
+    return re.sub(r"^(The|Constructs?( an?)?) |( as in)?\.?$", "", plain)
 
 
 def build(name: str, request: ModelRequest) -> Model:

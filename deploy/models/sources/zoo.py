@@ -29,6 +29,11 @@ def names() -> list[str]:
     return list(entries())
 
 
+def summary(name: str) -> str:
+    """What it is, in one line."""
+    return entries()[name].summary
+
+
 def build(name: str, request: ModelRequest) -> Model:
     """Build a network with the weights its constructor draws.
 
