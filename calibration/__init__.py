@@ -1,1 +1,33 @@
-"""INT8 calibration."""
+"""Calibration: what values flow through a graph, and where it is rounded to eight bits for each target.
+
+The steps, each usable on its own: `prepare` a float graph, `collect` histograms over any iterable of feeds, choose the
+ranges (`CalibrationTable.of`), `quantize` for a target.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from calibration._collect import Observations, collect
+    from calibration._graph import prepare
+    from calibration._targets import quantize
+    from calibration.table import CalibrationTable
+
+__all__ = ["CalibrationTable", "Observations", "collect", "prepare", "quantize"]
+
+_HOMES = {
+    "CalibrationTable": "calibration.table",
+    "Observations": "calibration._collect",
+    "collect": "calibration._collect",
+    "prepare": "calibration._graph",
+    "quantize": "calibration._targets",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'calibration' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

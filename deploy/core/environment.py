@@ -64,6 +64,16 @@ def memory_bytes() -> int | None:
 
 
 @cache
+def cpu_features() -> frozenset[str]:
+    """What the processor can do, in the kernel's words (``avx512_vnni``); empty where the kernel does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    found = (line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features")))
+    return frozenset(next(found, "").split())
+
+
 def machine() -> dict[str, str | int | None]:
     """The machine a result was made on; no host or user name."""
     return {

@@ -13,7 +13,7 @@ Array = NDArray[Any]
 
 
 @dataclass(slots=True)
-class _Centred:
+class Centred:
     """Running mean over samples of one shape, and the sum of squares about it (Welford 1962)."""
 
     count: int = 0
@@ -21,6 +21,7 @@ class _Centred:
     squares: float = 0.0
 
     def add(self, sample: Array) -> None:
+        """Add one sample."""
         self.count += 1
         before = sample - self.mean
         self.mean = self.mean + before / self.count
@@ -56,7 +57,7 @@ class Accumulator:
 
     elements: int = 0
     samples: int = 0
-    centred: dict[tuple[int, ...], _Centred] = field(default_factory=dict)
+    centred: dict[tuple[int, ...], Centred] = field(default_factory=dict)
     baseline: Noise = field(default_factory=Noise)
     candidate: Noise = field(default_factory=Noise)
     faults: list[str] = field(default_factory=list)
@@ -99,7 +100,7 @@ class Accumulator:
             where = f"sample {index} of {at}" if batched else at
             self.samples += 1
             self.elements += wide.size
-            self.centred.setdefault(wide.shape, _Centred()).add(wide)
+            self.centred.setdefault(wide.shape, Centred()).add(wide)
             self.baseline.add(np.asarray(base, np.float64) - wide, where)
             self.candidate.add(np.asarray(found, np.float64) - wide, where)
 

@@ -1,0 +1,143 @@
+"""A float graph made ready: one that can be observed and rounded, and computes what it did."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from deploy.core.errors import ArtifactError
+from deploy.support import onnx_file
+
+Array = NDArray[Any]
+
+OLDEST_OPSET = 13
+"""The first with a scale for each channel."""
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators whose arithmetic eight bits make faster."""
+
+SAME_VALUES = (
+    "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Slice", "Gather", "Dropout",
+    "DepthToSpace", "SpaceToDepth",
+)  # fmt: skip
+"""Operators whose outputs hold nothing but values of their first input."""
+
+
+def prepare(path: Path) -> onnx.ModelProto:
+    """Read a float32 graph, with batch normalisations folded, constants computed and every shape inferred.
+
+    ONNX Runtime's basic optimisations do the folding; they keep to standard operators.
+
+    Raises:
+        ArtifactError: it is damaged, already quantised, in half precision, or of an opset before 13.
+    """
+    model = onnx_file.load(path)
+    _refuse(model, path)
+    with tempfile.TemporaryDirectory(prefix="deploy-calibration-") as folder:
+        optimised = Path(folder) / "prepared.onnx"
+        settings = ort.SessionOptions()
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        settings.optimized_model_filepath = str(optimised)
+        settings.log_severity_level = 4
+        settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", "prepared.data")
+        settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+        try:
+            ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+            prepared = onnx.load(str(optimised))
+        except Exception as exc:
+            onnx_file.check(model, path)
+            reason = str(exc).strip().splitlines()[0][:300]
+            raise ArtifactError(f"{path}: ONNX Runtime cannot prepare it: {reason}") from exc
+    _pool_means(prepared)
+    _name_nodes(prepared)
+    _forget_domains(prepared)
+    return onnx.shape_inference.infer_shapes(prepared, data_prop=True)
+
+
+def _refuse(model: onnx.ModelProto, path: Path) -> None:
+    kinds = {node.op_type for node in onnx_file.all_nodes(model)}
+    if kinds & {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}:
+        raise ArtifactError(f"{path}: it is quantised already.", "give the float export that it was made from")
+    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
+    if opset < OLDEST_OPSET:
+        raise ArtifactError(
+            f"{path}: opset {opset} has no scale for each channel; {OLDEST_OPSET} is the first that has.",
+            "export the model again",
+        )
+    halves = [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16]
+    if halves:
+        raise ArtifactError(f"{path}: its weights are float16 ({halves[0]}).", "quantise the float32 export")
+    if not any(node.op_type in WEIGHTED for node in model.graph.node):
+        raise ArtifactError(f"{path}: it has no {', '.join(WEIGHTED)}: nothing that eight bits make faster.")
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Stored tensors by name."""
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """An attribute's value, or ``default``."""
+    return next((onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)
+
+
+def types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
+    """Element type and shape of every tensor for which they are known."""
+    graph = model.graph
+    return {
+        value.name: value.type.tensor_type
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.HasField("tensor_type")
+    }
+
+
+def elements(kind: onnx.TypeProto.Tensor) -> int:
+    """Values in a tensor, each unknown dimension counted as one."""
+    return int(np.prod([max(dim.dim_value, 1) for dim in kind.shape.dim], dtype=np.int64))
+
+
+def consumers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    """The nodes that read each tensor."""
+    found: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in dict.fromkeys(node.input):
+            found.setdefault(name, []).append(node)
+    return found
+
+
+def _pool_means(model: onnx.ModelProto) -> None:
+    """A mean over all positions is a global average pool, for which runtimes have eight-bit code."""
+    stored = initializers(model)
+    ranks = {name: len(kind.shape.dim) for name, kind in types(onnx.shape_inference.infer_shapes(model)).items()}
+    for node in model.graph.node:
+        if node.op_type != "ReduceMean" or ranks.get(node.input[0]) != 4 or not attribute(node, "keepdims", 1):
+            continue
+        axes = attribute(node, "axes")
+        if axes is None and len(node.input) > 1 and node.input[1] in stored:
+            axes = onnx.numpy_helper.to_array(stored[node.input[1]]).tolist()
+        if axes is not None and sorted(axis % 4 for axis in axes) == [2, 3]:
+            node.op_type = "GlobalAveragePool"
+            del node.attribute[:], node.input[1:]
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Every node gets a name of its own: the quantizer tells nodes apart by it."""
+    seen: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        if not node.name or node.name in seen:
+            node.name = f"{node.op_type}_{index}"
+        seen.add(node.name)
+
+
+def _forget_domains(model: onnx.ModelProto) -> None:
+    """Drop the operator sets that no node is of; ONNX Runtime lists all it knows."""
+    used = {node.domain for node in onnx_file.all_nodes(model)} | {"", "ai.onnx"}
+    kept = [item for item in model.opset_import if item.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)

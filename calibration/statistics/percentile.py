@@ -1,0 +1,23 @@
+"""All but the outermost values: one in ten thousand may be cut off at either end."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from calibration._grid import Grid, Range
+from calibration._histogram import Histogram
+
+TAIL = 1e-4
+"""Share of the values that may lie beyond each end."""
+
+
+def choose(histogram: Histogram, grid: Grid) -> Range:
+    """The range between the two percentiles, at a bin's resolution, within the smallest and the largest value."""
+    edges, counts = histogram.used()
+    if not len(edges):
+        return 0.0, 0.0
+    below = np.cumsum(counts) / histogram.total
+    first = int(np.searchsorted(below, TAIL, side="right"))
+    last = min(int(np.searchsorted(below, 1 - TAIL)), len(edges) - 1)
+    low, high = edges[first], edges[last] + histogram.width
+    return grid.around(max(float(low), histogram.low), min(float(high), histogram.high))

@@ -1,0 +1,30 @@
+"""OpenVINO on a CPU: as for ONNX Runtime, but Q/DQ only before what shall run in eight bits, and float biases.
+
+OpenVINO merges what follows a convolution into it and moves the rounding through the rest by itself. Q/DQ behind
+every operator, which ONNX Runtime wants, made it slower on every network with sigmoids or batch normalisations of
+their own, and ended its process on DenseNet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import onnx
+
+from calibration._grid import Grid, Range
+from calibration._qdq import Rules, insert
+
+GRID = Grid(symmetric=False)
+RULES = Rules(
+    grid=GRID,
+    operators=("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Concat", "AveragePool", "GlobalAveragePool"),
+    outputs=False,
+    bias=False,
+)
+
+
+def quantize(
+    model: onnx.ModelProto, ranges: Mapping[str, Range], keep_float: Collection[str], features: Collection[str]
+) -> onnx.ModelProto:
+    """A quantised copy of the graph; see `calibration.quantize`."""
+    return insert(model, ranges, RULES, keep_float)
