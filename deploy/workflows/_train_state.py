@@ -45,7 +45,7 @@ def state_bytes(module: torch.nn.Module, optimizer: torch.optim.Optimizer, facts
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items() if value is not None}
     tensors = _owned(tensors)
-    text = json.dumps({"schema": SCHEMA, **facts}, sort_keys=True)
+    text = json.dumps({"schema": SCHEMA, **facts})
     metadata = {"state": text, "sha256": _digest(tensors, text)}
     data: bytes = safetensors.torch.save(tensors, metadata=metadata)
     return data
@@ -53,7 +53,7 @@ def state_bytes(module: torch.nn.Module, optimizer: torch.optim.Optimizer, facts
 
 def finished_bytes(facts: Mapping[str, Any]) -> bytes:
     """The same for a training that is over: the facts without the tensors."""
-    text = json.dumps({"schema": SCHEMA, **facts}, sort_keys=True)
+    text = json.dumps({"schema": SCHEMA, **facts})
     data: bytes = safetensors.torch.save({}, metadata={"state": text, "sha256": _digest({}, text)})
     return data
 
