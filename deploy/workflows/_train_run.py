@@ -213,9 +213,10 @@ class Run:
 
     def _diverged(self, exc: DivergedError) -> ModelError:
         epoch = len(self.history) + 1
-        kept = f"the checkpoints of epoch {epoch - 1} and of the best one are kept" if epoch > 1 else "nothing was written"
+        kept = f"the checkpoints of epoch {epoch - 1} and of the best one are kept"
         return ModelError(
-            f"the training of {self.model.name} diverged in epoch {epoch} ({exc}); {kept}.",
+            f"the training of {self.model.name} diverged in epoch {epoch} ({exc}); "
+            f"{kept if epoch > 1 else 'nothing was written'}.",
             f"a smaller learning rate than {self.recipe.lr:g}: --lr {self.recipe.lr / 10:g}",
         )
 
