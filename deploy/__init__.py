@@ -10,16 +10,18 @@ if TYPE_CHECKING:
     from deploy.workflows.check import check
     from deploy.workflows.evaluate import evaluate_models
     from deploy.workflows.export import export_model
+    from deploy.workflows.quantize import quantize
     from deploy.workflows.train import train_model
 
 __version__ = "0.1.0"
-__all__ = ["ModelRequest", "__version__", "check", "evaluate_models", "export_model", "train_model"]
+__all__ = ["ModelRequest", "__version__", "check", "evaluate_models", "export_model", "quantize", "train_model"]
 
 _HOMES = {
     "ModelRequest": "deploy.models.request",
     "check": "deploy.workflows.check",
     "evaluate_models": "deploy.workflows.evaluate",
     "export_model": "deploy.workflows.export",
+    "quantize": "deploy.workflows.quantize",
     "train_model": "deploy.workflows.train",
 }
 

@@ -23,6 +23,7 @@ ABOUT = {
     "export": "Export a model and prove the file equal to it.",
     "inspect": "What an ONNX file holds: inputs, outputs, operators, cost.",
     "models": "List what can be exported.",
+    "quantize": "Calibrate an export and write an INT8 graph for one target.",
     "train": "Train or fine-tune a model.",
     "verify": "Hold artifacts against the digests in their manifests.",
 }

@@ -156,19 +156,3 @@ class Store:
             except ArtifactError:
                 continue
         return sorted(found, key=lambda artifact: artifact.manifest.created, reverse=True)
-
-    def newest(self, *, slug: str | None = None, format: str | None = None, precision: str | None = None) -> Artifact:
-        """The newest artifact that fits.
-
-        Raises:
-            ArtifactError: there is none.
-        """
-        for artifact in self.artifacts(slug):
-            manifest = artifact.manifest
-            if format in (None, manifest.format) and precision in (None, manifest.precision):
-                return artifact
-        of = f" of {slug}" if slug else ""
-        raise ArtifactError(
-            f"{self.root}: no {format or 'artifact'}{of} there.",
-            f"deploy export {slug or 'MODEL'} --format onnx",
-        )

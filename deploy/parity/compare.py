@@ -11,9 +11,16 @@ import numpy as np
 from deploy.core.errors import BackendCrashedError, BackendError
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
+from deploy.parity.choices import as_rows, pair
 from deploy.parity.metric import Accumulator
 from deploy.parity.probes import Probe
-from deploy.parity.verdict import CHAOTIC, ENVELOPE, OutputParity, ParityReport, Verdict, combine, judge
+from deploy.parity.verdict import ENVELOPE, OutputParity, ParityReport, Verdict, combine, judge
+
+MANY = 100
+"""From so many choices on one more is granted to PyTorch's own run than it made: none seen is not none to expect."""
+
+FEWEST = 3
+"""Choices that must have been compared for a verdict."""
 
 
 class Candidate(Protocol):
@@ -30,9 +37,8 @@ class Candidate(Protocol):
 class _Tally:
     """What the probes showed so far.
 
-    A model that chooses (a detector keeps the boxes above a score) may choose otherwise from rounding alone. A probe
-    on which PyTorch's own run chooses otherwise than float64 is ``undecided`` and tells nothing; one on which only
-    the candidate does is a ``flip``, and flips are allowed as noise is: ENVELOPE times PyTorch's own.
+    A model that chooses may choose otherwise from rounding alone: such choices (rows without a partner, see
+    `deploy.parity.choices`) are allowed as noise is, ENVELOPE times as many as PyTorch's own run has.
     """
 
     found: dict[tuple[str, str], Accumulator] = field(default_factory=dict)
@@ -40,9 +46,10 @@ class _Tally:
     notes: list[str] = field(default_factory=list)
     ran: set[tuple[int, ...]] = field(default_factory=set)
     refused: dict[str, str] = field(default_factory=dict)
-    undecided: int = 0
-    flips: int = 0
-    agreed: int = 0
+    chosen: int = 0
+    own_otherwise: int = 0
+    otherwise: int = 0
+    compared: int = 0
 
 
 def compare(
@@ -140,15 +147,10 @@ def _refusals(tally: _Tally, probes: Sequence[Probe]) -> list[str]:
 def _add(
     tally: _Tally, probe: Probe, expected: Fetches, own: Fetches, given: Fetches, batch: str, precision: str
 ) -> None:
-    chooses = any(not np.issubdtype(value.dtype, np.floating) for value in expected.values())
-    if chooses:
-        if _chose_otherwise(expected, own, precision):
-            tally.undecided += 1
-            return
-        if set(given) >= set(expected) and _chose_otherwise(expected, given, precision):
-            tally.flips += 1
-            return
-        tally.agreed += 1
+    if any(not np.issubdtype(value.dtype, np.floating) for value in expected.values()):
+        if set(given) >= set(expected):
+            _add_choices(tally, probe, expected, own, given, batch, precision)
+        return
     size = probe.sizes.get(batch)
     for name, value in given.items():
         first = expected[name].shape[:1]
@@ -163,36 +165,42 @@ def _add(
             accumulator.add(expected[name][rows], own[name][rows], value[rows], batched=True, at=probe.label)
 
 
-def _chose_otherwise(expected: Fetches, found: Fetches, precision: str) -> bool:
-    for name, reference in expected.items():
-        value = found[name]
-        if value.shape != reference.shape:
-            return True
-        if not np.issubdtype(reference.dtype, np.floating):
-            if not np.array_equal(value, reference):
-                return True
-        elif np.linalg.norm(value.astype(np.float64) - reference) > CHAOTIC[precision] * np.linalg.norm(reference):
-            return True
-    return False
+def _add_choices(
+    tally: _Tally, probe: Probe, expected: Fetches, own: Fetches, given: Fetches, batch: str, precision: str
+) -> None:
+    """Compare the rows that both runs chose as float64 does, and count the others."""
+    reference, ours, theirs = as_rows(expected), as_rows(own), as_rows({name: given[name] for name in expected})
+    count = len(next(iter(reference.values())))
+    ordered = count == probe.sizes.get(batch) or reference is not expected
+    first, second = (pair(reference, rows, precision, ordered=ordered) for rows in (ours, theirs))
+    tally.chosen += count
+    tally.own_otherwise += first.alone
+    tally.otherwise += second.alone
+    both = np.flatnonzero((first.partner >= 0) & (second.partner >= 0))
+    tally.compared += len(both)
+    sampled = ordered and reference is expected
+    for group in dict.fromkeys(probe.groups if sampled else probe.groups[:1]):
+        rows = [index for index in both if not sampled or probe.groups[index] == group]
+        for name, value in reference.items():
+            accumulator = tally.found.setdefault((name, group), Accumulator())
+            mine, yours = ours[name][first.partner[rows]], theirs[name][second.partner[rows]]
+            accumulator.add(value[rows], mine, yours, batched=True, at=probe.label)
 
 
 def _conclude(tally: _Tally, judged: Sequence[OutputParity]) -> tuple[Verdict, tuple[str, ...]]:
-    total = tally.undecided + tally.flips + tally.agreed
-    if tally.flips > ENVELOPE * tally.undecided:
+    if tally.otherwise > ENVELOPE * (tally.own_otherwise + int(tally.chosen >= MANY)):
         tally.faults.append(
-            f"it chooses otherwise than float64 in {tally.flips} of {total} probes, "
-            f"PyTorch's own run in {tally.undecided}"
+            f"of {tally.chosen} choices it makes {tally.otherwise} otherwise than float64, "
+            f"PyTorch's own run {tally.own_otherwise}"
         )
     verdict, reasons = combine(judged, list(dict.fromkeys(tally.faults)))
-    if tally.undecided or tally.flips:
+    if tally.own_otherwise or tally.otherwise:
         tally.notes.append(
-            f"the model chooses: in {tally.undecided} of {total} probes rounding decided already in PyTorch's own run, "
-            f"in {tally.flips} more in the file's; {tally.agreed} were compared"
+            f"the model chooses: of {tally.chosen} choices PyTorch's own run has {tally.own_otherwise} otherwise than "
+            f"float64, the file {tally.otherwise}; {tally.compared} were compared"
         )
-        if verdict == "pass" and tally.agreed < 3:
-            return "inconclusive", (f"rounding decides the choice in {total - tally.agreed} of {total} probes",)
-        if verdict == "inconclusive" and tally.agreed == 0:
-            return verdict, (f"rounding decides the choice in all {total} probes",)
+        if verdict == "pass" and tally.compared < FEWEST:
+            return "inconclusive", (f"rounding decides all but {tally.compared} of {tally.chosen} choices",)
     return verdict, reasons
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 
 from deploy.core.artifact import Artifact
@@ -48,17 +49,27 @@ def trained_checkpoint(request: ModelRequest, store: Store) -> Artifact | None:
     return None
 
 
+EXPORTS = ("fp32", "fp16")
+"""Precisions that `deploy export` gives; what was quantised later is no export."""
+
+
 def newest_export(
-    request: ModelRequest | None, store: Store, progress: Progress, *, slug: str | None = None
+    store: Store, progress: Progress, *, name: str | None = None, precisions: Collection[str] = EXPORTS
 ) -> Artifact:
-    """The artifact a command means when no file is named: the newest ONNX export, said aloud.
+    """The artifact a command means when no file is named: the newest ONNX export (of a model), said aloud.
 
     Raises:
         ArtifactError: there is none.
     """
-    artifact = store.newest(slug=slug, format="onnx")
-    progress.note(f"taking {artifact.path}, the newest export")
-    return artifact
+    for artifact in store.artifacts():
+        manifest = artifact.manifest
+        named = name in (None, manifest.model, manifest.slug, manifest.model.partition("/")[2])
+        if named and manifest.format == "onnx" and manifest.precision in precisions:
+            progress.note(f"taking {artifact.path}, the newest export")
+            return artifact
+    what = "ONNX export" if len(precisions) > 1 else f"{next(iter(precisions))} ONNX export"
+    of = f" of {name}" if name else ""
+    raise ArtifactError(f"{store.root}: no {what}{of} there.", f"deploy export {name or 'MODEL'} --format onnx")
 
 
 def request_of(artifact: Artifact) -> ModelRequest:

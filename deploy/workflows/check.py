@@ -19,7 +19,7 @@ from deploy.parity.locate import Location
 from deploy.parity.verdict import ParityReport
 from deploy.support import onnx_file
 from deploy.workflows._locate import locate
-from deploy.workflows._model import manifest_beside, open_model
+from deploy.workflows._model import EXPORTS, manifest_beside, newest_export, open_model
 from deploy.workflows._proof import prove
 from deploy.workflows._samples import Samples
 
@@ -80,6 +80,7 @@ def check(
         path, artifact = _file(onnx, request, store, progress)
         if artifact is not None:
             artifact.verify()
+            _refuse_rounded(artifact)
         request = _request(request, artifact)
         graph = onnx_file.load(path)
         with progress.stage("building the model"):
@@ -114,18 +115,18 @@ def _file(
         if not path.is_file():
             raise ArtifactError(f"{path}: there is no such file.")
         return path, manifest_beside(path)
-    for artifact in store.artifacts():
-        manifest = artifact.manifest
-        named = request is None or request.name in (
-            manifest.model,
-            manifest.slug,
-            manifest.model.partition("/")[2],
+    artifact = newest_export(store, progress, name=request.name if request else None)
+    return artifact.path, artifact
+
+
+def _refuse_rounded(artifact: Artifact) -> None:
+    """Eight bits are no rounding error of arithmetic: this verdict would only say that."""
+    if artifact.manifest.precision not in EXPORTS:
+        raise UsageError(
+            f"{artifact.path}: it is {artifact.manifest.precision}, which has no envelope to be held against; "
+            "its manifest holds what was measured.",
+            f"deploy evaluate {artifact.path} --data DATA",
         )
-        if manifest.format == "onnx" and named:
-            progress.note(f"checking {artifact.path}, the newest export")
-            return artifact.path, artifact
-    of = f" of {request.name}" if request else ""
-    raise ArtifactError(f"{store.root}: no ONNX export{of} there.", "name a file with --onnx FILE")
 
 
 def _request(request: ModelRequest | None, artifact: Artifact | None) -> ModelRequest:

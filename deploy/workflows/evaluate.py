@@ -131,7 +131,7 @@ def evaluate_models(
     if batch_size < 1 or not max_drop >= 0:
         raise UsageError("the batch size must be at least 1, and the drop not negative.")
     store = Store(artifacts or default_root())
-    names = list(dict.fromkeys(models)) or [newest_export(None, store, progress).manifest.model]
+    names = list(dict.fromkeys(models)) or [newest_export(store, progress).manifest.model]
     subjects = [subject(name, store, progress) for name in names]
     with progress.stage("reading the data"):
         dataset = open_dataset(data, split="test", root=data_root, skip_bad=skip_bad, progress=progress)

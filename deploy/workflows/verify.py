@@ -40,9 +40,10 @@ def verify(path: Path | None = None) -> VerifyReport:
         return _verify([target], set())
     if not path.is_dir():
         raise ArtifactError(f"{path}: there is nothing there.")
-    manifests = sorted(found for found in path.rglob("*.json") if not _scratch(found))
-    targets = [found.with_suffix("") for found in manifests]
-    folders = {found.parent for found in manifests}
+    found = (file for file in path.rglob("*.json") if not _scratch(file))
+    manifests = sorted(file for file in found if not manifest_path(file).exists())  # a table is JSON and has its own
+    targets = [file.with_suffix("") for file in manifests]
+    folders = {file.parent for file in manifests}
     return _verify(targets, {item for folder in folders for item in folder.iterdir()})
 
 

@@ -128,6 +128,63 @@ def test_flips_are_allowed_as_noise_is(own: tuple[int, ...], theirs: tuple[int, 
     assert report.verdict == verdict, report.reasons
 
 
+PICTURE = TensorSpec(name="x", dtype="float32", shape=(3, 8, 8))
+
+
+class Detector(Linear):
+    """Boxes of a picture, best score first."""
+
+    def run(self, feeds: Feeds) -> Fetches:
+        wide = feeds["x"].reshape(-1)[:160].astype(np.float64).reshape(40, 4)
+        boxes, scores = wide * 7.1 + 3.3, 1 / (1 + np.exp(-wide.sum(1) / 3.7))
+        order = np.argsort(-scores)
+        out = {"boxes": boxes[order], "labels": (np.arange(40) % 5)[order], "scores": scores[order]}
+        rounded = {name: value.astype(self.dtype) if value.dtype.kind == "f" else value for name, value in out.items()}
+        return self.change(rounded, feeds)
+
+
+def _same(out: Fetches, feeds: Feeds) -> Fetches:
+    return out
+
+
+def _swap(out: Fetches, feeds: Feeds) -> Fetches:
+    order = [1, 0, *range(2, len(out["scores"]))]
+    return {name: value[order] for name, value in out.items()}
+
+
+def _without(count: int) -> Callable[[Fetches, Feeds], Fetches]:
+    return lambda out, feeds: {name: value[count:] for name, value in out.items()}
+
+
+def _moved(out: Fetches, feeds: Feeds) -> Fetches:
+    return {**out, "boxes": out["boxes"] * np.float32(1.0001)}
+
+
+def _relabelled(out: Fetches, feeds: Feeds) -> Fetches:
+    return {**out, "labels": (out["labels"] + 1) % 5}
+
+
+@pytest.mark.parametrize(
+    ("own", "theirs", "verdict"),
+    [
+        (_same, _same, "pass"),
+        (_same, _swap, "pass"),  # the order of near ties is no fault
+        (_without(2), _without(3), "pass"),  # rounding loses a box here and there
+        (_same, _without(3), "fail"),
+        (_same, _moved, "fail"),
+        (_same, _relabelled, "fail"),
+        (_without(40), _same, "inconclusive"),
+        (_same, lambda out, feeds: {**out, "boxes": out["boxes"][:, :3]}, "fail"),
+    ],
+)
+def test_boxes_are_compared_one_by_one(
+    own: Callable[[Fetches, Feeds], Fetches], theirs: Callable[[Fetches, Feeds], Fetches], verdict: str
+) -> None:
+    probes = make_probes([PICTURE], {})
+    report = compare(Detector(np.float64), Detector(np.float32, own), Detector(np.float32, theirs), probes)
+    assert report.verdict == verdict, report.reasons
+
+
 def test_probes_are_seeded_and_stay_in_their_bounds() -> None:
     spec = TensorSpec(name="x", dtype="float32", shape=("batch", 3, "side", "side"), bounds=(0, 1))
     first, second = (make_probes([spec], {"batch": 2, "side": 8}, seed=4) for _ in range(2))

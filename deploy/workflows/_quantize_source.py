@@ -1,0 +1,123 @@
+"""The float graph that is quantised, and what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from deploy.core.artifact import Artifact, Manifest, sha256
+from deploy.core.errors import ArtifactError
+from deploy.core.model import Preprocessing, Weights
+from deploy.core.progress import Progress
+from deploy.core.store import Store
+from deploy.core.tensors import TensorSpec
+from deploy.support import onnx_file
+from deploy.workflows._calibration_data import override
+from deploy.workflows._model import manifest_beside, newest_export
+from deploy.workflows.export import export_model
+
+PRECISION = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """A float32 ONNX file.
+
+    Attributes:
+        preprocessing: how images become its input, the user's changes applied; None where nothing says.
+        digest: SHA-256 of the file, and of its external data where there is any.
+        manifest: None for a file that somebody else made.
+    """
+
+    path: Path
+    model: str
+    slug: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocessing: Preprocessing | None
+    labels: tuple[str, ...]
+    weights: Weights
+    digest: str
+    manifest: Manifest | None
+
+
+def open_source(model: str | Path | None, store: Store, preprocess: Sequence[str], progress: Progress) -> Source:
+    """Find, or make, the float32 export that is meant, and hold it against its digest.
+
+    Args:
+        model: a name, an ONNX file, or None for the newest float32 export.
+        store: where exports are.
+        preprocess: ``key=value`` changes to the preprocessing.
+        progress: told what was taken.
+
+    Raises:
+        ArtifactError: no such file, or not a float32 ONNX file.
+        DigestError: it is not what its manifest records.
+    """
+    path, artifact = _find(model, store, progress)
+    if artifact is not None:
+        artifact.verify()
+        manifest = artifact.manifest
+        if manifest.precision != PRECISION:
+            raise ArtifactError(f"{path}: it is {manifest.precision}; only a {PRECISION} export can be quantised.")
+        return Source(
+            path=path,
+            model=manifest.model,
+            slug=manifest.slug,
+            inputs=manifest.inputs,
+            outputs=manifest.outputs,
+            preprocessing=override(manifest.preprocessing, preprocess),
+            labels=manifest.labels,
+            weights=manifest.weights,
+            digest="+".join(item.sha256 for item in manifest.files),
+            manifest=manifest,
+        )
+    graph = onnx_file.load(path).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    progress.note(f"{path}: nobody's manifest lies beside it; its parity is not known")
+    return Source(
+        path=path,
+        model=path.stem,
+        slug=path.stem,
+        inputs=tuple(_spec(value, path) for value in graph.input if value.name not in stored),
+        outputs=tuple(_spec(value, path) for value in graph.output),
+        preprocessing=override(None, preprocess),
+        labels=(),
+        weights=Weights(source=path.name, trained=True, sha256=sha256(path)),
+        digest=sha256(path),
+        manifest=None,
+    )
+
+
+def _find(model: str | Path | None, store: Store, progress: Progress) -> tuple[Path, Artifact | None]:
+    if Path(model or "").suffix == ".onnx":
+        path = Path(str(model))
+        return path, manifest_beside(path)
+    try:
+        artifact = newest_export(store, progress, name=None if model is None else str(model), precisions=(PRECISION,))
+    except ArtifactError:
+        if model is None:
+            raise
+    else:
+        return artifact.path, artifact
+    progress.note(f"there is no {PRECISION} export of {model} yet: making it")
+    report = export_model(str(model), artifacts=store.root, progress=progress)
+    if report.parity.verdict == "fail":
+        raise ArtifactError(f"the export of {model} is not equal to it, so it is not quantised.", "deploy export tells")
+    return report.artifact.path, report.artifact
+
+
+def _spec(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
+    kind = value.type.tensor_type
+    try:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
+    except KeyError as exc:
+        raise ArtifactError(f"{path}: {value.name!r} is not a tensor.") from exc
+    shape = tuple(
+        dim.dim_value or dim.dim_param or f"{value.name}_dim{axis}" for axis, dim in enumerate(kind.shape.dim)
+    )
+    return TensorSpec(name=value.name, dtype=dtype, shape=shape)
