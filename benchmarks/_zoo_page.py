@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 TARGETS = {"lenet5": 0.98, "lenet": 0.98, "lenet_bn": 0.98, "resnet18_digits": 0.99, "inception_small": 0.985}
 """Held-out top-1 to reach."""
 
-TWINS = {"resnet18_digits": ("ResNet-18, with shortcuts", "tab:blue"), "plain18_digits": ("plain twin", "tab:red")}
+TWINS = {
+    "resnet18_digits": ("ResNet-18, with shortcuts", "tab:blue"),
+    "plain18_digits": ("Plain twin, without", "tab:red"),
+}
 
 HOW = (
     "Every network is trained by `deploy train zoo/NAME --data digits --seed 0`, exported by `deploy export zoo/NAME` "
@@ -97,45 +101,62 @@ def _twins(twins: dict[str, Any]) -> list[str]:
         return []
     lines = ["## With and without shortcuts", "", "![training curves](plain_and_residual.png)", ""]
     for name, (label, _) in TWINS.items():
-        runs = [curve for key, curve in twins.items() if key.split()[0] == name]
-        epochs = [next((at + 1 for at, top1 in enumerate(run["test_top1"]) if top1 >= 0.95), None) for run in runs]
-        shown = ", ".join(str(epoch) if epoch else "never" for epoch in epochs)
-        last = ", ".join(f"{run['test_top1'][-1]:.2%}" for run in runs)
+        runs = _runs(twins, name)
+        shown = {at: ", ".join(f"{run['test_top1'][at]:.2%}" for run in runs) for at in (0, -1)}
         losses = ", ".join(f"{run['train_loss'][-1]:.4f}" for run in runs)
         lines.append(
-            f"- {label}: held-out top-1 reaches 95 % in epoch {shown}; in the last epoch it is {last}, and the "
-            f"training loss {losses} (one number a seed)."
+            f"- {label}, one number a seed: held-out top-1 {shown[0]} after the first epoch and {shown[-1]} after the "
+            f"last; training loss in the last {losses}."
         )
-    return [*lines, ""]
+    return [
+        *lines,
+        "",
+        "The paper (He et al. 2015, section 4.1) says of 18 layers that the two are comparably accurate and that the "
+        "residual one converges faster; that plain networks get worse with depth it shows with 34. These digits cannot "
+        "show the latter: both twins have all but a few of the 359 right.",
+        "",
+    ]
+
+
+def _runs(twins: dict[str, Any], name: str) -> list[dict[str, list[float]]]:
+    return [curve for key, curve in sorted(twins.items()) if key.split()[0] == name]
 
 
 def picture(twins: dict[str, Any]) -> bytes:
-    """PNG: loss on the left, top-1 on the right, one pair of lines for each twin and seed."""
+    """PNG: loss on the left, wrong answers on the right; means over the seeds, and the range of the held-out ones."""
     figure = Figure(figsize=(10, 4))
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    figure.subplots_adjust(left=0.075, right=0.985, bottom=0.13, top=0.88, wspace=0.2)
+    figure.subplots_adjust(left=0.07, right=0.985, bottom=0.13, top=0.88, wspace=0.18)
     seeds = sorted({key.split()[1] for key in twins})
-    figure.suptitle(f"ResNet-18 and its plain twin on digits, 32×32; seeds {', '.join(seeds)}")
-    for key, curve in twins.items():
-        name, seed = key.split()
-        label, color = TWINS[name]
-        epochs = range(1, len(curve["test_loss"]) + 1)
-        for axes, what, factor in ((left, "loss", 1), (right, "top1", 100)):
+    figure.suptitle(f"ResNet-18 and its plain twin on digits: mean of seeds {', '.join(seeds)}; shaded: their range")
+    for name, (label, color) in TWINS.items():
+        for axes, what in ((left, "loss"), (right, "wrong")):
             for split, style in (("train", "--"), ("test", "-")):
-                values = [value * factor for value in curve[f"{split}_{what}"]]
-                told = f"{label}: {'training' if split == 'train' else 'held out'}" if seed == seeds[0] else None
-                axes.plot(epochs, values, style, color=color, alpha=0.75, linewidth=1.3, label=told)
-    for axes in (left, right):
+                values = np.array([_series(run, split, what) for run in _runs(twins, name)])
+                if not len(values):
+                    continue
+                epochs = np.arange(1, values.shape[1] + 1)
+                told = f"{label}: {'training' if split == 'train' else 'held out'}"
+                axes.plot(epochs, values.mean(0), style, color=color, linewidth=1.6, label=told)
+                if split == "test":
+                    axes.fill_between(epochs, values.min(0), values.max(0), color=color, alpha=0.15, linewidth=0)
+    for axes, title in ((left, "cross-entropy"), (right, "wrong answers in %")):
         axes.set_xlabel("epoch")
+        axes.set_ylabel(title)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=9)
-    left.set_ylabel("cross-entropy")
-    left.set_yscale("log")
-    right.set_ylabel("top-1 accuracy in %")
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=120, metadata={"Software": None})
     return stream.getvalue()
+
+
+def _series(run: dict[str, list[float]], split: str, what: str) -> list[float]:
+    if what == "loss":
+        return run[f"{split}_loss"]
+    return [max(100 * (1 - top1), 0.01) for top1 in run[f"{split}_top1"]]  # a logarithm has no place for none wrong
 
 
 def _cell(text: str) -> str:
