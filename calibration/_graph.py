@@ -115,15 +115,22 @@ def _pool_means(model: onnx.ModelProto) -> None:
     """A mean over all positions is a global average pool, for which runtimes have eight-bit code."""
     stored = initializers(model)
     ranks = {name: len(kind.shape.dim) for name, kind in types(onnx.shape_inference.infer_shapes(model)).items()}
-    for node in model.graph.node:
-        if node.op_type != "ReduceMean" or ranks.get(node.input[0]) != 4 or not attribute(node, "keepdims", 1):
+    for index in reversed(range(len(model.graph.node))):
+        node = model.graph.node[index]
+        if node.op_type != "ReduceMean" or ranks.get(node.input[0]) != 4:
             continue
         axes = attribute(node, "axes")
         if axes is None and len(node.input) > 1 and node.input[1] in stored:
             axes = onnx.numpy_helper.to_array(stored[node.input[1]]).tolist()
-        if axes is not None and sorted(axis % 4 for axis in axes) == [2, 3]:
-            node.op_type = "GlobalAveragePool"
-            del node.attribute[:], node.input[1:]
+        if axes is None or sorted(axis % 4 for axis in axes) != [2, 3]:
+            continue
+        if not attribute(node, "keepdims", 1):
+            pooled = f"{node.output[0]}_pooled"
+            flatten = onnx.helper.make_node("Flatten", [pooled], [node.output[0]], axis=1)
+            model.graph.node.insert(index + 1, flatten)
+            node.output[0] = pooled
+        node.op_type = "GlobalAveragePool"
+        del node.attribute[:], node.input[1:]
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:

@@ -20,6 +20,9 @@ Counts = NDArray[np.int64]
 SIDE = 4096
 """Bins on each side of zero; more than half of those on the longer side are in use."""
 
+_FINEST = -126
+"""Least binary logarithm of a width: its inverse is still a float32."""
+
 _CHUNK = 1 << 15
 """Values at a time: what fits into the processor's cache."""
 
@@ -36,7 +39,7 @@ class Histogram:
 
     def __init__(self) -> None:
         self.counts: Counts = np.zeros(2 * SIDE, np.int64)
-        self.exponent = -149
+        self.exponent = _FINEST
         self.low = self.high = 0.0
         self.total = 0
 
@@ -77,7 +80,7 @@ class Histogram:
         """Double the width until the largest magnitude has a bin."""
         if largest == 0.0:
             return
-        needed = math.frexp(largest)[1] - int(math.log2(SIDE))
+        needed = max(math.frexp(largest)[1] - int(math.log2(SIDE)), _FINEST)
         steps = needed - self.exponent
         if steps <= 0:
             return

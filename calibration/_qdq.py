@@ -78,6 +78,7 @@ def insert(
             },
         )
         quantizer.quantize_model()
+        quantizer.model.topological_sort()
     made: onnx.ModelProto = quantizer.model.model
     return made
 

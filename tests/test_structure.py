@@ -102,7 +102,15 @@ def test_every_command_has_a_help_line_and_examples() -> None:
 def test_public_names() -> None:
     import deploy
 
-    assert deploy.__all__ == ["ModelRequest", "__version__", "check", "evaluate_models", "export_model", "train_model"]
+    assert deploy.__all__ == [
+        "ModelRequest",
+        "__version__",
+        "check",
+        "evaluate_models",
+        "export_model",
+        "quantize",
+        "train_model",
+    ]
     for name in deploy.__all__:
         assert getattr(deploy, name)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

@@ -118,4 +118,5 @@ def _verdict(row: Row) -> str:
     if row.comparison is None or row.note:
         return row.note or row.verdict
     low, high = (100 * end for end in row.comparison.difference_interval)
-    return f"{row.comparison.verdict} ({low:+.2f} to {high:+.2f} points, p = {row.comparison.p_value:.2g})"
+    predicted = "; predicted by ONNX Runtime without fusions" if row.runtime == "prediction" else ""
+    return f"{row.comparison.verdict} ({low:+.2f} to {high:+.2f} points, p = {row.comparison.p_value:.2g}){predicted}"

@@ -28,10 +28,11 @@ from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
 from deploy.workflows._accuracy import Classify, answers_of, image_preprocessing, labels_for
 from deploy.workflows._model import manifest_beside, open_model, request_of
+from deploy.workflows._runtime import Runtime, runtime_of
 
 CHECKPOINT = "safetensors"
-RUNTIMES = {"onnx": "onnxruntime"}
-"""What runs each format of an artifact."""
+SILENTLY_LEFT_OUT = ("calibration",)
+"""Formats that are no models."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,9 +86,9 @@ def subject(text: str, store: Store, progress: Progress) -> Subject:
         found = [item for item in store.artifacts() if text in (item.manifest.model, item.manifest.slug)]
         found = [item for item in found if not item.manifest.options.get("last")]
     checkpoints = [item for item in found if item.manifest.format == CHECKPOINT]
-    exports = [item for item in found if item.manifest.format in RUNTIMES]
+    exports = [item for item in found if runtime_of(item.manifest.format, item.manifest.target)]
     for other in found:
-        if other.manifest.format not in (CHECKPOINT, *RUNTIMES):
+        if other not in (*checkpoints, *exports) and other.manifest.format not in SILENTLY_LEFT_OUT:
             progress.note(f"{other.path} is left out: nothing here runs the format {other.manifest.format!r}")
     if found and not checkpoints and not exports:
         raise ArtifactError(f"{text}: none of its artifacts is of a format that can be run here.")
@@ -122,21 +123,23 @@ def judge(subject: Subject, dataset: Dataset, store: Store, batch_size: int, pro
     for export in subject.exports:
         export.verify()
         manifest = export.manifest
-        runtime = RUNTIMES[manifest.format]
+        runtime = runtime_of(manifest.format, manifest.target)
+        if runtime is None:
+            continue
         recipe = manifest.preprocessing or (image_preprocessing(model) if model is not None else None)
         if recipe is None:
             raise ArtifactError(f"{export.path}: its manifest does not say how images become its input.")
-        with progress.stage(f"{export.path.name}: {runtime}"), _opened(export, runtime) as opened:
+        with progress.stage(f"{export.path.name}: {runtime.words}"), _opened(export, runtime) as opened:
             call = _classifier(opened, opened.inputs[0])
             name = manifest.model
             answers, matched = _answers(call, dataset, recipe, manifest.labels, name, batch_size, progress)
-        yield Judged(export, runtime, manifest.precision, _identity(manifest.weights), answers, matched)
+        yield Judged(export, runtime.name, manifest.precision, _identity(manifest.weights), answers, matched)
 
 
 @contextmanager
-def _opened(artifact: Artifact, runtime: str) -> Iterator[IsolatedRunner]:
-    with IsolatedRunner(runtime) as runner:
-        runner.open(artifact.path)
+def _opened(artifact: Artifact, runtime: Runtime) -> Iterator[IsolatedRunner]:
+    with IsolatedRunner(runtime.backend) as runner:
+        runner.open(artifact.path, **runtime.options)
         if len(runner.inputs) != 1:
             raise BackendError(f"{artifact.path}: takes {len(runner.inputs)} inputs, not one batch of images.")
         yield runner

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ from deploy.core.runner import Fetches
 from deploy.evaluation.accuracy import Accuracy, Answers, Comparison
 from deploy.parity.fidelity import Fidelity, OutputFidelity
 from deploy.workflows._calibration_data import Samples
-
-_PREDICTED = ("onnxruntime", {"optimisation": "none"}, "ONNX Runtime without fusions, as a prediction")
+from deploy.workflows._runtime import ONNX, PREDICTION, runtime_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +45,7 @@ class Evidence:
     @property
     def drop(self) -> float | None:
         """Points of top-1 lost; None without labels."""
-        return None if self.comparison is None else -100.0 * self.comparison.difference
+        return None if self.comparison is None else 0.0 - 100.0 * self.comparison.difference
 
     @property
     def finite(self) -> bool:
@@ -135,13 +133,13 @@ class Judge:
         Raises:
             BackendError: the runtime refuses it.
         """
-        backend, options, words = _runtime(self._target)
-        if backend == self._runner.backend:
-            self._runner.open(path, spinning=False, **options)
-            return self._compare(self._run(self._runner, progress), words)
-        with IsolatedRunner(backend) as other:
-            other.open(path, **options)
-            return self._compare(self._run(other, progress), words)
+        runtime = runtime_of(ONNX, self._target) or PREDICTION
+        if runtime.backend == self._runner.backend:
+            self._runner.open(path, spinning=False, **runtime.options)
+            return self._compare(self._run(self._runner, progress), runtime.words)
+        with IsolatedRunner(runtime.backend) as other:
+            other.open(path, **runtime.options)
+            return self._compare(self._run(other, progress), runtime.words)
 
     def _compare(self, found: Iterator[Fetches], words: str) -> Evidence:
         fidelity = Fidelity()
@@ -166,15 +164,6 @@ class Judge:
         logits = np.concatenate([item[name] for item in outputs])
         labels = labels[: len(logits)]
         return Answers.judge(logits, labels) if labels.max() < logits.shape[1] else None
-
-
-def _runtime(target: str) -> tuple[str, Mapping[str, Any], str]:
-    """The backend that runs a target's graphs here, its options, and that in words."""
-    if target == "onnxruntime":
-        return "onnxruntime", {}, "ONNX Runtime"
-    if target == "openvino" and importlib.util.find_spec("openvino"):
-        return "openvino", {}, "OpenVINO"
-    return _PREDICTED
 
 
 def decibels(value: float | None) -> str:

@@ -129,7 +129,7 @@ def search(job: Job, runner: IsolatedRunner, bounds: Bounds, progress: Progress)
         def measure(keep: frozenset[str]) -> Evidence:
             return judge.measure(job.write(keep), progress) if keep else start
 
-        plan = relax(order, measure, bounds.hold)
+        plan = relax(order[:-1], measure, bounds.hold)  # with the last one nothing would be left in eight bits
     for step in plan.steps:
         lost = "" if step.reached.drop is None else f", {step.reached.drop:.2f} points lost"
         progress.note(f"{step.layer} in float: {decibels(step.reached.sqnr_db)}{lost}")

@@ -1,0 +1,190 @@
+"""The rules of each target, seen in the graphs that come out, and what they compute."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+import calibration
+from calibration.layers import layer_noise
+from calibration.sensitivity import layers, rank, relax
+from calibration.table import CalibrationTable
+from calibration.targets import onnxruntime as rules
+from deploy.core import registry
+from deploy.core.errors import ArtifactError, UnknownNameError
+
+TARGETS = registry.names("calibration.targets")
+
+
+@pytest.fixture
+def graph(block: Path) -> onnx.ModelProto:
+    return calibration.prepare(block)
+
+
+@pytest.fixture
+def table(graph: onnx.ModelProto, images: np.ndarray) -> CalibrationTable:
+    seen = calibration.collect(graph, [{"input": images}], samples=len(images))
+    return CalibrationTable.of(seen, "minmax", {"graph": "x"})
+
+
+def _run(model: onnx.ModelProto, images: np.ndarray, *, fused: bool = True) -> np.ndarray:
+    settings = ort.SessionOptions()
+    if not fused:
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    result: np.ndarray = session.run(None, {"input": images})[0]
+    return result
+
+
+def _stored(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def _nodes(model: onnx.ModelProto, *kinds: str) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.op_type in kinds]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("fused", [True, False])
+def test_it_computes_nearly_the_same(
+    graph: onnx.ModelProto, table: CalibrationTable, images: np.ndarray, target: str, fused: bool
+) -> None:
+    expected = _run(graph, images)
+    found = _run(calibration.quantize(graph, table, target), images, fused=fused)
+    noise = np.square(found - expected).sum() / np.square(expected - expected.mean(0)).sum()
+    assert noise < 0.02 and not np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_scale_is_finite_and_positive(graph: onnx.ModelProto, table: CalibrationTable, target: str) -> None:
+    made = calibration.quantize(graph, table, target)
+    stored = _stored(made)
+    scales = [stored[node.input[1]] for node in _nodes(made, "QuantizeLinear", "DequantizeLinear")]
+    assert scales and all(np.isfinite(scale).all() and (scale > 0).all() for scale in scales)
+    onnx.checker.check_model(made)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_weights_are_int8_with_a_scale_for_each_channel(
+    graph: onnx.ModelProto, table: CalibrationTable, target: str
+) -> None:
+    made = calibration.quantize(graph, table, target)
+    stored, by_output = _stored(made), {node.output[0]: node for node in made.graph.node}
+    for node in _nodes(made, "Conv", "Gemm"):
+        source = by_output[node.input[1]]
+        assert source.op_type == "DequantizeLinear" and stored[source.input[0]].dtype == np.int8
+        assert stored[source.input[1]].shape == (stored[source.input[0]].shape[0],)
+        assert not stored[source.input[2]].any()
+
+
+def test_onnxruntime_rules(graph: onnx.ModelProto, table: CalibrationTable) -> None:
+    made = calibration.quantize(graph, table, "onnxruntime")
+    stored = _stored(made)
+    zero_points = {stored[node.input[2]].dtype for node in _nodes(made, "QuantizeLinear")}
+    assert zero_points == {np.dtype(np.uint8)}
+    assert any(
+        stored[node.input[0]].dtype == np.int32 for node in _nodes(made, "DequantizeLinear") if node.input[0] in stored
+    )
+    assert not _nodes(made, "Relu", "Clip", "BatchNormalization"), "cut off by the rounding, or made a convolution"
+    for features, reduced in ((["avx2"], True), (["avx512_vnni"], False), (["asimddp"], False)):
+        assert rules.rules(features).reduce_range is reduced
+
+
+def test_openvino_rules(graph: onnx.ModelProto, table: CalibrationTable) -> None:
+    made = calibration.quantize(graph, table, "openvino")
+    stored = _stored(made)
+    assert _nodes(made, "Relu") and _nodes(made, "BatchNormalization")
+    assert not any(value.dtype == np.int32 for value in stored.values())
+    read = {name for node in _nodes(made, "Relu", "Clip", "MaxPool", "BatchNormalization") for name in node.input}
+    assert not any(node.output[0] in read for node in _nodes(made, "DequantizeLinear"))
+
+
+def test_tensorrt_rules(graph: onnx.ModelProto, table: CalibrationTable) -> None:
+    made = calibration.quantize(graph, table, "tensorrt")
+    stored, by_output = _stored(made), {node.output[0]: node for node in made.graph.node}
+    for node in _nodes(made, "QuantizeLinear", "DequantizeLinear"):
+        zero_point = stored[node.input[2]]
+        assert zero_point.dtype == np.int8 and not zero_point.any()
+    assert not any(value.dtype in (np.int32, np.uint8) for value in stored.values())
+    for node in _nodes(made, "Conv", "Gemm"):
+        assert by_output[node.input[0]].op_type == "DequantizeLinear"
+        assert node.input[2] in stored and stored[node.input[2]].dtype == np.float32
+    rounded = [[by_output[name].op_type == "DequantizeLinear" for name in node.input] for node in _nodes(made, "Add")]
+    assert rounded == [[False, True]], "of a residual sum only the skipped branch is rounded"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_layers_can_stay_in_float(
+    graph: onnx.ModelProto, table: CalibrationTable, images: np.ndarray, target: str
+) -> None:
+    names = layers(graph)
+    assert len(names) == 4
+    made = calibration.quantize(graph, table, target, keep_float=names)
+    kept = [node for node in made.graph.node if node.name in names]
+    by_output = {node.output[0]: node for node in made.graph.node}
+    assert all(by_output.get(node.input[1]) is None for node in kept), "their weights are as they were"
+    every = calibration.quantize(graph, table, target, keep_float=[node.name for node in graph.graph.node])
+    assert not _nodes(every, "QuantizeLinear", "DequantizeLinear")
+    assert np.allclose(_run(every, images), _run(graph, images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_noise_is_told_layer_by_layer(
+    graph: onnx.ModelProto, table: CalibrationTable, images: np.ndarray, target: str
+) -> None:
+    made = calibration.quantize(graph, table, target)
+    found = layer_noise(graph, made, [{"input": images}])
+    assert {item.layer for item in found} == set(layers(graph))
+    assert [item.sqnr_db for item in found] == sorted(item.sqnr_db for item in found)
+    assert all(15 < item.sqnr_db < 80 for item in found)
+
+
+def test_a_layer_with_a_coarse_weight_is_the_most_sensitive(
+    graph: onnx.ModelProto, table: CalibrationTable, images: np.ndarray
+) -> None:
+    for tensor in graph.graph.initializer:
+        if tensor.name == "third.weight":
+            value = onnx.numpy_helper.to_array(tensor).copy()
+            value[:, 0] *= 4000  # outliers leave the other weights of each channel one or two levels
+            tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
+    table = CalibrationTable.of(calibration.collect(graph, [{"input": images}]), "minmax", {})
+    expected, every = _run(graph, images), {node.name for node in graph.graph.node}
+
+    def alone(name: str) -> float:
+        found = _run(calibration.quantize(graph, table, "tensorrt", keep_float=every - {name}), images)
+        return float(10 * np.log10(np.square(expected).sum() / np.square(found - expected).sum()))
+
+    order = rank(layers(graph), alone)
+    reading = {node.name for node in graph.graph.node if "third.weight" in node.input}
+    assert order[0][0] in reading and order[0][1] < order[1][1]
+
+
+def test_layers_go_back_to_float_until_the_bound_holds() -> None:
+    measured: list[frozenset[str]] = []
+
+    def measure(keep: frozenset[str]) -> int:
+        measured.append(keep)
+        return 10 * len(keep)
+
+    plan = relax(["a", "b", "c"], measure, lambda reached: reached >= 20)
+    assert plan.holds and plan.keep_float == {"a", "b"} and [step.reached for step in plan.steps] == [10, 20]
+    assert measured == [frozenset(), frozenset("a"), frozenset("ab")]
+    assert not relax(["a"], measure, lambda reached: reached >= 20).holds
+    assert relax(["a"], measure, lambda reached: True).steps == ()
+
+
+def test_a_table_survives_its_text_and_names_what_changed(table: CalibrationTable, tmp_path: Path) -> None:
+    again = CalibrationTable.from_json(table.to_json(), tmp_path)
+    assert again == CalibrationTable.from_json(again.to_json(), tmp_path)
+    assert again.tensors == table.tensors and again.shared == table.shared
+    assert again.changed({"graph": "x"}) == [] and again.changed({"graph": "y", "method": "mse"}) == ["graph", "method"]
+    for text in ("", "[]", "{}", '{"schema": 9}', table.to_json().replace('"low"', '"lo"'), "{" * 9999):
+        with pytest.raises(ArtifactError):
+            CalibrationTable.from_json(text, tmp_path)
+
+
+def test_unknown_names_are_refused_with_the_nearest(graph: onnx.ModelProto, table: CalibrationTable) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean tensorrt"):
+        calibration.quantize(graph, table, "tensort")

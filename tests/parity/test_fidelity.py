@@ -1,0 +1,57 @@
+"""SQNR, cosine and agreement of known noise."""
+
+import math
+
+import numpy as np
+import pytest
+
+from deploy.parity.fidelity import Fidelity, decibels
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.standard_normal((200, 10))
+
+
+def _of(found: np.ndarray, reference: np.ndarray = LOGITS) -> Fidelity:
+    fidelity = Fidelity()
+    for start in range(0, len(reference), 7):
+        fidelity.add({"y": reference[start : start + 7]}, {"y": found[start : start + 7]})
+    return fidelity
+
+
+def test_known_noise() -> None:
+    noise = RNG.standard_normal(LOGITS.shape) * 0.01
+    (item,) = _of((LOGITS + noise).astype(np.float32)).outputs()
+    assert item.samples == 200 and item.not_finite == 0
+    assert item.sqnr_db == pytest.approx(40, abs=0.5)
+    same = (LOGITS.argmax(1) == (LOGITS + noise).argmax(1)).mean()
+    assert item.agreement == same and item.cosine > 0.999 >= item.worst_cosine - 1e-3
+
+
+def test_a_constant_offset_of_the_reference_earns_nothing() -> None:
+    noise = RNG.standard_normal(LOGITS.shape) * 0.01
+    (item,) = _of(LOGITS + 1000 + noise, LOGITS + 1000).outputs()
+    assert item.sqnr_db == pytest.approx(40, abs=0.5)
+
+
+def test_equal_and_constant_outputs() -> None:
+    (equal,) = _of(LOGITS.copy()).outputs()
+    assert equal.sqnr_db == math.inf and equal.to_dict()["identical"] and equal.to_dict()["sqnr_db"] is None
+    (constant,) = _of(np.ones((20, 3)), np.ones((20, 3))).outputs()
+    assert constant.sqnr_db is None and not constant.to_dict()["identical"]
+    assert decibels(1.0, 1.0) == 0.0
+
+
+def test_what_is_not_finite_is_counted_and_left_out() -> None:
+    spoilt = LOGITS.copy()
+    spoilt[3, 2], spoilt[9, 0] = np.nan, np.inf
+    (item,) = _of(spoilt).outputs()
+    assert item.not_finite == 2 and item.samples == 200 and item.sqnr_db == math.inf
+
+
+def test_only_rows_of_logits_have_an_agreement() -> None:
+    maps = RNG.standard_normal((6, 3, 4, 4))
+    (item,) = _of(maps, maps).outputs()
+    assert item.agreement is None
+    fidelity = Fidelity()
+    fidelity.add({"boxes": np.zeros((2, 4), np.int64)}, {"boxes": np.zeros((2, 4), np.int64)})
+    assert fidelity.outputs() == ()
