@@ -1,0 +1,154 @@
+"""How long calibration takes and how much memory: from a float ONNX file and images to an INT8 file, whole process.
+
+    python -m benchmarks.calibration [--rounds 3] [--peers PYTHON]
+
+ResNet-18 at 224², 64 seeded images in an ``.npy`` file. Ours (streaming, entropy, percentile and mse) beside ONNX
+Runtime's own calibrators, and beside NVIDIA ModelOpt's and NNCF's where the interpreter PYTHON has them; every one in a
+process of its own, in turn, in a new order each round. Ours also with 512 images, for its memory. Results go to
+results/calibration.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks._common import interval, write
+from deploy.workflows.export import export_model
+
+IMAGES, MANY = 64, 512
+TARGETS = {"time_of_onnxruntime_entropy": 1 / 3, "peak_bytes": 0.8e9, "peak_growth": 1.05}
+
+OURS = """
+import sys, numpy as np, onnx, calibration
+from pathlib import Path
+source, images, made, method = sys.argv[1:5]
+graph = calibration.prepare(Path(source))
+data, size = np.load(images, mmap_mode="r"), calibration.batch_size(graph)
+feeds = ({"input": np.asarray(data[i:i + size])} for i in range(0, len(data), size))
+table = calibration.CalibrationTable.of(calibration.collect(graph, feeds, samples=len(data)), method, {})
+onnx.save(calibration.quantize(graph, table, "onnxruntime"), made)
+"""
+
+ONNXRUNTIME = """
+import sys, numpy as np
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
+source, images, made, method = sys.argv[1:5]
+class Reader(CalibrationDataReader):
+    def __init__(self): self.left = iter(np.load(images, mmap_mode="r"))
+    def get_next(self):
+        image = next(self.left, None)
+        return None if image is None else {"input": np.asarray(image[None])}
+quantize_static(source, made, Reader(), calibrate_method=getattr(CalibrationMethod, method), per_channel=True,
+                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+"""
+
+MODELOPT = """
+import sys, numpy as np
+from modelopt.onnx.quantization import quantize
+source, images, made, method = sys.argv[1:5]
+quantize(source, quantize_mode="int8", calibration_data={"input": np.load(images)}, calibration_method=method,
+         output_path=made, calibration_eps=["cpu"])
+"""
+
+NNCF = """
+import sys, numpy as np, nncf, openvino as ov
+source, images, made, method = sys.argv[1:5]
+data = np.load(images, mmap_mode="r")
+model = nncf.quantize(ov.Core().read_model(source), nncf.Dataset([np.asarray(image[None]) for image in data]),
+                      subset_size=len(data))
+ov.save_model(model, made + ".xml")
+"""
+
+CASES = {
+    "ours entropy": (OURS, "entropy", False),
+    "ours percentile": (OURS, "percentile", False),
+    "ours mse": (OURS, "mse", False),
+    "onnxruntime Entropy": (ONNXRUNTIME, "Entropy", False),
+    "onnxruntime Percentile": (ONNXRUNTIME, "Percentile", False),
+    "onnxruntime MinMax": (ONNXRUNTIME, "MinMax", False),
+    "ModelOpt entropy": (MODELOPT, "entropy", True),
+    "NNCF": (NNCF, "", True),
+}
+
+
+def main() -> None:
+    """Measure every case in every round."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peers", default="")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        source = export_model("resnet18", artifacts=Path(folder)).artifact.path
+        images, many = Path(folder) / "images.npy", Path(folder) / "many.npy"
+        rng = np.random.default_rng(0)
+        np.save(images, rng.standard_normal((IMAGES, 3, 224, 224), np.float32))
+        np.save(many, rng.standard_normal((MANY, 3, 224, 224), np.float32))
+        rows: dict[str, dict[str, Any]] = {}
+        for turn in range(arguments.rounds):
+            names = list(CASES)
+            random.Random(turn).shuffle(names)
+            for name in names:
+                script, method, peer = CASES[name]
+                if peer and not arguments.peers:
+                    continue
+                python = arguments.peers if peer else sys.executable
+                _add(rows, name, _run(python, script, source, images, method))
+        _add(rows, f"ours entropy, {MANY} images", _run(sys.executable, OURS, source, many, "entropy"))
+    for row in rows.values():
+        row["median_s"] = float(np.median(row["seconds"]))
+        row["interval_s"] = interval(row["seconds"])
+        row["peak_bytes"] = max(row["peaks"])
+        print(json.dumps(row))
+    peers = _versions(arguments.peers) if arguments.peers else {}
+    write("calibration", {"model": "resnet18", "images": IMAGES, "targets": TARGETS, "peers": peers, "rows": rows})
+
+
+def _add(rows: dict[str, dict[str, Any]], name: str, found: dict[str, Any]) -> None:
+    row = rows.setdefault(name, {"name": name, "seconds": [], "peaks": [], "failed": ""})
+    if found["code"]:
+        row["failed"] = found["error"]
+        print(name, found["error"], file=sys.stderr)
+    row["seconds"].append(found["seconds"])
+    row["peaks"].append(found["peak"])
+
+
+def _run(python: str, script: str, source: Path, images: Path, method: str) -> dict[str, Any]:
+    """Wall time and peak memory of one process, its own children included."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [python, "-W", "ignore", "-c", script, str(source), str(images), f"{source}.made", method]
+    with tempfile.TemporaryFile() as log:
+        began = time.perf_counter()
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
+        log.seek(0)
+        lines = log.read().decode(errors="replace").strip().splitlines()
+    return {
+        "seconds": seconds,
+        "peak": usage.ru_maxrss * 1024,
+        "code": os.waitstatus_to_exitcode(status),
+        "error": lines[-1][:300] if lines else "",
+    }
+
+
+def _versions(python: str) -> dict[str, str]:
+    script = "import json, importlib.metadata as m; print(json.dumps({n: m.version(n) for n in " + (
+        '("nncf", "nvidia-modelopt", "openvino", "onnxruntime-gpu", "onnx")}))'
+    )
+    found: dict[str, str] = json.loads(subprocess.run([python, "-c", script], capture_output=True, check=True).stdout)
+    return found
+
+
+if __name__ == "__main__":
+    main()
