@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from calibration._collect import Observations, batch_size, collect
-    from calibration._graph import prepare
+    from calibration._graph import opset, prepare
     from calibration._targets import quantize
     from calibration.table import CalibrationTable
 
-__all__ = ["CalibrationTable", "Observations", "batch_size", "collect", "prepare", "quantize"]
+__all__ = ["CalibrationTable", "Observations", "batch_size", "collect", "opset", "prepare", "quantize"]
 
 _HOMES = {
     "CalibrationTable": "calibration.table",
     "Observations": "calibration._collect",
     "batch_size": "calibration._collect",
     "collect": "calibration._collect",
+    "opset": "calibration._graph",
     "prepare": "calibration._graph",
     "quantize": "calibration._targets",
 }

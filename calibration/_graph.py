@@ -64,10 +64,9 @@ def _refuse(model: onnx.ModelProto, path: Path) -> None:
     kinds = {node.op_type for node in onnx_file.all_nodes(model)}
     if kinds & {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}:
         raise ArtifactError(f"{path}: it is quantised already.", "give the float export that it was made from")
-    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
-    if opset < OLDEST_OPSET:
+    if opset(model) < OLDEST_OPSET:
         raise ArtifactError(
-            f"{path}: opset {opset} has no scale for each channel; {OLDEST_OPSET} is the first that has.",
+            f"{path}: opset {opset(model)} has no scale for each channel; {OLDEST_OPSET} is the first that has.",
             "export the model again",
         )
     halves = [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16]
@@ -75,6 +74,11 @@ def _refuse(model: onnx.ModelProto, path: Path) -> None:
         raise ArtifactError(f"{path}: its weights are float16 ({halves[0]}).", "quantise the float32 export")
     if not any(node.op_type in WEIGHTED for node in model.graph.node):
         raise ArtifactError(f"{path}: it has no {', '.join(WEIGHTED)}: nothing that eight bits make faster.")
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """The version of the standard operator set; 0 where there is none."""
+    return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
 
 
 def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:

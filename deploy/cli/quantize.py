@@ -53,6 +53,7 @@ Examples:
 @click.option(
     "--min-sqnr", type=float, metavar="DB", help="That the worst output must reach; layers go back to float likewise."
 )
+@click.option("--fp16", "half", is_flag=True, help="What is not in eight bits in half precision; for tensorrt.")
 @click.option("--report", "details", is_flag=True, help="Print the ten layers with the most noise.")
 @click.option(
     "--preprocess",
@@ -72,6 +73,7 @@ def command(
     samples: int,
     max_drop: float | None,
     min_sqnr: float | None,
+    half: bool,
     details: bool,
     preprocess: tuple[str, ...],
     skip_bad: bool,
@@ -96,6 +98,7 @@ def command(
             samples=samples,
             max_drop=max_drop,
             min_sqnr=min_sqnr,
+            half=half,
             preprocess=preprocess,
             skip_bad=skip_bad,
             artifacts=settings.artifacts,

@@ -23,8 +23,13 @@ from deploy.workflows._calibration_table import batch_of
 from deploy.workflows._quantize_evidence import Bounds, Evidence, Judge, decibels
 from deploy.workflows._quantize_source import Source
 from deploy.workflows.export import REJECTED
+from exporters._half import to_half
+from exporters.torch_to_onnx import SINGLE_FILE_LIMIT
 
-FORMAT, PRECISION = "onnx", "int8"
+FORMAT = "onnx"
+PRECISIONS = {False: "int8", True: "int8-fp16"}
+"""By whether what is not rounded runs in half."""
+
 RANKED_ON = 16
 """Samples on which layers are ranked and compared one by one."""
 
@@ -34,7 +39,11 @@ RECORDED = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What is quantised, with what, for what, and where it is written."""
+    """What is quantised, with what, for what, and where it is written.
+
+    Attributes:
+        half: what is not in eight bits computes in float16; inputs and outputs stay float32.
+    """
 
     source: Source
     graph: onnx.ModelProto
@@ -42,11 +51,12 @@ class Job:
     target: str
     data: CalibrationData
     transaction: Transaction
+    half: bool = False
 
     @property
     def path(self) -> Path:
         """Where the quantised graph is written before it is published."""
-        return self.transaction.path(f"{self.source.slug}.{PRECISION}-{self.target}.onnx")
+        return self.transaction.path(f"{self.source.slug}.{PRECISIONS[self.half]}-{self.target}.onnx")
 
     def quantised(self, keep_float: Collection[str]) -> onnx.ModelProto:
         """The quantised graph with some nodes left in float."""
@@ -55,6 +65,8 @@ class Job:
     def write(self, keep_float: Collection[str]) -> Path:
         """Write it."""
         onnx.save(self.quantised(keep_float), str(self.path))
+        if self.half:
+            to_half(self.path, SINGLE_FILE_LIMIT)
         return self.path
 
     def judge(self, runner: IsolatedRunner, samples: Samples) -> Judge:
@@ -77,7 +89,7 @@ class Job:
             model=source.model,
             slug=source.slug,
             format=FORMAT,
-            precision=PRECISION,
+            precision=PRECISIONS[self.half],
             target=self.target,
             files=(Payload.of(path),),
             inputs=source.inputs,
@@ -95,7 +107,7 @@ class Job:
             parent=source.digest,
             parity={
                 "verdict": options["verdict"],
-                "kind": PRECISION,
+                "kind": PRECISIONS[self.half],
                 "reference": "the float graph it was made from",
                 "samples": dict(self.data.evidence.summary),
                 "apart": self.data.apart,

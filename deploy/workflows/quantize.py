@@ -28,6 +28,8 @@ from deploy.workflows._quantize_source import Source, open_source
 TARGETS, METHODS = "calibration.targets", "calibration.statistics"
 METHOD = "mse"
 SAMPLES = 128
+HALF_OPSET = 19
+"""The first whose Q/DQ takes scales in half precision."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +87,7 @@ def quantize(
     samples: int = SAMPLES,
     max_drop: float | None = None,
     min_sqnr: float | None = None,
+    half: bool = False,
     preprocess: Sequence[str] = (),
     skip_bad: bool = False,
     artifacts: Path | None = None,
@@ -101,6 +104,7 @@ def quantize(
         samples: to calibrate with, at the most.
         max_drop: points of top-1 that may be lost; layers go back to float until that holds. Needs labels.
         min_sqnr: dB that the worst output must reach; likewise.
+        half: what is not in eight bits computes in float16; for ``tensorrt`` only, whose graph says every precision.
         preprocess: ``key=value`` changes to the model's preprocessing.
         skip_bad: leave unreadable images out.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
@@ -118,6 +122,8 @@ def quantize(
             raise UnknownNameError(kind, name, registry.names(package), f"known: {', '.join(registry.names(package))}")
     if samples < 2:
         raise UsageError("at least two samples are needed to calibrate with.")
+    if half and target != "tensorrt":
+        raise UsageError(f"--fp16 is for the target tensorrt: on {target} half precision is no faster.")
     store = Store(artifacts or default_root())
     source = open_source(model, store, preprocess, progress)
     with progress.stage("reading the data"):
@@ -126,10 +132,15 @@ def quantize(
         raise UsageError("--max-drop needs labels that are classes of the model.", "or bound the noise: --min-sqnr 20")
     with progress.stage("preparing the graph"):
         graph = calibration.prepare(source.path)
+    if half and calibration.opset(graph) < HALF_OPSET:
+        raise UsageError(
+            f"--fp16 needs opset {HALF_OPSET}, and {source.path} has {calibration.opset(graph)}.",
+            "deploy export --opset 20",
+        )
     table, reused = calibrated(source, graph, data.calibration, method, store, progress)
     bounds = Bounds(min_sqnr=min_sqnr, max_drop=max_drop)
     with IsolatedRunner("onnxruntime") as runner, store.transaction(source.slug) as transaction:
-        job = Job(source=source, graph=graph, table=table, target=target, data=data, transaction=transaction)
+        job = Job(source=source, graph=graph, table=table, target=target, data=data, transaction=transaction, half=half)
         plan = search(job, runner, bounds, progress)
         evidence = plan.steps[-1].reached if plan.steps else plan.start
         with progress.stage("layer by layer"):

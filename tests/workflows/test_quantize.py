@@ -124,6 +124,21 @@ def test_the_same_twice_gives_the_same_bytes(artifacts: Path) -> None:
     assert make(artifacts).artifact.path.read_bytes() == first
 
 
+def test_half_precision_beside_eight_bits_for_tensorrt(artifacts: Path) -> None:
+    with pytest.raises(UsageError, match="for the target tensorrt"):
+        make(artifacts, half=True)
+    with pytest.raises(UsageError, match="needs opset 19"):
+        make(artifacts, target="tensorrt", half=True)
+    export_model("lenet5", artifacts=artifacts, opset=20, strategy="export")
+    report = make(artifacts, target="tensorrt", half=True)
+    assert report.artifact.path.name == "lenet5.int8-fp16-tensorrt.onnx"
+    graph = onnx.load(str(report.artifact.path)).graph
+    kinds = {tensor.data_type for tensor in graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in kinds and onnx.TensorProto.INT8 in kinds
+    assert {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
+    assert report.evidence.sqnr_db is not None and report.evidence.sqnr_db > 25
+
+
 def test_layers_go_back_to_float_until_a_bound_holds(artifacts: Path) -> None:
     free = make(artifacts)
     reached = free.evidence.sqnr_db

@@ -1,0 +1,195 @@
+"""Are the INT8 files fast? Eleven architectures on ONNX Runtime and OpenVINO, beside other tools' files.
+
+    python -m benchmarks.int8_speed [--only PATTERN] [--peers PYTHON] [--work DIR] [--threads 2] [--blocks 30]
+
+For each architecture and engine: the float export, our file for that engine, ONNX Runtime's own static quantisation
+with its defaults, and NNCF's file where the interpreter PYTHON has it. Every file in a process of its own, batch 1, the
+same number of threads; the processes take turns in blocks of ten inferences, in a new order each round. A speed-up is
+the median over rounds of the ratio to the float file's block, with its bootstrap interval. Files are made from 16
+seeded random images: their values decide accuracy, not speed. Results go to results/int8_speed.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+import calibration
+from benchmarks._common import interval, load, write
+from calibration.table import CalibrationTable
+from deploy.models.request import ModelRequest
+from deploy.workflows.export import export_model
+
+ARCHITECTURES = (
+    "resnet18", "resnet50", "vgg11", "googlenet", "inception_v3", "densenet121", "mobilenet_v2", "mobilenet_v3_large",
+    "squeezenet1_1", "efficientnet_b0", "shufflenet_v2_x1_0",
+)  # fmt: skip
+ENGINES = ("onnxruntime", "openvino")
+TARGETS = {"onnxruntime": 2.5, "openvino": 3.2}
+"""Speed-up over the engine's own float32 that ResNet-18 shall reach."""
+
+INFERENCES = 10
+IMAGES = 16
+
+WORKER = """
+import sys, time, numpy as np
+engine, path, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+if engine == "onnxruntime":
+    import onnxruntime as ort
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads, settings.log_severity_level = threads, 4
+    session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    item = session.get_inputs()[0]
+    shape = [1, *item.shape[1:]]
+    feeds = {item.name: np.random.default_rng(0).standard_normal(shape, np.float32)}
+    run = lambda: session.run(None, feeds)
+else:
+    import openvino as ov
+    core = ov.Core()
+    model = core.read_model(path)
+    shape = [1, *[dim.get_length() for dim in list(model.inputs[0].partial_shape)[1:]]]
+    model.reshape(shape)
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    image = np.random.default_rng(0).standard_normal(shape, np.float32)
+    run = lambda: request.infer([image])
+for _ in range(5):
+    run()
+print("ready", flush=True)
+for line in sys.stdin:
+    taken = []
+    for _ in range(int(line)):
+        began = time.perf_counter_ns()
+        run()
+        taken.append(time.perf_counter_ns() - began)
+    print(*taken, flush=True)
+"""
+
+NNCF = """
+import sys, numpy as np, nncf
+source, images, engine, made = sys.argv[1:5]
+data = [image[None] for image in np.load(images)]
+if engine == "openvino":
+    import openvino as ov
+    ov.save_model(nncf.quantize(ov.Core().read_model(source), nncf.Dataset(data)), made)
+else:
+    import onnx
+    model = onnx.load(source)
+    name = model.graph.input[0].name
+    onnx.save(nncf.quantize(model, nncf.Dataset([{name: image} for image in data])), made)
+"""
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, name: str, images: np.ndarray) -> None:
+        self._left = iter([{name: image[None]} for image in images])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._left, None)
+
+
+def main() -> None:
+    """Measure what has no result yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="*")
+    parser.add_argument("--peers", default="")
+    parser.add_argument("--work", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--blocks", type=int, default=30)
+    arguments = parser.parse_args()
+    rows: dict[str, Any] = load("int8_speed").get("rows", {})
+    with tempfile.TemporaryDirectory() as scratch:
+        work = arguments.work or Path(scratch)
+        for name in fnmatch.filter(ARCHITECTURES, arguments.only):
+            for engine in ENGINES:
+                key = f"{name} {engine}"
+                if key in rows:
+                    continue
+                files = _files(name, engine, work, arguments.peers)
+                rows[key] = _measure(engine, files, arguments.threads, arguments.blocks)
+                shown = {file: round(row["speed_up"], 2) for file, row in rows[key].items() if "speed_up" in row}
+                print(key, shown, flush=True)
+                write("int8_speed", {"threads": arguments.threads, "targets": TARGETS, "rows": rows})
+
+
+def _files(name: str, engine: str, work: Path, peers: str) -> dict[str, Path]:
+    """The file of every tool, made where it is not there yet."""
+    source = work / name / f"{name}.fp32.onnx"
+    if not source.exists():
+        export_model(ModelRequest(name=name, weights="none"), artifacts=work)
+    item = onnx.load(str(source)).graph.input[0]
+    shape = [IMAGES, *(dim.dim_value for dim in list(item.type.tensor_type.shape.dim)[1:])]
+    images = np.random.default_rng(0).standard_normal(shape, np.float32)
+    folder = work / "int8_speed" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "images.npy", images)
+    files = {"float32": source, "ours": folder / f"ours-{engine}.onnx", "onnxruntime defaults": folder / "ort.onnx"}
+    if not files["ours"].exists():
+        graph = calibration.prepare(source)
+        table = CalibrationTable.of(calibration.collect(graph, [{item.name: images}]), "minmax", {})
+        onnx.save(calibration.quantize(graph, table, engine), str(files["ours"]))
+    if not files["onnxruntime defaults"].exists():
+        quantize_static(str(source), str(files["onnxruntime defaults"]), _Reader(item.name, images))
+    if peers:
+        files["NNCF"] = folder / ("nncf.xml" if engine == "openvino" else "nncf.onnx")
+        if not files["NNCF"].exists():
+            command = [peers, "-W", "ignore", "-c", NNCF, str(source), str(folder / "images.npy"), engine]
+            subprocess.run([*command, str(files["NNCF"])], check=False, capture_output=True)
+    return files
+
+
+def _measure(engine: str, files: Mapping[str, Path], threads: int, blocks: int) -> dict[str, Any]:
+    """Blocks of inferences, the processes taking turns."""
+    workers: dict[str, subprocess.Popen[str]] = {}
+    rows: dict[str, Any] = {}
+    for file, path in files.items():
+        command = [sys.executable, "-W", "ignore", "-c", WORKER, engine, str(path), str(threads)]
+        with tempfile.TemporaryFile("w+") as log:
+            worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+            if worker.stdout is not None and worker.stdout.readline() == "ready\n":
+                workers[file] = worker
+                rows[file] = {"blocks_ms": [], "bytes": path.stat().st_size}
+                continue
+            log.seek(0)
+            rows[file] = {"failed": f"exit {worker.wait()}: {log.read()[-300:]}"}
+    for turn in range(blocks):
+        order = list(workers)
+        random.Random(turn).shuffle(order)
+        for file in order:
+            rows[file]["blocks_ms"].append(_block(workers[file]))
+    for worker in workers.values():
+        worker.kill()
+        worker.wait()
+    base = np.asarray(rows["float32"]["blocks_ms"])
+    for file in workers:
+        taken = np.asarray(rows[file]["blocks_ms"])
+        ratios = (base / taken).tolist()
+        rows[file] |= {
+            "median_ms": float(np.median(taken)),
+            "speed_up": float(np.median(ratios)),
+            "speed_up_interval": interval(ratios),
+        }
+    return rows
+
+
+def _block(worker: subprocess.Popen[str]) -> float:
+    """Median milliseconds of one block."""
+    assert worker.stdin is not None and worker.stdout is not None
+    worker.stdin.write(f"{INFERENCES}\n")
+    worker.stdin.flush()
+    return float(np.median([int(text) for text in worker.stdout.readline().split()])) / 1e6
+
+
+if __name__ == "__main__":
+    main()
