@@ -36,6 +36,11 @@ bench: $(READY)  ## the figures the documents quote; hours
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.zoo
+	$(BIN)/python -m benchmarks.calibration
+	$(BIN)/python -m benchmarks.int8_speed
+	$(BIN)/python -m benchmarks.int8_accuracy
+	$(BIN)/python -m benchmarks.quote
+	$(BIN)/python -m benchmarks.zoo
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
