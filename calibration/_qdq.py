@@ -75,6 +75,7 @@ def insert(
                 "DedicatedQDQPair": rules.pairs,
                 "OpTypesToExcludeOutputQuantization": [] if rules.outputs else list(rules.operators),
                 "MatMulConstBOnly": True,
+                "ForceQuantizeNoInputCheck": not rules.outputs,  # a max-pool's input, though nothing rounded it before
             },
         )
         quantizer.quantize_model()

@@ -97,8 +97,9 @@ def test_openvino_rules(graph: onnx.ModelProto, table: CalibrationTable) -> None
     stored = _stored(made)
     assert _nodes(made, "Relu") and _nodes(made, "BatchNormalization")
     assert not any(value.dtype == np.int32 for value in stored.values())
-    read = {name for node in _nodes(made, "Relu", "Clip", "MaxPool", "BatchNormalization") for name in node.input}
-    assert not any(node.output[0] in read for node in _nodes(made, "DequantizeLinear"))
+    rounded = {node.output[0] for node in _nodes(made, "DequantizeLinear")}
+    assert not any(rounded & set(node.input) for node in _nodes(made, "Relu", "Clip", "BatchNormalization"))
+    assert all(rounded >= set(node.input) for node in _nodes(made, "Add", "MaxPool", "AveragePool"))
 
 
 def test_tensorrt_rules(graph: onnx.ModelProto, table: CalibrationTable) -> None:
