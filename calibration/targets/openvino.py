@@ -1,8 +1,8 @@
 """OpenVINO on a CPU: as for ONNX Runtime, but Q/DQ only before what shall run in eight bits, and float biases.
 
-- OpenVINO merges what follows a convolution into it and moves the rounding through the rest by itself. Q/DQ behind every
-  operator, which ONNX Runtime wants, made networks with sigmoids slower (EfficientNet-B0 by half), and ended its process
-  on DenseNet's batch normalisations.
+- OpenVINO merges what follows a convolution into it and moves the rounding through the rest by itself. Q/DQ behind
+  every operator, which ONNX Runtime wants, made networks with sigmoids slower (EfficientNet-B0 by half), and ended its
+  process on DenseNet's batch normalisations.
 - A max-pool's input is rounded: else the convolution before it writes floats.
 """
 
@@ -16,19 +16,13 @@ from calibration._grid import Grid, Range
 from calibration._qdq import Rules, insert
 
 GRID = Grid(symmetric=False)
+OPERATORS = (
+    "Conv", "ConvTranspose", "Gemm", "MatMul",
+    "Add", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool",
+)  # fmt: skip
 RULES = Rules(
     grid=GRID,
-    operators=(
-        "Conv",
-        "ConvTranspose",
-        "Gemm",
-        "MatMul",
-        "Add",
-        "Concat",
-        "MaxPool",
-        "AveragePool",
-        "GlobalAveragePool",
-    ),  # fmt: skip
+    operators=OPERATORS,
     outputs=False,
     bias=False,
 )
