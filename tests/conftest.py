@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from deploy.core.progress import Progress
+
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 NETS = '''
@@ -147,6 +149,20 @@ class Ran:
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+
+class Listener(Progress):
+    """Remembers what a workflow said."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 @pytest.fixture

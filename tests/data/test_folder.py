@@ -9,21 +9,9 @@ from PIL import Image
 
 from deploy.core.errors import DataError
 from deploy.core.model import Preprocessing
-from deploy.core.progress import Progress
 from deploy.data.collection import open_dataset, open_splits
 from deploy.data.preprocess import batches
-
-
-class Listener(Progress):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.warnings: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
+from tests.conftest import Listener  # type: ignore[import-not-found,unused-ignore]
 
 
 def picture(path: Path, value: int = 100, mode: str = "RGB", size: tuple[int, int] = (9, 7)) -> Path:

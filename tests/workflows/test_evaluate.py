@@ -14,7 +14,6 @@ from PIL import Image
 from deploy.core.artifact import Artifact, Payload, manifest_path
 from deploy.core.errors import ArtifactError, DataError, DigestError, UsageError
 from deploy.core.model import Preprocessing
-from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.data.collection import open_dataset
 from deploy.data.preprocess import batches
@@ -22,35 +21,7 @@ from deploy.evaluation.accuracy import NO_DIFFERENCE
 from deploy.workflows.evaluate import EvaluationReport, evaluate_models
 from deploy.workflows.export import export_model
 from deploy.workflows.train import train_model
-
-
-class Listener(Progress):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.warnings: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifacts directory with LeNet-5 trained on digits and exported in two precisions."""
-    root = tmp_path_factory.mktemp("trained")
-    train_model("lenet5", data="digits", artifacts=root, epochs=6)
-    for precision in ("fp32", "fp16"):
-        export_model("lenet5", artifacts=root, precision=precision, strategy="trace")
-    return root
-
-
-@pytest.fixture
-def artifacts(trained: Path, store: Path) -> Path:
-    """A copy that a test may spoil."""
-    shutil.copytree(trained, store)
-    return store
+from tests.conftest import Listener  # type: ignore[import-not-found,unused-ignore]
 
 
 def evaluate(artifacts: Path, *models: str, **changes: Any) -> EvaluationReport:
@@ -223,7 +194,7 @@ def test_another_number_of_classes(trained: Path, tmp_path: Path) -> None:
 
 
 def test_refusals(trained: Path, store: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="no onnx there"):
+    with pytest.raises(ArtifactError, match="no ONNX export there"):
         evaluate(store)
     bare = tmp_path / "bare.onnx"
     shutil.copy(trained / "lenet5" / "lenet5.fp32.onnx", bare)
