@@ -14,9 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.runner import Fetches
-from deploy.parity.verdict import CHAOTIC
 
 Array = NDArray[Any]
+
+NEAR = {"fp32": 1e-3, "fp16": 2e-2}
+"""Floats of a row that are further apart, relative, are no partners: far more than rounding moves them, and less than
+the distance of neighbouring boxes of one label, which overlap by half at the most (a box of 16 pixels is then 5 pixels
+away, in pictures of 800)."""
 
 SMALL = 64
 """Values of a row that are looked at to find its partner; masks are not."""
@@ -49,14 +53,14 @@ def pair(expected: Fetches, found: Fetches, precision: str, *, ordered: bool) ->
     Args:
         expected: the reference, in rows.
         found: the run, in rows; outputs of the same names.
-        precision: floats further apart than `CHAOTIC` of it, relative, are no partners.
+        precision: decides how near partners are (`NEAR`).
         ordered: rows are samples: each has its partner in its own place or none.
     """
     total, others = (len(next(iter(outputs.values()))) for outputs in (expected, found))
     partner = np.full(total, -1, np.int64)
     if ordered and total != others:
         return Pairing(partner, total + others)
-    distance = _distances(expected, found, total, others, CHAOTIC[precision])
+    distance = _distances(expected, found, total, others, NEAR[precision])
     if ordered:
         distance[~np.eye(total, dtype=bool)] = np.inf
     left, right = np.unravel_index(np.argsort(distance, axis=None, kind="stable"), distance.shape)
