@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deploy.models.request import ModelRequest
+    from deploy.workflows.build import build_engine
     from deploy.workflows.check import check
     from deploy.workflows.evaluate import evaluate_models
     from deploy.workflows.export import export_model
@@ -14,10 +15,20 @@ if TYPE_CHECKING:
     from deploy.workflows.train import train_model
 
 __version__ = "0.1.0"
-__all__ = ["ModelRequest", "__version__", "check", "evaluate_models", "export_model", "quantize", "train_model"]
+__all__ = [
+    "ModelRequest",
+    "__version__",
+    "build_engine",
+    "check",
+    "evaluate_models",
+    "export_model",
+    "quantize",
+    "train_model",
+]
 
 _HOMES = {
     "ModelRequest": "deploy.models.request",
+    "build_engine": "deploy.workflows.build",
     "check": "deploy.workflows.check",
     "evaluate_models": "deploy.workflows.evaluate",
     "export_model": "deploy.workflows.export",

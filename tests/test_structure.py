@@ -105,6 +105,7 @@ def test_public_names() -> None:
     assert deploy.__all__ == [
         "ModelRequest",
         "__version__",
+        "build_engine",
         "check",
         "evaluate_models",
         "export_model",

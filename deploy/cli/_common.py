@@ -34,7 +34,7 @@ class Settings:
         """A display on stderr: live on a terminal, plain lines otherwise."""
         from deploy.report.progress import display
 
-        return display(quiet=self.quiet)
+        return display(quiet=self.quiet, verbose=self.verbose)
 
 
 def json_option(function: Command) -> Command:

@@ -25,6 +25,7 @@ ABOUT = {
     "models": "List what can be exported.",
     "quantize": "Calibrate an export and write an INT8 graph for one target.",
     "train": "Train or fine-tune a model.",
+    "trt": "Build TensorRT engines, and tell what is in one.",
     "verify": "Hold artifacts against the digests in their manifests.",
 }
 """Help lines, here so that ``deploy --help`` need not import the commands; a test holds them complete."""

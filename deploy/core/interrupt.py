@@ -40,6 +40,11 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def pending() -> bool:
+    """Whether a signal came: for callbacks out of which nothing can be raised."""
+    return bool(_received)
+
+
 def check() -> None:
     """Raise again if a signal came and was swallowed.
 

@@ -17,6 +17,9 @@ class Progress:
     def note(self, text: str) -> None:
         """Something the user must know: a fallback, a substitution that was asked for, a choice made."""
 
+    def detail(self, text: str) -> None:
+        """What a library said: for those who asked to be told more."""
+
     def warn(self, text: str) -> None:
         """Something the user must not miss."""
 

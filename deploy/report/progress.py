@@ -20,8 +20,8 @@ from deploy.core.progress import Progress
 class Plain(Progress):
     """One line a stage; for logs and pipes."""
 
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
+    def __init__(self, quiet: bool, verbose: bool = False) -> None:
+        self.quiet, self.verbose = quiet, verbose
 
     def _line(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)  # noqa: T201  (the one place that writes plain lines)
@@ -41,6 +41,11 @@ class Plain(Progress):
         if not self.quiet:
             self._line(f"note: {text}")
 
+    def detail(self, text: str) -> None:
+        """A line for those who asked to be told more."""
+        if self.verbose:
+            self._line(text)
+
     def warn(self, text: str) -> None:
         """A line that is never left out."""
         self._line(f"WARNING: {text}")
@@ -49,7 +54,8 @@ class Plain(Progress):
 class Live(Progress):
     """A spinner, a bar where the length is known, and the time elapsed."""
 
-    def __init__(self, bar: Bar, console: Console) -> None:
+    def __init__(self, bar: Bar, console: Console, verbose: bool = False) -> None:
+        self._verbose = verbose
         self._bar = bar
         self._console = console
         self._task: TaskID | None = None
@@ -72,6 +78,11 @@ class Live(Progress):
         """A line above the display."""
         self._console.print(f"[dim]note:[/dim] {escape(text)}", highlight=False)
 
+    def detail(self, text: str) -> None:
+        """A line for those who asked to be told more."""
+        if self._verbose:
+            self._console.print(escape(text), style="dim", highlight=False)
+
     def warn(self, text: str) -> None:
         """A framed text that cannot be missed."""
         self._console.print(Panel(escape(text), title="WARNING", border_style="bold yellow"))
@@ -83,11 +94,11 @@ class Live(Progress):
 
 
 @contextmanager
-def display(*, quiet: bool = False) -> Iterator[Progress]:
+def display(*, quiet: bool = False, verbose: bool = False) -> Iterator[Progress]:
     """A listener that fits where stderr goes."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
-        yield Plain(quiet)
+        yield Plain(quiet, verbose)
         return
     columns = (
         SpinnerColumn(finished_text="✓"),
@@ -96,4 +107,4 @@ def display(*, quiet: bool = False) -> Iterator[Progress]:
         TimeElapsedColumn(),
     )
     with Bar(*columns, console=console) as bar:
-        yield Live(bar, console)
+        yield Live(bar, console, verbose)

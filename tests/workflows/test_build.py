@@ -1,0 +1,156 @@
+"""`deploy trt build` with the real builder of TensorRT for RTX, which needs no GPU."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from deploy.core.artifact import Artifact
+from deploy.core.errors import ArtifactError, DigestError, ExportError, UsageError
+from deploy.workflows.build import NOT_RUN, BuildReport, build_engine
+from deploy.workflows.export import export_model
+from deploy.workflows.inspect_engine import inspect_engine
+from deploy.workflows.verify import verify
+from tests.conftest import Listener, Ran  # type: ignore[import-not-found,unused-ignore]
+
+pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: it has wheels for Linux x86-64")
+
+Run = Callable[..., Ran]
+
+
+def build(artifacts: Path, model: str | None = None, **changes: Any) -> BuildReport:
+    return build_engine(model, artifacts=artifacts, runtime="tensorrt-rtx", **changes)
+
+
+@pytest.mark.parametrize(
+    ("options", "precision", "weighted"),
+    [
+        ({}, "fp32", {"float": 5}),
+        ({"fp16": True}, "fp16", {"half": 5}),
+        ({"int8": True, "calib": "digits"}, "int8", {"int8": 5}),
+    ],
+)
+def test_engines_in_every_precision(
+    artifacts: Path, options: dict[str, Any], precision: str, weighted: dict[str, int]
+) -> None:
+    report = build(artifacts, **options)
+    manifest = report.artifact.manifest
+    assert report.artifact.path.name == f"lenet5.{precision}-tensorrt-rtx.engine"
+    assert manifest.format == "engine" and manifest.precision == precision and manifest.target == "tensorrt-rtx"
+    assert dict(report.built.weighted) == weighted, "what the parsed network computes in"
+    assert report.state == NOT_RUN and "pass" not in str(report.to_dict()["state"])
+    assert manifest.parity is None, "nothing was proven of what did not run"
+    parent = report.onnx.path if report.onnx else artifacts / "lenet5" / "lenet5.fp32.onnx"
+    assert manifest.parent == Artifact.open(parent).manifest.files[0].sha256
+    assert report.profile["input"].greatest == (32, 1, 32, 32)
+    assert not verify(artifacts).problems
+    shown = inspect_engine(report.artifact.path)
+    assert shown.parent_bytes and shown.to_dict()["weighted"] == weighted
+
+
+def test_int8_and_half_together(artifacts: Path) -> None:
+    export_model("lenet5", artifacts=artifacts, opset=20, strategy="export")
+    report = build(artifacts, int8=True, fp16=True, calib="digits")
+    assert report.artifact.path.name == "lenet5.int8-fp16-tensorrt-rtx.engine"
+    assert dict(report.built.weighted) == {"int8": 5}
+
+
+def test_ranges_of_dimensions(artifacts: Path) -> None:
+    report = build(artifacts, batch="2:4:16", shapes=["input:1x1x32x32:2x1x32x32:64x1x32x32"])
+    assert report.profile["input"].greatest == (64, 1, 32, 32), "an input's own shapes come first"
+    for changes, words in (
+        ({"batch": "8:4:16"}, "each at least the one before"),
+        ({"batch": "x"}, "three sizes"),
+        ({"shapes": ["width:1:2:3"]}, "neither a dynamic dimension nor an input; there are: batch, input"),
+        ({"shapes": ["input:1x1x32x32:1x1x32:1x1x32x32"]}, "three shapes"),
+        ({"shapes": ["input:1xx32"]}, "are written"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            build(artifacts, **changes)
+    export_model("lenet5", artifacts=artifacts, dynamic=[], strategy="trace")
+    assert build(artifacts).profile == {}
+    with pytest.raises(UsageError, match="no dynamic batch"):
+        build(artifacts, batch="1:2:3")
+
+
+def test_compute_capabilities(artifacts: Path, tmp_path: Path) -> None:
+    report = build(artifacts, compute_capabilities=["8.6", "8.9"])
+    assert report.artifact.manifest.options["compute_capabilities"] == ["8.6", "8.9"]
+    with pytest.raises(UsageError, match=r"--compute-capability 3.5: tensorrt-rtx .* knows .*8\.6"):
+        build(artifacts, compute_capabilities=["3.5"])
+    with pytest.raises(UsageError, match="times nothing while it builds"):
+        build(artifacts, timing_cache=tmp_path / "timing.cache")
+
+
+def test_the_library_tells_how_far_it_is(artifacts: Path) -> None:
+    class Watching(Listener):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps: list[tuple[int, int]] = []
+
+        def advance(self, done: int, total: int, text: str = "") -> None:
+            if text.startswith("building:"):
+                self.steps.append((done, total))
+
+    listener = Watching()
+    build(artifacts, progress=listener)
+    assert listener.steps and all(0 <= done <= total for done, total in listener.steps)
+    assert any("tensorrt-rtx" in note for note in listener.notes), "which library it took"
+
+
+def test_an_operator_that_is_not_supported_is_named(artifacts: Path, tmp_path: Path) -> None:
+    node = helper.make_node("NonZero", ["x"], ["y"], name="which")
+    graph = helper.make_graph(
+        [node],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.INT64, [2, "n"])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "n.onnx")
+    with pytest.raises(ExportError, match=r"does not support NonZero \(which\)"):
+        build(artifacts, str(tmp_path / "n.onnx"))
+    assert not (artifacts / "n").exists()
+
+
+def test_a_signal_cancels_the_build(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deploy.core import interrupt
+
+    class Interrupting(Listener):  # type: ignore[misc]
+        def advance(self, done: int, total: int, text: str = "") -> None:
+            if text.startswith("building:"):
+                monkeypatch.setattr(interrupt, "_received", [2])
+
+    with pytest.raises(interrupt.Stopped):
+        build(artifacts, progress=Interrupting())
+    assert not list(artifacts.rglob("*.engine"))
+
+
+def test_an_engine_is_held_against_its_manifest_before_anything_else(artifacts: Path, tmp_path: Path) -> None:
+    path = build(artifacts).artifact.path
+    data = path.read_bytes()
+    for spoilt in (data[:-9], data[:100] + bytes([data[100] ^ 1]) + data[101:]):
+        path.write_bytes(spoilt)
+        with pytest.raises(DigestError):
+            inspect_engine(path)
+    shutil.copy(path, tmp_path / "stray.engine")
+    with pytest.raises(ArtifactError, match="no manifest beside it"):
+        inspect_engine(tmp_path / "stray.engine")
+    with pytest.raises(ArtifactError, match="not an engine"):
+        inspect_engine(artifacts / "lenet5" / "lenet5.fp32.onnx")
+
+
+def test_the_command(run: Run, artifacts: Path) -> None:
+    refused = run("trt", "build", "--int8")
+    assert refused.code == 2 and "--int8 needs --calib" in refused.err
+    assert run("trt", "build", "--calib", "digits").code == 2
+    done = run("trt", "build", "--int8", "--calib", "digits", "--runtime", "tensorrt-rtx", "--workspace", "64MiB")
+    assert done.code == 0, done.err
+    assert "built, not run here" in done.out and "5 of 5 in int8" in done.out
+    shown = run("trt", "inspect", artifacts / "lenet5" / "lenet5.int8-tensorrt-rtx.engine", "--json")
+    assert shown.code == 0 and shown.json["weighted"] == {"int8": 5} and shown.json["version"]
+    assert run("trt", "build", "--workspace", "lots").code == 2
+    assert "not one of auto" in run("trt", "build", "--runtime", "tensort").err
