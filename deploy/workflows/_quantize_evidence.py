@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from deploy.backends._isolated import IsolatedRunner
+from deploy.core.errors import DataError
 from deploy.core.progress import Progress
 from deploy.core.runner import Fetches
 from deploy.evaluation.accuracy import Accuracy, Answers, Comparison
@@ -109,6 +110,10 @@ class Judge:
         size: samples in a batch.
         whole: the graphs' batch is fixed to that size.
         target: what the quantised graphs are for; decides what runs them.
+
+    Raises:
+        DataError: fewer samples than one fixed batch.
+        BackendError: the float graph cannot be run.
     """
 
     def __init__(
@@ -118,6 +123,8 @@ class Judge:
         self._target = target
         runner.open(source, spinning=False)
         self._float = list(self._run(runner, None))
+        if not self._float:
+            raise DataError(f"{samples.count} samples are fewer than the batch of {size} that {source} fixes.")
 
     def _run(self, runner: IsolatedRunner, progress: Progress | None) -> Iterator[Fetches]:
         done = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,7 @@ class Job:
         """Every layer's noise on the first samples, the worst first."""
         size, fixed = batch_of(self.graph)
         feeds = self.data.evidence.head(max(RANKED_ON, size)).batches(size, whole=fixed)
-        return layer_noise(self.graph, self.quantised(keep_float), islice(feeds, max(1, RANKED_ON // size + 1)))
+        return layer_noise(self.graph, self.quantised(keep_float), feeds)
 
     def publish(self, plan: Plan[Evidence], worst: Sequence[LayerNoise], options: Mapping[str, Any]) -> Artifact:
         """Write the graph of the plan with its manifest; one that failed goes to the folder of rejected ones."""

@@ -156,6 +156,21 @@ def one_of(total: int, count: int) -> np.ndarray:
     return np.linspace(0, total - 1, count).round().astype(int)
 
 
+def test_a_fixed_batch(artifacts: Path, tmp_path: Path) -> None:
+    export_model("lenet5", artifacts=artifacts, dynamic=[], strategy="trace")
+    report = make(artifacts, target="tensorrt")
+    assert report.data.evidence.count == 359 and report.evidence.outputs[0].samples == 359
+    fixed = onnx.load(str(artifacts / "lenet5" / "lenet5.fp32.onnx"))
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 16
+    del fixed.graph.value_info[:]
+    onnx.save(fixed, str(tmp_path / "sixteen.onnx"))
+    values = np.random.default_rng(0).uniform(-1, 1, (40, 1, 32, 32)).astype(np.float32)
+    np.save(tmp_path / "ready.npy", values)
+    report = make(artifacts, str(tmp_path / "sixteen.onnx"), calib=tmp_path / "ready.npy", samples=20)
+    assert report.table.samples == 16 and report.evidence.outputs[0].samples == 16, "a rest fills no batch"
+
+
 def test_a_file_that_somebody_else_made(artifacts: Path, tmp_path: Path, folder: Path) -> None:
     theirs = tmp_path / "theirs.onnx"
     shutil.copy(artifacts / "lenet5" / "lenet5.fp32.onnx", theirs)
