@@ -80,6 +80,8 @@ def cli(ctx: click.Context, artifacts: Path | None, verbose: bool, quiet: bool) 
     \b
       deploy export resnet18 --format onnx       a proven ONNX file under artifacts/
       deploy check resnet18 --onnx other.onnx    is this file equal to that model?
+      deploy quantize resnet18 --calib images/   INT8, right for its target
+      deploy trt build --int8 --calib images/    a TensorRT engine of the newest export
       deploy doctor                              what works on this machine
 
     Shell completion: eval "$(_DEPLOY_COMPLETE=bash_source deploy)", or zsh_source, fish_source.
