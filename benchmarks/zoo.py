@@ -45,14 +45,13 @@ RECIPES = {
     "mobilenet_v1": "--epochs 2 --batch-size 16",
     "resnet18_gray": "--epochs 2 --batch-size 16",
     "plain18": "--epochs 1 --batch-size 16",
-    "plain34": "--epochs 1 --batch-size 16",
+    "plain34": "--epochs 2 --batch-size 8 --lr 0.02",
+    "vgg11_gray": "--epochs 1 --batch-size 8 --optimizer adamw --lr 0.0002",
 }
 """What ``deploy train`` is given, the quick ones first; the later ones have few epochs, since each costs minutes."""
 
 NOT_TRAINED = {
     "inception_block": "not a classifier: one block, exported on its own",
-    "vgg11_gray": "an epoch costs over ten minutes of one core; vgg11_small is this network with a quarter of its "
-    "channels",
 }
 """Why a network is exported with seeded weights only."""
 
