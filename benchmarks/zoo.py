@@ -39,7 +39,7 @@ RECIPES = {
     "plain18_digits": "--epochs 30",
     "densenet_gray": "--epochs 10",
     "googlenet_gray": "--epochs 6 --batch-size 32 --optimizer adamw --lr 0.001",
-    "nin": "--epochs 6 --batch-size 8 --optimizer adamw --lr 0.0003 -o dropout=0.0",
+    "nin": "--epochs 5 --batch-size 16 --optimizer adamw --lr 0.0003",
     "vgg11_small": "--epochs 3 --batch-size 16 --optimizer adamw --lr 0.0005",
     "alexnet_gray": "--epochs 3 --batch-size 16 --optimizer adamw --lr 0.0005",
     "mobilenet_v1": "--epochs 2 --batch-size 16",

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from deploy.models.zoo._entry import ZooEntry, require_counts
 from deploy.models.zoo._initialize import he_normal_
+
+AWAKE = 10.0
+"""Where the logits begin; what is common to all of them is nothing to a softmax."""
 
 
 def nin_block(
@@ -27,6 +31,23 @@ def nin_block(
         nn.Conv2d(out_channels, out_channels, kernel_size=1),
         nn.ReLU(),
     )
+
+
+def _awaken(block: nn.Sequential) -> None:
+    """Let the last block begin with every class above zero, and each with a map of its own.
+
+    What a relu passes on is never negative and, before training, much the same for every image, so the sign of a
+    class's logit would be that of the sum of its weights: about half of the classes would be 0 for all images,
+    without a gradient, and could never be answered. Weights without that sum answer to differences between images;
+    1x1 convolutions that begin as the identity keep the classes apart.
+    """
+    spatial, first, second = (layer for layer in block if isinstance(layer, nn.Conv2d))
+    with torch.no_grad():
+        spatial.weight -= spatial.weight.mean(dim=(1, 2, 3), keepdim=True)
+        if spatial.bias is not None:
+            spatial.bias.fill_(AWAKE)
+    nn.init.dirac_(first.weight)
+    nn.init.dirac_(second.weight)
 
 
 class NiN(nn.Module):
@@ -53,6 +74,7 @@ class NiN(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         he_normal_(self)
+        _awaken(self.block4)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, N x num_classes."""

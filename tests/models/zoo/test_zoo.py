@@ -239,6 +239,16 @@ def test_nin_has_relu_after_each_convolution() -> None:
         assert kinds == [nn.Conv2d, nn.ReLU] * 3
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_nin_begins_with_every_class_awake(seed: int) -> None:
+    """No class is 0 for every image, which the last relu would keep so for ever."""
+    torch.manual_seed(seed)
+    network = ENTRIES["nin"].build().eval()
+    with torch.no_grad():
+        logits = network(torch.randn(4, 1, 96, 96))
+    assert (logits > 0).all() and logits.std(dim=0).min() > 1e-3
+
+
 BRANCHES = ("branch1x1", "branch3x3", "branch5x5", "branch_pool")
 
 
