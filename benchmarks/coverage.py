@@ -31,7 +31,7 @@ TIMM = (
     "mobileone_s0", "nf_resnet26", "poolformer_s12", "pvt_v2_b0", "regnetz_b16", "repvgg_a0", "res2net50_14w_8s",
     "resnest14d", "tinynet_a", "xception41",
 )  # fmt: skip
-TIMEOUT_S = 1500.0
+TIMEOUT_S = 3600.0
 OPTIONS = {"torchvision/retinanet*": "score_thresh=0.001", "torchvision/fcos*": "score_thresh=0.001"}
 """Untrained, these find nothing above their usual threshold, and nothing could be compared."""
 
