@@ -35,6 +35,25 @@ class Runner(ABC):
             BackendError: the runtime refused the feeds or failed.
         """
 
+    def bind(self, feeds: Feeds) -> None:
+        """Lay arrays by input name where `launch` finds them; not part of what is timed.
+
+        Raises:
+            BackendError: they do not fit.
+        """
+        self._bound: Feeds = feeds
+
+    def launch(self) -> None:
+        """Begin a run of what was bound."""
+        self._given = self.run(self._bound)
+
+    def synchronize(self) -> None:  # noqa: B027  (most backends are done when `launch` returns)
+        """Wait until what was launched is done."""
+
+    def fetch(self) -> Fetches:
+        """Outputs of what was launched last, as `run` gives them."""
+        return self._given
+
     def close(self) -> None:  # noqa: B027  (freeing nothing is a valid way to close)
         """Free what is held; closing twice is allowed."""
 

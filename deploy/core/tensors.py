@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from deploy.core.errors import InputSpecError
 
@@ -52,6 +53,15 @@ class TensorSpec:
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values for a message; the inverse of `all_of`."""
+        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
+
+    @classmethod
+    def all_of(cls, items: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
+        """The specs that a message holds."""
+        return tuple(cls(name=item["name"], dtype=item["dtype"], shape=tuple(item["shape"])) for item in items)
 
 
 def symbols(specs: Sequence[TensorSpec]) -> tuple[str, ...]:
