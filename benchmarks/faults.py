@@ -35,6 +35,7 @@ from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
 from deploy.parity.compare import compare
 from deploy.parity.probes import Probe, make_probes
+from deploy.parity.remembered import Remembered
 from deploy.workflows.export import export_model
 
 ARCHITECTURES = (
@@ -44,21 +45,6 @@ ARCHITECTURES = (
 Graph = onnx.GraphProto
 Rng = np.random.Generator
 Array = NDArray[Any]
-
-
-class Remembered(Runner):
-    """A runner whose answers to the same probes are kept: the reference is the same for every fault."""
-
-    def __init__(self, inner: Runner) -> None:
-        self.inner = inner
-        self.inputs, self.outputs = inner.inputs, inner.outputs
-        self.known: dict[int, Fetches] = {}
-
-    def run(self, feeds: Feeds) -> Fetches:
-        """Run once, or remember."""
-        if id(feeds) not in self.known:
-            self.known[id(feeds)] = self.inner.run(feeds)
-        return self.known[id(feeds)]
 
 
 class Recorded:

@@ -73,6 +73,8 @@ class OnnxRuntimeRunner(Runner):
                 f"{self._session.get_providers()[0]} instead.",
                 "deploy doctor tells what is missing",
             )
+        self._device = "cpu" if options.provider == "cpu" else "cuda"
+        self._binding: Any = None
         self.inputs = tuple(_spec(item) for item in self._session.get_inputs())
         self.outputs = tuple(_spec(item) for item in self._session.get_outputs())
 
@@ -85,9 +87,36 @@ class OnnxRuntimeRunner(Runner):
             raise BackendError(f"ONNX Runtime failed on {shapes}: {_first_line(exc)}") from exc
         return {spec.name: np.asarray(value) for spec, value in zip(self.outputs, values, strict=True)}
 
+    def bind(self, feeds: Feeds) -> None:
+        """Copy inputs to where the session computes; see `Runner.bind`."""
+        binding = self._session.io_binding()
+        try:
+            for name, value in feeds.items():
+                array = np.ascontiguousarray(value)
+                binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, self._device, 0))
+            for spec in self.outputs:
+                binding.bind_output(spec.name, self._device)
+        except Exception as exc:
+            raise BackendError(f"ONNX Runtime does not take these inputs: {_first_line(exc)}") from exc
+        self._binding = binding
+
+    def launch(self) -> None:
+        """Run what was bound; outputs stay where they were computed."""
+        self._session.run_with_iobinding(self._binding)
+
+    def synchronize(self) -> None:
+        """Wait for the device; nothing to wait for on a CPU."""
+        if self._device != "cpu":
+            self._binding.synchronize_outputs()
+
+    def fetch(self) -> Fetches:
+        """Copy the outputs back."""
+        values = self._binding.copy_outputs_to_cpu()
+        return {spec.name: np.asarray(value) for spec, value in zip(self.outputs, values, strict=True)}
+
     def close(self) -> None:
         """Free the session."""
-        self._session = None
+        self._session = self._binding = None
 
 
 def _first_line(exc: Exception) -> str:

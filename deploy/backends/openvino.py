@@ -56,6 +56,22 @@ class OpenVinoRunner(Runner):
         except Exception as exc:
             shapes = ", ".join(f"{name}{list(value.shape)}" for name, value in feeds.items())
             raise BackendError(f"OpenVINO failed on {shapes}: {_reason(exc)}") from exc
+        return self.fetch()
+
+    def bind(self, feeds: Feeds) -> None:
+        """Give the request its input tensors; see `Runner.bind`."""
+        try:
+            for name, value in feeds.items():
+                self._request.set_tensor(name, ov.Tensor(np.ascontiguousarray(value)))
+        except Exception as exc:
+            raise BackendError(f"OpenVINO does not take these inputs: {_reason(exc)}") from exc
+
+    def launch(self) -> None:
+        """Run what was bound."""
+        self._request.infer()
+
+    def fetch(self) -> Fetches:
+        """Copy the outputs."""
         return {
             spec.name: np.array(self._request.get_output_tensor(index).data) for index, spec in enumerate(self.outputs)
         }

@@ -44,6 +44,24 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise StorageError(f"{path}: cannot be written: {exc.strerror or exc}.", hint) from exc
 
 
+def write_file(path: Path, content: bytes) -> None:
+    """Write one file, complete and durable or not at all, with the folders above it.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(f"{SCRATCH}{os.getpid()}-{path.name}")
+        try:
+            scratch.write_bytes(content)
+            _flush(scratch)
+            os.replace(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
+        _flush_directory(path.parent)
+
+
 def _flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

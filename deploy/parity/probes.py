@@ -100,6 +100,31 @@ def make_probes(
     return probes
 
 
+SPOT_SAMPLES = 4
+"""Samples that one combination of sizes is probed with."""
+
+
+def probes_at(
+    inputs: Sequence[TensorSpec], sizes: Mapping[str, int], *, seed: int = 0, batch: str = "batch"
+) -> list[Probe]:
+    """A few probes of ordinary amplitude at one combination of sizes, for a runtime that is made for it alone.
+
+    Args:
+        inputs: of the artifact.
+        sizes: of every symbol.
+        seed: of every random value.
+        batch: the symbol that counts samples.
+    """
+    rng = np.random.default_rng(seed)
+    count = sizes.get(batch, 1)
+    kinds = [("normal", "uniform")[index % 2] for index in range(count)]
+    probes = []
+    for call in range(-(-SPOT_SAMPLES // count)):
+        feeds = {spec.name: _draw(spec, sizes, kinds, rng, batch) for spec in inputs}
+        probes.append(Probe(label=f"probe {call}", groups=("unit",) * count, sizes=dict(sizes), feeds=feeds))
+    return probes
+
+
 def _draw(
     spec: TensorSpec, sizes: Mapping[str, int], kinds: Sequence[str], rng: np.random.Generator, batch: str
 ) -> np.ndarray:

@@ -1,0 +1,15 @@
+"""The model compiled by ``torch.compile``, at the sizes it is run at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from deploy.backends._torch_module import ModuleRunner, Options
+from deploy.core.model import Model
+
+
+def from_model(model: Model, **options: Any) -> ModuleRunner:
+    """Compile a model; the compilation itself happens in the first run."""
+    return ModuleRunner(model, Options(**options), lambda module: torch.compile(module, dynamic=False))

@@ -1,0 +1,1 @@
+"""Measuring time: the clock, the order of things, and what may be said of the numbers."""

@@ -1,0 +1,173 @@
+"""From names and choices to cells."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deploy.bench.records import Cell, load, record_path
+from deploy.core.artifact import Artifact, sha256
+from deploy.core.errors import DeployError
+from deploy.core.progress import Progress
+from deploy.core.store import Store
+from deploy.models.request import ModelRequest
+from deploy.workflows._bench_cells import (
+    BACKENDS,
+    REFERENCE,
+    Absent,
+    Plan,
+    backend_versions,
+    evidence_of,
+    fingerprint,
+    sizes_at,
+)
+from deploy.workflows._bench_proof import Prover, proven
+from deploy.workflows._bench_subject import INT8, Subject
+
+EAGER = {"verdict": REFERENCE, "reasons": [], "by": "it is what the others are held against"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choices:
+    """What a benchmark was asked for.
+
+    Attributes:
+        precisions: None takes those that a model has files of.
+        calib: data to quantise with where an INT8 file is missing.
+        sizes: of symbolic dimensions other than the batch.
+        options: of the scenario, part of every cell.
+    """
+
+    backends: tuple[str, ...]
+    precisions: tuple[str, ...] | None
+    batches: tuple[int, ...]
+    threads: int
+    device: str = "cpu"
+    calib: str | None = None
+    seed: int = 0
+    scenario: str = "latency"
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def plan_model(
+    request: ModelRequest, choices: Choices, store: Store, scratch: Path, progress: Progress
+) -> tuple[list[Plan], list[Absent]]:
+    """The cells of a model, or of one file, proven; and what cannot be timed, with the reason.
+
+    Args:
+        request: the model or file.
+        choices: of the benchmark.
+        store: where files are found and made.
+        scratch: a folder for weights, which must live as long as the plans.
+        progress: told of everything that is made.
+
+    Raises:
+        DeployError: the model is not known, or a file is damaged.
+    """
+    subject = Subject(request, store, scratch, choices.calib, progress)
+    found = list(_cells(subject, choices, store, progress))
+    return [item for item in found if isinstance(item, Plan)], [item for item in found if isinstance(item, Absent)]
+
+
+def _cells(subject: Subject, choices: Choices, store: Store, progress: Progress) -> Iterator[Plan | Absent]:
+    provers: list[Prover] = []
+    for precision in choices.precisions or subject.precisions():
+        for backend in choices.backends:
+            for batch in choices.batches:
+                try:
+                    plan = _remembered(_plan(subject, choices, backend, precision, batch), store)
+                    if plan.evidence is None:
+                        provers = provers or [Prover(subject.model(), choices.seed)]
+                        with progress.stage(f"{plan.cell}: checking parity"):
+                            plan = proven(plan, provers[0])
+                    yield plan
+                except DeployError as exc:
+                    yield Absent(model=subject.name, backend=backend, precision=precision, batch=batch, why=exc.message)
+
+
+def _remembered(plan: Plan, store: Store) -> Plan:
+    """With the evidence of an earlier run of the very same cell."""
+    path = record_path(store.root, plan.cell)
+    if plan.evidence is not None or not path.is_file():
+        return plan
+    try:
+        return dataclasses.replace(plan, evidence=load(path).evidence)
+    except DeployError:
+        return plan
+
+
+def _plan(subject: Subject, choices: Choices, backend: str, precision: str, batch: int) -> Plan:
+    """One cell.
+
+    Raises:
+        DeployError: there cannot be one.
+    """
+    if precision not in BACKENDS[backend].precisions:
+        raise DeployError(f"{backend} does not run {precision}.")
+    common = {
+        "backend": backend,
+        "precision": precision,
+        "batch": batch,
+        "threads": choices.threads,
+        "device": choices.device,
+        "scenario": choices.scenario,
+        "options": dict(choices.options),
+        "versions": backend_versions(backend),
+        "machine": fingerprint(),
+    }
+    if BACKENDS[backend].runs_files:
+        return _of_file(subject.file(precision, backend if precision == INT8 else None), choices, common)
+    if subject.is_file:
+        raise DeployError(f"{backend} runs models, not files.")
+    return _of_model(subject, choices, common)
+
+
+def _of_file(artifact: Artifact, choices: Choices, common: dict[str, Any]) -> Plan:
+    manifest = artifact.manifest
+    sizes = sizes_at(manifest.inputs, common["batch"], {**manifest.options.get("sizes", {}), **choices.sizes})
+    options: dict[str, Any] = {"threads": choices.threads}
+    if common["backend"] == "onnxruntime":
+        options["provider"] = choices.device
+    cell = Cell(
+        model=manifest.model,
+        slug=manifest.slug,
+        what=manifest.files[0].sha256,
+        target=manifest.target,
+        sizes=sizes,
+        **common,
+    )
+    about = {
+        "file": artifact.path.name,
+        "bytes": sum(item.bytes for item in manifest.files),
+        "trained": manifest.weights.trained,
+    }
+    evidence = evidence_of(artifact, common["backend"]) if choices.device == "cpu" else None
+    return Plan(
+        cell=cell,
+        path=artifact.path,
+        model=None,
+        options=options,
+        inputs=manifest.inputs,
+        evidence=evidence,
+        about=about,
+    )
+
+
+def _of_model(subject: Subject, choices: Choices, common: dict[str, Any]) -> Plan:
+    model = subject.model()
+    sizes = sizes_at(model.inputs, common["batch"], {**model.sizes, **choices.sizes})
+    request, weights = subject.rebuilt()
+    eager = (common["backend"], common["precision"], choices.device) == ("torch", "fp32", "cpu")
+    return Plan(
+        cell=Cell(model=model.name, slug=model.slug, what=sha256(weights), sizes=sizes, **common),
+        path=None,
+        model=request,
+        options={"threads": choices.threads, "precision": common["precision"], "device": choices.device},
+        inputs=model.inputs,
+        evidence=EAGER if eager else None,
+        about={"file": None, "bytes": weights.stat().st_size, "trained": model.weights.trained},
+    )

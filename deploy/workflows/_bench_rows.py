@@ -1,0 +1,120 @@
+"""From records to the rows that people read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from deploy.bench.records import Record
+from deploy.bench.statistics import Interval, LatencyStats, ratio, summarise
+from deploy.workflows._bench_run import flags_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A cell with its statistics.
+
+    Attributes:
+        record: what was found.
+        speedup: against the baseline at the same model and batch, from repetitions side by side; None without one.
+    """
+
+    record: Record
+    speedup: Interval | None = None
+
+    @cached_property
+    def stats(self) -> LatencyStats | None:
+        """None where nothing could be timed."""
+        timed = self.record.timed
+        return summarise([item.samples for item in timed]) if timed else None
+
+    @property
+    def throughput(self) -> float | None:
+        """Samples a second, from the mean latency."""
+        return None if self.stats is None else 1e9 * self.record.cell.batch / self.stats.mean
+
+    @property
+    def flags(self) -> dict[str, str]:
+        """What may have moved the times, by kind, with the number of processes it was seen in."""
+        seen: dict[str, list[str]] = {}
+        for item in self.record.timed:
+            for kind, text in flags_of(item).items():
+                seen.setdefault(kind, []).append(text)
+        total = len(self.record.timed)
+        return {kind: f"{max(texts)} (in {len(texts)} of {total} processes)" for kind, texts in sorted(seen.items())}
+
+    def detail(self, name: str) -> float | None:
+        """The median over processes of a number the worker told, ``load_ns``, ``first_ns``, ``peak_bytes``."""
+        values = [item.details[name] for item in self.record.timed if name in item.details]
+        return float(np.median(values)) if values else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; times in nanoseconds; infinite ends are None."""
+        stats = self.stats
+        cell = asdict(self.record.cell)
+        return {
+            **cell,
+            "key": self.record.cell.key,
+            "status": "failed" if self.record.failure else "timed",
+            "failure": self.record.failure or None,
+            "evidence": dict(self.record.evidence),
+            **dict(self.record.about),
+            "latency": _plain(stats),
+            "throughput": self.throughput,
+            "speedup": plain_interval(self.speedup),
+            **{name: self.detail(name) for name in ("import_ns", "load_ns", "first_ns", "peak_bytes")},
+            "flags": self.flags,
+        }
+
+
+def plain_interval(interval: Interval | None) -> dict[str, float | None] | None:
+    """Plain values for JSON."""
+    if interval is None:
+        return None
+    known = interval.low > 0
+    return {"value": interval.value, "low": interval.low if known else None, "high": interval.high if known else None}
+
+
+def _plain(stats: LatencyStats | None) -> dict[str, Any] | None:
+    if stats is None:
+        return None
+    return {
+        "processes": stats.processes,
+        "samples": stats.samples,
+        "min_ns": stats.minimum,
+        "median_ns": plain_interval(stats.median),
+        "mean_ns": stats.mean,
+        **{f"{name}_ns": value for name, value in stats.quantiles.items()},
+    }
+
+
+def medians(record: Record) -> dict[int, float]:
+    """The median of every repetition that was timed, by its number."""
+    return {item.number: float(np.median(item.samples)) for item in record.timed}
+
+
+def rows_of(records: Sequence[Record], baseline: str) -> list[Row]:
+    """Rows with their speed-up against the baseline backend in float32."""
+    bases = {
+        _group(record): record
+        for record in records
+        if record.cell.backend == baseline and record.cell.precision == "fp32"
+    }
+    return [Row(record=record, speedup=_speedup(bases.get(_group(record)), record)) for record in records]
+
+
+def _group(record: Record) -> tuple[Any, ...]:
+    cell = record.cell
+    return cell.model, cell.batch, tuple(cell.sizes.items()), cell.threads, cell.device, cell.scenario
+
+
+def _speedup(base: Record | None, record: Record) -> Interval | None:
+    if base is None or base is record:
+        return None
+    ours, theirs = medians(record), medians(base)
+    both = sorted(set(ours) & set(theirs))
+    return ratio([ours[number] for number in both], [theirs[number] for number in both]) if both else None

@@ -1,0 +1,129 @@
+"""One model of a benchmark: its files and its module, found where they are, made where they are not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from deploy.core.artifact import Artifact
+from deploy.core.errors import ArtifactError, ExportError
+from deploy.core.model import Model
+from deploy.core.progress import Progress
+from deploy.core.store import Store
+from deploy.models.request import ModelRequest
+from deploy.workflows._model import EXPORTS, open_model, request_of
+from deploy.workflows.export import export_model
+from deploy.workflows.quantize import quantize
+
+INT8 = "int8"
+
+
+class Subject:
+    """What is timed of one name.
+
+    Args:
+        request: a model, or an ONNX file of the store.
+        store: where artifacts are found and made.
+        scratch: a folder for weights.
+        calib: data to quantise with where an INT8 file is missing.
+        progress: told of everything that is made.
+
+    Raises:
+        DigestError: a file is not what its manifest records.
+        ArtifactError: the named file has no manifest.
+    """
+
+    def __init__(
+        self, request: ModelRequest, store: Store, scratch: Path, calib: str | None, progress: Progress
+    ) -> None:
+        self.name = request.name
+        self.is_file = Path(request.name).suffix == ".onnx" and Path(request.name).is_file()
+        self._request, self._store, self._scratch = request, store, scratch
+        self._calib, self._progress = calib, progress
+        self._model: Model | None = None
+        self._weights: Path | None = None
+        self.files = [Artifact.open(Path(request.name))] if self.is_file else self._newest()
+        for artifact in self.files:
+            artifact.verify()
+
+    def _newest(self) -> list[Artifact]:
+        """The newest file of each precision and target."""
+        newest: dict[tuple[str, str | None], Artifact] = {}
+        for artifact in self._store.artifacts():
+            manifest = artifact.manifest
+            names = (manifest.model, manifest.slug, manifest.model.partition("/")[2])
+            if manifest.format == "onnx" and self.name in names:
+                newest.setdefault((manifest.precision, manifest.target), artifact)
+        return list(newest.values())
+
+    def precisions(self) -> Sequence[str]:
+        """Those there are files of; fp32 where there is none."""
+        known = {artifact.manifest.precision for artifact in self.files}
+        return [item for item in ("fp32", "fp16", INT8) if item in known] or ["fp32"]
+
+    def file(self, precision: str, target: str | None) -> Artifact:
+        """The file of a precision and target, made where it is missing.
+
+        Raises:
+            ArtifactError: it is missing and cannot be made: another file was named, or there is no data.
+            ExportError: what was made does not hold.
+        """
+        for artifact in self.files:
+            if (artifact.manifest.precision, artifact.manifest.target) == (precision, target):
+                return artifact
+        if self.is_file:
+            raise ArtifactError(f"{self.name} is a file of another precision or target.")
+        made = self._quantised(str(target)) if precision == INT8 else self._exported(precision)
+        self.files.append(made)
+        return made
+
+    def _exported(self, precision: str) -> Artifact:
+        self._progress.note(f"there is no {precision} file of {self.name}: exporting it")
+        request = request_of(self.files[0]) if self.files else self._request
+        made = export_model(request, artifacts=self._store.root, precision=precision, progress=self._progress)
+        if made.parity.verdict == "fail":
+            raise ExportError(f"its {precision} export does not hold: {'; '.join(made.parity.reasons[:1])}")
+        return made.artifact
+
+    def _quantised(self, target: str) -> Artifact:
+        if self._calib is None:
+            raise ArtifactError(
+                f"there is no INT8 file for {target}, and no --calib to make one: "
+                f"deploy quantize {self.name} --calib DATA --target {target}"
+            )
+        source = self.file("fp32", None)
+        self._progress.note(f"there is no INT8 file of {self.name} for {target}: quantising it")
+        store = self._store.root
+        made = quantize(source.path, calib=self._calib, target=target, artifacts=store, progress=self._progress)
+        return made.artifact
+
+    def model(self) -> Model:
+        """The module, built once, as its float export was."""
+        if self._model is None:
+            exports = [item for item in self.files if item.manifest.precision in EXPORTS]
+            request = request_of(exports[0]) if exports else self._request
+            with self._progress.stage(f"{self.name}: building the model"):
+                self._model = open_model(request, self._store, self._progress)
+            self._tell_apart(exports)
+        return self._model
+
+    def _tell_apart(self, exports: Sequence[Artifact]) -> None:
+        now = self._model.weights if self._model else None
+        for artifact in exports:
+            then = artifact.manifest.weights
+            if now and now.sha256 and then.sha256 and now.sha256 != then.sha256:
+                self._progress.warn(f"{artifact.path}: made from other weights than PyTorch runs now.")
+
+    def rebuilt(self) -> tuple[Mapping[str, Any], Path]:
+        """A request that builds the model with the very weights of `model` in another process, and their file."""
+        model = self.model()
+        if self._weights is None:
+            self._weights = self._scratch / f"{model.slug}.safetensors"
+            state = {name: value.detach().clone().contiguous() for name, value in model.module.state_dict().items()}
+            save_file(state, self._weights)
+        request = dataclasses.replace(ModelRequest.from_dict(model.reference), weights=str(self._weights))
+        return request.to_dict(), self._weights

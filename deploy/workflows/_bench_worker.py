@@ -1,0 +1,122 @@
+"""The process that is timed: it opens one thing with one backend, warms it up, and tells what its clock said.
+
+Started as ``python -m deploy.workflows._bench_worker BACKEND`` by `deploy.workflows._bench_process`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+
+from deploy.bench import clock
+from deploy.bench.surroundings import between, snapshot
+from deploy.core import registry
+from deploy.core.child import serve
+from deploy.core.errors import UsageError
+from deploy.core.runner import Fetches, Runner
+
+Reply = tuple[dict[str, Any], Fetches]
+
+COPIES = 10
+"""Times that inputs are laid out and outputs fetched, to tell what that takes."""
+
+
+class Worker:
+    """Answers `deploy.workflows._bench_process.BenchProcess`, request by request.
+
+    Args:
+        backend: name of the plug-in.
+        wrap: applied to the runner that was opened; benchmarks of the harness plant a known slow-down with it.
+    """
+
+    def __init__(self, backend: str, wrap: Callable[[Runner], Runner] = lambda runner: runner) -> None:
+        began = perf_counter_ns()
+        self._backend = registry.load("deploy.backends", backend, "backend")
+        self._import_ns = perf_counter_ns() - began
+        self._wrap = wrap
+        self._opened: Runner | None = None
+
+    @property
+    def _runner(self) -> Runner:
+        if self._opened is None:
+            raise UsageError("nothing was opened.")
+        return self._opened
+
+    def answer(self, request: dict[str, Any], arrays: Fetches) -> Reply:
+        """Do what a request says; every ``do`` is a method."""
+        done: Reply = getattr(self, f"do_{request.pop('do')}")(arrays, **request)
+        return done
+
+    def do_open(self, feeds: Fetches, path: str | None, model: dict[str, Any] | None, options: dict[str, Any]) -> Reply:
+        """Open a file, or build a model from its request, and bind ``feeds``; the first call is timed apart."""
+        began = perf_counter_ns()
+        if model is None:
+            runner = self._backend.open(Path(path or ""), **options)
+        else:
+            from deploy.models.request import ModelRequest
+            from deploy.models.resolve import resolve
+
+            runner = self._backend.from_model(resolve(ModelRequest.from_dict(model)), **options)
+        self._opened = runner = self._wrap(runner)
+        loaded = perf_counter_ns()
+        runner.bind(feeds)
+        bound = perf_counter_ns()
+        runner.launch()
+        runner.synchronize()
+        first = perf_counter_ns() - bound
+        reply = {"import_ns": self._import_ns, "load_ns": loaded - began, "first_ns": first}
+        return {**reply, "inputs": [item.plain() for item in runner.inputs]}, {}
+
+    def do_run(self, feeds: Fetches) -> Reply:
+        """Run once, untimed, and give the outputs."""
+        self._runner.bind(feeds)
+        self._runner.launch()
+        self._runner.synchronize()
+        return {}, self._runner.fetch()
+
+    def do_copies(self, feeds: Fetches) -> Reply:
+        """How long inputs take to be laid out and outputs to be fetched: medians."""
+        into, back = [], []
+        for _ in range(COPIES):
+            before = perf_counter_ns()
+            self._runner.bind(feeds)
+            into.append(perf_counter_ns() - before)
+            self._runner.launch()
+            self._runner.synchronize()
+            before = perf_counter_ns()
+            self._runner.fetch()
+            back.append(perf_counter_ns() - before)
+        return {"bind_ns": int(np.median(into)), "fetch_ns": int(np.median(back))}, {}
+
+    def do_warm(self, _: Fetches, most_ns: int, window_ns: int = clock.WINDOW_NS) -> Reply:
+        """Run until it is steady."""
+        found = clock.warm_up(self._runner, most_ns, window_ns)
+        return {"calls": found.calls, "spent_ns": found.spent_ns, "settled": found.settled}, {}
+
+    def do_time(self, _: Fetches, time_ns: int, keep: int, least: int = clock.LEAST) -> Reply:
+        """Time calls; of more than ``keep`` samples, one of so many is given, evenly over the time."""
+        before = snapshot()
+        samples = clock.sample(self._runner, time_ns, least)
+        surroundings = between(before, snapshot())
+        step = -(-len(samples) // keep)
+        return {"calls": len(samples), "thinned": step, "surroundings": surroundings}, {"samples": samples[::step]}
+
+    def do_scenario(self, _: Fetches, name: str, options: dict[str, Any]) -> Reply:
+        """Run a scenario of `deploy.bench.scenarios`."""
+        before = snapshot()
+        scenario = registry.load("deploy.bench.scenarios", name, "scenario")
+        details, samples = scenario.run(self._runner, **options)
+        return {**details, "surroundings": between(before, snapshot())}, {"samples": samples}
+
+    def do_profile(self, _: Fetches, calls: int) -> Reply:
+        """Time by operator, as the backend's own profiler tells it."""
+        return {"operators": self._backend.profile(self._runner, calls)}, {}
+
+
+if __name__ == "__main__":
+    serve(Worker(sys.argv[1]).answer)
