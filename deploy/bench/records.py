@@ -23,6 +23,8 @@ KIND = "timings"
 FOLDER = "bench"
 """Of a model's folder; where its records lie."""
 
+KEY_DIGITS = 16
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
@@ -59,7 +61,7 @@ class Cell:
     def key(self) -> str:
         """Sixteen hexadecimal digits that name it."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
 
     def __str__(self) -> str:
         return f"{self.slug} {self.backend} {self.precision} batch {self.batch}"
@@ -118,6 +120,11 @@ def record_path(root: Path, cell: Cell) -> Path:
     """Where the record of a cell lies."""
     name = f"{cell.slug}.{cell.precision}-{cell.backend}-b{cell.batch}.{cell.key}.json"
     return root / cell.slug / FOLDER / name
+
+
+def is_record(path: Path) -> bool:
+    """Whether a file lies where records do and is named as they are."""
+    return path.parent.name == FOLDER and len(path.name.split(".")[-2]) == KEY_DIGITS and path.suffix == ".json"
 
 
 def save(root: Path, record: Record) -> Path:

@@ -17,6 +17,7 @@ from deploy.core.interrupt import Stopped, stoppable
 from deploy.core.paths import default_root
 
 ABOUT = {
+    "bench": "How long models take on every backend, with intervals; or which of two is faster.",
     "check": "Parity of an ONNX file against its model.",
     "doctor": "What works on this machine, what does not, why, and what mends it.",
     "evaluate": "Accuracy of every artifact of a model, with intervals.",
@@ -82,6 +83,7 @@ def cli(ctx: click.Context, artifacts: Path | None, verbose: bool, quiet: bool) 
       deploy check resnet18 --onnx other.onnx    is this file equal to that model?
       deploy quantize resnet18 --calib images/   INT8, right for its target
       deploy trt build --int8 --calib images/    a TensorRT engine of the newest export
+      deploy bench resnet18                      how long it takes, on every backend
       deploy doctor                              what works on this machine
 
     Shell completion: eval "$(_DEPLOY_COMPLETE=bash_source deploy)", or zsh_source, fish_source.

@@ -24,9 +24,14 @@ if TYPE_CHECKING:
 STYLE = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
 
 
-def console() -> Console:
-    """A console on stdout."""
-    return Console(highlight=False, soft_wrap=True)
+def console(piped: int | None = None) -> Console:
+    """A console on stdout.
+
+    Args:
+        piped: characters in a line where stdout is no terminal; None for the usual 80.
+    """
+    out = Console(highlight=False, soft_wrap=True)
+    return out if out.is_terminal or piped is None else Console(highlight=False, soft_wrap=True, width=piped)
 
 
 def size(count: float) -> str:

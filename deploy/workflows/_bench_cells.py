@@ -37,6 +37,7 @@ class Backend:
     install: str
     runs_files: bool = True
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
+    devices: tuple[str, ...] = ("cpu", "cuda")
 
 
 BACKENDS: Mapping[str, Backend] = {
@@ -63,7 +64,11 @@ BACKENDS: Mapping[str, Backend] = {
         install="onnxruntime",
     ),
     "openvino": Backend(
-        plugin="openvino", packages=("openvino",), module="openvino", install="deploy-toolkit[openvino]"
+        plugin="openvino",
+        packages=("openvino",),
+        module="openvino",
+        install="deploy-toolkit[openvino]",
+        devices=("cpu",),
     ),
 }
 DEFAULT = ("torch", "onnxruntime", "openvino")

@@ -10,7 +10,7 @@ from typing import Any
 
 from deploy.bench.records import Cell, load, record_path
 from deploy.core.artifact import Artifact, sha256
-from deploy.core.errors import DeployError
+from deploy.core.errors import DeployError, UnknownNameError
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest
@@ -85,6 +85,8 @@ def _cells(subject: Subject, choices: Choices, store: Store, progress: Progress)
                         with progress.stage(f"{plan.cell}: checking parity"):
                             plan = proven(plan, provers[0])
                     yield plan
+                except UnknownNameError:
+                    raise
                 except DeployError as exc:
                     yield Absent(model=subject.name, backend=backend, precision=precision, batch=batch, why=exc.message)
 
@@ -108,6 +110,8 @@ def _plan(subject: Subject, choices: Choices, backend: str, precision: str, batc
     """
     if precision not in BACKENDS[backend].precisions:
         raise DeployError(f"{backend} does not run {precision}.")
+    if choices.device not in BACKENDS[backend].devices:
+        raise DeployError(f"{backend} does not run on {choices.device}.")
     common = {
         "backend": backend,
         "precision": precision,

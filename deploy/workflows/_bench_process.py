@@ -55,10 +55,15 @@ class BenchProcess:
     def __exit__(self, *_: object) -> None:
         self._child.close()
 
-    def open(
+    def submit_open(
         self, feeds: Feeds, *, path: Path | None, model: Mapping[str, Any] | None, options: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Open a file or a model and call it once.
+    ) -> None:
+        """Begin to open a file or a model and to call it once; `opened` waits for it."""
+        request = {"do": "open", "path": str(path) if path else None, "model": model, "options": dict(options)}
+        self._child.send(request, feeds)
+
+    def opened(self) -> dict[str, Any]:
+        """Wait for `submit_open`.
 
         Returns:
             ``import_ns``, ``load_ns``, ``first_ns``, and ``peak_bytes`` of memory.
@@ -67,10 +72,16 @@ class BenchProcess:
             BackendError: it was refused.
             BackendCrashedError: the process died, or took too long.
         """
-        request = {"do": "open", "path": str(path) if path else None, "model": model, "options": dict(options)}
-        reply, _ = self._child.call(request, feeds, OPEN_S)
+        reply, _ = self._child.receive(OPEN_S)
         self.inputs = TensorSpec.all_of(reply.pop("inputs"))
         return reply
+
+    def open(
+        self, feeds: Feeds, *, path: Path | None, model: Mapping[str, Any] | None, options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """`submit_open`, then `opened`."""
+        self.submit_open(feeds, path=path, model=model, options=options)
+        return self.opened()
 
     def submit(self, feeds: Feeds) -> None:
         """Begin an untimed run; `result` waits for it."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.bench.records import is_record, load
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.errors import ArtifactError
 from deploy.core.paths import default_root
@@ -41,10 +42,26 @@ def verify(path: Path | None = None) -> VerifyReport:
     if not path.is_dir():
         raise ArtifactError(f"{path}: there is nothing there.")
     found = (file for file in path.rglob("*.json") if not _scratch(file))
-    manifests = sorted(file for file in found if not manifest_path(file).exists())  # a table is JSON and has its own
+    own = sorted(file for file in found if not manifest_path(file).exists())  # a table is JSON and has its own
+    records = [file for file in own if is_record(file)]
+    manifests = [file for file in own if file not in records]
     targets = [file.with_suffix("") for file in manifests]
     folders = {file.parent for file in manifests}
-    return _verify(targets, {item for folder in folders for item in folder.iterdir()})
+    report = _verify(targets, {item for folder in folders for item in folder.iterdir()})
+    return _with_records(report, records)
+
+
+def _with_records(report: VerifyReport, records: list[Path]) -> VerifyReport:
+    """And timings, which carry their own digest."""
+    sound, problems = list(report.sound), list(report.problems)
+    for path in records:
+        try:
+            load(path)
+        except ArtifactError as exc:
+            problems.append(exc.message)
+        else:
+            sound.append(path)
+    return VerifyReport(sound=tuple(sound), problems=tuple(problems))
 
 
 def _scratch(path: Path) -> bool:

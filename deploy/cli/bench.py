@@ -1,0 +1,198 @@
+"""``deploy bench``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deploy.cli._common import EXIT, Settings, emit, json_option
+
+if TYPE_CHECKING:
+    from deploy.core.progress import Progress
+    from deploy.workflows.bench import BenchmarkReport, Listener
+
+FORMATS = ("table", "json", "csv", "markdown")
+
+
+class Several(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Words, or numbers from 1 on, separated by commas."""
+
+    name = "list"
+
+    def __init__(self, *, numbers: bool = False) -> None:
+        self.numbers = numbers
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """Read it."""
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in str(value).split(",") if part.strip()]
+        if not parts:
+            self.fail("is empty", param, ctx)
+        if not self.numbers:
+            return tuple(parts)
+        if not all(part.isdigit() and int(part) > 0 for part in parts):
+            self.fail(f"{value!r} is not a list of sizes such as 1,8,32.", param, ctx)
+        return tuple(int(part) for part in parts)
+
+
+class Percent(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A share: ``3%`` or ``0.03``."""
+
+    name = "percent"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", str(value).strip())
+        share = (float(match[1]) / (100 if match[2] else 1)) if match else -1.0
+        if not 0 < share < 1:
+            self.fail(f"{value!r} is not a share such as 3%.", param, ctx)
+        return share
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  deploy bench                                        every model in the artifacts directory
+  deploy bench resnet18 lenet5 --precision fp32,int8 --calib data/ --batch 1,8
+  deploy bench resnet18 --backends torch,torch-compile,onnxruntime,openvino --threads 1
+  deploy bench resnet18 --compare torch onnxruntime
+  deploy bench --compare old/m.fp32.onnx new/m.fp32.onnx --fail-if-slower 3%
+"""
+)
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option(
+    "--backends", type=Several(), help="torch, torch-compile, onnxruntime, openvino. [default: the installed]"
+)
+@click.option("--precision", "precisions", type=Several(), help="fp32, fp16, int8. [default: those there are files of]")
+@click.option("--batch", "batches", type=Several(numbers=True), default="1", show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="Of every backend. [default: all cores]")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--calib", metavar="DIR|FILE|NAME", help="Data to quantise with where an INT8 file is missing.")
+@click.option("--repetitions", type=click.IntRange(min=1), default=5, show_default=True, help="Processes a cell.")
+@click.option("--min-time", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="Seconds a process.")
+@click.option("--timeout", type=click.FloatRange(min=1), default=120.0, show_default=True, help="Until it is hung, s.")
+@click.option("--seed", default=0, show_default=True, help="Of inputs and of the order.")
+@click.option("--again", is_flag=True, help="Measure what was measured before.")
+@click.option("--baseline", default="torch", show_default=True, help="The backend that speed-ups are against.")
+@click.option("--compare", nargs=2, metavar="A B", help="Two files, two models, or two backends of MODEL: a verdict.")
+@click.option("--margin", type=Percent(), default="2%", show_default=True, help="Of --compare: what does not matter.")
+@click.option("--fail-if-slower", type=Percent(), metavar="3%", help="Of --compare: exit 3 where B is slower by more.")
+@click.option("--time-limit", type=click.FloatRange(min=1), default=60.0, show_default=True, help="Of --compare, s.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
+@json_option
+@click.pass_obj
+def command(
+    settings: Settings,
+    models: tuple[str, ...],
+    backends: tuple[str, ...] | None,
+    precisions: tuple[str, ...] | None,
+    batches: tuple[int, ...],
+    threads: int | None,
+    device: str,
+    calib: str | None,
+    repetitions: int,
+    min_time: float,
+    timeout: float,
+    seed: int,
+    again: bool,
+    baseline: str,
+    compare: tuple[str, str] | None,
+    margin: float,
+    fail_if_slower: float | None,
+    time_limit: float,
+    form: str,
+    as_json: bool,
+) -> int:
+    """Time models on backends, each in fresh processes, interleaved; only what is proven gets a number.
+
+    Every cell (model, backend, precision, batch) is timed in --repetitions processes of its own, whose order is drawn
+    anew for each round. Intervals are over processes. Each finished process is kept under the artifacts directory: an
+    interrupted run goes on where it was.
+
+    --compare runs A and B in pairs of fresh processes that take turns, until the difference is decided or the time is
+    up: faster, slower, no difference (within --margin), or cannot tell.
+
+    Exit code 3: B is slower by more than --fail-if-slower; 4: that cannot be told, or no cell could be timed.
+    """
+    if compare:
+        return _compare(
+            settings,
+            compare,
+            as_json,
+            model=models[0] if models else None,
+            precision=precisions[0] if precisions else None,
+            batch=batches[0],
+            threads=threads,
+            device=device,
+            calib=calib,
+            margin=margin,
+            fail_if_slower=fail_if_slower,
+            time_limit_s=time_limit,
+            seed=seed,
+        )
+    if fail_if_slower is not None:
+        raise click.UsageError("--fail-if-slower goes with --compare A B.")
+    from deploy.workflows._bench_run import Budget
+    from deploy.workflows.bench import bench
+
+    with _display(settings) as (progress, listener):
+        report = bench(
+            models,
+            backends=backends or (),
+            precisions=precisions,
+            batches=batches,
+            threads=threads,
+            device=device,
+            calib=calib,
+            repetitions=repetitions,
+            budget=Budget(time_s=min_time, patience_s=timeout),
+            seed=seed,
+            again=again,
+            baseline=baseline,
+            artifacts=settings.artifacts,
+            progress=progress,
+            listener=listener,
+        )
+    _print(report, "json" if as_json else form)
+    return 0 if any(row.stats for row in report.rows) else EXIT["inconclusive"]
+
+
+def _print(report: BenchmarkReport, form: str) -> None:
+    from deploy.report import bench as shown
+
+    texts = {"csv": shown.as_csv, "markdown": shown.as_markdown}
+    if form in texts:
+        click.echo(texts[form](report), nl=False)
+    else:
+        emit(report.to_dict(), form == "json", lambda: shown.show_bench(report))
+
+
+def _compare(settings: Settings, sides: tuple[str, str], as_json: bool, **choices: Any) -> int:
+    from deploy.report.bench import show_comparison
+    from deploy.workflows.bench_compare import compare_speed
+
+    with settings.progress() as progress:
+        found = compare_speed(*sides, artifacts=settings.artifacts, progress=progress, **choices)
+    emit(found.to_dict(), as_json, lambda: show_comparison(found))
+    return EXIT[found.guard or "pass"]
+
+
+@contextmanager
+def _display(settings: Settings) -> Iterator[tuple[Progress, Listener]]:
+    """A table that grows on a terminal; lines otherwise."""
+    from rich.console import Console
+
+    from deploy.report.bench import growing
+
+    out = Console(stderr=True)
+    if settings.quiet or not out.is_terminal:
+        with settings.progress() as progress:
+            yield progress, lambda rows: None
+        return
+    with growing(out) as table:
+        yield table, table.update

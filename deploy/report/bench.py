@@ -1,0 +1,245 @@
+"""What was timed: a table that grows while it is measured, and the same as CSV and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.live import Live
+from rich.markup import escape
+from rich.spinner import Spinner
+from rich.table import Table
+
+from deploy.core.progress import Progress
+from deploy.report.terminal import console, rows, size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from deploy.bench.statistics import Interval
+    from deploy.workflows._bench_cells import Absent
+    from deploy.workflows._bench_rows import Row
+    from deploy.workflows.bench import BenchmarkReport
+    from deploy.workflows.bench_compare import Comparison
+
+HEADS = (
+    "model",
+    "backend",
+    "precision",
+    "batch",
+    "status",
+    "latency",
+    "95 %",
+    "p99",
+    "samples/s",
+    "faster",
+    "p90",
+    "memory",
+    "size",
+)
+LEFT = 3
+FITS = {100: 10, 130: 13}
+"""Columns that are shown on a terminal of at least so many characters; on a narrower one, the first nine."""
+STATUS = {"reference": "ref", "pass": "✓", "measured": "~"}
+LEGEND = (
+    "status: ref what the others are held against, ✓ parity with float64 proven, ~ eight bits, measured, ! disturbed; "
+    "latency: median over processes, 95 %: its interval over processes; faster: than the baseline, ≈ no difference; "
+    "–: too few samples to tell"
+)
+
+
+def duration(nanoseconds: float | None) -> str:
+    """In the unit that reads best, three digits; a dash where it is not known."""
+    if nanoseconds is None:
+        return "–"
+    for factor, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "µs")):
+        if nanoseconds >= factor:
+            return f"{nanoseconds / factor:.3g} {unit}"
+    return f"{nanoseconds:.0f} ns"
+
+
+def spread(interval: Interval) -> str:
+    """The farther end of an interval in percent of its value; a dash where one process says nothing of others."""
+    if interval.low == 0:
+        return "–"
+    farther = max(interval.high / interval.value, interval.value / interval.low) - 1
+    return f"±{100 * farther:.1f} %" if farther < 0.1 else f"±{100 * farther:.0f} %"
+
+
+def times_faster(interval: Interval | None) -> str:
+    """A speed-up with its interval; one that may be none is marked."""
+    if interval is None:
+        return ""
+    mark = "≈ " if interval.low <= 1 <= interval.high else ""
+    return f"{mark}{interval.value:.2f}× {spread(interval)}"
+
+
+def cells_of(row: Row) -> list[str]:
+    """A row as texts, in the order of `HEADS`."""
+    cell, stats = row.record.cell, row.stats
+    head = [cell.slug, cell.backend, cell.precision, str(cell.batch)]
+    status = STATUS.get(row.record.evidence.get("verdict", ""), "?") + (" !" if row.flags else "")
+    on_disk = size(row.record.about["bytes"])
+    if stats is None:
+        return [*head, "failed" if row.record.failure else "…", *[""] * (len(HEADS) - 6), on_disk]
+    peak = row.detail("peak_bytes")
+    return [
+        *head,
+        status,
+        duration(stats.median.value),
+        spread(stats.median),
+        duration(stats.quantiles["p99"]),
+        f"{row.throughput:.4g}",
+        times_faster(row.speedup),
+        duration(stats.quantiles["p90"]),
+        "–" if peak is None else size(peak),
+        on_disk,
+    ]
+
+
+def table_of(found: Sequence[Row], width: int) -> Table:
+    """Rows as a table, with the columns that fit."""
+    shown = max((count for least, count in FITS.items() if width >= least), default=9)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for index, name in enumerate(HEADS[:shown]):
+        table.add_column(name, justify="left" if index < LEFT else "right", no_wrap=index >= LEFT, overflow="fold")
+    for row in found:
+        table.add_row(*map(escape, cells_of(row)[:shown]))
+    return table
+
+
+def show_bench(report: BenchmarkReport) -> None:
+    """The closing table, what could not be timed, and what disturbed it."""
+    out = console(piped=max(FITS) + 10)
+    if report.rows:
+        out.print(table_of(report.rows, out.width))
+        out.print(f"[dim]{escape(LEGEND)}[/]")
+    out.print(rows((escape(name), escape(text)) for name, text in _remarks(report)))
+
+
+def _remarks(report: BenchmarkReport) -> Iterator[tuple[str, str]]:
+    """What must be known of the numbers: the same thing once, whatever the number of cells."""
+    for row in report.rows:
+        if row.record.failure:
+            yield str(row.record.cell), f"failed: {row.record.failure}"
+    for kind in sorted({kind for row in report.rows for kind in row.flags}):
+        seen = [row for row in report.rows if kind in row.flags]
+        yield "!", f"{max(row.flags[kind] for row in seen)}; {len(seen)} of {len(report.rows)} cells"
+    for slug in dict.fromkeys(row.record.cell.slug for row in report.rows if not row.record.about["trained"]):
+        yield slug, "untrained weights: good for timing, worthless for predictions"
+    for item in report.absent:
+        yield _absent(item), item.why
+
+
+def _absent(item: Absent) -> str:
+    batch = "" if item.batch is None else f" batch {item.batch}"
+    return f"{item.model} {item.backend} {item.precision}{batch}"
+
+
+def as_csv(report: BenchmarkReport) -> str:
+    """One line a cell; times in nanoseconds."""
+    flat = [_flat(row.to_dict()) for row in report.rows]
+    heads = list(dict.fromkeys(name for item in flat for name in item))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, heads, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return out.getvalue()
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = "; ".join(map(str, value)) if isinstance(value, list) else value
+    return found
+
+
+def as_markdown(report: BenchmarkReport) -> str:
+    """The table, its legend, and what could not be timed."""
+    lines = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * LEFT + "---:|" * (len(HEADS) - LEFT)]
+    lines += ["| " + " | ".join(item.replace("|", "\\|") for item in cells_of(row)) + " |" for row in report.rows]
+    lines += ["", LEGEND, ""]
+    lines += [f"- {_absent(item)}: {item.why}" for item in report.absent]
+    return "\n".join(lines) + "\n"
+
+
+def show_comparison(found: Comparison) -> None:
+    """The verdict on the second of two."""
+    interval, words = found.ratio, {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+    said = {
+        "faster": f"[bold green]{escape(found.second.name)} is faster[/]",
+        "slower": f"[bold red]{escape(found.second.name)} is slower[/]",
+        "no difference": f"[bold]no difference[/] beyond {found.margin:.1%}",
+        "cannot tell": "[bold yellow]cannot tell[/]: run longer (--time-limit), or on a quieter machine",
+    }[found.verdict]
+    pairs = [("first", _side(found.first)), ("second", _side(found.second))]
+    pairs.append(("ratio", f"{interval.value:.4f} ({interval.low:.4f} to {interval.high:.4f}), second over first"))
+    pairs.append(("verdict", said))
+    if found.guard is not None and found.allowed is not None:
+        colour = words[found.guard]
+        pairs.append(("bound", f"[{colour}]{found.guard}[/]: may be slower by {found.allowed:.1%} at the most"))
+    pairs += [("disturbed", escape(text)) for text in found.flags.values()]
+    pairs.append(("took", f"{found.seconds:.0f} s, {len(found.first.medians)} pairs of processes"))
+    console().print(rows(pairs))
+
+
+def _side(side: Any) -> str:
+    times = sorted(side.medians)
+    cell = side.plan.cell
+    where = f"{cell.backend}, {cell.precision}, batch {cell.batch}, {cell.threads} threads"
+    return f"{escape(side.name)}: {duration(times[len(times) // 2])} ({where})"
+
+
+class Growing(Progress):
+    """A table on stderr that grows while things are timed, with what is being done below it."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._rows: Sequence[Row] = ()
+        self._doing = ""
+
+    def update(self, found: Sequence[Row]) -> None:
+        """Show these rows."""
+        self._rows = found
+        self._draw()
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[None]:
+        """Say what is being done."""
+        self._doing = title
+        self._draw()
+        yield
+        self._doing = ""
+
+    def advance(self, done: int, total: int, text: str = "") -> None:
+        """Say how far it is."""
+        self._doing = f"{done} of {total}: {text}"
+        self._draw()
+
+    def note(self, text: str) -> None:
+        """A line above the table."""
+        self._live.console.print(f"[dim]note:[/] {escape(text)}", highlight=False)
+
+    def warn(self, text: str) -> None:
+        """A line above the table that stands out."""
+        self._live.console.print(f"[bold yellow]WARNING:[/] {escape(text)}", highlight=False)
+
+    def _draw(self) -> None:
+        parts: list[Any] = [table_of(self._rows, self._live.console.width)] if self._rows else []
+        parts += [Spinner("dots", escape(self._doing))] if self._doing else []
+        self._live.update(Group(*parts))
+
+
+@contextmanager
+def growing(out: Console) -> Iterator[Growing]:
+    """A `Growing` table on a terminal; it is gone when it ends, and the closing table stands in its place."""
+    with Live(console=out, refresh_per_second=8, transient=True) as live:
+        yield Growing(live)
