@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.bench.sequential import LOOKS, Guard, Verdict, guard, interval_at, verdict_of
+from deploy.bench.sequential import LOOKS, Guard, Verdict, guard, interval_at, paired, verdict_of
 from deploy.bench.statistics import Interval
 from deploy.core.artifact import Artifact
 from deploy.core.environment import machine, usable_cores, versions
@@ -28,11 +28,15 @@ from deploy.workflows._bench_plan import Choices, plan_model
 from deploy.workflows._bench_process import BenchProcess
 from deploy.workflows._bench_rows import plain_interval
 
-BLOCKS = 8
-BLOCK_S = 0.1
-"""Each of two processes is timed in so many blocks of so many seconds, taking turns."""
+BLOCK_S = 0.03
+BLOCK_CALLS = 3
+PAIR_S = 1.2
+LEAST_TURNS = 5
+"""Two processes take turns, each for so many seconds and calls at the least, for so long and so many turns in all."""
 
 WARM_S = 3.0
+FLAGS_IGNORED = ("others", "stolen")
+"""Neither says anything over a turn: the counters of the system tick a hundred times a second."""
 MARGIN = 0.02
 TIME_LIMIT_S = 60.0
 
@@ -44,7 +48,7 @@ class Side:
     Attributes:
         name: as it was asked for.
         plan: what runs.
-        medians: nanoseconds, of each pair's process: the middle of its blocks' medians.
+        medians: nanoseconds, of each pair's process: the middle of its turns' medians.
     """
 
     name: str
@@ -103,6 +107,7 @@ class Pairs:
 
     first: list[float] = field(default_factory=list)
     second: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
     flags: dict[str, str] = field(default_factory=dict)
 
 
@@ -170,7 +175,7 @@ def compare_speed(
                 more=lambda: time.perf_counter() < limit,
                 progress=progress,
             )
-    ratio = interval_at(found.first, found.second)
+    ratio = interval_at(found.ratios)
     return Comparison(
         first=dataclasses.replace(sides[0], medians=tuple(found.first)),
         second=dataclasses.replace(sides[1], medians=tuple(found.second)),
@@ -262,7 +267,7 @@ def run_pairs(
     for count in range(1, looks[-1] + 1):
         progress.advance(count - 1, looks[-1], f"pair {count} of {looks[-1]} at the most")
         _pair(openers, found, swapped=count % 2 == 0)
-        if count in looks and decided(interval_at(found.first, found.second)):
+        if count in looks and decided(interval_at(found.ratios)):
             break
         if count >= looks[0] and not more():
             break
@@ -279,11 +284,14 @@ def _pair(openers: Sequence[Opener], found: Pairs, *, swapped: bool) -> None:
             processes[index].opened()
             processes[index].warm(WARM_S)
         blocks: dict[int, list[float]] = {0: [], 1: []}
-        for turn in range(BLOCKS):
-            for index in order if turn % 2 == 0 else order[::-1]:
-                told, samples = processes[index].time(BLOCK_S)
+        end = time.perf_counter() + PAIR_S
+        while len(blocks[0]) < LEAST_TURNS or time.perf_counter() < end:
+            order.reverse()
+            for index in order:
+                told, samples = processes[index].time(BLOCK_S, least=BLOCK_CALLS)
                 blocks[index].append(float(np.median(samples)))
                 flags = told["surroundings"]["flags"]
-                found.flags.update({kind: text for kind, text in flags.items() if kind != "others"})
+                found.flags.update({kind: text for kind, text in flags.items() if kind not in FLAGS_IGNORED})
     found.first.append(float(np.median(blocks[0])))
     found.second.append(float(np.median(blocks[1])))
+    found.ratios.append(paired(blocks[0], blocks[1]))

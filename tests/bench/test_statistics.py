@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from deploy.bench.sequential import LOOKS, guard, interval_at, verdict_of
+from deploy.bench.sequential import LOOKS, guard, interval_at, paired, verdict_of
 from deploy.bench.statistics import Interval, geometric, ratio, summarise
 
 
@@ -74,8 +74,15 @@ def test_looking_several_times_does_not_call_equals_different() -> None:
     rng = np.random.default_rng(1)
     called = 0
     for _ in range(1000):
-        first, second = np.exp(rng.normal(0.0, 0.02, (2, LOOKS[-1])))
+        ratios = np.exp(rng.normal(0.0, 0.02, LOOKS[-1]))
         called += any(
-            not (found.low <= 1.0 <= found.high) for found in (interval_at(first[:n], second[:n]) for n in LOOKS)
+            not (found.low <= 1.0 <= found.high) for found in (interval_at(ratios[:count]) for count in LOOKS)
         )
     assert called <= 30
+
+
+def test_what_lasts_longer_than_a_turn_hits_both_and_what_is_shorter_spoils_one() -> None:
+    drift = np.linspace(1.0, 4.0, 21)
+    second = drift * 1.03
+    second[4] *= 10
+    assert paired(drift, second) == pytest.approx(1.03)
