@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deploy.models.request import ModelRequest
+    from deploy.workflows.bench import bench
+    from deploy.workflows.bench_compare import compare_speed
     from deploy.workflows.build import build_engine
     from deploy.workflows.check import check
     from deploy.workflows.evaluate import evaluate_models
@@ -18,8 +20,10 @@ __version__ = "0.1.0"
 __all__ = [
     "ModelRequest",
     "__version__",
+    "bench",
     "build_engine",
     "check",
+    "compare_speed",
     "evaluate_models",
     "export_model",
     "quantize",
@@ -28,8 +32,10 @@ __all__ = [
 
 _HOMES = {
     "ModelRequest": "deploy.models.request",
+    "bench": "deploy.workflows.bench",
     "build_engine": "deploy.workflows.build",
     "check": "deploy.workflows.check",
+    "compare_speed": "deploy.workflows.bench_compare",
     "evaluate_models": "deploy.workflows.evaluate",
     "export_model": "deploy.workflows.export",
     "quantize": "deploy.workflows.quantize",

@@ -105,8 +105,10 @@ def test_public_names() -> None:
     assert deploy.__all__ == [
         "ModelRequest",
         "__version__",
+        "bench",
         "build_engine",
         "check",
+        "compare_speed",
         "evaluate_models",
         "export_model",
         "quantize",
