@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 
 from deploy.core.errors import BackendError
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import Dim, TensorSpec
+from deploy.support.openvino_library import openvino as ov
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,17 @@
+"""Importing OpenVINO through us."""
+
+import subprocess
+import sys
+
+
+def test_nobody_is_told() -> None:
+    code = (
+        "import sys, socket, multiprocessing\n"
+        "def refuse(*arguments, **options): raise SystemExit('it calls home')\n"
+        "multiprocessing.Process.start = socket.socket.connect = refuse\n"
+        "import deploy.backends.openvino\n"
+        "import openvino.tools.ovc\n"
+        "assert not any(name.startswith('openvino_telemetry.') for name in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
