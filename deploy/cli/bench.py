@@ -14,6 +14,7 @@ from deploy.cli._common import EXIT, Settings, emit, json_option
 if TYPE_CHECKING:
     from deploy.core.progress import Progress
     from deploy.workflows.bench import BenchmarkReport, Listener
+    from deploy.workflows.bench_sweep import SweepReport
 
 FORMATS = ("table", "json", "csv", "markdown")
 
@@ -60,6 +61,8 @@ Examples:
   deploy bench                                        every model in the artifacts directory
   deploy bench resnet18 lenet5 --precision fp32,int8 --calib data/ --batch 1,8
   deploy bench resnet18 --backends torch,torch-compile,onnxruntime,openvino --threads 1
+  deploy bench resnet18 --scenario throughput         batches of 1, 2, 4 … until no more comes of it
+  deploy bench resnet18 --scenario server --p99 50    the highest rate whose 99th percentile stays below 50 ms
   deploy bench resnet18 --compare torch onnxruntime
   deploy bench --compare old/m.fp32.onnx new/m.fp32.onnx --fail-if-slower 3%
 """
@@ -71,6 +74,18 @@ Examples:
 @click.option("--precision", "precisions", type=Several(), help="fp32, fp16, int8. [default: those there are files of]")
 @click.option("--batch", "batches", type=Several(numbers=True), default="1", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Of every backend. [default: all cores]")
+@click.option(
+    "--scenario",
+    default="latency",
+    show_default=True,
+    metavar="latency|throughput|server|loadgen",
+    help="One call after the other; larger batches to saturation; Poisson arrivals; MLPerf's load generator.",
+)
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Of server, loadgen: requests a second.")
+@click.option(
+    "--p99", type=click.FloatRange(min=0, min_open=True), help="Of server: find the rate that holds this, ms."
+)
+@click.option("--mode", metavar="single-stream|offline|server", help="Of loadgen. [default: single-stream]")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--calib", metavar="DIR|FILE|NAME", help="Data to quantise with where an INT8 file is missing.")
 @click.option("--repetitions", type=click.IntRange(min=1), default=5, show_default=True, help="Processes a cell.")
@@ -93,6 +108,10 @@ def command(
     precisions: tuple[str, ...] | None,
     batches: tuple[int, ...],
     threads: int | None,
+    scenario: str,
+    rate: float | None,
+    p99: float | None,
+    mode: str | None,
     device: str,
     calib: str | None,
     repetitions: int,
@@ -138,15 +157,21 @@ def command(
     if fail_if_slower is not None:
         raise click.UsageError("--fail-if-slower goes with --compare A B.")
     from deploy.workflows._bench_run import Budget
-    from deploy.workflows.bench import bench
 
+    chosen = {"rate": rate, "p99_ms": p99, "mode": mode}
+    options = {name: value for name, value in chosen.items() if value is not None}
+    if options and scenario not in ("server", "loadgen"):
+        raise click.UsageError("--rate, --p99 and --mode go with --scenario server or loadgen.")
     with _display(settings) as (progress, listener):
-        report = bench(
+        run = _sweep if scenario == "throughput" else _bench
+        result = run(
             models,
             backends=backends or (),
             precisions=precisions,
             batches=batches,
             threads=threads,
+            scenario=scenario,
+            options=options,
             device=device,
             calib=calib,
             repetitions=repetitions,
@@ -158,18 +183,36 @@ def command(
             progress=progress,
             listener=listener,
         )
-    _print(report, "json" if as_json else form)
-    return 0 if any(row.stats for row in report.rows) else EXIT["inconclusive"]
+    _print(result, "json" if as_json else form)
+    return 0 if any(row.stats for row in result[0].rows) else EXIT["inconclusive"]
 
 
-def _print(report: BenchmarkReport, form: str) -> None:
+def _bench(models: tuple[str, ...], **options: Any) -> tuple[BenchmarkReport, SweepReport | None]:
+    from deploy.workflows.bench import bench
+
+    return bench(models, **options), None
+
+
+def _sweep(models: tuple[str, ...], **options: Any) -> tuple[BenchmarkReport, SweepReport | None]:
+    """Batches from 1 to the largest of --batch, or to 256 where that is left out."""
+    from deploy.workflows.bench_sweep import MOST, sweep
+
+    largest = max(options.pop("batches"))
+    found = sweep(models, most=MOST if largest == 1 else largest, **{**options, "scenario": "latency"})
+    return found.report, found
+
+
+def _print(result: tuple[BenchmarkReport, SweepReport | None], form: str) -> None:
     from deploy.report import bench as shown
 
+    report, swept = result
     texts = {"csv": shown.as_csv, "markdown": shown.as_markdown}
     if form in texts:
         click.echo(texts[form](report), nl=False)
-    else:
-        emit(report.to_dict(), form == "json", lambda: shown.show_bench(report))
+        return
+    emit((swept or report).to_dict(), form == "json", lambda: shown.show_bench(report))
+    if swept and form != "json":
+        shown.show_saturation(swept)
 
 
 def _compare(settings: Settings, sides: tuple[str, str], as_json: bool, **choices: Any) -> int:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from deploy.workflows._bench_rows import Row
     from deploy.workflows.bench import BenchmarkReport
     from deploy.workflows.bench_compare import Comparison
+    from deploy.workflows.bench_sweep import SweepReport
 
 HEADS = (
     "model",
@@ -130,15 +131,45 @@ def _remarks(report: BenchmarkReport) -> Iterator[tuple[str, str]]:
     for kind in sorted({kind for row in report.rows for kind in row.flags}):
         seen = [row for row in report.rows if kind in row.flags]
         yield "!", f"{max(row.flags[kind] for row in seen)}; {len(seen)} of {len(report.rows)} cells"
+    for row in report.rows:
+        yield from ((str(row.record.cell), text) for text in _scenario(row))
     for slug in dict.fromkeys(row.record.cell.slug for row in report.rows if not row.record.about["trained"]):
         yield slug, "untrained weights: good for timing, worthless for predictions"
     for item in report.absent:
         yield _absent(item), item.why
 
 
+def _scenario(row: Row) -> Iterator[str]:
+    """What a scenario told, of the first process; the others are in the record."""
+    details = next((item.details for item in row.record.timed), {})
+    if "loadgen" in details:
+        told = details["loadgen"]
+        yield f"load generator: {told.get('Result is', '?')}, its log in {details['log']}"
+    elif details.get("bound_held") is False:
+        tried = min(item["rate_per_s"] for item in details["trials"])
+        yield f"no rate holds the bound, down to {tried:.4g} requests/s"
+    elif "rate_per_s" in details:
+        yield (
+            f"at {details['rate_per_s']:.4g} requests/s of {details['saturation_per_s']:.4g} possible: "
+            f"p99 {duration(details['p99_ns'])} from due to done, {details['queue_most']} waiting at the most"
+        )
+
+
 def _absent(item: Absent) -> str:
     batch = "" if item.batch is None else f" batch {item.batch}"
     return f"{item.model} {item.backend} {item.precision}{batch}"
+
+
+def show_saturation(found: SweepReport) -> None:
+    """Where each sweep over batches ended."""
+    lines = [
+        (
+            f"{item.model} {item.backend} {item.precision}",
+            f"{item.throughput:.4g} samples/s from batch {item.batch} on; largest run: {item.largest} ({item.why})",
+        )
+        for item in found.ends
+    ]
+    console().print(rows((escape(name), escape(text)) for name, text in lines))
 
 
 def as_csv(report: BenchmarkReport) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.bench.records import Cell
+from deploy.core import registry
 from deploy.core.artifact import Artifact
 from deploy.core.environment import machine, version
 from deploy.core.errors import MissingPackageError, UnknownNameError, UsageError
@@ -136,6 +137,24 @@ def choose_backends(asked: tuple[str, ...]) -> tuple[str, ...]:
             backend = BACKENDS[name]
             raise MissingPackageError(backend.module, f"the backend {name}", backend.install)
     return asked or tuple(name for name in DEFAULT if _installed(name))
+
+
+LATENCY = "latency"
+SCENARIOS = "deploy.bench.scenarios"
+
+
+def check_scenario(name: str) -> None:
+    """Refuse a scenario that there is not.
+
+    Raises:
+        UnknownNameError: it is not known.
+        MissingPackageError: it needs a package that is not installed.
+    """
+    known = (LATENCY, *registry.names(SCENARIOS))
+    if name not in known:
+        raise UnknownNameError("scenario", name, known, f"known: {', '.join(known)}")
+    if name == "loadgen" and importlib.util.find_spec("mlperf_loadgen") is None:
+        raise MissingPackageError("mlcommons-loadgen", "the scenario loadgen", "deploy-toolkit[loadgen]")
 
 
 def _installed(name: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,10 @@ from deploy.workflows._bench_subject import INT8, Subject
 EAGER = {"verdict": REFERENCE, "reasons": [], "by": "it is what the others are held against"}
 
 
+Wanted = Callable[[str, str, str], bool]
+"""Of a model, a backend and a precision: whether they are to be timed."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choices:
     """What a benchmark was asked for.
@@ -39,6 +43,7 @@ class Choices:
         calib: data to quantise with where an INT8 file is missing.
         sizes: of symbolic dimensions other than the batch.
         options: of the scenario, part of every cell.
+        wanted: which combinations.
     """
 
     backends: tuple[str, ...]
@@ -51,6 +56,7 @@ class Choices:
     scenario: str = "latency"
     sizes: Mapping[str, int] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    wanted: Wanted = lambda model, backend, precision: True
 
 
 def plan_model(
@@ -77,6 +83,8 @@ def _cells(subject: Subject, choices: Choices, store: Store, progress: Progress)
     provers: list[Prover] = []
     for precision in choices.precisions or subject.precisions():
         for backend in choices.backends:
+            if not choices.wanted(subject.name, backend, precision):
+                continue
             for batch in choices.batches:
                 try:
                     plan = _remembered(_plan(subject, choices, backend, precision, batch), store)

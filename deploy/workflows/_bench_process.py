@@ -19,6 +19,9 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXP
 KEEP = 2000
 """Samples that are kept of one process."""
 
+SCENARIO_TRIALS = 10
+"""A scenario may run so many trials until it is taken for hung."""
+
 OPEN_S = 600.0
 """Seconds that opening may take; compilers are slow."""
 
@@ -107,11 +110,11 @@ class BenchProcess:
         return reply, arrays["samples"]
 
     def scenario(
-        self, name: str, options: Mapping[str, Any], seconds: float
+        self, name: str, options: Mapping[str, Any], *, keep: int = KEEP
     ) -> tuple[dict[str, Any], NDArray[np.int64]]:
-        """Run a scenario that takes about ``seconds``."""
-        request = {"do": "scenario", "name": name, "options": dict(options)}
-        reply, arrays = self._child.call(request, None, seconds + self._patience)
+        """Run a file of `deploy.bench.scenarios`; it may take several times as long as one trial of it."""
+        request = {"do": "scenario", "name": name, "options": dict(options), "keep": keep}
+        reply, arrays = self._child.call(request, None, SCENARIO_TRIALS * (options["time_s"] + self._patience))
         return reply, arrays["samples"]
 
     def profile(self, calls: int) -> list[dict[str, Any]]:

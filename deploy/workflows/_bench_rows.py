@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -34,7 +34,10 @@ class Row:
 
     @property
     def throughput(self) -> float | None:
-        """Samples a second, from the mean latency."""
+        """Samples a second: from the mean latency, or as a scenario that has a rate of its own achieved it."""
+        achieved = self.detail("achieved_per_s")
+        if achieved is not None:
+            return self.record.cell.batch * achieved
         return None if self.stats is None else 1e9 * self.record.cell.batch / self.stats.mean
 
     @property
@@ -67,8 +70,28 @@ class Row:
             "throughput": self.throughput,
             "speedup": plain_interval(self.speedup),
             **{name: self.detail(name) for name in ("import_ns", "load_ns", "first_ns", "peak_bytes")},
+            "scenario_details": [_scenario(item.details) for item in self.record.timed],
             "flags": self.flags,
         }
+
+
+SCENARIO_DETAILS = (
+    "rate_per_s",
+    "achieved_per_s",
+    "saturation_per_s",
+    "requests",
+    "late",
+    "queue_most",
+    "p99_ns",
+    "bound_held",
+    "trials",
+    "loadgen",
+    "log",
+)
+
+
+def _scenario(details: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: details[name] for name in SCENARIO_DETAILS if name in details}
 
 
 def plain_interval(interval: Interval | None) -> dict[str, float | None] | None:

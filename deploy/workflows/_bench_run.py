@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from deploy.bench.records import Repetition
+from deploy.bench.records import Repetition, record_path
 from deploy.core.errors import BackendError
+from deploy.core.store import Store
 from deploy.parity.probes import probes_at
-from deploy.workflows._bench_cells import Plan
+from deploy.workflows._bench_cells import LATENCY, Plan
 from deploy.workflows._bench_process import BenchProcess
 
 
@@ -29,7 +30,7 @@ class Budget:
     patience_s: float = 120.0
 
 
-def repeat(plan: Plan, number: int, budget: Budget, seed: int) -> Repetition:
+def repeat(plan: Plan, number: int, budget: Budget, seed: int, store: Store) -> Repetition:
     """Time a plan once; a process that fails, dies or hangs is a repetition with its reason."""
     cell = plan.cell
     feeds = probes_at(plan.inputs, cell.sizes, seed=seed)[0].feeds
@@ -39,15 +40,25 @@ def repeat(plan: Plan, number: int, budget: Budget, seed: int) -> Repetition:
             details |= process.open(feeds, path=plan.path, model=plan.model, options=plan.options)
             details["copies"] = process.copies(feeds)
             details["warmth"] = process.warm(budget.warm_s)
-            if cell.scenario == "latency":
+            if cell.scenario == LATENCY:
                 told, samples = process.time(budget.time_s)
             else:
-                told, samples = process.scenario(cell.scenario, cell.options, budget.time_s)
+                told, samples = process.scenario(
+                    cell.scenario, {**cell.options, "seed": seed, **_log(plan, number, store)}
+                )
         details |= told
     except BackendError as exc:
         why = exc.message + (f" ({exc.hint})" if exc.hint else "")
         return Repetition(number=number, samples=np.array([], np.int64), details=details, failure=why)
     return Repetition(number=number, samples=samples, thinned=details.pop("thinned", 1), details=details)
+
+
+def _log(plan: Plan, number: int, store: Store) -> dict[str, str]:
+    """Where a scenario that keeps a log of its own keeps it: beside the record."""
+    if plan.cell.scenario != "loadgen":
+        return {}
+    record = record_path(store.root, plan.cell)
+    return {"log_dir": str((record.parent / f"{record.stem}.{number}").resolve())}
 
 
 def flags_of(repetition: Repetition) -> dict[str, str]:

@@ -106,12 +106,14 @@ class Worker:
         step = -(-len(samples) // keep)
         return {"calls": len(samples), "thinned": step, "surroundings": surroundings}, {"samples": samples[::step]}
 
-    def do_scenario(self, _: Fetches, name: str, options: dict[str, Any]) -> Reply:
+    def do_scenario(self, _: Fetches, name: str, options: dict[str, Any], keep: int) -> Reply:
         """Run a scenario of `deploy.bench.scenarios`."""
-        before = snapshot()
         scenario = registry.load("deploy.bench.scenarios", name, "scenario")
+        before = snapshot()
         details, samples = scenario.run(self._runner, **options)
-        return {**details, "surroundings": between(before, snapshot())}, {"samples": samples}
+        step = -(-len(samples) // keep)
+        details |= {"calls": len(samples), "thinned": step, "surroundings": between(before, snapshot())}
+        return details, {"samples": samples[::step]}
 
     def do_profile(self, _: Fetches, calls: int) -> Reply:
         """Time by operator, as the backend's own profiler tells it."""

@@ -18,8 +18,8 @@ from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest
-from deploy.workflows._bench_cells import PASSED, Absent, Plan, choose_backends
-from deploy.workflows._bench_plan import Choices, plan_model
+from deploy.workflows._bench_cells import PASSED, Absent, Plan, check_scenario, choose_backends
+from deploy.workflows._bench_plan import Choices, Wanted, plan_model
 from deploy.workflows._bench_rows import Row, rows_of
 from deploy.workflows._bench_run import Budget, repeat
 
@@ -80,6 +80,7 @@ def bench(
     artifacts: Path | None = None,
     progress: Progress = SILENT,
     listener: Listener = lambda rows: None,
+    wanted: Wanted = lambda model, backend, precision: True,
 ) -> BenchmarkReport:
     """Time models on backends.
 
@@ -102,6 +103,7 @@ def bench(
         artifacts: the artifacts directory.
         progress: told what happens.
         listener: told of rows as they come.
+        wanted: which of the combinations to time.
 
     Raises:
         DeployError: see `deploy.core.errors`; a cell that fails is a row, not an error.
@@ -122,7 +124,9 @@ def bench(
         scenario=scenario,
         sizes=dict(sizes or {}),
         options={"time_s": budget.time_s, **(options or {})},
+        wanted=wanted,
     )
+    check_scenario(scenario)
     now = conditions()
     for warning in now.warnings:
         progress.warn(warning)
@@ -209,7 +213,7 @@ def _measure(
             progress.advance(done, len(left), f"{plan.cell}, process {number + 1} of {repetitions}")
             if records[key].failure:  # what failed once is not tried again
                 continue
-            records[key] = records[key].adding(repeat(plan, number, budget, seed))
+            records[key] = records[key].adding(repeat(plan, number, budget, seed, store))
             save(store.root, records[key])
             tell()
         progress.advance(len(left), len(left), "timing")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.bench.records import is_record, load
+from deploy.bench.records import FOLDER, is_record, load
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.errors import ArtifactError
 from deploy.core.paths import default_root
@@ -41,7 +41,7 @@ def verify(path: Path | None = None) -> VerifyReport:
         return _verify([target], set())
     if not path.is_dir():
         raise ArtifactError(f"{path}: there is nothing there.")
-    found = (file for file in path.rglob("*.json") if not _scratch(file))
+    found = (file for file in path.rglob("*.json") if not _scratch(file) and not _log(file))
     own = sorted(file for file in found if not manifest_path(file).exists())  # a table is JSON and has its own
     records = [file for file in own if is_record(file)]
     manifests = [file for file in own if file not in records]
@@ -62,6 +62,11 @@ def _with_records(report: VerifyReport, records: list[Path]) -> VerifyReport:
         else:
             sound.append(path)
     return VerifyReport(sound=tuple(sound), problems=tuple(problems))
+
+
+def _log(path: Path) -> bool:
+    """Of another program, which a record names (the load generator's)."""
+    return path.parent.parent.name == FOLDER
 
 
 def _scratch(path: Path) -> bool:

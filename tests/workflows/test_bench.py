@@ -18,6 +18,7 @@ from deploy.workflows import _bench_cells
 from deploy.workflows._bench_run import Budget
 from deploy.workflows.bench import BenchmarkReport, bench
 from deploy.workflows.bench_compare import compare_speed
+from deploy.workflows.bench_sweep import sweep
 from deploy.workflows.export import export_model
 from deploy.workflows.verify import verify
 from tests.conftest import Listener, Ran  # type: ignore[import-not-found,unused-ignore]
@@ -210,3 +211,31 @@ def test_the_command_in_its_formats(artifacts: Path, run: Callable[..., Ran]) ->
     assert run("-q", "bench", "lenet5", "--precision", "int8", "--backends", "torch").code == 4
     assert run("bench", "lenet5", "--fail-if-slower", "3%").code == 2
     assert "not a list of sizes" in run("bench", "lenet5", "--batch", "1,x").err
+
+
+def test_larger_batches_until_no_more_comes_of_it(artifacts: Path) -> None:
+    found = sweep(
+        ["lenet5"],
+        most=4,
+        backends=("onnxruntime",),
+        precisions=("fp32",),
+        threads=1,
+        repetitions=1,
+        budget=QUICK,
+        artifacts=artifacts,
+    )
+    batches = [row.record.cell.batch for row in found.report.rows]
+    assert batches == [1, 2, 4][: len(batches)] and len(batches) >= 2
+    (end,) = found.ends
+    assert end.batch in batches and end.largest == batches[-1] and end.throughput > 0
+
+
+def test_requests_in_the_command(artifacts: Path, run: Callable[..., Ran]) -> None:
+    words = ["-q", "bench", "lenet5", "--backends", "onnxruntime", "--precision", "fp32", "--threads", "1"]
+    words += ["--min-time", "0.02", "--repetitions", "1", "--json"]
+    served = json.loads(run(*words, "--scenario", "server", "--rate", "500").out)["rows"][0]
+    assert served["scenario_details"][0]["rate_per_s"] == 500 and served["latency"]["samples"] == 1000
+    asked = json.loads(run(*words, "--scenario", "loadgen").out)["rows"][0]
+    assert Path(asked["scenario_details"][0]["log"]).is_dir() and verify(artifacts).problems == ()
+    assert "Did you mean server" in run(*words, "--scenario", "servr").err
+    assert run(*words, "--rate", "5").code == 2
