@@ -83,7 +83,8 @@ def times_faster(interval: Interval | None) -> str:
 def cells_of(row: Row) -> list[str]:
     """A row as texts, in the order of `HEADS`."""
     cell, stats = row.record.cell, row.stats
-    head = [cell.slug, cell.backend, cell.precision, str(cell.batch)]
+    backend = cell.backend + (" +graph" if cell.options.get("graph") else "")
+    head = [cell.slug, backend, cell.precision, str(cell.batch)]
     status = STATUS.get(row.record.evidence.get("verdict", ""), "?") + (" !" if row.flags else "")
     on_disk = size(row.record.about["bytes"])
     if stats is None:

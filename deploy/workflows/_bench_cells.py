@@ -39,6 +39,7 @@ class Backend:
     runs_files: bool = True
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     devices: tuple[str, ...] = ("cpu", "cuda")
+    graphs: bool = False
 
 
 BACKENDS: Mapping[str, Backend] = {
@@ -49,6 +50,7 @@ BACKENDS: Mapping[str, Backend] = {
         install="torch",
         runs_files=False,
         precisions=("fp32", "fp16"),
+        graphs=True,
     ),
     "torch-compile": Backend(
         plugin="torch_compile",

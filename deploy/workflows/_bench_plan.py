@@ -44,6 +44,7 @@ class Choices:
         sizes: of symbolic dimensions other than the batch.
         options: of the scenario, part of every cell.
         wanted: which combinations.
+        graph: replay CUDA graphs where a backend has them.
     """
 
     backends: tuple[str, ...]
@@ -57,6 +58,7 @@ class Choices:
     sizes: Mapping[str, int] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     wanted: Wanted = lambda model, backend, precision: True
+    graph: bool = False
 
 
 def plan_model(
@@ -120,6 +122,8 @@ def _plan(subject: Subject, choices: Choices, backend: str, precision: str, batc
         raise DeployError(f"{backend} does not run {precision}.")
     if choices.device not in BACKENDS[backend].devices:
         raise DeployError(f"{backend} does not run on {choices.device}.")
+    if choices.graph and not BACKENDS[backend].graphs:
+        raise DeployError(f"{backend} replays no CUDA graphs.")
     common = {
         "backend": backend,
         "precision": precision,
@@ -127,7 +131,7 @@ def _plan(subject: Subject, choices: Choices, backend: str, precision: str, batc
         "threads": choices.threads,
         "device": choices.device,
         "scenario": choices.scenario,
-        "options": dict(choices.options),
+        "options": {**choices.options, **({"graph": True} if choices.graph else {})},
         "versions": backend_versions(backend),
         "machine": fingerprint(),
     }
@@ -178,7 +182,12 @@ def _of_model(subject: Subject, choices: Choices, common: dict[str, Any]) -> Pla
         cell=Cell(model=model.name, slug=model.slug, what=sha256(weights), sizes=sizes, **common),
         path=None,
         model=request,
-        options={"threads": choices.threads, "precision": common["precision"], "device": choices.device},
+        options={
+            "threads": choices.threads,
+            "precision": common["precision"],
+            "device": choices.device,
+            "graph": choices.graph,
+        },
         inputs=model.inputs,
         evidence=EAGER if eager else None,
         about={"file": None, "bytes": weights.stat().st_size, "trained": model.weights.trained},

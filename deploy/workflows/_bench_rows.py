@@ -52,8 +52,20 @@ class Row:
 
     def detail(self, name: str) -> float | None:
         """The median over processes of a number the worker told, ``load_ns``, ``first_ns``, ``peak_bytes``."""
-        values = [item.details[name] for item in self.record.timed if name in item.details]
+        values = [item.details[name] for item in self.record.timed if item.details.get(name) is not None]
         return float(np.median(values)) if values else None
+
+    def _copies(self) -> dict[str, float] | None:
+        """Medians over processes of what laying out inputs and fetching outputs takes; not part of the latency."""
+        found = [item.details["copies"] for item in self.record.timed if "copies" in item.details]
+        names = ("bind_ns", "fetch_ns")
+        return {name: float(np.median([item[name] for item in found])) for name in names} if found else None
+
+    def _joules(self) -> float | None:
+        """Energy of the GPU a call, where it could be read."""
+        told = [(item.details.get("joules"), item.details.get("calls")) for item in self.record.timed]
+        used = [energy / calls for energy, calls in told if energy is not None and calls]
+        return float(np.median(used)) if used else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; times in nanoseconds; infinite ends are None."""
@@ -69,7 +81,9 @@ class Row:
             "latency": _plain(stats),
             "throughput": self.throughput,
             "speedup": plain_interval(self.speedup),
-            **{name: self.detail(name) for name in ("import_ns", "load_ns", "first_ns", "peak_bytes")},
+            **{name: self.detail(name) for name in ("import_ns", "load_ns", "first_ns", "peak_bytes", "device_ns")},
+            "copies_ns": self._copies(),
+            "joules_per_call": self._joules(),
             "scenario_details": [_scenario(item.details) for item in self.record.timed],
             "flags": self.flags,
         }

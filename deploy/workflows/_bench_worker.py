@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from deploy.bench import clock
+from deploy.bench.energy import joules
 from deploy.bench.surroundings import between, snapshot
 from deploy.core import registry
 from deploy.core.child import serve
@@ -100,11 +101,24 @@ class Worker:
 
     def do_time(self, _: Fetches, time_ns: int, keep: int, least: int = clock.LEAST) -> Reply:
         """Time calls; of more than ``keep`` samples, one of so many is given, evenly over the time."""
-        before = snapshot()
+        before, energy = snapshot(), joules()
         samples = clock.sample(self._runner, time_ns, least)
+        used = None if energy is None else (joules() or energy) - energy
         surroundings = between(before, snapshot())
         step = -(-len(samples) // keep)
-        return {"calls": len(samples), "thinned": step, "surroundings": surroundings}, {"samples": samples[::step]}
+        told = {"calls": len(samples), "thinned": step, "surroundings": surroundings, "joules": used}
+        return {**told, "device_ns": self._device_ns()}, {"samples": samples[::step]}
+
+    def _device_ns(self) -> int | None:
+        """The median time on the device by its own events, where the backend has such; the host is waited for."""
+        ask = getattr(self._runner, "device_ns", None)
+        found = []
+        for _ in range(COPIES if ask else 0):
+            self._runner.launch()
+            self._runner.synchronize()
+            found.append(ask() if ask else None)
+        told = [item for item in found if item is not None]
+        return int(np.median(told)) if told else None
 
     def do_scenario(self, _: Fetches, name: str, options: dict[str, Any], keep: int) -> Reply:
         """Run a scenario of `deploy.bench.scenarios`."""

@@ -68,6 +68,7 @@ def bench(
     batches: Sequence[int] = (1,),
     threads: int | None = None,
     device: str = "cpu",
+    graph: bool = False,
     scenario: str = "latency",
     options: Mapping[str, Any] | None = None,
     sizes: Mapping[str, int] | None = None,
@@ -91,6 +92,7 @@ def bench(
         batches: sizes of the batch.
         threads: within an operator, for every backend; None for all cores this process may use.
         device: ``cpu`` or ``cuda``.
+        graph: replay CUDA graphs; such cells are labelled.
         scenario: ``latency``, or a file of `deploy.bench.scenarios`.
         options: of the scenario.
         sizes: of symbolic dimensions other than the batch.
@@ -125,6 +127,7 @@ def bench(
         sizes=dict(sizes or {}),
         options={"time_s": budget.time_s, **(options or {})},
         wanted=wanted,
+        graph=graph,
     )
     check_scenario(scenario)
     now = conditions()
