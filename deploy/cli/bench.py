@@ -95,6 +95,7 @@ Examples:
 @click.option("--seed", default=0, show_default=True, help="Of inputs and of the order.")
 @click.option("--again", is_flag=True, help="Measure what was measured before.")
 @click.option("--baseline", default="torch", show_default=True, help="The backend that speed-ups are against.")
+@click.option("--limits", is_flag=True, help="Measure what this machine can do at best, and how near each row comes.")
 @click.option("--compare", nargs=2, metavar="A B", help="Two files, two models, or two backends of MODEL: a verdict.")
 @click.option("--margin", type=Percent(), default="2%", show_default=True, help="Of --compare: what does not matter.")
 @click.option("--fail-if-slower", type=Percent(), metavar="3%", help="Of --compare: exit 3 where B is slower by more.")
@@ -122,6 +123,7 @@ def command(
     seed: int,
     again: bool,
     baseline: str,
+    limits: bool,
     compare: tuple[str, str] | None,
     margin: float,
     fail_if_slower: float | None,
@@ -182,6 +184,7 @@ def command(
             seed=seed,
             again=again,
             baseline=baseline,
+            limits=limits,
             artifacts=settings.artifacts,
             progress=progress,
             listener=listener,

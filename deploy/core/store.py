@@ -24,6 +24,8 @@ if os.name == "posix":
     import fcntl
 
 SCRATCH = ".scratch-"
+LIMITS = ".limits"
+"""Folder of what was found of the machine itself."""
 
 
 @contextmanager

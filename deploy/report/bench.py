@@ -39,18 +39,19 @@ HEADS = (
     "p99",
     "samples/s",
     "faster",
+    "of best",
     "p90",
     "memory",
     "size",
 )
 LEFT = 3
-FITS = {100: 10, 130: 13}
+FITS = {100: 11, 140: 14}
 """Columns that are shown on a terminal of at least so many characters; on a narrower one, the first nine."""
 STATUS = {"reference": "ref", "pass": "✓", "measured": "~"}
 LEGEND = (
     "status: ref what the others are held against, ✓ parity with float64 proven, ~ eight bits, measured, ! disturbed; "
     "latency: median over processes, 95 %: its interval over processes; faster: than the baseline, ≈ no difference; "
-    "–: too few samples to tell"
+    "of best: the floor that --limits finds over the latency, and what bounds it; –: too few samples to tell"
 )
 
 
@@ -80,6 +81,13 @@ def times_faster(interval: Interval | None) -> str:
     return f"{mark}{interval.value:.2f}× {spread(interval)}"
 
 
+def attained(row: Row) -> str:
+    """How near a row comes to the floor, and what the floor is made of; empty where limits were not asked for."""
+    if row.floor is None or row.stats is None:
+        return ""
+    return f"{row.floor.nanoseconds / row.stats.median.value:.0%} {row.floor.bound.partition('-')[0]}"
+
+
 def cells_of(row: Row) -> list[str]:
     """A row as texts, in the order of `HEADS`."""
     cell, stats = row.record.cell, row.stats
@@ -98,6 +106,7 @@ def cells_of(row: Row) -> list[str]:
         duration(stats.quantiles["p99"]),
         f"{row.throughput:.4g}",
         times_faster(row.speedup),
+        attained(row),
         duration(stats.quantiles["p90"]),
         "–" if peak is None else size(peak),
         on_disk,
@@ -108,10 +117,14 @@ def table_of(found: Sequence[Row], width: int) -> Table:
     """Rows as a table, with the columns that fit."""
     shown = max((count for least, count in FITS.items() if width >= least), default=9)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for index, name in enumerate(HEADS[:shown]):
-        table.add_column(name, justify="left" if index < LEFT else "right", no_wrap=index >= LEFT, overflow="fold")
+    limits = any(row.floor for row in found)
+    columns = [index for index, name in enumerate(HEADS[:shown]) if limits or name != "of best"]
+    for index in columns:
+        left = index < LEFT
+        table.add_column(HEADS[index], justify="left" if left else "right", no_wrap=not left, overflow="fold")
     for row in found:
-        table.add_row(*map(escape, cells_of(row)[:shown]))
+        cells = cells_of(row)
+        table.add_row(*(escape(cells[index]) for index in columns))
     return table
 
 
@@ -129,6 +142,10 @@ def _remarks(report: BenchmarkReport) -> Iterator[tuple[str, str]]:
     for row in report.rows:
         if row.record.failure:
             yield str(row.record.cell), f"failed: {row.record.failure}"
+    for row in report.rows:
+        if row.floor and row.floor.unknown:
+            names = ", ".join(f"{name} {count}" for name, count in row.floor.unknown.items())
+            yield str(row.record.cell), f"the floor leaves out operators of unknown cost: {names}"
     for kind in sorted({kind for row in report.rows for kind in row.flags}):
         seen = [row for row in report.rows if kind in row.flags]
         yield "!", f"{max(row.flags[kind] for row in seen)}; {len(seen)} of {len(report.rows)} cells"

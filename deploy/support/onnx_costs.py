@@ -57,12 +57,17 @@ class Costs:
         operations: arithmetic operations; a multiply-add is two.
         bytes: of all operators' inputs and outputs.
         by_operator: operations by operator type.
+        by_precision: operations by what they are computed in: ``int8`` (both operands dequantised: what a runtime
+            fuses), ``fp16``, ``fp32``; quantising and dequantising themselves are left out.
+        least_bytes: weights, inputs and outputs, each once: what must be moved whatever is fused.
         unknown: operators, with their count, whose cost or shape is not known.
     """
 
     operations: int
     bytes: int
     by_operator: Mapping[str, int]
+    by_precision: Mapping[str, int]
+    least_bytes: int
     unknown: Mapping[str, int]
 
 
@@ -91,6 +96,8 @@ def _total(model: onnx.ModelProto) -> Costs:
     shapes, width = _shapes(model.graph)
     operations: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
+    by_precision: Counter[str] = Counter()
+    dequantised = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     moved = 0
     for node in onnx_file.all_nodes(model):
         names = [name for name in (*node.input, *node.output) if name]
@@ -105,6 +112,8 @@ def _total(model: onnx.ModelProto) -> Costs:
                 unknown[node.op_type] += 1
                 continue
             operations[node.op_type] += count
+            if node.op_type not in _ROUNDING:
+                by_precision[_precision(node, dequantised, width)] += count
         if node.op_type not in (
             "Constant",
             "Shape",
@@ -119,8 +128,26 @@ def _total(model: onnx.ModelProto) -> Costs:
         operations=sum(operations.values()),
         bytes=moved,
         by_operator=dict(operations.most_common()),
+        by_precision=dict(by_precision),
+        least_bytes=_least(model.graph, shapes, width),
         unknown=dict(unknown.most_common()),
     )
+
+
+_ROUNDING = ("QuantizeLinear", "DequantizeLinear")
+_FUSED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+
+
+def _precision(node: onnx.NodeProto, dequantised: set[str], width: Mapping[str, int]) -> str:
+    if node.op_type in _FUSED and set(node.input[:2]) <= dequantised:
+        return "int8"
+    return "fp16" if width.get(node.output[0]) == 2 else "fp32"
+
+
+def _least(graph: onnx.GraphProto, shapes: Shapes, width: Mapping[str, int]) -> int:
+    weights = {item.name for item in graph.initializer}
+    names = [*weights, *(item.name for item in (*graph.input, *graph.output) if item.name not in weights)]
+    return sum(math.prod(shapes[name]) * width.get(name, 4) for name in names if name in shapes)
 
 
 def _shapes(graph: onnx.GraphProto) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:

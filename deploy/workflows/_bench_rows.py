@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from deploy.bench.limits import Floor
 from deploy.bench.records import Record
 from deploy.bench.statistics import Interval, LatencyStats, ratio, summarise
 from deploy.workflows._bench_run import flags_of
@@ -20,11 +21,13 @@ class Row:
 
     Attributes:
         record: what was found.
+        floor: the shortest it could be on this machine; None where limits were not asked for.
         speedup: against the baseline at the same model and batch, from repetitions side by side; None without one.
     """
 
     record: Record
     speedup: Interval | None = None
+    floor: Floor | None = None
 
     @cached_property
     def stats(self) -> LatencyStats | None:
@@ -86,6 +89,7 @@ class Row:
             "joules_per_call": self._joules(),
             "scenario_details": [_scenario(item.details) for item in self.record.timed],
             "flags": self.flags,
+            "limit": None if self.floor is None else self.floor.to_dict(None if stats is None else stats.median.value),
         }
 
 
@@ -134,14 +138,17 @@ def medians(record: Record) -> dict[int, float]:
     return {item.number: float(np.median(item.samples)) for item in record.timed}
 
 
-def rows_of(records: Sequence[Record], baseline: str) -> list[Row]:
-    """Rows with their speed-up against the baseline backend in float32."""
+def rows_of(records: Sequence[Record], baseline: str, floors: Mapping[str, Floor]) -> list[Row]:
+    """Rows with their speed-up against the baseline backend in float32, and their floors by key."""
     bases = {
         _group(record): record
         for record in records
         if record.cell.backend == baseline and record.cell.precision == "fp32"
     }
-    return [Row(record=record, speedup=_speedup(bases.get(_group(record)), record)) for record in records]
+    return [
+        Row(record=item, speedup=_speedup(bases.get(_group(item)), item), floor=floors.get(item.cell.key))
+        for item in records
+    ]
 
 
 def _group(record: Record) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.bench.limits import Floor, floor
 from deploy.bench.records import Record, load, record_path, save
 from deploy.bench.schedule import interleaved
 from deploy.bench.surroundings import Conditions, conditions
@@ -19,6 +20,7 @@ from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest
 from deploy.workflows._bench_cells import PASSED, Absent, Plan, check_scenario, choose_backends
+from deploy.workflows._bench_limits import measured_limits, work_of
 from deploy.workflows._bench_plan import Choices, Wanted, plan_model
 from deploy.workflows._bench_rows import Row, rows_of
 from deploy.workflows._bench_run import Budget, repeat
@@ -78,6 +80,7 @@ def bench(
     seed: int = 0,
     again: bool = False,
     baseline: str = BASELINE,
+    limits: bool = False,
     artifacts: Path | None = None,
     progress: Progress = SILENT,
     listener: Listener = lambda rows: None,
@@ -102,6 +105,7 @@ def bench(
         seed: of inputs, untrained weights and the order.
         again: measure what was measured before.
         baseline: the backend, in float32, whose times the speed-ups are against.
+        limits: measure what the machine can do at best, once, and tell how near each row comes.
         artifacts: the artifacts directory.
         progress: told what happens.
         listener: told of rows as they come.
@@ -142,9 +146,14 @@ def bench(
             absent += missing + [_unproven(plan) for plan in found if not _proven(plan)]
         ready = [plan for plan in plans if _proven(plan)]
         records = {plan.cell.key: _begun(plan, store, again=again) for plan in ready}
-        _measure(ready, records, repetitions, budget, seed, store, progress, lambda: listener(_rows(records, baseline)))
+        floors = _floors(ready, choices.threads, store, progress) if limits else {}
+
+        def rows() -> list[Row]:
+            return rows_of(list(records.values()), baseline, floors)
+
+        _measure(ready, records, repetitions, budget, seed, store, progress, lambda: listener(rows()))
     return BenchmarkReport(
-        rows=tuple(_rows(records, baseline)),
+        rows=tuple(rows()),
         absent=tuple(absent),
         conditions=now,
         seed=seed,
@@ -152,8 +161,12 @@ def bench(
     )
 
 
-def _rows(records: Mapping[str, Record], baseline: str) -> list[Row]:
-    return rows_of(list(records.values()), baseline)
+def _floors(plans: Sequence[Plan], threads: int, store: Store, progress: Progress) -> dict[str, Floor]:
+    """The floor of every plan whose work is known; PyTorch's is that of the model's float export."""
+    limits = measured_limits(threads, store, progress)
+    files = {plan.cell.model: plan.path for plan in plans if plan.path and plan.cell.precision == "fp32"}
+    found = {plan.cell.key: work_of(plan, files.get(plan.cell.model)) for plan in plans}
+    return {key: floor(work, limits) for key, work in found.items() if work is not None}
 
 
 def _requests(models: Sequence[str | ModelRequest], store: Store) -> list[ModelRequest]:

@@ -10,7 +10,7 @@ from deploy.bench.records import FOLDER, is_record, load
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.errors import ArtifactError
 from deploy.core.paths import default_root
-from deploy.core.store import SCRATCH
+from deploy.core.store import LIMITS, SCRATCH
 
 IGNORED = {"README.md", ".lock", ".gitignore"}
 
@@ -41,7 +41,7 @@ def verify(path: Path | None = None) -> VerifyReport:
         return _verify([target], set())
     if not path.is_dir():
         raise ArtifactError(f"{path}: there is nothing there.")
-    found = (file for file in path.rglob("*.json") if not _scratch(file) and not _log(file))
+    found = (file for file in path.rglob("*.json") if not _scratch(file) and not _beside(file))
     own = sorted(file for file in found if not manifest_path(file).exists())  # a table is JSON and has its own
     records = [file for file in own if is_record(file)]
     manifests = [file for file in own if file not in records]
@@ -64,9 +64,9 @@ def _with_records(report: VerifyReport, records: list[Path]) -> VerifyReport:
     return VerifyReport(sound=tuple(sound), problems=tuple(problems))
 
 
-def _log(path: Path) -> bool:
-    """Of another program, which a record names (the load generator's)."""
-    return path.parent.parent.name == FOLDER
+def _beside(path: Path) -> bool:
+    """Of another program, which a record names (the load generator's); or what the machine can do, which is no result."""
+    return path.parent.parent.name == FOLDER or path.parent.name == LIMITS
 
 
 def _scratch(path: Path) -> bool:

@@ -1,0 +1,94 @@
+"""Measuring what the machine can do at best, with the processes and the clock that time everything else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from deploy.bench.limits import Limits, Work
+from deploy.core.environment import machine, versions
+from deploy.core.errors import BackendError
+from deploy.core.progress import Progress
+from deploy.core.store import LIMITS, Store, write_file
+from deploy.support import peak_graphs
+from deploy.support.onnx_costs import costs
+from deploy.workflows._bench_cells import Plan, choose_backends
+from deploy.workflows._bench_process import BenchProcess
+
+SECONDS = 0.3
+SIZES = tuple(2**power for power in (16, 18, 20, 22, 24, 26, 28))
+"""Bytes that are read again and again: 64 KiB to 256 MiB."""
+
+
+def measured_limits(threads: int, store: Store, progress: Progress, *, again: bool = False) -> Limits:
+    """The limits of this machine with so many threads; those of an earlier run where nothing has changed.
+
+    Raises:
+        BackendError: nothing could be measured.
+    """
+    key = {"machine": machine(), "versions": versions(), "threads": threads}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    path = store.root / LIMITS / f"{digest}.json"
+    if path.is_file() and not again:
+        try:
+            return Limits.from_dict(json.loads(path.read_text(encoding="utf-8"))["limits"])
+        except (ValueError, KeyError, TypeError):
+            progress.note(f"{path} is damaged: measuring again what the machine can do")
+    with progress.stage("measuring what the machine can do"):
+        limits = _measure(threads)
+    write_file(path, (json.dumps({**key, "limits": limits.to_dict()}, indent=1) + "\n").encode())
+    return limits
+
+
+def _measure(threads: int) -> Limits:
+    operations: dict[str, float] = {}
+    by: dict[str, str] = {}
+    engines = [name for name in choose_backends(()) if name != "torch"]
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in ("fp32", "int8"):
+            for kind, shape in peak_graphs.INPUTS.items():
+                path = Path(folder) / f"{kind}.{precision}.onnx"
+                peak_graphs.write(path, kind, precision)
+                feeds = {"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
+                for engine in engines:
+                    reached = peak_graphs.OPERATIONS[kind] / _seconds(
+                        engine, threads, path, feeds, {"threads": threads}
+                    )
+                    if reached > operations.get(precision, 0.0):
+                        operations[precision] = reached
+                        by[precision] = f"{kind} on {engine}"
+    bandwidth = {
+        size: size / _seconds("memory", threads, None, {}, {"threads": threads, "bytes": size}) for size in SIZES
+    }
+    return Limits(threads=threads, operations=operations, bandwidth=bandwidth, by=by)
+
+
+def _seconds(
+    backend: str, threads: int, path: Path | None, feeds: dict[str, np.ndarray], options: dict[str, int]
+) -> float:
+    """A short call, not a typical one: the tenth percentile."""
+    with BenchProcess(backend, threads) as process:
+        process.open(feeds, path=path, model=None, options=options)
+        process.warm(1.0)
+        _, samples = process.time(SECONDS)
+    if not len(samples):
+        raise BackendError(f"{backend} gave no time.")
+    return float(np.quantile(samples, 0.1)) / 1e9
+
+
+def work_of(plan: Plan, float_file: Path | None) -> Work | None:
+    """What a call of a plan must do, from its file; where PyTorch runs the model, from the float export of it.
+
+    Args:
+        plan: the cell.
+        float_file: the model's float32 export, if there is one.
+    """
+    path = plan.path or float_file
+    if path is None:
+        return None
+    found = costs(path, plan.cell.sizes)
+    return Work(operations=found.by_precision, bytes=found.least_bytes, unknown=found.unknown)
