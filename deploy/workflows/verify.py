@@ -65,7 +65,7 @@ def _with_records(report: VerifyReport, records: list[Path]) -> VerifyReport:
 
 
 def _beside(path: Path) -> bool:
-    """Of another program, which a record names (the load generator's); or what the machine can do, which is no result."""
+    """Of another program, which a record names, as the load generator; or what the machine can do: no results."""
     return path.parent.parent.name == FOLDER or path.parent.name == LIMITS
 
 
