@@ -53,6 +53,8 @@ def _options(options: Mapping[str, Any]) -> list[tuple[str, str]]:
     weighted = options["weighted"]
     total = sum(weighted.values())
     computes = ", ".join(f"{count} of {total} in {kind}" for kind, count in weighted.items())
+    bytes_ = options["weight_bytes"]
+    weights = ", ".join(f"{size(count)} in {kind}" for kind, count in bytes_.items())
     profiles = [
         f"{escape(name)} {_shape(item['least'])} to {_shape(item['greatest'])}, best at {_shape(item['best'])}"
         for profile in options["profiles"]
@@ -60,9 +62,16 @@ def _options(options: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     return [
         ("weighted layers", f"{computes} (by the types of the parsed network)"),
-        ("profile", "\n".join(profiles)),
-        ("GPUs", escape(", ".join(options["compute_capabilities"]))),
+        ("weights", f"{weights} (of the parsed network)"),
+        ("profiles" if len(options["profiles"]) > 1 else "profile", "\n".join(profiles)),
+        ("GPUs", escape(", ".join(options["compute_capabilities"]) or _gpus(options))),
     ]
+
+
+def _gpus(options: Mapping[str, Any]) -> str:
+    if options["library"] == "tensorrt" and options["gpu"]:
+        return f"{options['gpu']['name']} (compute capability {options['gpu']['capability']})"
+    return "the library's own choice"
 
 
 def _shape(sizes: list[int] | tuple[int, ...]) -> str:

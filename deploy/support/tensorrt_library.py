@@ -6,18 +6,22 @@ GPU that the engine is for.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from types import ModuleType
 from typing import Any
 
 from deploy.core.errors import BackendError, MissingPackageError, UsageError
+from deploy.support.cuda_driver import Gpu, gpus
 
 RUNTIMES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Names on the command line, and their modules."""
 
-EXTRAS = {"tensorrt": "deploy-toolkit[tensorrt]", "tensorrt-rtx": "deploy-toolkit[rtx]"}
+_RTX = "'deploy-toolkit[rtx]'"
+_TENSORRT = "'deploy-toolkit[tensorrt]'   (its libraries come from NVIDIA's own index, https://pypi.nvidia.com)"
+_INSTALL = {"tensorrt": _TENSORRT, "tensorrt-rtx": _RTX, "auto": f"{_RTX}   or: pip install {_TENSORRT}"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,18 +54,18 @@ def open_library(name: str = "auto") -> Library:
         MissingPackageError: it is not installed.
         BackendError: it is installed and cannot be loaded.
     """
+    chosen = name
     if name == "auto":
-        name = "tensorrt" if gpu_count() and _installed("tensorrt") else "tensorrt-rtx"
-    if name not in RUNTIMES:
+        chosen = "tensorrt" if gpus() and _installed("tensorrt") else "tensorrt-rtx"
+    if chosen not in RUNTIMES:
         raise UsageError(f"--runtime {name}: not one of auto, {', '.join(RUNTIMES)}.")
     try:
-        return Library(name=name, module=importlib.import_module(RUNTIMES[name]))
+        return Library(name=chosen, module=importlib.import_module(RUNTIMES[chosen]))
     except ModuleNotFoundError as exc:
-        where = "; its libraries come from NVIDIA's own index, https://pypi.nvidia.com" if name == "tensorrt" else ""
-        raise MissingPackageError(RUNTIMES[name], "building an engine", f"'{EXTRAS[name]}'{where}") from exc
+        raise MissingPackageError(RUNTIMES[chosen], f"--runtime {name}", _INSTALL[name]) from exc
     except (ImportError, OSError) as exc:
         text = str(exc).splitlines()[0][:300]
-        raise BackendError(f"{name} is installed and cannot be loaded: {text}", "deploy doctor") from exc
+        raise BackendError(f"{chosen} is installed and cannot be loaded: {text}", "deploy doctor") from exc
 
 
 def _installed(name: str) -> bool:
@@ -72,19 +76,36 @@ def _installed(name: str) -> bool:
     return True
 
 
-def gpu_count() -> int:
-    """NVIDIA GPUs that the driver offers; 0 without a driver."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
+def cuda_major(name: str) -> int | None:
+    """The CUDA that the installed wheel of a library was made for; None where its wheels do not say."""
+    for major in range(20, 10, -1):
+        try:
+            metadata.version(f"{name}-cu{major}-libs")
+        except metadata.PackageNotFoundError:
+            continue
+        return major
+    return None
 
 
-def make_logger(library: Library, hear: Any) -> Any:
+def driver_fault(library: Library, found: Gpu | None, needed: int | None) -> str | None:
+    """Why no engine can be opened with the driver that is there; None where it can.
+
+    Args:
+        library: what opens it.
+        found: the GPU.
+        needed: major version of the CUDA that the library was made for, `cuda_major`.
+    """
+    if found is None:
+        return f"there is no NVIDIA GPU with a driver on this machine, and {library.name} opens engines on one only"
+    if needed is not None and int(found.cuda.partition(".")[0]) < needed:
+        return (
+            f"the driver is too old: it speaks CUDA {found.cuda}, and {library.name} {library.version} was made for "
+            f"CUDA {needed}; update the NVIDIA driver"
+        )
+    return None
+
+
+def make_logger(library: Library, hear: Callable[[str, str], None]) -> Any:
     """A logger that hands every message to ``hear(severity, text)``; the first is ``error``, ``warning`` or less."""
     base = library.module.ILogger
 

@@ -50,7 +50,7 @@ def trained_checkpoint(request: ModelRequest, store: Store) -> Artifact | None:
 
 
 EXPORTS = ("fp32", "fp16")
-"""Precisions that `deploy export` gives; what was quantised later is no export."""
+"""Precisions that `deploy export` gives; what was converted later for a target is no export."""
 
 
 def newest_export(
@@ -64,7 +64,7 @@ def newest_export(
     for artifact in store.artifacts():
         manifest = artifact.manifest
         named = name in (None, manifest.model, manifest.slug, manifest.model.partition("/")[2])
-        if named and manifest.format == "onnx" and manifest.precision in precisions:
+        if named and manifest.format == "onnx" and manifest.precision in precisions and manifest.target is None:
             progress.note(f"taking {artifact.path}, the newest export")
             return artifact
     what = "ONNX export" if len(precisions) > 1 else f"{next(iter(precisions))} ONNX export"

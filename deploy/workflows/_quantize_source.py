@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -43,6 +44,20 @@ class Source:
     weights: Weights
     digest: str
     manifest: Manifest | None
+
+    def derived(self, **changes: Any) -> Manifest:
+        """The manifest of what was made from it: whose model it is stays, ``changes`` are its other fields."""
+        return Manifest(
+            model=self.model,
+            slug=self.slug,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            weights=self.weights,
+            preprocessing=self.preprocessing,
+            labels=self.labels,
+            reference=self.manifest.reference if self.manifest else {},
+            **{"parent": self.digest, **changes},
+        )
 
 
 def open_source(model: str | Path | None, store: Store, preprocess: Sequence[str], progress: Progress) -> Source:

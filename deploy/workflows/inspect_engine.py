@@ -9,7 +9,7 @@ from typing import Any
 
 from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError
-from deploy.workflows.build import FORMAT
+from deploy.workflows._build_job import FORMAT, digest_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,9 +65,9 @@ def inspect_engine(path: Path) -> EngineReport:
 def _parent_bytes(artifact: Artifact) -> int | None:
     for beside in artifact.path.parent.glob("*.onnx"):
         try:
-            manifest = Artifact.open(beside).manifest
+            found = Artifact.open(beside)
         except ArtifactError:
             continue
-        if "+".join(item.sha256 for item in manifest.files) == artifact.manifest.parent:
-            return sum(item.bytes for item in manifest.files)
+        if digest_of(found) == artifact.manifest.parent:
+            return sum(item.bytes for item in found.manifest.files)
     return None

@@ -1,5 +1,7 @@
 """`deploy trt build` with the real builder of TensorRT for RTX, which needs no GPU."""
 
+import dataclasses
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +12,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from deploy.core.artifact import Artifact
-from deploy.core.errors import ArtifactError, DigestError, ExportError, UsageError
-from deploy.workflows.build import NOT_RUN, BuildReport, build_engine
+from deploy.core.errors import ArtifactError, BackendError, DigestError, ExportError, UsageError
+from deploy.core.progress import SILENT, Progress
+from deploy.workflows._build_job import hold_precision
+from deploy.workflows.build import NOT_RUN, BuildReport, BuildRequest, build_engine
 from deploy.workflows.export import export_model
 from deploy.workflows.inspect_engine import inspect_engine
 from deploy.workflows.verify import verify
@@ -22,8 +26,9 @@ pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: i
 Run = Callable[..., Ran]
 
 
-def build(artifacts: Path, model: str | None = None, **changes: Any) -> BuildReport:
-    return build_engine(model, artifacts=artifacts, runtime="tensorrt-rtx", **changes)
+def build(artifacts: Path, model: str | None = None, *, progress: Progress = SILENT, **changes: Any) -> BuildReport:
+    request = BuildRequest(model=model, runtime="tensorrt-rtx", **changes)
+    return build_engine(request, artifacts=artifacts, progress=progress)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +51,7 @@ def test_engines_in_every_precision(
     assert manifest.parity is None, "nothing was proven of what did not run"
     parent = report.onnx.path if report.onnx else artifacts / "lenet5" / "lenet5.fp32.onnx"
     assert manifest.parent == Artifact.open(parent).manifest.files[0].sha256
-    assert report.profile["input"].greatest == (32, 1, 32, 32)
+    assert report.profiles[0]["input"].greatest == (32, 1, 32, 32)
     assert not verify(artifacts).problems
     shown = inspect_engine(report.artifact.path)
     assert shown.parent_bytes and shown.to_dict()["weighted"] == weighted
@@ -60,28 +65,61 @@ def test_int8_and_half_together(artifacts: Path) -> None:
 
 
 def test_ranges_of_dimensions(artifacts: Path) -> None:
-    report = build(artifacts, batch="2:4:16", shapes=["input:1x1x32x32:2x1x32x32:64x1x32x32"])
-    assert report.profile["input"].greatest == (64, 1, 32, 32), "an input's own shapes come first"
+    report = build(artifacts, batch="2:4:16", shapes=("input:1x1x32x32:2x1x32x32:64x1x32x32",))
+    assert report.profiles[0]["input"].greatest == (64, 1, 32, 32), "an input's own shapes come first"
     for changes, words in (
         ({"batch": "8:4:16"}, "each at least the one before"),
         ({"batch": "x"}, "three sizes"),
-        ({"shapes": ["width:1:2:3"]}, "neither a dynamic dimension nor an input; there are: batch, input"),
-        ({"shapes": ["input:1x1x32x32:1x1x32:1x1x32x32"]}, "three shapes"),
-        ({"shapes": ["input:1xx32"]}, "are written"),
+        ({"shapes": ("width:1:2:3",)}, "neither a dynamic dimension nor an input; there are: batch, input"),
+        ({"shapes": ("input:1x1x32x32:1x1x32:1x1x32x32",)}, "three shapes"),
+        ({"shapes": ("input:1xx32",)}, "are written"),
     ):
         with pytest.raises(UsageError, match=words):
             build(artifacts, **changes)
     export_model("lenet5", artifacts=artifacts, dynamic=[], strategy="trace")
-    assert build(artifacts).profile == {}
+    assert build(artifacts).profiles == ()
     with pytest.raises(UsageError, match="no dynamic batch"):
         build(artifacts, batch="1:2:3")
 
 
+def test_several_profiles(artifacts: Path) -> None:
+    report = build(artifacts, batch="1:1:1,4:8:16")
+    assert [profile["input"].best[0] for profile in report.profiles] == [1, 8]
+    recorded = report.artifact.manifest.options["profiles"]
+    assert [profile["input"]["greatest"][0] for profile in recorded] == [1, 16]
+
+
+def test_an_engine_that_came_out_otherwise_is_refused(artifacts: Path) -> None:
+    built = build(artifacts).built
+    graph = Path("m.onnx")
+    hold_precision(built, "fp32", graph)
+    for precision, words in (("fp16", "no layer computes in half: 5 in float"), ("int8", "no layer computes in int8")):
+        with pytest.raises(BackendError, match=words):
+            hold_precision(built, precision, graph)
+    large = dataclasses.replace(built, weighted={"half": 5}, weight_bytes={"float16": 50 * 2**20}, bytes=60 * 2**20)
+    hold_precision(large, "fp16", graph)
+    grown = dataclasses.replace(large, bytes=100 * 2**20)
+    with pytest.raises(BackendError, match="no less than its weights are in float32"):
+        hold_precision(grown, "fp16", graph)
+    hold_precision(grown, "fp16", graph, copies=2)
+
+
+def test_the_command_of_the_other_tool(run: Run, artifacts: Path) -> None:
+    shown = run("trt", "build", "--fp16", "--batch", "1:2:4", "--runtime", "tensorrt-rtx", "--print-trtexec")
+    assert shown.code == 0, shown.err
+    line = shlex.split(shown.out)
+    half = artifacts / "lenet5" / "lenet5.fp16-tensorrt.onnx"
+    assert line[:2] == ["tensorrt_rtx", f"--onnx={half}"] and half.is_file()
+    assert "--optShapes=input:2x1x32x32" in line
+    assert not list(artifacts.rglob("*.engine")), "nothing is built"
+    assert not verify(artifacts).problems
+
+
 def test_compute_capabilities(artifacts: Path, tmp_path: Path) -> None:
-    report = build(artifacts, compute_capabilities=["8.6", "8.9"])
+    report = build(artifacts, compute_capabilities=("8.6", "8.9"))
     assert report.artifact.manifest.options["compute_capabilities"] == ["8.6", "8.9"]
     with pytest.raises(UsageError, match=r"--compute-capability 3.5: tensorrt-rtx .* knows .*8\.6"):
-        build(artifacts, compute_capabilities=["3.5"])
+        build(artifacts, compute_capabilities=("3.5",))
     with pytest.raises(UsageError, match="times nothing while it builds"):
         build(artifacts, timing_cache=tmp_path / "timing.cache")
 
