@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,19 +68,6 @@ class Built:
     seconds: float
 
 
-@dataclass(slots=True)
-class _Heard:
-    """What the library said."""
-
-    forward: Callable[[str, str], None]
-    errors: list[str] = field(default_factory=list)
-
-    def __call__(self, severity: str, text: str) -> None:
-        if severity in ("error", "internal_error"):
-            self.errors.append(text)
-        self.forward(severity, text)
-
-
 def build(
     source: Path,
     path: Path,
@@ -106,9 +93,8 @@ def build(
         BackendError: the library does not start: no GPU, or a driver too old.
     """
     began = time.perf_counter()
-    heard = _Heard(hear)
-    logger = make_logger(library, heard)
-    builder = _start(library, logger, heard)
+    logger = make_logger(library, hear)
+    builder = _start(library, logger)
     network = builder.create_network(_flags(library))
     _parse(source, network, library, logger)
     config = builder.create_builder_config()
@@ -117,8 +103,7 @@ def build(
         config.progress_monitor = _monitor(library, advance)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        why = heard.errors[-1][:500] if heard.errors else "it gives no reason"
-        raise ExportError(f"{source}: {library.name} {library.version} cannot build an engine: {why}")
+        raise ExportError(f"{source}: {library.name} {library.version} cannot build an engine: {logger.last_error}")
     path.write_bytes(memoryview(plan))
     return Built(
         library=library.name,
@@ -132,13 +117,12 @@ def build(
     )
 
 
-def _start(library: Library, logger: Any, heard: _Heard) -> Any:
+def _start(library: Library, logger: Any) -> Any:
     try:
         return library.module.Builder(logger)
     except (TypeError, RuntimeError) as exc:  # the bindings' word for a null pointer
-        why = heard.errors[-1][:500] if heard.errors else str(exc).splitlines()[0]
         hint = "deploy doctor; without a GPU: --runtime tensorrt-rtx"
-        raise BackendError(f"{library.name} {library.version} does not start: {why}", hint) from exc
+        raise BackendError(f"{library.name} {library.version} does not start: {logger.last_error}", hint) from exc
 
 
 def _flags(library: Library) -> int:

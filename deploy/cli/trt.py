@@ -147,11 +147,13 @@ Examples:
 def inspect(settings: Settings, engine: Path, as_json: bool) -> int:
     """Tell what is in an engine: inputs, outputs, profiles, sizes, and what its layers compute in.
 
-    The file is held against its manifest first: an engine is code.
+    The file is held against its manifest first: an engine is code. Where it fits the library and the GPU that are
+    here, it is opened and asked itself; else its manifest speaks, and the reason is told.
     """
     from deploy.workflows.inspect_engine import inspect_engine
 
-    report = inspect_engine(engine)
+    with settings.progress() as progress:
+        report = inspect_engine(engine, progress=progress)
     emit(report.to_dict(), as_json, lambda: _show_engine(report))
     return 0
 

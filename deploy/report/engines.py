@@ -44,9 +44,27 @@ def show_engine(report: EngineReport) -> None:
         ("outputs", "\n".join(escape(str(spec)) for spec in manifest.outputs)),
         *_options(report.options),
         ("layers", ", ".join(f"{count} {kind.lower()}" for kind, count in report.options["layers"].items())),
-        ("digest", "as its manifest records; not deserialised"),
+        *_opened(report),
+        ("digest", "as its manifest records"),
     ]
     console().print(rows(pair for pair in pairs if pair[1]))
+
+
+def _opened(report: EngineReport) -> list[tuple[str, str]]:
+    """What the engine says of itself, or why it was not asked."""
+    if report.shares is None:
+        return [("not opened", f"{escape(report.closed or '').rstrip('.')}; what is told is its manifest's")]
+    found = report.shares
+    return [
+        ("engine's layers", _share(found.layers) + (f", {found.unknown} do not say" if found.unknown else "")),
+        ("engine's weights", _share(found.weights) or "it does not say"),
+        ("memory", f"{size(report.memory_bytes or 0)} of the GPU for a context"),
+    ]
+
+
+def _share(counts: Mapping[str, int]) -> str:
+    total = sum(counts.values())
+    return ", ".join(f"{count / total:.0%} {kind}" for kind, count in counts.items())
 
 
 def _options(options: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -106,14 +106,49 @@ def driver_fault(library: Library, found: Gpu | None, needed: int | None) -> str
 
 
 def make_logger(library: Library, hear: Callable[[str, str], None]) -> Any:
-    """A logger that hands every message to ``hear(severity, text)``; the first is ``error``, ``warning`` or less."""
+    """A logger that hands every message to ``hear(severity, text)`` and keeps the last error.
+
+    Severities are ``internal_error``, ``error``, ``warning``, ``info`` and ``verbose``.
+    """
     base = library.module.ILogger
 
     class Logger(base):  # type: ignore[misc,valid-type]
         def __init__(self) -> None:
             base.__init__(self)
+            self.last_error = "it gives no reason"
 
         def log(self, severity: Any, message: str) -> None:
-            hear(str(severity).rpartition(".")[2].lower(), message)
+            kind = str(severity).rpartition(".")[2].lower()
+            if kind in ("error", "internal_error"):
+                self.last_error = message[:500]
+            hear(kind, message)
 
     return Logger()
+
+
+def deserialise(library: Library, data: bytes, name: str, logger: Any) -> Any:
+    """Make an engine of its bytes, which must have been held against their digest: an engine is code.
+
+    Args:
+        library: the one that built it.
+        data: the file's bytes.
+        name: the file, for messages.
+        logger: of `make_logger`; it must outlive the engine.
+
+    Returns:
+        The engine; it holds its runtime.
+
+    Raises:
+        BackendError: no GPU, a driver too old, or a library that refuses the engine, with what it said.
+    """
+    found = gpus()
+    fault = driver_fault(library, found[0] if found else None, cuda_major(library.name))
+    if fault:
+        raise BackendError(f"{name}: {fault}.", "deploy doctor")
+    try:
+        engine = library.module.Runtime(logger).deserialize_cuda_engine(data)
+    except (TypeError, RuntimeError) as exc:
+        raise BackendError(f"{name}: {library.name} {library.version} does not open it: {exc}") from exc
+    if engine is None:
+        raise BackendError(f"{name}: {library.name} {library.version} does not open it: {logger.last_error}")
+    return engine

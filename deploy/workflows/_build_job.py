@@ -13,6 +13,7 @@ from deploy.core.errors import BackendError, ExportError
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.support.cuda_driver import gpus
+from deploy.support.engine_file import FORMAT
 from deploy.support.tensorrt_library import Library, open_library
 from deploy.workflows._build_request import BuildRequest
 from deploy.workflows._calibration_data import CalibrationData
@@ -23,7 +24,6 @@ from exporters._half import to_half
 from exporters.onnx_to_tensorrt import Built, Options, build
 from exporters.torch_to_onnx import SINGLE_FILE_LIMIT
 
-FORMAT = "engine"
 TARGET = "tensorrt"
 SAVING = 16 * 2**20
 """Bytes that smaller weights must save before an engine's size is held against it: kernels weigh some megabytes too."""

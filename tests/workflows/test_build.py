@@ -11,13 +11,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from deploy.core.artifact import Artifact
+from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.errors import ArtifactError, BackendError, DigestError, ExportError, UsageError
 from deploy.core.progress import SILENT, Progress
+from deploy.support.engine_layers import Shares
 from deploy.workflows._build_job import hold_precision
 from deploy.workflows.build import NOT_RUN, BuildReport, BuildRequest, build_engine
 from deploy.workflows.export import export_model
-from deploy.workflows.inspect_engine import inspect_engine
+from deploy.workflows.inspect_engine import hold_shares, inspect_engine
 from deploy.workflows.verify import verify
 from tests.conftest import Listener, Ran  # type: ignore[import-not-found,unused-ignore]
 
@@ -179,6 +180,26 @@ def test_an_engine_is_held_against_its_manifest_before_anything_else(artifacts: 
         inspect_engine(tmp_path / "stray.engine")
     with pytest.raises(ArtifactError, match="not an engine"):
         inspect_engine(artifacts / "lenet5" / "lenet5.fp32.onnx")
+
+
+def test_an_engine_of_another_version_is_not_opened(run: Run, artifacts: Path) -> None:
+    path = build(artifacts, batch="1:2:4").artifact.path
+    beside = manifest_path(path)
+    version = Artifact.open(path).manifest.options["version"]
+    beside.write_text(beside.read_text(encoding="utf-8").replace(f'"version": "{version}"', '"version": "1.0.0"'))
+    shown = run("trt", "inspect", path, "--json")
+    assert shown.code == 0, "its manifest is told all the same"
+    rebuild = "rebuild with: deploy trt build zoo/lenet5 --batch 1:2:4 --runtime tensorrt-rtx"
+    assert shown.json["closed"] == f"{path}: built with tensorrt-rtx 1.0.0, found tensorrt-rtx {version}, {rebuild}"
+    assert shown.json["shares"] is None
+
+
+def test_an_engine_whose_weights_are_in_another_type(artifacts: Path) -> None:
+    artifact = build(artifacts, fp16=True).artifact
+    hold_shares(artifact, Shares(layers={}, weights={"fp16": 9, "fp32": 1}, unknown=0))
+    hold_shares(artifact, Shares(layers={}, weights={}, unknown=4))
+    with pytest.raises(BackendError, match="asked for fp16, and the engine's weights are 10 in fp32"):
+        hold_shares(artifact, Shares(layers={}, weights={"fp32": 10}, unknown=0))
 
 
 def test_the_command(run: Run, artifacts: Path) -> None:
