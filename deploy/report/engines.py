@@ -53,7 +53,7 @@ def show_engine(report: EngineReport) -> None:
 def _opened(report: EngineReport) -> list[tuple[str, str]]:
     """What the engine says of itself, or why it was not asked."""
     if report.shares is None:
-        return [("not opened", f"{escape(report.closed or '').rstrip('.')}; what is told is its manifest's")]
+        return [("not opened", f"{escape(report.closed or '')}; what is told is its manifest's")]
     found = report.shares
     return [
         ("engine's layers", _share(found.layers) + (f", {found.unknown} do not say" if found.unknown else "")),

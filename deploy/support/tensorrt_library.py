@@ -129,6 +129,8 @@ def make_logger(library: Library, hear: Callable[[str, str], None]) -> Any:
 def deserialise(library: Library, data: bytes, name: str, logger: Any) -> Any:
     """Make an engine of its bytes, which must have been held against their digest: an engine is code.
 
+    The driver must do (`driver_fault`), or the library may end the process.
+
     Args:
         library: the one that built it.
         data: the file's bytes.
@@ -139,12 +141,8 @@ def deserialise(library: Library, data: bytes, name: str, logger: Any) -> Any:
         The engine; it holds its runtime.
 
     Raises:
-        BackendError: no GPU, a driver too old, or a library that refuses the engine, with what it said.
+        BackendError: the library refuses the engine, with what it said.
     """
-    found = gpus()
-    fault = driver_fault(library, found[0] if found else None, cuda_major(library.name))
-    if fault:
-        raise BackendError(f"{name}: {fault}.", "deploy doctor")
     try:
         engine = library.module.Runtime(logger).deserialize_cuda_engine(data)
     except (TypeError, RuntimeError) as exc:

@@ -13,7 +13,7 @@ from deploy.core.progress import SILENT, Progress
 from deploy.support.cuda_driver import gpus
 from deploy.support.engine_file import read_engine, refusal
 from deploy.support.engine_layers import Shares, shares
-from deploy.support.tensorrt_library import deserialise, make_logger, open_library
+from deploy.support.tensorrt_library import cuda_major, deserialise, driver_fault, make_logger, open_library
 from deploy.workflows._build_job import digest_of
 
 WANTED = {"int8": "int8", "int8-fp16": "int8", "fp16": "fp16"}
@@ -92,8 +92,8 @@ def _open(artifact: Artifact, progress: Progress) -> tuple[str | None, Shares | 
         library = open_library(name)
     except DeployError as exc:
         return exc.message, None, None
-    found = gpus()
-    why = refusal(artifact, library.version, found[0] if found else None)
+    gpu = next(iter(gpus()), None)
+    why = refusal(artifact, library.version, gpu) or driver_fault(library, gpu, cuda_major(name))
     if why is not None:
         return why, None, None
     logger = make_logger(library, lambda severity, text: progress.detail(f"{name}: {text}"))
