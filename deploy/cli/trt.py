@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deploy.cli._common import Settings, emit, json_option
+from deploy.cli._common import EXIT, Settings, emit, json_option
 
 if TYPE_CHECKING:
     from deploy.workflows.build import BuildReport
@@ -104,7 +104,8 @@ def build(
     MODEL is the name of an exported model (it is exported first where it is not) or an ONNX file; without one, the
     newest float32 export. The precision is written into the graph; the builder chooses none.
 
-    TensorRT for RTX builds without a GPU. An engine that was not run is called so, never passed.
+    TensorRT for RTX builds without a GPU. Where there is one, the engine is run and held against the model; exit code
+    3 means that it is not equal to it, 4 that no comparison could tell. One that was not run is called so.
     """
     from deploy.workflows.build import BuildRequest, build_engine, trtexec_line
 
@@ -130,9 +131,9 @@ def build(
             report = build_engine(request, artifacts=settings.artifacts, progress=progress)
     if print_trtexec:
         emit(line.to_dict(), as_json, lambda: click.echo(line.line))
-    else:
-        emit(report.to_dict(), as_json, lambda: _show(report))
-    return 0
+        return 0
+    emit(report.to_dict(), as_json, lambda: _show(report))
+    return EXIT[report.verdict or "measured"]
 
 
 @command.command(

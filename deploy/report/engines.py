@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from deploy.report.terminal import console, rows, size, weights_line
+from deploy.report.terminal import STYLE, console, rows, size, weights_line
 
 if TYPE_CHECKING:
     from deploy.workflows.build import BuildReport
@@ -25,10 +25,24 @@ def show_built(report: BuildReport) -> None:
         ("library", f"{report.built.library} {report.built.version}"),
         *_options(manifest.options),
         ("graph", escape(str(report.onnx.path)) if report.onnx else ""),
-        ("state", f"[bold yellow]{report.state}[/]: there is nothing here that runs it"),
+        ("state", _state(report)),
         ("took", f"{report.seconds:.1f} s"),
     ]
     console().print(rows(pair for pair in pairs if pair[1]))
+
+
+def _state(report: BuildReport) -> str:
+    """Whether it was run, and what that showed."""
+    why = report.proof.why if report.proof else "there is nothing here that runs it"
+    style = STYLE.get(report.verdict or "inconclusive", "bold")
+    return f"[{style}]{report.state}[/]" + (f": {escape(why)}" if why else "") + _measured(report)
+
+
+def _measured(report: BuildReport) -> str:
+    """The worst output's distance from the float graph, where the engine is in eight bits."""
+    outputs = (report.proof.parity or {}).get("outputs", []) if report.proof and report.verdict == "measured" else []
+    found = [item["sqnr_db"] for item in outputs if item["sqnr_db"] is not None]
+    return f" (SQNR {min(found):.1f} dB beside the float graph)" if found else ""
 
 
 def show_engine(report: EngineReport) -> None:

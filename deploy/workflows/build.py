@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.core.artifact import Artifact
+from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
+from deploy.support.cuda_driver import gpus
 from deploy.workflows._build_job import prepare
 from deploy.workflows._build_request import BuildRequest as BuildRequest
+from deploy.workflows._engine_proof import EngineProof, prove_engine
+from deploy.workflows.export import REJECTED
 from exporters._trtexec import quoted, trtexec
 from exporters.onnx_to_tensorrt import Built, Profile
 
@@ -27,7 +31,7 @@ class BuildReport:
         artifact: the engine with its manifest.
         built: what the builder told.
         profiles: shape ranges by input, one mapping for each optimisation profile.
-        state: whether it was run: `NOT_RUN` where there is no GPU.
+        proof: what a run showed; None where there is no GPU.
         onnx: the graph it was built from, where that is an artifact of its own (FP16, INT8).
         seconds: wall time of the whole.
     """
@@ -35,9 +39,21 @@ class BuildReport:
     artifact: Artifact
     built: Built
     profiles: tuple[Profile, ...]
-    state: str
+    proof: EngineProof | None
     onnx: Artifact | None
     seconds: float
+
+    @property
+    def verdict(self) -> str | None:
+        """Of the engine's run; None where it was not run."""
+        return self.proof.verdict if self.proof else None
+
+    @property
+    def state(self) -> str:
+        """Whether it was run, and what that showed: `NOT_RUN` where nothing was."""
+        if self.verdict is None:
+            return NOT_RUN
+        return f"run here: {self.verdict}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -54,6 +70,8 @@ class BuildReport:
             "weight_bytes": dict(self.built.weight_bytes),
             "layers": dict(self.built.layers),
             "state": self.state,
+            "verdict": self.verdict,
+            "parity": manifest.parity,
             "parent": manifest.parent,
             "onnx": str(self.onnx.path) if self.onnx else None,
             "weights": asdict(manifest.weights),
@@ -101,12 +119,18 @@ def build_engine(request: BuildRequest, *, artifacts: Path | None = None, progre
         path = transaction.path(job.name)
         with progress.stage(f"building ({job.library.name})"):
             built = job.build(path, progress)
-        artifact = transaction.publish(job.manifest(built, path))
+        manifest, proof = job.manifest(built, path), None
+        if gpus():
+            manifest_path(path).write_text(manifest.to_json(), encoding="utf-8")  # nothing opens an engine without one
+            with progress.stage("proving the engine"):
+                proof = prove_engine(job, Artifact(path=path, manifest=manifest), store, progress)
+            manifest = dataclasses.replace(manifest, parity=proof.parity)
+        artifact = transaction.publish(manifest, REJECTED if proof and proof.verdict == "fail" else "")
     return BuildReport(
         artifact=artifact,
         built=built,
         profiles=tuple(job.options.profiles),
-        state=NOT_RUN,
+        proof=proof,
         onnx=job.onnx,
         seconds=time.perf_counter() - began,
     )

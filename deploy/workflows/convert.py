@@ -33,8 +33,9 @@ class ConvertReport:
 
     @property
     def verdict(self) -> str:
-        """Of the export; an engine that was not run has none."""
-        return self.export.parity.verdict
+        """The engine's, where it was run and is no better than the export's; else the export's."""
+        export, engine = self.export.parity.verdict, self.engine.verdict if self.engine else None
+        return engine if export == "pass" and engine is not None else export
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: the export's, and under ``engine`` the engine's."""

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.errors import ArtifactError, BackendError, DigestError, ExportError, UsageError
 from deploy.core.progress import SILENT, Progress
+from deploy.support.cuda_driver import gpus
 from deploy.support.engine_layers import Shares
 from deploy.workflows._build_job import hold_precision
 from deploy.workflows.build import NOT_RUN, BuildReport, BuildRequest, build_engine
@@ -48,14 +49,28 @@ def test_engines_in_every_precision(
     assert report.artifact.path.name == f"lenet5.{precision}-tensorrt-rtx.engine"
     assert manifest.format == "engine" and manifest.precision == precision and manifest.target == "tensorrt-rtx"
     assert dict(report.built.weighted) == weighted, "what the parsed network computes in"
-    assert report.state == NOT_RUN and "pass" not in str(report.to_dict()["state"])
-    assert manifest.parity is None, "nothing was proven of what did not run"
+    if not gpus():
+        assert report.state == NOT_RUN and "pass" not in str(report.to_dict()["state"])
+        assert manifest.parity is None, "nothing was proven of what did not run"
     parent = report.onnx.path if report.onnx else artifacts / "lenet5" / "lenet5.fp32.onnx"
     assert manifest.parent == Artifact.open(parent).manifest.files[0].sha256
     assert report.profiles[0]["input"].greatest == (32, 1, 32, 32)
     assert not verify(artifacts).problems
     shown = inspect_engine(report.artifact.path)
     assert shown.parent_bytes and shown.to_dict()["weighted"] == weighted
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize(
+    ("options", "verdict"), [({}, "pass"), ({"fp16": True}, "pass"), ({"int8": True, "calib": "digits"}, "measured")]
+)
+def test_engines_are_proven_on_a_gpu(artifacts: Path, runtime: str, options: dict[str, Any], verdict: str) -> None:
+    pytest.importorskip(runtime.replace("-", "_"))
+    report = build_engine(BuildRequest(runtime=runtime, **options), artifacts=artifacts)
+    assert report.verdict == verdict and report.state == f"run here: {verdict}"
+    assert report.artifact.manifest.parity and report.artifact.manifest.parity["verdict"] == verdict
+    assert inspect_engine(report.artifact.path).closed is None
 
 
 def test_int8_and_half_together(artifacts: Path) -> None:
