@@ -138,8 +138,10 @@ def _providers(options: Options) -> list[tuple[str, dict[str, str]]]:
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA libraries that lie in wheels: where PyTorch is not imported nobody has loaded them
     device = {"device_id": str(options.device)}
-    behind = [(PROVIDERS["cuda"], device)] if options.provider == "tensorrt" else []
-    return [(PROVIDERS[options.provider], {**device, **options.provider_options}), *behind]
+    cuda = {**device, "use_tf32": "0"}  # on by default, and no float32: ten bits of mantissa
+    if options.provider == "cuda":
+        return [(PROVIDERS["cuda"], {**cuda, **options.provider_options})]
+    return [(PROVIDERS["tensorrt"], {**device, **options.provider_options}), (PROVIDERS["cuda"], cuda)]
 
 
 def _first_line(exc: Exception) -> str:
