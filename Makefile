@@ -39,6 +39,8 @@ bench: $(READY)  ## the figures the documents quote; hours
 	$(BIN)/python -m benchmarks.calibration
 	$(BIN)/python -m benchmarks.int8_speed
 	$(BIN)/python -m benchmarks.int8_accuracy
+	$(BIN)/python -m benchmarks.tensorrt_build
+	$(BIN)/python -m benchmarks.tensorrt_build --overhead
 	$(BIN)/python -m benchmarks.quote
 	$(BIN)/python -m benchmarks.zoo
 

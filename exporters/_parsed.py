@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -32,24 +33,26 @@ def weighted(network: Any) -> dict[str, int]:
 
 
 def weight_bytes(network: Any, module: Any) -> dict[str, int]:
-    """Bytes of the weights that the builder was given, by type; shapes and other integers of 64 bits are no weights."""
-    kinds = {
-        "CONSTANT": (module.IConstantLayer, ("weights",)),
-        "CONVOLUTION": (module.IConvolutionLayer, ("kernel", "bias")),
-        "DECONVOLUTION": (module.IDeconvolutionLayer, ("kernel", "bias")),
-        "SCALE": (module.IScaleLayer, ("scale", "shift", "power")),
-    }
+    """Bytes of the constants and kernels that the builder was given, by type.
+
+    They are counted by shape: to look at the values would copy them. Integers of 64 bits are shapes, not weights.
+    """
     found: Counter[str] = Counter()
     for layer in _layers(network):
-        base, attributes = kinds.get(layer.type.name, (None, ()))
-        if base is None:
+        kind = layer.type.name
+        if kind == "CONSTANT":
+            tensor, count = layer.get_output(0), math.prod(layer.get_output(0).shape)
+        elif kind in ("CONVOLUTION", "DECONVOLUTION") and layer.num_inputs == 1:  # else a constant is its kernel
+            tensor = layer.get_input(0)
+            convolution = layer
+            # how the bindings downcast: get_layer gives the base class
+            convolution.__class__ = module.IConvolutionLayer if kind == "CONVOLUTION" else module.IDeconvolutionLayer
+            through = tensor.shape[1] // convolution.num_groups * convolution.num_output_maps
+            count = through * math.prod(convolution.kernel_size_nd)
+        else:
             continue
-        layer.__class__ = base  # how the bindings downcast: get_layer gives the base class
-        for attribute in attributes:
-            values = getattr(layer, attribute)
-            kind = str(getattr(values.dtype, "name", values.dtype)).lower()
-            if kind != "int64" and values.nbytes:
-                found[kind] += int(values.nbytes)
+        if tensor.dtype.name != "INT64":
+            found[tensor.dtype.name.lower()] += int(count * tensor.dtype.itemsize)
     return dict(found)
 
 

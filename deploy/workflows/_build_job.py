@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deploy.core import interrupt
 from deploy.core.artifact import Artifact, Manifest, Payload
@@ -16,13 +17,13 @@ from deploy.support.cuda_driver import gpus
 from deploy.support.engine_file import FORMAT
 from deploy.support.tensorrt_library import Library, open_library
 from deploy.workflows._build_request import BuildRequest
-from deploy.workflows._calibration_data import CalibrationData
 from deploy.workflows._profiles import profiles_of
 from deploy.workflows._quantize_source import Source, open_source
-from deploy.workflows.quantize import quantize
-from exporters._half import to_half
+from exporters._limits import SINGLE_FILE_LIMIT
 from exporters.onnx_to_tensorrt import Built, Options, build
-from exporters.torch_to_onnx import SINGLE_FILE_LIMIT
+
+if TYPE_CHECKING:
+    from deploy.workflows._calibration_data import CalibrationData
 
 TARGET = "tensorrt"
 SAVING = 16 * 2**20
@@ -151,6 +152,8 @@ def prepare(request: BuildRequest, store: Store, progress: Progress) -> BuildJob
 def _rounded(
     source: Source, request: BuildRequest, store: Store, progress: Progress
 ) -> tuple[Artifact, CalibrationData]:
+    from deploy.workflows.quantize import quantize  # imports PyTorch and ONNX Runtime
+
     report = quantize(
         source.path,
         calib=str(request.calib),
@@ -170,6 +173,8 @@ def _rounded(
 
 def _halved(source: Source, store: Store) -> Artifact:
     """The export in half precision, an artifact of its own: the engine's parent, and what trtexec can be given."""
+    from exporters._half import to_half  # imports ONNX Runtime's transformers
+
     with store.transaction(source.slug) as transaction:
         path = transaction.path(f"{source.slug}.fp16-{TARGET}.onnx")
         data = source.path.with_name(f"{source.path.name}.data")
@@ -213,5 +218,5 @@ def float_bytes(weight_bytes: Mapping[str, int]) -> int:
     return sum(size * 4 // _WIDTHS.get(kind, 4) for kind, size in weight_bytes.items())
 
 
-_WIDTHS = {"int8": 1, "uint8": 1, "fp8": 1, "float16": 2, "half": 2, "bf16": 2, "float64": 8}
+_WIDTHS = {"int8": 1, "uint8": 1, "fp8": 1, "half": 2, "bf16": 2}
 """Bytes of a weight."""

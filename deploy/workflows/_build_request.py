@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.core.errors import UsageError
-from deploy.workflows.quantize import METHOD, SAMPLES
+from deploy.workflows._quantize_defaults import METHOD, SAMPLES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

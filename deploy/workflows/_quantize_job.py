@@ -23,7 +23,7 @@ from deploy.workflows._quantize_evidence import Bounds, Evidence, Judge, decibel
 from deploy.workflows._quantize_source import Source
 from deploy.workflows.export import REJECTED
 from exporters._half import to_half
-from exporters.torch_to_onnx import SINGLE_FILE_LIMIT
+from exporters._limits import SINGLE_FILE_LIMIT
 
 FORMAT = "onnx"
 PRECISIONS = {False: "int8", True: "int8-fp16"}

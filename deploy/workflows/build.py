@@ -6,21 +6,24 @@ import dataclasses
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.support.cuda_driver import gpus
-from deploy.workflows._build_job import prepare
+from deploy.workflows._build_job import BuildJob, prepare
 from deploy.workflows._build_request import BuildRequest as BuildRequest
-from deploy.workflows._engine_proof import EngineProof, prove_engine
-from deploy.workflows.export import REJECTED
 from exporters._trtexec import quoted, trtexec
 from exporters.onnx_to_tensorrt import Built, Profile
 
+if TYPE_CHECKING:
+    from deploy.workflows._engine_proof import EngineProof
+
 NOT_RUN = "built, not run here"
+REJECTED = "rejected"
+"""Folder of engines that failed their proof."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,11 +122,9 @@ def build_engine(request: BuildRequest, *, artifacts: Path | None = None, progre
         path = transaction.path(job.name)
         with progress.stage(f"building ({job.library.name})"):
             built = job.build(path, progress)
-        manifest, proof = job.manifest(built, path), None
-        if gpus():
-            manifest_path(path).write_text(manifest.to_json(), encoding="utf-8")  # nothing opens an engine without one
-            with progress.stage("proving the engine"):
-                proof = prove_engine(job, Artifact(path=path, manifest=manifest), store, progress)
+        manifest = job.manifest(built, path)
+        proof = _proof(job, Artifact(path=path, manifest=manifest), store, progress) if gpus() else None
+        if proof is not None:
             manifest = dataclasses.replace(manifest, parity=proof.parity)
         artifact = transaction.publish(manifest, REJECTED if proof and proof.verdict == "fail" else "")
     return BuildReport(
@@ -134,6 +135,14 @@ def build_engine(request: BuildRequest, *, artifacts: Path | None = None, progre
         onnx=job.onnx,
         seconds=time.perf_counter() - began,
     )
+
+
+def _proof(job: BuildJob, engine: Artifact, store: Store, progress: Progress) -> EngineProof:
+    from deploy.workflows._engine_proof import prove_engine  # imports PyTorch, which a build without a GPU does without
+
+    manifest_path(engine.path).write_text(engine.manifest.to_json(), encoding="utf-8")  # none is opened without one
+    with progress.stage("proving the engine"):
+        return prove_engine(job, engine, store, progress)
 
 
 def trtexec_line(request: BuildRequest, *, artifacts: Path | None = None, progress: Progress = SILENT) -> TrtexecReport:

@@ -3,6 +3,8 @@
 import dataclasses
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,21 +36,24 @@ def build(artifacts: Path, model: str | None = None, *, progress: Progress = SIL
 
 
 @pytest.mark.parametrize(
-    ("options", "precision", "weighted"),
+    ("options", "precision", "weighted", "width"),
     [
-        ({}, "fp32", {"float": 5}),
-        ({"fp16": True}, "fp16", {"half": 5}),
-        ({"int8": True, "calib": "digits"}, "int8", {"int8": 5}),
+        ({}, "fp32", {"float": 5}, ("float", 4)),
+        ({"fp16": True}, "fp16", {"half": 5}, ("half", 2)),
+        ({"int8": True, "calib": "digits"}, "int8", {"int8": 5}, ("int8", 1)),
     ],
 )
 def test_engines_in_every_precision(
-    artifacts: Path, options: dict[str, Any], precision: str, weighted: dict[str, int]
+    artifacts: Path, options: dict[str, Any], precision: str, weighted: dict[str, int], width: tuple[str, int]
 ) -> None:
     report = build(artifacts, **options)
     manifest = report.artifact.manifest
     assert report.artifact.path.name == f"lenet5.{precision}-tensorrt-rtx.engine"
     assert manifest.format == "engine" and manifest.precision == precision and manifest.target == "tensorrt-rtx"
     assert dict(report.built.weighted) == weighted, "what the parsed network computes in"
+    weights = 5 * 5 * 6 + 6 * 16 * 5 * 5 + 400 * 120 + 120 * 84 + 84 * 10
+    kind, size = width
+    assert weights * size <= report.built.weight_bytes[kind] <= weights * size + 4096, "and its weights, with biases"
     if not gpus():
         assert report.state == NOT_RUN and "pass" not in str(report.to_dict()["state"])
         assert manifest.parity is None, "nothing was proven of what did not run"
@@ -112,7 +117,7 @@ def test_an_engine_that_came_out_otherwise_is_refused(artifacts: Path) -> None:
     for precision, words in (("fp16", "no layer computes in half: 5 in float"), ("int8", "no layer computes in int8")):
         with pytest.raises(BackendError, match=words):
             hold_precision(built, precision, graph)
-    large = dataclasses.replace(built, weighted={"half": 5}, weight_bytes={"float16": 50 * 2**20}, bytes=60 * 2**20)
+    large = dataclasses.replace(built, weighted={"half": 5}, weight_bytes={"half": 50 * 2**20}, bytes=60 * 2**20)
     hold_precision(large, "fp16", graph)
     grown = dataclasses.replace(large, bytes=100 * 2**20)
     with pytest.raises(BackendError, match="no less than its weights are in float32"):
@@ -228,3 +233,20 @@ def test_the_command(run: Run, artifacts: Path) -> None:
     assert shown.code == 0 and shown.json["weighted"] == {"int8": 5} and shown.json["version"]
     assert run("trt", "build", "--workspace", "lots").code == 2
     assert "not one of auto" in run("trt", "build", "--runtime", "tensort").err
+
+
+def test_without_either_library_the_pip_line_is_told(
+    run: Run, artifacts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, module, None)
+    refused = run("trt", "build")
+    assert refused.code == 1 and "pip install 'deploy-toolkit[rtx]'" in refused.err
+    assert "NVIDIA's own index" in refused.err
+
+
+def test_a_build_of_a_file_imports_nothing_that_it_does_not_need() -> None:
+    heavy = ("torch", "onnx", "onnxruntime", "numpy")
+    code = f"import sys, deploy.workflows.build; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]", "they take longer than a small engine"
