@@ -52,6 +52,7 @@ class Built:
     """What the builder made.
 
     Attributes:
+        sha256: of the engine, as the builder gave it.
         layers: of the parsed network, by type.
         weighted: convolutions and products with weights by what they compute in (`exporters._parsed.weighted`).
         weight_bytes: of the parsed network's weights, by type.
@@ -61,6 +62,7 @@ class Built:
     library: str
     version: str
     bytes: int
+    sha256: str
     layers: Mapping[str, int]
     weighted: Mapping[str, int]
     weight_bytes: Mapping[str, int]
@@ -104,11 +106,13 @@ def build(
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise ExportError(f"{source}: {library.name} {library.version} cannot build an engine: {logger.last_error}")
-    path.write_bytes(memoryview(plan))
+    data = memoryview(plan)
+    path.write_bytes(data)
     return Built(
         library=library.name,
         version=library.version,
-        bytes=plan.nbytes,
+        bytes=data.nbytes,
+        sha256=hashlib.sha256(data).hexdigest(),
         layers=layer_counts(network),
         weighted=weighted(network),
         weight_bytes=weight_bytes(network, library.module),

@@ -176,8 +176,7 @@ class TensorRtRunner(Runner):
         for index in range(engine.num_io_tensors):
             name = engine.get_tensor_name(index)
             given = engine.get_tensor_mode(name) == module.TensorIOMode.INPUT
-            profiles = range(engine.num_optimization_profiles) if given else ()
-            ranges = tuple(_triple(engine.get_tensor_profile_shape(name, item)) for item in profiles)
+            ranges = _ranges(engine, name) if given else ()
             found[0 if given else 1].append(
                 Binding(
                     name=name,
@@ -265,9 +264,16 @@ def _fitting(artifact: Artifact, options: Options) -> Library:
     return library
 
 
-def _triple(shapes: Any) -> tuple[Shape, Shape, Shape]:
-    least, best, greatest = (tuple(shape) for shape in shapes)
-    return least, best, greatest
+def _ranges(engine: Any, name: str) -> tuple[tuple[Shape, Shape, Shape], ...]:
+    """An input's shapes in every profile; an engine with fixed shapes may have no profile."""
+    if engine.num_optimization_profiles == 0:
+        fixed: Shape = tuple(engine.get_tensor_shape(name))
+        return ((fixed, fixed, fixed),)
+    found = []
+    for index in range(engine.num_optimization_profiles):
+        least, best, greatest = (tuple(shape) for shape in engine.get_tensor_profile_shape(name, index))
+        found.append((least, best, greatest))
+    return tuple(found)
 
 
 def _event() -> Any:

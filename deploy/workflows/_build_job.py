@@ -92,7 +92,7 @@ class BuildJob:
             format=FORMAT,
             precision=self.request.precision,
             target=built.library,
-            files=(Payload.of(path),),
+            files=(Payload(file=path.name, sha256=built.sha256, bytes=built.bytes),),
             options={
                 "library": built.library,
                 "version": built.version,

@@ -89,6 +89,7 @@ def open_source(model: str | Path | None, store: Store, preprocess: Sequence[str
     from deploy.support.onnx_file import described  # imports onnx
 
     inputs, outputs = described(path)
+    digest = sha256(path)
     return Source(
         path=path,
         model=path.stem,
@@ -97,8 +98,8 @@ def open_source(model: str | Path | None, store: Store, preprocess: Sequence[str
         outputs=outputs,
         preprocessing=_changed(None, preprocess),
         labels=(),
-        weights=Weights(source=path.name, trained=True, sha256=sha256(path)),
-        digest=sha256(path),
+        weights=Weights(source=path.name, trained=True, sha256=digest),
+        digest=digest,
         manifest=None,
     )
 

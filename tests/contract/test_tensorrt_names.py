@@ -25,7 +25,6 @@ VARIABLES = {
         "parser": "OnnxParser",
         "fault": "ParserError",
         "profile": "IOptimizationProfile",
-        "plan": "IHostMemory",
     },
     "exporters/_parsed.py": {
         "network": "INetworkDefinition",

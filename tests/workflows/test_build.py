@@ -228,7 +228,7 @@ def test_the_command(run: Run, artifacts: Path) -> None:
     assert run("trt", "build", "--calib", "digits").code == 2
     done = run("trt", "build", "--int8", "--calib", "digits", "--runtime", "tensorrt-rtx", "--workspace", "64MiB")
     assert done.code == 0, done.err
-    assert "built, not run here" in done.out and "5 of 5 in int8" in done.out
+    assert "5 of 5 in int8" in done.out and (gpus() or "built, not run here" in done.out)
     shown = run("trt", "inspect", artifacts / "lenet5" / "lenet5.int8-tensorrt-rtx.engine", "--json")
     assert shown.code == 0 and shown.json["weighted"] == {"int8": 5} and shown.json["version"]
     assert run("trt", "build", "--workspace", "lots").code == 2
