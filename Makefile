@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-nightly check bench clean
+.PHONY: demo test test-nightly check bench gpu-check clean
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -39,8 +39,13 @@ bench: $(READY)  ## the figures the documents quote; hours
 	$(BIN)/python -m benchmarks.calibration
 	$(BIN)/python -m benchmarks.int8_speed
 	$(BIN)/python -m benchmarks.int8_accuracy
+	$(BIN)/python -m benchmarks.tensorrt_build
+	$(BIN)/python -m benchmarks.tensorrt_build --overhead
 	$(BIN)/python -m benchmarks.quote
 	$(BIN)/python -m benchmarks.zoo
+
+gpu-check: $(READY)  ## on a machine with an NVIDIA GPU: does it run there, is it right, how fast is it
+	$(BIN)/python -m benchmarks.gpu_check
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -45,8 +45,8 @@ def deploy(*arguments: str, timeout: float | None = None) -> tuple[int, dict[str
 
 def write(name: str, document: dict[str, Any]) -> Path:
     """Write a result beside the others, with the machine and the versions it was measured with."""
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"machine": machine(), "versions": versions(), **document}, indent=1) + "\n"
     path.write_text(text, encoding="utf-8")
     return path

@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks._common import load
 from benchmarks._int8_tables import int8_tables
+from benchmarks._tensorrt_tables import tensorrt_figures, tensorrt_tables
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,6 +52,7 @@ def figures() -> str:
             f"| torchvision and timm architectures exported; verdict pass | {len(done)} of {len(coverage['rows'])} "
             f"tried (of {coverage['asked']}); {passed} | all; all but 5 | `benchmarks.coverage` |"
         )
+    rows.extend(tensorrt_figures())
     rows.extend(_int8_rows(load("calibration"), load("int8_speed")))
     return "\n".join(rows)
 
@@ -121,6 +123,7 @@ def main() -> None:
         ("README.md", "figures", figures()),
         ("docs/parity.md", "faults", fault_table()),
         ("docs/int8.md", "int8", int8_tables()),
+        ("docs/tensorrt.md", "tensorrt", tensorrt_tables()),
     ):
         text = (ROOT / path).read_text(encoding="utf-8")
         wanted = _between(text, marker, content)

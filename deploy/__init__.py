@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from deploy.models.request import ModelRequest
     from deploy.workflows.bench import bench
     from deploy.workflows.bench_compare import compare_speed
-    from deploy.workflows.build import build_engine
+    from deploy.workflows.build import BuildRequest, build_engine
     from deploy.workflows.check import check
     from deploy.workflows.evaluate import evaluate_models
     from deploy.workflows.export import export_model
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "BuildRequest",
     "ModelRequest",
     "__version__",
     "bench",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BuildRequest": "deploy.workflows.build",
     "ModelRequest": "deploy.models.request",
     "bench": "deploy.workflows.bench",
     "build_engine": "deploy.workflows.build",

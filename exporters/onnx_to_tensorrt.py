@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.core.errors import ExportError, UsageError
+from deploy.core.errors import BackendError, ExportError, UsageError
 from deploy.support.tensorrt_library import Library, make_logger
+from exporters._parsed import layer_counts, weight_bytes, weighted
 
 Shape = tuple[int, ...]
-WEIGHTED = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,32 +52,22 @@ class Built:
     """What the builder made.
 
     Attributes:
+        sha256: of the engine, as the builder gave it.
         layers: of the parsed network, by type.
-        weighted: convolutions and products with weights by what they compute in: ``int8`` where both operands come
-            from DequantizeLinear, else the operands' type.
+        weighted: convolutions and products with weights by what they compute in (`exporters._parsed.weighted`).
+        weight_bytes: of the parsed network's weights, by type.
         timing_cache: SHA-256 of the cache after the build; None without one.
     """
 
     library: str
     version: str
     bytes: int
+    sha256: str
     layers: Mapping[str, int]
     weighted: Mapping[str, int]
+    weight_bytes: Mapping[str, int]
     timing_cache: str | None
     seconds: float
-
-
-@dataclass(slots=True)
-class _Heard:
-    """What the library said."""
-
-    forward: Callable[[str, str], None]
-    errors: list[str] = field(default_factory=list)
-
-    def __call__(self, severity: str, text: str) -> None:
-        if severity in ("error", "internal_error"):
-            self.errors.append(text)
-        self.forward(severity, text)
 
 
 def build(
@@ -103,11 +92,11 @@ def build(
     Raises:
         ExportError: the parser does not support the graph (the operator is named), or the builder failed.
         UsageError: a profile or a compute capability that cannot be.
+        BackendError: the library does not start: no GPU, or a driver too old.
     """
     began = time.perf_counter()
-    heard = _Heard(hear)
-    logger = make_logger(library, heard)
-    builder = library.module.Builder(logger)
+    logger = make_logger(library, hear)
+    builder = _start(library, logger)
     network = builder.create_network(_flags(library))
     _parse(source, network, library, logger)
     config = builder.create_builder_config()
@@ -116,18 +105,28 @@ def build(
         config.progress_monitor = _monitor(library, advance)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        why = heard.errors[-1][:500] if heard.errors else "it gives no reason"
-        raise ExportError(f"{source}: {library.name} {library.version} cannot build an engine: {why}")
-    path.write_bytes(memoryview(plan))
+        raise ExportError(f"{source}: {library.name} {library.version} cannot build an engine: {logger.last_error}")
+    data = memoryview(plan)
+    path.write_bytes(data)
     return Built(
         library=library.name,
         version=library.version,
-        bytes=plan.nbytes,
-        layers=dict(Counter(network.get_layer(index).type.name for index in range(network.num_layers))),
-        weighted=_weighted(network),
+        bytes=data.nbytes,
+        sha256=hashlib.sha256(data).hexdigest(),
+        layers=layer_counts(network),
+        weighted=weighted(network),
+        weight_bytes=weight_bytes(network, library.module),
         timing_cache=_keep(config, cache, options),
         seconds=time.perf_counter() - began,
     )
+
+
+def _start(library: Library, logger: Any) -> Any:
+    try:
+        return library.module.Builder(logger)
+    except (TypeError, RuntimeError) as exc:  # the bindings' word for a null pointer
+        hint = "deploy doctor; without a GPU: --runtime tensorrt-rtx"
+        raise BackendError(f"{library.name} {library.version} does not start: {logger.last_error}", hint) from exc
 
 
 def _flags(library: Library) -> int:
@@ -152,6 +151,8 @@ def _parse(source: Path, network: Any, library: Library, logger: Any) -> None:
 def _configure(config: Any, builder: Any, network: Any, library: Library, options: Options) -> Any:
     """Set limits, profiles and targets; returns the timing cache, if any."""
     module = library.module
+    config.clear_flag(module.BuilderFlag.TF32)  # on by default, and no float32: ten bits of mantissa
+    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED  # what `deploy trt inspect` reads
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     if options.level is not None:
@@ -227,25 +228,3 @@ def _monitor(library: Library, advance: Callable[[int, int, str], bool]) -> Any:
             return advance(self.done, total, phase_name)
 
     return Monitor()
-
-
-def _weighted(network: Any) -> dict[str, int]:
-    """What convolutions and products with weights compute in, by what their operands come from."""
-    layers = [network.get_layer(index) for index in range(network.num_layers)]
-    made_by = {layer.get_output(index).name: layer for layer in layers for index in range(layer.num_outputs)}
-    found: Counter[str] = Counter()
-    for layer in layers:
-        if layer.type.name in WEIGHTED:
-            operands = [layer.get_input(index) for index in range(min(layer.num_inputs, 2))]
-            operands = [tensor for tensor in operands if tensor is not None]
-            rounded = [_rounded(made_by.get(tensor.name), made_by) for tensor in operands]
-            found["int8" if rounded and all(rounded) else operands[0].dtype.name.lower()] += 1
-    return dict(found)
-
-
-def _rounded(layer: Any, made_by: Mapping[str, Any]) -> bool:
-    """Whether a tensor comes from DequantizeLinear, reshaped and moved about at the most."""
-    while layer is not None and layer.type.name in ("SHUFFLE", "POOLING", "CAST"):
-        tensor = layer.get_input(0)
-        layer = made_by.get(tensor.name) if tensor is not None else None
-    return layer is not None and layer.type.name == "DEQUANTIZE"

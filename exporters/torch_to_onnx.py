@@ -22,10 +22,10 @@ import torch
 from deploy.core.errors import DeployError, ExportError, ModelError, StorageError
 from deploy.core.model import Model
 from deploy.core.tensors import TensorSpec, symbols
+from exporters._limits import SINGLE_FILE_LIMIT
 
 INPUT_FORMAT = "torch"
 OUTPUT_SUFFIX = ".onnx"
-SINGLE_FILE_LIMIT = 2**31 - 2**20  # protobuf's 2 GB, less room for the graph itself
 TRACE_OPSET = 17
 _KEPT_METADATA = ("namespace", "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy")
 

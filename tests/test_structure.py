@@ -103,6 +103,7 @@ def test_public_names() -> None:
     import deploy
 
     assert deploy.__all__ == [
+        "BuildRequest",
         "ModelRequest",
         "__version__",
         "bench",

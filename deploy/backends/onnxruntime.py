@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
-from deploy.core.errors import BackendError
+from deploy.core.errors import BackendError, UnknownNameError
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import Dim, TensorSpec
 
@@ -31,6 +34,8 @@ class Options:
 
     Attributes:
         provider: ``cpu``, ``cuda`` or ``tensorrt``; a session that got another one is an error.
+        device: number of the GPU, where the provider is on one.
+        provider_options: the provider's own, in ONNX Runtime's words: ``trt_max_workspace_size``.
         threads: threads within an operator; 0 leaves it to ONNX Runtime.
         optimisation: ``all`` or ``none`` of ONNX Runtime's graph optimisations.
         spinning: idle threads keep their core busy for the next run: faster alone, ruinous beside other work.
@@ -42,6 +47,8 @@ class Options:
     optimisation: str = "all"
     lean: bool = False
     spinning: bool = True
+    device: int = 0
+    provider_options: Mapping[str, str] = field(default_factory=dict)
 
 
 class OnnxRuntimeRunner(Runner):
@@ -49,10 +56,13 @@ class OnnxRuntimeRunner(Runner):
 
     Raises:
         BackendError: the file is not a valid model, an operator is not supported, or the provider is not there.
+        UnknownNameError: there is no such provider.
     """
 
     def __init__(self, path: Path, options: Options | None = None) -> None:
         options = options or Options()
+        if options.provider not in PROVIDERS:
+            raise UnknownNameError("provider", options.provider, PROVIDERS, f"known: {', '.join(PROVIDERS)}")
         wanted = PROVIDERS[options.provider]
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options.threads
@@ -64,7 +74,8 @@ class OnnxRuntimeRunner(Runner):
             settings.add_session_config_entry("session.disable_prepacking", "1")
             settings.enable_cpu_mem_arena = False
         try:
-            self._session = ort.InferenceSession(str(path), settings, providers=[wanted])
+            with redirect_stdout(sys.stderr):  # where a provider is not there, ONNX Runtime prints
+                self._session = ort.InferenceSession(str(path), settings, providers=_providers(options))
         except Exception as exc:
             raise BackendError(f"{path}: ONNX Runtime cannot open it: {_first_line(exc)}") from exc
         if self._session.get_providers()[0] != wanted:
@@ -73,7 +84,7 @@ class OnnxRuntimeRunner(Runner):
                 f"{self._session.get_providers()[0]} instead.",
                 "deploy doctor tells what is missing",
             )
-        self._device = "cpu" if options.provider == "cpu" else "cuda"
+        self._device, self._number = ("cpu", 0) if options.provider == "cpu" else ("cuda", options.device)
         self._binding: Any = None
         self.inputs = tuple(_spec(item) for item in self._session.get_inputs())
         self.outputs = tuple(_spec(item) for item in self._session.get_outputs())
@@ -93,9 +104,10 @@ class OnnxRuntimeRunner(Runner):
         try:
             for name, value in feeds.items():
                 array = np.ascontiguousarray(value)
-                binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, self._device, 0))
+                value = ort.OrtValue.ortvalue_from_numpy(array, self._device, self._number)
+                binding.bind_ortvalue_input(name, value)
             for spec in self.outputs:
-                binding.bind_output(spec.name, self._device)
+                binding.bind_output(spec.name, self._device, self._number)
         except Exception as exc:
             raise BackendError(f"ONNX Runtime does not take these inputs: {_first_line(exc)}") from exc
         self._binding = binding
@@ -117,6 +129,19 @@ class OnnxRuntimeRunner(Runner):
     def close(self) -> None:
         """Free the session."""
         self._session = self._binding = None
+
+
+def _providers(options: Options) -> list[tuple[str, dict[str, str]]]:
+    """The provider with its options; behind TensorRT stands CUDA for the operators that it does not take."""
+    if options.provider == "cpu":
+        return [(PROVIDERS["cpu"], dict(options.provider_options))]
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # CUDA libraries that lie in wheels: where PyTorch is not imported nobody has loaded them
+    device = {"device_id": str(options.device)}
+    cuda = {**device, "use_tf32": "0"}  # on by default, and no float32: ten bits of mantissa
+    if options.provider == "cuda":
+        return [(PROVIDERS["cuda"], {**cuda, **options.provider_options})]
+    return [(PROVIDERS["tensorrt"], {**device, **options.provider_options}), (PROVIDERS["cuda"], cuda)]
 
 
 def _first_line(exc: Exception) -> str:

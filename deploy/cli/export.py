@@ -15,10 +15,18 @@ Examples:
   deploy export model.safetensors --arch resnet18 -o num_classes=10
   deploy export my_package.nets:build --input image:batch,3,64,64
   deploy export resnet50 --dynamic batch,height,width --precision fp16
+  deploy export resnet18 --format tensorrt --precision fp16
 """
 )
 @click.argument("model")
-@click.option("--format", "format_", type=click.Choice(["onnx"]), default="onnx", show_default=True)
+@click.option(
+    "--format",
+    "format_",
+    default="onnx",
+    show_default=True,
+    metavar="onnx|tensorrt",
+    help="tensorrt: export to ONNX, prove that, and build an engine of it; deploy trt build has its options.",
+)
 @click.option(
     "--dynamic",
     metavar="NAMES|none",
@@ -68,13 +76,14 @@ def command(
     the model (it is then kept under rejected/ only), 4 that no comparison could tell.
     """
     from deploy.workflows._samples import load_samples
-    from deploy.workflows.export import export_model
+    from deploy.workflows.convert import convert
 
     asked = request(model, weights, arch, seed, inputs, options)
     names = None if dynamic is None else [name for name in dynamic.split(",") if name and name != "none"]
     with settings.progress() as progress:
-        report = export_model(
+        report = convert(
             asked,
+            format_,
             artifacts=settings.artifacts,
             dynamic=names,
             opset=opset,
@@ -87,7 +96,11 @@ def command(
     def show() -> None:
         from deploy.report.terminal import show_export
 
-        show_export(report)
+        show_export(report.export)
+        if report.engine is not None:
+            from deploy.report.engines import show_built
+
+            show_built(report.engine)
 
     emit(report.to_dict(), as_json, show)
-    return EXIT[report.parity.verdict]
+    return EXIT[report.verdict]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deploy.cli._common import Settings, emit, json_option
+from deploy.cli._common import EXIT, Settings, emit, json_option
 
 if TYPE_CHECKING:
     from deploy.workflows.build import BuildReport
@@ -49,6 +49,8 @@ Examples:
   deploy trt build resnet18 --fp16 --batch 1:16:64
   deploy trt build resnet18 --int8 --fp16 --calib data/ --compute-capability 8.6,8.9
   deploy trt build zoo/lenet5 --int8 --calib digits --runtime tensorrt-rtx
+  deploy trt build resnet18 --batch 1:1:1,8:16:32  two profiles: alone, and in batches
+  deploy trt build resnet18 --fp16 --print-trtexec
 """
 )
 @click.argument("model", required=False)
@@ -57,8 +59,12 @@ Examples:
 @click.option("--calib", metavar="DIR|FILE|NAME", help="Samples to calibrate with, as in deploy quantize.")
 @click.option("--method", default="mse", show_default=True, metavar="minmax|percentile|entropy|mse")
 @click.option("--samples", type=click.IntRange(min=2), default=128, show_default=True, help="To calibrate with.")
-@click.option("--batch", metavar="MIN:OPT:MAX", help="Batch sizes that the engine takes. [default: 1:8:32]")
-@click.option("--shape", "shapes", multiple=True, metavar="NAME:MIN:OPT:MAX", help="Of another dimension or input.")
+@click.option(
+    "--batch",
+    metavar="MIN:OPT:MAX[,…]",
+    help="Batch sizes that the engine takes; several ranges make several profiles. [default: 1:8:32]",
+)
+@click.option("--shape", "shapes", multiple=True, metavar="NAME:MIN:OPT:MAX[,…]", help="Of another dimension or input.")
 @click.option(
     "--runtime",
     default="auto",
@@ -72,6 +78,7 @@ Examples:
 @click.option(
     "--compute-capability", metavar="8.6,12.0", default="", help="GPUs to prepare for; tensorrt-rtx. [default: all]"
 )
+@click.option("--print-trtexec", is_flag=True, help="Print the command of NVIDIA's own tool instead of building.")
 @json_option
 @click.pass_obj
 def build(
@@ -89,6 +96,7 @@ def build(
     timing_cache: Path | None,
     level: int | None,
     compute_capability: str,
+    print_trtexec: bool,
     as_json: bool,
 ) -> int:
     """Build an engine from an export.
@@ -96,30 +104,36 @@ def build(
     MODEL is the name of an exported model (it is exported first where it is not) or an ONNX file; without one, the
     newest float32 export. The precision is written into the graph; the builder chooses none.
 
-    TensorRT for RTX builds without a GPU. An engine that was not run is called so, never passed.
+    TensorRT for RTX builds without a GPU. Where there is one, the engine is run and held against the model; exit code
+    3 means that it is not equal to it, 4 that no comparison could tell. One that was not run is called so.
     """
-    from deploy.workflows.build import build_engine
+    from deploy.workflows.build import BuildRequest, build_engine, trtexec_line
 
+    request = BuildRequest(
+        model=model,
+        fp16=fp16,
+        int8=int8,
+        calib=calib,
+        method=method,
+        samples=samples,
+        batch=batch,
+        shapes=shapes,
+        runtime=runtime,
+        workspace_bytes=workspace,
+        timing_cache=timing_cache,
+        level=level,
+        compute_capabilities=tuple(text for text in compute_capability.split(",") if text),
+    )
     with settings.progress() as progress:
-        report = build_engine(
-            model,
-            fp16=fp16,
-            int8=int8,
-            calib=calib,
-            method=method,
-            samples=samples,
-            batch=batch,
-            shapes=shapes,
-            runtime=runtime,
-            workspace_bytes=workspace,
-            timing_cache=timing_cache,
-            level=level,
-            compute_capabilities=[text for text in compute_capability.split(",") if text],
-            artifacts=settings.artifacts,
-            progress=progress,
-        )
+        if print_trtexec:
+            line = trtexec_line(request, artifacts=settings.artifacts, progress=progress)
+        else:
+            report = build_engine(request, artifacts=settings.artifacts, progress=progress)
+    if print_trtexec:
+        emit(line.to_dict(), as_json, lambda: click.echo(line.line))
+        return 0
     emit(report.to_dict(), as_json, lambda: _show(report))
-    return 0
+    return EXIT[report.verdict or "measured"]
 
 
 @command.command(
@@ -134,11 +148,13 @@ Examples:
 def inspect(settings: Settings, engine: Path, as_json: bool) -> int:
     """Tell what is in an engine: inputs, outputs, profiles, sizes, and what its layers compute in.
 
-    The file is held against its manifest first: an engine is code.
+    The file is held against its manifest first: an engine is code. Where it fits the library and the GPU that are
+    here, it is opened and asked itself; else its manifest speaks, and the reason is told.
     """
     from deploy.workflows.inspect_engine import inspect_engine
 
-    report = inspect_engine(engine)
+    with settings.progress() as progress:
+        report = inspect_engine(engine, progress=progress)
     emit(report.to_dict(), as_json, lambda: _show_engine(report))
     return 0
 

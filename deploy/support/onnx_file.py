@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from deploy.core.errors import ArtifactError
+from deploy.core.tensors import TensorSpec
 
 Array = NDArray[Any]
 
@@ -38,6 +39,30 @@ def load(path: Path) -> onnx.ModelProto:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             external(tensor, path)
     return model
+
+
+def described(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """What a graph takes and gives; a dimension without a name is called ``TENSOR_dimN``.
+
+    Raises:
+        ArtifactError: the file is damaged, or an input or output is no tensor.
+    """
+    graph = load(path).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    inputs = tuple(_spec(value, path) for value in graph.input if value.name not in stored)
+    return inputs, tuple(_spec(value, path) for value in graph.output)
+
+
+def _spec(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
+    kind = value.type.tensor_type
+    try:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
+    except KeyError as exc:
+        raise ArtifactError(f"{path}: {value.name!r} is not a tensor.") from exc
+    shape = tuple(
+        dim.dim_value or dim.dim_param or f"{value.name}_dim{axis}" for axis, dim in enumerate(kind.shape.dim)
+    )
+    return TensorSpec(name=value.name, dtype=dtype, shape=shape)
 
 
 def opset(model: onnx.ModelProto) -> int:

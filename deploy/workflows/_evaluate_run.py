@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from deploy.backends._isolated import IsolatedRunner
 from deploy.backends.pytorch import PyTorchRunner
-from deploy.core.artifact import Artifact
+from deploy.core.artifact import Artifact, Manifest
 from deploy.core.errors import ArtifactError, BackendError, DeployError
 from deploy.core.model import Model, Preprocessing, Weights
 from deploy.core.progress import Progress
@@ -79,7 +80,7 @@ def subject(text: str, store: Store, progress: Progress) -> Subject:
     Raises:
         ArtifactError: the file has no manifest, or is of a format that nothing here runs.
     """
-    if Path(text).suffix in (".onnx", f".{CHECKPOINT}") and Path(text).is_file():
+    if Path(text).suffix in (".onnx", ".engine", f".{CHECKPOINT}") and Path(text).is_file():
         found = [Artifact.open(Path(text))]
         found += _checkpoint_beside(found[0])
     else:
@@ -132,8 +133,15 @@ def judge(subject: Subject, dataset: Dataset, store: Store, batch_size: int, pro
         with progress.stage(f"{export.path.name}: {runtime.words}"), _opened(export, runtime) as opened:
             call = _classifier(opened, opened.inputs[0])
             name = manifest.model
-            answers, matched = _answers(call, dataset, recipe, manifest.labels, name, batch_size, progress)
+            most = min(batch_size, _greatest(manifest))
+            answers, matched = _answers(call, dataset, recipe, manifest.labels, name, most, progress)
         yield Judged(export, runtime.name, manifest.precision, _identity(manifest.weights), answers, matched)
+
+
+def _greatest(manifest: Manifest) -> int:
+    """The largest batch that a file takes: an engine's profiles bound it."""
+    shapes = [item["greatest"] for profile in manifest.options.get("profiles", ()) for item in profile.values()]
+    return max((shape[0] for shape in shapes), default=sys.maxsize)
 
 
 @contextmanager

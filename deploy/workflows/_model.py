@@ -1,10 +1,8 @@
-"""Opening the model a command is about, and the artifact it means when it names none."""
+"""Opening the model a command is about; the artifact it means when it names none is found by `_stored`."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
-from pathlib import Path
 
 from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError
@@ -13,6 +11,9 @@ from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
+from deploy.workflows._stored import EXPORTS as EXPORTS
+from deploy.workflows._stored import manifest_beside as manifest_beside
+from deploy.workflows._stored import newest_export as newest_export
 
 
 def open_model(request: ModelRequest, store: Store, progress: Progress) -> Model:
@@ -49,29 +50,6 @@ def trained_checkpoint(request: ModelRequest, store: Store) -> Artifact | None:
     return None
 
 
-EXPORTS = ("fp32", "fp16")
-"""Precisions that `deploy export` gives; what was quantised later is no export."""
-
-
-def newest_export(
-    store: Store, progress: Progress, *, name: str | None = None, precisions: Collection[str] = EXPORTS
-) -> Artifact:
-    """The artifact a command means when no file is named: the newest ONNX export (of a model), said aloud.
-
-    Raises:
-        ArtifactError: there is none.
-    """
-    for artifact in store.artifacts():
-        manifest = artifact.manifest
-        named = name in (None, manifest.model, manifest.slug, manifest.model.partition("/")[2])
-        if named and manifest.format == "onnx" and manifest.precision in precisions:
-            progress.note(f"taking {artifact.path}, the newest export")
-            return artifact
-    what = "ONNX export" if len(precisions) > 1 else f"{next(iter(precisions))} ONNX export"
-    of = f" of {name}" if name else ""
-    raise ArtifactError(f"{store.root}: no {what}{of} there.", f"deploy export {name or 'MODEL'} --format onnx")
-
-
 def request_of(artifact: Artifact) -> ModelRequest:
     """The request that built the model of an artifact.
 
@@ -82,11 +60,3 @@ def request_of(artifact: Artifact) -> ModelRequest:
         return ModelRequest.from_dict(artifact.manifest.reference)
     except TypeError as exc:
         raise ArtifactError(f"{artifact.path}: its manifest does not say how its model is built.") from exc
-
-
-def manifest_beside(path: Path) -> Artifact | None:
-    """The artifact of a file, if it has a manifest of ours."""
-    try:
-        return Artifact.open(path)
-    except ArtifactError:
-        return None

@@ -17,7 +17,7 @@ from deploy.core.runner import Fetches
 from deploy.evaluation.accuracy import Accuracy, Answers, Comparison
 from deploy.parity.fidelity import Fidelity, OutputFidelity
 from deploy.workflows._calibration_data import Samples
-from deploy.workflows._runtime import ONNX, PREDICTION, runtime_of
+from deploy.workflows._runtime import ONNX, PREDICTION, Runtime, runtime_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,13 +134,18 @@ class Judge:
             if progress is not None:
                 progress.advance(done, self._samples.count)
 
-    def measure(self, path: Path, progress: Progress) -> Evidence:
-        """Run a quantised graph.
+    def measure(self, path: Path, progress: Progress, runtime: Runtime | None = None) -> Evidence:
+        """Run a quantised graph, or an engine made of one.
+
+        Args:
+            path: the file.
+            progress: told how far it is.
+            runtime: what runs it; None for what the target's graphs run with here.
 
         Raises:
             BackendError: the runtime refuses it.
         """
-        runtime = runtime_of(ONNX, self._target) or PREDICTION
+        runtime = runtime or runtime_of(ONNX, self._target) or PREDICTION
         if runtime.backend == self._runner.backend:
             self._runner.open(path, spinning=False, **runtime.options)
             return self._compare(self._run(self._runner, progress), runtime.words)

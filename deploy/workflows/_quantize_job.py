@@ -14,7 +14,7 @@ from calibration.layers import LayerNoise, layer_noise
 from calibration.sensitivity import Plan, layers, rank, relax
 from calibration.table import CalibrationTable
 from deploy.backends._isolated import IsolatedRunner
-from deploy.core.artifact import Artifact, Manifest, Payload
+from deploy.core.artifact import Artifact, Payload
 from deploy.core.progress import Progress
 from deploy.core.store import Transaction
 from deploy.workflows._calibration_data import CalibrationData, Samples
@@ -23,7 +23,7 @@ from deploy.workflows._quantize_evidence import Bounds, Evidence, Judge, decibel
 from deploy.workflows._quantize_source import Source
 from deploy.workflows.export import REJECTED
 from exporters._half import to_half
-from exporters.torch_to_onnx import SINGLE_FILE_LIMIT
+from exporters._limits import SINGLE_FILE_LIMIT
 
 FORMAT = "onnx"
 PRECISIONS = {False: "int8", True: "int8-fp16"}
@@ -83,27 +83,17 @@ class Job:
         """Write the graph of the plan with its manifest; one that failed goes to the folder of rejected ones."""
         path = self.write(plan.keep_float)
         evidence = plan.steps[-1].reached if plan.steps else plan.start
-        source = self.source
-        manifest = Manifest(
-            model=source.model,
-            slug=source.slug,
+        manifest = self.source.derived(
             format=FORMAT,
             precision=PRECISIONS[self.half],
             target=self.target,
             files=(Payload.of(path),),
-            inputs=source.inputs,
-            outputs=source.outputs,
-            weights=source.weights,
-            preprocessing=source.preprocessing,
-            labels=source.labels,
-            reference=source.manifest.reference if source.manifest else {},
             options={
                 **options,
                 "calibration": dict(self.table.key),
                 "keep_float": [step.layer for step in plan.steps],
                 "plan": [_told(step.layer, step.reached) for step in plan.steps],
             },
-            parent=source.digest,
             parity={
                 "verdict": options["verdict"],
                 "kind": PRECISIONS[self.half],

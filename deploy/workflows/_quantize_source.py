@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import onnx
+from typing import Any
 
 from deploy.core.artifact import Artifact, Manifest, sha256
 from deploy.core.errors import ArtifactError
@@ -15,10 +13,7 @@ from deploy.core.model import Preprocessing, Weights
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
-from deploy.support import onnx_file
-from deploy.workflows._calibration_data import override
-from deploy.workflows._model import manifest_beside, newest_export
-from deploy.workflows.export import export_model
+from deploy.workflows._stored import manifest_beside, newest_export
 
 PRECISION = "fp32"
 
@@ -43,6 +38,20 @@ class Source:
     weights: Weights
     digest: str
     manifest: Manifest | None
+
+    def derived(self, **changes: Any) -> Manifest:
+        """The manifest of what was made from it: whose model it is stays, ``changes`` are its other fields."""
+        return Manifest(
+            model=self.model,
+            slug=self.slug,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            weights=self.weights,
+            preprocessing=self.preprocessing,
+            labels=self.labels,
+            reference=self.manifest.reference if self.manifest else {},
+            **{"parent": self.digest, **changes},
+        )
 
 
 def open_source(model: str | Path | None, store: Store, preprocess: Sequence[str], progress: Progress) -> Source:
@@ -70,27 +79,37 @@ def open_source(model: str | Path | None, store: Store, preprocess: Sequence[str
             slug=manifest.slug,
             inputs=manifest.inputs,
             outputs=manifest.outputs,
-            preprocessing=override(manifest.preprocessing, preprocess),
+            preprocessing=_changed(manifest.preprocessing, preprocess),
             labels=manifest.labels,
             weights=manifest.weights,
             digest="+".join(item.sha256 for item in manifest.files),
             manifest=manifest,
         )
-    graph = onnx_file.load(path).graph
-    stored = {tensor.name for tensor in graph.initializer}
     progress.note(f"{path}: nobody's manifest lies beside it; its parity is not known")
+    from deploy.support.onnx_file import described  # imports onnx
+
+    inputs, outputs = described(path)
+    digest = sha256(path)
     return Source(
         path=path,
         model=path.stem,
         slug=path.stem,
-        inputs=tuple(_spec(value, path) for value in graph.input if value.name not in stored),
-        outputs=tuple(_spec(value, path) for value in graph.output),
-        preprocessing=override(None, preprocess),
+        inputs=inputs,
+        outputs=outputs,
+        preprocessing=_changed(None, preprocess),
         labels=(),
-        weights=Weights(source=path.name, trained=True, sha256=sha256(path)),
-        digest=sha256(path),
+        weights=Weights(source=path.name, trained=True, sha256=digest),
+        digest=digest,
         manifest=None,
     )
+
+
+def _changed(known: Preprocessing | None, preprocess: Sequence[str]) -> Preprocessing | None:
+    if not preprocess:
+        return known
+    from deploy.workflows._calibration_data import override  # imports what reads images
+
+    return override(known, preprocess)
 
 
 def _find(model: str | Path | None, store: Store, progress: Progress) -> tuple[Path, Artifact | None]:
@@ -105,19 +124,9 @@ def _find(model: str | Path | None, store: Store, progress: Progress) -> tuple[P
     else:
         return artifact.path, artifact
     progress.note(f"there is no {PRECISION} export of {model} yet: making it")
+    from deploy.workflows.export import export_model  # imports PyTorch
+
     report = export_model(str(model), artifacts=store.root, progress=progress)
     if report.parity.verdict == "fail":
         raise ArtifactError(f"the export of {model} is not equal to it, so it is not quantised.", "deploy export tells")
     return report.artifact.path, report.artifact
-
-
-def _spec(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
-    kind = value.type.tensor_type
-    try:
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
-    except KeyError as exc:
-        raise ArtifactError(f"{path}: {value.name!r} is not a tensor.") from exc
-    shape = tuple(
-        dim.dim_value or dim.dim_param or f"{value.name}_dim{axis}" for axis, dim in enumerate(kind.shape.dim)
-    )
-    return TensorSpec(name=value.name, dtype=dtype, shape=shape)

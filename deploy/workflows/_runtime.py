@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from deploy.support.cuda_driver import gpus
+
 ONNX = "onnx"
+ENGINE = "engine"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +25,7 @@ class Runtime:
 
 ONNX_RUNTIME = Runtime(name="onnxruntime", backend="onnxruntime", words="ONNX Runtime")
 OPENVINO = Runtime(name="openvino", backend="openvino", words="OpenVINO")
+TENSORRT = Runtime(name="tensorrt", backend="tensorrt", words="TensorRT")
 PREDICTION = Runtime(
     name="prediction",
     backend="onnxruntime",
@@ -33,6 +37,8 @@ PREDICTION = Runtime(
 
 def runtime_of(format: str, target: str | None) -> Runtime | None:
     """What runs a file of this format, made for this target; None where nothing here does."""
+    if format == ENGINE:
+        return TENSORRT if gpus() else None
     if format != ONNX:
         return None
     if target in (None, "onnxruntime"):

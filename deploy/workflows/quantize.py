@@ -21,13 +21,12 @@ from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.workflows._calibration_data import CalibrationData, open_data
 from deploy.workflows._calibration_table import calibrated
+from deploy.workflows._quantize_defaults import METHOD, SAMPLES
 from deploy.workflows._quantize_evidence import Bounds, Evidence
 from deploy.workflows._quantize_job import Job, search
 from deploy.workflows._quantize_source import Source, open_source
 
 TARGETS, METHODS = "calibration.targets", "calibration.statistics"
-METHOD = "mse"
-SAMPLES = 128
 HALF_OPSET = 19
 """The first whose Q/DQ takes scales in half precision."""
 

@@ -1,0 +1,267 @@
+"""Everything that needs an NVIDIA GPU, on a machine that has one: does it run, is it right, how fast is it?
+
+    python -m benchmarks.gpu_check [MODEL ...] [--batch 1] [--rounds 7]
+
+Exports each model, opens it with whatever of PyTorch, torch.compile, ONNX Runtime and both TensorRTs is installed, in
+float32, half and INT8, with and without CUDA graphs; holds each against the model in float64; and times those that
+hold, in turns, round by round. What is absent is told with its reason. Results go to results/gpu/GPU.json. Ends with 3
+where something is not equal to its model; without a GPU with 1, and nothing is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks._common import write
+from deploy.backends import onnxruntime, pytorch, tensorrt, torch_compile
+from deploy.bench.clock import sample, warm_up
+from deploy.bench.statistics import geometric
+from deploy.core.errors import DeployError
+from deploy.core.model import Model
+from deploy.core.progress import SILENT
+from deploy.core.runner import Feeds, Fetches, Runner
+from deploy.models.request import ModelRequest
+from deploy.models.resolve import resolve
+from deploy.support.cuda_driver import gpus
+from deploy.support.tensorrt_library import RUNTIMES
+from deploy.workflows._engine_proof import hold_engine
+from deploy.workflows.build import BuildReport, BuildRequest, build_engine
+from deploy.workflows.doctor import doctor
+from deploy.workflows.export import export_model
+from exporters.onnx_to_tensorrt import Profile, ShapeRange
+
+MODELS = ("zoo/lenet5", "torchvision/resnet18", "torchvision/mobilenet_v2", "torchvision/vit_b_16")
+ROUND_NS = 200_000_000
+WARM_NS = 3_000_000_000
+CALIBRATED_ON = 16
+
+
+@dataclass(slots=True)
+class Row:
+    """One way of running a model.
+
+    Attributes:
+        verdict: of the parity check; ``measured`` for INT8; None where it did not come to that.
+        absent: why it was not run, or failed; empty where it ran.
+        medians_ms: of each round, launch to the end of synchronize.
+        device_ms: the median on the GPU itself, where the backend tells.
+    """
+
+    way: str
+    precision: str
+    verdict: str | None = None
+    absent: str = ""
+    medians_ms: list[float] = field(default_factory=list)
+    device_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a runner is opened, and the shape ranges that it takes."""
+
+    name: str
+    precision: str
+    open: Callable[[], Runner]
+    profiles: tuple[Profile, ...] = ()
+
+
+class Direct:
+    """A runner in this process, as the parity check calls one."""
+
+    def __init__(self, runner: Runner, names: Sequence[str]) -> None:
+        self.inputs, self.outputs, self._runner, self._names = runner.inputs, runner.outputs, runner, names
+
+    def submit(self, feeds: Feeds) -> None:
+        """Run at once."""
+        self._found = self._runner.run(feeds)
+
+    def result(self) -> Fetches:
+        """What was found, by the model's names."""
+        named = set(self._found) == set(self._names)
+        return self._found if named else dict(zip(self._names, self._found.values(), strict=True))
+
+
+def main() -> None:
+    """Check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=list(MODELS))
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    found = gpus()
+    if not found:
+        print("there is no NVIDIA GPU with a driver on this machine: nothing was checked, nothing is written")
+        sys.exit(1)
+    print(f"{found[0].name}, compute capability {found[0].capability}, driver for CUDA {found[0].cuda}")
+    torch.backends.cudnn.allow_tf32 = False  # float32 is float32, for every backend alike
+    with tempfile.TemporaryDirectory() as folder:
+        report = doctor(Path(folder))
+        for finding in report.findings:
+            print(f"{finding.state:8} {finding.name}: {finding.detail}  {finding.mend}")
+        models = {name: _model(name, Path(folder), arguments.batch, arguments.rounds) for name in arguments.models}
+    slug = re.sub(r"[^a-z0-9]+", "_", found[0].name.lower()).strip("_")
+    write(
+        f"gpu/{slug}",
+        {
+            "gpu": asdict(found[0]),
+            "doctor": [asdict(finding) for finding in report.findings],
+            "batch": arguments.batch,
+            "models": {name: [asdict(row) for row in rows] for name, rows in models.items()},
+        },
+    )
+    print(_table(models))
+    sys.exit(3 if any(row.verdict == "fail" for rows in models.values() for row in rows) else 0)
+
+
+def _model(name: str, folder: Path, batch: int, rounds: int) -> list[Row]:
+    """All ways of one model, proven, then timed in turns."""
+    request = ModelRequest(name=name, weights="none")
+    model = resolve(request, SILENT)
+    feeds = _feeds(model, batch)
+    with torch.inference_mode():
+        names = list(pytorch.PyTorchRunner(model).run(feeds))
+    rows, held = [], []
+    for way, absent in _ways(request, model, folder, batch):
+        row = Row(way=way.name, precision=way.precision, absent=absent)
+        rows.append(row)
+        runner = None if absent else _attempt(row, way.open)
+        if runner is None:
+            continue
+        if way.precision == "int8":
+            row.verdict = "measured"
+        else:
+            row.verdict = _attempt(row, partial(_verdict, model, runner, names, way))
+        print(f"{name} {row.way} {row.precision}: {row.verdict or row.absent}", flush=True)
+        if row.verdict in ("pass", "measured", "inconclusive"):
+            held.append((row, runner))
+        else:
+            runner.close()
+    _time(held, feeds, rounds)
+    for _, runner in held:
+        runner.close()
+    return rows
+
+
+def _verdict(model: Model, runner: Runner, names: Sequence[str], way: Way) -> str:
+    return hold_engine(model, Direct(runner, names), way.profiles, way.precision, SILENT).verdict
+
+
+def _attempt(row: Row, work: Callable[[], Any]) -> Any:
+    """What it gives, or None with the reason in the row: this script is for finding out what does not work."""
+    try:
+        return work()
+    except DeployError as exc:
+        row.absent = exc.message + (f" ({exc.hint})" if exc.hint else "")
+    except Exception as exc:
+        row.absent = f"{type(exc).__name__}: {next(iter(str(exc).splitlines()), '')}"[:300]
+    return None
+
+
+def _ways(request: ModelRequest, model: Model, folder: Path, batch: int) -> list[tuple[Way, str]]:
+    """Every way there could be, with the reason where there is none."""
+    found: list[tuple[Way, str]] = []
+    for precision in ("fp32", "fp16"):
+        for graph in (False, True):
+            eager = _lazily(pytorch.from_model, request, precision=precision, graph=graph)
+            found.append((Way("torch" + " graph" * graph, precision, eager), ""))
+        compiled = _lazily(torch_compile.from_model, request, precision=precision)
+        found.append((Way("torch.compile", precision, compiled, _one_size(model, batch)), ""))
+        row = Row(way="export", precision=precision)
+        made = _attempt(row, partial(export_model, request, artifacts=folder, precision=precision))
+        for provider in ("cuda", "tensorrt"):
+            opener = partial(onnxruntime.open, made.artifact.path if made else Path(), provider=provider)
+            found.append((Way(f"onnxruntime {provider}", precision, opener), row.absent))
+    calib = folder / f"{model.slug}.npy"
+    np.save(calib, np.concatenate([next(iter(_feeds(model, 1, seed).values())) for seed in range(CALIBRATED_ON)]))
+    for runtime in RUNTIMES:
+        for precision in ("fp32", "fp16", "int8"):
+            found += _engine(request.name, runtime, precision, calib, folder, batch)
+    return found
+
+
+def _one_size(model: Model, batch: int) -> tuple[Profile, ...]:
+    """What is compiled anew for every size is proven at the one that is timed."""
+    shapes = {name: value.shape for name, value in _feeds(model, batch).items()}
+    return ({name: ShapeRange(least=shape, best=shape, greatest=shape) for name, shape in shapes.items()},)
+
+
+def _lazily(opener: Callable[..., Runner], request: ModelRequest, **options: Any) -> Callable[[], Runner]:
+    """The module is converted in place, so each way gets a model of its own."""
+    return lambda: opener(resolve(request, SILENT), device="cuda", **options)
+
+
+def _engine(name: str, runtime: str, precision: str, calib: Path, folder: Path, batch: int) -> list[tuple[Way, str]]:
+    """An engine, launched as it is and as a CUDA graph."""
+    asked = BuildRequest(
+        model=name,
+        fp16=precision == "fp16",
+        int8=precision == "int8",
+        calib=calib if precision == "int8" else None,
+        batch=f"1:{batch}:{max(batch, 8)}",
+        runtime=runtime,
+    )
+    row = Row(way=runtime, precision=precision)
+    report: BuildReport | None = _attempt(row, partial(build_engine, asked, artifacts=folder))
+    ways = []
+    for graph in (False, True):
+        opener = partial(tensorrt.open, report.artifact.path if report else Path(), graph=graph)
+        profiles = report.profiles if report else ()
+        ways.append((Way(runtime + " graph" * graph, precision, opener, profiles), row.absent))
+    return ways
+
+
+def _feeds(model: Model, batch: int, seed: int = 0) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    sizes = {**model.sizes, "batch": batch}
+    return {spec.name: rng.standard_normal(spec.concrete(sizes)).astype(spec.dtype) for spec in model.inputs}
+
+
+def _time(held: Sequence[tuple[Row, Runner]], feeds: Feeds, rounds: int) -> None:
+    """In turns, in a new seeded order each round."""
+    order = random.Random(0)
+    for row, runner in held:
+        named = dict(zip([spec.name for spec in runner.inputs], feeds.values(), strict=True))
+        _attempt(row, partial(_warm, runner, named))
+    alive = [item for item in held if not item[0].absent]
+    for _ in range(rounds):
+        for row, runner in order.sample(alive, len(alive)):
+            row.medians_ms.append(float(np.median(sample(runner, ROUND_NS))) / 1e6)
+            if hasattr(runner, "device_ns"):
+                row.device_ms = (runner.device_ns() or 0) / 1e6
+
+
+def _warm(runner: Runner, feeds: Feeds) -> None:
+    runner.bind(feeds)
+    warm_up(runner, WARM_NS)
+
+
+def _table(models: dict[str, list[Row]]) -> str:
+    lines = ["| model | runs on | precision | verdict | median ms (95 % over rounds) | times torch fp32 |"]
+    lines.append("|---|---|---|---|---|---|")
+    for name, rows in models.items():
+        base = next((geometric(row.medians_ms).value for row in rows if row.way == "torch" and row.medians_ms), None)
+        for row in rows:
+            if not row.medians_ms:
+                lines.append(f"| {name} | {row.way} | {row.precision} | {row.verdict or 'absent'} | {row.absent} | |")
+                continue
+            found = geometric(row.medians_ms)
+            faster = f"{base / found.value:.2f} ×" if base else ""
+            told = f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+            lines.append(f"| {name} | {row.way} | {row.precision} | {row.verdict} | {told} | {faster} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Which architectures become engines, and what does our work around the builder cost?
+
+    python -m benchmarks.tensorrt_build [--only PATTERN] [--again]
+    python -m benchmarks.tensorrt_build --overhead [ROUNDS]
+
+First: every classification and segmentation network of torchvision, and the zoo, from PyTorch to ONNX and on to an
+engine in half precision and one in INT8, by ``deploy trt build`` with TensorRT for RTX, without a GPU. Only that they
+are built is shown: exports are not proven again (``benchmarks.coverage`` does that, and says which strategy and which
+dimensions hold), and the ranges for INT8 are of four seeded random samples. Results go to
+results/tensorrt_build.json after every network; a stopped run continues.
+
+Second: ``deploy trt build FILE.onnx`` beside a script that calls the bare builder on the same file, whole processes,
+interleaved, each round one of each in seeded random order; the figure is the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks._common import deploy, interval, load, write
+
+NAME = "tensorrt_build"
+TIMEOUT_S = 3600.0
+SAMPLES = 4
+OVERHEAD = {"resnet18": 9, "resnet50": 9, "vit_b_16": 5}
+"""Networks of the second figure, and rounds."""
+TARGET = 1.3
+KINDS = {"fp16": ("--fp16",), "int8": ("--int8", "--calib")}
+
+EXPORT = """
+import json, sys
+import numpy as np
+from pathlib import Path
+from deploy.core.progress import SILENT
+from deploy.models.request import ModelRequest
+from deploy.models.resolve import resolve
+from deploy.workflows.export import choose_dynamic
+from exporters.torch_to_onnx import Options, example, export
+name, folder, strategy, dynamic, samples = sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
+request = ModelRequest(name=name, weights="none")
+model = resolve(request, SILENT)
+inputs = choose_dynamic(model, request, [item for item in dynamic.split(",") if item])
+made = export(model, inputs, folder / "model.onnx", Options(), strategy=strategy)
+rng = np.random.default_rng(0)
+sizes = {**model.sizes, "batch": 1}
+spec = model.inputs[0]
+shape = (samples, *spec.concrete(sizes)[1:])
+np.save(folder / "samples.npy", rng.standard_normal(shape).astype(spec.dtype))
+print(json.dumps({"bytes": sum(item.stat().st_size for item in folder.glob("model.onnx*")), "opset": made.opset}))
+"""
+
+BARE = """
+import sys
+import tensorrt_rtx as trt
+logger = trt.Logger(trt.Logger.ERROR)
+builder = trt.Builder(logger)
+network = builder.create_network(0)
+assert trt.OnnxParser(network, logger).parse_from_file(sys.argv[1])
+config = builder.create_builder_config()
+profile = builder.create_optimization_profile()
+item = network.get_input(0)
+shape = tuple(item.shape)[1:]
+profile.set_shape(item.name, (1, *shape), (8, *shape), (32, *shape))
+config.add_optimization_profile(profile)
+open(sys.argv[2], "wb").write(memoryview(builder.build_serialized_network(network, config)))
+"""
+
+
+def main() -> None:
+    """Run what has no result yet, or the second figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="*")
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--overhead", nargs="?", type=int, const=0, metavar="ROUNDS")
+    arguments = parser.parse_args()
+    if arguments.overhead is not None:
+        _overhead(arguments.only, arguments.overhead)
+        return
+    names = _names()
+    for name in fnmatch.filter(names, arguments.only):
+        if name in load(NAME).get("rows", {}) and not arguments.again:
+            continue
+        row = _measure(name)
+        print(name, json.dumps(row), flush=True)
+        held = load(NAME)
+        rows = {**held.get("rows", {}), name: row}
+        write(NAME, {**_kept(held), "asked": len(names), "samples": SAMPLES, "rows": rows})
+
+
+def _kept(held: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in held.items() if key == "overhead"}
+
+
+def _names() -> list[str]:
+    import torchvision
+
+    from deploy.core import registry
+
+    zoo = registry.load("deploy.models.sources", "zoo").names()
+    modules = (torchvision.models, torchvision.models.segmentation)
+    theirs = [name for module in modules for name in torchvision.models.list_models(module=module)]
+    return [f"torchvision/{name}" for name in theirs] + [f"zoo/{name}" for name in zoo]
+
+
+def _measure(name: str) -> dict[str, Any]:
+    """From PyTorch to two engines; the export as the coverage run found it right."""
+    known = load("coverage").get("rows", {}).get(name, {})
+    strategies = [known["strategy"]] if known.get("strategy") else ["export", "trace"]
+    dynamic = ",".join(known.get("dynamic", ["batch"]))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        exported: dict[str, Any] = {}
+        for strategy in strategies:
+            exported = _export(name, folder, strategy, dynamic)
+            if exported["exported"]:
+                break
+        row = {**exported, "dynamic": dynamic}
+        if exported["exported"]:
+            row |= {kind: _build(folder, kind) for kind in KINDS}
+    return row
+
+
+def _export(name: str, folder: Path, strategy: str, dynamic: str) -> dict[str, Any]:
+    line = [sys.executable, "-W", "ignore", "-c", EXPORT, name, str(folder), strategy, dynamic, str(SAMPLES)]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return {"exported": False, "why": f"{strategy}: more than {TIMEOUT_S:.0f} s"}
+    if done.returncode:
+        last = next(iter(reversed(done.stderr.strip().splitlines())), f"status {done.returncode}")
+        return {"exported": False, "why": f"{strategy}: {last[:300]}"}
+    return {"exported": True, "strategy": strategy, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def _build(folder: Path, kind: str) -> dict[str, Any]:
+    options = [*KINDS[kind], *([str(folder / "samples.npy")] if kind == "int8" else [])]
+    common = ("-q", "--artifacts", str(folder / kind), "trt", "build", str(folder / "model.onnx"))
+    code, document, seconds = deploy(*common, *options, "--runtime", "tensorrt-rtx", timeout=TIMEOUT_S)
+    shutil.rmtree(folder / kind, ignore_errors=True)
+    row: dict[str, Any] = {"built": code == 0, "seconds": round(seconds, 1)}
+    if code:
+        return {**row, "why": str(document.get("error", {}).get("message", f"status {code}"))[:400]}
+    return {**row, **{key: document[key] for key in ("bytes", "weighted", "weight_bytes", "state")}}
+
+
+def _overhead(pattern: str, rounds: int) -> None:
+    for model in fnmatch.filter(OVERHEAD, pattern):
+        row = _compare(model, rounds or OVERHEAD[model])
+        print(model, {key: value for key, value in row.items() if key != "samples_s"}, flush=True)
+        held = load(NAME)
+        write(NAME, {**held, "overhead": {**held.get("overhead", {}), model: row}})
+
+
+def _compare(model: str, rounds: int) -> dict[str, Any]:
+    """The bare builder beside ours on one proven export, and beside ours that makes the half-precision graph first."""
+    order = random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        code, document, _ = deploy("-q", "--artifacts", folder, "export", f"torchvision/{model}", "--weights", "none")
+        if code:
+            sys.exit(f"{model} could not be exported: {document}")
+        path = document["file"]
+        command = [str(Path(sys.executable).with_name("deploy")), "-q", "--artifacts", folder, "trt", "build", path]
+        cases = {
+            "bare": [sys.executable, "-c", BARE, path, f"{folder}/bare.engine"],
+            "deploy": [*command, "--runtime", "tensorrt-rtx"],
+            "deploy --fp16": [*command, "--runtime", "tensorrt-rtx", "--fp16"],
+        }
+        taken: dict[str, list[float]] = {name: [] for name in cases}
+        for _ in range(rounds):
+            for name in order.sample(list(cases), len(cases)):
+                began = time.perf_counter()
+                subprocess.run(cases[name], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                taken[name].append(time.perf_counter() - began)
+    ratios = {
+        name: [mine / bare for mine, bare in zip(times, taken["bare"], strict=True)]
+        for name, times in taken.items()
+        if name != "bare"
+    }
+    return {
+        "rounds": rounds,
+        "median_s": {name: statistics.median(times) for name, times in taken.items()},
+        "ratio": {name: statistics.median(values) for name, values in ratios.items()},
+        "ratio_interval": {name: interval(values) for name, values in ratios.items()},
+        "target": TARGET,
+        "samples_s": taken,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The NVIDIA driver, asked directly: what is there, without PyTorch and without a context on the GPU."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+_MAJOR, _MINOR = 75, 76
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR, https://docs.nvidia.com/cuda/cuda-driver-api."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gpu:
+    """One GPU.
+
+    Attributes:
+        name: as the driver calls it.
+        capability: its compute capability, ``8.9``.
+        cuda: the newest CUDA that its driver speaks, ``13.0``.
+    """
+
+    name: str
+    capability: str
+    cuda: str
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """The GPUs that the driver offers, in its order; none without a driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ()
+    count, version = ctypes.c_int(0), ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return ()
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    return tuple(_gpu(driver, index, cuda_version(version.value)) for index in range(count.value))
+
+
+def cuda_version(number: int) -> str:
+    """The driver's number as people write it: 13020 is ``13.2``."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _gpu(driver: ctypes.CDLL, index: int, cuda: str) -> Gpu:
+    device, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
+    driver.cuDeviceGet(ctypes.byref(device), index)
+    driver.cuDeviceGetName(name, len(name), device)
+    parts = []
+    for attribute in (_MAJOR, _MINOR):
+        value = ctypes.c_int(0)
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+        parts.append(str(value.value))
+    return Gpu(name=name.value.decode(errors="replace"), capability=".".join(parts), cuda=cuda)

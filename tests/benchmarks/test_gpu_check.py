@@ -1,0 +1,21 @@
+"""`make gpu-check` on a machine without a GPU."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.support.cuda_driver import gpus
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.skipif(bool(gpus()), reason="there is a GPU")
+def test_without_a_gpu_it_says_so_and_writes_nothing() -> None:
+    before = set((ROOT / "benchmarks" / "results").rglob("*"))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu_check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "there is no NVIDIA GPU" in done.stdout, done.stderr
+    assert set((ROOT / "benchmarks" / "results").rglob("*")) == before

@@ -1,0 +1,188 @@
+"""Every attribute that the code uses of TensorRT exists in both libraries.
+
+The bindings of TensorRT (package ``tensorrt-cu13-bindings``) install without its libraries. The loader is given stub
+libraries in their place, which is enough to look at the classes, in a process of its own.
+"""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+VARIABLES = {
+    "exporters/onnx_to_tensorrt.py": {
+        "builder": "Builder",
+        "network": "INetworkDefinition",
+        "config": "IBuilderConfig",
+        "parser": "OnnxParser",
+        "fault": "ParserError",
+        "profile": "IOptimizationProfile",
+    },
+    "exporters/_parsed.py": {
+        "network": "INetworkDefinition",
+        "layer": "ILayer",
+        "tensor": "ITensor",
+        "convolution": "IConvolutionLayer",
+    },
+    "deploy/support/tensorrt_library.py": {},
+    "deploy/backends/tensorrt.py": {
+        "engine": "ICudaEngine",
+        "_context": "IExecutionContext",
+        "runtime_config": "IRuntimeConfig",
+        "runtime_cache": "IRuntimeCache",
+        "_cache": "IRuntimeCache",
+    },
+    "deploy/workflows/inspect_engine.py": {"engine": "ICudaEngine"},
+}
+"""In each file that speaks to a library: what its variables hold. The test reads which attributes are taken of them."""
+
+BY_HAND = {
+    "Runtime.deserialize_cuda_engine",
+    "ITimingCache.serialize",
+    "IBuilderConfig.create_timing_cache",
+    "EngineInspector.get_engine_information",
+    "IDeconvolutionLayer.kernel_size_nd",
+    "IDeconvolutionLayer.num_groups",
+    "IDeconvolutionLayer.num_output_maps",
+    "ITensor.dtype",
+    "ITensor.shape",
+    "DataType.itemsize",
+    "IProgressMonitor.phase_start",
+    "IProgressMonitor.step_complete",
+    "IProgressMonitor.phase_finish",
+    "ILogger.log",
+    "DataType.FLOAT",
+    "DataType.HALF",
+    "DataType.INT8",
+    "DataType.UINT8",
+    "DataType.INT32",
+    "DataType.INT64",
+    "DataType.BOOL",
+    "LayerType.DEQUANTIZE",
+    "LayerType.MATRIX_MULTIPLY",
+}
+"""Used through results of calls, overridden, or compared by name: not seen by reading the code."""
+
+RTX_ONLY = {
+    "ComputeCapability",
+    "ComputeCapability.__members__",
+    "CudaGraphStrategy",
+    "CudaGraphStrategy.WHOLE_GRAPH_CAPTURE",
+    "DynamicShapesKernelSpecializationStrategy",
+    "DynamicShapesKernelSpecializationStrategy.EAGER",
+    "IBuilderConfig.num_compute_capabilities",
+    "IBuilderConfig.set_compute_capability",
+    "IRuntimeCache.deserialize",
+    "IRuntimeCache.serialize",
+    "IRuntimeConfig.create_runtime_cache",
+    "IRuntimeConfig.cuda_graph_strategy",
+    "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
+    "IRuntimeConfig.set_runtime_cache",
+}
+"""Taken only where the library is TensorRT for RTX."""
+
+ENTRY_POINTS = {
+    "createInferBuilder_INTERNAL",
+    "createInferRefitter_INTERNAL",
+    "createInferRuntime_INTERNAL",
+    "createNvOnnxParserRefitter_INTERNAL",
+    "createNvOnnxParser_INTERNAL",
+    "getBuilderPluginRegistry",
+    "getNvOnnxParserVersion",
+    "getPluginRegistry",
+    "initLibNvInferPlugins",
+}
+"""What the bindings want of the libraries; others, in other versions, are learnt from the loader."""
+
+LOOK = """
+import importlib, json, sys
+module = importlib.import_module(sys.argv[1])
+def there(name):
+    here = module
+    for part in name.split("."):
+        if not hasattr(here, part):
+            return False
+        here = getattr(here, part)
+    return True
+print(json.dumps({"version": module.__version__, "there": {name: there(name) for name in json.load(sys.stdin)}}))
+"""
+
+
+def used() -> set[str]:
+    """``Class.attribute`` and names of the module itself, as the code takes them."""
+    found = set(BY_HAND)
+    for file, variables in VARIABLES.items():
+        for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Attribute):
+                continue
+            *_, holder = ast.unparse(node.value).split(".")
+            if holder in variables:
+                found.add(f"{variables[holder]}.{node.attr}")
+            of_module = re.fullmatch(r"(?:.*\.)?module\.(\w+(?:\.\w+)?)", ast.unparse(node))
+            if of_module and of_module[1] != "__version__":
+                found.add(of_module[1])
+    return found
+
+
+def look(module: str, names: set[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOOK, module],
+        input=json.dumps(sorted(names)),
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def stubs(folder: Path, major: int, names: set[str]) -> None:
+    """Libraries that export ``names``, each a function that gives a null pointer."""
+    source = folder / "stub.c"
+    source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in sorted(names)))
+    for library in ("libnvinfer", "libnvonnxparser", "libnvinfer_plugin"):
+        target = folder / f"{library}.so.{major}"
+        line = ["cc", "-shared", "-fPIC", "-o", str(target), str(source), f"-Wl,-soname,{target.name}"]
+        subprocess.run(line, check=True, capture_output=True)
+
+
+def test_what_is_read_of_the_code() -> None:
+    names = used()
+    assert {"Builder", "BuilderFlag.TF32", "INetworkDefinition.get_layer", "ICudaEngine.get_tensor_mode"} <= names
+    assert {"IExecutionContext.execute_async_v3", "TensorIOMode.INPUT", "ParserError.node_operator"} <= names
+    assert names >= RTX_ONLY, "nothing is excused that the code does not use"
+
+
+def test_tensorrt(tmp_path: Path) -> None:
+    if find_spec("tensorrt_bindings") is None:
+        pytest.skip("the bindings are not installed: pip install tensorrt-cu13-bindings (Linux x86-64)")
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler (cc) to make the stub libraries with")
+    from importlib.metadata import version
+
+    major = int(version("tensorrt-cu13-bindings").partition(".")[0])
+    symbols = set(ENTRY_POINTS)
+    for _ in range(20):
+        stubs(tmp_path, major, symbols)
+        done = look("tensorrt_bindings", used(), LD_LIBRARY_PATH=str(tmp_path))
+        wanted = re.search(r"undefined symbol: (\w+)", done.stderr)
+        if wanted is None:
+            break
+        symbols.add(wanted[1])
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    missing = {name for name, there in told["there"].items() if not there}
+    assert missing == RTX_ONLY, f"TensorRT {told['version']}"
+
+
+def test_tensorrt_for_rtx() -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    done = look("tensorrt_rtx", used())
+    assert done.returncode == 0, done.stderr
+    assert [name for name, there in json.loads(done.stdout)["there"].items() if not there] == []

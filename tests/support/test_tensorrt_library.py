@@ -1,0 +1,56 @@
+"""The two libraries behind one door: what is said where they, or the driver, are not what they should be."""
+
+import sys
+from types import ModuleType
+
+import pytest
+
+from deploy.core.errors import BackendError, MissingPackageError, UsageError
+from deploy.support.cuda_driver import Gpu
+from deploy.support.tensorrt_library import Library, cuda_major, deserialise, driver_fault, make_logger, open_library
+
+INDEX = "come from NVIDIA's own index"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tensorrt", ["deploy-toolkit[tensorrt]", INDEX]),
+        ("tensorrt-rtx", ["deploy-toolkit[rtx]"]),
+        ("auto", ["deploy-toolkit[rtx]", "deploy-toolkit[tensorrt]", INDEX]),
+    ],
+)
+def test_neither_is_installed(monkeypatch: pytest.MonkeyPatch, name: str, words: list[str]) -> None:
+    for module in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, module, None)  # Python's own way to say that there is none
+    with pytest.raises(MissingPackageError) as refused:
+        open_library(name)
+    hint = refused.value.hint or ""
+    assert hint.startswith("pip install ") and all(word in hint for word in words)
+
+
+def test_an_unknown_library_is_refused() -> None:
+    with pytest.raises(UsageError, match="not one of auto, tensorrt, tensorrt-rtx"):
+        open_library("tensort")
+
+
+def test_drivers() -> None:
+    library = Library(name="tensorrt", module=ModuleType("tensorrt"))
+    library.module.__version__ = "11.4.0"  # type: ignore[attr-defined]
+    old, new = (Gpu(name="L4", capability="8.9", cuda=cuda) for cuda in ("12.4", "13.2"))
+    assert driver_fault(library, new, 13) is None
+    assert driver_fault(library, old, None) is None, "wheels that do not say what they need"
+    said = driver_fault(library, old, 13)
+    assert said is not None and "too old: it speaks CUDA 12.4, and tensorrt 11.4.0 was made for CUDA 13" in said
+    assert "no NVIDIA GPU with a driver" in (driver_fault(library, None, 13) or "")
+
+
+def test_what_is_no_engine_is_refused_in_the_library_s_words() -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    library = open_library("tensorrt-rtx")
+    assert cuda_major(library.name) in (12, 13)
+    heard: list[str] = []
+    logger = make_logger(library, lambda severity, text: heard.append(severity))
+    with pytest.raises(BackendError, match=r"^net\.engine: tensorrt-rtx .* does not open it: .*Error Code"):
+        deserialise(library, bytes(100), "net.engine", logger)
+    assert "error" in heard
