@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 import torch
 
+from deploy.backends._profiled import Event, by_node
 from deploy.core.errors import BackendError, UsageError
 from deploy.core.model import Model, name_outputs
 from deploy.core.runner import Feeds, Fetches, Runner
@@ -139,3 +141,39 @@ class ModuleRunner(Runner):
 
 def _event() -> Any:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def profile_model(model: Model, feeds: Feeds, calls: int, **options: Any) -> list[dict[str, Any]]:
+    """Time by module that has no modules of its own, over so many calls; what is computed between them is left out.
+
+    Returns:
+        As `deploy.backends._profiled.by_node`; the operator is the module's class.
+    """
+    runner = ModuleRunner(model, Options(**options))
+    runner.bind(feeds)
+    found: list[Event] = []
+    began: dict[str, int] = {}
+    leaves = {name: item for name, item in model.module.named_modules() if not any(item.children())}
+
+    def before(name: str) -> Callable[..., None]:
+        return lambda *_: began.__setitem__(name, _waited(runner))
+
+    def after(name: str) -> Callable[..., None]:
+        kind = type(leaves[name]).__name__
+        return lambda *_: found.append((name, kind, "float", float(_waited(runner) - began[name])))
+
+    hooks = [item.register_forward_pre_hook(before(name)) for name, item in leaves.items()]
+    hooks += [item.register_forward_hook(after(name)) for name, item in leaves.items()]
+    try:
+        for _ in range(calls):
+            runner.launch()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return by_node(found, calls)
+
+
+def _waited(runner: ModuleRunner) -> int:
+    """The time, once the device is done."""
+    runner.synchronize()
+    return perf_counter_ns()

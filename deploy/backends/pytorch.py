@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.module_tracker import ModuleTracker
 
 from deploy.backends._torch_module import ModuleRunner, Options
+from deploy.backends._torch_module import profile_model as profile_model
 from deploy.core.errors import BackendError, DeployError
 from deploy.core.model import Model, name_outputs
 from deploy.core.runner import Feeds, Fetches, Runner

@@ -63,6 +63,7 @@ Examples:
   deploy bench resnet18 --backends torch,torch-compile,onnxruntime,openvino --threads 1
   deploy bench resnet18 --scenario throughput         batches of 1, 2, 4 … until no more comes of it
   deploy bench resnet18 --scenario server --p99 50    the highest rate whose 99th percentile stays below 50 ms
+  deploy bench resnet18 --precision int8 --explain    where the time goes, beside float
   deploy bench resnet18 --compare torch onnxruntime
   deploy bench --compare old/m.fp32.onnx new/m.fp32.onnx --fail-if-slower 3%
 """
@@ -96,6 +97,7 @@ Examples:
 @click.option("--again", is_flag=True, help="Measure what was measured before.")
 @click.option("--baseline", default="torch", show_default=True, help="The backend that speed-ups are against.")
 @click.option("--limits", is_flag=True, help="Measure what this machine can do at best, and how near each row comes.")
+@click.option("--explain", is_flag=True, help="Profile MODEL: time by operator and layer; why INT8 is not faster.")
 @click.option("--compare", nargs=2, metavar="A B", help="Two files, two models, or two backends of MODEL: a verdict.")
 @click.option("--margin", type=Percent(), default="2%", show_default=True, help="Of --compare: what does not matter.")
 @click.option("--fail-if-slower", type=Percent(), metavar="3%", help="Of --compare: exit 3 where B is slower by more.")
@@ -124,6 +126,7 @@ def command(
     again: bool,
     baseline: str,
     limits: bool,
+    explain: bool,
     compare: tuple[str, str] | None,
     margin: float,
     fail_if_slower: float | None,
@@ -156,6 +159,18 @@ def command(
             margin=margin,
             fail_if_slower=fail_if_slower,
             time_limit_s=time_limit,
+            seed=seed,
+        )
+    if explain:
+        return _explain(
+            settings,
+            models,
+            as_json,
+            backends=backends or (),
+            precision=precisions[0] if precisions else "fp32",
+            batch=batches[0],
+            threads=threads,
+            calib=calib,
             seed=seed,
         )
     if fail_if_slower is not None:
@@ -219,6 +234,18 @@ def _print(result: tuple[BenchmarkReport, SweepReport | None], form: str) -> Non
     emit((swept or report).to_dict(), form == "json", lambda: shown.show_bench(report))
     if swept and form != "json":
         shown.show_saturation(swept)
+
+
+def _explain(settings: Settings, models: tuple[str, ...], as_json: bool, **choices: Any) -> int:
+    if len(models) != 1:
+        raise click.UsageError("--explain takes one MODEL.")
+    from deploy.report.explained import show_explained
+    from deploy.workflows.bench_explain import explain
+
+    with settings.progress() as progress:
+        found = explain(models[0], artifacts=settings.artifacts, progress=progress, **choices)
+    emit({"cells": [item.to_dict() for item in found]}, as_json, lambda: show_explained(found))
+    return 0
 
 
 def _compare(settings: Settings, sides: tuple[str, str], as_json: bool, **choices: Any) -> int:

@@ -27,26 +27,29 @@ class Backend:
     Attributes:
         plugin: its file in ``deploy.backends``.
         packages: whose versions decide its times; the first that is installed counts.
-        module: what must be importable.
+        modules: one of them must be importable.
         runs_files: it opens artifacts; else it runs the model itself.
+        graphs: it can replay CUDA graphs.
+        profiler: it can tell the time of layers.
         install: for pip.
     """
 
     plugin: str
     packages: tuple[str, ...]
-    module: str
+    modules: tuple[str, ...]
     install: str
     runs_files: bool = True
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     devices: tuple[str, ...] = ("cpu", "cuda")
     graphs: bool = False
+    profiler: bool = True
 
 
 BACKENDS: Mapping[str, Backend] = {
     "torch": Backend(
         plugin="pytorch",
         packages=("torch",),
-        module="torch",
+        modules=("torch",),
         install="torch",
         runs_files=False,
         precisions=("fp32", "fp16"),
@@ -55,23 +58,33 @@ BACKENDS: Mapping[str, Backend] = {
     "torch-compile": Backend(
         plugin="torch_compile",
         packages=("torch",),
-        module="torch",
+        modules=("torch",),
         install="torch",
         runs_files=False,
         precisions=("fp32", "fp16"),
+        profiler=False,
     ),
     "onnxruntime": Backend(
         plugin="onnxruntime",
         packages=("onnxruntime-gpu", "onnxruntime"),
-        module="onnxruntime",
+        modules=("onnxruntime",),
         install="onnxruntime",
     ),
     "openvino": Backend(
         plugin="openvino",
         packages=("openvino",),
-        module="openvino",
+        modules=("openvino",),
         install="deploy-toolkit[openvino]",
         devices=("cpu",),
+    ),
+    "tensorrt": Backend(
+        plugin="tensorrt",
+        packages=("tensorrt", "tensorrt-rtx"),
+        modules=("tensorrt", "tensorrt_rtx"),
+        install="deploy-toolkit[tensorrt]",
+        devices=("cuda",),
+        graphs=True,
+        profiler=False,
     ),
 }
 DEFAULT = ("torch", "onnxruntime", "openvino")
@@ -137,7 +150,7 @@ def choose_backends(asked: tuple[str, ...]) -> tuple[str, ...]:
             raise UnknownNameError("backend", name, BACKENDS, f"known: {', '.join(BACKENDS)}")
         if not _installed(name):
             backend = BACKENDS[name]
-            raise MissingPackageError(backend.module, f"the backend {name}", backend.install)
+            raise MissingPackageError(backend.modules[0], f"the backend {name}", backend.install)
     return asked or tuple(name for name in DEFAULT if _installed(name))
 
 
@@ -160,7 +173,7 @@ def check_scenario(name: str) -> None:
 
 
 def _installed(name: str) -> bool:
-    return importlib.util.find_spec(BACKENDS[name].module) is not None
+    return any(importlib.util.find_spec(module) is not None for module in BACKENDS[name].modules)
 
 
 def backend_versions(name: str) -> dict[str, str]:
@@ -197,6 +210,8 @@ def evidence_of(artifact: Artifact, backend: str) -> dict[str, Any] | None:
     if proof is None:
         return None
     verdict = {"verdict": proof["verdict"], "reasons": list(proof.get("reasons", ()))}
+    if backend == "tensorrt":
+        return {**verdict, "by": "trt build, on TensorRT"}
     if artifact.manifest.precision == "int8":
         runtime = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}.get(backend)
         outputs = [{key: item[key] for key in ("output", "sqnr_db", "agreement")} for item in proof["outputs"]]

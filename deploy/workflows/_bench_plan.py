@@ -135,6 +135,8 @@ def _plan(subject: Subject, choices: Choices, backend: str, precision: str, batc
         "versions": backend_versions(backend),
         "machine": fingerprint(),
     }
+    if backend == "tensorrt":
+        return _of_file(subject.engine(precision), choices, common)
     if BACKENDS[backend].runs_files:
         return _of_file(subject.file(precision, backend if precision == INT8 else None), choices, common)
     if subject.is_file:
@@ -148,6 +150,8 @@ def _of_file(artifact: Artifact, choices: Choices, common: dict[str, Any]) -> Pl
     options: dict[str, Any] = {"threads": choices.threads}
     if common["backend"] == "onnxruntime":
         options["provider"] = choices.device
+    elif common["backend"] == "tensorrt":
+        options = {"graph": choices.graph}
     cell = Cell(
         model=manifest.model,
         slug=manifest.slug,
@@ -161,7 +165,8 @@ def _of_file(artifact: Artifact, choices: Choices, common: dict[str, Any]) -> Pl
         "bytes": sum(item.bytes for item in manifest.files),
         "trained": manifest.weights.trained,
     }
-    evidence = evidence_of(artifact, common["backend"]) if choices.device == "cpu" else None
+    own = choices.device == "cpu" or common["backend"] == "tensorrt"
+    evidence = evidence_of(artifact, common["backend"]) if own else None
     return Plan(
         cell=cell,
         path=artifact.path,

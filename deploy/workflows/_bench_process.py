@@ -117,8 +117,21 @@ class BenchProcess:
         reply, arrays = self._child.call(request, None, SCENARIO_TRIALS * (options["time_s"] + self._patience))
         return reply, arrays["samples"]
 
-    def profile(self, calls: int) -> list[dict[str, Any]]:
-        """Time by operator."""
-        reply, _ = self._child.call({"do": "profile", "calls": calls}, None, self._patience)
+    def profile(
+        self,
+        feeds: Feeds,
+        *,
+        path: Path | None,
+        model: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+        calls: int,
+    ) -> list[dict[str, Any]]:
+        """Time by operator of a file or model, opened for that alone.
+
+        Raises:
+            BackendError: the backend has no profiler.
+        """
+        request = {"do": "profile", "path": str(path) if path else None, "model": model}
+        reply, _ = self._child.call({**request, "options": dict(options), "calls": calls}, feeds, OPEN_S)
         found: list[dict[str, Any]] = reply["operators"]
         return found

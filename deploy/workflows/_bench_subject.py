@@ -20,6 +20,7 @@ from deploy.workflows.export import export_model
 from deploy.workflows.quantize import quantize
 
 INT8 = "int8"
+ENGINE = "tensorrt"
 
 
 class Subject:
@@ -41,7 +42,7 @@ class Subject:
         self, request: ModelRequest, store: Store, scratch: Path, calib: str | None, progress: Progress
     ) -> None:
         self.name = request.name
-        self.is_file = Path(request.name).suffix == ".onnx" and Path(request.name).is_file()
+        self.is_file = Path(request.name).suffix in (".onnx", ".engine") and Path(request.name).is_file()
         self._request, self._store, self._scratch = request, store, scratch
         self._calib, self._progress = calib, progress
         self._model: Model | None = None
@@ -51,13 +52,14 @@ class Subject:
             artifact.verify()
 
     def _newest(self) -> list[Artifact]:
-        """The newest file of each precision and target."""
-        newest: dict[tuple[str, str | None], Artifact] = {}
+        """The newest file of each precision and target; what was converted for TensorRT is run as an engine only."""
+        newest: dict[tuple[str, str, str | None], Artifact] = {}
         for artifact in self._store.artifacts():
             manifest = artifact.manifest
             names = (manifest.model, manifest.slug, manifest.model.partition("/")[2])
-            if manifest.format == "onnx" and self.name in names:
-                newest.setdefault((manifest.precision, manifest.target), artifact)
+            runs = manifest.format == "onnx" and (manifest.precision == INT8 or manifest.target is None)
+            if self.name in names and (runs or manifest.format == ENGINE):
+                newest.setdefault((manifest.format, manifest.precision, manifest.target), artifact)
         return list(newest.values())
 
     def precisions(self) -> Sequence[str]:
@@ -73,13 +75,26 @@ class Subject:
             ExportError: what was made does not hold.
         """
         for artifact in self.files:
-            if (artifact.manifest.precision, artifact.manifest.target) == (precision, target):
+            manifest = artifact.manifest
+            if (manifest.format, manifest.precision, manifest.target) == ("onnx", precision, target):
                 return artifact
         if self.is_file:
             raise ArtifactError(f"{self.name} is a file of another precision or target.")
         made = self._quantised(str(target)) if precision == INT8 else self._exported(precision)
         self.files.append(made)
         return made
+
+    def engine(self, precision: str) -> Artifact:
+        """The newest TensorRT engine of a precision.
+
+        Raises:
+            ArtifactError: there is none.
+        """
+        found = [item for item in self.files if item.manifest.format == ENGINE and item.manifest.precision == precision]
+        if not found:
+            flags = {"fp16": " --fp16", INT8: " --int8 --calib DATA"}.get(precision, "")
+            raise ArtifactError(f"there is no {precision} engine of {self.name}: deploy trt build {self.name}{flags}")
+        return found[0]
 
     def _exported(self, precision: str) -> Artifact:
         self._progress.note(f"there is no {precision} file of {self.name}: exporting it")
@@ -104,7 +119,9 @@ class Subject:
     def model(self) -> Model:
         """The module, built once, as its float export was."""
         if self._model is None:
-            exports = [item for item in self.files if item.manifest.precision in EXPORTS]
+            exports = [
+                item for item in self.files if item.manifest.precision in EXPORTS and item.manifest.target is None
+            ]
             request = request_of(exports[0]) if exports else self._request
             with self._progress.stage(f"{self.name}: building the model"):
                 self._model = open_model(request, self._store, self._progress)

@@ -56,13 +56,8 @@ class Worker:
     def do_open(self, feeds: Fetches, path: str | None, model: dict[str, Any] | None, options: dict[str, Any]) -> Reply:
         """Open a file, or build a model from its request, and bind ``feeds``; the first call is timed apart."""
         began = perf_counter_ns()
-        if model is None:
-            runner = self._backend.open(Path(path or ""), **options)
-        else:
-            from deploy.models.request import ModelRequest
-            from deploy.models.resolve import resolve
-
-            runner = self._backend.from_model(resolve(ModelRequest.from_dict(model)), **options)
+        open_it = self._backend.open if model is None else self._backend.from_model
+        runner = open_it(self._subject(path, model), **options)
         self._opened = runner = self._wrap(runner)
         loaded = perf_counter_ns()
         runner.bind(feeds)
@@ -129,9 +124,28 @@ class Worker:
         details |= {"calls": len(samples), "thinned": step, "surroundings": between(before, snapshot())}
         return details, {"samples": samples[::step]}
 
-    def do_profile(self, _: Fetches, calls: int) -> Reply:
-        """Time by operator, as the backend's own profiler tells it."""
-        return {"operators": self._backend.profile(self._runner, calls)}, {}
+    def do_profile(
+        self, feeds: Fetches, path: str | None, model: dict[str, Any] | None, options: dict[str, Any], calls: int
+    ) -> Reply:
+        """Time by operator, as the backend's own profiler tells it.
+
+        Raises:
+            UsageError: the backend has none.
+        """
+        name = "profile" if model is None else "profile_model"
+        if not hasattr(self._backend, name):
+            raise UsageError("this backend has no profiler that tells layers.")
+        found = getattr(self._backend, name)(self._subject(path, model), feeds, calls, **options)
+        return {"operators": found}, {}
+
+    def _subject(self, path: str | None, model: dict[str, Any] | None) -> Any:
+        """The file, or the model built from its request."""
+        if model is None:
+            return Path(path or "")
+        from deploy.models.request import ModelRequest
+        from deploy.models.resolve import resolve
+
+        return resolve(ModelRequest.from_dict(model))
 
 
 if __name__ == "__main__":

@@ -111,6 +111,10 @@ def test_what_cannot_be_timed_says_why(artifacts: Path) -> None:
     ]
     report = _bench(artifacts, "lenet5", backends=("onnxruntime", "openvino"), precisions=("fp32",), device="cuda")
     assert "CUDAExecutionProvider" in report.absent[0].why and "does not run on cuda" in report.absent[1].why
+    report = _bench(artifacts, "lenet5", backends=("tensorrt",), precisions=("fp32",))
+    assert report.absent[0].why == "tensorrt does not run on cpu."
+    report = _bench(artifacts, "lenet5", backends=("tensorrt",), precisions=("fp16",), device="cuda")
+    assert report.absent[0].why.endswith("deploy trt build lenet5 --fp16")
 
 
 def test_a_fixed_batch_is_not_stretched(store: Path) -> None:
@@ -169,7 +173,8 @@ def test_names_that_are_not_known(artifacts: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UnknownNameError, match=r"Did you mean.* lenet5"):
         _bench(artifacts, "lenet55")
     backend = _bench_cells.BACKENDS["openvino"]
-    monkeypatch.setitem(_bench_cells.BACKENDS, "openvino", dataclasses.replace(backend, module="not_installed_here"))  # type: ignore[arg-type]
+    absent = dataclasses.replace(backend, modules=("not_installed_here",))
+    monkeypatch.setitem(_bench_cells.BACKENDS, "openvino", absent)  # type: ignore[arg-type]
     with pytest.raises(MissingPackageError) as raised:
         _bench(artifacts, "lenet5", backends=("openvino",))
     assert raised.value.hint == "pip install deploy-toolkit[openvino]"
