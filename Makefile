@@ -36,13 +36,13 @@ bench: $(READY)  ## the figures the documents quote; hours
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.zoo
+	$(BIN)/python -m benchmarks.harness
 	$(BIN)/python -m benchmarks.calibration
 	$(BIN)/python -m benchmarks.int8_speed
 	$(BIN)/python -m benchmarks.int8_accuracy
 	$(BIN)/python -m benchmarks.tensorrt_build
 	$(BIN)/python -m benchmarks.tensorrt_build --overhead
 	$(BIN)/python -m benchmarks.quote
-	$(BIN)/python -m benchmarks.zoo
 
 gpu-check: $(READY)  ## on a machine with an NVIDIA GPU: does it run there, is it right, how fast is it
 	$(BIN)/python -m benchmarks.gpu_check
