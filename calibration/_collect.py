@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +21,8 @@ from deploy.core.runner import Feeds
 
 Array = NDArray[Any]
 
-OBSERVED_BYTES = 96 << 20
-"""Activations that may be in memory at once; the size of batches follows from it."""
+OBSERVED_BYTES = 48 << 20
+"""Activations of one batch, of which two are in memory at once; the size of batches follows from it."""
 
 LATE = 0.75
 """Share of the samples after which the histograms are remembered, to tell how much the rest still changed."""
@@ -103,13 +104,8 @@ def collect(
     computed = [name for name in observed if name not in inputs]
     found = {name: Observation() for name in observed}
     done = 0
-    for batch in feeds:
+    for batch, values in _ran_ahead(session, computed, feeds):
         count = len(next(iter(batch.values())))
-        try:
-            values = dict(zip(computed, session.run(computed, dict(batch)), strict=True))
-        except Exception as exc:
-            shapes = ", ".join(f"{name}{list(value.shape)}" for name, value in batch.items())
-            raise BackendError(f"ONNX Runtime failed on {shapes}: {str(exc).splitlines()[0][:300]}") from exc
         for name in observed:
             _add(name, found[name], values.pop(name, None), batch, (done, done + count - 1))
         done += count
@@ -122,6 +118,30 @@ def collect(
     return Observations(tensors=found, shared=shared, samples=done)
 
 
+def _ran_ahead(
+    session: ort.InferenceSession, computed: list[str], feeds: Iterable[Feeds]
+) -> Iterator[tuple[Feeds, dict[str, Array]]]:
+    """Every batch with its activations; the next is run while this one is counted."""
+    with ThreadPoolExecutor(1) as pool:
+        batches = iter(feeds)
+        batch = next(batches, None)
+        running = None if batch is None else pool.submit(_run, session, computed, batch)
+        while batch is not None and running is not None:
+            values = running.result()
+            following = next(batches, None)
+            running = None if following is None else pool.submit(_run, session, computed, following)
+            yield batch, values
+            batch = following
+
+
+def _run(session: ort.InferenceSession, computed: list[str], batch: Feeds) -> dict[str, Array]:
+    try:
+        return dict(zip(computed, session.run(computed, dict(batch)), strict=True))
+    except Exception as exc:
+        shapes = ", ".join(f"{name}{list(value.shape)}" for name, value in batch.items())
+        raise BackendError(f"ONNX Runtime failed on {shapes}: {str(exc).splitlines()[0][:300]}") from exc
+
+
 def _session(model: onnx.ModelProto, observed: list[str], threads: int) -> ort.InferenceSession:
     """A session that gives out the observed tensors; idle threads do not spin while values are counted."""
     opened = copy.deepcopy(model)
@@ -130,7 +150,6 @@ def _session(model: onnx.ModelProto, observed: list[str], threads: int) -> ort.I
     settings = ort.SessionOptions()
     settings.log_severity_level = 4
     settings.intra_op_num_threads = threads
-    settings.enable_cpu_mem_arena = False
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return ort.InferenceSession(opened.SerializeToString(), settings, providers=["CPUExecutionProvider"])
@@ -140,13 +159,15 @@ def _session(model: onnx.ModelProto, observed: list[str], threads: int) -> ort.I
 
 def _add(name: str, item: Observation, value: Array | None, batch: Feeds, at: tuple[int, int]) -> None:
     value = batch[name] if value is None else value
-    try:
-        item.all.add(value)
-    except ValueError as exc:
-        raise DataError(f"tensor {name!r} holds {exc} on samples {at[0]} to {at[1]}.") from exc
-    if value.ndim == 4:
+    ends = None
+    if value.ndim == 4 and value.size:
         flat = value.reshape(*value.shape[:2], -1)
         ends = np.stack([flat.min(axis=2).min(axis=0), flat.max(axis=2).max(axis=0)])
+    try:  # the ends of the channels are those of the whole: it is not gone through once more
+        item.all.add(value, None if ends is None else (float(ends[0].min()), float(ends[1].max())))
+    except ValueError as exc:
+        raise DataError(f"tensor {name!r} holds {exc} on samples {at[0]} to {at[1]}.") from exc
+    if ends is not None:
         if item.channels is not None:
             ends = np.stack([np.minimum(ends[0], item.channels[0]), np.maximum(ends[1], item.channels[1])])
         item.channels = ends

@@ -57,7 +57,29 @@ def prepare(path: Path) -> onnx.ModelProto:
     _pool_means(prepared)
     _name_nodes(prepared)
     _forget_domains(prepared)
-    return onnx.shape_inference.infer_shapes(prepared, data_prop=True)
+    return with_shapes(prepared)
+
+
+_LARGE = 1 << 12
+"""Bytes from which on a stored tensor says nothing of shapes: weights, not axes."""
+
+
+def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model, its shapes inferred; large weights are set aside meanwhile, for inference copies them twice."""
+    aside = {item.name: item.raw_data for item in model.graph.initializer if len(item.raw_data) >= _LARGE}
+    for item in model.graph.initializer:
+        if item.name in aside:
+            item.ClearField("raw_data")
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    finally:
+        for item in model.graph.initializer:
+            if item.name in aside:
+                item.raw_data = aside[item.name]
+    del model.graph.value_info[:], model.graph.output[:]
+    model.graph.value_info.extend(inferred.graph.value_info)
+    model.graph.output.extend(inferred.graph.output)
+    return model
 
 
 def _refuse(model: onnx.ModelProto, path: Path) -> None:
@@ -118,7 +140,7 @@ def consumers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
 def _pool_means(model: onnx.ModelProto) -> None:
     """A mean over all positions is a global average pool, for which runtimes have eight-bit code."""
     stored = initializers(model)
-    ranks = {name: len(kind.shape.dim) for name, kind in types(onnx.shape_inference.infer_shapes(model)).items()}
+    ranks = {name: len(kind.shape.dim) for name, kind in types(with_shapes(model)).items()}
     for index in reversed(range(len(model.graph.node))):
         node = model.graph.node[index]
         if node.op_type != "ReduceMean" or ranks.get(node.input[0]) != 4:

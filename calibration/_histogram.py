@@ -48,8 +48,12 @@ class Histogram:
         """Width of a bin."""
         return math.ldexp(1.0, self.exponent)
 
-    def add(self, values: Values) -> None:
+    def add(self, values: Values, ends: tuple[float, float] | None = None) -> None:
         """Count more values, of any shape.
+
+        Args:
+            values: to count.
+            ends: the smallest and the largest of them (NaN where one is), where they are known already.
 
         Raises:
             ValueError: one of them is not finite.
@@ -57,7 +61,7 @@ class Histogram:
         flat = values.reshape(-1)
         if not flat.size:
             return
-        low, high = float(flat.min()), float(flat.max())
+        low, high = ends or (float(flat.min()), float(flat.max()))
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError("NaN" if math.isnan(low) or math.isnan(high) else "an infinite value")
         self.low = low if not self.total else min(self.low, low)

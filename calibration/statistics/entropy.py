@@ -25,18 +25,20 @@ def choose(histogram: Histogram, grid: Grid) -> Range:
     if not len(middles):
         return grid.around(histogram.low, histogram.high)
 
+    below = np.concatenate([[0.0], np.cumsum(weights)])
+
     def cost(span: Range) -> float:
-        inside = (middles >= span[0]) & (middles <= span[1])
-        if not inside.any():
+        first, end = int(np.searchsorted(middles, span[0])), int(np.searchsorted(middles, span[1], "right"))
+        if first == end:
             return float("inf")
-        within, mass = middles[inside], weights[inside]
+        mass = weights[first:end]
         reference = mass.copy()
-        reference[0] += weights[middles < span[0]].sum()
-        reference[-1] += weights[middles > span[1]].sum()
+        reference[0] += below[first]
+        reference[-1] += below[-1] - below[end]
         step = (span[1] - span[0]) / grid.steps
-        level = np.rint((within - span[0]) / step).astype(np.intp)
+        level = np.rint((middles[first:end] - span[0]) / step).astype(np.intp)
         coarse = (np.bincount(level, weights=mass) / np.maximum(np.bincount(level), 1))[level]
-        p, q = reference / reference.sum(), np.maximum(coarse / coarse.sum(), _RARE)
+        p, q = reference / below[-1], np.maximum(coarse / coarse.sum(), _RARE)
         return float(p @ np.log(p / q))
 
     return best_range(histogram, grid, cost)
