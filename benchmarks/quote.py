@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import load
+from benchmarks._harness_tables import harness_figures, harness_tables
 from benchmarks._int8_tables import int8_tables
 from benchmarks._tensorrt_tables import tensorrt_figures, tensorrt_tables
 
@@ -54,6 +55,7 @@ def figures() -> str:
         )
     rows.extend(tensorrt_figures())
     rows.extend(_int8_rows(load("calibration"), load("int8_speed")))
+    rows.extend(harness_figures())
     return "\n".join(rows)
 
 
@@ -124,6 +126,7 @@ def main() -> None:
         ("docs/parity.md", "faults", fault_table()),
         ("docs/int8.md", "int8", int8_tables()),
         ("docs/tensorrt.md", "tensorrt", tensorrt_tables()),
+        ("docs/timing.md", "harness", harness_tables()),
     ):
         text = (ROOT / path).read_text(encoding="utf-8")
         wanted = _between(text, marker, content)

@@ -64,6 +64,7 @@ class ModuleRunner(Runner):
         self._graph: Any = None
         self._events: tuple[Any, Any] | None = None
         if options.device == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # on by default: float32 is to be float32
             self._events = _event(), _event()
 
     def _tensor(self, value: Any) -> torch.Tensor:

@@ -69,9 +69,7 @@ Examples:
 """
 )
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option(
-    "--backends", type=Several(), help="torch, torch-compile, onnxruntime, openvino. [default: the installed]"
-)
+@click.option("--backends", type=Several(), help="torch, torch-compile, onnxruntime, openvino, tensorrt.")
 @click.option("--precision", "precisions", type=Several(), help="fp32, fp16, int8. [default: those there are files of]")
 @click.option("--batch", "batches", type=Several(numbers=True), default="1", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Of every backend. [default: all cores]")
