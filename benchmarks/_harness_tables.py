@@ -40,8 +40,8 @@ def harness_tables() -> str:
         return ""
     trials = found["trials"]
     lines = [
-        f"The same ONNX file ({found['model']}, one thread) against itself, and against itself with every call 3 % longer, "
-        f"{trials} times each, on a shared machine with other work on it (`python -m benchmarks.harness`):",
+        f"The same ONNX file ({found['model']}, one thread) against itself, and against itself with every call 3 % "
+        f"longer, {trials} times each, on a shared machine with other work on it (`python -m benchmarks.harness`):",
         "",
         "| method | equals called different | slow-down found | wrong direction |",
         "|---|---|---|---|",
