@@ -40,12 +40,13 @@ HEADS = (
     "samples/s",
     "faster",
     "of best",
+    "top-1",
     "p90",
     "memory",
     "size",
 )
 LEFT = 3
-FITS = {100: 11, 140: 14}
+FITS = {100: 12, 140: 15}
 """Columns that are shown on a terminal of at least so many characters; on a narrower one, the first nine."""
 STATUS = {"reference": "ref", "pass": "✓", "measured": "~"}
 LEGEND = (
@@ -70,6 +71,8 @@ def spread(interval: Interval) -> str:
     if interval.low == 0:
         return "–"
     farther = max(interval.high / interval.value, interval.value / interval.low) - 1
+    if farther >= 1:
+        return "> 100 %"
     return f"±{100 * farther:.1f} %" if farther < 0.1 else f"±{100 * farther:.0f} %"
 
 
@@ -86,6 +89,16 @@ def attained(row: Row) -> str:
     if row.floor is None or row.stats is None:
         return ""
     return f"{row.floor.nanoseconds / row.stats.median.value:.0%} {row.floor.bound.partition('-')[0]}"
+
+
+def _has_floor(row: Row) -> bool:
+    return row.floor is not None
+
+
+def _top1(row: Row) -> str:
+    """Accuracy, where the artifact's manifest knows it."""
+    known = row.record.about.get("top1")
+    return "" if known is None else f"{known:.1%}"
 
 
 def cells_of(row: Row) -> list[str]:
@@ -107,6 +120,7 @@ def cells_of(row: Row) -> list[str]:
         f"{row.throughput:.4g}",
         times_faster(row.speedup),
         attained(row),
+        _top1(row),
         duration(stats.quantiles["p90"]),
         "–" if peak is None else size(peak),
         on_disk,
@@ -117,8 +131,8 @@ def table_of(found: Sequence[Row], width: int) -> Table:
     """Rows as a table, with the columns that fit."""
     shown = max((count for least, count in FITS.items() if width >= least), default=9)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    limits = any(row.floor for row in found)
-    columns = [index for index, name in enumerate(HEADS[:shown]) if limits or name != "of best"]
+    empty = {name for name, known in (("of best", _has_floor), ("top-1", _top1)) if not any(map(known, found))}
+    columns = [index for index, name in enumerate(HEADS[:shown]) if name not in empty]
     for index in columns:
         left = index < LEFT
         table.add_column(HEADS[index], justify="left" if left else "right", no_wrap=not left, overflow="fold")

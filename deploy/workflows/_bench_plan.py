@@ -164,6 +164,7 @@ def _of_file(artifact: Artifact, choices: Choices, common: dict[str, Any]) -> Pl
         "file": artifact.path.name,
         "bytes": sum(item.bytes for item in manifest.files),
         "trained": manifest.weights.trained,
+        "top1": (((manifest.parity or {}).get("accuracy")) or {}).get("top1"),
     }
     own = choices.device == "cpu" or common["backend"] == "tensorrt"
     evidence = evidence_of(artifact, common["backend"]) if own else None

@@ -80,7 +80,7 @@ class Row:
             "status": "failed" if self.record.failure else "timed",
             "failure": self.record.failure or None,
             "evidence": dict(self.record.evidence),
-            **dict(self.record.about),
+            **{name: value for name, value in self.record.about.items() if name not in AROUND},
             "latency": _plain(stats),
             "throughput": self.throughput,
             "speedup": plain_interval(self.speedup),
@@ -110,6 +110,10 @@ SCENARIO_DETAILS = (
 
 def _scenario(details: Mapping[str, Any]) -> dict[str, Any]:
     return {name: details[name] for name in SCENARIO_DETAILS if name in details}
+
+
+AROUND = ("machine", "versions", "conditions")
+"""What is around a record, which a report of many rows tells once."""
 
 
 def plain_interval(interval: Interval | None) -> dict[str, float | None] | None:

@@ -145,7 +145,8 @@ def bench(
             plans += found
             absent += missing + [_unproven(plan) for plan in found if not _proven(plan)]
         ready = [plan for plan in plans if _proven(plan)]
-        records = {plan.cell.key: _begun(plan, store, again=again) for plan in ready}
+        around = {"machine": machine(), "versions": versions(), "conditions": asdict(now), "seed": seed}
+        records = {plan.cell.key: _begun(plan, store, around, again=again) for plan in ready}
         floors = _floors(ready, choices.threads, store, progress) if limits else {}
 
         def rows() -> list[Row]:
@@ -194,15 +195,15 @@ def _unproven(plan: Plan) -> Absent:
     return Absent(model=cell.model, backend=cell.backend, precision=cell.precision, batch=cell.batch, why=why)
 
 
-def _begun(plan: Plan, store: Store, *, again: bool) -> Record:
-    """The record of an earlier run to go on with, or a new one."""
+def _begun(plan: Plan, store: Store, around: Mapping[str, Any], *, again: bool) -> Record:
+    """The record of an earlier run to go on with, or a new one that says what is around it."""
     path = record_path(store.root, plan.cell)
     if path.is_file() and not again:
         try:
             return load(path)
         except DeployError:
             pass
-    return Record(cell=plan.cell, evidence=plan.evidence or {}, about=plan.about)
+    return Record(cell=plan.cell, evidence=plan.evidence or {}, about={**plan.about, **around})
 
 
 def _measure(
