@@ -7,12 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.markup import escape
-from rich.panel import Panel
-from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
-
 from deploy.core import interrupt
 from deploy.core.progress import Progress
 
@@ -51,60 +45,13 @@ class Plain(Progress):
         self._line(f"WARNING: {text}")
 
 
-class Live(Progress):
-    """A spinner, a bar where the length is known, and the time elapsed."""
-
-    def __init__(self, bar: Bar, console: Console, verbose: bool = False) -> None:
-        self._verbose = verbose
-        self._bar = bar
-        self._console = console
-        self._task: TaskID | None = None
-        self._title = ""
-
-    @contextmanager
-    def stage(self, title: str) -> Iterator[None]:
-        """Draw the stage while it runs; leave its line with its time."""
-        interrupt.check()
-        self._title = title
-        self._task = task = self._bar.add_task(escape(title), total=None)
-        try:
-            yield
-            interrupt.check()
-            self._bar.update(task, total=1, completed=1, description=escape(title))
-        finally:
-            self._bar.stop_task(task)
-
-    def note(self, text: str) -> None:
-        """A line above the display."""
-        self._console.print(f"[dim]note:[/dim] {escape(text)}", highlight=False)
-
-    def detail(self, text: str) -> None:
-        """A line for those who asked to be told more."""
-        if self._verbose:
-            self._console.print(escape(text), style="dim", highlight=False)
-
-    def warn(self, text: str) -> None:
-        """A framed text that cannot be missed."""
-        self._console.print(Panel(escape(text), title="WARNING", border_style="bold yellow"))
-
-    def advance(self, done: int, total: int, text: str = "") -> None:
-        """Move the bar of the present stage."""
-        if self._task is not None:
-            self._bar.update(self._task, completed=done, total=total, description=escape(text or self._title))
-
-
 @contextmanager
 def display(*, quiet: bool = False, verbose: bool = False) -> Iterator[Progress]:
-    """A listener that fits where stderr goes."""
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
+    """A listener that fits where stderr goes; what draws on a terminal is imported only for one."""
+    if quiet or not sys.stderr.isatty():
         yield Plain(quiet, verbose)
         return
-    columns = (
-        SpinnerColumn(finished_text="✓"),
-        TextColumn("{task.description}"),
-        BarColumn(20),
-        TimeElapsedColumn(),
-    )
-    with Bar(*columns, console=console) as bar:
-        yield Live(bar, console, verbose)
+    from deploy.report.live import live
+
+    with live(verbose) as listener:
+        yield listener
