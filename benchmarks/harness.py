@@ -34,10 +34,10 @@ from deploy.parity.probes import probes_at
 from deploy.workflows._bench_process import BenchProcess
 from deploy.workflows.bench_compare import MARGIN, TIME_LIMIT_S, run_pairs
 
-MODEL = "zoo/resnet18_digits"
+MODEL = "zoo/inception_small"
 SLOWDOWN = 1.03
 LOOP_S = 1.5
-INPUTS = (TensorSpec(name="input", dtype="float32", shape=("batch", 1, 32, 32)),)
+INPUTS = (TensorSpec(name="input", dtype="float32", shape=("batch", 3, 32, 32)),)
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     deploy("-q", "--artifacts", str(arguments.work), "export", MODEL, "--weights", "none")
-    path = next(arguments.work.glob("*/*.fp32.onnx"))
+    path = next(arguments.work.glob(f"{MODEL.partition('/')[2]}/*.fp32.onnx"))
     result = load("harness")
     parts: dict[str, Callable[[], None]] = {
         "overhead": lambda: _store(result, "overhead", _overhead()),
@@ -197,7 +197,7 @@ def _agreement(path: Path, turns: int = 7) -> dict[str, Any]:
             process.open(feeds, path=path, model=None, options={"threads": 1})
             process.warm(3.0)
             ours.append(float(np.median(process.time(3.0)[1])))
-        words = [str(tool), "-m", str(path), "-shape", "[1,1,32,32]", "-api", "sync", "-nthreads", "1", "-t", "3"]
+        words = [str(tool), "-m", str(path), "-shape", "[1,3,32,32]", "-api", "sync", "-nthreads", "1", "-t", "3"]
         words += ["-hint", "none", "-nstreams", "1", "-infer_precision", "f32", "-json_stats"]
         with tempfile.TemporaryDirectory() as folder:
             words += ["-report_type", "no_counters", "-report_folder", folder]
