@@ -144,6 +144,7 @@ def _ours(path: Path, slowdown: float) -> dict[str, Any]:
     interval = interval_at(found.ratios)
     return {
         "verdict": verdict_of(interval, MARGIN),
+        "ratios": [round(ratio, 5) for ratio in found.ratios],
         "ratio": round(interval.value, 5),
         "interval": [round(interval.low, 5), round(interval.high, 5)],
         "pairs": len(found.ratios),
@@ -166,6 +167,12 @@ def _verdicts(result: dict[str, Any], path: Path, trials: int) -> None:
         _store(result, "verdicts", {"trials": len(rows), "model": MODEL, **_count(rows), "rows": rows})
 
 
+def _said(row: dict[str, Any]) -> str:
+    """The verdict, from what was measured."""
+    low, high = row["interval"]
+    return verdict_of(Interval(value=row["ratio"], low=low, high=high), MARGIN)
+
+
 def _count(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Of so many trials: equals called different, the slow-down found, the wrong direction."""
     found: dict[str, Any] = {}
@@ -176,10 +183,10 @@ def _count(rows: list[dict[str, Any]]) -> dict[str, Any]:
             "wrong_direction": sum(row["slowed"][name]["differs"] and row["slowed"][name]["ratio"] < 1 for row in rows),
         }
     found["ours"] = {
-        "equals_called_different": sum(row["equal"]["ours"]["verdict"] in ("faster", "slower") for row in rows),
-        "equals_called_equal": sum(row["equal"]["ours"]["verdict"] == "no difference" for row in rows),
-        "slowdown_found": sum(row["slowed"]["ours"]["verdict"] == "slower" for row in rows),
-        "wrong_direction": sum(row["slowed"]["ours"]["verdict"] == "faster" for row in rows),
+        "equals_called_different": sum(_said(row["equal"]["ours"]) in ("faster", "slower") for row in rows),
+        "equals_called_equal": sum(_said(row["equal"]["ours"]) == "no difference" for row in rows),
+        "slowdown_found": sum(_said(row["slowed"]["ours"]) == "slower" for row in rows),
+        "wrong_direction": sum(_said(row["slowed"]["ours"]) == "faster" for row in rows),
         "median_seconds": {
             name: float(np.median([row[name]["ours"]["seconds"] for row in rows])) for name in ("equal", "slowed")
         },

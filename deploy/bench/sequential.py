@@ -47,19 +47,17 @@ def paired(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def verdict_of(interval: Interval, margin: float) -> Verdict:
-    """What the interval of a ratio says of the second of two.
+    """What the interval of a ratio says of the second of two; what lies within the margin does not matter.
 
     Args:
         interval: of the second's time over the first's.
         margin: the share below which a difference does not matter, 0.02 for 2 %.
     """
-    if interval.low > 1.0:
-        return "slower"
-    if interval.high < 1.0:
-        return "faster"
     if interval.high <= 1.0 + margin and interval.low >= 1.0 / (1.0 + margin):
         return "no difference"
-    return "cannot tell"
+    if interval.low > 1.0:
+        return "slower"
+    return "faster" if interval.high < 1.0 else "cannot tell"
 
 
 Guard = Literal["pass", "fail", "inconclusive"]

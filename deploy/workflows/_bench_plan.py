@@ -39,6 +39,7 @@ class Choices:
     """What a benchmark was asked for.
 
     Attributes:
+        asked: the backends were named, and are not a choice of ours.
         precisions: None takes those that a model has files of.
         calib: data to quantise with where an INT8 file is missing.
         sizes: of symbolic dimensions other than the batch.
@@ -51,6 +52,7 @@ class Choices:
     precisions: tuple[str, ...] | None
     batches: tuple[int, ...]
     threads: int
+    asked: bool = True
     device: str = "cpu"
     calib: str | None = None
     seed: int = 0
@@ -84,7 +86,7 @@ def plan_model(
 def _cells(subject: Subject, choices: Choices, store: Store, progress: Progress) -> Iterator[Plan | Absent]:
     provers: list[Prover] = []
     for precision in choices.precisions or subject.precisions():
-        for backend in choices.backends:
+        for backend in choices.backends if choices.asked else _fitting(subject, choices):
             if not choices.wanted(subject.name, backend, precision):
                 continue
             for batch in choices.batches:
@@ -99,6 +101,14 @@ def _cells(subject: Subject, choices: Choices, store: Store, progress: Progress)
                     raise
                 except DeployError as exc:
                     yield Absent(model=subject.name, backend=backend, precision=precision, batch=batch, why=exc.message)
+
+
+def _fitting(subject: Subject, choices: Choices) -> tuple[str, ...]:
+    """Where no backend was asked for: those that run the file, or all."""
+    own = subject.backends()
+    if own is not None:
+        return own
+    return tuple(name for name in choices.backends if BACKENDS[name].runs_files or not subject.is_file)
 
 
 def _remembered(plan: Plan, store: Store) -> Plan:

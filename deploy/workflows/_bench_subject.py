@@ -15,12 +15,12 @@ from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest
+from deploy.support.engine_file import FORMAT
 from deploy.workflows._model import EXPORTS, open_model, request_of
 from deploy.workflows.export import export_model
 from deploy.workflows.quantize import quantize
 
 INT8 = "int8"
-ENGINE = "tensorrt"
 
 
 class Subject:
@@ -58,9 +58,16 @@ class Subject:
             manifest = artifact.manifest
             names = (manifest.model, manifest.slug, manifest.model.partition("/")[2])
             runs = manifest.format == "onnx" and (manifest.precision == INT8 or manifest.target is None)
-            if self.name in names and (runs or manifest.format == ENGINE):
+            if self.name in names and (runs or manifest.format == FORMAT):
                 newest.setdefault((manifest.format, manifest.precision, manifest.target), artifact)
         return list(newest.values())
+
+    def backends(self) -> tuple[str, ...] | None:
+        """What runs the one file that was named; None for a model, and for a file that several run."""
+        manifest = self.files[0].manifest if self.is_file else None
+        if manifest is not None and manifest.format == FORMAT:
+            return ("tensorrt",)
+        return (manifest.target,) if manifest is not None and manifest.target else None
 
     def precisions(self) -> Sequence[str]:
         """Those there are files of; fp32 where there is none."""
@@ -90,7 +97,7 @@ class Subject:
         Raises:
             ArtifactError: there is none.
         """
-        found = [item for item in self.files if item.manifest.format == ENGINE and item.manifest.precision == precision]
+        found = [item for item in self.files if item.manifest.format == FORMAT and item.manifest.precision == precision]
         if not found:
             flags = {"fp16": " --fp16", INT8: " --int8 --calib DATA"}.get(precision, "")
             raise ArtifactError(f"there is no {precision} engine of {self.name}: deploy trt build {self.name}{flags}")
@@ -122,7 +129,8 @@ class Subject:
             exports = [
                 item for item in self.files if item.manifest.precision in EXPORTS and item.manifest.target is None
             ]
-            request = request_of(exports[0]) if exports else self._request
+            known = exports or self.files
+            request = request_of(known[0]) if known else self._request
             with self._progress.stage(f"{self.name}: building the model"):
                 self._model = open_model(request, self._store, self._progress)
             self._tell_apart(exports)

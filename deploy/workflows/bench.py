@@ -121,6 +121,7 @@ def bench(
     store = Store(artifacts or default_root())
     choices = Choices(
         backends=choose_backends(tuple(backends)),
+        asked=bool(backends),
         precisions=tuple(precisions) if precisions else None,
         batches=tuple(batches),
         threads=threads or usable_cores(),

@@ -49,6 +49,7 @@ def test_what_all_processes_share_does_not_widen_a_ratio() -> None:
         (1.001, 1.2, "slower"),
         (0.8, 0.999, "faster"),
         (0.985, 1.019, "no difference"),
+        (1.001, 1.015, "no difference"),
         (0.97, 1.01, "cannot tell"),
         (0.0, math.inf, "cannot tell"),
     ],

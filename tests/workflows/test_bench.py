@@ -20,6 +20,7 @@ from deploy.workflows.bench import BenchmarkReport, bench
 from deploy.workflows.bench_compare import compare_speed
 from deploy.workflows.bench_sweep import sweep
 from deploy.workflows.export import export_model
+from deploy.workflows.quantize import quantize
 from deploy.workflows.verify import verify
 from tests.conftest import Listener, Ran  # type: ignore[import-not-found,unused-ignore]
 
@@ -115,6 +116,17 @@ def test_what_cannot_be_timed_says_why(artifacts: Path) -> None:
     assert report.absent[0].why == "tensorrt does not run on cpu."
     report = _bench(artifacts, "lenet5", backends=("tensorrt",), precisions=("fp16",), device="cuda")
     assert report.absent[0].why.endswith("deploy trt build lenet5 --fp16")
+
+
+def test_a_file_is_run_by_what_it_is_for(artifacts: Path) -> None:
+    quantize("lenet5", calib="digits", target="openvino", samples=8, artifacts=artifacts)
+    folder = artifacts / "lenet5"
+    report = _bench(artifacts, str(folder / "lenet5.int8-openvino.onnx"), repetitions=1)
+    assert [row.record.cell.backend for row in report.rows] == ["openvino"] and not report.absent
+    report = _bench(artifacts, str(folder / "lenet5.fp32.onnx"), repetitions=1)
+    assert [row.record.cell.backend for row in report.rows] == ["onnxruntime", "openvino"] and not report.absent
+    report = _bench(artifacts, str(folder / "lenet5.fp32.onnx"), backends=("torch",))
+    assert report.rows == () and "runs models, not files" in report.absent[0].why
 
 
 def test_a_fixed_batch_is_not_stretched(store: Path) -> None:
