@@ -55,7 +55,7 @@ if engine == "onnxruntime":
     feeds = {item.name: np.random.default_rng(0).standard_normal(shape, np.float32)}
     run = lambda: session.run(None, feeds)
 else:
-    import openvino as ov
+    from deploy.support.openvino_library import openvino as ov
     core = ov.Core()
     model = core.read_model(path)
     shape = [1, *[dim.get_length() for dim in list(model.inputs[0].partial_shape)[1:]]]
