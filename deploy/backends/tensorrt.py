@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from deploy.backends._tensorrt_plan import Binding, Shape, check_feeds, choose_p
 from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError, BackendError, UsageError
 from deploy.core.runner import Feeds, Fetches, Runner
-from deploy.core.store import storage_errors
+from deploy.core.store import write_file
 from deploy.support.cuda_driver import gpus
 from deploy.support.engine_file import read_engine, refusal
 from deploy.support.tensorrt_library import (
@@ -144,7 +143,7 @@ class TensorRtRunner(Runner):
     def close(self) -> None:
         """Write the runtime cache, and free the engine and its memory."""
         if self._cache is not None and self._options.runtime_cache:
-            _write(Path(self._options.runtime_cache), bytes(memoryview(self._cache.serialize())))
+            write_file(Path(self._options.runtime_cache), bytes(memoryview(self._cache.serialize())))
         self._cache = self._graph = self._context = self._engine = None
         self._buffers = {}
 
@@ -278,14 +277,6 @@ def _ranges(engine: Any, name: str) -> tuple[tuple[Shape, Shape, Shape], ...]:
 
 def _event() -> Any:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-
-
-def _write(path: Path, data: bytes) -> None:
-    """In one step: another process may read the file at any time."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}")
-    with storage_errors(path):
-        scratch.write_bytes(data)
-        os.replace(scratch, path)
 
 
 def open(path: Path, **options: Any) -> TensorRtRunner:
