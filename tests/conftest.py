@@ -151,6 +151,16 @@ class Ran:
         return json.loads(self.out)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is marked ``gpu`` is skipped, with the reason, where there is none."""
+    from deploy.support.cuda_driver import gpus
+
+    if not gpus():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="there is no NVIDIA GPU with a driver"))
+
+
 class Listener(Progress):
     """Remembers what a workflow said."""
 
