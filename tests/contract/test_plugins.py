@@ -1,6 +1,7 @@
 """Every registered plug-in keeps its contract."""
 
 import importlib
+import inspect
 
 import pytest
 
@@ -22,6 +23,13 @@ def test_backends(name: str) -> None:
     backend = registry.load("deploy.backends", name)
     assert backend.__doc__
     assert callable(getattr(backend, "open", None)) or callable(getattr(backend, "from_model", None))
+
+
+@pytest.mark.parametrize("name", registry.names("deploy.bench.scenarios"))
+def test_scenarios(name: str) -> None:
+    scenario = registry.load("deploy.bench.scenarios", name)
+    wanted = inspect.signature(scenario.run).parameters
+    assert scenario.__doc__ and next(iter(wanted)) == "runner" and {"time_s", "seed"} <= set(wanted)
 
 
 @pytest.mark.parametrize("name", registry.names("deploy.models.zoo"))
