@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from deploy.bench.records import load
+from deploy.bench.sequential import guard, verdict_of
 from deploy.core.artifact import manifest_path
 from deploy.core.errors import ArtifactError, BackendError, MissingPackageError, UnknownNameError, UsageError
 from deploy.models.request import ModelRequest
@@ -197,13 +198,14 @@ def test_an_empty_store(store: Path) -> None:
         _bench(store)
 
 
-def test_the_slower_of_two_is_found_and_guarded(artifacts: Path) -> None:
+def test_two_take_turns_and_the_verdict_is_that_of_the_interval(artifacts: Path) -> None:
     found = compare_speed(
         "onnxruntime", "openvino", model="lenet5", threads=1, fail_if_slower=0.03, time_limit_s=1, artifacts=artifacts
     )
-    assert found.verdict == "slower" and found.guard == "fail" and found.ratio.value > 1.03
     assert len(found.first.medians) == len(found.second.medians) == 5
-    assert found.to_dict()["verdict"] == "slower"
+    assert found.ratio.low < found.ratio.value < found.ratio.high
+    assert found.verdict == verdict_of(found.ratio, found.margin) and found.guard == guard(found.ratio, 0.03)
+    assert found.to_dict()["pairs"] == 5 and found.to_dict()["verdict"] == found.verdict
 
 
 def test_a_comparison_needs_two_things_that_run(artifacts: Path) -> None:
@@ -217,7 +219,7 @@ def test_the_command_in_its_formats(artifacts: Path, run: Callable[..., Ran]) ->
     words = ["-q", "bench", "lenet5", "--backends", "torch,onnxruntime", "--threads", "1", "--precision", "fp32"]
     words += ["--min-time", "0.02", "--repetitions", "2"]
     table = run(*words)
-    assert table.code == 0 and "onnxruntime" in table.out and "±" in table.out
+    assert table.code == 0 and "onnxruntime" in table.out and "95 %" in table.out
     document = json.loads(run(*words, "--json").out)
     assert [row["status"] for row in document["rows"]] == ["timed", "timed"]
     assert document["rows"][1]["speedup"]["low"] > 0 and document["machine"]["cores"]
