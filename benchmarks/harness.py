@@ -213,7 +213,7 @@ def _agreement(work: Path, turns: int = 7) -> dict[str, Any]:
             process.warm(3.0)
             ours.append(float(np.median(process.time(3.0)[1])))
         words = [str(tool), "-m", str(path), "-shape", "[1,3,224,224]", "-api", "sync", "-nthreads", "1", "-t", "3"]
-        words += ["-hint", "latency", "-infer_precision", "f32"]
+        words += ["-hint", "none", "-nstreams", "1", "-infer_precision", "f32"]
         printed = subprocess.run(words, capture_output=True, check=True, text=True).stdout
         found = re.search(r"Median:\s+([\d.]+) (us|ms)", printed)
         if found is None:
