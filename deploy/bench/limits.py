@@ -7,7 +7,7 @@ operations at the peak of arithmetic, nor than its bytes at the peak of memory.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 
@@ -56,6 +56,10 @@ class Work:
     operations: Mapping[str, int]
     bytes: int
     unknown: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,11 +1,9 @@
-"""What was timed, on disk: one file a cell, every repetition in it, complete or not there."""
+"""What was timed, on disk: a file a cell with every repetition in it; and what could not be timed, and why."""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
-import hashlib
-import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,15 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.core.errors import ArtifactError, DigestError
-from deploy.core.store import write_file
+from deploy.core import records
+from deploy.core.errors import ArtifactError
 
 SCHEMA = 1
 KIND = "timings"
-FOLDER = "bench"
-"""Of a model's folder; where its records lie."""
-
-KEY_DIGITS = 16
+FOLDER, _, ABSENT = records.FOLDERS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,8 +55,7 @@ class Cell:
     @property
     def key(self) -> str:
         """Sixteen hexadecimal digits that name it."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
+        return records.key_of(dataclasses.asdict(self))
 
     def __str__(self) -> str:
         return f"{self.slug} {self.backend} {self.precision} batch {self.batch}"
@@ -122,33 +116,21 @@ def record_path(root: Path, cell: Cell) -> Path:
     return root / cell.slug / FOLDER / name
 
 
-def is_record(path: Path) -> bool:
-    """Whether a file lies where records do and is named as they are."""
-    return path.parent.name == FOLDER and len(path.name.split(".")[-2]) == KEY_DIGITS and path.suffix == ".json"
-
-
 def save(root: Path, record: Record) -> Path:
     """Write a record, durably and at once.
 
     Raises:
         StorageError: the disk refused.
     """
-    document = {
-        "kind": KIND,
-        "schema": SCHEMA,
+    path = record_path(root, record.cell)
+    content = {
         "cell": dataclasses.asdict(record.cell),
         "evidence": dict(record.evidence),
         "about": dict(record.about),
         "repetitions": [_plain(item) for item in record.repetitions],
     }
-    path = record_path(root, record.cell)
-    body = json.dumps(document, indent=1, sort_keys=True)
-    write_file(path, (json.dumps({**document, "sha256": _digest(body)}, indent=1, sort_keys=True) + "\n").encode())
+    records.save(path, KIND, SCHEMA, content)
     return path
-
-
-def _digest(body: str) -> str:
-    return hashlib.sha256(body.encode()).hexdigest()
 
 
 def load(path: Path) -> Record:
@@ -158,19 +140,7 @@ def load(path: Path) -> Record:
         ArtifactError: it is damaged, or of another schema.
         DigestError: it is not what was written.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as exc:
-        raise ArtifactError(f"{path}: cannot be read: {exc}.") from exc
-    if not isinstance(document, dict) or document.get("kind") != KIND:
-        raise ArtifactError(f"{path}: not a record of timings.")
-    if document.get("schema") != SCHEMA:
-        raise ArtifactError(
-            f"{path}: record schema {document.get('schema')!r}, this version reads {SCHEMA}.", "measure again (--again)"
-        )
-    told = document.pop("sha256", None)
-    if told != _digest(json.dumps(document, indent=1, sort_keys=True)):
-        raise DigestError(f"{path}: its content is not what was recorded.", "measure again (--again)")
+    document = records.load(path, KIND, SCHEMA)
     try:
         return Record(
             cell=Cell(**document["cell"]),
@@ -180,6 +150,78 @@ def load(path: Path) -> Record:
         )
     except (TypeError, KeyError, ValueError, zlib.error) as exc:
         raise ArtifactError(f"{path}: the record is damaged: {exc}.") from exc
+
+
+PROFILE = "profile"
+
+
+def save_profile(root: Path, cell: Cell, profile: Mapping[str, Any]) -> Path:
+    """Keep where the time of a cell goes, beside its record.
+
+    Args:
+        root: the artifacts directory.
+        cell: what was profiled.
+        profile: plain values, those of the cell among them.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    path = record_path(root, cell)
+    path = path.with_name(f"{path.name.removesuffix(f'{cell.key}.json')}{PROFILE}.{cell.key}.json")
+    records.save(path, PROFILE, SCHEMA, {PROFILE: dict(profile)})
+    return path
+
+
+def load_profile(path: Path) -> dict[str, Any]:
+    """Read what `save_profile` wrote.
+
+    Raises:
+        ArtifactError: it is damaged, or of another schema.
+    """
+    found: dict[str, Any] = records.load(path, PROFILE, SCHEMA)[PROFILE]
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Absent:
+    """A cell that could not be timed, and why.
+
+    Attributes:
+        model: as it was asked for.
+    """
+
+    model: str
+    backend: str
+    precision: str
+    batch: int | None
+    why: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dataclasses.asdict(self)
+
+
+def save_absent(root: Path, item: Absent) -> None:
+    """Keep that a cell could not be timed; it takes the place of an earlier reason.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    key = records.key_of([item.model, item.backend, item.precision, item.batch])
+    records.save(root / ABSENT / f"{key}.json", "absence", SCHEMA, item.to_dict())
+
+
+def load_absent(path: Path) -> Absent:
+    """Read what `save_absent` wrote.
+
+    Raises:
+        ArtifactError: it is damaged, or of another schema.
+    """
+    document = records.load(path, "absence", SCHEMA)
+    try:
+        return Absent(**{item.name: document[item.name] for item in dataclasses.fields(Absent)})
+    except KeyError as exc:
+        raise ArtifactError(f"{path}: the record is damaged: it lacks {exc}.") from exc
 
 
 def _plain(item: Repetition) -> dict[str, Any]:

@@ -7,11 +7,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from deploy.core.environment import machine, versions
+from deploy.core.environment import machine, now, versions
 from deploy.core.errors import ArtifactError, DigestError
 from deploy.core.model import Preprocessing, Weights
 from deploy.core.tensors import TensorSpec
@@ -50,10 +49,6 @@ class Payload:
         return cls(file=path.name, sha256=sha256(path), bytes=path.stat().st_size)
 
 
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
     """All that is known of an artifact; stored as JSON beside it.
@@ -85,7 +80,7 @@ class Manifest:
     accuracy: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=versions)
     machine: Mapping[str, Any] = field(default_factory=machine)
-    created: str = field(default_factory=_now)
+    created: str = field(default_factory=now)
     schema: int = SCHEMA
 
     def to_json(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from datetime import datetime, timezone
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -83,3 +84,8 @@ def machine() -> dict[str, str | int | None]:
         "cores": usable_cores(),
         "memory_bytes": memory_bytes(),
     }
+
+
+def now() -> str:
+    """The present, UTC, to the microsecond (ISO 8601)."""
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")

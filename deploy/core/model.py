@@ -32,6 +32,11 @@ class Weights:
     seed: int | None = None
     sha256: str | None = None
 
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """Equal for weights that are the same, different for others."""
+        return (self.sha256,) if self.sha256 else (self.source, self.seed)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocessing:

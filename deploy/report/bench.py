@@ -21,8 +21,8 @@ from deploy.report.terminal import console, rows, size
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from deploy.bench.records import Absent
     from deploy.bench.statistics import Interval
-    from deploy.workflows._bench_cells import Absent
     from deploy.workflows._bench_rows import Row
     from deploy.workflows.bench import BenchmarkReport
     from deploy.workflows.bench_compare import Comparison

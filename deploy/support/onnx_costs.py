@@ -61,6 +61,7 @@ class Costs:
             fuses), ``fp16``, ``fp32``; quantising and dequantising themselves are left out.
         least_bytes: weights, inputs and outputs, each once: what must be moved whatever is fused.
         unknown: operators, with their count, whose cost or shape is not known.
+        parameters: number of stored values of floating or 8-bit types (weights, quantised or not).
     """
 
     operations: int
@@ -69,6 +70,7 @@ class Costs:
     by_precision: Mapping[str, int]
     least_bytes: int
     unknown: Mapping[str, int]
+    parameters: int
 
 
 def costs(path: Path, sizes: Mapping[str, int]) -> Costs:
@@ -131,7 +133,13 @@ def _total(model: onnx.ModelProto) -> Costs:
         by_precision=dict(by_precision),
         least_bytes=_least(model.graph, shapes, width),
         unknown=dict(unknown.most_common()),
+        parameters=_parameters(model),
     )
+
+
+def _parameters(model: onnx.ModelProto) -> int:
+    kinds = ((item, onnx.helper.tensor_dtype_to_np_dtype(item.data_type)) for item in onnx_file.stored_tensors(model))
+    return sum(math.prod(item.dims) for item, kind in kinds if kind.kind == "f" or kind.itemsize == 1)
 
 
 _ROUNDING = ("QuantizeLinear", "DequantizeLinear")

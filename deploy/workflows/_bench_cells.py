@@ -117,27 +117,6 @@ class Plan:
         return BACKENDS[self.cell.backend].plugin
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Absent:
-    """A cell that cannot be timed, and why."""
-
-    model: str
-    backend: str
-    precision: str
-    batch: int | None
-    why: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "model": self.model,
-            "backend": self.backend,
-            "precision": self.precision,
-            "batch": self.batch,
-            "why": self.why,
-        }
-
-
 def choose_backends(asked: tuple[str, ...]) -> tuple[str, ...]:
     """The backends of a benchmark.
 

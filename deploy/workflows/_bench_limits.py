@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from deploy.bench.limits import Limits, Work
+from deploy.bench.limits import Floor, Limits, Work, floor
+from deploy.bench.records import Record
 from deploy.core.environment import machine, versions
 from deploy.core.errors import BackendError
 from deploy.core.progress import Progress
@@ -80,15 +83,47 @@ def _seconds(
     return float(np.quantile(samples, 0.1)) / 1e9
 
 
-def work_of(plan: Plan, float_file: Path | None) -> Work | None:
-    """What a call of a plan must do, from its file; where PyTorch runs the model, from the float export of it.
+def stored_limits(root: Path) -> list[tuple[Mapping[str, Any], Limits]]:
+    """All limits that were measured, with the machine each is of, the newest first; what is damaged is left out."""
+    found = []
+    for path in sorted((root / LIMITS).glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            found.append((document["machine"], Limits.from_dict(document["limits"])))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
 
-    Args:
-        plan: the cell.
-        float_file: the model's float32 export, if there is one.
+
+def work_of(plan: Plan, store: Store) -> dict[str, Any]:
+    """What a call of a plan must do, for its record: from its file; where PyTorch runs it, from the float export.
+
+    Returns:
+        ``work`` (see `deploy.bench.limits.Work`) and ``parameters``; nothing where there is no file to tell.
+
+    Raises:
+        ArtifactError: the file is damaged.
     """
-    path = plan.path or float_file
+    path = plan.path if plan.path is None or plan.path.suffix == ".onnx" else None
+    path = path or _float_file(plan, store)
     if path is None:
-        return None
+        return {}
     found = costs(path, plan.cell.sizes)
-    return Work(operations=found.by_precision, bytes=found.least_bytes, unknown=found.unknown)
+    work = Work(operations=found.by_precision, bytes=found.least_bytes, unknown=found.unknown)
+    return {"work": work.to_dict(), "parameters": found.parameters}
+
+
+def _float_file(plan: Plan, store: Store) -> Path | None:
+    if plan.path is not None:  # an engine's arithmetic is not that of the float export
+        return None
+    for item in store.artifacts(plan.cell.slug):
+        manifest = item.manifest
+        if (manifest.format, manifest.precision, manifest.target) == ("onnx", "fp32", None):
+            return item.path
+    return None
+
+
+def floor_of(record: Record, limits: Limits) -> Floor | None:
+    """The floor of a record; None where its work is not known."""
+    work = record.about.get("work")
+    return None if work is None else floor(Work(**work), limits)

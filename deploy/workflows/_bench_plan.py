@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy.bench.records import Cell, load, record_path
+from deploy.bench.records import Absent, Cell, load, record_path
 from deploy.core.artifact import Artifact, sha256
 from deploy.core.errors import DeployError, UnknownNameError
 from deploy.core.progress import Progress
@@ -17,7 +17,6 @@ from deploy.models.request import ModelRequest
 from deploy.workflows._bench_cells import (
     BACKENDS,
     REFERENCE,
-    Absent,
     Plan,
     backend_versions,
     evidence_of,
@@ -174,6 +173,7 @@ def _of_file(artifact: Artifact, choices: Choices, common: dict[str, Any]) -> Pl
         "file": artifact.path.name,
         "bytes": sum(item.bytes for item in manifest.files),
         "trained": manifest.weights.trained,
+        "weights": list(manifest.weights.identity),
         "top1": (((manifest.parity or {}).get("accuracy")) or {}).get("top1"),
     }
     own = choices.device == "cpu" or common["backend"] == "tensorrt"
@@ -206,5 +206,10 @@ def _of_model(subject: Subject, choices: Choices, common: dict[str, Any]) -> Pla
         },
         inputs=model.inputs,
         evidence=EAGER if eager else None,
-        about={"file": None, "bytes": weights.stat().st_size, "trained": model.weights.trained},
+        about={
+            "file": None,
+            "bytes": weights.stat().st_size,
+            "trained": model.weights.trained,
+            "weights": list(model.weights.identity),
+        },
     )

@@ -112,7 +112,7 @@ def _scenario(details: Mapping[str, Any]) -> dict[str, Any]:
     return {name: details[name] for name in SCENARIO_DETAILS if name in details}
 
 
-AROUND = ("machine", "versions", "conditions")
+AROUND = ("machine", "versions", "conditions", "work")
 """What is around a record, which a report of many rows tells once."""
 
 

@@ -67,6 +67,7 @@ class Judged:
     """
 
     artifact: Artifact | None
+    slug: str
     runtime: str
     precision: str
     weights: tuple[Any, ...]
@@ -120,7 +121,7 @@ def judge(subject: Subject, dataset: Dataset, store: Store, batch_size: int, pro
             answers, matched = _answers(
                 call, dataset, image_preprocessing(model), model.labels, model.name, batch_size, progress
             )
-        yield Judged(subject.checkpoint, "pytorch", "fp32", _identity(model.weights), answers, matched)
+        yield Judged(subject.checkpoint, model.slug, "pytorch", "fp32", model.weights.identity, answers, matched)
     for export in subject.exports:
         export.verify()
         manifest = export.manifest
@@ -135,7 +136,9 @@ def judge(subject: Subject, dataset: Dataset, store: Store, batch_size: int, pro
             name = manifest.model
             most = min(batch_size, _greatest(manifest))
             answers, matched = _answers(call, dataset, recipe, manifest.labels, name, most, progress)
-        yield Judged(export, runtime.name, manifest.precision, _identity(manifest.weights), answers, matched)
+        yield Judged(
+            export, manifest.slug, runtime.name, manifest.precision, manifest.weights.identity, answers, matched
+        )
 
 
 def _greatest(manifest: Manifest) -> int:
@@ -175,10 +178,6 @@ def _from_checkpoint(checkpoint: Artifact, progress: Progress) -> Model:
     return model.replace(
         preprocessing=manifest.preprocessing or model.preprocessing, labels=manifest.labels or model.labels
     )
-
-
-def _identity(weights: Weights) -> tuple[Any, ...]:
-    return (weights.sha256,) if weights.sha256 else (weights.source, weights.seed)
 
 
 def _classifier(runner: Runner, spec: TensorSpec) -> Classify:

@@ -9,18 +9,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.bench.limits import Floor, floor
-from deploy.bench.records import Record, load, record_path, save
+from deploy.bench.limits import Floor
+from deploy.bench.records import Absent, Record, load, record_path, save, save_absent
 from deploy.bench.schedule import interleaved
 from deploy.bench.surroundings import Conditions, conditions
-from deploy.core.environment import machine, usable_cores, versions
+from deploy.core.environment import machine, now, usable_cores, versions
 from deploy.core.errors import ArtifactError, DeployError, UsageError
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest
-from deploy.workflows._bench_cells import PASSED, Absent, Plan, check_scenario, choose_backends
-from deploy.workflows._bench_limits import measured_limits, work_of
+from deploy.workflows._bench_cells import PASSED, Plan, check_scenario, choose_backends
+from deploy.workflows._bench_limits import floor_of, measured_limits, work_of
 from deploy.workflows._bench_plan import Choices, Wanted, plan_model
 from deploy.workflows._bench_rows import Row, rows_of
 from deploy.workflows._bench_run import Budget, repeat
@@ -135,8 +135,8 @@ def bench(
         graph=graph,
     )
     check_scenario(scenario)
-    now = conditions()
-    for warning in now.warnings:
+    present = conditions()
+    for warning in present.warnings:
         progress.warn(warning)
     with tempfile.TemporaryDirectory(prefix="deploy-bench-") as scratch:
         plans: list[Plan] = []
@@ -145,10 +145,12 @@ def bench(
             found, missing = plan_model(request, choices, store, Path(scratch), progress)
             plans += found
             absent += missing + [_unproven(plan) for plan in found if not _proven(plan)]
+        for item in absent:
+            save_absent(store.root, item)
         ready = [plan for plan in plans if _proven(plan)]
-        around = {"machine": machine(), "versions": versions(), "conditions": asdict(now), "seed": seed}
+        around = {"machine": machine(), "versions": versions(), "conditions": asdict(present), "seed": seed}
         records = {plan.cell.key: _begun(plan, store, around, again=again) for plan in ready}
-        floors = _floors(ready, choices.threads, store, progress) if limits else {}
+        floors = _floors(records, choices.threads, store, progress) if limits else {}
 
         def rows() -> list[Row]:
             return rows_of(list(records.values()), baseline, floors)
@@ -157,18 +159,17 @@ def bench(
     return BenchmarkReport(
         rows=tuple(rows()),
         absent=tuple(absent),
-        conditions=now,
+        conditions=present,
         seed=seed,
         seconds=time.perf_counter() - began,
     )
 
 
-def _floors(plans: Sequence[Plan], threads: int, store: Store, progress: Progress) -> dict[str, Floor]:
-    """The floor of every plan whose work is known; PyTorch's is that of the model's float export."""
+def _floors(records: Mapping[str, Record], threads: int, store: Store, progress: Progress) -> dict[str, Floor]:
+    """The floor of every cell whose work is known."""
     limits = measured_limits(threads, store, progress)
-    files = {plan.cell.model: plan.path for plan in plans if plan.path and plan.cell.precision == "fp32"}
-    found = {plan.cell.key: work_of(plan, files.get(plan.cell.model)) for plan in plans}
-    return {key: floor(work, limits) for key, work in found.items() if work is not None}
+    found = {key: floor_of(record, limits) for key, record in records.items()}
+    return {key: item for key, item in found.items() if item is not None}
 
 
 def _requests(models: Sequence[str | ModelRequest], store: Store) -> list[ModelRequest]:
@@ -204,7 +205,8 @@ def _begun(plan: Plan, store: Store, around: Mapping[str, Any], *, again: bool) 
             return load(path)
         except DeployError:
             pass
-    return Record(cell=plan.cell, evidence=plan.evidence or {}, about={**plan.about, **around})
+    about = {**plan.about, **work_of(plan, store), **around, "created": now()}
+    return Record(cell=plan.cell, evidence=plan.evidence or {}, about=about)
 
 
 def _measure(

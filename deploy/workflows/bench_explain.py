@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from deploy.bench.profile import Layer, Profile, slower
+from deploy.bench.records import save_profile
 from deploy.core.environment import usable_cores
 from deploy.core.errors import BackendError, UsageError
 from deploy.core.paths import default_root
@@ -119,13 +120,17 @@ def explain(
         for plan in plans:
             with progress.stage(f"{plan.cell}: profiling"):
                 found[plan.cell.backend, plan.cell.precision] = Explanation(plan=plan, profile=_profile(plan, seed))
-    told = [item for item in found.values() if item.plan.cell.precision == precision]
+    floats = {backend: item.profile for (backend, kind), item in found.items() if kind == "fp32"}
+    told = [
+        dataclasses.replace(item, before=floats.get(backend) if kind == INT8 else None)
+        for (backend, kind), item in found.items()
+        if kind == precision
+    ]
     if not told:
         raise BackendError(f"{request.name}: nothing to explain: {absent[0].why if absent else 'no cell'}")
-    if precision != INT8:
-        return told
-    floats = {backend: item.profile for (backend, kind), item in found.items() if kind == "fp32"}
-    return [dataclasses.replace(item, before=floats.get(item.plan.cell.backend)) for item in told]
+    for item in told:
+        save_profile(store.root, item.plan.cell, item.to_dict())
+    return told
 
 
 def _profile(plan: Plan, seed: int) -> Profile:

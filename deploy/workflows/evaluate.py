@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.core.errors import UsageError
+from deploy.core.environment import now
+from deploy.core.errors import StorageError, UsageError
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
@@ -16,6 +17,7 @@ from deploy.data.collection import open_dataset
 from deploy.data.dataset import Dataset
 from deploy.data.split import divide
 from deploy.evaluation.accuracy import Accuracy, Comparison
+from deploy.evaluation.records import save
 from deploy.workflows._accuracy import seen_in_training
 from deploy.workflows._evaluate_run import Judged, Subject, judge, subject
 from deploy.workflows._model import newest_export
@@ -34,9 +36,12 @@ class Row:
         file: the artifact, or None for PyTorch with weights that are no artifact here.
         comparison: with PyTorch on the same images; None for PyTorch itself, and where ``note`` says why.
         verdict: ``reference``, ``pass``, ``fail`` or ``inconclusive``.
+        what: digest of the file that was run, or what tells the weights apart that PyTorch ran.
     """
 
     model: str
+    slug: str
+    what: str | tuple[Any, ...]
     file: Path | None
     runtime: str
     precision: str
@@ -50,6 +55,7 @@ class Row:
         """Plain values for JSON."""
         return {
             "model": self.model,
+            "what": self.what,
             "file": str(self.file) if self.file else None,
             "runtime": self.runtime,
             "precision": self.precision,
@@ -140,9 +146,19 @@ def evaluate_models(
     rows: list[Row] = []
     for item in subjects:
         rows += _rows(item.name, list(judge(item, dataset, store, batch_size, progress)), max_drop, progress)
+    _keep(rows, dataset.summary(), store, progress)
     return EvaluationReport(
         data=dataset.summary(), rows=tuple(rows), max_drop=max_drop, seconds=time.perf_counter() - began
     )
+
+
+def _keep(rows: Sequence[Row], data: Mapping[str, Any], store: Store, progress: Progress) -> None:
+    """For the report; a directory that cannot be written to is no reason not to tell what was found."""
+    try:
+        for slug in dict.fromkeys(row.slug for row in rows):
+            save(store.root, slug, data, [row.to_dict() for row in rows if row.slug == slug], now())
+    except StorageError as exc:
+        progress.warn(f"what was found is not kept: {exc.message}")
 
 
 def _unseen(dataset: Dataset, subjects: list[Subject], progress: Progress) -> Dataset:
@@ -172,6 +188,8 @@ def _rows(name: str, judged: list[Judged], max_drop: float, progress: Progress) 
         rows.append(
             Row(
                 model=manifest.model if manifest else name,
+                slug=item.slug,
+                what=manifest.files[0].sha256 if manifest and item.runtime != "pytorch" else item.weights,
                 file=item.artifact.path if item.artifact else None,
                 runtime=item.runtime,
                 precision=item.precision,

@@ -77,6 +77,7 @@ def inspect(path: Path, *, batch: int = 1, sizes: Mapping[str, int] | None = Non
         bound[inputs[0].shape[0]] = batch
     bound |= dict(sizes or {})
     counted = [(math.prod(tensor.dims), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)) for tensor in stored]
+    found = costs(path, bound)
     data = [path.parent / name for name in _external_files(stored)]
     return InspectReport(
         path=path,
@@ -87,10 +88,10 @@ def inspect(path: Path, *, batch: int = 1, sizes: Mapping[str, int] | None = Non
         inputs=inputs,
         outputs=tuple(spec(value) for value in model.graph.output),
         operators=dict(Counter(node.op_type for node in onnx_file.all_nodes(model)).most_common()),
-        parameters=sum(count for count, dtype in counted if dtype.kind == "f" or dtype.itemsize == 1),
+        parameters=found.parameters,
         parameter_bytes=sum(count * dtype.itemsize for count, dtype in counted),
         sizes=bound,
-        costs=costs(path, bound),
+        costs=found,
         artifact=artifact,
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.bench.records import FOLDER, is_record, load
+from deploy.core import records
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.errors import ArtifactError
 from deploy.core.paths import default_root
@@ -43,20 +43,20 @@ def verify(path: Path | None = None) -> VerifyReport:
         raise ArtifactError(f"{path}: there is nothing there.")
     found = (file for file in path.rglob("*.json") if not _scratch(file) and not _beside(file))
     own = sorted(file for file in found if not manifest_path(file).exists())  # a table is JSON and has its own
-    records = [file for file in own if is_record(file)]
-    manifests = [file for file in own if file not in records]
+    measured = [file for file in own if records.is_record(file)]
+    manifests = [file for file in own if file not in measured]
     targets = [file.with_suffix("") for file in manifests]
     folders = {file.parent for file in manifests}
     report = _verify(targets, {item for folder in folders for item in folder.iterdir()})
-    return _with_records(report, records)
+    return _with_records(report, measured)
 
 
-def _with_records(report: VerifyReport, records: list[Path]) -> VerifyReport:
-    """And timings, which carry their own digest."""
+def _with_records(report: VerifyReport, measured: list[Path]) -> VerifyReport:
+    """And what was measured, which carries its own digest."""
     sound, problems = list(report.sound), list(report.problems)
-    for path in records:
+    for path in measured:
         try:
-            load(path)
+            records.check(path)
         except ArtifactError as exc:
             problems.append(exc.message)
         else:
@@ -66,7 +66,7 @@ def _with_records(report: VerifyReport, records: list[Path]) -> VerifyReport:
 
 def _beside(path: Path) -> bool:
     """Of another program, which a record names, as the load generator; or what the machine can do: no results."""
-    return path.parent.parent.name == FOLDER or path.parent.name == LIMITS
+    return path.parent.parent.name in records.FOLDERS or path.parent.name == LIMITS
 
 
 def _scratch(path: Path) -> bool:

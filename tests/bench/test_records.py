@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.bench.records import Cell, Record, Repetition, is_record, load, record_path, save
+from deploy.bench.records import Cell, Record, Repetition, load, record_path, save
 from deploy.core.errors import ArtifactError, DigestError, StorageError
+from deploy.core.records import is_record
 from deploy.workflows.verify import verify
 
 CELL = Cell(
