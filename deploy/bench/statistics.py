@@ -108,3 +108,35 @@ def ratio(first: Sequence[float], second: Sequence[float], level: float = LEVEL)
         ValueError: they are not as many.
     """
     return geometric([two / one for one, two in zip(first, second, strict=True)], level)
+
+
+def unpaired_ratio(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> Interval:
+    """How many times ``second`` is ``first``, from repetitions that were not taken side by side.
+
+    Welch's t on logarithms (Biometrika 34, 1947, p. 28); infinite ends where a side has one repetition.
+
+    Args:
+        first: medians.
+        second: of the other; need not be as many.
+        level: confidence.
+
+    Raises:
+        ValueError: a side is empty.
+    """
+    if not first or not second:
+        raise ValueError("a side has no repetition")
+    sides = [[math.log(value) for value in side] for side in (first, second)]
+    means = [math.fsum(side) / len(side) for side in sides]
+    centre = means[1] - means[0]
+    if min(map(len, sides)) < 2:
+        return Interval(value=math.exp(centre), low=0.0, high=math.inf)
+    parts = [
+        math.fsum((item - mean) ** 2 for item in side) / (len(side) - 1) / len(side)
+        for side, mean in zip(sides, means, strict=True)
+    ]
+    total = math.fsum(parts)
+    if total == 0:
+        return Interval(value=math.exp(centre), low=math.exp(centre), high=math.exp(centre))
+    freedom = total**2 / math.fsum(part**2 / (len(side) - 1) for part, side in zip(parts, sides, strict=True))
+    half = float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(total)
+    return Interval(value=math.exp(centre), low=math.exp(centre - half), high=math.exp(centre + half))

@@ -25,6 +25,7 @@ ABOUT = {
     "inspect": "What an ONNX file holds: inputs, outputs, operators, cost.",
     "models": "List what can be exported.",
     "quantize": "Calibrate an export and write an INT8 graph for one target.",
+    "report": "One page that compares what was timed: architectures, backends, precisions.",
     "train": "Train or fine-tune a model.",
     "trt": "Build TensorRT engines, and tell what is in one.",
     "verify": "Hold artifacts against the digests in their manifests.",
@@ -84,6 +85,7 @@ def cli(ctx: click.Context, artifacts: Path | None, verbose: bool, quiet: bool) 
       deploy quantize resnet18 --calib images/   INT8, right for its target
       deploy trt build --int8 --calib images/    a TensorRT engine of the newest export
       deploy bench resnet18                      how long it takes, on every backend
+      deploy report                              one page of all that was measured
       deploy doctor                              what works on this machine
 
     Shell completion: eval "$(_DEPLOY_COMPLETE=bash_source deploy)", or zsh_source, fish_source.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 
 from deploy.core.progress import Progress
-from deploy.report.terminal import console, rows, size
+from deploy.report import words
+from deploy.report.terminal import console, rows
+from deploy.report.words import duration, size, spread, times_faster
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,32 +56,8 @@ LEGEND = (
 )
 
 
-def duration(nanoseconds: float | None) -> str:
-    """In the unit that reads best, three digits; a dash where it is not known."""
-    if nanoseconds is None:
-        return "–"
-    for factor, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "µs")):
-        if nanoseconds >= factor:
-            return f"{nanoseconds / factor:.3g} {unit}"
-    return f"{nanoseconds:.0f} ns"
-
-
-def spread(interval: Interval) -> str:
-    """The farther end of an interval in percent of its value; a dash where one process says nothing of others."""
-    if interval.low == 0:
-        return "–"
-    farther = max(interval.high / interval.value, interval.value / interval.low) - 1
-    if farther >= 1:
-        return "> 100 %"
-    return f"±{100 * farther:.1f} %" if farther < 0.1 else f"±{100 * farther:.0f} %"
-
-
-def times_faster(interval: Interval | None) -> str:
-    """A speed-up with its interval; one that may be none is marked."""
-    if interval is None:
-        return ""
-    mark = "≈ " if interval.low <= 1 <= interval.high else ""
-    return f"{mark}{interval.value:.2f}× {spread(interval)}"
+def _faster(interval: Interval | None) -> str:
+    return "" if interval is None else times_faster(interval.value, interval.low, interval.high)
 
 
 def attained(row: Row) -> str:
@@ -115,10 +91,10 @@ def cells_of(row: Row) -> list[str]:
         *head,
         status,
         duration(stats.median.value),
-        spread(stats.median),
+        spread(stats.median.value, stats.median.low, stats.median.high),
         duration(stats.quantiles["p99"]),
         f"{row.throughput:.4g}",
-        times_faster(row.speedup),
+        _faster(row.speedup),
         attained(row),
         _top1(row),
         duration(stats.quantiles["p90"]),
@@ -144,7 +120,7 @@ def table_of(found: Sequence[Row], width: int) -> Table:
 
 def show_bench(report: BenchmarkReport) -> None:
     """The closing table, what could not be timed, and what disturbed it."""
-    out = console(piped=max(FITS) + 10)
+    out = console(piped=max(FITS) + 30)
     if report.rows:
         out.print(table_of(report.rows, out.width))
         out.print(f"[dim]{escape(LEGEND)}[/]")
@@ -206,23 +182,7 @@ def show_saturation(found: SweepReport) -> None:
 
 def as_csv(report: BenchmarkReport) -> str:
     """One line a cell; times in nanoseconds."""
-    flat = [_flat(row.to_dict()) for row in report.rows]
-    heads = list(dict.fromkeys(name for item in flat for name in item))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, heads, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return out.getvalue()
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = "; ".join(map(str, value)) if isinstance(value, list) else value
-    return found
+    return words.as_csv(row.to_dict() for row in report.rows)
 
 
 def as_markdown(report: BenchmarkReport) -> str:
@@ -236,7 +196,7 @@ def as_markdown(report: BenchmarkReport) -> str:
 
 def show_comparison(found: Comparison) -> None:
     """The verdict on the second of two."""
-    interval, words = found.ratio, {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+    interval, colours = found.ratio, {"pass": "green", "fail": "red", "inconclusive": "yellow"}
     said = {
         "faster": f"[bold green]{escape(found.second.name)} is faster[/]",
         "slower": f"[bold red]{escape(found.second.name)} is slower[/]",
@@ -247,7 +207,7 @@ def show_comparison(found: Comparison) -> None:
     pairs.append(("ratio", f"{interval.value:.4f} ({interval.low:.4f} to {interval.high:.4f}), second over first"))
     pairs.append(("verdict", said))
     if found.guard is not None and found.allowed is not None:
-        colour = words[found.guard]
+        colour = colours[found.guard]
         pairs.append(("bound", f"[{colour}]{found.guard}[/]: may be slower by {found.allowed:.1%} at the most"))
     pairs += [("disturbed", escape(text)) for text in found.flags.values()]
     pairs.append(("took", f"{found.seconds:.0f} s, {len(found.first.medians)} pairs of processes"))

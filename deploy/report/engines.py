@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from deploy.report.terminal import STYLE, console, rows, size, weights_line
+from deploy.report.terminal import STYLE, console, rows, weights_line
+from deploy.report.words import size
 
 if TYPE_CHECKING:
     from deploy.workflows.build import BuildReport

@@ -9,8 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from deploy.report.bench import duration
 from deploy.report.terminal import console, rows
+from deploy.report.words import duration
 
 if TYPE_CHECKING:
     from deploy.bench.profile import Layer

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from deploy.report.terminal import STYLE, console, rows, size, weights_line
+from deploy.report.terminal import STYLE, console, rows, weights_line
+from deploy.report.words import size
 
 if TYPE_CHECKING:
     from deploy.core.model import Preprocessing

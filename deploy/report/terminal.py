@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from deploy.report.words import size
+
 if TYPE_CHECKING:
     from deploy.core.model import Weights
     from deploy.parity.locate import Location
@@ -32,15 +34,6 @@ def console(piped: int | None = None) -> Console:
     """
     out = Console(highlight=False, soft_wrap=True)
     return out if out.is_terminal or piped is None else Console(highlight=False, soft_wrap=True, width=piped)
-
-
-def size(count: float) -> str:
-    """Bytes in the unit that reads best."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
 
 
 def rows(pairs: Iterable[tuple[str, str]]) -> Table:

@@ -1,0 +1,155 @@
+"use strict";
+(() => {
+  const table = document.getElementById("table");
+  const body = table.tBodies[0];
+  const rows = Array.from(body.rows);
+  const heads = Array.from(table.tHead.rows[0].cells);
+
+  // what is sorted and searched is read once: two thousand rows are then sorted within a frame or two
+  const keys = rows.map((row) => Array.from(row.cells, (cell) => cell.dataset.key));
+  const texts = rows.map((row) => Array.from(row.cells, (cell) => cell.textContent).join(" ").toLowerCase());
+  let order = rows.map((_, index) => index);
+
+  function compare(column, number, factor) {
+    return (one, other) => {
+      const [a, b] = [keys[one][column], keys[other][column]];
+      if (a === "" || b === "") return a === b ? one - other : a === "" ? 1 : -1;
+      const found = number ? Number(a) - Number(b) : a.localeCompare(b);
+      return factor * found || one - other;
+    };
+  }
+
+  function show() {
+    const fragment = document.createDocumentFragment();
+    for (const index of order) fragment.append(rows[index]);
+    body.replaceChildren(fragment);
+  }
+
+  heads.forEach((head, column) => {
+    const button = head.querySelector("button");
+    if (!button) return;
+    button.addEventListener("click", () => {
+      const down = head.getAttribute("aria-sort") === "ascending";
+      heads.forEach((other) => other.hasAttribute("aria-sort") && other.setAttribute("aria-sort", "none"));
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      order.sort(compare(column, head.classList.contains("number"), down ? -1 : 1));
+      show();
+    });
+  });
+
+  const filters = document.getElementById("filters");
+  const count = document.getElementById("count");
+  function narrow() {
+    const words = filters.elements.text.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const chosen = Array.from(filters.querySelectorAll("select")).filter((item) => item.value);
+    let shown = 0;
+    rows.forEach((row, index) => {
+      const fits = words.every((word) => texts[index].includes(word))
+        && chosen.every((item) => row.dataset[item.name] === item.value);
+      row.hidden = !fits;
+      shown += fits;
+    });
+    count.textContent = `${shown} of ${rows.length} rows`;
+  }
+  filters.addEventListener("input", narrow);
+  filters.addEventListener("submit", (event) => event.preventDefault());
+  filters.hidden = false;
+  narrow();
+
+  const theme = document.getElementById("theme");
+  const prefers = matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () => (document.documentElement.dataset.theme || (prefers.matches ? "dark" : "light")) === "dark";
+  theme.hidden = false;
+  theme.addEventListener("click", () => {
+    document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+    drawn.forEach((place) => draw(place));
+  });
+  prefers.addEventListener("change", () => drawn.forEach((place) => draw(place)));
+
+  async function unpack(id) {
+    const text = document.getElementById(id).textContent;
+    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  }
+
+  let content = null;
+  function data() {
+    content ??= unpack("data").then(JSON.parse);
+    return content;
+  }
+  let script = null;
+  function plotly() {
+    script ??= unpack("plotly").then((text) => {
+      const element = document.createElement("script");
+      element.textContent = text;
+      document.head.append(element);
+      return window.Plotly;
+    });
+    return script;
+  }
+
+  const places = Array.from(document.querySelectorAll("div.plot"));
+  const drawn = new Set();
+  async function draw(place) {
+    drawn.add(place);
+    const [{ plots }, Plotly] = await Promise.all([data(), plotly()]);
+    const plot = plots[Number(place.dataset.plot)];
+    const select = document.querySelector(`select[data-plot="${place.dataset.plot}"]`);
+    const figure = plot.figures[select ? select.value : Object.keys(plot.figures)[0]];
+    const style = getComputedStyle(document.documentElement);
+    const [ink, line] = [style.getPropertyValue("--ink").trim(), style.getPropertyValue("--line").trim()];
+    const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true };
+    const layout = {
+      ...figure.layout, font: { color: ink, family: "system-ui, sans-serif" }, margin: { l: 60, r: 16, t: 16, b: 56 },
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
+      legend: { orientation: "h", y: -0.12, yanchor: "top", yref: "paper" },
+    };
+    for (const name of Object.keys(layout).filter((item) => /^[xy]axis/.test(item))) {
+      layout[name] = { ...axis, ...layout[name] };
+    }
+    const below = 90 / layout.height;
+    layout.legend.y = -below;
+    await Plotly.react(place, figure.data, layout, { responsive: true, displaylogo: false });
+    place.dataset.drawn = "true";
+  }
+  document.querySelectorAll("select[data-plot]").forEach((select) => {
+    select.addEventListener("change", () => draw(places[Number(select.dataset.plot)]));
+  });
+  const watch = new IntersectionObserver((entries) => {
+    for (const entry of entries.filter((item) => item.isIntersecting)) {
+      watch.unobserve(entry.target);
+      draw(entry.target);
+    }
+  }, { rootMargin: "400px" });
+  places.forEach((place) => watch.observe(place));
+
+  function line(list, name, value) {
+    const item = document.createElement("li");
+    if (value instanceof Node) item.append(`${name}: `, value);
+    else item.textContent = value === undefined ? name : `${name}: ${value}`;
+    list.append(item);
+  }
+  body.addEventListener("toggle", async (event) => {
+    const details = event.target;
+    if (!details.open || details.childElementCount > 1) return;
+    const row = (await data()).rows[Number(details.dataset.row)];
+    const list = document.createElement("ul");
+    for (const [name, place] of Object.entries(row.links)) {
+      const link = document.createElement("a");
+      link.href = place;
+      link.textContent = place.split("/").pop();
+      line(list, name, link);
+    }
+    const command = document.createElement("code");
+    command.textContent = row.command;
+    line(list, "again", command);
+    if (row.by) line(list, "parity by", row.by);
+    row.reasons.forEach((reason) => line(list, reason));
+    if (row.accuracy) line(list, "accuracy", `on ${row.accuracy.images} images of ${row.accuracy.data}, run by ${row.accuracy.on}`);
+    Object.values(row.flags).forEach((flag) => line(list, "disturbed", flag));
+    const unknown = Object.entries(row.unknown);
+    if (unknown.length) line(list, "operators of unknown cost", unknown.map(([name, times]) => `${name} ${times}`).join(", "));
+    if (row.created) line(list, "begun", row.created.slice(0, 16).replace("T", " ") + " UTC");
+    details.append(list);
+  }, true);
+})();

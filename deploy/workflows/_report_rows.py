@@ -1,0 +1,191 @@
+"""From records to the rows of the report: plain values, each with its evidence and the command that repeats it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.bench.limits import Floor
+from deploy.bench.records import Record
+from deploy.bench.statistics import ratio
+from deploy.core.artifact import Artifact, manifest_path
+from deploy.workflows._bench_limits import floor_of
+from deploy.workflows._bench_rows import Row, medians, plain_interval, rows_of
+from deploy.workflows._report_collect import Collection, setting
+
+QUANTILES = 100
+"""Order statistics of a row's samples that the report shows; fewer where there are many rows."""
+MOST_QUANTILES = 40_000
+
+
+def report_rows(found: Collection, baseline: str, folder: Path) -> list[dict[str, Any]]:
+    """A row for every record, models together, the fastest of each first.
+
+    Args:
+        found: what the artifacts directory knows.
+        baseline: the backend, in float32, that speed-ups are against.
+        folder: where the report is written; links are relative to it.
+    """
+    records = [record for _, record in found.records]
+    floors = {record.cell.key: item for record in records if (item := _floor(record, found)) is not None}
+    marks = _marks(records)
+    count = max(10, min(QUANTILES, MOST_QUANTILES // max(len(records), 1)))
+    rows = []
+    for (path, record), row in zip(found.records, rows_of(records, baseline, floors), strict=True):
+        plain = row.to_dict()
+        about = record.about
+        rows.append(
+            {
+                **{name: value for name, value in plain.items() if name not in ("scenario_details", "top1")},
+                "medians_ns": list(medians(record).values()),
+                "quantiles_ns": _quantiles(row, count),
+                "mark": marks.get(record.cell.key),
+                "accuracy": _accuracy(record, found),
+                "parameters": about.get("parameters"),
+                "machine": _machine(record),
+                "conditions": about.get("conditions"),
+                "versions": about.get("versions", {}),
+                "work": about.get("work"),
+                "created": about.get("created"),
+                "command": command(record),
+                "links": {name: _relative(item, folder) for name, item in _evidence(path, record, found)},
+            }
+        )
+    return sorted(rows, key=lambda row: (row["slug"], row["batch"], (row["latency"] or FOREVER)["median_ns"]["value"]))
+
+
+FOREVER: Mapping[str, Any] = {"median_ns": {"value": float("inf")}}
+
+
+def command(record: Record) -> str:
+    """What measures this row again."""
+    cell = record.cell
+    words = ["deploy", "bench", cell.model, "--backends", cell.backend, "--precision", cell.precision]
+    words += ["--batch", str(cell.batch), "--threads", str(cell.threads)]
+    if cell.device != "cpu":
+        words += ["--device", cell.device]
+    if cell.scenario != "latency":
+        words += ["--scenario", cell.scenario]
+    for name, flag in (("rate", "--rate"), ("p99_ms", "--p99"), ("mode", "--mode"), ("time_s", "--min-time")):
+        if name in cell.options and (name, cell.options[name]) != ("time_s", 1.0):
+            words += [flag, str(cell.options[name])]
+    if cell.options.get("graph"):
+        words.append("--graph")
+    return shlex.join([*words, "--again"])
+
+
+def _machine(record: Record) -> dict[str, Any]:
+    known = record.about.get("machine") or record.cell.machine
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _floor(record: Record, found: Collection) -> Floor | None:
+    """Under a record, from the limits of its own machine with as many threads."""
+    cell = record.cell
+    for machine, limits in found.limits:
+        if limits.threads == cell.threads and cell.machine.items() <= machine.items():
+            return floor_of(record, limits) if cell.device == "cpu" else None
+    return None
+
+
+def _quantiles(row: Row, count: int) -> list[int]:
+    timed = row.record.timed
+    if not timed:
+        return []
+    every = np.concatenate([item.samples for item in timed])
+    return [int(value) for value in np.quantile(every, np.linspace(0, 1, min(count, len(every)) + 1))]
+
+
+def _marks(records: Sequence[Record]) -> dict[str, str]:
+    """``best`` of a setting, and ``tie`` for what is not detectably slower than the best; by key."""
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for record in records:
+        if record.timed:
+            groups.setdefault(setting(record), []).append(record)
+    marks = {}
+    for group in groups.values():
+        typical = {item.cell.key: float(np.exp(np.mean(np.log(list(medians(item).values()))))) for item in group}
+        best = min(group, key=lambda item: typical[item.cell.key])
+        marks[best.cell.key] = "best"
+        for other in group:
+            if other is not best and not _slower(best, other):
+                marks[other.cell.key] = "tie"
+    return marks
+
+
+def _slower(best: Record, other: Record) -> bool:
+    ours, theirs = medians(best), medians(other)
+    both = sorted(set(ours) & set(theirs))
+    return bool(both) and ratio([ours[item] for item in both], [theirs[item] for item in both]).low > 1
+
+
+def _accuracy(record: Record, found: Collection) -> dict[str, Any] | None:
+    """Of the very file, or of the very weights that PyTorch runs: the newest there is."""
+    names = [record.cell.what] if record.about.get("file") else [record.about.get("weights")]
+    for path, judged in found.judged:
+        for row in judged["rows"]:
+            if path.parent.parent.name == record.cell.slug and row["what"] in names:
+                compared = row["comparison"] or {}
+                return {
+                    **{name: row["accuracy"][name] for name in ("top1", "top1_interval", "images")},
+                    "data": judged["data"]["name"],
+                    "on": row["runtime"],
+                    **{name: compared.get(name) for name in ("difference", "difference_interval", "verdict")},
+                    "digest": judged["data"]["digest"],
+                }
+    return None
+
+
+def _evidence(path: Path, record: Record, found: Collection) -> list[tuple[str, Path]]:
+    links = [("raw samples", path)]
+    cell = record.cell
+    mine = [item for item in found.artifacts if item.manifest.slug == cell.slug]
+    for item in mine:
+        if _ran(item, record):
+            links.append(("manifest and parity", manifest_path(item.path)))
+    tables = [item for item in mine if item.manifest.format == "calibration"]
+    if cell.precision == "int8":
+        links += [("calibration table", item.path) for item in tables if item.path.exists()]
+    links += [
+        ("accuracy", place)
+        for place, judged in found.judged
+        if place.parent.parent.name == cell.slug and _accuracy(record, found)
+        for _ in [judged]
+    ][:1]
+    links += [("profile", place) for place, profile in found.profiles if same_cell(profile, record)]
+    return links
+
+
+def _ran(artifact: Artifact, record: Record) -> bool:
+    """Whether a record is of this artifact: of this file, or of these weights in PyTorch."""
+    manifest = artifact.manifest
+    if record.about.get("file"):
+        return manifest.files[0].sha256 == record.cell.what
+    return manifest.format == "safetensors" and [manifest.files[0].sha256] == record.about.get("weights")
+
+
+def same_cell(profile: Mapping[str, Any], record: Record) -> bool:
+    """Whether a profile is of what a record timed."""
+    cell = record.cell
+    fields = ("slug", "backend", "precision", "what", "batch", "threads", "device")
+    return all(profile[name] == getattr(cell, name) for name in fields)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    import os
+
+    return Path(os.path.relpath(path, folder)).as_posix()
+
+
+def speed(interval: Mapping[str, float | None] | None) -> bool | None:
+    """Whether a ratio is above one, below it, or cannot be told (None)."""
+    if interval is None or interval["low"] is None or interval["high"] is None:
+        return None
+    return True if interval["low"] > 1 else False if interval["high"] < 1 else None
+
+
+__all__ = ["command", "plain_interval", "report_rows", "same_cell", "speed"]
