@@ -26,6 +26,8 @@ if os.name == "posix":
 SCRATCH = ".scratch-"
 LIMITS = ".limits"
 """Folder of what was found of the machine itself."""
+REPORT = "report"
+"""Folder of the report, which is made of everything else."""
 
 
 @contextmanager

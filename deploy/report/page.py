@@ -17,7 +17,7 @@ from typing import Any
 
 from deploy.core.errors import MissingPackageError
 from deploy.report.plots import plots
-from deploy.report.tables import LEGEND, absences, columns_of, machine_line
+from deploy.report.tables import LEGEND, absences, columns_of, common_settings, machine_line
 
 ASSETS = "deploy.report"
 
@@ -53,6 +53,7 @@ def page(document: Mapping[str, Any]) -> str:
             columns=columns_of(rows),
             absences=absences(document),
             machines=[machine_line(item) for item in document["machines"]],
+            settings=common_settings(rows),
             choices=_choices(rows),
             legend=LEGEND,
             plots=shown,

@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from deploy.report.tables import absences, machine_line
+from deploy.report.tables import absences, advice_line, machine_line
 from deploy.report.terminal import console, rows
 from deploy.report.words import UNKNOWN, duration, spread
 
@@ -24,7 +24,8 @@ def show_report(found: Report) -> None:
     document = found.document
     pairs = [("page", f"[bold]{escape(str(found.page))}[/]")]
     pairs.append(("rows", f"{len(document['rows'])}, with report.md, report.csv and report.json beside the page"))
-    pairs += [("advice" if not index else "", escape(item["text"])) for index, item in enumerate(document["advice"])]
+    for index, item in enumerate(document["advice"]):
+        pairs.append(("advice" if not index else "", escape(advice_line(item))))
     for index, (what, why) in enumerate(absences(document)):
         pairs.append(("not measured" if not index else "", escape(f"{what}: {why}")))
     console().print(rows(pairs))

@@ -68,7 +68,7 @@ def _top1(row: Plain) -> str:
     if known is None:
         return UNKNOWN
     low, high = known["top1_interval"]
-    return f"{100 * known['top1']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{100 * known['top1']:.1f} % ({100 * low:.1f}–{100 * high:.1f})"
 
 
 def _attained(row: Plain) -> str:
@@ -120,7 +120,6 @@ COLUMNS: tuple[Column, ...] = (
     Column("model", "architecture", _words("slug"), _field("slug"), number=False),
     Column("backend", "backend", _backend, _backend, number=False),
     Column("precision", "precision", _words("precision"), _field("precision"), number=False),
-    Column("batch", "batch", _words("batch"), _field("batch")),
     Column("parity", "parity", _parity, _parity, number=False),
     Column("latency", "latency", _latency, _median_ns),
     Column("mark", "best", _mark, _rank, number=False),
@@ -140,6 +139,7 @@ def _machine(row: Plain) -> str:
 
 
 SETTINGS: tuple[Column, ...] = (
+    Column("batch", "batch", _words("batch"), _field("batch")),
     Column("threads", "threads", _words("threads"), _field("threads")),
     Column("scenario", "scenario", _words("scenario"), _field("scenario"), number=False),
     Column("device", "device", _words("device"), _field("device"), number=False),
@@ -152,7 +152,13 @@ def columns_of(rows: Sequence[Plain]) -> list[Column]:
     """The columns that tell something about these rows."""
     differing = [item for item in SETTINGS if len({item.text(row) for row in rows}) > 1]
     known = [item for item in COLUMNS if any(item.text(row) not in ("", UNKNOWN) for row in rows)]
-    return [*known[:4], *differing, *known[4:]]
+    return [*known[:3], *differing, *known[3:]]
+
+
+def common_settings(rows: Sequence[Plain]) -> str:
+    """What all rows share, which therefore is no column."""
+    same = [item for item in SETTINGS if item.name != "machine" and len({item.text(row) for row in rows}) == 1]
+    return ", ".join(f"{item.head} {item.text(rows[0])}" for item in same)
 
 
 def absences(document: Plain) -> list[tuple[str, str]]:
@@ -176,13 +182,19 @@ def as_markdown(document: Plain) -> str:
     columns = columns_of(rows)
     lines = [f"# Latency report, {document['created'][:10]}", "", *document["how"], ""]
     lines += [f"- machine {index + 1}: {machine_line(item)}" for index, item in enumerate(document["machines"])]
-    lines += ["", *(f"- {_plain(item['text'])}" for item in document["advice"]), ""]
+    lines += ["", *(f"- {_plain(advice_line(item))}" for item in document["advice"]), ""]
+    lines += [f"All rows: {_plain(common_settings(rows))}.", ""]
     lines.append("| " + " | ".join(item.head for item in columns) + " |")
     lines.append("|" + "".join("---:|" if item.number else "---|" for item in columns))
     lines += ["| " + " | ".join(_plain(item.text(row)) for item in columns) + " |" for row in rows]
     lines += ["", LEGEND + ".", ""]
     lines += [f"- {_plain(what)}: {_plain(why)}" for what, why in absences(document)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def advice_line(item: Plain) -> str:
+    """A piece of advice in one line."""
+    return f"{item['model']} ({item['where']}): {item['text']}"
 
 
 def _plain(text: str) -> str:
@@ -195,9 +207,14 @@ def _plain(text: str) -> str:
 def machine_line(item: Plain) -> str:
     """A machine in one line."""
     machine, versions = item["machine"], item["versions"]
-    parts = [f"{machine.get('cpu', '?')}, {machine.get('cores', '?')} cores", str(machine.get("system", ""))]
+    parts = [f"{machine.get('cpu', '?')}, {_cores(machine)}", str(machine.get("system", ""))]
     parts += [f"{name} {text}" for name, text in versions.items() if name in RUNNING]
     return ", ".join(part for part in parts if part)
+
+
+def _cores(machine: Plain) -> str:
+    count = machine.get("cores", "?")
+    return f"{count} core{'' if count == 1 else 's'}"
 
 
 RUNNING = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "python")

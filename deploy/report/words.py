@@ -35,7 +35,7 @@ def spread(value: float, low: float | None, high: float | None) -> str:
         return UNKNOWN
     farther = max(high / value, value / low) - 1
     if farther >= 1:
-        return "> 100 %"
+        return "±>100 %"
     return f"±{100 * farther:.1f} %" if farther < 0.1 else f"±{100 * farther:.0f} %"
 
 

@@ -9,12 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from deploy.workflows._report_rows import speed
+from deploy.bench.statistics import Interval, ratio
+from deploy.workflows._bench_rows import plain_interval
+from deploy.workflows._report_rows import same_cell
 
 Plain = Mapping[str, Any]
 
 LATENCY = "latency"
 NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch", "torch-compile": "torch.compile"}
+UNCLEAR = 1.2
+"""An interval around no difference whose ends are farther apart than this factor tells nothing."""
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "int8": "INT8"}
 
 
@@ -27,7 +31,7 @@ def advice(rows: Sequence[Plain], profiles: Sequence[Plain], baseline: str) -> l
         baseline: the backend that speed-ups are against.
 
     Returns:
-        ``model``, ``kind`` (``fastest`` or ``int8``) and ``text``.
+        ``where``, ``model``, ``kind`` (``fastest`` or ``int8``) and ``text``.
     """
     timed = [row for row in rows if row["latency"] and row["scenario"] == LATENCY]
     found = []
@@ -53,44 +57,47 @@ def _setting(row: Plain) -> tuple[Any, ...]:
 
 def _fastest(rows: Sequence[Plain], baseline: str) -> dict[str, str]:
     best = next(row for row in rows if row["mark"] == "best")
-    ties = [row for row in rows if row["mark"] == "tie"]
-    text = f"{_where(best)}, {what(best)} is fastest for {best['slug']}: {_time(best)}"
+    if len(rows) == 1:
+        return _entry(best, "fastest", f"only {what(best)} was timed: {_time(best)}; {_accuracy(best)}")
+    ties = [what(row) for row in rows if row["mark"] == "tie"]
+    text = f"{what(best)} is fastest: {_time(best)}"
     if best["speedup"]:
         text += f", {_times(best['speedup'])} of {NAMES.get(baseline, baseline)} in float32"
-    text += f"; {_accuracy(best)}."
+    text += f"; {_accuracy(best)}"
     if ties:
-        text += f" Not told apart from it: {', '.join(what(row) for row in ties)}."
-    if len(rows) == 1:
-        text = f"{_where(best)}, only {what(best)} was timed for {best['slug']}: {_time(best)}."
-    return {"model": best["slug"], "kind": "fastest", "text": text}
+        text += f". Not told apart from it: {', '.join(ties)}"
+    return _entry(best, "fastest", text)
 
 
 def _not_faster(row: Plain, rows: Sequence[Plain], profiles: Sequence[Plain]) -> Iterator[dict[str, str]]:
     """Where eight bits do not detectably beat float32 on the same backend: that, with what the profile says of it."""
     plain = [item for item in rows if item["precision"] == "fp32" and item["backend"] == row["backend"]]
-    if not plain:
+    gain = _gain(plain[0], row) if plain else None
+    if gain is None or gain.low > 1:
         return
-    gain = _gain(plain[0], row)
-    if speed(gain):
+    where, times = NAMES.get(row["backend"], row["backend"]), _times(plain_interval(gain) or {})
+    if gain.high > 1 and gain.high / max(gain.low, 1e-9) > UNCLEAR:
+        text = f"whether INT8 is faster than float32 on {where} cannot be told ({times}): measure on a quieter machine"
+        yield _entry(row, "int8", f"{text}, or with more --repetitions")
         return
-    text = f"{_where(row)}, INT8 is not faster for {row['slug']} on {NAMES.get(row['backend'], row['backend'])}"
-    text += f" ({_times(gain)} of float32 there)"
-    profile = next((item for item in profiles if _same(item, row)), None)
+    text = f"INT8 is {'slower' if gain.high < 1 else 'not detectably faster'} than float32 on {where} ({times})"
+    profile = next((item for item in profiles if same_cell(item, row)), None)
     if profile is None:
         line = f"deploy bench {row['model']} --backends {row['backend']} --precision int8 --explain"
         text += f"; what takes the time was not looked at: {line}"
     else:
-        text += f" because {'; '.join(reasons(profile))}"
-    yield {"model": row["slug"], "kind": "int8", "text": f"{text}."}
+        text += f"; by its profile, {'; '.join(reasons(profile))}"
+    yield _entry(row, "int8", text)
 
 
-def _gain(plain: Plain, row: Plain) -> dict[str, float | None]:
+def _entry(row: Plain, kind: str, text: str) -> dict[str, str]:
+    return {"where": _where(row), "model": row["slug"], "kind": kind, "text": f"{text}."}
+
+
+def _gain(plain: Plain, row: Plain) -> Interval | None:
     """How many times faster than float, from processes of the same number."""
-    from deploy.bench.statistics import ratio
-    from deploy.workflows._bench_rows import plain_interval
-
     pairs = list(zip(row["medians_ns"], plain["medians_ns"], strict=False))
-    return plain_interval(ratio([one for one, _ in pairs], [two for _, two in pairs])) or {}
+    return ratio([one for one, _ in pairs], [two for _, two in pairs]) if pairs else None
 
 
 def reasons(profile: Plain) -> list[str]:
@@ -116,11 +123,6 @@ def reasons(profile: Plain) -> list[str]:
     return found or ["its integer layers themselves take as long as the float ones"]
 
 
-def _same(profile: Plain, row: Plain) -> bool:
-    fields = ("slug", "backend", "precision", "batch", "threads", "device", "what")
-    return all(profile.get(name) == row.get(name) for name in fields)
-
-
 def what(row: Plain) -> str:
     """Backend and precision in words."""
     return f"{PRECISIONS.get(row['precision'], row['precision'])} on {NAMES.get(row['backend'], row['backend'])}"
@@ -129,7 +131,7 @@ def what(row: Plain) -> str:
 def _where(row: Plain) -> str:
     threads = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
     device = row["machine"].get("cpu", "this machine") if row["device"] == "cpu" else "CUDA"
-    return f"On {device} with {threads} at batch {row['batch']}"
+    return f"{device}, {threads}, batch {row['batch']}"
 
 
 def _time(row: Plain) -> str:

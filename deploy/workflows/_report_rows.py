@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from deploy.bench.records import Record
 from deploy.bench.statistics import ratio
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.workflows._bench_limits import floor_of
-from deploy.workflows._bench_rows import Row, medians, plain_interval, rows_of
+from deploy.workflows._bench_rows import Row, medians, rows_of
 from deploy.workflows._report_collect import Collection, setting
 
 QUANTILES = 100
@@ -123,21 +125,29 @@ def _slower(best: Record, other: Record) -> bool:
     return bool(both) and ratio([ours[item] for item in both], [theirs[item] for item in both]).low > 1
 
 
-def _accuracy(record: Record, found: Collection) -> dict[str, Any] | None:
-    """Of the very file, or of the very weights that PyTorch runs: the newest there is."""
-    names = [record.cell.what] if record.about.get("file") else [record.about.get("weights")]
-    for path, judged in found.judged:
-        for row in judged["rows"]:
-            if path.parent.parent.name == record.cell.slug and row["what"] in names:
-                compared = row["comparison"] or {}
-                return {
-                    **{name: row["accuracy"][name] for name in ("top1", "top1_interval", "images")},
-                    "data": judged["data"]["name"],
-                    "on": row["runtime"],
-                    **{name: compared.get(name) for name in ("difference", "difference_interval", "verdict")},
-                    "digest": judged["data"]["digest"],
-                }
+def _judged(record: Record, found: Collection) -> tuple[Path, Mapping[str, Any], Mapping[str, Any]] | None:
+    """The newest accuracy of the very file, or of the very weights that PyTorch runs: its file, images and row."""
+    ran = record.cell.what if record.about.get("file") else record.about.get("weights")
+    for path, document in found.judged:
+        for row in document["rows"]:
+            if path.parent.parent.name == record.cell.slug and row["what"] == ran:
+                return path, document["data"], row
     return None
+
+
+def _accuracy(record: Record, found: Collection) -> dict[str, Any] | None:
+    judged = _judged(record, found)
+    if judged is None:
+        return None
+    _, data, row = judged
+    compared = row["comparison"] or {}
+    return {
+        **{name: row["accuracy"][name] for name in ("top1", "top1_interval", "images")},
+        **{name: compared.get(name) for name in ("difference", "difference_interval", "verdict")},
+        "data": data["name"],
+        "digest": data["digest"],
+        "on": row["runtime"],
+    }
 
 
 def _evidence(path: Path, record: Record, found: Collection) -> list[tuple[str, Path]]:
@@ -150,13 +160,9 @@ def _evidence(path: Path, record: Record, found: Collection) -> list[tuple[str, 
     tables = [item for item in mine if item.manifest.format == "calibration"]
     if cell.precision == "int8":
         links += [("calibration table", item.path) for item in tables if item.path.exists()]
-    links += [
-        ("accuracy", place)
-        for place, judged in found.judged
-        if place.parent.parent.name == cell.slug and _accuracy(record, found)
-        for _ in [judged]
-    ][:1]
-    links += [("profile", place) for place, profile in found.profiles if same_cell(profile, record)]
+    if (judged := _judged(record, found)) is not None:
+        links.append(("accuracy", judged[0]))
+    links += [("profile", place) for place, profile in found.profiles if same_cell(profile, asdict(cell))]
     return links
 
 
@@ -168,24 +174,11 @@ def _ran(artifact: Artifact, record: Record) -> bool:
     return manifest.format == "safetensors" and [manifest.files[0].sha256] == record.about.get("weights")
 
 
-def same_cell(profile: Mapping[str, Any], record: Record) -> bool:
-    """Whether a profile is of what a record timed."""
-    cell = record.cell
+def same_cell(profile: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether a profile is of what a row timed."""
     fields = ("slug", "backend", "precision", "what", "batch", "threads", "device")
-    return all(profile[name] == getattr(cell, name) for name in fields)
+    return all(profile[name] == row[name] for name in fields)
 
 
 def _relative(path: Path, folder: Path) -> str:
-    import os
-
     return Path(os.path.relpath(path, folder)).as_posix()
-
-
-def speed(interval: Mapping[str, float | None] | None) -> bool | None:
-    """Whether a ratio is above one, below it, or cannot be told (None)."""
-    if interval is None or interval["low"] is None or interval["high"] is None:
-        return None
-    return True if interval["low"] > 1 else False if interval["high"] < 1 else None
-
-
-__all__ = ["command", "plain_interval", "report_rows", "same_cell", "speed"]

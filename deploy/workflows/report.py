@@ -12,7 +12,7 @@ from deploy.core.environment import now, version
 from deploy.core.errors import ArtifactError
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
-from deploy.core.store import Store, write_file
+from deploy.core.store import REPORT, Store, write_file
 from deploy.report.page import page
 from deploy.report.tables import as_csv, as_markdown
 from deploy.workflows._report_advice import advice
@@ -21,8 +21,6 @@ from deploy.workflows._report_rows import report_rows
 
 SCHEMA = 1
 KIND = "report"
-FOLDER = "report"
-"""Of the artifacts directory; where the report is written."""
 
 HOW = (
     "Every row was timed in fresh processes, one after the other in an order drawn anew for each round; intervals "
@@ -75,7 +73,7 @@ def report(
         StorageError: the disk refused.
     """
     store = Store(artifacts or default_root())
-    folder = store.root / FOLDER
+    folder = store.root / REPORT
     with progress.stage("reading the records"):
         found = collect(store, models, progress)
     if not found.records:

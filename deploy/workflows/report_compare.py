@@ -12,10 +12,10 @@ from typing import Any
 from deploy.bench.statistics import LEVEL, Interval, unpaired_ratio
 from deploy.core.errors import ArtifactError
 from deploy.core.progress import SILENT, Progress
-from deploy.core.store import Store
+from deploy.core.store import REPORT, Store
 from deploy.workflows._bench_rows import plain_interval
 from deploy.workflows._report_collect import collect
-from deploy.workflows.report import FOLDER, KIND, SCHEMA, describe
+from deploy.workflows.report import KIND, SCHEMA, describe
 
 FAMILY = 1 - LEVEL
 """How often any of all verdicts of a comparison may be wrong where nothing changed."""
@@ -110,7 +110,7 @@ def _document(path: Path, models: Sequence[str], baseline: str, progress: Progre
         found = collect(Store(path), models, progress)
         if not found.records:
             raise ArtifactError(f"{path}: nothing was timed there.", "deploy --artifacts DIR bench MODEL")
-        return describe(found, baseline, path / FOLDER)
+        return describe(found, baseline, path / REPORT)
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as exc:

@@ -10,7 +10,7 @@ from deploy.core import records
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.errors import ArtifactError
 from deploy.core.paths import default_root
-from deploy.core.store import LIMITS, SCRATCH
+from deploy.core.store import LIMITS, REPORT, SCRATCH
 
 IGNORED = {"README.md", ".lock", ".gitignore"}
 
@@ -65,8 +65,12 @@ def _with_records(report: VerifyReport, measured: list[Path]) -> VerifyReport:
 
 
 def _beside(path: Path) -> bool:
-    """Of another program, which a record names, as the load generator; or what the machine can do: no results."""
-    return path.parent.parent.name in records.FOLDERS or path.parent.name == LIMITS
+    """No results: of another program, as the load generator; what the machine can do; the report."""
+    return path.parent.parent.name in records.FOLDERS or path.parent.name == LIMITS or _is_report(path)
+
+
+def _is_report(path: Path) -> bool:
+    return path.parent.name == REPORT and path.name == "report.json" and path.with_name("index.html").is_file()
 
 
 def _scratch(path: Path) -> bool:

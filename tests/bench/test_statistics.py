@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from deploy.bench.sequential import LOOKS, guard, interval_at, paired, verdict_of
-from deploy.bench.statistics import Interval, geometric, ratio, summarise
+from deploy.bench.statistics import Interval, geometric, ratio, summarise, unpaired_ratio
 
 
 def test_the_interval_is_students_on_logarithms() -> None:
@@ -87,3 +87,21 @@ def test_what_lasts_longer_than_a_turn_hits_both_and_what_is_shorter_spoils_one(
     second = drift * 1.03
     second[4] *= 10
     assert paired(drift, second) == pytest.approx(1.03)
+
+
+def test_a_ratio_of_what_was_not_taken_side_by_side_holds_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    held = 0
+    for _ in range(2000):
+        first = np.exp(0.05 * rng.standard_normal(5))
+        second = 1.3 * np.exp(0.15 * rng.standard_normal(7))
+        found = unpaired_ratio(list(first), list(second))
+        held += found.low <= 1.3 <= found.high
+    assert 0.935 <= held / 2000 <= 0.965
+
+
+def test_a_ratio_with_one_repetition_on_a_side_knows_no_ends() -> None:
+    found = unpaired_ratio([2.0], [4.0, 4.1])
+    assert (found.low, found.high) == (0.0, math.inf)
+    with pytest.raises(ValueError, match="no repetition"):
+        unpaired_ratio([], [1.0])

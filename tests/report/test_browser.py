@@ -1,0 +1,130 @@
+"""The page in a real browser."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.workflows.report import report
+from tests.report.conftest import add_record
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
+    with api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def opened(browser: Any, filled: Path) -> Iterator[Any]:
+    """The page, with what the console and the network told in ``told``."""
+    add_record(filled, "<b>bold</b>".replace("/", "_"), ms=50)
+    found = report(artifacts=filled)
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.told = []
+    page.on("console", lambda message: page.told.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: page.told.append(f"error: {error}"))
+    page.on("request", lambda request: page.told.append(f"request: {request.url}"))
+    page.goto(found.page.as_uri())
+    yield page
+    page.close()
+
+
+def _column(page: Any, name: str) -> list[str]:
+    texts: list[str] = page.locator(f"#table tbody tr:visible td.{name}").all_inner_texts()
+    return texts
+
+
+def _latencies(page: Any) -> list[float]:
+    """What the column is sorted by, in the order of the rows."""
+    cells = page.locator("#table td.latency")
+    return [float(cells.nth(index).get_attribute("data-key")) for index in range(cells.count())]
+
+
+def test_it_opens_in_silence_and_draws_every_plot(opened: Any) -> None:
+    places = opened.locator("div.plot")
+    assert places.count() >= 3
+    for index in range(places.count()):
+        places.nth(index).scroll_into_view_if_needed()
+        opened.locator(f"div.plot[data-plot='{index}'][data-drawn]").wait_for()
+        assert places.nth(index).locator("svg.main-svg").count() >= 1
+    assert opened.told == [f"request: {opened.url}"], "one request, for the page itself, and nothing on the console"
+
+
+def test_it_sorts_by_numbers_and_back(opened: Any) -> None:
+    head = opened.get_by_role("button", name="latency", exact=True)
+    before = _column(opened, "model")
+    head.click()
+    keys = [
+        float(value) for value in opened.eval_on_selector_all("td.latency", "cells => cells.map(c => c.dataset.key)")
+    ]
+    assert keys == sorted(keys)
+    assert opened.locator("th.latency").get_attribute("aria-sort") == "ascending"
+    head.press("Enter")
+    keys = [
+        float(value) for value in opened.eval_on_selector_all("td.latency", "cells => cells.map(c => c.dataset.key)")
+    ]
+    assert keys == sorted(keys, reverse=True)
+    opened.get_by_role("button", name="architecture").click()
+    assert sorted(_column(opened, "model")) == sorted(before)
+
+
+def test_it_narrows_by_words_and_choice(opened: Any) -> None:
+    opened.locator("input[name=text]").fill("wide int8")
+    assert _column(opened, "model") == ["wide"]
+    assert opened.locator("#count").inner_text() == "1 of 9 rows"
+    opened.locator("input[name=text]").fill("")
+    opened.locator("select[name=backend]").select_option("openvino")
+    assert set(_column(opened, "backend")) == {"openvino"}
+
+
+def test_evidence_opens_with_links_and_the_command(opened: Any) -> None:
+    opened.locator("#table details").first.locator("summary").click()
+    shown = opened.locator("#table details[open] ul")
+    shown.wait_for()
+    assert "raw samples" in shown.inner_text() and "deploy bench" in shown.locator("code").inner_text()
+    assert (Path(opened.url.removeprefix("file://")).parent / shown.locator("a").first.get_attribute("href")).is_file()
+
+
+def test_a_name_of_markup_stays_text(opened: Any) -> None:
+    assert "<b>bold<_b>" in _column(opened, "model")
+    assert opened.locator("#table td.model b").count() == 0
+
+
+def test_dark_and_light(opened: Any) -> None:
+    def ground() -> str:
+        colour: str = opened.evaluate("getComputedStyle(document.body).backgroundColor")
+        return colour
+
+    before = ground()
+    opened.locator("#theme").click()
+    assert ground() != before
+    opened.locator("#theme").click()
+    assert ground() == before
+
+
+def test_a_telephone_scrolls_one_way_only(browser: Any, filled: Path) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.goto(report(artifacts=filled).page.as_uri())
+    page.locator("div.plot").first.scroll_into_view_if_needed()
+    page.locator("div.plot[data-drawn]").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+
+
+def test_without_scripts_the_table_is_there(browser: Any, filled: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report(artifacts=filled).page.as_uri())
+    assert page.locator("#table tbody tr").count() == 8
+    assert page.locator("#filters").is_hidden()
+    context.close()
