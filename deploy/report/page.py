@@ -20,6 +20,8 @@ from deploy.report.plots import plots
 from deploy.report.tables import LEGEND, absences, columns_of, common_settings, machine_line
 
 ASSETS = "deploy.report"
+SHOWN = 100
+"""Rows that are laid out until the reader asks for all; the others can be sorted and found as well."""
 
 
 def page(document: Mapping[str, Any]) -> str:
@@ -34,7 +36,7 @@ def page(document: Mapping[str, Any]) -> str:
     jinja2, plotly = _package("jinja2"), _package("plotly.offline")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["sortable"] = _sortable
-    shown = plots(document)
+    drawn = plots(document)
     rows = document["rows"]
     evidence = [
         {
@@ -53,13 +55,14 @@ def page(document: Mapping[str, Any]) -> str:
             columns=columns_of(rows),
             absences=absences(document),
             machines=[machine_line(item) for item in document["machines"]],
+            shown=SHOWN,
             settings=common_settings(rows),
             choices=_choices(rows),
             legend=LEGEND,
-            plots=shown,
+            plots=drawn,
             style=_asset("page.css"),
             script=_asset("page.js"),
-            data=_packed(json.dumps({"plots": [asdict(item) for item in shown], "rows": evidence})),
+            data=_packed(json.dumps({"plots": [asdict(item) for item in drawn], "rows": evidence})),
             plotly=_packed(plotly.get_plotlyjs()),
         )
     )

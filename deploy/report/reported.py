@@ -28,7 +28,7 @@ def show_report(found: Report) -> None:
         pairs.append(("advice" if not index else "", escape(advice_line(item))))
     for index, (what, why) in enumerate(absences(document)):
         pairs.append(("not measured" if not index else "", escape(f"{what}: {why}")))
-    console().print(rows(pairs))
+    console(piped=140).print(rows(pairs))
 
 
 def show_changes(found: Changes) -> None:

@@ -128,3 +128,19 @@ def test_without_scripts_the_table_is_there(browser: Any, filled: Path) -> None:
     assert page.locator("#table tbody tr").count() == 8
     assert page.locator("#filters").is_hidden()
     context.close()
+
+
+def test_many_rows_are_sorted_and_found_whether_they_are_shown_or_not(browser: Any, tmp_path: Path) -> None:
+    for index in range(130):
+        add_record(tmp_path, f"net{index:03}", ms=1000 - index, processes=2, samples=3)
+    page = browser.new_page()
+    page.goto(report(artifacts=tmp_path).page.as_uri())
+    assert page.locator("#count").inner_text() == "130 of 130 rows, the first 100 shown"
+    page.get_by_role("button", name="latency").click()
+    assert _column(page, "model")[:2] == ["net129", "net128"], "the quickest were not among the first hundred"
+    page.locator("input[name=text]").fill("net127")
+    assert _column(page, "model") == ["net127"]
+    page.locator("input[name=text]").fill("")
+    page.get_by_role("button", name="show all rows").click()
+    assert len(_column(page, "model")) == 130
+    page.close()

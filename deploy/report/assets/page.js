@@ -2,27 +2,39 @@
 (() => {
   const table = document.getElementById("table");
   const body = table.tBodies[0];
-  const rows = Array.from(body.rows);
+  const rows = Array.from(table.tBodies).flatMap((part) => Array.from(part.rows));
   const heads = Array.from(table.tHead.rows[0].cells);
+  const filters = document.getElementById("filters");
+  const count = document.getElementById("count");
+  const more = document.getElementById("more");
 
-  // what is sorted and searched is read once: two thousand rows are then sorted within a frame or two
+  // what is sorted and searched is read once, and only so many rows are laid out as a reader can take in: two thousand
+  // are then sorted within a few frames
   const keys = rows.map((row) => Array.from(row.cells, (cell) => cell.dataset.key));
-  const texts = rows.map((row) => Array.from(row.cells, (cell) => cell.textContent).join(" ").toLowerCase());
-  let order = rows.map((_, index) => index);
+  const texts = rows.map((row) => row.textContent.toLowerCase());
+  const order = rows.map((_, index) => index);
+  let fitting = order;
+  let limit = body.rows.length;
 
   function compare(column, number, factor) {
+    const collator = new Intl.Collator();
     return (one, other) => {
       const [a, b] = [keys[one][column], keys[other][column]];
       if (a === "" || b === "") return a === b ? one - other : a === "" ? 1 : -1;
-      const found = number ? Number(a) - Number(b) : a.localeCompare(b);
+      const found = number ? Number(a) - Number(b) : collator.compare(a, b);
       return factor * found || one - other;
     };
   }
 
   function show() {
-    const fragment = document.createDocumentFragment();
-    for (const index of order) fragment.append(rows[index]);
-    body.replaceChildren(fragment);
+    const words = filters.elements.text.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const chosen = Array.from(filters.querySelectorAll("select")).filter((item) => item.value);
+    fitting = order.filter((index) => words.every((word) => texts[index].includes(word))
+      && chosen.every((item) => rows[index].dataset[item.name] === item.value));
+    body.replaceChildren(...fitting.slice(0, limit).map((index) => rows[index]));
+    const hidden = Math.max(0, fitting.length - limit);
+    count.textContent = `${fitting.length} of ${rows.length} rows${hidden ? `, the first ${limit} shown` : ""}`;
+    more.hidden = !hidden;
   }
 
   heads.forEach((head, column) => {
@@ -36,25 +48,14 @@
       show();
     });
   });
-
-  const filters = document.getElementById("filters");
-  const count = document.getElementById("count");
-  function narrow() {
-    const words = filters.elements.text.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const chosen = Array.from(filters.querySelectorAll("select")).filter((item) => item.value);
-    let shown = 0;
-    rows.forEach((row, index) => {
-      const fits = words.every((word) => texts[index].includes(word))
-        && chosen.every((item) => row.dataset[item.name] === item.value);
-      row.hidden = !fits;
-      shown += fits;
-    });
-    count.textContent = `${shown} of ${rows.length} rows`;
-  }
-  filters.addEventListener("input", narrow);
+  filters.addEventListener("input", show);
   filters.addEventListener("submit", (event) => event.preventDefault());
+  more.addEventListener("click", () => {
+    limit = rows.length;
+    show();
+  });
   filters.hidden = false;
-  narrow();
+  show();
 
   const theme = document.getElementById("theme");
   const prefers = matchMedia("(prefers-color-scheme: dark)");

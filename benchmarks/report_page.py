@@ -1,0 +1,108 @@
+"""Is the report's page quick? Two thousand rows in a real browser: until it stands, and until it is sorted.
+
+    python -m benchmarks.report_page [--rows 2000] [--rounds 7]
+
+A synthetic store (seeded times of made-up networks) goes through ``deploy report`` as any other. Opening is from the
+request to the first frame after the table stands and can be sorted; sorting is from the click to the frame after next,
+by a column of numbers and one of words in turn. Headless Chromium, a fresh context each round. Results go to
+results/report_page.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from playwright.sync_api import sync_playwright
+
+from benchmarks._common import interval, write
+from deploy.bench.records import Cell, Record, Repetition, save
+from deploy.core.environment import now
+from deploy.workflows.report import report
+
+TARGETS = {"bytes": 6_000_000, "open_s": 2.0, "sort_ms": 100.0}
+BACKENDS = ("torch", "torch-compile", "onnxruntime", "openvino")
+
+SORT = """(column) => new Promise((done) => {
+    const button = document.querySelector(`th.${column} button`);
+    const began = performance.now();
+    button.click();
+    requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - began)));
+})"""
+STANDS = "() => new Promise((done) => requestAnimationFrame(() => done(performance.now())))"
+
+
+def main() -> None:
+    """Make the page, open it, sort it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        _fill(Path(folder), arguments.rows)
+        found = report(artifacts=Path(folder))
+        opened, sorted_ms = _measure(found.page, arguments.rounds)
+        result: dict[str, Any] = {
+            "rows": len(found.document["rows"]),
+            "bytes": found.page.stat().st_size,
+            "open_s": {"median": statistics.median(opened), "interval": interval(opened)},
+            "sort_ms": {
+                "median": statistics.median(sorted_ms),
+                "interval": interval(sorted_ms),
+                "worst": max(sorted_ms),
+            },
+            "targets": TARGETS,
+        }
+    write("report_page", result)
+    print(result)
+
+
+def _fill(root: Path, rows: int) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(rows):
+        model, place = divmod(index, 20)
+        backend, batch = BACKENDS[place % 4], 2 ** (place // 4)
+        cell = Cell(
+            model=f"zoo/network{model}",
+            slug=f"network{model}",
+            backend=backend,
+            precision="fp32",
+            what="0" * 64,
+            batch=batch,
+            sizes={"batch": batch},
+            threads=1,
+        )
+        about = {"file": None, "bytes": int(rng.integers(10**5, 10**8)), "trained": True, "created": now()}
+        record = Record(cell=cell, evidence={"verdict": "pass", "reasons": [], "by": "made up"}, about=about)
+        for number in range(5):
+            centre = np.exp(rng.normal(14 + model / 50, 0.02))
+            record = record.adding(
+                Repetition(number=number, samples=(centre * rng.gamma(50, 0.02, 100)).astype(np.int64))
+            )
+        save(root, record)
+
+
+def _measure(page_path: Path, rounds: int) -> tuple[list[float], list[float]]:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    opened, times = [], []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        version = browser.version
+        for _ in range(rounds):
+            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            page.goto(page_path.as_uri())
+            opened.append(page.evaluate(STANDS) / 1000)
+            times += [page.evaluate(SORT, column) for column in ("latency", "model", "latency", "backend")]
+            page.close()
+        browser.close()
+    print(f"Chromium {version}")
+    return opened, times
+
+
+if __name__ == "__main__":
+    main()
