@@ -12,11 +12,20 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(READY)
 
-demo: $(READY)  ## train LeNet-5 on real digits, export it, prove it, use it
+DEMO := lenet5 inception_small resnet18_digits
+
+demo: $(READY)  ## three networks trained on real digits, exported, proven, quantised, built, judged, timed: a report
 	$(BIN)/deploy train zoo/lenet5 --data digits
-	$(BIN)/deploy export zoo/lenet5
-	$(BIN)/deploy verify artifacts/lenet5
-	$(BIN)/deploy evaluate zoo/lenet5 --data digits
+	$(BIN)/deploy train zoo/inception_small --data digits --epochs 10
+	$(BIN)/deploy train zoo/resnet18_digits --data digits --epochs 5
+	for model in $(DEMO); do $(BIN)/deploy export $$model || exit; done
+	for model in $(DEMO); do for target in onnxruntime openvino; do \
+		$(BIN)/deploy quantize $$model --calib digits --target $$target || exit; done; done
+	$(BIN)/deploy trt build lenet5 --int8 --calib digits
+	$(BIN)/deploy evaluate $(DEMO) --data digits
+	$(BIN)/deploy bench $(DEMO) --precision fp32,int8 --repetitions 3 --min-time 0.5
+	$(BIN)/deploy report
+	$(BIN)/deploy verify
 
 check: $(READY)  ## lint and types
 	$(BIN)/ruff check .

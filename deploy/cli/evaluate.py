@@ -92,9 +92,10 @@ def _show(report: EvaluationReport) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for row in report.rows:
         table.add_row(*map(escape, _cells(row)))
-    console().print(table)
+    out = console(piped=120)
+    out.print(table)
     judged = [row for row in report.rows if row.verdict != "reference"]
-    console().print(rows((_name(row), f"[{STYLE[row.verdict]}]{escape(_verdict(row))}[/]") for row in judged))
+    out.print(rows((_name(row), f"[{STYLE[row.verdict]}]{escape(_verdict(row))}[/]") for row in judged))
 
 
 def _name(row: Row) -> str:
