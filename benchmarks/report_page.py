@@ -23,7 +23,7 @@ from playwright.sync_api import sync_playwright
 from benchmarks._common import interval, write
 from deploy.bench.records import Cell, Record, Repetition, save
 from deploy.core.environment import now
-from deploy.workflows.report import report
+from deploy.workflows.report import write_report
 
 TARGETS = {"bytes": 6_000_000, "open_s": 2.0, "sort_ms": 100.0}
 BACKENDS = ("torch", "torch-compile", "onnxruntime", "openvino")
@@ -45,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         _fill(Path(folder), arguments.rows)
-        found = report(artifacts=Path(folder))
+        found = write_report(artifacts=Path(folder))
         opened, sorted_ms = _measure(found.page, arguments.rounds)
         result: dict[str, Any] = {
             "rows": len(found.document["rows"]),

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deploy.models.request import ModelRequest
-    from deploy.workflows.bench import bench
+    from deploy.workflows.bench import measure_speed
     from deploy.workflows.bench_compare import compare_speed
     from deploy.workflows.build import BuildRequest, build_engine
     from deploy.workflows.check import check
     from deploy.workflows.evaluate import evaluate_models
     from deploy.workflows.export import export_model
     from deploy.workflows.quantize import quantize
+    from deploy.workflows.report import write_report
+    from deploy.workflows.report_compare import compare_reports
     from deploy.workflows.train import train_model
 
 __version__ = "0.1.0"
@@ -21,27 +23,31 @@ __all__ = [
     "BuildRequest",
     "ModelRequest",
     "__version__",
-    "bench",
     "build_engine",
     "check",
+    "compare_reports",
     "compare_speed",
     "evaluate_models",
     "export_model",
+    "measure_speed",
     "quantize",
     "train_model",
+    "write_report",
 ]
 
 _HOMES = {
     "BuildRequest": "deploy.workflows.build",
     "ModelRequest": "deploy.models.request",
-    "bench": "deploy.workflows.bench",
     "build_engine": "deploy.workflows.build",
     "check": "deploy.workflows.check",
+    "compare_reports": "deploy.workflows.report_compare",
     "compare_speed": "deploy.workflows.bench_compare",
     "evaluate_models": "deploy.workflows.evaluate",
     "export_model": "deploy.workflows.export",
+    "measure_speed": "deploy.workflows.bench",
     "quantize": "deploy.workflows.quantize",
     "train_model": "deploy.workflows.train",
+    "write_report": "deploy.workflows.report",
 }
 
 

@@ -106,16 +106,19 @@ def test_public_names() -> None:
         "BuildRequest",
         "ModelRequest",
         "__version__",
-        "bench",
         "build_engine",
         "check",
+        "compare_reports",
         "compare_speed",
         "evaluate_models",
         "export_model",
+        "measure_speed",
         "quantize",
         "train_model",
+        "write_report",
     ]
     for name in deploy.__all__:
         assert getattr(deploy, name)
+        assert not (ROOT / "deploy" / name).exists(), f"importing the room {name} would hide the function"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = deploy.nothing

@@ -207,9 +207,9 @@ def command(
 
 
 def _bench(models: tuple[str, ...], **options: Any) -> tuple[BenchmarkReport, SweepReport | None]:
-    from deploy.workflows.bench import bench
+    from deploy.workflows.bench import measure_speed
 
-    return bench(models, **options), None
+    return measure_speed(models, **options), None
 
 
 def _sweep(models: tuple[str, ...], **options: Any) -> tuple[BenchmarkReport, SweepReport | None]:

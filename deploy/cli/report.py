@@ -50,10 +50,10 @@ def command(
         _compare(settings, compare, names, baseline, as_json)
         return
     from deploy.report.reported import show_report
-    from deploy.workflows.report import report
+    from deploy.workflows.report import write_report
 
     with settings.progress() as progress:
-        found = report(names, baseline=baseline, artifacts=settings.artifacts, progress=progress)
+        found = write_report(names, baseline=baseline, artifacts=settings.artifacts, progress=progress)
     emit(found.to_dict(), as_json, lambda: show_report(found))
     if show:
         click.launch(str(found.page))

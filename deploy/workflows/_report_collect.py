@@ -52,7 +52,7 @@ def collect(store: Store, models: Sequence[str], progress: Progress) -> Collecti
         models: names or slugs; none takes all.
         progress: warned of every record that is damaged and therefore left out.
     """
-    every = [(path, record) for path, record in _records(store, progress) if _named(record, models)]
+    every = [(path, record) for path, record in _records(store, progress) if named(record, models)]
     newest = _newest(every)
     slugs = {record.cell.slug for _, record in newest}
     known = {(name, cell.backend, cell.precision, cell.batch) for cell, name in _names(newest)}
@@ -90,7 +90,8 @@ def setting(record: Record) -> tuple[Any, ...]:
     )
 
 
-def _named(record: Record, models: Sequence[str]) -> bool:
+def named(record: Record, models: Sequence[str]) -> bool:
+    """Whether a record is of one of these models; of any where none is named."""
     cell = record.cell
     return not models or not {cell.model, cell.slug, cell.model.partition("/")[2]}.isdisjoint(models)
 

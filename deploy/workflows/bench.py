@@ -34,7 +34,7 @@ Listener = Callable[[Sequence[Row]], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarkReport:
-    """What `bench` measured.
+    """What `measure_speed` measured.
 
     Attributes:
         rows: a cell each, in the order of models, precisions, backends and batches.
@@ -62,7 +62,7 @@ class BenchmarkReport:
         }
 
 
-def bench(
+def measure_speed(
     models: Sequence[str | ModelRequest] = (),
     *,
     backends: Sequence[str] = (),

@@ -10,7 +10,7 @@ from typing import Any
 
 from deploy.models.request import ModelRequest
 from deploy.workflows._bench_rows import Row
-from deploy.workflows.bench import BenchmarkReport, bench
+from deploy.workflows.bench import BenchmarkReport, measure_speed
 
 GAIN = 0.05
 """A doubled batch that gives less than this share more samples a second is one too many."""
@@ -56,12 +56,12 @@ def sweep(models: Sequence[str | ModelRequest] = (), *, most: int = MOST, **opti
     """Time batches of 1, 2, 4 … until throughput is saturated, a batch is refused, or memory ends.
 
     Args:
-        models: as in `deploy.workflows.bench.bench`.
+        models: as in `deploy.workflows.bench.measure_speed`.
         most: the largest batch.
-        options: as in `deploy.workflows.bench.bench`, but for the batches.
+        options: as in `deploy.workflows.bench.measure_speed`, but for the batches.
 
     Raises:
-        DeployError: as in `deploy.workflows.bench.bench`.
+        DeployError: as in `deploy.workflows.bench.measure_speed`.
     """
     began = time.perf_counter()
     rows: dict[Key, list[Row]] = {}
@@ -70,7 +70,7 @@ def sweep(models: Sequence[str | ModelRequest] = (), *, most: int = MOST, **opti
     batch = 1
     while batch <= most and (not reports or set(rows) - set(ended)):
         tried = set(rows) - set(ended)
-        report = bench(models, batches=(batch,), wanted=_wanted(tried if reports else None), **options)
+        report = measure_speed(models, batches=(batch,), wanted=_wanted(tried if reports else None), **options)
         reports.append(report)
         for row in report.rows:
             _take(row, rows, ended)

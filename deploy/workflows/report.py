@@ -16,7 +16,7 @@ from deploy.core.store import REPORT, Store, write_file
 from deploy.report.page import page
 from deploy.report.tables import as_csv, as_markdown
 from deploy.workflows._report_advice import advice
-from deploy.workflows._report_collect import Collection, collect
+from deploy.workflows._report_collect import Collection, collect, named
 from deploy.workflows._report_rows import report_rows
 
 SCHEMA = 1
@@ -32,7 +32,7 @@ HOW = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What `report` wrote.
+    """What `write_report` wrote.
 
     Attributes:
         folder: of ``index.html``, ``report.md``, ``report.csv`` and ``report.json``.
@@ -52,7 +52,7 @@ class Report:
         return {"page": str(self.page), **self.document}
 
 
-def report(
+def write_report(
     models: Sequence[str] = (),
     *,
     baseline: str = "torch",
@@ -79,7 +79,12 @@ def report(
     if not found.records:
         which = f" of {', '.join(models)}" if models else ""
         raise ArtifactError(f"{store.root}: nothing{which} was timed.", "deploy bench MODEL")
+    for name in models:
+        if not any(named(record, [name]) for _, record in found.records):
+            progress.warn(f"nothing of {name} was timed")
     document = describe(found, baseline, folder)
+    if not any((row["backend"], row["precision"]) == (baseline, "fp32") for row in document["rows"]):
+        progress.warn(f"nothing was timed with {baseline} in float32: there are no speed-ups")
     with progress.stage("writing the page"):
         texts = {
             "index.html": page(document),
@@ -97,7 +102,7 @@ def describe(found: Collection, baseline: str, folder: Path) -> dict[str, Any]:
 
     Args:
         found: what it is made of.
-        baseline: as for `report`.
+        baseline: as for `write_report`.
         folder: that links are relative to.
     """
     rows = report_rows(found, baseline, folder)

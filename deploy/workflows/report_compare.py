@@ -87,7 +87,7 @@ def compare_reports(
         old: an artifacts directory, or the ``report.json`` of one.
         new: another.
         models: names; none takes all.
-        baseline: as for `deploy.workflows.report.report`.
+        baseline: as for `deploy.workflows.report.write_report`.
         progress: told what happens.
 
     Raises:

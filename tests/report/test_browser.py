@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deploy.workflows.report import report
+from deploy.workflows.report import write_report
 from tests.report.conftest import add_record
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -28,7 +28,7 @@ def browser() -> Iterator[Any]:
 def opened(browser: Any, filled: Path) -> Iterator[Any]:
     """The page, with what the console and the network told in ``told``."""
     add_record(filled, "<b>bold</b>".replace("/", "_"), ms=50)
-    found = report(artifacts=filled)
+    found = write_report(artifacts=filled)
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.told = []
     page.on("console", lambda message: page.told.append(f"{message.type}: {message.text}"))
@@ -114,7 +114,7 @@ def test_dark_and_light(opened: Any) -> None:
 
 def test_a_telephone_scrolls_one_way_only(browser: Any, filled: Path) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 800})
-    page.goto(report(artifacts=filled).page.as_uri())
+    page.goto(write_report(artifacts=filled).page.as_uri())
     page.locator("div.plot").first.scroll_into_view_if_needed()
     page.locator("div.plot[data-drawn]").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -124,7 +124,7 @@ def test_a_telephone_scrolls_one_way_only(browser: Any, filled: Path) -> None:
 def test_without_scripts_the_table_is_there(browser: Any, filled: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto(report(artifacts=filled).page.as_uri())
+    page.goto(write_report(artifacts=filled).page.as_uri())
     assert page.locator("#table tbody tr").count() == 8
     assert page.locator("#filters").is_hidden()
     context.close()
@@ -134,7 +134,7 @@ def test_many_rows_are_sorted_and_found_whether_they_are_shown_or_not(browser: A
     for index in range(130):
         add_record(tmp_path, f"net{index:03}", ms=1000 - index, processes=2, samples=3)
     page = browser.new_page()
-    page.goto(report(artifacts=tmp_path).page.as_uri())
+    page.goto(write_report(artifacts=tmp_path).page.as_uri())
     assert page.locator("#count").inner_text() == "130 of 130 rows, the first 100 shown"
     page.get_by_role("button", name="latency").click()
     assert _column(page, "model")[0].startswith("net12"), "the quickest were not among the first hundred"

@@ -8,7 +8,7 @@ import pytest
 
 from deploy.report.page import page
 from deploy.report.plots import beats, plots
-from deploy.workflows.report import report
+from deploy.workflows.report import write_report
 from tests.report.conftest import add_accuracy, add_record
 
 EVIL = "<script>alert(1)</script>"
@@ -16,7 +16,7 @@ EVIL = "<script>alert(1)</script>"
 
 def test_names_stay_text(tmp_path: Path) -> None:
     add_record(tmp_path)
-    document = dict(report(artifacts=tmp_path).document)
+    document = dict(write_report(artifacts=tmp_path).document)
     row = {**document["rows"][0], "slug": EVIL, "model": EVIL, "command": EVIL}
     advice = [{"where": EVIL, "model": EVIL, "kind": "fastest", "text": EVIL}]
     document |= {
@@ -29,7 +29,7 @@ def test_names_stay_text(tmp_path: Path) -> None:
 
 
 def test_the_page_asks_nobody_and_is_small(filled: Path) -> None:
-    text = report(artifacts=filled).page.read_text()
+    text = write_report(artifacts=filled).page.read_text()
     assert "default-src 'none'" in text
     outside = re.sub(r'<script type="text/plain".*?</script>', "", text, flags=re.S)
     assert "http:" not in outside and "https:" not in outside and "src=" not in outside.replace("default-src=", "")
@@ -37,14 +37,14 @@ def test_the_page_asks_nobody_and_is_small(filled: Path) -> None:
 
 
 def test_the_same_records_give_the_same_page(filled: Path) -> None:
-    document = {**report(artifacts=filled).document, "created": "2026-01-01"}
+    document = {**write_report(artifacts=filled).document, "created": "2026-01-01"}
     assert page(document) == page(document)
 
 
 def test_figures_are_what_plotly_takes(filled: Path) -> None:
     for batch in (2, 4, 8):
         add_record(filled, "net", "torch", batch=batch, ms=4 * batch**0.5)
-    document = dict(report(artifacts=filled).document)
+    document = dict(write_report(artifacts=filled).document)
     document["sensitivity"] = [{"slug": "net", "target": "openvino", "layers": [{"layer": "conv", "sqnr_db": 31.0}]}]
     point = {"epoch": 1.0, "train_loss": 2.0, "test_loss": 1.9, "train_top1": 0.5, "test_top1": 0.6}
     document["curves"] = {"net": [point, {**point, "epoch": 2.0}]}
@@ -67,7 +67,7 @@ def test_a_front_does_not_separate_what_overlaps(tmp_path: Path) -> None:
         weights = str(index) * 64
         add_record(tmp_path, slug, ms=ms, noise=0.05, weights=[weights])
         add_accuracy(tmp_path, slug, {(weights,): (right, 0.0)})
-    rows = {row["slug"]: row for row in report(artifacts=tmp_path).document["rows"]}
+    rows = {row["slug"]: row for row in write_report(artifacts=tmp_path).document["rows"]}
     front = {slug for slug, row in rows.items() if not any(beats(other, row) for other in rows.values())}
     assert front == {"fast", "same", "good"}
 
@@ -80,6 +80,6 @@ def test_without_plotly_the_command_says_what_to_install(filled: Path, monkeypat
     monkeypatch.setitem(sys.modules, "plotly", None)
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(MissingPackageError) as caught:
-        report(artifacts=filled)
+        write_report(artifacts=filled)
     assert "deploy-toolkit[report]" in str(caught.value.hint)
     assert not (filled / "report").exists()

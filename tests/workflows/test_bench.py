@@ -17,7 +17,7 @@ from deploy.core.errors import ArtifactError, BackendError, MissingPackageError,
 from deploy.models.request import ModelRequest
 from deploy.workflows import _bench_cells
 from deploy.workflows._bench_run import Budget
-from deploy.workflows.bench import BenchmarkReport, bench
+from deploy.workflows.bench import BenchmarkReport, measure_speed
 from deploy.workflows.bench_compare import compare_speed
 from deploy.workflows.bench_sweep import sweep
 from deploy.workflows.export import export_model
@@ -30,7 +30,7 @@ QUICK = Budget(time_s=0.02, warm_s=0.3, patience_s=20)
 
 def _bench(root: Path, *models: str, **options: object) -> BenchmarkReport:
     settings = {"repetitions": 2, "threads": 1, "budget": QUICK, "artifacts": root, **options}
-    return bench(models, **settings)  # type: ignore[arg-type]
+    return measure_speed(models, **settings)  # type: ignore[arg-type]
 
 
 def _records(root: Path) -> dict[str, bytes]:
@@ -166,7 +166,7 @@ def make():
 def test_a_process_that_fails_is_a_row_with_its_reason(tmp_path: Path, store: Path, what: str, why: str) -> None:
     (tmp_path / "odd.py").write_text(FACTORY.format(what=what))
     request = ModelRequest(name=f"{tmp_path / 'odd.py'}:make", inputs=("x:batch,3",))
-    report = bench(
+    report = measure_speed(
         [request],
         backends=("torch",),
         threads=1,

@@ -12,7 +12,7 @@ from deploy.core.store import Store
 from deploy.support.onnx_costs import costs
 from deploy.workflows import _bench_limits
 from deploy.workflows._bench_run import Budget
-from deploy.workflows.bench import bench
+from deploy.workflows.bench import measure_speed
 from deploy.workflows.bench_explain import explain
 from deploy.workflows.quantize import quantize
 from deploy.workflows.verify import verify
@@ -54,7 +54,7 @@ def test_the_floor_of_every_row_from_measured_peaks(artifacts: Path, monkeypatch
     monkeypatch.setattr(_bench_limits, "SECONDS", 0.02)
     monkeypatch.setattr(_bench_limits, "SIZES", (2**16, 2**24))
     budget = Budget(time_s=0.02, warm_s=0.2, patience_s=60)
-    report = bench(
+    report = measure_speed(
         ["lenet5"],
         backends=("torch", "onnxruntime"),
         precisions=("fp32",),
