@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from deploy.cli._common import EXIT, Settings, emit, json_option, model_options, request, samples_option
+
+if TYPE_CHECKING:
+    from deploy.workflows.check import CheckReport
 
 
 @click.command(
@@ -15,6 +19,7 @@ Examples:
   deploy check                                   the newest export, against its own model
   deploy check resnet18 --onnx theirs.onnx       a file that somebody else made
   deploy check resnet18 --weights best.pt --onnx theirs.onnx --locate
+  deploy check resnet18 --backend openvino       the same file, run by another runtime
 """
 )
 @click.argument("model", required=False)
@@ -23,6 +28,9 @@ Examples:
     "--precision",
     type=click.Choice(["fp32", "fp16"]),
     help="What the file computes in. [default: its manifest's, else fp32]",
+)
+@click.option(
+    "--backend", default="onnxruntime", show_default=True, metavar="NAME", help="What runs the file: a plug-in's name."
 )
 @click.option("--locate", "locate_fault", is_flag=True, help="Name the first tensor that leaves the model.")
 @samples_option
@@ -34,6 +42,7 @@ def command(
     model: str | None,
     onnx: Path | None,
     precision: str | None,
+    backend: str,
     locate_fault: bool,
     data: str | None,
     weights: str,
@@ -59,15 +68,31 @@ def command(
             onnx=onnx,
             artifacts=settings.artifacts,
             precision=precision,
+            backend=backend,
             locate_fault=locate_fault,
             samples=load_samples(data, progress),
             progress=progress,
         )
 
-    def show() -> None:
-        from deploy.report.terminal import show_check
-
-        show_check(report)
-
-    emit(report.to_dict(), as_json, show)
+    emit(report.to_dict(), as_json, lambda: _show(report))
     return EXIT[report.parity.verdict]
+
+
+def _show(report: CheckReport) -> None:
+    from rich.markup import escape
+
+    from deploy.report import terminal
+    from deploy.workflows.check import RUNTIME
+
+    if report.backend == RUNTIME:
+        terminal.show_check(report)
+        return
+    proof = terminal.parity_rows(report.parity)  # which speaks of ONNX Runtime, as exports are proven on it
+    pairs = [
+        ("file", f"[bold]{escape(str(report.path))}[/]"),
+        ("model", escape(report.model.name)),
+        ("trained", terminal.weights_line(report.model.weights)),
+        ("run by", escape(report.backend)),
+        *((name, text.replace("ONNX Runtime", escape(report.backend), 1)) for name, text in proof),
+    ]
+    terminal.console().print(terminal.rows(pairs))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from deploy.cli._common import EXIT, Settings, emit, json_option, model_options, request, samples_option
+
+if TYPE_CHECKING:
+    from deploy.workflows._converted import Converted
 
 
 @click.command(
@@ -101,6 +106,26 @@ def command(
             from deploy.report.engines import show_built
 
             show_built(report.engine)
+        for item in report.converted:
+            _show_converted(item)
 
     emit(report.to_dict(), as_json, show)
     return EXIT[report.verdict]
+
+
+def _show_converted(made: Converted) -> None:
+    from rich.markup import escape
+
+    from deploy.report.terminal import console, rows
+
+    manifest, told = made.artifact.manifest, made.to_dict()
+    reasons = made.parity.reasons[:5] if made.parity else ("the exporter names no backend that runs it",)
+    pairs = [
+        ("file", f"[bold]{escape(str(made.artifact.path))}[/]"),
+        ("size", f"{told['bytes'] / 1e6:.1f} MB" + (f" in {len(told['files'])} files" if told["files"][1:] else "")),
+        ("made by", escape(f"{made.edge}, in {manifest.precision}")),
+        ("state", escape(told["state"] + (f", by {made.backend}" if made.backend else ""))),
+        *(("", escape(reason)) for reason in reasons),
+        ("took", f"{made.seconds:.1f} s"),
+    ]
+    console().print(rows(pairs))

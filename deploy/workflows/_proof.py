@@ -50,15 +50,50 @@ def prove(
         BackendError: the model cannot be run, or the runtime refuses the file.
         BackendCrashedError: the runtime's process died.
     """
-    data = path.with_name(f"{path.name}.data")
-    size = path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
-    candidate.open(path, lean=size >= LEAN_BYTES, spinning=False)
+    reference = PyTorchRunner(model, "fp64")
+    report = hold(reference, path, candidate, precision=precision, seed=seed, samples=samples, progress=progress)
+    if not report.probes:
+        return report
+    tensors = {name: np.asarray(value.detach().numpy()) for name, value in model.module.state_dict().items()}
+    accounts = account(tensors, reference.read, _norms(model, set(tensors)), path, precision)
+    return dataclasses.replace(report, weights=accounts.summary(), digest=sha256(path))
+
+
+def hold(
+    reference: PyTorchRunner,
+    path: Path,
+    candidate: IsolatedRunner,
+    *,
+    precision: str = "fp32",
+    seed: int = 0,
+    samples: Samples | None = None,
+    progress: Progress,
+) -> ParityReport:
+    """As `prove`, of a file in whatever format the candidate's backend opens; its weights are not looked for.
+
+    Args:
+        reference: the model in float64.
+        path: the file.
+        candidate: a started worker; the caller closes it.
+        precision: what the file computes in.
+        seed: of the probes.
+        samples: real samples.
+        progress: told how far it is.
+
+    Returns:
+        The report; one without probes where the inputs do not fit.
+
+    Raises:
+        BackendError: the model cannot be run, or the runtime refuses the file.
+    """
+    model = reference.model
+    candidate.open(path, **_frugal(path, candidate.backend))
     rename, inputs, faults = match_inputs(model, candidate.inputs)
     probes = make_probes(inputs, model.sizes, seed=seed, samples=fit_samples(samples, model, inputs))
-    reference, baseline = PyTorchRunner(model, "fp64"), PyTorchRunner(model, precision)
+    baseline = PyTorchRunner(model, precision)
     if faults:
         return _refused(faults, precision, seed)
-    report = compare(
+    return compare(
         reference,
         baseline,
         candidate,
@@ -68,9 +103,15 @@ def prove(
         rename=rename,
         advance=progress.advance,
     )
-    tensors = {name: np.asarray(value.detach().numpy()) for name, value in model.module.state_dict().items()}
-    accounts = account(tensors, reference.read, _norms(model, set(tensors)), path, precision)
-    return dataclasses.replace(report, weights=accounts.summary(), digest=sha256(path))
+
+
+def _frugal(path: Path, backend: str) -> dict[str, bool]:
+    """Options of ONNX Runtime that spare memory and cores beside PyTorch; other backends have none of that name."""
+    if backend != "onnxruntime":
+        return {}
+    data = path.with_name(f"{path.name}.data")
+    size = path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
+    return {"lean": size >= LEAN_BYTES, "spinning": False}
 
 
 def _refused(faults: list[str], precision: str, seed: int) -> ParityReport:

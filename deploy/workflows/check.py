@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from deploy.backends._isolated import IsolatedRunner
+from deploy.core import registry
 from deploy.core.artifact import Artifact, sha256
-from deploy.core.errors import ArtifactError, BackendError, UsageError
+from deploy.core.errors import ArtifactError, BackendError, UnknownNameError, UsageError
 from deploy.core.model import Model
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
@@ -23,18 +24,24 @@ from deploy.workflows._model import EXPORTS, manifest_beside, newest_export, ope
 from deploy.workflows._proof import prove
 from deploy.workflows._samples import Samples
 
+BACKENDS = "deploy.backends"
+RUNTIME = "onnxruntime"
+"""What runs the file, where nobody asks for another."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckReport:
     """What `check` found.
 
     Attributes:
+        backend: what ran the file.
         location: where the file first leaves the model; None where it was not asked for.
     """
 
     path: Path
     model: Model
     parity: ParityReport
+    backend: str = RUNTIME
     located: bool = False
     location: Location | None = None
 
@@ -44,6 +51,7 @@ class CheckReport:
             "file": str(self.path),
             "sha256": sha256(self.path),
             "model": self.model.name,
+            "backend": self.backend,
             "weights": asdict(self.model.weights),
             "parity": self.parity.to_dict(),
             "location": asdict(self.location) if self.location else None,
@@ -56,6 +64,7 @@ def check(
     onnx: Path | str | None = None,
     artifacts: Path | None = None,
     precision: str | None = None,
+    backend: str = RUNTIME,
     locate_fault: bool = False,
     samples: Samples | None = None,
     progress: Progress = SILENT,
@@ -67,6 +76,7 @@ def check(
         onnx: the file, anybody's; None takes the newest export (of the model, where one is named).
         artifacts: the artifacts directory.
         precision: what the file computes in, where no manifest says; default ``fp32``.
+        backend: the plug-in of ``deploy.backends`` that runs the file.
         locate_fault: find the first tensor, in execution order, that leaves the model.
         samples: real samples, probed beside the seeded ones: arrays by input name, or images (`load_samples`).
         progress: told what happens.
@@ -76,7 +86,11 @@ def check(
     """
     store = Store(artifacts or default_root())
     request = ModelRequest(name=model) if isinstance(model, str) else model
-    with IsolatedRunner("onnxruntime") as candidate:
+    if backend not in (known := registry.names(BACKENDS)):
+        raise UnknownNameError("backend", backend, known, f"known: {', '.join(known)}")
+    if locate_fault and backend != RUNTIME:
+        raise UsageError(f"--locate runs the graph node by node on {RUNTIME}: it tells nothing of {backend}.")
+    with IsolatedRunner(backend) as candidate:
         path, artifact = _file(onnx, request, store, progress)
         if artifact is not None:
             artifact.verify()
@@ -104,7 +118,7 @@ def check(
     if locate_fault:
         with progress.stage("locating"):
             location = locate(built, path, precision=asked, seed=request.seed, progress=progress)
-    return CheckReport(path=path, model=built, parity=parity, located=locate_fault, location=location)
+    return CheckReport(path=path, model=built, parity=parity, backend=backend, located=locate_fault, location=location)
 
 
 def _file(

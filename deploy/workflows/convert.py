@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deploy.core import registry
-from deploy.core.errors import UnknownNameError
+from deploy.core.errors import UnknownNameError, UsageError
+from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
+from deploy.core.store import Store
 from deploy.models.request import ModelRequest
+from deploy.workflows._converted import EDGES, Converted, take
 from deploy.workflows._samples import Samples
 from deploy.workflows.build import BuildReport, BuildRequest, build_engine
 from deploy.workflows.export import ExportReport, export_model
 
-EDGES = "exporters"
 START = "torch"
+FIRST = "torch_to_onnx"
+"""The exporter of models: what comes after it starts from a file that was proven."""
+
+ENGINE = "onnx_to_tensorrt"
+"""The exporter with a workflow of its own: it has options, profiles, and a proof that keeps to them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,22 +32,29 @@ class ConvertReport:
 
     Attributes:
         export: the ONNX file with its proof.
-        engine: what was made of it; None where ONNX was asked for, or where the export failed its proof.
+        engine: what was built of it; None where no engine was asked for, or where the export failed its proof.
+        converted: what other exporters made, in order; likewise.
     """
 
     export: ExportReport
-    engine: BuildReport | None
+    engine: BuildReport | None = None
+    converted: tuple[Converted, ...] = ()
 
     @property
     def verdict(self) -> str:
-        """The engine's, where it was run and is no better than the export's; else the export's."""
-        export, engine = self.export.parity.verdict, self.engine.verdict if self.engine else None
-        return engine if export == "pass" and engine is not None else export
+        """The first that is not ``pass``, of the export and of what was made of it and run; else ``pass``."""
+        found: list[str | None] = [self.export.parity.verdict, self.engine.verdict if self.engine else None]
+        found += [item.verdict for item in self.converted]
+        return next((verdict for verdict in found if verdict not in ("pass", None)), None) or "pass"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: the export's, and under ``engine`` the engine's."""
+        """Plain values for JSON: the export's; under ``engine`` the engine's, under ``converted`` the others'."""
         document = self.export.to_dict()
-        return document if self.engine is None else {**document, "engine": self.engine.to_dict()}
+        if self.engine is not None:
+            document["engine"] = self.engine.to_dict()
+        if self.converted:
+            document["converted"] = [item.to_dict() for item in self.converted]
+        return document
 
 
 def route(format: str, edges: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -48,12 +62,12 @@ def route(format: str, edges: Sequence[str] | None = None) -> tuple[str, ...]:
 
     Args:
         format: ``onnx``, ``tensorrt`` ….
-        edges: names ``A_to_B``; default: the files of the package ``exporters``.
+        edges: names ``A_to_B``; default: the files of the package ``exporters`` and what third parties add.
 
     Raises:
         UnknownNameError: no chain ends there.
     """
-    names = [name for name in (edges or registry.own_names(EDGES)) if "_to_" in name]
+    names = [name for name in (edges or registry.names(EDGES)) if "_to_" in name]
     chains: dict[str, tuple[str, ...]] = {START: ()}
     reached = [START]
     for here in reached:  # grows while it is walked: breadth first
@@ -97,28 +111,31 @@ def convert(
         DeployError: see `deploy.core.errors`.
     """
     first, *rest = route(format)
-    unknown = [edge for edge in rest if edge not in _STEPS]
-    if first != "torch_to_onnx" or unknown:
-        raise UnknownNameError("exporter", (unknown or [first])[0], _STEPS)
+    if first != FIRST:
+        raise UsageError(f"{format}: {first} begins at a PyTorch model, which only {FIRST} does.")
     export = export_model(
         model,
         artifacts=artifacts,
         dynamic=dynamic,
         opset=opset,
-        precision="fp32" if rest else precision,
+        precision="fp32" if ENGINE in rest else precision,
         strategy=strategy,
         samples=samples,
         progress=progress,
     )
-    if not rest or export.parity.verdict == "fail":
-        return ConvertReport(export=export, engine=None)
-    return ConvertReport(export=export, engine=_STEPS[rest[0]](export, precision, artifacts, progress))
-
-
-def _engine(export: ExportReport, precision: str, artifacts: Path | None, progress: Progress) -> BuildReport:
-    request = BuildRequest(model=export.artifact.path, fp16=precision == "fp16")
-    return build_engine(request, artifacts=artifacts, progress=progress)
-
-
-_STEPS: dict[str, Callable[[ExportReport, str, Path | None, Progress], BuildReport]] = {"onnx_to_tensorrt": _engine}
-"""What takes an export further."""
+    engine: BuildReport | None = None
+    converted: list[Converted] = []
+    here = export.artifact
+    verdict: str = export.parity.verdict
+    for edge in rest:
+        if verdict == "fail":
+            break
+        if edge == ENGINE:
+            request = BuildRequest(model=here.path, fp16=precision == "fp16")
+            engine = build_engine(request, artifacts=artifacts, progress=progress)
+            here, verdict = engine.artifact, engine.verdict or verdict
+        else:
+            step = take(edge, here, Store(artifacts or default_root()), progress)
+            converted.append(step)
+            here, verdict = step.artifact, step.verdict or verdict
+    return ConvertReport(export=export, engine=engine, converted=tuple(converted))
