@@ -3,14 +3,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
 
-.PHONY: demo test test-nightly check bench gpu-check clean
+.PHONY: demo test test-nightly check docs bench gpu-check clean
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(READY)
+
+# What builds the site, and no more: who writes documentation need not install every runtime.
+$(DOCS_READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $(DOCS_READY)
 
 DEMO := lenet5 inception_small resnet18_digits
 
@@ -37,6 +45,9 @@ test: check  ## everything CI runs
 
 test-nightly: check  ## the slow ones too
 	$(BIN)/pytest
+
+docs: $(DOCS_READY)  ## the documentation, into build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(READY)  ## the figures the documents quote; hours
 	$(BIN)/python -m benchmarks.startup

@@ -1,0 +1,88 @@
+"""The documentation builds without a warning, has a page for every command, and fetches nothing from anywhere."""
+
+import os
+import re
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+import click
+import pytest
+
+from deploy.cli.main import cli
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for package in ("mkdocs", "material", "mkdocstrings_handlers.python"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'deploy-toolkit[docs]'")
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def commands() -> dict[str, click.Command]:
+    """Every command by the name of its page."""
+    found = {}
+    with click.Context(cli) as context:
+        for name in cli.list_commands(context):
+            command = cli.get_command(context, name)
+            assert command is not None
+            found[name] = command
+            if isinstance(command, click.Group):
+                found.update({f"{name}-{inner}": item for inner, item in command.commands.items()})
+    return found
+
+
+def text_of(page: Path) -> str:
+    return unescape(re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8")))
+
+
+def test_every_command_has_its_page(site: Path) -> None:
+    expected = commands()
+    assert {path.stem for path in (site / "commands").glob("*.html")} == {"index", *expected}
+    listed = (site / "commands" / "index.html").read_text(encoding="utf-8")
+    for name, command in expected.items():
+        assert f'href="{name}.html"' in listed
+        told = text_of(site / "commands" / f"{name}.html")
+        assert (command.help or "").splitlines()[0].split("`")[0] in " ".join(told.split())
+        for option in command.params:
+            assert not isinstance(option, click.Option) or all(text in told for text in option.opts), (name, option)
+        for line in (command.epilog or "").replace("Examples:", "").splitlines():
+            assert line.strip("\b \\") in told, name
+
+
+def test_every_public_name_is_told(site: Path) -> None:
+    import deploy
+
+    page = (site / "python-api.html").read_text(encoding="utf-8")
+    for name in deploy.__all__:
+        assert f'id="deploy.{name}"' in page or name == "__version__", name
+    assert "deploy.__version__" in text_of(site / "python-api.html")
+
+
+def test_no_page_fetches_anything(site: Path) -> None:
+    tag = r"(?:<(?:script|img|iframe|source)[^>]*\ssrc|<link[^>]*\shref)"
+    fetched = re.compile(tag + r"""=["']?((?:https?:)?//[^"'\s>]+)""")
+    for page in site.rglob("*.html"):
+        assert not fetched.findall(page.read_text(encoding="utf-8")), page
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"url\(\s*['\"]?(?:https?:)?//", sheet.read_text(encoding="utf-8")), sheet
+
+
+def test_examples_are_shown_whole(site: Path) -> None:
+    pages = {path.name: text_of(path) for path in (site / "extending").glob("*.html")}
+    for example in (ROOT / "docs" / "examples").glob("*.py"):
+        source = example.read_text(encoding="utf-8").strip()
+        assert any(source in page for page in pages.values()), example
+    assert not list(site.rglob("*.py")), "sources are shown, not served"
