@@ -24,7 +24,7 @@ OPTIONS = "<!-- options -->"
 
 def walk(group: click.Group, above: click.Context | None = None, name: str = "deploy") -> Iterator[click.Context]:
     """The context of every command below a group, groups before what is in them."""
-    with click.Context(group, info_name=name, parent=above) as context:
+    with click.Context(group, info_name=name, parent=above, **group.context_settings) as context:
         for each in group.list_commands(context):
             command = group.get_command(context, each)
             if command is None:
@@ -134,7 +134,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Fill the list of commands, and the table of what stands before them."""
     if LIST not in markdown:
         return markdown
-    with click.Context(cli, info_name="deploy") as root:
+    with click.Context(cli, info_name="deploy", **cli.context_settings) as root:
         options = [item for item in cli.get_params(root) if isinstance(item, click.Option)]
         markdown = markdown.replace(OPTIONS, _table(options, root))
     rows = ["| command | what it does |", "|---|---|"]

@@ -63,7 +63,21 @@ def parse(line: str, whole: bool) -> None:
         command = found
 
 
-LINES = sorted({(str(path.relative_to(ROOT)), *item) for path in PAGES for item in shown(path)})
+def examples() -> list[tuple[str, str, bool]]:
+    """What the commands' own help shows."""
+    found = []
+    with click.Context(cli) as context:
+        for name in cli.list_commands(context):
+            command = cli.get_command(context, name)
+            below = list(command.commands.values()) if isinstance(command, click.Group) else []
+            for each in (command, *below):
+                epilog = (each.epilog if each else None) or ""
+                lines = re.findall(r"^\s*(deploy .*)$", epilog.replace("\\\n", " "), re.MULTILINE)
+                found += [(f"{name} --help", _cut(line), True) for line in lines]
+    return found
+
+
+LINES = sorted({*((str(path.relative_to(ROOT)), *item) for path in PAGES for item in shown(path)), *examples()})
 
 
 @pytest.mark.parametrize(("page", "line", "whole"), LINES, ids=[f"{page}: {line}" for page, line, _ in LINES])
