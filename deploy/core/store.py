@@ -1,8 +1,9 @@
 """The artifacts directory: complete files or none.
 
 A file is written in a scratch folder on the same file system, flushed to the disk (``fsync``), renamed
-into place, and the rename itself is flushed. The manifest goes last: an artifact without one is not an
-artifact, and a reader that finds digests that differ knows that it looks at two writers' files.
+into place, and the rename itself is flushed. Several files become visible together: the folder that holds them is
+renamed once (`PENDING`), and from then on they are published even if the process is killed, for the next one to come
+moves what is left. A move that the disk refuses is taken back. The manifest goes last.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ if os.name == "posix":
     import fcntl
 
 SCRATCH = ".scratch-"
+PENDING = ".publishing-"
+"""Begins the name of a folder whose files are complete and on their way to where they belong."""
+_BEFORE, _READY = ".before-", "ready-"
 LIMITS = ".limits"
 """Folder of what was found of the machine itself."""
 REPORT = "report"
@@ -56,6 +60,7 @@ def write_file(path: Path, content: bytes) -> None:
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear(path.parent)
         scratch = path.with_name(f"{SCRATCH}{os.getpid()}-{path.name}")
         try:
             scratch.write_bytes(content)
@@ -88,6 +93,70 @@ def _locked(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def finish(folder: Path) -> None:
+    """Move what a killed process had begun to publish in a folder; where the disk is read-only, it stays."""
+    if not _pending(folder):
+        return
+    try:
+        with _locked(folder):  # whoever publishes holds the lock: what is seen with it is of the dead
+            _finish(folder)
+    except OSError:
+        return
+
+
+def _pending(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{PENDING}*"))
+
+
+def _finish(folder: Path) -> None:
+    for pending in _pending(folder):
+        for path in sorted(pending.iterdir(), key=_manifest_last):
+            if not path.name.startswith(_BEFORE):
+                os.replace(path, folder / path.name)
+        _flush_directory(folder)
+        shutil.rmtree(pending)
+
+
+def _manifest_last(path: Path) -> bool:
+    return path.suffix == ".json"
+
+
+def _move(pending: Path, folder: Path, names: list[str]) -> None:
+    """Move files to their places, or none of them: what was there before is put back."""
+    moved: list[str] = []
+    try:
+        for name in names:
+            if (folder / name).exists():
+                _keep(folder / name, pending / f"{_BEFORE}{name}")
+            moved.append(name)
+            os.replace(pending / name, folder / name)
+        _flush_directory(folder)
+    except BaseException:
+        for name in reversed(moved):
+            if not (pending / name).exists():
+                os.replace(folder / name, pending / name)
+            if (pending / f"{_BEFORE}{name}").exists():
+                os.replace(pending / f"{_BEFORE}{name}", folder / name)
+        raise
+
+
+def _keep(path: Path, copy: Path) -> None:
+    try:
+        os.link(path, copy)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, copy)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what dead processes were writing, folders and files."""
+    for stale in folder.glob(f"{SCRATCH}*"):
+        if not _live(stale):
+            if stale.is_dir():
+                shutil.rmtree(stale, ignore_errors=True)
+            else:
+                stale.unlink(missing_ok=True)
 
 
 def _live(folder: Path) -> bool:
@@ -130,10 +199,24 @@ class Transaction:
             for name in names:
                 _flush(self.path(name))
             with _locked(folder):
-                for name in names:
-                    os.replace(self.path(name), folder / name)
-                _flush_directory(folder)
+                _finish(folder)
+                self._make_visible(folder, names)
         return Artifact(path=artifact, manifest=manifest)
+
+    def _make_visible(self, folder: Path, names: list[str]) -> None:
+        ready = Path(tempfile.mkdtemp(prefix=_READY, dir=self.scratch))
+        pending = folder / f"{PENDING}{os.getpid()}-{ready.name.removeprefix(_READY)}"
+        try:
+            for name in names:
+                os.replace(self.path(name), ready / name)
+            _flush_directory(ready)
+            os.rename(ready, pending)  # from here on it is published, whatever happens to this process
+            _move(pending, folder, names)
+        except BaseException:
+            if pending.exists():  # the disk refused, and what was there is there again: nobody shall finish it
+                os.rename(pending, ready)
+            raise
+        shutil.rmtree(pending, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +240,8 @@ class Store:
         fresh = not folder.exists()
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            for stale in folder.glob(f"{SCRATCH}*"):
-                if not _live(stale):
-                    shutil.rmtree(stale, ignore_errors=True)
+            finish(folder)
+            _clear(folder)
             scratch = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-", dir=folder))
         try:
             yield Transaction(folder, scratch)
@@ -170,9 +252,10 @@ class Store:
 
     def artifacts(self, slug: str | None = None) -> list[Artifact]:
         """Every artifact with a readable manifest, newest first."""
-        pattern = f"{slug or '*'}/*.json"
+        for pending in self.root.glob(f"{slug or '*'}/{PENDING}*"):
+            finish(pending.parent)
         found = []
-        for beside in self.root.glob(pattern):
+        for beside in self.root.glob(f"{slug or '*'}/*.json"):
             try:
                 found.append(Artifact.open(beside.with_suffix("")))
             except ArtifactError:

@@ -10,7 +10,7 @@ from deploy.core import records
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.errors import ArtifactError
 from deploy.core.paths import default_root
-from deploy.core.store import LIMITS, REPORT, SCRATCH
+from deploy.core.store import LIMITS, PENDING, REPORT, SCRATCH, finish
 
 IGNORED = {"README.md", ".lock", ".gitignore"}
 
@@ -41,6 +41,8 @@ def verify(path: Path | None = None) -> VerifyReport:
         return _verify([target], set())
     if not path.is_dir():
         raise ArtifactError(f"{path}: there is nothing there.")
+    for pending in path.rglob(f"{PENDING}*"):
+        finish(pending.parent)
     found = (file for file in path.rglob("*.json") if not _scratch(file) and not _beside(file))
     own = sorted(file for file in found if not manifest_path(file).exists())  # a table is JSON and has its own
     measured = [file for file in own if records.is_record(file)]
@@ -74,7 +76,7 @@ def _is_report(path: Path) -> bool:
 
 
 def _scratch(path: Path) -> bool:
-    return any(part.startswith(SCRATCH) for part in path.parts)
+    return any(part.startswith((SCRATCH, PENDING)) for part in path.parts)
 
 
 def _verify(targets: list[Path], present: set[Path]) -> VerifyReport:
