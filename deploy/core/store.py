@@ -149,6 +149,14 @@ def _keep(path: Path, copy: Path) -> None:
         shutil.copyfile(path, copy)
 
 
+def _files(artifact: Path) -> set[str]:
+    """What the manifest there lists; nothing where there is none that can be read."""
+    try:
+        return {payload.file for payload in Artifact.open(artifact).manifest.files}
+    except ArtifactError:
+        return set()
+
+
 def _clear(folder: Path) -> None:
     """Remove what dead processes were writing, folders and files."""
     for stale in folder.glob(f"{SCRATCH}*"):
@@ -200,7 +208,10 @@ class Transaction:
                 _flush(self.path(name))
             with _locked(folder):
                 _finish(folder)
+                stale = _files(artifact) - set(names)
                 self._make_visible(folder, names)
+                for name in stale:
+                    (folder / name).unlink(missing_ok=True)
         return Artifact(path=artifact, manifest=manifest)
 
     def _make_visible(self, folder: Path, names: list[str]) -> None:

@@ -1,0 +1,98 @@
+"""SIGKILL at any moment: only complete artifacts are visible, and the next run finishes."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deploy.core.store import Store
+from deploy.workflows.verify import verify
+
+from .conftest import in_child, kill_at, listing, publish, version_of
+
+Cli = Callable[..., int]
+KILLED = -signal.SIGKILL
+
+
+def killed_while_publishing(root: Path, version: int, at: int, files: int = 2) -> bool:
+    def work() -> None:
+        with kill_at(at):
+            publish(root, version, files)
+
+    return in_child(work) == KILLED
+
+
+@pytest.mark.parametrize("files", [1, 2, 3])
+def test_at_every_call_of_the_writer(tmp_path: Path, files: int) -> None:
+    calls, seen = 0, set()
+    while killed_while_publishing(_with_one(tmp_path / str(calls), files), 2, calls + 1, files):
+        root = tmp_path / str(calls)
+        seen.add(version_of(root))
+        assert verify(root).problems == ()
+        publish(root, 3, files)
+        assert version_of(root) == 3 and len(listing(root)) == files + 1
+        calls += 1
+    assert calls >= 12 and seen == {1, 2}, (calls, seen)
+
+
+def _with_one(root: Path, files: int) -> Path:
+    publish(root, 1, files)
+    return root
+
+
+@pytest.mark.parametrize(("before", "after"), [(3, 1), (1, 3), (2, 1)])
+def test_files_that_the_new_one_no_longer_has_go(tmp_path: Path, before: int, after: int) -> None:
+    publish(tmp_path, 1, before)
+    publish(tmp_path, 2, after)
+    assert len(listing(tmp_path)) == after + 1 and verify(tmp_path).problems == ()
+
+
+COMMANDS = {
+    "export": (60, ("export", "zoo/lenet5", "--weights", "none")),
+    "quantize": (40, ("quantize", "zoo/lenet5", "--calib", "digits", "--samples", "8")),
+    "train": (20, ("train", "zoo/lenet5", "--data", "digits", "--epochs", "1")),
+    "trt build": (20, ("trt", "build", "zoo/lenet5", "--runtime", "tensorrt-rtx")),
+    "bench": (10, ("bench", "zoo/lenet5", "--backends", "onnxruntime", "--repetitions", "1", "--min-time", "0.05")),
+}
+"""How often each is killed, and its words."""
+SAME = (".onnx", ".calibration.json")
+"""What two runs write alike to the byte."""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command(cli: Cli, lenet5: Path, tmp_path: Path, name: str) -> None:
+    times, words = COMMANDS[name]
+    start = tmp_path / "start"
+    if name not in ("export", "train"):
+        shutil.copytree(lenet5, start)
+    undisturbed = tmp_path / "undisturbed"
+    shutil.copytree(start, undisturbed) if start.exists() else None
+    assert cli(*words, at=undisturbed) == 0
+    began = time.monotonic()
+    assert cli(*words, at=undisturbed) == 0  # again: what the first one imported is warm
+    lasts = time.monotonic() - began
+    expected = same(undisturbed)
+    chance = random.Random(name)
+    store, killed = tmp_path / "artifacts", 0
+    for number in range(times):
+        if number % 5 == 0:
+            shutil.rmtree(store, ignore_errors=True)
+            shutil.copytree(start, store) if start.exists() else store.mkdir()
+        killed += cli(*words, kill_after_s=chance.uniform(0, lasts)) == KILLED
+        assert verify(store).problems == (), number
+        for artifact in Store(store).artifacts():
+            artifact.verify()
+        if number % 10 == 9:
+            assert cli(*words) == 0
+            assert same(store) == expected
+    assert killed >= times / 2
+
+
+def same(root: Path) -> dict[str, bytes]:
+    return {name: content for name, content in listing(root).items() if name.endswith(SAME)}
