@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Any
 
 from deploy.core.environment import machine, now, versions
 from deploy.core.errors import ArtifactError, DigestError
+from deploy.core.lock import unwritten
 from deploy.core.model import Preprocessing, Weights
+from deploy.core.seal import BrokenSealError, seal, unseal
 from deploy.core.tensors import TensorSpec
 
 SCHEMA = 1
@@ -84,8 +85,8 @@ class Manifest:
     schema: int = SCHEMA
 
     def to_json(self) -> str:
-        """The manifest's text, keys sorted."""
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
+        """The manifest's text: sealed JSON."""
+        return seal(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> Manifest:
@@ -93,13 +94,16 @@ class Manifest:
 
         Raises:
             ArtifactError: it is not JSON, of another schema, or lacks or mistypes a field.
+            DigestError: it was changed after it was written.
         """
         try:
-            data = json.loads(text)
+            data = unseal(text)
+        except BrokenSealError as exc:
+            raise DigestError(f"{path}: the manifest is not what was written.", "export the model again") from exc
         except (ValueError, RecursionError) as exc:
             raise ArtifactError(f"{path}: the manifest is not valid JSON: {exc}.") from exc
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        if data.get("schema") != SCHEMA:
+            found = data.get("schema")
             raise ArtifactError(
                 f"{path}: manifest schema {found!r}, this version reads {SCHEMA}.", "export the model again"
             )
@@ -164,6 +168,8 @@ class Artifact:
             ArtifactError: there is none, or it is damaged.
         """
         beside = manifest_path(path)
+        if beside.is_symlink():
+            raise ArtifactError(f"{beside}: a link, not a manifest.")
         try:
             text = beside.read_text(encoding="utf-8")
         except FileNotFoundError as exc:
@@ -179,8 +185,18 @@ class Artifact:
         """Hold every payload file against its digest.
 
         Raises:
-            DigestError: one is missing, is not a plain file, or differs.
+            DigestError: one is missing, is not a plain file, or differs; or another process has replaced them since
+                the manifest was read.
         """
+        try:
+            self._hold()
+        except DigestError:
+            with unwritten(self.path.parent):  # is somebody just replacing it?
+                if Artifact.open(self.path).manifest != self.manifest:
+                    raise DigestError(f"{self.path}: another process replaced it meanwhile.", "try again") from None
+                self._hold()
+
+    def _hold(self) -> None:
         for payload in self.manifest.files:
             path = self.path.with_name(payload.file)
             if path.is_symlink() or not path.is_file():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.core.errors import ArtifactError, DigestError
+from deploy.core.seal import BrokenSealError, seal, unseal
 from deploy.core.store import write_file
 
 AGAIN = "measure again"
@@ -34,7 +35,7 @@ def save(path: Path, kind: str, schema: int, content: Mapping[str, Any]) -> None
     """Write a record, durably and at once.
 
     Args:
-        path: where.
+        path: where; its name is part of the record, so that one that was renamed is seen.
         kind: what it is.
         schema: of the content.
         content: plain values for JSON.
@@ -42,9 +43,7 @@ def save(path: Path, kind: str, schema: int, content: Mapping[str, Any]) -> None
     Raises:
         StorageError: the disk refused.
     """
-    document = {"kind": kind, "schema": schema, **content}
-    document["sha256"] = _digest(document)
-    write_file(path, (_text(document) + "\n").encode())
+    write_file(path, seal({"kind": kind, "schema": schema, "name": path.name, **content}).encode())
 
 
 def load(path: Path, kind: str, schema: int) -> dict[str, Any]:
@@ -54,40 +53,27 @@ def load(path: Path, kind: str, schema: int) -> dict[str, Any]:
         ArtifactError: it is damaged, or of another kind or schema.
         DigestError: it is not what was written.
     """
-    document = _read(path)
+    document = check(path)
     if document.get("kind") != kind:
         raise ArtifactError(f"{path}: not a record of {kind}.")
     if document.get("schema") != schema:
         raise ArtifactError(f"{path}: record schema {document.get('schema')!r}, this version reads {schema}.", AGAIN)
-    check(path, document)
     return document
 
 
-def check(path: Path, document: dict[str, Any] | None = None) -> None:
-    """Hold a record against its own digest.
+def check(path: Path) -> dict[str, Any]:
+    """Hold a record against its own digest and name.
 
     Raises:
         ArtifactError: it cannot be read.
         DigestError: it is not what was written.
     """
-    content = dict(_read(path) if document is None else document)
-    if content.pop("sha256", None) != _digest(content):
-        raise DigestError(f"{path}: its content is not what was recorded.", AGAIN)
-
-
-def _read(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = unseal(path.read_text(encoding="utf-8"))
+    except BrokenSealError as exc:
+        raise DigestError(f"{path}: its content is not what was recorded.", AGAIN) from exc
     except (OSError, ValueError, RecursionError) as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc}.") from exc
-    if not isinstance(document, dict):
-        raise ArtifactError(f"{path}: not a record.")
+    if document.get("name") != path.name or path.is_symlink():
+        raise DigestError(f"{path}: recorded as {document.get('name')}, and not a plain file of that name.", AGAIN)
     return document
-
-
-def _text(document: Mapping[str, Any]) -> str:
-    return json.dumps(document, indent=1, sort_keys=True)
-
-
-def _digest(document: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_text(document).encode()).hexdigest()

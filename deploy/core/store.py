@@ -20,9 +20,7 @@ from pathlib import Path
 from deploy.core import interrupt
 from deploy.core.artifact import Artifact, Manifest, manifest_path
 from deploy.core.errors import ArtifactError, StorageError
-
-if os.name == "posix":
-    import fcntl
+from deploy.core.lock import locked
 
 SCRATCH = ".scratch-"
 PENDING = ".publishing-"
@@ -84,23 +82,12 @@ def _flush_directory(path: Path) -> None:
         _flush(path)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One writer at a time; the system frees the lock of a process that died."""
-    if os.name != "posix":
-        yield
-        return
-    with (folder / ".lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
 def finish(folder: Path) -> None:
     """Move what a killed process had begun to publish in a folder; where the disk is read-only, it stays."""
     if not _pending(folder):
         return
     try:
-        with _locked(folder):  # whoever publishes holds the lock: what is seen with it is of the dead
+        with locked(folder):  # whoever publishes holds the lock: what is seen with it is of the dead
             _finish(folder)
     except OSError:
         return
@@ -206,7 +193,7 @@ class Transaction:
             self.path(beside.name).write_text(manifest.to_json(), encoding="utf-8")
             for name in names:
                 _flush(self.path(name))
-            with _locked(folder):
+            with locked(folder):
                 _finish(folder)
                 stale = _files(artifact) - set(names)
                 self._make_visible(folder, names)

@@ -1,5 +1,6 @@
 """The TensorRT backend: what it refuses anywhere, and on a machine with a GPU that it runs."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from deploy.backends.tensorrt import Options, open
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.errors import ArtifactError, BackendError, DigestError, UsageError
 from deploy.core.progress import SILENT
+from deploy.core.seal import seal
 from deploy.support.cuda_driver import gpus
 from deploy.workflows.build import BuildRequest, build_engine
 from deploy.workflows.convert import convert
@@ -34,7 +36,8 @@ def test_what_is_refused_before_it_is_opened(engine: Path) -> None:
         open(engine)
     engine.write_bytes(data)
     version = Artifact.open(engine).manifest.options["version"]
-    manifest_path(engine).write_text(told.replace(f'"version": "{version}"', '"version": "1.0"'), encoding="utf-8")
+    other = seal(json.loads(told.replace(f'"version": "{version}"', '"version": "1.0"')))
+    manifest_path(engine).write_text(other, encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"built with tensorrt-rtx 1\.0, found .*, rebuild with: deploy trt build"):
         open(engine)
     manifest_path(engine).unlink()

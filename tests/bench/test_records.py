@@ -9,6 +9,7 @@ import pytest
 from deploy.bench.records import Cell, Record, Repetition, load, record_path, save
 from deploy.core.errors import ArtifactError, DigestError, StorageError
 from deploy.core.records import is_record
+from deploy.core.seal import seal
 from deploy.workflows.verify import verify
 
 CELL = Cell(
@@ -77,7 +78,7 @@ def test_damage_is_found_by_load_and_by_verify(tmp_path: Path) -> None:
 
 def test_another_schema_is_refused_by_name(tmp_path: Path) -> None:
     path = save(tmp_path, _record())
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 99}))
+    path.write_text(seal({**json.loads(path.read_text()), "schema": 99}))
     with pytest.raises(ArtifactError, match="record schema 99, this version reads 1"):
         load(path)
 

@@ -7,6 +7,7 @@ import pytest
 from deploy.core.artifact import Artifact, Manifest, Payload, manifest_path, sha256
 from deploy.core.errors import ArtifactError, DigestError, StorageError
 from deploy.core.model import Preprocessing, Weights
+from deploy.core.seal import seal
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
 
@@ -98,7 +99,7 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, change, message: str) -> 
     beside = manifest_path(made.path)
     data = json.loads(beside.read_text())
     change(data)
-    beside.write_text(json.dumps(data))
+    beside.write_text(seal(data))
     with pytest.raises(ArtifactError, match=message):
         Artifact.open(made.path)
 

@@ -14,6 +14,7 @@ from deploy.bench.records import load
 from deploy.bench.sequential import guard, verdict_of
 from deploy.core.artifact import manifest_path
 from deploy.core.errors import ArtifactError, BackendError, MissingPackageError, UnknownNameError, UsageError
+from deploy.core.seal import seal
 from deploy.models.request import ModelRequest
 from deploy.workflows import _bench_cells
 from deploy.workflows._bench_run import Budget
@@ -82,7 +83,7 @@ def test_no_number_without_parity(artifacts: Path) -> None:
     beside = manifest_path(artifacts / "lenet5" / "lenet5.fp32.onnx")
     document = json.loads(beside.read_text())
     document["parity"] |= {"verdict": "fail", "reasons": ["logits: noise 3 times the signal"]}
-    beside.write_text(json.dumps(document))
+    beside.write_text(seal(document))
     report = _bench(artifacts, "lenet5", backends=("onnxruntime",), precisions=("fp32",))
     assert report.rows == () and "no number without parity: fail: logits: noise" in report.absent[0].why
 

@@ -1,6 +1,7 @@
 """`deploy trt build` with the real builder of TensorRT for RTX, which needs no GPU."""
 
 import dataclasses
+import json
 import shlex
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from onnx import TensorProto, helper
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.errors import ArtifactError, BackendError, DigestError, ExportError, UsageError
 from deploy.core.progress import SILENT, Progress
+from deploy.core.seal import seal
 from deploy.support.cuda_driver import gpus
 from deploy.support.engine_layers import Shares
 from deploy.workflows._build_job import hold_precision
@@ -206,7 +208,8 @@ def test_an_engine_of_another_version_is_not_opened(run: Run, artifacts: Path) -
     path = build(artifacts, batch="1:2:4").artifact.path
     beside = manifest_path(path)
     version = Artifact.open(path).manifest.options["version"]
-    beside.write_text(beside.read_text(encoding="utf-8").replace(f'"version": "{version}"', '"version": "1.0.0"'))
+    text = beside.read_text(encoding="utf-8").replace(f'"version": "{version}"', '"version": "1.0.0"')
+    beside.write_text(seal(json.loads(text)))
     shown = run("trt", "inspect", path, "--json")
     assert shown.code == 0, "its manifest is told all the same"
     rebuild = "rebuild with: deploy trt build zoo/lenet5 --batch 1:2:4 --runtime tensorrt-rtx"

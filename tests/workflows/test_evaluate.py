@@ -1,5 +1,6 @@
 """Evaluation: every artifact of a model, side by side, on images it was not trained on."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from deploy.core.artifact import Artifact, Payload, manifest_path
 from deploy.core.errors import ArtifactError, DataError, DigestError, UsageError
 from deploy.core.model import Preprocessing
+from deploy.core.seal import seal
 from deploy.core.store import Store
 from deploy.data.collection import open_dataset
 from deploy.data.preprocess import batches
@@ -37,7 +39,7 @@ def alter(path: Path, change: Callable[[onnx.ModelProto], None]) -> None:
     beside = manifest_path(path)
     old, new = manifest.files[0], Payload.of(path)
     text = beside.read_text().replace(old.sha256, new.sha256).replace(f'"bytes": {old.bytes}', f'"bytes": {new.bytes}')
-    beside.write_text(text)
+    beside.write_text(seal(json.loads(text)))
 
 
 def scale_last_weight(factor: float) -> Callable[[onnx.ModelProto], None]:
@@ -124,7 +126,8 @@ def test_an_export_of_other_weights_is_not_compared(artifacts: Path) -> None:
 def test_an_export_whose_weights_have_moved_or_are_gone(artifacts: Path, trained: Path) -> None:
     export = artifacts / "lenet5" / "lenet5.fp32.onnx"
     beside = manifest_path(export)
-    beside.write_text(beside.read_text().replace(str(trained), str(artifacts / "nowhere")))
+    text = beside.read_text().replace(str(trained), str(artifacts / "nowhere"))
+    beside.write_text(seal(json.loads(text)))
     assert evaluate(artifacts, str(export)).verdict == "pass", "the checkpoint lies beside it"
     for path in (artifacts / "lenet5").glob("*.safetensors*"):
         path.unlink()
