@@ -22,6 +22,8 @@ def read_engine(path: Path) -> Artifact:
         raise ArtifactError(f"{path}: there is no such file.")
     try:
         artifact = Artifact.open(path)
+    except DigestError:
+        raise
     except ArtifactError as exc:
         hint = (
             "an engine is code: one that nobody vouches for is not opened; deploy trt build makes one with a manifest"

@@ -44,6 +44,7 @@ class Run:
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {"epoch": 0, "top1": -1.0, "loss": 0.0}
         self.resumed_from: int | None = None
+        self.kept = 0  # epochs whose checkpoints are written
         slug = model.slug
         self.state, self.csv, self.png = (f"{slug}.training.{kind}" for kind in ("safetensors", "csv", "png"))
         self.names = {"best": f"{slug}.fp32.safetensors", "last": f"{slug}.last.fp32.safetensors"}
@@ -80,7 +81,7 @@ class Run:
         if not (self.transaction.folder / self.names["best"]).is_file():
             raise ArtifactError(f"{self.names['best']} is gone.", "train from the beginning: without --resume")
         self.history, self.best = facts["history"], facts["best"]
-        self.resumed_from = len(self.history)
+        self.resumed_from = self.kept = len(self.history)
         if not facts["finished"]:
             restore(self.model.module, self.trainer.optimizer, tensors)
         if facts["threads"] != torch.get_num_threads():
@@ -105,6 +106,7 @@ class Run:
         except DivergedError as exc:
             raise self._diverged(exc) from exc
         except BaseException:  # an interruption above all, but also a full disk or a missing image
+            del self.history[self.kept :]  # one that came while an epoch was being written
             if self.history:
                 self.progress.note(f"epochs 1 to {len(self.history)} are kept; the same command with --resume goes on")
             raise
@@ -137,6 +139,7 @@ class Run:
             self.best = {"epoch": epoch + 1, "top1": line["test_top1"], "loss": loss}
             self._publish("best", answers)
         self._publish("last", answers, self._evidence())
+        self.kept = len(self.history)
         for name in (self.state, self.csv, self.png):  # what an earlier training left and this one has not
             if name not in self._listed():
                 (self.transaction.folder / name).unlink(missing_ok=True)

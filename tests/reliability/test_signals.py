@@ -1,7 +1,6 @@
-"""A command that is stopped, or that the disk refuses, leaves nothing behind."""
+"""A command that is stopped by SIGINT or SIGTERM ends at once, with 130 or 143, and leaves nothing unfinished."""
 
-import os
-import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from deploy.workflows.verify import verify
+
+from .conftest import listing
+
+ALLOWED = {"train": {".safetensors", ".state", ".json", ".csv"}, "bench": {".safetensors", ".onnx", ".json"}}
+"""What may be new: checkpoints of the epochs that were finished; the export that was missing, made and proven."""
 COMMAND = [sys.executable, "-u", "-m", "deploy.cli.main"]
 
 
@@ -37,33 +42,31 @@ def test_stopped_in_a_stage(tmp_path: Path, until: str, number: int, code: int) 
     assert not [path for path in store.rglob("*") if path.is_file() and path.name != ".lock"]
 
 
-def test_a_full_disk_is_an_error_and_the_old_file_stays(tmp_path: Path) -> None:
+STAGES = {
+    "quantize": ("preparing the graph", ("quantize", "zoo/lenet5", "--calib", "digits")),
+    "train": ("note: epoch 1", ("train", "zoo/lenet5", "--data", "digits", "--epochs", "50")),
+    "trt build": ("note: building with", ("trt", "build", "lenet5", "--runtime", "tensorrt-rtx")),
+    "bench": ("writing", ("bench", "zoo/lenet", "--backends", "onnxruntime", "--min-time", "5")),
+    "evaluate": ("reading the data", ("evaluate", "lenet5", "--data", "digits")),
+}
+"""Of each command what is said before it is stopped, and its words."""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("name", STAGES)
+def test_another_command_stopped(lenet5: Path, tmp_path: Path, name: str, number: int, code: int) -> None:
     store = tmp_path / "artifacts"
-    export = [*COMMAND, "--artifacts", str(store), "-q", "export", "zoo/lenet5", "--weights", "none"]
-    subprocess.run(export, check=True, capture_output=True)
-    path = store / "lenet5" / "lenet5.fp32.onnx"
-    before = path.read_bytes()
-
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-    done = subprocess.run([*export, "--seed", "1"], capture_output=True, text=True, preexec_fn=limit)
-    assert done.returncode == 1, done.stderr
-    assert "cannot be written" in done.stderr and "Traceback" not in done.stderr
-    assert path.read_bytes() == before
-    assert sorted(item.name for item in path.parent.iterdir()) == [".lock", path.name, f"{path.name}.json"]
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_shell_completion(shell: str) -> None:
-    command = str(Path(sys.executable).with_name("deploy"))
-    environment = {**os.environ, "_DEPLOY_COMPLETE": f"{shell}_source"}
-    done = subprocess.run([command], env=environment, capture_output=True, text=True)
-    assert "_DEPLOY_COMPLETE" in done.stdout
-    environment = {**os.environ, "_DEPLOY_COMPLETE": "bash_complete", "COMP_WORDS": "deploy ex", "COMP_CWORD": "1"}
-    done = subprocess.run([command], env=environment, capture_output=True, text=True)
-    assert "plain,export" in done.stdout
+    shutil.copytree(lenet5, store)
+    before = listing(store)
+    until, words = STAGES[name]
+    process = _started(store, until, *words)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert "nothing unfinished was kept" in err and "Traceback" not in err
+    after = listing(store)
+    assert before.items() <= after.items() and verify(store).problems == ()
+    assert {Path(name).suffix for name in after.keys() - before.keys()} <= ALLOWED.get(name, set()), after.keys()
 
 
 def test_a_signal_that_a_library_swallows_is_not_lost(tmp_path: Path) -> None:
