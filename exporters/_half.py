@@ -8,17 +8,21 @@ from pathlib import Path
 import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from deploy.support.onnx_file import load
 
-def to_half(path: Path, single_file_limit: int) -> None:
-    """Rewrite the file with half-precision weights and activations; inputs and outputs stay float32.
+
+def to_half(source: Path, path: Path, single_file_limit: int) -> None:
+    """Write a file with half-precision weights and activations; inputs and outputs stay float32.
 
     Operators that have no half-precision kernel, or need float32 arguments, keep float32 between casts.
 
     Args:
-        path: the ONNX file; replaced in place.
+        source: the ONNX file, which may be ``path`` itself; its weights may lie in files beside it.
+        path: where to write.
         single_file_limit: bytes from which weights go to ``<path>.data``.
     """
-    model = onnx.load(str(path))
+    model = load(source)  # external data that points elsewhere is refused before it is read
+    onnx.load_external_data_for_model(model, str(source.parent))
     data = path.with_name(f"{path.name}.data")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # values beyond half's range: the parity check judges them, with numbers

@@ -88,7 +88,7 @@ def export(model: Model, inputs: Sequence[TensorSpec], path: Path, options: Opti
         if options.precision == "fp16":
             from exporters._half import to_half  # imports onnxruntime: half a second that fp32 does without
 
-            to_half(path, SINGLE_FILE_LIMIT)
+            to_half(path, path, SINGLE_FILE_LIMIT)
     graph = onnx.load(str(path), load_external_data=False)
     made = Exported(
         path=path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -98,7 +99,19 @@ def cli(ctx: click.Context, artifacts: Path | None, verbose: bool, quiet: bool) 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; the only place that turns errors into exit codes."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _keep_stdout()
     sys.exit(_run(arguments))
+
+
+def _keep_stdout() -> None:
+    """Standard output is for results: what a library prints there by itself goes to standard error."""
+    if sys.stdout is not sys.__stdout__ or sys.stdout is None or sys.stdout.fileno() != 1:
+        return  # somebody took it already, as tests do
+    sys.stdout.flush()
+    results = os.dup(1)
+    os.dup2(2, 1)
+    stdout, buffering = sys.stdout, 1 if sys.stdout.isatty() else -1
+    sys.stdout = os.fdopen(results, "w", buffering, encoding=stdout.encoding, errors=stdout.errors)
 
 
 def _run(arguments: list[str]) -> int:

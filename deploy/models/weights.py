@@ -8,6 +8,7 @@ import pickle
 import urllib.error
 import urllib.request
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from deploy.core.errors import UnsafePickleError, WeightsError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "model_state")
 """Keys under which training scripts keep the state dict inside a checkpoint."""
+
+MOST_EXPANSION = 100
+"""An archive that claims to hold more times its own size is not read; PyTorch writes them without compression."""
 
 _TIMEOUT = 15.0
 """Seconds without a byte before a download is given up."""
@@ -43,14 +47,32 @@ def read_state_dict(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     try:
         if path.suffix == ".safetensors" or looks_safe:
             return dict(safetensors.torch.load_file(path)), []
+        if head.startswith(b"PK"):
+            _hold_sums(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
     except pickle.UnpicklingError as exc:
         raise _refused(path, exc) from exc
     except Exception as exc:
         raise WeightsError(f"{path}: not a complete checkpoint: {_first_line(exc)}") from exc
     return _unwrap(loaded, path)
+
+
+def _hold_sums(path: Path) -> None:
+    """Hold an archive against the checksums in it, which PyTorch does not."""
+    with zipfile.ZipFile(path) as archive:
+        total = sum(item.file_size for item in archive.infolist())
+        if total > MOST_EXPANSION * path.stat().st_size:
+            raise WeightsError(f"{path}: claims to unpack to {total / 1e9:.1f} GB; it was not read.")
+        bad = archive.testzip()
+    if bad is not None:
+        raise WeightsError(
+            f"{path}: not a complete checkpoint: the checksum of {bad} does not hold.",
+            "where it was saved without checksums (set_crc32_options), save it again as safetensors",
+        )
 
 
 def _refused(path: Path, exc: Exception) -> WeightsError:

@@ -1,7 +1,7 @@
 """ONNX files from strangers, opened without trusting them.
 
-External data is accepted from a plain file in the model's own folder only: no absolute path, no ``..``, no link,
-and no offset or length outside the file.
+External data is accepted from a plain file in the model's own folder only: no absolute path, no ``..``, no link of
+either kind, and no offset or length outside the file.
 """
 
 from __future__ import annotations
@@ -119,6 +119,8 @@ def external(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
     data = path.parent / location
     if data.is_symlink() or not data.is_file():
         raise ArtifactError(f"{what}: {location!r} is missing or is not a plain file.")
+    if data.stat().st_nlink > 1:
+        raise ArtifactError(f"{what}: {location!r} has another name elsewhere (a hard link).", "copy the file")
     expected = int(
         np.prod(tensor.dims, dtype=np.float64) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     )

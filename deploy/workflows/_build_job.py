@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -177,11 +176,7 @@ def _halved(source: Source, store: Store) -> Artifact:
 
     with store.transaction(source.slug) as transaction:
         path = transaction.path(f"{source.slug}.fp16-{TARGET}.onnx")
-        data = source.path.with_name(f"{source.path.name}.data")
-        shutil.copyfile(source.path, path)
-        if data.exists():  # it lies beside its graph under the name that the graph records
-            shutil.copyfile(data, transaction.path(data.name))
-        to_half(path, SINGLE_FILE_LIMIT)
+        to_half(source.path, path, SINGLE_FILE_LIMIT)
         files = [item for item in (path, path.with_name(f"{path.name}.data")) if item.exists()]
         return transaction.publish(
             source.derived(

@@ -65,7 +65,7 @@ class Job:
         """Write it."""
         onnx.save(self.quantised(keep_float), str(self.path))
         if self.half:
-            to_half(self.path, SINGLE_FILE_LIMIT)
+            to_half(self.path, self.path, SINGLE_FILE_LIMIT)
         return self.path
 
     def judge(self, runner: IsolatedRunner, samples: Samples) -> Judge:
