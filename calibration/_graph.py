@@ -35,10 +35,12 @@ def prepare(path: Path) -> onnx.ModelProto:
     ONNX Runtime's basic optimisations do the folding; they keep to standard operators.
 
     Raises:
-        ArtifactError: it is damaged, already quantised, in half precision, or of an opset before 13.
+        ArtifactError: it is damaged, already quantised, in half precision, of an opset before 13, or a weight in it
+            is not finite.
     """
     model = onnx_file.load(path)
     _refuse(model, path)
+    _refuse_broken(model, path)
     with tempfile.TemporaryDirectory(prefix="deploy-calibration-") as folder:
         optimised = Path(folder) / "prepared.onnx"
         settings = ort.SessionOptions()
@@ -51,7 +53,7 @@ def prepare(path: Path) -> onnx.ModelProto:
             ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
             prepared = onnx.load(str(optimised))
         except Exception as exc:
-            onnx_file.check(model, path)
+            onnx_file.check(path)
             reason = str(exc).strip().splitlines()[0][:300]
             raise ArtifactError(f"{path}: ONNX Runtime cannot prepare it: {reason}") from exc
     _pool_means(prepared)
@@ -96,6 +98,17 @@ def _refuse(model: onnx.ModelProto, path: Path) -> None:
         raise ArtifactError(f"{path}: its weights are float16 ({halves[0]}).", "quantise the float32 export")
     if not any(node.op_type in WEIGHTED for node in model.graph.node):
         raise ArtifactError(f"{path}: it has no {', '.join(WEIGHTED)}: nothing that eight bits make faster.")
+
+
+def _refuse_broken(model: onnx.ModelProto, path: Path) -> None:
+    """A weight that is not finite has no scale; elsewhere, as in a mask, an infinity has its use."""
+    stored = initializers(model)
+    nodes = [node for node in model.graph.node if node.op_type in (*WEIGHTED, "BatchNormalization")]
+    for name in dict.fromkeys(name for node in nodes for name in node.input[1:] if name in stored):
+        values = onnx_file.array(stored[name], path)
+        count = int(values.size - np.isfinite(values).sum()) if values.dtype.kind == "f" else 0
+        if count:
+            raise ArtifactError(f"{path}: tensor {name!r} holds {count} values that are not finite.")
 
 
 def opset(model: onnx.ModelProto) -> int:

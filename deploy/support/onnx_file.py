@@ -133,6 +133,16 @@ def external(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
     return data, offset, length
 
 
+def beside(path: Path) -> list[Path]:
+    """The files beside it that hold its weights.
+
+    Raises:
+        ArtifactError: the file is damaged, or points elsewhere.
+    """
+    tensors = [item for item in stored_tensors(load(path)) if item.data_location == onnx.TensorProto.EXTERNAL]
+    return sorted({external(item, path)[0] for item in tensors})
+
+
 def array(tensor: onnx.TensorProto, path: Path) -> Array:
     """Values of a stored tensor; those of an external file are mapped, not read.
 
@@ -151,14 +161,14 @@ def array(tensor: onnx.TensorProto, path: Path) -> Array:
         raise ArtifactError(f"{path}: tensor {tensor.name!r} is damaged: {exc}.") from exc
 
 
-def check(model: onnx.ModelProto, path: Path) -> None:
-    """Hold a graph against the ONNX specification.
+def check(path: Path) -> None:
+    """Hold a file, whose external data was looked at by `load`, against the ONNX specification.
 
     Raises:
         ArtifactError: it is not a valid model.
     """
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(str(path))
     except Exception as exc:
         text = str(exc).strip().splitlines()
         raise ArtifactError(f"{path}: not a valid ONNX model: {text[0][:300] if text else type(exc).__name__}") from exc

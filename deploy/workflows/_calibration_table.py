@@ -18,6 +18,7 @@ from deploy.core.errors import ArtifactError
 from deploy.core.progress import Progress
 from deploy.core.runner import Feeds
 from deploy.core.store import Store
+from deploy.support.onnx_file import opset
 from deploy.workflows._calibration_data import Samples
 from deploy.workflows._quantize_source import Source
 
@@ -41,7 +42,7 @@ def calibrated(
         DataError: the samples cannot be used.
         BackendError: the graph cannot be run.
     """
-    key = _key(source, samples, method)
+    key = _key(source, graph, samples, method)
     path = store.folder(source.slug) / f"{source.slug}.calibration.json"
     table = _stored(path, key, progress)
     reused = table is not None
@@ -59,11 +60,13 @@ def calibrated(
     return table, reused
 
 
-def _key(source: Source, samples: Samples, method: str) -> dict[str, Any]:
+def _key(source: Source, graph: onnx.ModelProto, samples: Samples, method: str) -> dict[str, Any]:
     """What the ranges depend on; plain values, equal after a trip through JSON."""
     packages = ("deploy-toolkit", "onnxruntime-gpu", "onnxruntime", "numpy")
     return {
         "graph": source.digest,
+        "opset": opset(graph),
+        "weights": list(source.weights.identity),
         "data": samples.summary["digest"],
         "samples": samples.count,
         "preprocessing": _plain(samples.summary.get("preprocessing")),

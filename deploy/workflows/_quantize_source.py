@@ -86,10 +86,10 @@ def open_source(model: str | Path | None, store: Store, preprocess: Sequence[str
             manifest=manifest,
         )
     progress.note(f"{path}: nobody's manifest lies beside it; its parity is not known")
-    from deploy.support.onnx_file import described  # imports onnx
+    from deploy.support.onnx_file import beside, described  # imports onnx
 
     inputs, outputs = described(path)
-    digest = sha256(path)
+    digest = "+".join(sha256(item) for item in (path, *beside(path)))
     return Source(
         path=path,
         model=path.stem,

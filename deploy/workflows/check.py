@@ -96,7 +96,7 @@ def check(
             artifact.verify()
             _refuse_rounded(artifact)
         request = _request(request, artifact)
-        graph = onnx_file.load(path)
+        onnx_file.load(path)  # what is damaged or points elsewhere is refused before anything runs it
         with progress.stage("building the model"):
             built = open_model(request, store, progress)
         asked = precision or (artifact.manifest.precision if artifact else "fp32")
@@ -112,7 +112,7 @@ def check(
                     progress=progress,
                 )
         except BackendError as exc:
-            onnx_file.check(graph, path)  # a damaged file has a better name than what the runtime says of it
+            onnx_file.check(path)  # a damaged file has a better name than what the runtime says of it
             raise exc
     location = None
     if locate_fault:
