@@ -79,9 +79,8 @@ def command(
 
 
 def _show(report: CheckReport) -> None:
-    from rich.markup import escape
-
     from deploy.report import terminal
+    from deploy.report.markup import escape
     from deploy.workflows.check import RUNTIME
 
     if report.backend == RUNTIME:

@@ -79,9 +79,9 @@ def command(
 
 def _show(report: EvaluationReport) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
     from rich.table import Table
 
+    from deploy.report.markup import escape
     from deploy.report.terminal import STYLE, console, rows
 
     data = report.data

@@ -114,8 +114,7 @@ def command(
 
 
 def _show_converted(made: Converted) -> None:
-    from rich.markup import escape
-
+    from deploy.report.markup import escape
     from deploy.report.terminal import console, rows
 
     manifest, told = made.artifact.manifest, made.to_dict()

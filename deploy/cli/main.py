@@ -16,6 +16,7 @@ from deploy.core import registry
 from deploy.core.errors import DeployError
 from deploy.core.interrupt import Stopped, stoppable
 from deploy.core.paths import default_root
+from deploy.core.text import visible
 
 ABOUT = {
     "bench": "How long models take on every backend, with intervals; or which of two is faster.",
@@ -144,7 +145,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _fail(kind: str, message: str, hint: str | None, code: int, as_json: bool) -> int:
-    click.echo(f"Error: {message}" + (f"\nHint: {hint}" if hint else ""), err=True)
+    click.echo(visible(f"Error: {message}" + (f"\nHint: {hint}" if hint else "")), err=True)
     if as_json:
         document: dict[str, Any] = {
             "error": {"kind": kind, "message": message, "hint": hint},

@@ -108,8 +108,7 @@ def command(
 
 
 def _show(report: TrainReport) -> None:
-    from rich.markup import escape
-
+    from deploy.report.markup import escape
     from deploy.report.terminal import console, rows
 
     accuracy, data = report.accuracy, report.data

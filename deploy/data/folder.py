@@ -85,7 +85,8 @@ def load_folder(folder: Path, *, skip_bad: bool, limit: int | None, progress: Pr
             _no_class_lost(folder, listing.classes, labels)
     digest = hashlib.sha256()
     for index in good:
-        digest.update(f"{paths[index].relative_to(folder).as_posix()}\0{results[index][0]}\n".encode())
+        name = os.fsencode(paths[index].relative_to(folder).as_posix())
+        digest.update(name + f"\0{results[index][0]}\n".encode())
     return Dataset(
         name=folder.resolve().name,
         split="all",

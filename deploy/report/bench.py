@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.live import Live
-from rich.markup import escape
 from rich.spinner import Spinner
 from rich.table import Table
 
 from deploy.core.progress import Progress
 from deploy.report import words
+from deploy.report.markup import escape
 from deploy.report.terminal import console, rows
 from deploy.report.words import duration, size, spread, times_faster
 

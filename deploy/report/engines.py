@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-
+from deploy.report.markup import escape
 from deploy.report.terminal import STYLE, console, rows, weights_line
 from deploy.report.words import size
 

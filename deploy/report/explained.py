@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
+from deploy.report.markup import escape
 from deploy.report.terminal import console, rows
 from deploy.report.words import duration
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from deploy.core import interrupt
 from deploy.core.progress import Progress
+from deploy.core.text import visible
 
 
 class Plain(Progress):
@@ -18,7 +19,7 @@ class Plain(Progress):
         self.quiet, self.verbose = quiet, verbose
 
     def _line(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)  # noqa: T201  (the one place that writes plain lines)
+        print(visible(text), file=sys.stderr, flush=True)  # noqa: T201  (the one place that writes plain lines)
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:

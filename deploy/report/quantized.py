@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
+from deploy.report.markup import escape
 from deploy.report.terminal import STYLE, console, rows, weights_line
 from deploy.report.words import size
 

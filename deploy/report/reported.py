@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
+from deploy.report.markup import escape
 from deploy.report.tables import absences, advice_line, machine_line
 from deploy.report.terminal import console, rows
 from deploy.report.words import UNKNOWN, duration, spread

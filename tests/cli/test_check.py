@@ -200,3 +200,13 @@ def test_models_lists_and_counts(run: Run) -> None:
     assert "16×10×10" in run("models", "zoo/lenet5", "--layers").out
     assert run("models", "nothing-like-it").code == 2
     assert run("models", "--layers").code == 2
+
+
+def test_names_in_a_file_are_shown_and_not_obeyed(run: Run, exported: Path, tmp_path: Path) -> None:
+    def rename(model: onnx.ModelProto) -> None:
+        model.graph.input[0].name = model.graph.node[0].input[0] = "\x1b]0;title\x07[red]in"
+        model.graph.node[0].op_type = "\x1b[31mConv"
+
+    done = run("inspect", _change(exported, tmp_path / "loud.onnx", rename))
+    assert done.code == 0 and "\x1b" not in done.out + done.err and "\x07" not in done.out
+    assert r"\x1b]0;title\x07[red]in" in "".join(done.out.split())

@@ -94,20 +94,60 @@ def plain(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
 
 
-def residual(): return Residual()
-def dense(): return Dense()
-def branches(): return Branches()
-def separable(): return Separable()
-def squeeze(): return Squeeze()
-def shuffle(): return Shuffle()
-def upsampled(): return Upsampled()
-def attention(): return Attention()
-def chain(): return plain(conv(3, 8), nn.ReLU(), nn.MaxPool2d(2), conv(8, 8), nn.ReLU())
-def gelu(): return plain(conv(3, 8), nn.GELU(), conv(8, 8))
-def leaky(): return plain(conv(3, 8), nn.LeakyReLU(0.1), conv(8, 8), nn.PReLU())
-def group_norm(): return plain(conv(3, 8), nn.GroupNorm(2, 8), nn.ReLU())
-def dilated(): return plain(nn.Conv2d(3, 8, 3, dilation=2, bias=False), nn.BatchNorm2d(8), nn.ELU())
-def averaged(): return plain(nn.AvgPool2d(2), conv(3, 8), nn.Tanh(), nn.AvgPool2d(3, 2, 1, count_include_pad=False))
+def residual():
+    return Residual()
+
+
+def dense():
+    return Dense()
+
+
+def branches():
+    return Branches()
+
+
+def separable():
+    return Separable()
+
+
+def squeeze():
+    return Squeeze()
+
+
+def shuffle():
+    return Shuffle()
+
+
+def upsampled():
+    return Upsampled()
+
+
+def attention():
+    return Attention()
+
+
+def chain():
+    return plain(conv(3, 8), nn.ReLU(), nn.MaxPool2d(2), conv(8, 8), nn.ReLU())
+
+
+def gelu():
+    return plain(conv(3, 8), nn.GELU(), conv(8, 8))
+
+
+def leaky():
+    return plain(conv(3, 8), nn.LeakyReLU(0.1), conv(8, 8), nn.PReLU())
+
+
+def group_norm():
+    return plain(conv(3, 8), nn.GroupNorm(2, 8), nn.ReLU())
+
+
+def dilated():
+    return plain(nn.Conv2d(3, 8, 3, dilation=2, bias=False), nn.BatchNorm2d(8), nn.ELU())
+
+
+def averaged():
+    return plain(nn.AvgPool2d(2), conv(3, 8), nn.Tanh(), nn.AvgPool2d(3, 2, 1, count_include_pad=False))
 
 
 class Whole(nn.Module):
