@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,8 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from deploy.core.progress import Progress
     from deploy.models.request import ModelRequest
 
@@ -30,11 +29,16 @@ class Settings:
     verbose: bool
     quiet: bool
 
-    def progress(self) -> AbstractContextManager[Progress]:
-        """A display on stderr: live on a terminal, plain lines otherwise."""
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """A display on stderr, live on a terminal; it begins with libraries that are known to be unsafe."""
+        from deploy.core.advisories import unsafe
         from deploy.report.progress import display
 
-        return display(quiet=self.quiet, verbose=self.verbose)
+        with display(quiet=self.quiet, verbose=self.verbose) as listener:
+            for advisory, found in unsafe():
+                listener.warn(f"{advisory.told(found)} {advisory.mend}")
+            yield listener
 
 
 def json_option(function: Command) -> Command:

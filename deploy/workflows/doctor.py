@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.core.advisories import ADVISORIES, unsafe
 from deploy.core.environment import machine, usable_cores, version, versions
 
 GB = 1e9
@@ -74,6 +75,7 @@ def doctor(artifacts: Path) -> DoctorReport:
         lambda: _imports("onnx", "onnx", "import onnx, onnxscript"),
         lambda: _provider("ONNX Runtime on CPU", "CPUExecutionProvider", required=True),
         _onnxruntime_twice,
+        _safe_versions,
         _gpu,
         lambda: _provider("ONNX Runtime on CUDA", "CUDAExecutionProvider", required=False),
         _tensorrt,
@@ -141,6 +143,19 @@ def _onnxruntime_twice() -> Finding:
             mend="pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
         )
     return Finding(name="one ONNX Runtime", state="works", detail=", ".join(both))
+
+
+def _safe_versions() -> Finding:
+    found = unsafe()
+    if not found:
+        packages = ", ".join(dict.fromkeys(item.package for item in ADVISORIES))
+        return Finding(name="known holes", state="works", detail=f"none in {packages}, of those that are looked for")
+    return Finding(
+        name="known holes",
+        state="broken",
+        detail=" ".join(advisory.told(have) for advisory, have in found),
+        mend=" && ".join(advisory.mend for advisory, _ in found),
+    )
 
 
 def _gpu() -> Finding:
