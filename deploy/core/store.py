@@ -28,6 +28,8 @@ PENDING = ".publishing-"
 _BEFORE, _READY = ".before-", "ready-"
 LIMITS = ".limits"
 """Folder of what was found of the machine itself."""
+SIGNATURE = "model.sig"
+"""Name of the signature of a folder."""
 REPORT = "report"
 """Folder of the report, which is made of everything else."""
 

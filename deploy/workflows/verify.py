@@ -10,9 +10,9 @@ from deploy.core import records
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.errors import ArtifactError
 from deploy.core.paths import default_root
-from deploy.core.store import LIMITS, PENDING, REPORT, SCRATCH, finish
+from deploy.core.store import LIMITS, PENDING, REPORT, SCRATCH, SIGNATURE, finish
 
-IGNORED = {"README.md", ".lock", ".gitignore"}
+IGNORED = {"README.md", ".lock", ".gitignore", SIGNATURE}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
