@@ -84,8 +84,11 @@ def plan_model(
 
 def _cells(subject: Subject, choices: Choices, store: Store, progress: Progress) -> Iterator[Plan | Absent]:
     provers: list[Prover] = []
+    backends = choices.backends if choices.asked else _fitting(subject, choices)
+    # what runs files comes first: a model is timed at the sizes that its files have
+    backends = tuple(sorted(backends, key=lambda name: not BACKENDS[name].runs_files))
     for precision in choices.precisions or subject.precisions():
-        for backend in choices.backends if choices.asked else _fitting(subject, choices):
+        for backend in backends:
             if not choices.wanted(subject.name, backend, precision):
                 continue
             for batch in choices.batches:
@@ -190,8 +193,8 @@ def _of_file(artifact: Artifact, choices: Choices, common: dict[str, Any]) -> Pl
 
 
 def _of_model(subject: Subject, choices: Choices, common: dict[str, Any]) -> Plan:
-    model = subject.model()
-    sizes = sizes_at(model.inputs, common["batch"], {**model.sizes, **choices.sizes})
+    model, inputs = subject.model(), subject.inputs()
+    sizes = sizes_at(inputs, common["batch"], {**model.sizes, **choices.sizes})
     request, weights = subject.rebuilt()
     eager = (common["backend"], common["precision"], choices.device) == ("torch", "fp32", "cpu")
     return Plan(
@@ -204,7 +207,7 @@ def _of_model(subject: Subject, choices: Choices, common: dict[str, Any]) -> Pla
             "device": choices.device,
             "graph": choices.graph,
         },
-        inputs=model.inputs,
+        inputs=inputs,
         evidence=EAGER if eager else None,
         about={
             "file": None,

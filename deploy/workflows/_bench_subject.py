@@ -14,6 +14,7 @@ from deploy.core.errors import ArtifactError, ExportError
 from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.store import Store
+from deploy.core.tensors import TensorSpec
 from deploy.models.request import ModelRequest
 from deploy.support.engine_file import FORMAT
 from deploy.workflows._model import EXPORTS, open_model, request_of
@@ -126,15 +127,22 @@ class Subject:
     def model(self) -> Model:
         """The module, built once, as its float export was."""
         if self._model is None:
-            exports = [
-                item for item in self.files if item.manifest.precision in EXPORTS and item.manifest.target is None
-            ]
+            exports = self._exports()
             known = exports or self.files
             request = request_of(known[0]) if known else self._request
             with self._progress.stage(f"{self.name}: building the model"):
                 self._model = open_model(request, self._store, self._progress)
             self._tell_apart(exports)
         return self._model
+
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the model takes, with the sizes that its float export fixes: both are timed at the same."""
+        own = self.model().inputs
+        theirs = (item.manifest.inputs for item in self._exports())
+        return next((specs for specs in theirs if [item.name for item in specs] == [item.name for item in own]), own)
+
+    def _exports(self) -> list[Artifact]:
+        return [item for item in self.files if item.manifest.precision in EXPORTS and item.manifest.target is None]
 
     def _tell_apart(self, exports: Sequence[Artifact]) -> None:
         now = self._model.weights if self._model else None

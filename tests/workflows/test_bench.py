@@ -259,3 +259,11 @@ def test_requests_in_the_command(artifacts: Path, run: Callable[..., Ran]) -> No
     assert Path(asked["scenario_details"][0]["log"]).is_dir() and verify(artifacts).problems == ()
     assert "Did you mean server" in run(*words, "--scenario", "servr").err
     assert run(*words, "--rate", "5").code == 2
+
+
+def test_a_model_is_timed_at_the_sizes_that_its_files_have(store: Path) -> None:
+    """PyTorch would take pictures of any size; the export takes one, and both are set beside each other."""
+    report = _bench(store, "squeezenet1_1", backends=("torch", "onnxruntime"), precisions=("fp32",))
+    assert {row.record.cell.backend for row in report.rows} == {"torch", "onnxruntime"}
+    assert {tuple(row.record.cell.sizes.items()) for row in report.rows} == {(("batch", 1),)}
+    assert [row.speedup is not None for row in report.rows if row.record.cell.backend == "onnxruntime"] == [True]
