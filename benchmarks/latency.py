@@ -5,8 +5,8 @@
 The eleven torchvision architectures of ``benchmarks.int8_speed`` (seeded weights) and the zoo (trained on the digits
 where that takes minutes, see ``benchmarks.int8_accuracy``; seeded weights otherwise): exported with proof, quantised
 for ONNX Runtime and OpenVINO, the trained ones evaluated, all timed in float32 with PyTorch, torch.compile, ONNX
-Runtime and OpenVINO and in INT8 with the last two. The records, manifests and calibration tables go to
-results/latency/, the report of them to results/latency/report/; a stopped run continues.
+Runtime and OpenVINO and in INT8 with the last two. The report goes to results/latency/report/, the records, manifests
+and calibration tables that it links to results/latency/records.tar.gz, to be unpacked there; a stopped run continues.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -104,6 +105,21 @@ def _publish(work: Path) -> None:
         if (work / hidden).is_dir():
             shutil.copytree(work / hidden, folder / hidden)
     subprocess.run([sys.executable, "-m", "deploy.cli.main", "--artifacts", str(folder), "report"], check=True)
+    pack(folder)
+
+
+def pack(folder: Path) -> None:
+    """All but the page and its Markdown into one archive: hundreds of small files, and a fifth of the size."""
+    shown = {folder / "report" / name for name in ("index.html", "report.md")}
+    rest = [path for path in sorted(folder.rglob("*")) if path.is_file() and path not in shown]
+    with tarfile.open(folder / "records.tar.gz", "w:gz") as archive:
+        for path in rest:
+            archive.add(path, str(path.relative_to(folder)))
+    for path in rest:
+        path.unlink()
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 if __name__ == "__main__":
