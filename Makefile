@@ -62,6 +62,8 @@ bench: $(READY)  ## the figures the documents quote; hours
 	$(BIN)/python -m benchmarks.int8_accuracy
 	$(BIN)/python -m benchmarks.tensorrt_build
 	$(BIN)/python -m benchmarks.tensorrt_build --overhead
+	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.report_page
 	$(BIN)/python -m benchmarks.quote
 
 gpu-check: $(READY)  ## on a machine with an NVIDIA GPU: does it run there, is it right, how fast is it

@@ -56,6 +56,17 @@ def figures() -> str:
     rows.extend(tensorrt_figures())
     rows.extend(_int8_rows(load("calibration"), load("int8_speed")))
     rows.extend(harness_figures())
+    if page := load("report_page"):
+        told = (
+            f"{page['bytes'] / 1e6:.1f} MB; {page['open_s']['median']:.2f} s; {page['sort_ms']['median']:.0f} ms "
+            f"({page['sort_ms']['interval'][0]:.0f} to {page['sort_ms']['interval'][1]:.0f})"
+        )
+        aims = page["targets"]
+        rows.append(
+            f"| a report of {page['rows']:,} rows: size; opened by Chromium; sorted | {told} | "
+            f"≤ {aims['bytes'] / 1e6:.0f} MB; ≤ {aims['open_s']:.0f} s; ≤ {aims['sort_ms']:.0f} ms | "
+            "`benchmarks.report_page` |"
+        )
     return "\n".join(rows)
 
 
