@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 
-.PHONY: demo test test-nightly check docs bench gpu-check clean
+.PHONY: demo test test-nightly check fuzz lock docs bench gpu-check clean
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -45,6 +45,12 @@ test: check  ## everything CI runs
 
 test-nightly: check  ## the slow ones too
 	$(BIN)/pytest
+
+fuzz: $(READY)  ## five minutes of damaged manifests, shapes and options for the parsers
+	$(BIN)/python tests/reliability/fuzz.py 300
+
+lock: $(READY)  ## requirements.lock: what is installed here now, with hashes
+	$(BIN)/python .ci/lock
 
 docs: $(DOCS_READY)  ## the documentation, into build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -14,6 +14,7 @@ Dim = int | str
 
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_SIZE = re.compile(r"[1-9][0-9]{0,17}\Z")
 _FORM = "name:dims:dtype, for example tokens:batch,sequence=16:int64:0..30522"
 
 
@@ -92,9 +93,9 @@ def parse_input(text: str) -> tuple[TensorSpec, dict[str, int]]:
     sizes: dict[str, int] = {}
     for dim in filter(None, (piece.strip() for piece in dims.split(","))):
         symbol, _, size = dim.partition("=")
-        if dim.isdigit() and int(dim) > 0:
+        if _SIZE.match(dim):
             shape.append(int(dim))
-        elif _SYMBOL.match(symbol) and (not size or (size.isdigit() and int(size) > 0)):
+        elif _SYMBOL.match(symbol) and (not size or _SIZE.match(size)):
             shape.append(symbol)
             if size:
                 sizes[symbol] = int(size)
@@ -108,7 +109,7 @@ def parse_input(text: str) -> tuple[TensorSpec, dict[str, int]]:
 def _parse_bounds(text: str, bounds: str) -> tuple[float, float] | None:
     if not bounds:
         return None
-    match = re.fullmatch(r"(-?\d+)\.\.(-?\d+)", bounds)
+    match = re.fullmatch(r"(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})", bounds)
     if match is None or int(match[1]) >= int(match[2]):
         raise InputSpecError(f"--input {text!r}: {bounds!r} is not a range low..high.")
     return float(match[1]), float(match[2])
