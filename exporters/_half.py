@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import EncodeError
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from deploy.support.onnx_file import load
@@ -27,8 +28,15 @@ def to_half(source: Path, path: Path, single_file_limit: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # values beyond half's range: the parity check judges them, with numbers
         half = convert_float_to_float16(
-            model, keep_io_types=True, disable_shape_infer=model.ByteSize() > single_file_limit
+            model, keep_io_types=True, disable_shape_infer=_exceeds(model, single_file_limit)
         )
     data.unlink(missing_ok=True)
-    external = half.ByteSize() >= single_file_limit
+    external = _exceeds(half, single_file_limit)
     onnx.save(half, str(path), save_as_external_data=external, location=data.name if external else None)
+
+
+def _exceeds(model: onnx.ModelProto, limit: int) -> bool:
+    try:
+        return bool(model.ByteSize() >= limit)
+    except EncodeError:  # of 2 GB and more protobuf does not even tell the size
+        return True

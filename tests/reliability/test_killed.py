@@ -28,21 +28,24 @@ def killed_while_publishing(root: Path, version: int, at: int, files: int = 2) -
     return in_child(work) == KILLED
 
 
+@pytest.mark.parametrize("before", [None, 1], ids=["the first", "another"])
 @pytest.mark.parametrize("files", [1, 2, 3])
-def test_at_every_call_of_the_writer(tmp_path: Path, files: int) -> None:
+def test_at_every_call_of_the_writer(tmp_path: Path, files: int, before: int | None) -> None:
     calls, seen = 0, set()
-    while killed_while_publishing(_with_one(tmp_path / str(calls), files), 2, calls + 1, files):
+    while killed_while_publishing(_with(tmp_path / str(calls), files, before), 2, calls + 1, files):
         root = tmp_path / str(calls)
         seen.add(version_of(root))
         assert verify(root).problems == ()
         publish(root, 3, files)
         assert version_of(root) == 3 and len(listing(root)) == files + 1
         calls += 1
-    assert calls >= 12 and seen == {1, 2}, (calls, seen)
+    assert calls >= 12 and seen == {before, 2}, (calls, seen)
 
 
-def _with_one(root: Path, files: int) -> Path:
-    publish(root, 1, files)
+def _with(root: Path, files: int, version: int | None) -> Path:
+    root.mkdir()
+    if version is not None:
+        publish(root, version, files)
     return root
 
 
