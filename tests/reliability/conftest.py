@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,44 +100,17 @@ def failing(at: int, number: int = errno.EIO) -> Iterator[Counted]:
         yield counted
 
 
-def in_child(work: Callable[[], object], kill_after_s: float | None = None) -> int:
-    """Run something in a forked process of its own process group; its status, negative for a signal.
-
-    Args:
-        work: what it does; the status is that of a SystemExit, else 0, or 99 for another exception.
-        kill_after_s: SIGKILL to it and to all it has started, after so many seconds.
-    """
+def in_child(work: Callable[[], object]) -> int:
+    """Run something that starts no threads in a forked process; its status, negative for a signal."""
     child = os.fork()
     if child == 0:
-        os.setpgid(0, 0)
         code = 99
         try:
-            with open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null):
-                work()
+            work()
             code = 0
-        except SystemExit as exc:
-            code = int(exc.code or 0)
         finally:
             os._exit(code)
-    try:
-        if kill_after_s is not None:
-            _wait_or_kill(child, kill_after_s)
-        _, status = os.waitpid(child, 0)
-    except ChildProcessError:  # it was waited for
-        return 0
-    return os.waitstatus_to_exitcode(status)
-
-
-def _wait_or_kill(child: int, after_s: float) -> None:
-    import select
-
-    handle = os.pidfd_open(child)
-    try:
-        ended, _, _ = select.select([handle], [], [], after_s)
-    finally:
-        os.close(handle)
-    if not ended:
-        os.killpg(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def kill_at(at: int) -> Counted:
@@ -154,13 +130,30 @@ def lenet5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def cli(store: Path) -> Callable[..., int]:
-    """The command line in a forked process: its status; ``kill_after_s`` kills it and its children."""
-    from deploy.cli.main import main
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[subprocess.Popen[str]]:
+    """See `_zygote`."""
+    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("_zygote.py"))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
 
-    def call(*arguments: object, at: Path | None = None, kill_after_s: float | None = None) -> int:
+
+@pytest.fixture
+def cli(store: Path, zygote: subprocess.Popen[str]) -> Callable[..., int]:
+    """The command line in a forked process: its status; ``kill_after_s`` kills it and its children."""
+
+    def call(
+        *arguments: object, at: Path | None = None, kill_after_s: float | None = None, memory: int | None = None
+    ) -> int:
         words = ["--artifacts", str(at or store), "-q", *map(str, arguments)]
-        return in_child(lambda: main(words), kill_after_s)
+        assert zygote.stdin is not None and zygote.stdout is not None
+        zygote.stdin.write(json.dumps({"words": words, "kill_after_s": kill_after_s, "memory": memory}) + "\n")
+        zygote.stdin.flush()
+        return int(zygote.stdout.readline())
 
     return call

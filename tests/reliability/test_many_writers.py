@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ from deploy.core.errors import DigestError
 from deploy.core.store import Store
 from deploy.workflows.verify import verify
 
-from .conftest import EXPORTED, in_child, listing, publish, version_of
+from .conftest import EXPORTED, listing, publish, version_of
 
 WRITERS, ROUNDS, REPEATS = 8, 25, 3
 
@@ -75,14 +77,9 @@ def test_one_wins_whole_and_the_dead_hold_no_lock(tmp_path: Path, number: int) -
 
 
 def test_eight_exports(tmp_path: Path) -> None:
-    from deploy.cli.main import main
-
-    def export(seed: int) -> Callable[[], object]:
-        words = ["--artifacts", str(tmp_path), "-q", *EXPORTED, "--seed", str(seed)]
-        return lambda: in_child(lambda: main(words)) and os._exit(1)
-
-    exports = [started(export(seed)) for seed in range(WRITERS)]
-    assert [ended(child) for child in exports] == [0] * WRITERS
+    command = [sys.executable, "-W", "ignore", "-m", "deploy.cli.main", "--artifacts", str(tmp_path), "-q", *EXPORTED]
+    exports = [subprocess.Popen([*command, "--seed", str(seed)], stdout=subprocess.DEVNULL) for seed in range(WRITERS)]
+    assert [process.wait() for process in exports] == [0] * WRITERS
     (artifact,) = (item for item in Store(tmp_path).artifacts() if item.manifest.format == "onnx")
     assert artifact.manifest.weights.seed in range(WRITERS)
     assert verify(tmp_path).problems == ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import resource
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -147,20 +146,10 @@ def test_the_command_lives(cli: Cli, lenet5: Path, tmp_path: Path, command: str,
         path.write_bytes(mutation(sound, chance))
         vouch(path)
         told = [{"FILE": str(path), "SAMPLES": str(samples)}.get(word, word) for word in words]
-        end = limited(cli, store, told)
+        end = cli(*told, at=store, kill_after_s=PATIENCE_S, memory=MEMORY)
         assert end in ENDS, f"{mutation.__name__} {number} ended with {end}"
         ends.append(end)
     assert 1 in ends, "something was refused"
-
-
-def limited(cli: Cli, store: Path, words: list[str]) -> int:
-    """Run it with a bound on memory and time."""
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, hard))
-    try:
-        return cli(*words, at=store, kill_after_s=PATIENCE_S)
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 
 
 def vouch(path: Path) -> None:
