@@ -83,26 +83,44 @@ def plan_model(
 
 
 def _cells(subject: Subject, choices: Choices, store: Store, progress: Progress) -> Iterator[Plan | Absent]:
-    provers: list[Prover] = []
     backends = choices.backends if choices.asked else _fitting(subject, choices)
-    # what runs files comes first: a model is timed at the sizes that its files have
-    backends = tuple(sorted(backends, key=lambda name: not BACKENDS[name].runs_files))
+    provers: list[Prover] = []
     for precision in choices.precisions or subject.precisions():
+        found: dict[str, list[Plan | Absent]] = {}
+        # what runs files comes first: a model is timed at the sizes that its files have
+        for backend in sorted(backends, key=lambda name: not BACKENDS[name].runs_files):
+            if choices.wanted(subject.name, backend, precision):
+                found[backend] = [
+                    _cell(subject, choices, backend, precision, batch, store, provers, progress)
+                    for batch in choices.batches
+                ]
         for backend in backends:
-            if not choices.wanted(subject.name, backend, precision):
-                continue
-            for batch in choices.batches:
-                try:
-                    plan = _remembered(_plan(subject, choices, backend, precision, batch), store)
-                    if plan.evidence is None:
-                        provers = provers or [Prover(subject.model(), choices.seed)]
-                        with progress.stage(f"{plan.cell}: checking parity"):
-                            plan = proven(plan, provers[0])
-                    yield plan
-                except UnknownNameError:
-                    raise
-                except DeployError as exc:
-                    yield Absent(model=subject.name, backend=backend, precision=precision, batch=batch, why=exc.message)
+            yield from found.get(backend, ())
+
+
+def _cell(
+    subject: Subject,
+    choices: Choices,
+    backend: str,
+    precision: str,
+    batch: int,
+    store: Store,
+    provers: list[Prover],
+    progress: Progress,
+) -> Plan | Absent:
+    """One cell, proven; or why there is none."""
+    try:
+        plan = _remembered(_plan(subject, choices, backend, precision, batch), store)
+        if plan.evidence is None:
+            if not provers:
+                provers.append(Prover(subject.model(), choices.seed))
+            with progress.stage(f"{plan.cell}: checking parity"):
+                plan = proven(plan, provers[0])
+        return plan
+    except UnknownNameError:
+        raise
+    except DeployError as exc:
+        return Absent(model=subject.name, backend=backend, precision=precision, batch=batch, why=exc.message)
 
 
 def _fitting(subject: Subject, choices: Choices) -> tuple[str, ...]:
