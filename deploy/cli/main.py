@@ -28,6 +28,7 @@ ABOUT = {
     "models": "List what can be exported.",
     "quantize": "Calibrate an export and write an INT8 graph for one target.",
     "report": "One page that compares what was timed: architectures, backends, precisions.",
+    "serve": "Answer requests over HTTP: the Open Inference Protocol, and a page to try it.",
     "sign": "Sign artifacts with a key of your own, offline.",
     "train": "Train or fine-tune a model.",
     "trt": "Build TensorRT engines, and tell what is in one.",

@@ -194,6 +194,20 @@ def _read(path: Path) -> bytes:
         raise _UnreadableError(exc.strerror or type(exc).__name__) from exc
 
 
+def decode(data: bytes) -> Image:
+    """One image from the bytes of its file: gray or RGB.
+
+    Raises:
+        DataError: it is none, is damaged, or claims more than `MOST_PIXELS`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow finds odd but can read
+            return _decode(data)
+    except _UnreadableError as exc:
+        raise DataError(f"the picture cannot be read: {exc}.") from exc
+
+
 def _decode(data: bytes) -> Image:
     """Gray or RGB; transparency is dropped and orientation tags are not applied, as ImageFolder does."""
     if not data:

@@ -18,6 +18,7 @@ from deploy.core.tensors import TensorSpec
 from deploy.models.request import ModelRequest
 from deploy.support.engine_file import FORMAT
 from deploy.workflows._model import EXPORTS, open_model, request_of
+from deploy.workflows._stored import newest_of_each
 from deploy.workflows.export import export_model
 from deploy.workflows.quantize import quantize
 
@@ -48,20 +49,9 @@ class Subject:
         self._calib, self._progress = calib, progress
         self._model: Model | None = None
         self._weights: Path | None = None
-        self.files = [Artifact.open(Path(request.name))] if self.is_file else self._newest()
+        self.files = [Artifact.open(Path(request.name))] if self.is_file else newest_of_each(store, request.name)
         for artifact in self.files:
             artifact.verify()
-
-    def _newest(self) -> list[Artifact]:
-        """The newest file of each precision and target; what was converted for TensorRT is run as an engine only."""
-        newest: dict[tuple[str, str, str | None], Artifact] = {}
-        for artifact in self._store.artifacts():
-            manifest = artifact.manifest
-            names = (manifest.model, manifest.slug, manifest.model.partition("/")[2])
-            runs = manifest.format == "onnx" and (manifest.precision == INT8 or manifest.target is None)
-            if self.name in names and (runs or manifest.format == FORMAT):
-                newest.setdefault((manifest.format, manifest.precision, manifest.target), artifact)
-        return list(newest.values())
 
     def backends(self) -> tuple[str, ...] | None:
         """What runs the one file that was named; None for a model, and for a file that several run."""

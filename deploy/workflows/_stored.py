@@ -9,6 +9,7 @@ from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError
 from deploy.core.progress import Progress
 from deploy.core.store import Store
+from deploy.support.engine_file import FORMAT as ENGINE
 
 EXPORTS = ("fp32", "fp16")
 """Precisions that `deploy export` gives; what was converted later for a target is no export."""
@@ -39,3 +40,15 @@ def manifest_beside(path: Path) -> Artifact | None:
         return Artifact.open(path)
     except ArtifactError:
         return None
+
+
+def newest_of_each(store: Store, name: str) -> list[Artifact]:
+    """The newest file that runs of each format, precision and target of a model, by any of its names."""
+    newest: dict[tuple[str, str, str | None], Artifact] = {}
+    for artifact in store.artifacts():
+        manifest = artifact.manifest
+        names = (manifest.model, manifest.slug, manifest.model.partition("/")[2])
+        runs = manifest.format == "onnx" and (manifest.precision == "int8" or manifest.target is None)
+        if name in names and (runs or manifest.format == ENGINE):
+            newest.setdefault((manifest.format, manifest.precision, manifest.target), artifact)
+    return list(newest.values())

@@ -1,0 +1,1 @@
+"""Answering requests over HTTP: the Open Inference Protocol, batches made of requests, and a page to try it."""
