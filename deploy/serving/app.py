@@ -59,6 +59,11 @@ class Service:
         self._bounds = bounds
         self._held = 0
 
+    def hurry(self) -> None:
+        """From now on no request waits for others: the server is about to stop."""
+        for item in self.models.values():
+            item.batcher.hurry()
+
     def application(self, *more: Route) -> ASGIApp:
         """The protocol's addresses, ``/metrics``, and more."""
         own: list[Route] = [

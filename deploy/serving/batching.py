@@ -108,6 +108,7 @@ class Batcher:
         self._samples = 0
         self._changed = threading.Condition()
         self._closing = False
+        self._delay_s = limits.max_delay_s
         self._runners = list(runners)
         self._threads = [
             threading.Thread(target=self._work, args=(runner,), name=f"runner-{number}", daemon=True)
@@ -152,11 +153,17 @@ class Batcher:
             self._changed.notify()
         return await item.future
 
+    def hurry(self) -> None:
+        """From now on no request waits for others."""
+        with self._changed:
+            self._delay_s = 0.0
+            self._changed.notify_all()
+
     def close(self) -> None:
         """Answer what waits, then free the runners."""
         with self._changed:
             self._closing = True
-            self._changed.notify_all()
+        self.hurry()
         for thread in self._threads:
             thread.join()
         for runner in self._runners:
@@ -173,8 +180,8 @@ class Batcher:
                 self._drop()
                 if self._queue:
                     group = self._together()
-                    patience = self._queue[0].arrived + self.limits.max_delay_s - time.monotonic()
-                    if patience <= 0 or self._closing or not self.batched or len(group) < len(self._queue):
+                    patience = self._queue[0].arrived + self._delay_s - time.monotonic()
+                    if patience <= 0 or not self.batched or len(group) < len(self._queue):
                         break
                     if sum(item.samples for item in group) >= self.limits.max_batch:
                         break

@@ -170,7 +170,7 @@ def _serve(
         models=tuple(zip(names, (chosen[0].path, *(item.path for item in chosen)), strict=True)),
         page=bool(routes),
     )
-    _run(service.application(*routes), listener, lambda: ready(serving))
+    _run(service.application(*routes), listener, lambda: ready(serving), service.hurry)
     return ServeReport(answered=metrics.answered, refused=metrics.refused)
 
 
@@ -179,7 +179,9 @@ def _quoted(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _run(application: ASGIApp, listener: socket.socket, ready: Callable[[], None]) -> None:
+def _run(
+    application: ASGIApp, listener: socket.socket, ready: Callable[[], None], stopping: Callable[[], None]
+) -> None:
     """Answer until SIGINT or SIGTERM; what was begun is answered."""
     import uvicorn
 
@@ -188,6 +190,10 @@ def _run(application: ASGIApp, listener: socket.socket, ready: Callable[[], None
             await super().startup(sockets)
             if self.started:
                 ready()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            stopping()
+            await super().shutdown(sockets)
 
     config = uvicorn.Config(
         application,

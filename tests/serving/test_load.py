@@ -84,6 +84,7 @@ def test_a_full_queue_refuses_and_everything_taken_is_answered(served: Path) -> 
                 response = connection.getresponse()
                 response.read()
                 seen.append((response.status, response.getheader("retry-after")))
+            connection.close()
 
         threads = [threading.Thread(target=client) for _ in range(8)]
         for thread in threads:
@@ -99,7 +100,7 @@ def test_a_full_queue_refuses_and_everything_taken_is_answered(served: Path) -> 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_it_when_what_was_begun_is_answered(served: Path, number: int) -> None:
-    """The request waits for others for ten seconds; the signal ends the waiting, and it is answered."""
+    """The request would wait for others for twenty seconds; the signal ends the waiting, and it is answered."""
     with serving(served, "lenet5", "--no-page", "--max-delay-ms", 20_000, "--timeout-ms", 60_000) as server:
         status: list[int] = []
 
@@ -107,7 +108,10 @@ def test_a_signal_stops_it_when_what_was_begun_is_answered(served: Path, number:
             connection = HTTPConnection(server.address, timeout=60)
             tensor = {"name": "input", "datatype": "FP32", "shape": [1, 1, 32, 32], "data": [0.0] * 1024}
             connection.request("POST", "/v2/models/lenet5/infer", json.dumps({"inputs": [tensor]}))
-            status.append(connection.getresponse().status)
+            response = connection.getresponse()
+            response.read()
+            status.append(response.status)
+            connection.close()
 
         thread = threading.Thread(target=client)
         thread.start()
