@@ -41,7 +41,7 @@ check: $(READY)  ## lint and types
 	$(BIN)/mypy
 
 test: check  ## everything CI runs
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadscope
 
 test-nightly: check  ## the slow ones too
 	$(BIN)/pytest

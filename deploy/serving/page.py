@@ -34,14 +34,14 @@ class Page:
     Attributes:
         title: the model's name.
         variants: what is compared, PyTorch first where it is there.
-        absent: variants that are not there, and why.
+        remarks: what is missing or was assumed.
         prepare: from the bytes of a picture to the model's input, one sample.
         service: reads bodies within its bounds.
     """
 
     title: str
     variants: Sequence[Served]
-    absent: Sequence[str]
+    remarks: Sequence[str]
     prepare: Callable[[bytes], NDArray[Any]]
     service: Service
 
@@ -57,7 +57,7 @@ class Page:
 
     async def _about(self, request: Request) -> Response:
         rows = [{"name": item.name, **item.about} for item in self.variants]
-        return JSONResponse({"title": self.title, "variants": rows, "absent": list(self.absent), "runs": RUNS})
+        return JSONResponse({"title": self.title, "variants": rows, "remarks": list(self.remarks), "runs": RUNS})
 
     async def _compare(self, request: Request) -> Response:
         async with self.service.body(request) as body:

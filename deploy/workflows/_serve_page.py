@@ -47,24 +47,31 @@ def page_routes(
         progress: told what is missing.
     """
     manifest = artifact.manifest
-    variants, absent = list(served), list[str]()
+    variants, remarks = list(served), list[str]()
     recipe = manifest.preprocessing
     try:
         with progress.stage("opening the model in PyTorch"):
             model = open_model(request_of(artifact), store, progress)
         if model.weights.identity != manifest.weights.identity:
             raise ArtifactError(f"its weights are now {model.weights.source}, not those of {artifact.path.name}.")
-        recipe = recipe or image_preprocessing(model)
+        if recipe is None:
+            recipe = image_preprocessing(model)
+            height, width = recipe.crop
+            remarks.append(
+                f"nothing says how {manifest.model} was trained to see pictures: "
+                f"they are resized to {height} x {width} and scaled to [-1, 1]"
+            )
     except DeployError as exc:
-        absent.append(f"PyTorch is not beside it: {exc.message}")
-        progress.warn(absent[0])
+        remarks.append(f"PyTorch is not beside it: {exc.message}")
     else:
         variants.insert(0, _torch(model, manifest.labels, opening))
         stack.callback(variants[0].batcher.close)
     if recipe is None or len(manifest.inputs) != 1:
         progress.note("there is no page: nothing says how a picture becomes the model's input")
         return []
-    page = Page(title=manifest.model, variants=variants, absent=absent, prepare=_preparing(recipe), service=service)
+    for remark in remarks:
+        progress.warn(remark)
+    page = Page(title=manifest.model, variants=variants, remarks=remarks, prepare=_preparing(recipe), service=service)
     return page.routes()
 
 

@@ -15,14 +15,29 @@ from tests.conftest import Ran
 from tests.serving.conftest import serving
 
 
-def test_untrained_weights_are_refused(run: Callable[..., Ran], nets: Path, store: Path) -> None:
-    assert run("export", f"{nets}:small", "--input", "x:batch,3,8,8").code == 0
-    ran = run("serve", "nets-small")
+def test_untrained_weights_are_refused(run: Callable[..., Ran], store: Path) -> None:
+    assert run("export", "lenet5", "--weights", "none").code == 0
+    ran = run("serve", "lenet5")
     assert ran.code == 1 and "untrained" in ran.err and "--allow-untrained" in ran.err
-    with serving(store, "nets-small", "--allow-untrained") as server:
+    with serving(store, "lenet5", "--allow-untrained", "--no-page") as server:
+        code, err = server.stop()
+    assert code == 0 and "its answers mean nothing" in err
+
+
+def test_a_model_that_takes_no_pictures_has_no_page(run: Callable[..., Ran], nets: Path, store: Path) -> None:
+    assert run("export", f"{nets}:two", "--input", "a:batch,8", "--input", "b:batch,6").code == 0
+    with serving(store, "nets-two") as server:
         assert not server.told["page"]
         code, err = server.stop()
-    assert code == 0 and "its answers mean nothing" in err and "there is no page" in err
+    assert code == 0 and "there is no page" in err
+
+
+def test_an_assumed_preprocessing_is_said(run: Callable[..., Ran], nets: Path, store: Path) -> None:
+    assert run("export", f"{nets}:small", "--input", "x:batch,3,8,8").code == 0
+    with serving(store, "nets-small") as server:
+        assert server.told["page"]
+        _, err = server.stop()
+    assert "nothing says how" in err and "resized to 8 x 8" in err
 
 
 def test_what_was_changed_is_not_served(run: Callable[..., Ran], served: Path, store: Path) -> None:

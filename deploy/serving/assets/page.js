@@ -83,6 +83,6 @@ fetch("/page")
     find("title").textContent = page.title;
     find("runs").textContent = page.runs;
     find("about").textContent = page.variants.map((item) => item.name).join(" · ");
-    find("absent").replaceChildren(...page.absent.map((text) => make("li", text)));
+    find("remarks").replaceChildren(...page.remarks.map((text) => make("li", text)));
   })
   .catch((error) => say(error.message, true));
