@@ -22,6 +22,7 @@ PACKAGES = (
     "tensorrt-rtx",
     "openvino",
     "numpy",
+    "pillow",
 )
 
 

@@ -13,6 +13,21 @@ Dim = int | str
 """A size, or the name of a dimension whose size is known only when the model runs."""
 
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+DATATYPES = {
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "uint16": "UINT16",
+    "uint32": "UINT32",
+    "uint64": "UINT64",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "float32": "FP32",
+    "float64": "FP64",
+}
+"""The Open Inference Protocol's names of numpy's."""
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _SIZE = re.compile(r"[1-9][0-9]{0,17}\Z")
 _FORM = "name:dims:dtype, for example tokens:batch,sequence=16:int64:0..30522"
@@ -113,3 +128,16 @@ def _parse_bounds(text: str, bounds: str) -> tuple[float, float] | None:
     if match is None or int(match[1]) >= int(match[2]):
         raise InputSpecError(f"--input {text!r}: {bounds!r} is not a range low..high.")
     return float(match[1]), float(match[2])
+
+
+def batch_symbol(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str | None:
+    """The dimension along which requests are put together: first in every input and output, and nowhere else.
+
+    Returns:
+        Its name, or None where there is none, so that every request has to run alone.
+    """
+    first = {spec.shape[0] if spec.shape else None for spec in (*inputs, *outputs)}
+    name = first.pop()
+    if first or not isinstance(name, str):
+        return None
+    return None if any(name in spec.shape[1:] for spec in (*inputs, *outputs)) else name

@@ -17,7 +17,6 @@ import numpy as np
 
 from deploy.core.errors import DeployError
 from deploy.core.runner import Feeds, Fetches, Runner
-from deploy.core.tensors import TensorSpec
 from deploy.serving.refusal import Refusal
 
 STOPPING = "the server is stopping."
@@ -68,19 +67,6 @@ class _Waiting:
     shape: tuple[object, ...]
     arrived: float
     future: asyncio.Future[Answer]
-
-
-def batch_symbol(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str | None:
-    """The dimension along which requests are put together: first in every input and output, and nowhere else.
-
-    Returns:
-        Its name, or None where there is none, so that every request has to run alone.
-    """
-    first = {spec.shape[0] if spec.shape else None for spec in (*inputs, *outputs)}
-    name = first.pop()
-    if first or not isinstance(name, str):
-        return None
-    return None if any(name in spec.shape[1:] for spec in (*inputs, *outputs)) else name
 
 
 class Batcher:

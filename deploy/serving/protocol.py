@@ -15,27 +15,11 @@ import orjson
 from numpy.typing import NDArray
 
 from deploy.core.runner import Feeds, Fetches
-from deploy.core.tensors import TensorSpec
+from deploy.core.tensors import DATATYPES, TensorSpec
 from deploy.serving.refusal import Refusal
 
 HEADER_LENGTH = "inference-header-content-length"
 """Names the header that says how many bytes of the body are JSON; tensors follow."""
-
-DATATYPES = {
-    "bool": "BOOL",
-    "uint8": "UINT8",
-    "uint16": "UINT16",
-    "uint32": "UINT32",
-    "uint64": "UINT64",
-    "int8": "INT8",
-    "int16": "INT16",
-    "int32": "INT32",
-    "int64": "INT64",
-    "float16": "FP16",
-    "float32": "FP32",
-    "float64": "FP64",
-}
-"""The protocol's names of numpy's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

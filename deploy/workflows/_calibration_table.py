@@ -62,7 +62,7 @@ def calibrated(
 
 def _key(source: Source, graph: onnx.ModelProto, samples: Samples, method: str) -> dict[str, Any]:
     """What the ranges depend on; plain values, equal after a trip through JSON."""
-    packages = ("deploy-toolkit", "onnxruntime-gpu", "onnxruntime", "numpy")
+    packages = ("deploy-toolkit", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
     return {
         "graph": source.digest,
         "opset": opset(graph),

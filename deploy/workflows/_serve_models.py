@@ -15,7 +15,8 @@ from deploy.core.errors import ArtifactError, UsageError
 from deploy.core.progress import Progress
 from deploy.core.runner import Runner
 from deploy.core.store import Store
-from deploy.serving.batching import Batcher, Limits, batch_symbol
+from deploy.core.tensors import batch_symbol
+from deploy.serving.batching import Batcher, Limits
 from deploy.serving.metrics import Metrics
 from deploy.serving.served import Served
 from deploy.workflows._runtime import PREDICTION, Runtime, runtime_of

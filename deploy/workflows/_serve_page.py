@@ -15,10 +15,10 @@ from deploy.core.errors import ArtifactError, DeployError
 from deploy.core.model import Model, Preprocessing
 from deploy.core.progress import Progress
 from deploy.core.store import Store
+from deploy.core.tensors import batch_symbol
 from deploy.data.folder import decode
 from deploy.data.preprocess import prepare
 from deploy.serving.app import Service
-from deploy.serving.batching import batch_symbol
 from deploy.serving.page import Page
 from deploy.serving.served import Served
 from deploy.workflows._accuracy import image_preprocessing
