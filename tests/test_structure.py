@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [path for room in ("deploy", "exporters", "calibration") for path in (ROOT / room).rglob("*.py")]
-ROOMS = {"models", "data", "backends", "parity", "bench", "report", "evaluation", "serving"}
+ROOMS = {"models", "data", "backends", "parity", "bench", "report", "evaluation", "serving", "packages"}
 HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "onnx_ir", "tensorrt", "openvino", "timm", "rich"}
 
 

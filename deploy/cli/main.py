@@ -26,6 +26,7 @@ ABOUT = {
     "export": "Export a model and prove the file equal to it.",
     "inspect": "What an ONNX file holds: inputs, outputs, operators, cost.",
     "models": "List what can be exported.",
+    "package": "Write what a server takes: for Triton, for KServe, or to run alone.",
     "quantize": "Calibrate an export and write an INT8 graph for one target.",
     "report": "One page that compares what was timed: architectures, backends, precisions.",
     "serve": "Answer requests over HTTP: the Open Inference Protocol, and a page to try it.",

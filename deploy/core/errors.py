@@ -14,6 +14,7 @@
     │   └── BackendCrashedError     the runtime's process died
     ├── ArtifactError               a file is not what it should be
     │   └── DigestError             a file differs from its manifest; exit code 3
+    ├── ParityError                 what was made does not answer as the model does; exit code 3
     └── StorageError                the disk refused
 
 Foreign exceptions are translated once, where they enter, with ``raise … from exc``.
@@ -103,6 +104,12 @@ class ArtifactError(DeployError):
 
 class DigestError(ArtifactError):
     """A file differs from its manifest."""
+
+    exit_code = 3
+
+
+class ParityError(DeployError):
+    """What was made does not answer as the model does; it was not published."""
 
     exit_code = 3
 

@@ -60,18 +60,19 @@ def write_file(path: Path, content: bytes) -> None:
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _clear(path.parent)
+        clear(path.parent)
         scratch = path.with_name(f"{SCRATCH}{os.getpid()}-{path.name}")
         try:
             scratch.write_bytes(content)
-            _flush(scratch)
+            flush(scratch)
             os.replace(scratch, path)
         finally:
             scratch.unlink(missing_ok=True)
-        _flush_directory(path.parent)
+        flush_directory(path.parent)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Make a file durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -79,9 +80,10 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _flush_directory(path: Path) -> None:
+def flush_directory(path: Path) -> None:
+    """Make the names in a folder durable, where the system can."""
     if os.name == "posix":
-        _flush(path)
+        flush(path)
 
 
 def finish(folder: Path) -> None:
@@ -104,7 +106,7 @@ def _finish(folder: Path) -> None:
         for path in sorted(pending.iterdir(), key=_manifest_last):
             if not path.name.startswith(_BEFORE):
                 os.replace(path, folder / path.name)
-        _flush_directory(folder)
+        flush_directory(folder)
         shutil.rmtree(pending)
 
 
@@ -121,7 +123,7 @@ def _move(pending: Path, folder: Path, names: list[str]) -> None:
                 _keep(folder / name, pending / f"{_BEFORE}{name}")
             moved.append(name)
             os.replace(pending / name, folder / name)
-        _flush_directory(folder)
+        flush_directory(folder)
     except BaseException:
         for name in reversed(moved):
             if not (pending / name).exists():
@@ -146,7 +148,7 @@ def _files(artifact: Path) -> set[str]:
         return set()
 
 
-def _clear(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """Remove what dead processes were writing, folders and files."""
     for stale in folder.glob(f"{SCRATCH}*"):
         if not _live(stale):
@@ -194,7 +196,7 @@ class Transaction:
             folder.mkdir(exist_ok=True)
             self.path(beside.name).write_text(manifest.to_json(), encoding="utf-8")
             for name in names:
-                _flush(self.path(name))
+                flush(self.path(name))
             with locked(folder):
                 _finish(folder)
                 stale = _files(artifact) - set(names)
@@ -209,7 +211,7 @@ class Transaction:
         try:
             for name in names:
                 os.replace(self.path(name), ready / name)
-            _flush_directory(ready)
+            flush_directory(ready)
             os.rename(ready, pending)  # from here on it is published, whatever happens to this process
             _move(pending, folder, names)
         except BaseException:
@@ -241,7 +243,7 @@ class Store:
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             finish(folder)
-            _clear(folder)
+            clear(folder)
             scratch = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-", dir=folder))
         try:
             yield Transaction(folder, scratch)

@@ -24,7 +24,9 @@ def write(folder: Path, contents: Sequence[Content], options: PackageOptions) ->
         UsageError: there is no storage URI, or the name is none that Kubernetes takes.
     """
     if not options.storage_uri:
-        raise UsageError("KServe fetches models from a storage URI.", "--storage-uri s3://bucket/models, and upload to it")
+        raise UsageError(
+            "KServe fetches models from a storage URI.", "--storage-uri s3://bucket/models, and upload to it"
+        )
     name = options.name or re.sub(r"[^a-z0-9]+", "-", contents[0].name.lower()).strip("-")
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", name):
         raise UsageError(f"{name!r} is no name for a service: small letters, digits and hyphens.", "--name NAME")
@@ -32,6 +34,11 @@ def write(folder: Path, contents: Sequence[Content], options: PackageOptions) ->
     triton.write(folder / REPOSITORY, contents, options)
     is_engine = any(content.artifacts[0].manifest.format == "engine" for content in contents)
     (folder / FILE).write_text(_service(name, options, is_engine), encoding="utf-8")
+
+
+def graphs(folder: Path, content: Content) -> tuple[Path, Path, Path]:
+    """Where the three graphs of a model's newest pipeline lie."""
+    return triton.graphs(folder / REPOSITORY, content)
 
 
 def _service(name: str, options: PackageOptions, is_engine: bool) -> str:

@@ -23,6 +23,9 @@ from deploy.packages._content import Content, PackageOptions, Pipeline, copy_art
 from deploy.packages._protobuf_text import Word, text
 
 LABELS = "labels.txt"
+GRAPH = "model.onnx"
+BEFORE, AFTER, WHOLE = "preprocessing", "labels", "pipeline"
+"""What the names of a pipeline's models end in."""
 IMAGE = TensorSpec(name="image", dtype="uint8", shape=("height", "width", 3))
 KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}
 WARM_SIDE = 256
@@ -153,25 +156,25 @@ def _warm_up(content: Content) -> list[dict[str, Any]]:
 
 def _pipeline(folder: Path, version: int, content: Content, pipeline: Pipeline) -> None:
     taken, given = content.inputs[0], content.outputs[0]
-    before, after, whole = (f"{content.name}_{suffix}" for suffix in ("preprocessing", "labels", "pipeline"))
+    before, after, whole = (f"{content.name}_{suffix}" for suffix in (BEFORE, AFTER, WHOLE))
     sample = TensorSpec(name=taken.name, dtype=taken.dtype, shape=(1, *taken.shape[1:]))
     image = {**_tensor(IMAGE, False), "name": "image"}
     label: dict[str, Any] = {"name": "label", "data_type": Word("TYPE_STRING"), "dims": [-1, pipeline.top]}
     probability = {"name": "probability", "data_type": Word("TYPE_FP32"), "dims": [-1, pipeline.top]}
     picture = {"data_type": Word("TYPE_UINT8"), "dims": [WARM_SIDE, WARM_SIDE, 3], "random_data": True}
-    parts = (
+    parts: tuple[tuple[Any, ...], ...] = (
         (before, pipeline.preprocessing, [image], [_tensor(sample, False)], [("image", picture)]),
         (after, pipeline.labels, [_tensor(given, False)], [label, probability], []),
     )
     for name, onnx, inputs, outputs, warm in parts:
-        (_fresh(folder / name, version) / "model.onnx").write_bytes(onnx)
+        (_fresh(folder / name, version) / GRAPH).write_bytes(onnx)
         config: dict[str, Any] = {
             "name": name,
             "backend": "onnxruntime",
             "max_batch_size": 0,
             "input": inputs,
             "output": outputs,
-            "default_model_filename": "model.onnx",
+            "default_model_filename": GRAPH,
             "instance_group": {"count": 1, "kind": Word("KIND_CPU")},
         }
         if warm:
@@ -207,3 +210,10 @@ def _step(name: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> d
 
 def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
     (folder / "config.pbtxt").write_text(text(config), encoding="utf-8")
+
+
+def graphs(folder: Path, content: Content) -> tuple[Path, Path, Path]:
+    """Where the three graphs of a model's newest pipeline lie: preprocessing, model, labels."""
+    newest = max(int(path.name) for path in (folder / content.name).iterdir() if path.name.isdigit())
+    before, after = (folder / f"{content.name}_{suffix}" / str(newest) / GRAPH for suffix in (BEFORE, AFTER))
+    return before, folder / content.name / str(newest) / content.artifacts[0].path.name, after

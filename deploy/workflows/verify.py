@@ -11,6 +11,7 @@ from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.errors import ArtifactError
 from deploy.core.paths import default_root
 from deploy.core.store import LIMITS, PENDING, REPORT, SCRATCH, SIGNATURE, finish
+from deploy.workflows._package_list import PACKAGE, check_package
 
 IGNORED = {"README.md", ".lock", ".gitignore", SIGNATURE}
 
@@ -44,13 +45,16 @@ def verify(path: Path | None = None) -> VerifyReport:
     for pending in path.rglob(f"{PENDING}*"):
         finish(pending.parent)
     found = (file for file in path.rglob("*.json") if not _scratch(file) and not _beside(file))
+    packages = [file for file in path.rglob(PACKAGE) if not _scratch(file)]
+    held = {package.parent for package in packages}
+    found = (file for file in found if not held & set(file.parents))
     own = sorted(file for file in found if not manifest_path(file).exists())  # a table is JSON and has its own
     measured = [file for file in own if records.is_record(file)]
     manifests = [file for file in own if file not in measured]
     targets = [file.with_suffix("") for file in manifests]
     folders = {file.parent for file in manifests}
     report = _verify(targets, {item for folder in folders for item in folder.iterdir()})
-    return _with_records(report, measured)
+    return _with_packages(_with_records(report, measured), packages)
 
 
 def _with_records(report: VerifyReport, measured: list[Path]) -> VerifyReport:
@@ -63,6 +67,17 @@ def _with_records(report: VerifyReport, measured: list[Path]) -> VerifyReport:
             problems.append(exc.message)
         else:
             sound.append(path)
+    return VerifyReport(sound=tuple(sound), problems=tuple(problems))
+
+
+def _with_packages(report: VerifyReport, packages: list[Path]) -> VerifyReport:
+    """And the packages, each of which lists all that is in it."""
+    sound, problems = list(report.sound), list(report.problems)
+    for path in packages:
+        wrong = check_package(path)
+        problems += wrong
+        if not wrong:
+            sound.append(path.parent)
     return VerifyReport(sound=tuple(sound), problems=tuple(problems))
 
 
