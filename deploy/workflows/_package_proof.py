@@ -25,6 +25,7 @@ from deploy.core.store import Store
 from deploy.data.collection import open_dataset
 from deploy.data.preprocess import prepare
 from deploy.packages._content import Content
+from deploy.workflows._accuracy import image_preprocessing
 from deploy.workflows._model import open_model, request_of
 
 Picture = NDArray[np.uint8]
@@ -72,7 +73,7 @@ Answered = tuple[list[Named], int | None]
 
 
 def pictures_for(data: str | None, progress: Progress) -> list[Picture]:
-    """Pictures of several sizes that a seed drew, smooth and noisy; then those of a data set.
+    """Those of a data set; then pictures of several sizes that a seed drew, smooth and noisy.
 
     Returns:
         uint8, (height, width, 3).
@@ -89,13 +90,14 @@ def pictures_for(data: str | None, progress: Progress) -> list[Picture]:
         drawn.append(np.clip(127 + 55 * waves + (4, 40)[number % 2] * noise, 0, 255).astype(np.uint8))
     if data is None:
         return drawn
+    real: list[Picture] = []
     dataset = open_dataset(data, limit=MOST, progress=progress)
     for index in np.unique(np.linspace(0, len(dataset) - 1, MOST).astype(int)):
         image = dataset.images[int(index)]
         if image.dtype != np.uint8:
             raise DataError(f"{dataset.name}: pictures of more than 8 bits a channel cannot be sent to the package.")
-        drawn.append(np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3))))
-    return drawn
+        real.append(np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3))))
+    return real + drawn
 
 
 def prove(
@@ -120,7 +122,7 @@ def prove(
     """
     artifact = content.artifacts[0]
     model = _model(artifact, store, progress)
-    recipe = artifact.manifest.preprocessing
+    recipe = image_preprocessing(model) if model.preprocessing else artifact.manifest.preprocessing
     if recipe is None:
         raise ArtifactError(f"{artifact.path}: nothing says how a picture becomes its input.")
     with progress.stage(f"{content.name}: {len(pictures)} pictures through the package and through PyTorch"):

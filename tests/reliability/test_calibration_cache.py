@@ -64,11 +64,11 @@ def other_opset(root: Path) -> dict[str, Any]:
     return {}
 
 
-def other_versions(root: Path) -> dict[str, Any]:
-    """As if it had been made by an older ONNX Runtime."""
+def other_version(root: Path, package: str) -> dict[str, Any]:
+    """As if it had been made with an older one."""
     table = json.loads((root / TABLE).read_text())
     versions = table["key"]["versions"]
-    versions[next(name for name in versions if name.startswith("onnxruntime"))] = "1.0"
+    versions[next(name for name in versions if name.startswith(package))] = "1.0"
     (root / TABLE).write_text(json.dumps(table, indent=1) + "\n")
     vouch(root / TABLE)
     return {}
@@ -83,7 +83,8 @@ CHANGES: dict[str, tuple[Change, list[str]]] = {
     "order": (lambda root: saved(root, samples(root)[::-1].copy()), ["data"]),
     "count": (lambda root: {"samples": 16}, ["samples"]),
     "method": (lambda root: {"method": "entropy"}, ["method"]),
-    "versions": (other_versions, ["versions"]),
+    "runtime": (lambda root: other_version(root, "onnxruntime"), ["versions"]),
+    "pillow": (lambda root: other_version(root, "pillow"), ["versions"]),
 }
 
 
