@@ -1,0 +1,270 @@
+"""How much of ONNX Runtime is left behind HTTP? ``deploy serve`` beside bare calls in one process, same file.
+
+    python -m benchmarks.serve [--work DIR] [--rounds 5] [--seconds 4] [--only NAME]
+
+An outside generator (``h2load``, of nghttp2) sends binary tensors over HTTP/1.1. Every runner has one thread. Bare
+calls have core 0 to themselves; the server has core 0 ("one core": the same budget, HTTP included), or both cores,
+the second of which it shares with the generator ("a core beside it"). Rounds take every case once, in a new order;
+figures are medians over rounds with bootstrap intervals.
+
+Closed loop: 1, 8 and 64 connections with one sample a request, 8 connections with 32 and 128. Open loop: requests at
+half the rate that 64 connections reached in the same round, on 16 connections; an answer's time counts from when it
+was sent. Results go to results/serve.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks._common import deploy, interval, write
+
+CORE, GENERATOR = "0", "1"
+LAYOUTS = {"one core": CORE, "a core beside it": f"{CORE},{GENERATOR}"}
+BATCHES = (1, 8, 32, 128)
+CLOSED = ((1, 1), (1, 8), (1, 64), (32, 8), (128, 8))
+"""Samples of a request, connections."""
+HALF_CONNECTIONS = 16
+TARGETS = {"share": 0.8, "p99_over_single": 3.0}
+TENSOR = "input"
+BARE = """
+import json, sys, time, numpy as np, onnxruntime as ort
+options = ort.SessionOptions()
+options.intra_op_num_threads = 1
+session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+seconds, sample = float(sys.argv[2]), tuple(json.loads(sys.argv[3]))
+name, found = session.get_inputs()[0].name, {}
+for batch in json.loads(sys.argv[4]):
+    x = np.random.default_rng(0).normal(size=(batch, *sample)).astype(np.float32)
+    for _ in range(3):
+        session.run(None, {name: x})
+    times, end = [], time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        began = time.perf_counter()
+        session.run(None, {name: x})
+        times.append(time.perf_counter() - began)
+    found[batch] = {"samples_per_s": batch * len(times) / sum(times), "p50_s": sorted(times)[len(times) // 2]}
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """What is served: made by these commands, unless it is there."""
+
+    name: str
+    path: str
+    sample: tuple[int, ...]
+    commands: tuple[tuple[str, ...], ...]
+
+
+def _trained(name: str, epochs: str) -> tuple[tuple[str, ...], ...]:
+    return (
+        ("train", f"zoo/{name}", "--data", "digits", "--epochs", epochs),
+        ("export", name),
+        ("quantize", name, "--calib", "digits"),
+    )
+
+
+FILES = (
+    File("LeNet-5 fp32", "lenet5/lenet5.fp32.onnx", (1, 32, 32), _trained("lenet5", "10")),
+    File("LeNet-5 int8", "lenet5/lenet5.int8-onnxruntime.onnx", (1, 32, 32), _trained("lenet5", "10")),
+    File(
+        "ResNet-18 (digits) int8", "resnet18_digits/resnet18_digits.int8-onnxruntime.onnx", (1, 32, 32),
+        _trained("resnet18_digits", "5"),
+    ),
+    File(
+        "ResNet-18 (ImageNet) int8", "resnet18/resnet18.int8-onnxruntime.onnx", (3, 224, 224),
+        (("export", "resnet18", "--weights", "none"), ("quantize", "resnet18", "--calib", "noise.npy")),
+    ),
+)  # fmt: skip
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--work", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--only", default="")
+    options = parser.parse_args()
+    if shutil.which("h2load") is None:
+        sys.exit("h2load is not here: it is in the package nghttp2-client")
+    if len(os.sched_getaffinity(0)) < 2:
+        sys.exit("two cores are needed: one for the server, one for the generator")
+    files = [file for file in FILES if options.only.lower() in file.name.lower()]
+    with tempfile.TemporaryDirectory() as folder:
+        work = options.work or Path(folder)
+        for file in files:
+            _make(work, file)
+        rows: dict[str, list[dict[str, Any]]] = {file.name: [] for file in files}
+        order = random.Random(0)
+        for number in range(options.rounds):
+            for file in order.sample(files, len(files)):
+                rows[file.name].append(_round(work, file, options.seconds, order))
+                print(number, file.name, json.dumps(_brief(rows[file.name][-1])), flush=True)
+    result = {
+        "generator": _generator(),
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "half_load_connections": HALF_CONNECTIONS,
+        "targets": TARGETS,
+        "rows": {name: {"summary": _summary(found), "rounds": found} for name, found in rows.items()},
+    }
+    if options.only:
+        print(json.dumps({name: row["summary"] for name, row in result["rows"].items()}, indent=1))
+    else:
+        write("serve", result)
+
+
+def _make(work: Path, file: File) -> None:
+    if (work / "artifacts" / file.path).exists():
+        return
+    work.mkdir(exist_ok=True)
+    np.save(work / "noise.npy", np.random.default_rng(0).normal(size=(16, 3, 224, 224)).astype(np.float32))
+    for command in file.commands:
+        named = [str(work / part) if part.endswith(".npy") else part for part in command]
+        code, _, _ = deploy("--artifacts", str(work / "artifacts"), *named)
+        if code:
+            sys.exit(f"deploy {' '.join(named)} ended with {code}")
+
+
+def _round(work: Path, file: File, seconds: float, order: random.Random) -> dict[str, Any]:
+    cases = ["bare", *LAYOUTS]
+    found: dict[str, Any] = {}
+    for case in order.sample(cases, len(cases)):
+        if case == "bare":
+            found[case] = _bare(work / "artifacts" / file.path, file.sample, seconds / 2)
+            continue
+        with _server(work, file, LAYOUTS[case]) as url:
+            load = _Load(work, url, file.sample, seconds)
+            loops = {f"{samples}x{connections}": load.run(samples, connections) for samples, connections in CLOSED}
+            rate = loops["1x64"]["requests_per_s"] / 2
+            found[case] = {**loops, "half load": {"rate": rate, **load.run(1, HALF_CONNECTIONS, rate)}}
+    return found
+
+
+def _bare(path: Path, sample: tuple[int, ...], seconds: float) -> dict[str, Any]:
+    command = [sys.executable, "-c", BARE, str(path), str(seconds), json.dumps(sample), json.dumps(BATCHES)]
+    done = subprocess.run(["taskset", "-c", CORE, *command], check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@contextmanager
+def _server(work: Path, file: File, cores: str) -> Iterator[str]:
+    command = [
+        *("taskset", "-c", cores, sys.executable, "-m", "deploy.cli.main", "--artifacts", str(work / "artifacts")),
+        *("serve", file.path.split("/")[0], "--artifact", str(work / "artifacts" / file.path), "--allow-untrained"),
+        *("--no-page", "--port", "0", "--json", "--threads", "1", "--max-batch", "128", "--queue", "20000"),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    try:
+        text = ""
+        for line in process.stdout:
+            text += line
+            if line == "}\n":
+                break
+        told = json.loads(text)
+        yield f"{told['url']}/v2/models/{told['models'][0]['name']}/infer"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+class _Load:
+    """Requests to one server."""
+
+    def __init__(self, work: Path, url: str, sample: tuple[int, ...], seconds: float) -> None:
+        self._work, self._url, self._sample, self._seconds = work, url, sample, seconds
+
+    def run(self, samples: int, connections: int, rate: float | None = None) -> dict[str, float]:
+        """Requests per second and the times of answers in seconds; a closed loop where no rate is given.
+
+        Raises:
+            RuntimeError: an answer was not 200.
+        """
+        length, body = _body((samples, *self._sample))
+        (self._work / "body.bin").write_bytes(body)
+        log = self._work / "h2load.log"
+        log.unlink(missing_ok=True)
+        paced = ["--rps", f"{rate / connections:.3f}"] if rate else []
+        command = [
+            *("taskset", "-c", GENERATOR, "h2load", "--h1", "-t", "1", "-c", str(connections), *paced),
+            *("-D", f"{self._seconds:g}", "--warm-up-time", "1", "-d", str(self._work / "body.bin")),
+            *("-H", f"Inference-Header-Content-Length: {length}", "--log-file", str(log), self._url),
+        ]
+        subprocess.run(command, check=True, capture_output=True)
+        lines = np.loadtxt(log, dtype=np.int64, ndmin=2)
+        if not len(lines) or (lines[:, 1] != 200).any():
+            raise RuntimeError(f"{self._url}: not every answer was 200")
+        ended = lines[:, 0] + lines[:, 2]
+        rate_found = (len(lines) - 1) / ((ended.max() - ended.min()) / 1e6)
+        p50, p99 = np.percentile(lines[:, 2] / 1e6, [50, 99])
+        return {"requests_per_s": rate_found, "samples_per_s": rate_found * samples, "p50_s": p50, "p99_s": p99}
+
+
+def _body(shape: tuple[int, ...]) -> tuple[int, bytes]:
+    tensor = np.random.default_rng(0).normal(size=shape).astype("<f4")
+    described = {
+        "name": TENSOR, "datatype": "FP32", "shape": shape, "parameters": {"binary_data_size": tensor.nbytes},
+    }  # fmt: skip
+    document = {"inputs": [described], "parameters": {"binary_data_output": True}}
+    text = json.dumps(document).encode()
+    return len(text), text + tensor.tobytes()
+
+
+def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians over rounds, with intervals; every ratio is of one round."""
+    bare = [max(row["samples_per_s"] for row in found["bare"].values()) for found in rounds]
+    summary: dict[str, Any] = {"bare_samples_per_s": _told(bare)}
+    summary["bare_p50_s"] = _told([found["bare"]["1"]["p50_s"] for found in rounds])
+    for layout in LAYOUTS:
+        served = [found[layout] for found in rounds]
+        rows: dict[str, Any] = {}
+        for case in served[0]:
+            rows[case] = {key: _told([row[case][key] for row in served]) for key in served[0][case]}
+            if case != "half load":
+                shares = [row[case]["samples_per_s"] / best for row, best in zip(served, bare, strict=True)]
+                rows[case]["share"] = _told(shares)
+        rows["p99_over_single"] = _told([row["half load"]["p99_s"] / row["1x1"]["p50_s"] for row in served])
+        summary[layout] = rows
+    return summary
+
+
+def _told(values: list[float]) -> dict[str, Any]:
+    return {"median": statistics.median(values), "interval": interval(values)}
+
+
+def _brief(found: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "bare": {batch: round(row["samples_per_s"]) for batch, row in found["bare"].items()},
+        **{
+            layout: {case: (round(row["samples_per_s"]), round(row["p99_s"] * 1e3, 2))
+                     for case, row in found[layout].items()}
+            for layout in LAYOUTS
+        },
+    }  # fmt: skip
+
+
+def _generator() -> str:
+    return subprocess.run(["h2load", "--version"], check=True, capture_output=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
