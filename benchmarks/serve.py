@@ -7,15 +7,17 @@ calls have core 0 to themselves; the server has core 0 ("one core": the same bud
 the second of which it shares with the generator ("a core beside it"). Rounds take every case once, in a new order;
 figures are medians over rounds with bootstrap intervals.
 
-Closed loop: 1, 8 and 64 connections with one sample a request, 8 connections with 32 and 128. Open loop: requests at
-half the rate that 64 connections reached in the same round, on 16 connections; an answer's time counts from when it
-was sent. Results go to results/serve.json.
+Closed loop: 1, 8 and 64 connections with one sample a request, 8 connections with 32 and 128 where a request stays
+below 16 MiB. Open loop: requests at half the rate that 64 connections reached in the same round, evenly spaced ("half
+load") or from 32 connections at once ("half load in bursts"); an answer's time counts from when it was sent. Results go
+to results/serve.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -30,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks._common import deploy, interval, write
 
@@ -38,7 +41,13 @@ LAYOUTS = {"one core": CORE, "a core beside it": f"{CORE},{GENERATOR}"}
 BATCHES = (1, 8, 32, 128)
 CLOSED = ((1, 1), (1, 8), (1, 64), (32, 8), (128, 8))
 """Samples of a request, connections."""
-HALF_CONNECTIONS = 16
+LARGEST = 16 << 20
+BURST = 32
+"""Connections of an open loop in bursts, and the most of one that is evenly spaced."""
+TURN_S = 0.03
+"""About the time between two requests of a connection of an open loop that is evenly spaced."""
+SETTLING_US = 500_000
+"""Answers to requests that were sent so soon after the last connection of an open loop do not count."""
 TARGETS = {"share": 0.8, "p99_over_single": 3.0}
 TENSOR = "input"
 BARE = """
@@ -64,12 +73,13 @@ print(json.dumps(found))
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """What is served: made by these commands, unless it is there."""
+    """What is served: made by these commands, unless it is there; timed so many times as long as others."""
 
     name: str
     path: str
     sample: tuple[int, ...]
     commands: tuple[tuple[str, ...], ...]
+    patience: float = 1.0
 
 
 def _trained(name: str, epochs: str) -> tuple[tuple[str, ...], ...]:
@@ -90,6 +100,7 @@ FILES = (
     File(
         "ResNet-18 (ImageNet) int8", "resnet18/resnet18.int8-onnxruntime.onnx", (3, 224, 224),
         (("export", "resnet18", "--weights", "none"), ("quantize", "resnet18", "--calib", "noise.npy")),
+        3.0,
     ),
 )  # fmt: skip
 
@@ -115,13 +126,13 @@ def main() -> None:
         order = random.Random(0)
         for number in range(options.rounds):
             for file in order.sample(files, len(files)):
-                rows[file.name].append(_round(work, file, options.seconds, order))
+                rows[file.name].append(_round(work, file, options.seconds * file.patience, order))
                 print(number, file.name, json.dumps(_brief(rows[file.name][-1])), flush=True)
     result = {
         "generator": _generator(),
         "rounds": options.rounds,
         "seconds": options.seconds,
-        "half_load_connections": HALF_CONNECTIONS,
+        "burst": BURST,
         "targets": TARGETS,
         "rows": {name: {"summary": _summary(found), "rounds": found} for name, found in rows.items()},
     }
@@ -152,9 +163,14 @@ def _round(work: Path, file: File, seconds: float, order: random.Random) -> dict
             continue
         with _server(work, file, LAYOUTS[case]) as url:
             load = _Load(work, url, file.sample, seconds)
-            loops = {f"{samples}x{connections}": load.run(samples, connections) for samples, connections in CLOSED}
+            loops = {
+                f"{samples}x{connections}": load.run(samples, connections)
+                for samples, connections in CLOSED
+                if 4 * samples * math.prod(file.sample) <= LARGEST
+            }
             rate = loops["1x64"]["requests_per_s"] / 2
-            found[case] = {**loops, "half load": {"rate": rate, **load.run(1, HALF_CONNECTIONS, rate)}}
+            halves = {"half load": load.evenly(rate), "half load in bursts": load.run(1, BURST, rate)}
+            found[case] = {**loops, **{name: {"rate": rate, **half} for name, half in halves.items()}}
     return found
 
 
@@ -199,24 +215,49 @@ class _Load:
         Raises:
             RuntimeError: an answer was not 200.
         """
+        paced = ["--rps", f"{rate / connections:.3f}"] if rate else []
+        timed = ["-D", f"{self._seconds:g}", "--warm-up-time", "1"]
+        return self._told(samples, self._answers(samples, connections, [*paced, *timed]))
+
+    def evenly(self, rate: float) -> dict[str, float]:
+        """Requests of one sample at very nearly this rate, evenly spaced: connections begin one after the other.
+
+        Each sends once a period, and begins a period and its share of one after the one before; the generator takes
+        that in whole milliseconds, so the rate is made to fit.
+        """
+        connections = min(max(round(TURN_S * rate), 4), BURST)
+        turn_ms = max(2, round(1000 * (connections + 1) / rate))
+        period_s = turn_ms / 1000 * connections / (connections + 1)
+        begun_us = 1000 * turn_ms * connections + SETTLING_US
+        number = math.ceil((self._seconds + begun_us / 1e6) / period_s) * connections
+        spaced = ["-r", "1", f"--rate-period={turn_ms}ms", "--rps", f"{1 / period_s:.4f}", "-n", str(number)]
+        lines = self._answers(1, connections, spaced)
+        sent = lines[:, 0] - lines[:, 0].min()
+        return self._told(1, lines[(sent >= begun_us) & (sent < begun_us + 1e6 * self._seconds)])
+
+    def _answers(self, samples: int, connections: int, how: list[str]) -> NDArray[np.int64]:
+        """One line an answer: when it was sent, its status, and microseconds until it was there."""
         length, body = _body((samples, *self._sample))
         (self._work / "body.bin").write_bytes(body)
         log = self._work / "h2load.log"
         log.unlink(missing_ok=True)
-        paced = ["--rps", f"{rate / connections:.3f}"] if rate else []
         command = [
-            *("taskset", "-c", GENERATOR, "h2load", "--h1", "-t", "1", "-c", str(connections), *paced),
-            *("-D", f"{self._seconds:g}", "--warm-up-time", "1", "-d", str(self._work / "body.bin")),
-            *("-H", f"Inference-Header-Content-Length: {length}", "--log-file", str(log), self._url),
+            *("taskset", "-c", GENERATOR, "h2load", "--h1", "-t", "1", "-c", str(connections), *how),
+            *("-d", str(self._work / "body.bin"), "-H", f"Inference-Header-Content-Length: {length}"),
+            *("--log-file", str(log), self._url),
         ]
         subprocess.run(command, check=True, capture_output=True)
         lines = np.loadtxt(log, dtype=np.int64, ndmin=2)
         if not len(lines) or (lines[:, 1] != 200).any():
             raise RuntimeError(f"{self._url}: not every answer was 200")
+        return lines
+
+    @staticmethod
+    def _told(samples: int, lines: NDArray[np.int64]) -> dict[str, float]:
         ended = lines[:, 0] + lines[:, 2]
-        rate_found = (len(lines) - 1) / ((ended.max() - ended.min()) / 1e6)
-        p50, p99 = np.percentile(lines[:, 2] / 1e6, [50, 99])
-        return {"requests_per_s": rate_found, "samples_per_s": rate_found * samples, "p50_s": p50, "p99_s": p99}
+        rate = float((len(lines) - 1) / ((ended.max() - ended.min()) / 1e6))
+        p50, p99 = (float(value) for value in np.percentile(lines[:, 2] / 1e6, [50, 99]))
+        return {"requests_per_s": rate, "samples_per_s": rate * samples, "p50_s": p50, "p99_s": p99}
 
 
 def _body(shape: tuple[int, ...]) -> tuple[int, bytes]:
@@ -239,10 +280,11 @@ def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         rows: dict[str, Any] = {}
         for case in served[0]:
             rows[case] = {key: _told([row[case][key] for row in served]) for key in served[0][case]}
-            if case != "half load":
+            if "half" not in case:
                 shares = [row[case]["samples_per_s"] / best for row, best in zip(served, bare, strict=True)]
                 rows[case]["share"] = _told(shares)
-        rows["p99_over_single"] = _told([row["half load"]["p99_s"] / row["1x1"]["p50_s"] for row in served])
+        for half in (case for case in served[0] if "half" in case):
+            rows[half]["p99_over_single"] = _told([row[half]["p99_s"] / row["1x1"]["p50_s"] for row in served])
         summary[layout] = rows
     return summary
 

@@ -18,7 +18,7 @@ from deploy.core.errors import ArtifactError
 
 SCHEMA = 1
 KIND = "timings"
-FOLDER, _, ABSENT = records.FOLDERS
+FOLDER, _, ABSENT, _ = records.FOLDERS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +34,7 @@ class Cell:
         threads: within an operator, the same for every backend.
         options: of the backend, and of the scenario.
         versions: of the packages that run it.
-        machine: the part of its description that decides times.
+        machine: the part of its description that decides times, with the ``kind`` it has in a sweep over several.
     """
 
     model: str
@@ -188,6 +188,7 @@ class Absent:
 
     Attributes:
         model: as it was asked for.
+        machine: the kind of machine, where a sweep had several.
     """
 
     model: str
@@ -195,6 +196,7 @@ class Absent:
     precision: str
     batch: int | None
     why: str
+    machine: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -207,8 +209,14 @@ def save_absent(root: Path, item: Absent) -> None:
     Raises:
         StorageError: the disk refused.
     """
-    key = records.key_of([item.model, item.backend, item.precision, item.batch])
-    records.save(root / ABSENT / f"{key}.json", "absence", SCHEMA, item.to_dict())
+    records.save(absent_path(root, item), "absence", SCHEMA, item.to_dict())
+
+
+def absent_path(root: Path, item: Absent) -> Path:
+    """Where it is kept that a cell could not be timed."""
+    where = [] if item.machine is None else [item.machine]
+    key = records.key_of([item.model, item.backend, item.precision, item.batch, *where])
+    return root / ABSENT / f"{key}.json"
 
 
 def load_absent(path: Path) -> Absent:
@@ -219,7 +227,8 @@ def load_absent(path: Path) -> Absent:
     """
     document = records.load(path, "absence", SCHEMA)
     try:
-        return Absent(**{item.name: document[item.name] for item in dataclasses.fields(Absent)})
+        known = {"machine": None, **document}  # which the first records did not tell
+        return Absent(**{item.name: known[item.name] for item in dataclasses.fields(Absent)})
     except KeyError as exc:
         raise ArtifactError(f"{path}: the record is damaged: it lacks {exc}.") from exc
 

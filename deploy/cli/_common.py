@@ -30,15 +30,41 @@ class Settings:
     quiet: bool
 
     @contextmanager
-    def progress(self) -> Iterator[Progress]:
-        """A display on stderr, live on a terminal; it begins with libraries that are known to be unsafe."""
+    def progress(self, *, drawn: bool = True) -> Iterator[Progress]:
+        """A display on stderr; it begins with libraries that are known to be unsafe.
+
+        Args:
+            drawn: live on a terminal; else lines, for a command that draws something of its own.
+        """
         from deploy.core.advisories import unsafe
         from deploy.report.progress import display
 
-        with display(quiet=self.quiet, verbose=self.verbose) as listener:
+        with display(quiet=self.quiet, verbose=self.verbose, drawn=drawn) as listener:
             for advisory, found in unsafe():
                 listener.warn(f"{advisory.told(found)} {advisory.mend}")
             yield listener
+
+
+class Several(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Words, or numbers from 1 on, separated by commas."""
+
+    name = "list"
+
+    def __init__(self, *, numbers: bool = False) -> None:
+        self.numbers = numbers
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """Read it."""
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in str(value).split(",") if part.strip()]
+        if not parts:
+            self.fail("is empty", param, ctx)
+        if not self.numbers:
+            return tuple(parts)
+        if not all(part.isdigit() and int(part) > 0 for part in parts):
+            self.fail(f"{value!r} is not a list of sizes such as 1,8,32.", param, ctx)
+        return tuple(int(part) for part in parts)
 
 
 def json_option(function: Command) -> Command:

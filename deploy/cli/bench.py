@@ -9,36 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy.cli._common import EXIT, Settings, emit, json_option
+from deploy.cli._common import EXIT, Settings, Several, emit, json_option
 
 if TYPE_CHECKING:
     from deploy.core.progress import Progress
     from deploy.workflows.bench import BenchmarkReport, Listener
-    from deploy.workflows.bench_sweep import SweepReport
+    from deploy.workflows.bench_saturation import SaturationReport
 
 FORMATS = ("table", "json", "csv", "markdown")
-
-
-class Several(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """Words, or numbers from 1 on, separated by commas."""
-
-    name = "list"
-
-    def __init__(self, *, numbers: bool = False) -> None:
-        self.numbers = numbers
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
-        """Read it."""
-        if isinstance(value, tuple):
-            return value
-        parts = [part.strip() for part in str(value).split(",") if part.strip()]
-        if not parts:
-            self.fail("is empty", param, ctx)
-        if not self.numbers:
-            return tuple(parts)
-        if not all(part.isdigit() and int(part) > 0 for part in parts):
-            self.fail(f"{value!r} is not a list of sizes such as 1,8,32.", param, ctx)
-        return tuple(int(part) for part in parts)
 
 
 class Percent(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -180,7 +158,7 @@ def command(
     if options and scenario not in ("server", "loadgen"):
         raise click.UsageError("--rate, --p99 and --mode go with --scenario server or loadgen.")
     with _display(settings) as (progress, listener):
-        run = _sweep if scenario == "throughput" else _bench
+        run = _saturate if scenario == "throughput" else _bench
         result = run(
             models,
             backends=backends or (),
@@ -206,32 +184,32 @@ def command(
     return 0 if any(row.stats for row in result[0].rows) else EXIT["inconclusive"]
 
 
-def _bench(models: tuple[str, ...], **options: Any) -> tuple[BenchmarkReport, SweepReport | None]:
+def _bench(models: tuple[str, ...], **options: Any) -> tuple[BenchmarkReport, SaturationReport | None]:
     from deploy.workflows.bench import measure_speed
 
     return measure_speed(models, **options), None
 
 
-def _sweep(models: tuple[str, ...], **options: Any) -> tuple[BenchmarkReport, SweepReport | None]:
+def _saturate(models: tuple[str, ...], **options: Any) -> tuple[BenchmarkReport, SaturationReport | None]:
     """Batches from 1 to the largest of --batch, or to 256 where that is left out."""
-    from deploy.workflows.bench_sweep import MOST, sweep
+    from deploy.workflows.bench_saturation import MOST, saturate
 
     largest = max(options.pop("batches"))
-    found = sweep(models, most=MOST if largest == 1 else largest, **{**options, "scenario": "latency"})
+    found = saturate(models, most=MOST if largest == 1 else largest, **{**options, "scenario": "latency"})
     return found.report, found
 
 
-def _print(result: tuple[BenchmarkReport, SweepReport | None], form: str) -> None:
+def _print(result: tuple[BenchmarkReport, SaturationReport | None], form: str) -> None:
     from deploy.report import bench as shown
 
-    report, swept = result
+    report, saturated = result
     texts = {"csv": shown.as_csv, "markdown": shown.as_markdown}
     if form in texts:
         click.echo(texts[form](report), nl=False)
         return
-    emit((swept or report).to_dict(), form == "json", lambda: shown.show_bench(report))
-    if swept and form != "json":
-        shown.show_saturation(swept)
+    emit((saturated or report).to_dict(), form == "json", lambda: shown.show_bench(report))
+    if saturated and form != "json":
+        shown.show_saturation(saturated)
 
 
 def _explain(settings: Settings, models: tuple[str, ...], as_json: bool, **choices: Any) -> int:

@@ -31,6 +31,7 @@ ABOUT = {
     "report": "One page that compares what was timed: architectures, backends, precisions.",
     "serve": "Answer requests over HTTP: the Open Inference Protocol, and a page to try it.",
     "sign": "Sign artifacts with a key of your own, offline.",
+    "sweep": "A matrix of models, precisions, backends and machines, made and measured; here or on a cluster.",
     "train": "Train or fine-tune a model.",
     "trt": "Build TensorRT engines, and tell what is in one.",
     "verify": "Hold artifacts against the digests in their manifests.",
@@ -90,6 +91,7 @@ def cli(ctx: click.Context, artifacts: Path | None, verbose: bool, quiet: bool) 
       deploy quantize resnet18 --calib images/   INT8, right for its target
       deploy trt build --int8 --calib images/    a TensorRT engine of the newest export
       deploy bench resnet18                      how long it takes, on every backend
+      deploy sweep sweep.yaml                    many models, backends and machines at once
       deploy report                              one page of all that was measured
       deploy doctor                              what works on this machine
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,6 +19,10 @@ from deploy.core.runner import Feeds, Fetches
 
 Answer = Callable[[dict[str, Any], Fetches], tuple[dict[str, Any], Fetches]]
 """From a request and its arrays to the reply and its arrays."""
+Say = Callable[[Mapping[str, Any]], None]
+"""Sends a message before the reply."""
+INTERIM = "interim"
+"""The key under which such a message comes."""
 
 
 class Child:
@@ -88,6 +93,17 @@ class Child:
         self.send(message, arrays)
         return self.receive(timeout_s)
 
+    def terminate(self, grace_s: float) -> None:
+        """Ask it to end, so that it can undo what is half done, then `close` it.
+
+        Args:
+            grace_s: seconds it has for that.
+        """
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(grace_s)
+        self.close()
+
     def close(self) -> None:
         """End it, busy or not."""
         if not self.dead:
@@ -121,9 +137,19 @@ def serve(answer: Answer) -> None:
 
     Every reply carries ``peak_bytes``, the most memory this process has held.
     """
+    serve_saying(lambda say: answer)
+
+
+def serve_saying(answer_with: Callable[[Say], Answer]) -> None:
+    """`serve`, for what has something to say before it answers.
+
+    Args:
+        answer_with: gets what sends such messages, each under the key `INTERIM`, and gives what answers.
+    """
     requests = sys.stdin.buffer
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints must not break the protocol
+    answer = answer_with(lambda message: wire.send(replies, {INTERIM: dict(message)}))
     while True:
         try:
             request, arrays = wire.receive(requests)

@@ -14,8 +14,8 @@ from deploy.core.seal import BrokenSealError, seal, unseal
 from deploy.core.store import write_file
 
 AGAIN = "measure again"
-FOLDERS = ("bench", "evaluation", ".absent")
-"""Where they lie: the first two of a model's folder, the last of the artifacts directory."""
+FOLDERS = ("bench", "evaluation", ".absent", ".sweeps")
+"""Where they lie: the first two of a model's folder, the others of the artifacts directory."""
 
 _KEY_DIGITS = 16
 

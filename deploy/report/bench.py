@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from deploy.workflows._bench_rows import Row
     from deploy.workflows.bench import BenchmarkReport
     from deploy.workflows.bench_compare import Comparison
-    from deploy.workflows.bench_sweep import SweepReport
+    from deploy.workflows.bench_saturation import SaturationReport
 
 HEADS = (
     "model",
@@ -168,8 +168,8 @@ def _absent(item: Absent) -> str:
     return f"{item.model} {item.backend} {item.precision}{batch}"
 
 
-def show_saturation(found: SweepReport) -> None:
-    """Where each sweep over batches ended."""
+def show_saturation(found: SaturationReport) -> None:
+    """Where larger batches ended."""
     lines = [
         (
             f"{item.model} {item.backend} {item.precision}",

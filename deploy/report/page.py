@@ -16,6 +16,7 @@ from importlib.resources import files
 from typing import Any
 
 from deploy.core.errors import MissingPackageError
+from deploy.report.machines import HEADS, WHAT, side_by_side
 from deploy.report.plots import plots
 from deploy.report.tables import LEGEND, absences, columns_of, common_settings, machine_line
 
@@ -54,6 +55,9 @@ def page(document: Mapping[str, Any]) -> str:
             rows=rows,
             columns=columns_of(rows),
             absences=absences(document),
+            side=side_by_side(rows, document["machines"]),
+            side_what=WHAT,
+            side_heads=HEADS,
             machines=[machine_line(item) for item in document["machines"]],
             shown=SHOWN,
             settings=common_settings(rows),

@@ -47,9 +47,9 @@ class Plain(Progress):
 
 
 @contextmanager
-def display(*, quiet: bool = False, verbose: bool = False) -> Iterator[Progress]:
+def display(*, quiet: bool = False, verbose: bool = False, drawn: bool = True) -> Iterator[Progress]:
     """A listener that fits where stderr goes; what draws on a terminal is imported only for one."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or not drawn or not sys.stderr.isatty():
         yield Plain(quiet, verbose)
         return
     from deploy.report.live import live

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.report import words
+from deploy.report.machines import HEADS, WHAT, side_by_side
 from deploy.report.words import UNKNOWN, duration, size, spread, times_faster
 
 Plain = Mapping[str, Any]
@@ -165,7 +166,8 @@ def absences(document: Plain) -> list[tuple[str, str]]:
     """What could not be timed, and why: the same reason once, with the models it holds for."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for item in document["absent"]:
-        found.setdefault((item["backend"], item["precision"], item["why"]), []).append(item["model"])
+        where = f" on {item['machine']}" if item.get("machine") else ""
+        found.setdefault((item["backend"], f"{item['precision']}{where}", item["why"]), []).append(item["model"])
     told = [
         (f"{', '.join(dict.fromkeys(models))}: {backend} {precision}", why)
         for (backend, precision, why), models in found.items()
@@ -187,9 +189,23 @@ def as_markdown(document: Plain) -> str:
     lines.append("| " + " | ".join(item.head for item in columns) + " |")
     lines.append("|" + "".join("---:|" if item.number else "---|" for item in columns))
     lines += ["| " + " | ".join(_plain(item.text(row)) for item in columns) + " |" for row in rows]
-    lines += ["", LEGEND + ".", ""]
+    lines += ["", LEGEND + ".", "", *_side_by_side(document)]
     lines += [f"- {_plain(what)}: {_plain(why)}" for what, why in absences(document)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _side_by_side(document: Plain) -> list[str]:
+    """The rows of several machines beside each other, where there are several."""
+    side = side_by_side(document["rows"], document["machines"])
+    if side is None:
+        return []
+    heads = [*WHAT, *(f"{kind}: {head}" for kind in side.machines for head in HEADS)]
+    lines = ["## Machines side by side", "", "| " + " | ".join(map(_plain, heads)) + " |"]
+    lines.append("|" + "---|" * len(WHAT) + "---:|" * (len(heads) - len(WHAT)))
+    for line in side.lines:
+        cells = [*line.what, *(text for group in line.cells for text in group)]
+        lines.append("| " + " | ".join(map(_plain, cells)) + " |")
+    return [*lines, ""]
 
 
 def advice_line(item: Plain) -> str:
@@ -207,7 +223,8 @@ def _plain(text: str) -> str:
 def machine_line(item: Plain) -> str:
     """A machine in one line."""
     machine, versions = item["machine"], item["versions"]
-    parts = [f"{machine.get('cpu', '?')}, {_cores(machine)}", str(machine.get("system", ""))]
+    kind = f"{machine['kind']}: " if machine.get("kind") else ""
+    parts = [f"{kind}{machine.get('cpu', '?')}, {_cores(machine)}", str(machine.get("system", ""))]
     parts += [f"{name} {text}" for name, text in versions.items() if name in RUNNING]
     return ", ".join(part for part in parts if part)
 

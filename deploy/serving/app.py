@@ -7,8 +7,10 @@ and so has every queue.
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,7 @@ from deploy.serving.protocol import HEADER_LENGTH, read_request, write_response
 from deploy.serving.refusal import Refusal
 from deploy.serving.served import VERSION, Served
 
+INFER = re.compile(r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?/infer")
 EXTENSIONS = ("binary_tensor_data", "classification")
 GONE = 499
 """The status of a request whose client has gone, as web servers log it; nobody reads it."""
@@ -76,12 +79,13 @@ class Service:
             own += [
                 Route(path, self._model),
                 Route(f"{path}/ready", self._model_ready),
-                Route(f"{path}/infer", self._infer, methods=["POST"]),
+                Route(f"{path}/infer", self._not_posted),
             ]
         handlers: dict[Any, Callable[..., Awaitable[Response]]] = {Refusal: _refused, HTTPException: _not_there}
         return self._guarded(Starlette(routes=[*own, *more], exception_handlers=handlers))
 
     def _guarded(self, inner: ASGIApp) -> ASGIApp:
+        """Hosts are looked at first; requests to infer go straight to their handler, and a fifth more are answered."""
         hosts = {name.encode() for name in self._bounds.hosts}
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,7 +93,16 @@ class Service:
                 refusal = Refusal(403, "this server answers to its own name only.")
                 await _answer(refusal)(scope, receive, send)
                 return
-            await inner(scope, receive, send)
+            asked = INFER.fullmatch(scope["path"]) if scope.get("method") == "POST" else None
+            if asked is None:
+                await inner(scope, receive, send)
+                return
+            scope["path_params"] = {name: value for name, value in asked.groupdict().items() if value is not None}
+            try:
+                response = await self._infer(Request(scope, receive))
+            except Refusal as exc:
+                response = _answer(exc)
+            await response(scope, receive, send)
 
         return application
 
@@ -107,7 +120,7 @@ class Service:
         parts: list[bytes] = []
         try:
             try:
-                await asyncio.wait_for(self._read(request, parts), self._bounds.read_s)
+                await _within(self._bounds.read_s, self._read(request, parts))
             except asyncio.TimeoutError as exc:
                 raise Refusal(408, f"the request was not there after {self._bounds.read_s:g} s.") from exc
             yield parts[0] if len(parts) == 1 else b"".join(parts)
@@ -162,6 +175,9 @@ class Service:
     async def _model_ready(self, request: Request) -> Response:
         return Response(status_code=200 if self.served(request).batcher.alive else 503)
 
+    async def _not_posted(self, request: Request) -> Response:
+        raise Refusal(405, "requests to infer are POSTed.")
+
     async def _infer(self, request: Request) -> Response:
         began = time.perf_counter()
         served = self.served(request)
@@ -188,6 +204,19 @@ class Service:
                 raise Refusal(500, exc.message) from exc
         content, headers = write_response(request.path_params["model"], VERSION, asked, answer.fetches, served.labels)
         return Response(content, headers=headers)
+
+
+async def _within(seconds: float, reading: Coroutine[Any, Any, None]) -> None:
+    """Await it for so long.
+
+    Raises:
+        asyncio.TimeoutError: it took longer.
+    """
+    if sys.version_info >= (3, 11):  # without a task of its own
+        async with asyncio.timeout(seconds):
+            await reading
+    else:
+        await asyncio.wait_for(reading, seconds)
 
 
 def _host(scope: Scope) -> bytes:

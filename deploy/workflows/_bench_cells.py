@@ -14,6 +14,7 @@ from deploy.core.artifact import Artifact
 from deploy.core.environment import machine, version
 from deploy.core.errors import MissingPackageError, UnknownNameError, UsageError
 from deploy.core.tensors import TensorSpec, symbols
+from deploy.support.cuda_driver import gpus
 
 REFERENCE = "reference"
 PASSED = ("pass", REFERENCE, "measured")
@@ -161,9 +162,16 @@ def backend_versions(name: str) -> dict[str, str]:
     return dict([(package, text) for package, text in found if text][:1])
 
 
-def fingerprint() -> dict[str, Any]:
-    """What of the machine decides times."""
-    return {key: value for key, value in machine().items() if key in ("cpu", "cores", "architecture")}
+def fingerprint(device: str, kind: str | None = None) -> dict[str, Any]:
+    """What of the machine decides times.
+
+    Args:
+        device: ``cuda`` adds the GPUs.
+        kind: of the machine, in a sweep over several.
+    """
+    found = {key: value for key, value in machine().items() if key in ("cpu", "cores", "architecture")}
+    there = {"gpu": ", ".join(item.name for item in gpus())} if device == "cuda" else {}
+    return {**found, **there, **({"kind": kind} if kind else {})}
 
 
 def sizes_at(inputs: tuple[TensorSpec, ...], batch: int, others: Mapping[str, int]) -> dict[str, int]:

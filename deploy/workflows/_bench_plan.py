@@ -45,6 +45,7 @@ class Choices:
         options: of the scenario, part of every cell.
         wanted: which combinations.
         graph: replay CUDA graphs where a backend has them.
+        kind: of this machine, in a sweep over several.
     """
 
     backends: tuple[str, ...]
@@ -60,6 +61,7 @@ class Choices:
     options: Mapping[str, Any] = field(default_factory=dict)
     wanted: Wanted = lambda model, backend, precision: True
     graph: bool = False
+    kind: str | None = None
 
 
 def plan_model(
@@ -120,7 +122,14 @@ def _cell(
     except UnknownNameError:
         raise
     except DeployError as exc:
-        return Absent(model=subject.name, backend=backend, precision=precision, batch=batch, why=exc.message)
+        return Absent(
+            model=subject.name,
+            backend=backend,
+            precision=precision,
+            batch=batch,
+            why=exc.message,
+            machine=choices.kind,
+        )
 
 
 def _fitting(subject: Subject, choices: Choices) -> tuple[str, ...]:
@@ -163,7 +172,7 @@ def _plan(subject: Subject, choices: Choices, backend: str, precision: str, batc
         "scenario": choices.scenario,
         "options": {**choices.options, **({"graph": True} if choices.graph else {})},
         "versions": backend_versions(backend),
-        "machine": fingerprint(),
+        "machine": fingerprint(choices.device, choices.kind),
     }
     if backend == "tensorrt":
         return _of_file(subject.engine(precision), choices, common)

@@ -157,7 +157,8 @@ def rows_of(records: Sequence[Record], baseline: str, floors: Mapping[str, Floor
 
 def _group(record: Record) -> tuple[Any, ...]:
     cell = record.cell
-    return cell.model, cell.batch, tuple(cell.sizes.items()), cell.threads, cell.device, cell.scenario
+    where = tuple(sorted(cell.machine.items()))
+    return cell.model, cell.batch, tuple(cell.sizes.items()), cell.threads, cell.device, cell.scenario, where
 
 
 def _speedup(base: Record | None, record: Record) -> Interval | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.bench.limits import Limits
-from deploy.bench.records import ABSENT, FOLDER, PROFILE, Absent, Record, load, load_absent, load_profile
+from deploy.bench.records import ABSENT, FOLDER, PROFILE, Absent, Cell, Record, load, load_absent, load_profile
 from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError
 from deploy.core.progress import Progress
@@ -55,14 +55,14 @@ def collect(store: Store, models: Sequence[str], progress: Progress) -> Collecti
     every = [(path, record) for path, record in _records(store, progress) if named(record, models)]
     newest = _newest(every)
     slugs = {record.cell.slug for _, record in newest}
-    known = {(name, cell.backend, cell.precision, cell.batch) for cell, name in _names(newest)}
+    known = {(name, *_measured(cell)) for cell, name in _names(newest)}
     absent = [item for item in _absent(store, progress) if not models or item.model in models]
     return Collection(
         records=tuple(newest),
         superseded=len(every) - len(newest),
         judged=tuple(_judged(store, slugs, progress)),
         profiles=tuple(_profiles(store, slugs, progress)),
-        absent=tuple(item for item in absent if (item.model, item.backend, item.precision, item.batch) not in known),
+        absent=tuple(item for item in absent if _named(item) not in known),
         artifacts=tuple(item for item in store.artifacts() if item.manifest.slug in slugs),
         curves={slug: curve for slug in sorted(slugs) if (curve := _curve(store, slug))},
         limits=tuple(stored_limits(store.root)),
@@ -96,7 +96,15 @@ def named(record: Record, models: Sequence[str]) -> bool:
     return not models or not {cell.model, cell.slug, cell.model.partition("/")[2]}.isdisjoint(models)
 
 
-def _names(records: Sequence[tuple[Path, Record]]) -> Iterator[tuple[Any, str]]:
+def _measured(cell: Cell) -> tuple[str, str, int, str | None]:
+    return cell.backend, cell.precision, cell.batch, cell.machine.get("kind")
+
+
+def _named(item: Absent) -> tuple[str, str, str, int | None, str | None]:
+    return item.model, item.backend, item.precision, item.batch, item.machine
+
+
+def _names(records: Sequence[tuple[Path, Record]]) -> Iterator[tuple[Cell, str]]:
     """Cells with every name that a model goes by."""
     for _, record in records:
         cell = record.cell

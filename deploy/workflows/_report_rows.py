@@ -88,8 +88,9 @@ def _machine(record: Record) -> dict[str, Any]:
 def _floor(record: Record, found: Collection) -> Floor | None:
     """Under a record, from the limits of its own machine with as many threads."""
     cell = record.cell
+    own = {name: value for name, value in cell.machine.items() if name != "kind"}
     for machine, limits in found.limits:
-        if limits.threads == cell.threads and cell.machine.items() <= machine.items():
+        if limits.threads == cell.threads and own.items() <= machine.items():
             return floor_of(record, limits) if cell.device == "cpu" else None
     return None
 

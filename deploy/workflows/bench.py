@@ -85,6 +85,7 @@ def measure_speed(
     progress: Progress = SILENT,
     listener: Listener = lambda rows: None,
     wanted: Wanted = lambda model, backend, precision: True,
+    kind: str | None = None,
 ) -> BenchmarkReport:
     """Time models on backends.
 
@@ -110,6 +111,7 @@ def measure_speed(
         progress: told what happens.
         listener: told of rows as they come.
         wanted: which of the combinations to time.
+        kind: of this machine, in a sweep over several: rows of different kinds are told apart by it.
 
     Raises:
         DeployError: see `deploy.core.errors`; a cell that fails is a row, not an error.
@@ -133,6 +135,7 @@ def measure_speed(
         options={"time_s": budget.time_s, **(options or {})},
         wanted=wanted,
         graph=graph,
+        kind=kind,
     )
     check_scenario(scenario)
     present = conditions()
@@ -144,11 +147,12 @@ def measure_speed(
         for request in _requests(models, store):
             found, missing = plan_model(request, choices, store, Path(scratch), progress)
             plans += found
-            absent += missing + [_unproven(plan) for plan in found if not _proven(plan)]
+            absent += missing + [_unproven(plan, kind) for plan in found if not _proven(plan)]
         for item in absent:
             save_absent(store.root, item)
         ready = [plan for plan in plans if _proven(plan)]
-        around = {"machine": machine(), "versions": versions(), "conditions": asdict(present), "seed": seed}
+        here = {**machine(), **({"kind": kind} if kind else {})}
+        around = {"machine": here, "versions": versions(), "conditions": asdict(present), "seed": seed}
         records = {plan.cell.key: _begun(plan, store, around, again=again) for plan in ready}
         floors = _floors(records, choices.threads, store, progress) if limits else {}
 
@@ -190,11 +194,13 @@ def _proven(plan: Plan) -> bool:
     return plan.evidence is not None and plan.evidence["verdict"] in PASSED
 
 
-def _unproven(plan: Plan) -> Absent:
+def _unproven(plan: Plan, kind: str | None) -> Absent:
     evidence = plan.evidence or {"verdict": "unproven", "reasons": []}
     why = f"no number without parity: {evidence['verdict']}: {'; '.join(evidence['reasons'][:2])}"
     cell = plan.cell
-    return Absent(model=cell.model, backend=cell.backend, precision=cell.precision, batch=cell.batch, why=why)
+    return Absent(
+        model=cell.model, backend=cell.backend, precision=cell.precision, batch=cell.batch, why=why, machine=kind
+    )
 
 
 def _begun(plan: Plan, store: Store, around: Mapping[str, Any], *, again: bool) -> Record:

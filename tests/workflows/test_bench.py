@@ -20,7 +20,7 @@ from deploy.workflows import _bench_cells
 from deploy.workflows._bench_run import Budget
 from deploy.workflows.bench import BenchmarkReport, measure_speed
 from deploy.workflows.bench_compare import compare_speed
-from deploy.workflows.bench_sweep import sweep
+from deploy.workflows.bench_saturation import saturate
 from deploy.workflows.export import export_model
 from deploy.workflows.quantize import quantize
 from deploy.workflows.verify import verify
@@ -234,7 +234,7 @@ def test_the_command_in_its_formats(artifacts: Path, run: Callable[..., Ran]) ->
 
 
 def test_larger_batches_until_no_more_comes_of_it(artifacts: Path) -> None:
-    found = sweep(
+    found = saturate(
         ["lenet5"],
         most=4,
         backends=("onnxruntime",),

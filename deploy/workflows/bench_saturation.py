@@ -20,12 +20,12 @@ MOST = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Saturation:
-    """Where the sweep of one model, backend and precision ended.
+    """Where the batches of one model, backend and precision ended.
 
     Attributes:
         batch: the smallest batch whose throughput is within `GAIN` of the best, and its samples a second.
         largest: the largest batch that ran.
-        why: what ended the sweep.
+        why: what ended them.
     """
 
     model: str
@@ -38,8 +38,8 @@ class Saturation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SweepReport:
-    """What `sweep` measured: every row, and where each sweep ended."""
+class SaturationReport:
+    """What `saturate` measured: every row, and where each model ended."""
 
     report: BenchmarkReport
     ends: tuple[Saturation, ...]
@@ -52,7 +52,7 @@ class SweepReport:
 Key = tuple[str, str, str]
 
 
-def sweep(models: Sequence[str | ModelRequest] = (), *, most: int = MOST, **options: Any) -> SweepReport:
+def saturate(models: Sequence[str | ModelRequest] = (), *, most: int = MOST, **options: Any) -> SaturationReport:
     """Time batches of 1, 2, 4 … until throughput is saturated, a batch is refused, or memory ends.
 
     Args:
@@ -86,7 +86,7 @@ def sweep(models: Sequence[str | ModelRequest] = (), *, most: int = MOST, **opti
         absent=reports[0].absent,
         seconds=time.perf_counter() - began,
     )
-    return SweepReport(report=whole, ends=tuple(item for item in ends if item is not None))
+    return SaturationReport(report=whole, ends=tuple(item for item in ends if item is not None))
 
 
 def _key(row: Row) -> Key:

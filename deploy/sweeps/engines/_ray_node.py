@@ -1,0 +1,98 @@
+"""What happens on a node of a Ray cluster: files are laid out, the task is done, what came of it goes back."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from deploy.core.store import write_file
+from deploy.sweeps.task import Job
+
+STORE, WORK = "artifacts", "work"
+"""Folders of a sweep on a node: the artifacts directory, and the one that tasks are done in."""
+
+
+def _folder(token: str) -> Path:
+    """The folder of this sweep on this node; several nodes may share a disk."""
+    node = ray.get_runtime_context().get_node_id()[:16]
+    return Path(tempfile.gettempdir()) / f"deploy-sweep-{token}" / node
+
+
+def do_there(
+    job: Job, work: Mapping[str, Any], places: Sequence[tuple[str, str, str]], blobs: Mapping[str, Any], token: str,
+    board: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Do a task on a node.
+
+    Args:
+        job: does it.
+        work: for ``job``.
+        places: `STORE` or `WORK`, the path below it, and the digest of each file.
+        blobs: references to contents, by digest; fetched where the node has not got them.
+        token: of the sweep.
+        board: takes what the task says.
+
+    Returns:
+        ``result`` of the job, ``contents`` of the files it names, and ``fetched``, digests that came over.
+    """
+    folder = _folder(token)
+    fetched = [digest for kind, path, digest in places if _lay(folder / kind / path, digest, blobs)]
+
+    def say(message: Mapping[str, Any]) -> None:
+        told = dict(message)
+        if "kept" in told:
+            told["contents"] = {path: (folder / STORE / path).read_bytes() for path in told["kept"]}
+        board.say.remote(told)
+
+    (folder / WORK).mkdir(parents=True, exist_ok=True)
+    with _at(folder / WORK):
+        result = job(work, folder / STORE, say)
+    contents = {path: (folder / STORE / path).read_bytes() for path in result.get("files", ())}
+    return {"result": result, "contents": contents, "fetched": fetched}
+
+
+def _lay(path: Path, digest: str, blobs: Mapping[str, Any]) -> bool:
+    """Put a file where it belongs, unless it is there; whether it came over."""
+    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
+        return False
+    write_file(path, ray.get(blobs[digest]))
+    return True
+
+
+@contextmanager
+def _at(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def clear(token: str) -> None:
+    """Remove what a sweep left on this node."""
+    shutil.rmtree(_folder(token), ignore_errors=True)
+
+
+class Board:
+    """Holds what a running task says until it is fetched."""
+
+    def __init__(self) -> None:
+        self._said: list[dict[str, Any]] = []
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Hold a message."""
+        self._said.append(message)
+
+    def take(self) -> list[dict[str, Any]]:
+        """Messages since the last call."""
+        said, self._said = self._said, []
+        return said

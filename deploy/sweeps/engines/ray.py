@@ -1,0 +1,195 @@
+"""A Ray cluster: a task of a sweep is a task of Ray, on a node that is chosen here and asked for by name.
+
+Every node has an artifacts directory of its own for the time of the sweep. Files go there once, by their digest; what
+a task makes comes back with its answer. A node that dies takes with it what ran there: that is told, so that it may run
+on another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnschedulableError,
+    GetTimeoutError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+    TaskUnschedulableError,
+    WorkerCrashedError,
+)
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from deploy.core.errors import UsageError
+from deploy.core.store import write_file
+from deploy.sweeps.engines._ray_node import STORE, WORK, Board, clear, do_there
+from deploy.sweeps.schedule import share
+from deploy.sweeps.task import Context, Ended, Engine, Files, Node, Said, Task
+
+TOKEN_OF_KIND = 0.001
+"""How much of a machine's resource a task asks for: the resource says what a node is, and is not used up."""
+MOST_BYTES = 4 << 30
+"""Of files outside the artifacts directory that are sent along."""
+LOST = (NodeDiedError, ObjectLostError, ActorDiedError, ActorUnschedulableError, TaskUnschedulableError)
+
+
+class Ray:
+    """See the module.
+
+    Args:
+        context: what every engine is given.
+
+    Raises:
+        UsageError: there is no cluster at the address.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._token = secrets.token_hex(4)
+        try:
+            ray.init(address=context.address, log_to_driver=False, configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError) as exc:
+            raise UsageError(
+                f"there is no Ray cluster at {context.address!r}: {str(exc).splitlines()[0]}",
+                "ray start --head, on the first machine; ray start --address HOST:6379, on the others",
+            ) from exc
+        self._blobs: dict[str, Any] = {}
+        self._digests: dict[tuple[str, int, int], str] = {}
+        self._running: dict[Any, tuple[Task, Node, Any]] = {}
+        self.moved: list[tuple[str, str]] = []
+        """Node and digest of everything that was sent."""
+        self._home = ray.get_runtime_context().get_node_id()
+
+    def nodes(self) -> Sequence[Node]:
+        """Nodes that are alive and have processors."""
+        return [
+            Node(
+                name=item["NodeID"],
+                machines=frozenset(kind for kind, resource in self._context.machines.items() if resource in found),
+                cpus=int(found["CPU"]),
+                gpus=int(found.get("GPU", 0)),
+            )
+            for item in ray.nodes()  # type: ignore[no-untyped-call]
+            if item["Alive"] and (found := item["Resources"]).get("CPU", 0) >= 1
+        ]
+
+    def start(self, task: Task, node: Node) -> None:
+        """Begin a task on a node."""
+        files = self._context.files(task)
+        places = [
+            *((STORE, path.relative_to(self._context.root).as_posix(), self._digest(path)) for path in files.artifacts),
+            *((WORK, path.as_posix(), self._digest(path)) for path in _bounded(files)),
+        ]
+        blobs = {digest: self._blobs[digest] for _, _, digest in places}
+        kinds = (self._context.machines[task.machine],) if task.machine else ()
+        board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=_at_node(self._home, soft=True)).remote()
+        reference = (
+            ray.remote(do_there)
+            .options(
+                num_cpus=node.cpus if task.exclusive else share(task, node),
+                num_gpus=task.gpus,
+                resources=dict.fromkeys(kinds, TOKEN_OF_KIND),
+                max_retries=0,
+                scheduling_strategy=_at_node(node.name, soft=False),
+                name=task.name,
+            )
+            .remote(self._context.job, dict(task.work), places, blobs, self._token, board)
+        )
+        self._running[reference] = (task, node, board)
+
+    def _digest(self, path: Path) -> str:
+        """Of a file's content, whose bytes are put where every node can fetch them, once."""
+        found = path.stat()
+        key = (str(path), found.st_size, found.st_mtime_ns)
+        if key not in self._digests:
+            content = path.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            if digest not in self._blobs:
+                self._blobs[digest] = ray.put(content)
+            self._digests[key] = digest
+        return self._digests[key]
+
+    def poll(self, timeout_s: float) -> Sequence[Said | Ended]:
+        """What happened; results are in the artifacts directory here when their end is told."""
+        done, _ = ray.wait(list(self._running), timeout=timeout_s, num_returns=len(self._running))
+        events: list[Said | Ended] = []
+        for task, _, board in self._running.values():
+            events += self._said(task, board)
+        return [*events, *(self._ended(reference) for reference in done)]
+
+    def _said(self, task: Task, board: Any) -> list[Said]:
+        try:
+            messages: list[dict[str, Any]] = ray.get(board.take.remote(), timeout=5)
+        except (RayError, GetTimeoutError):  # what it said is lost with its node; its end will be told
+            return []
+        for message in messages:
+            self._bring(message.pop("contents", {}))
+        return [Said(task=task.name, message=message) for message in messages]
+
+    def _bring(self, contents: Mapping[str, bytes]) -> None:
+        """Write files that came from a node, manifests last."""
+        for path, content in sorted(contents.items(), key=lambda item: item[0].endswith(".json")):
+            write_file(self._context.root / path, content)
+
+    def _ended(self, reference: Any) -> Ended:
+        task, node, board = self._running.pop(reference)
+        ray.kill(board)
+        try:
+            found = ray.get(reference)
+        except LOST as exc:
+            return Ended(task=task.name, node=node.name, why=f"its node died ({_first(exc)})", lost=True)
+        except (WorkerCrashedError, OutOfMemoryError) as exc:
+            alive = any(item.name == node.name for item in self.nodes())
+            why = f"the process that did it died ({_first(exc)})"
+            return Ended(task=task.name, node=node.name, why=why, lost=not alive)
+        except RayTaskError as exc:
+            return Ended(task=task.name, node=node.name, why=_first(exc.cause or exc))
+        except RayError as exc:
+            return Ended(task=task.name, node=node.name, why=f"{type(exc).__name__}: {_first(exc)}")
+        self.moved += [(node.name, digest) for digest in found["fetched"]]
+        self._bring(found["contents"])
+        return Ended(task=task.name, node=node.name, result=found["result"])
+
+    def close(self) -> None:
+        """End what runs, clear the folders on the nodes, and leave the cluster."""
+        for reference in self._running:
+            ray.cancel(reference, force=True)
+        leave = ray.remote(clear)
+        cleared = [
+            leave.options(num_cpus=0, scheduling_strategy=_at_node(node.name, soft=False)).remote(self._token)
+            for node in self.nodes()
+        ]
+        ray.wait(cleared, num_returns=len(cleared), timeout=10) if cleared else None
+        ray.shutdown()
+
+
+def _at_node(name: str, *, soft: bool) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(name, soft=soft)
+
+
+def _bounded(files: Files) -> Sequence[Path]:
+    size = sum(path.stat().st_size for path in files.others)
+    if size > MOST_BYTES:
+        raise UsageError(
+            f"{size / 1e9:.1f} GB of data would be sent to every node.",
+            "put it where every node sees it, and name it by its absolute path",
+        )
+    return files.others
+
+
+def _first(exc: BaseException) -> str:
+    lines = str(exc).strip().splitlines()
+    return (lines[0] if lines else type(exc).__name__).rstrip(".")
+
+
+def open_engine(context: Context) -> Engine:
+    """Connect."""
+    return Ray(context)

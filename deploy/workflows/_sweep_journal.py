@@ -1,0 +1,130 @@
+"""What earlier sweeps did, on disk: a record a task, by which a sweep goes on, and estimates what is still to come."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deploy.core import records
+from deploy.core.artifact import Artifact
+from deploy.core.environment import now, versions
+from deploy.core.errors import ArtifactError
+from deploy.core.progress import Progress
+from deploy.core.store import Store
+from deploy.sweeps.task import Task
+from deploy.workflows._sweep_plan import units
+
+KIND, SCHEMA = "task", 1
+FOLDER = records.FOLDERS[3]
+LEFT_OUT = ("again",)
+"""Of a task's work: what does not decide what comes of it."""
+
+
+class Journal:
+    """The records of tasks in an artifacts directory.
+
+    Args:
+        store: the artifacts directory.
+        progress: warned of records that are damaged, which count as not there.
+    """
+
+    def __init__(self, store: Store, progress: Progress) -> None:
+        self._store = store
+        self._entries: dict[str, dict[str, Any]] = {}
+        for path in sorted((store.root / FOLDER).glob("*.json")):
+            try:
+                entry = records.load(path, KIND, SCHEMA)
+            except ArtifactError as exc:
+                progress.warn(f"left out: {exc.message}")
+                continue
+            self._entries[entry["key"]] = entry
+
+    def key(self, task: Task, made: Mapping[str, str]) -> str:
+        """Sixteen hexadecimal digits of all that decides what comes of a task.
+
+        Args:
+            task: the task.
+            made: digests of the artifacts that it starts from, by path.
+        """
+        work = {name: value for name, value in task.work.items() if name not in LEFT_OUT}
+        given = (work.get("calib"), work.get("data"), work["request"]["name"], work["request"]["weights"])
+        return records.key_of(
+            {
+                "work": work,
+                "machine": task.machine,
+                "made": dict(sorted(made.items())),
+                "read": [_state(text) for text in given if text],
+                "trained": self._trained(task),
+                "versions": versions(),
+            }
+        )
+
+    def find(self, key: str) -> Mapping[str, Any] | None:
+        """The result of a task that was done, if all that came of it is still there as it was."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        result: Mapping[str, Any] = entry["result"]
+        for path, digest in result["made"].items():
+            try:
+                if Artifact.open(self._store.root / path).manifest.files[0].sha256 != digest:
+                    return None
+            except ArtifactError:
+                return None
+        return result if all((self._store.root / path).is_file() for path in result["files"]) else None
+
+    def keep(self, task: Task, key: str, result: Mapping[str, Any]) -> None:
+        """Write down that a task was done.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", task.name)[:100]
+        content: dict[str, Any] = {
+            "key": key,
+            "task": task.name,
+            "group": task.group,
+            "machine": task.machine,
+            "of": task.kind,
+        }
+        content |= {"units": units(task), "result": dict(result), "created": now()}
+        self._entries[key] = content
+        records.save(self._store.root / FOLDER / f"{slug}.{key}.json", KIND, SCHEMA, content)
+
+    def estimate(self, task: Task) -> float | None:
+        """Seconds that a task may take: as earlier ones of its model, or of its kind; None where there was none.
+
+        What was found or went on from records took no time worth knowing, and does not count.
+        """
+        same = [entry for entry in self._entries.values() if entry["of"] == task.kind and _fresh(entry)]
+        closest: list[dict[str, Any]] = same
+        for name, value in (("machine", task.machine), ("group", task.group)):
+            closest = [entry for entry in closest if entry[name] == value] or closest
+        if not closest:
+            return None
+        each = [float(entry["result"]["seconds"]) / int(entry["units"]) for entry in closest]
+        return units(task) * statistics.median(each)
+
+    def _trained(self, task: Task) -> list[str]:
+        """Digests of the checkpoints of a model: newer ones make another export."""
+        bare = task.group.rpartition("/")[2]
+        found = [item for item in self._store.artifacts(bare) if item.manifest.format == "safetensors"]
+        return sorted(item.manifest.files[0].sha256 for item in found)
+
+
+def _fresh(entry: Mapping[str, Any]) -> bool:
+    return bool(entry["result"]["state"] == "done")
+
+
+def _state(text: str) -> list[Any]:
+    """What can be told of a path in little time: every file below it with its size and the time of its last change."""
+    path = Path(text.partition(":")[0] if ".py:" in text else text)
+    if not path.exists():
+        return [text]
+    files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+    states = [(item.as_posix(), item.stat().st_size, item.stat().st_mtime_ns) for item in files]
+    return [text, hashlib.sha256(repr(states).encode()).hexdigest()]
