@@ -70,6 +70,9 @@ bench: $(READY)  ## the figures the documents quote; hours
 	$(BIN)/python -m benchmarks.tensorrt_build --overhead
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.report_page
+	$(BIN)/python -m benchmarks.serve
+	$(BIN)/python -m benchmarks.sweep
+	$(BIN)/python -m benchmarks.sweep_simulation
 	$(BIN)/python -m benchmarks.quote
 
 gpu-check: $(READY)  ## on a machine with an NVIDIA GPU: does it run there, is it right, how fast is it

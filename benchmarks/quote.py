@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks._common import load
 from benchmarks._harness_tables import harness_figures, harness_tables
 from benchmarks._int8_tables import int8_tables
+from benchmarks._scale_tables import scaling_tables, serve_figures, serve_tables, sweep_figures
 from benchmarks._tensorrt_tables import tensorrt_figures, tensorrt_tables
 
 ROOT = Path(__file__).parent.parent
@@ -67,6 +68,8 @@ def figures() -> str:
             f"≤ {aims['bytes'] / 1e6:.0f} MB; ≤ {aims['open_s']:.0f} s; ≤ {aims['sort_ms']:.0f} ms | "
             "`benchmarks.report_page` |"
         )
+    rows.extend(serve_figures())
+    rows.extend(sweep_figures())
     return "\n".join(rows)
 
 
@@ -138,6 +141,8 @@ def main() -> None:
         ("docs/int8.md", "int8", int8_tables()),
         ("docs/tensorrt.md", "tensorrt", tensorrt_tables()),
         ("docs/timing.md", "harness", harness_tables()),
+        ("docs/serving.md", "serve", serve_tables()),
+        ("docs/scaling.md", "scaling", scaling_tables()),
     ):
         text = (ROOT / path).read_text(encoding="utf-8")
         wanted = _between(text, marker, content)

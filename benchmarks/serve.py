@@ -46,6 +46,8 @@ BURST = 32
 """Connections of an open loop in bursts, and the most of one that is evenly spaced."""
 TURN_S = 0.03
 """About the time between two requests of a connection of an open loop that is evenly spaced."""
+WARM_S = 1.0
+"""Seconds of a closed loop that do not count (the generator's own warm-up loses the answers that span its end)."""
 SETTLING_US = 500_000
 """Answers to requests that were sent so soon after the last connection of an open loop do not count."""
 TARGETS = {"share": 0.8, "p99_over_single": 3.0}
@@ -216,8 +218,8 @@ class _Load:
             RuntimeError: an answer was not 200.
         """
         paced = ["--rps", f"{rate / connections:.3f}"] if rate else []
-        timed = ["-D", f"{self._seconds:g}", "--warm-up-time", "1"]
-        return self._told(samples, self._answers(samples, connections, [*paced, *timed]))
+        lines = self._answers(samples, connections, [*paced, "-D", f"{self._seconds + WARM_S:g}"])
+        return self._told(samples, lines[lines[:, 0] >= lines[:, 0].min() + 1e6 * WARM_S])
 
     def evenly(self, rate: float) -> dict[str, float]:
         """Requests of one sample at very nearly this rate, evenly spaced: connections begin one after the other.

@@ -50,6 +50,8 @@ class Exported:
     Attributes:
         strategy: ``export`` or ``trace``.
         outputs: what the graph gives, dimensions named as the graph names them.
+        decided: places in Python code where tracing took one way by a value that it saw, as ``file.py:12``: the graph
+            has that way only.
         log: everything the exporter said.
     """
 
@@ -58,6 +60,7 @@ class Exported:
     opset: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    decided: tuple[str, ...]
     log: str
 
 
@@ -75,7 +78,7 @@ def export(model: Model, inputs: Sequence[TensorSpec], path: Path, options: Opti
         ExportError: this strategy cannot, or the graph fixed a dimension that was to be dynamic.
     """
     names = list(_example_outputs(model, inputs))
-    with _captured() as log:
+    with _captured() as (log, caught):
         try:
             STRATEGIES[strategy](model, inputs, names, path, options)
         except OSError as exc:
@@ -96,6 +99,7 @@ def export(model: Model, inputs: Sequence[TensorSpec], path: Path, options: Opti
         opset=next(item.version for item in graph.opset_import if item.domain in ("", "ai.onnx")),
         inputs=tuple(_spec(value) for value in graph.graph.input),
         outputs=tuple(_spec(value) for value in graph.graph.output),
+        decided=_decided(caught),
         log=log(),
     )
     _check_interface(made, inputs, names)
@@ -257,9 +261,20 @@ def _check_interface(made: Exported, wanted: Sequence[TensorSpec], outputs: Sequ
         raise ExportError(f"{made.strategy}: the graph gives {given}; the model gives {', '.join(outputs)}.")
 
 
+def _decided(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
+    """Where a value became a number or a truth of Python, as the tracer tells it."""
+    found = [item for item in caught if item.category.__name__ == "TracerWarning"]
+    found = [item for item in found if "to a Python" in str(item.message)]
+    return tuple(dict.fromkeys(f"{Path(item.filename).name}:{item.lineno}" for item in found))
+
+
 @contextlib.contextmanager
-def _captured() -> Iterator[Callable[[], str]]:
-    """Catch warnings, log records and prints of the exporter instead of showing them; call for their text."""
+def _captured() -> Iterator[tuple[Callable[[], str], Sequence[warnings.WarningMessage]]]:
+    """Catch warnings, log records and prints of the exporter instead of showing them.
+
+    Yields:
+        What gives their text, and the warnings.
+    """
     lines: list[str] = []
 
     class Keep(logging.Handler):
@@ -275,7 +290,10 @@ def _captured() -> Iterator[Callable[[], str]]:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
-                yield lambda: "\n".join([*lines, *(str(item.message) for item in caught), printed.getvalue()])
+                yield (
+                    lambda: "\n".join([*lines, *(str(item.message) for item in caught), printed.getvalue()]),
+                    caught,
+                )
     finally:
         for logger, propagate, handlers in before:
             logger.handlers, logger.propagate = handlers, propagate

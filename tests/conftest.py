@@ -80,6 +80,17 @@ class Branching(nn.Module):
         return self.head(x)
 
 
+class Forked(nn.Module):
+    """Goes one of two ways, by its data."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(x) if float(x.sum()) > 0 else -self.head(x)
+
+
 class Constant(nn.Module):
     """Gives the same whatever it is fed."""
 
@@ -130,6 +141,7 @@ def two(): return seeded(Two)
 def tokens(): return seeded(Tokens)
 def scaled(): return seeded(Scaled)
 def branching(): return seeded(Branching)
+def forked(): return seeded(Forked)
 def baked(): return seeded(Baked)
 def constant(): return seeded(Constant)
 def impossible(): return seeded(Impossible)

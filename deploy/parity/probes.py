@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,7 @@ def make_probes(
     seed: int = 0,
     batch: str = "batch",
     samples: Fetches | None = None,
+    mirrored: bool = False,
 ) -> list[Probe]:
     """Build the probes.
 
@@ -62,6 +64,8 @@ def make_probes(
         seed: of every random value.
         batch: the symbol that counts samples.
         samples: real samples by input name, first axis samples; they are probed as well.
+        mirrored: probe the negatives of ordinary amplitude as well: a graph that was traced may hold but one of the
+            ways that its model can take, and which way is taken is often decided by a sign, for a whole call.
 
     Returns:
         Probes in a fixed order; memory is that of the arrays, some thirty samples at most.
@@ -90,6 +94,9 @@ def make_probes(
             add((kind,), base)
         for _ in range(2):
             add(("large" if free else "normal",), base)
+    if mirrored and free:
+        usual = [probe for probe in probes if "large" not in probe.groups]
+        probes += [_mirrored(probe, inputs) for probe in usual]
     for symbol in dynamic:
         if symbol != batch:
             for factor in (2, 1.5):
@@ -98,6 +105,13 @@ def make_probes(
     if samples is not None:
         probes.extend(_real(inputs, base, samples, batch))
     return probes
+
+
+def _mirrored(probe: Probe, inputs: Sequence[TensorSpec]) -> Probe:
+    """The negatives of its floats that may be negative."""
+    signed = {spec.name for spec in inputs if spec.dtype.startswith("float") and spec.bounds is None}
+    feeds = {name: -value if name in signed else value for name, value in probe.feeds.items()}
+    return dataclasses.replace(probe, label=f"negative {probe.label}", feeds=feeds)
 
 
 SPOT_SAMPLES = 4

@@ -81,10 +81,11 @@ def show_sweep(report: SweepReport) -> None:
     out.print(_table(report.found))
     failed = [item for item in report.outcomes if not item.well]
     out.print(rows((f"[bold red]{item.state}[/]", escape(f"{item.task.name}: {item.why}")) for item in failed))
-    out.print(rows(_absences(report.found)))
+    told = {item.why for item in failed}
+    out.print(rows(_absences([item for item in report.found if not any(why in item.why for why in told)])))
     states = Counter(item.state for item in report.outcomes)
-    told = ", ".join(f"{count} {state}" for state, count in states.items())
-    out.print(f"{len(report.outcomes)} tasks: {told}; {report.work_seconds:.0f} s of work in {report.seconds:.0f} s")
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    out.print(f"{len(report.outcomes)} tasks: {counts}; {report.work_seconds:.0f} s of work in {report.seconds:.0f} s")
 
 
 def _table(found: Sequence[Found]) -> Table:

@@ -33,6 +33,7 @@ def prove(
     precision: str = "fp32",
     seed: int = 0,
     samples: Samples | None = None,
+    mirrored: bool = False,
     progress: Progress,
 ) -> ParityReport:
     """Open ``path`` in the candidate's process and judge it against the model.
@@ -44,6 +45,7 @@ def prove(
         precision: what the file computes in.
         seed: of the probes.
         samples: real samples: arrays by the model's input names, or images.
+        mirrored: see `deploy.parity.probes.make_probes`; for a file that was, or may have been, traced.
         progress: told how far it is.
 
     Raises:
@@ -51,7 +53,16 @@ def prove(
         BackendCrashedError: the runtime's process died.
     """
     reference = PyTorchRunner(model, "fp64")
-    report = hold(reference, path, candidate, precision=precision, seed=seed, samples=samples, progress=progress)
+    report = hold(
+        reference,
+        path,
+        candidate,
+        precision=precision,
+        seed=seed,
+        samples=samples,
+        mirrored=mirrored,
+        progress=progress,
+    )
     if not report.probes:
         return report
     tensors = {name: np.asarray(value.detach().numpy()) for name, value in model.module.state_dict().items()}
@@ -67,6 +78,7 @@ def hold(
     precision: str = "fp32",
     seed: int = 0,
     samples: Samples | None = None,
+    mirrored: bool = False,
     progress: Progress,
 ) -> ParityReport:
     """As `prove`, of a file in whatever format the candidate's backend opens; its weights are not looked for.
@@ -78,6 +90,7 @@ def hold(
         precision: what the file computes in.
         seed: of the probes.
         samples: real samples.
+        mirrored: as for `prove`.
         progress: told how far it is.
 
     Returns:
@@ -89,7 +102,8 @@ def hold(
     model = reference.model
     candidate.open(path, **_frugal(path, candidate.backend))
     rename, inputs, faults = match_inputs(model, candidate.inputs)
-    probes = make_probes(inputs, model.sizes, seed=seed, samples=fit_samples(samples, model, inputs))
+    real = fit_samples(samples, model, inputs)
+    probes = make_probes(inputs, model.sizes, seed=seed, samples=real, mirrored=mirrored)
     baseline = PyTorchRunner(model, precision)
     if faults:
         return _refused(faults, precision, seed)

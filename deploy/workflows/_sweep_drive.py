@@ -29,7 +29,8 @@ class TaskOutcome:
         state: ``done``; ``found``, what it makes was there; ``kept``, an earlier sweep did it; ``failed``; ``skipped``,
             what it needs failed.
         why: of the last two.
-        result: what `deploy.workflows._sweep_job.do_task` gave; empty where it gave nothing.
+        result: what `deploy.workflows._sweep_job.do_task` gave, and ``fetched``, digests of files that an engine sent
+            to the node for it; empty where there is none.
         node: where it ran, if it did.
     """
 
@@ -60,6 +61,7 @@ class TaskOutcome:
             "why": self.why or None,
             "verdict": self.result.get("verdict"),
             "node": self.node,
+            "fetched": len(self.result.get("fetched", ())),
             "seconds": self.seconds,
         }
 

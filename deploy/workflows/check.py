@@ -99,6 +99,7 @@ def check(
         onnx_file.load(path)  # what is damaged or points elsewhere is refused before anything runs it
         with progress.stage("building the model"):
             built = open_model(request, store, progress)
+        mirrored = artifact is None or artifact.manifest.options.get("strategy") != "export"
         asked = precision or (artifact.manifest.precision if artifact else "fp32")
         try:
             with progress.stage("checking parity"):
@@ -109,6 +110,7 @@ def check(
                     precision=asked,
                     seed=request.seed,
                     samples=samples,
+                    mirrored=mirrored,
                     progress=progress,
                 )
         except BackendError as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -193,6 +194,7 @@ def _first_that_holds(
                     precision=job.options.precision,
                     seed=job.seed,
                     samples=job.samples,
+                    mirrored=bool(made.decided),
                     progress=job.progress,
                 )
         except BackendError as exc:
@@ -201,11 +203,24 @@ def _first_that_holds(
             reason = exc.message
         else:
             if parity.verdict != "fail" or last:
-                return made, parity, notes
+                return made, _with_decisions(parity, made, job.progress), notes
             reason = parity.reasons[0]
         notes.append(f"{name}: the graph did not hold ({reason}). Trying {order[index + 1]}.")
         job.progress.note(notes[-1])
     raise AssertionError("unreachable: the last strategy returns or raises")
+
+
+def _with_decisions(parity: ParityReport, made: Exported, progress: Progress) -> ParityReport:
+    """Say, in the evidence too, that tracing took one way where the model can take several."""
+    if not made.decided:
+        return parity
+    more = f" and {len(made.decided) - 1} more places" if len(made.decided) > 1 else ""
+    note = (
+        f"the trace took one way by what it saw at {made.decided[0]}{more}; the graph has no other: "
+        "parity is shown for the way that the probes take, negatives among them"
+    )
+    progress.warn(f"{note}.")
+    return dataclasses.replace(parity, notes=(*parity.notes, note))
 
 
 def _none_worked(model: Model, refusals: list[ExportError]) -> ExportError:

@@ -184,6 +184,16 @@ def test_a_fallback_is_said_with_its_reason(run: Run, nets: Path) -> None:
     assert done.json["notes"][0].startswith("export: ") and done.json["notes"][0].endswith("Trying trace.")
     assert done.json["notes"][0] in done.err
     assert done.json["outputs"][0]["shape"] == ["batch", 2]
+    (note,) = done.json["parity"]["notes"]
+    assert "took one way by what it saw at nets.py:" in note and note in done.err, "the graph has not all of the model"
+
+
+def test_a_graph_with_one_of_two_ways_is_rejected(run: Run, nets: Path) -> None:
+    done = run("export", f"{nets}:forked", "--input", "x:batch,4", "--json")
+    assert done.code == 3 and done.json["strategy"] == "trace"
+    assert "noise is" in done.json["parity"]["reasons"][0]
+    held = run("check", f"{nets}:forked", "--input", "x:batch,4", "--onnx", done.json["file"], "--json")
+    assert held.code == 3, "and so is somebody else's"
 
 
 def test_a_baked_batch_is_rejected_by_name(run: Run, nets: Path, store: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -13,11 +12,13 @@ from typing import Any
 
 import ray
 
+from deploy.core.artifact import sha256
+from deploy.core.lock import locked
 from deploy.core.store import write_file
 from deploy.sweeps.task import Job
 
-STORE, WORK = "artifacts", "work"
-"""Folders of a sweep on a node: the artifacts directory, and the one that tasks are done in."""
+STORE, WORK, CONTENTS = "artifacts", "work", "contents"
+"""Folders of a sweep on a node: the artifacts directory, the one that tasks are done in, and what came, by digest."""
 
 
 def _folder(token: str) -> Path:
@@ -44,7 +45,7 @@ def do_there(
         ``result`` of the job, ``contents`` of the files it names, and ``fetched``, digests that came over.
     """
     folder = _folder(token)
-    fetched = [digest for kind, path, digest in places if _lay(folder / kind / path, digest, blobs)]
+    fetched = _lay_out(folder, places, blobs)
 
     def say(message: Mapping[str, Any]) -> None:
         told = dict(message)
@@ -59,12 +60,20 @@ def do_there(
     return {"result": result, "contents": contents, "fetched": fetched}
 
 
-def _lay(path: Path, digest: str, blobs: Mapping[str, Any]) -> bool:
-    """Put a file where it belongs, unless it is there; whether it came over."""
-    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
-        return False
-    write_file(path, ray.get(blobs[digest]))
-    return True
+def _lay_out(folder: Path, places: Sequence[tuple[str, str, str]], blobs: Mapping[str, Any]) -> list[str]:
+    """Put files where they belong, one task at a time; digests of contents that had to come over."""
+    came: list[str] = []
+    (folder / CONTENTS).mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        for kind, path, digest in places:
+            place, content = folder / kind / path, folder / CONTENTS / digest
+            if place.is_file() and sha256(place) == digest:
+                continue
+            if not content.is_file():
+                write_file(content, ray.get(blobs[digest]))
+                came.append(digest)
+            write_file(place, content.read_bytes())  # a copy: links are refused where files are read
+    return came
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from deploy.sweeps.task import Context, Ended, Engine, Files, Node, Said, Task
 
 TOKEN_OF_KIND = 0.001
 """How much of a machine's resource a task asks for: the resource says what a node is, and is not used up."""
+PATIENCE_S = 10.0
+"""Seconds in which a cluster must answer."""
 MOST_BYTES = 4 << 30
 """Of files outside the artifacts directory that are sent along."""
 LOST = (NodeDiedError, ObjectLostError, ActorDiedError, ActorUnschedulableError, TaskUnschedulableError)
@@ -55,8 +58,9 @@ class Ray:
         self._context = context
         self._token = secrets.token_hex(4)
         try:
+            _reach(context.address)
             ray.init(address=context.address, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError) as exc:
+        except (OSError, RuntimeError, ValueError) as exc:
             raise UsageError(
                 f"there is no Ray cluster at {context.address!r}: {str(exc).splitlines()[0]}",
                 "ray start --head, on the first machine; ray start --address HOST:6379, on the others",
@@ -64,8 +68,6 @@ class Ray:
         self._blobs: dict[str, Any] = {}
         self._digests: dict[tuple[str, int, int], str] = {}
         self._running: dict[Any, tuple[Task, Node, Any]] = {}
-        self.moved: list[tuple[str, str]] = []
-        """Node and digest of everything that was sent."""
         self._home = ray.get_runtime_context().get_node_id()
 
     def nodes(self) -> Sequence[Node]:
@@ -154,9 +156,8 @@ class Ray:
             return Ended(task=task.name, node=node.name, why=_first(exc.cause or exc))
         except RayError as exc:
             return Ended(task=task.name, node=node.name, why=f"{type(exc).__name__}: {_first(exc)}")
-        self.moved += [(node.name, digest) for digest in found["fetched"]]
         self._bring(found["contents"])
-        return Ended(task=task.name, node=node.name, result=found["result"])
+        return Ended(task=task.name, node=node.name, result={**found["result"], "fetched": found["fetched"]})
 
     def close(self) -> None:
         """End what runs, clear the folders on the nodes, and leave the cluster."""
@@ -169,6 +170,17 @@ class Ray:
         ]
         ray.wait(cleared, num_returns=len(cleared), timeout=10) if cleared else None
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Ray waits for minutes for an address at which nobody answers.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE_S).close()
 
 
 def _at_node(name: str, *, soft: bool) -> NodeAffinitySchedulingStrategy:

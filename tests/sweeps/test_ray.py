@@ -1,0 +1,115 @@
+"""A sweep on a real Ray cluster of several nodes on this machine; nodes die in the middle of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.core.errors import UsageError
+from deploy.sweeps.spec import Entry, Machine, Spec
+from deploy.sweeps.task import Task
+from deploy.workflows.report import write_report
+from deploy.workflows.sweep import SweepReport, run_sweep
+from deploy.workflows.verify import verify
+
+cluster_utils = pytest.importorskip("ray.cluster_utils", reason="pip install 'deploy-toolkit[ray]'")
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray's own
+
+LEFT, RIGHT = "left", "right"
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head that is of no kind."""
+    import ray
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    store = {"object_store_memory": 200 << 20}
+    found = cluster_utils.Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **store}
+    )
+    found.of = lambda kind: found.add_node(num_cpus=1, resources={f"node:{kind}": 1}, **store)
+    yield found
+    ray.shutdown()
+    found.shutdown()
+
+
+def _spec(*names: str, **more: Any) -> Spec:
+    machines = (Machine(name=LEFT, resource="node:left"), Machine(name=RIGHT, resource="node:right"))
+    given: dict[str, Any] = {"backends": ("torch", "onnxruntime"), "threads": 1, "repetitions": 2, "min_time": 0.02}
+    return Spec(models=tuple(Entry(name=name) for name in names), machines=machines, **{**given, **more})
+
+
+def _states(report: SweepReport) -> dict[str, str]:
+    return {item.task.name: item.state for item in report.outcomes}
+
+
+def test_every_kind_of_machine_and_nothing_moved_twice(cluster: Any, trained: Path, store: Path) -> None:
+    cluster.of(LEFT)
+    cluster.of(RIGHT)
+    shutil.copytree(trained, store)
+    spec = _spec("lenet5", precisions=("fp32", "int8"), calib="digits", samples=40, data="digits")
+    report = run_sweep(spec, engine="ray", address=cluster.address, artifacts=store)
+    assert set(_states(report).values()) == {"done", "found"}, _states(report)
+    timed = {(item.cell.machine, item.cell.backend, item.cell.precision) for item in report.found if item.row}
+    wanted = {("torch", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "int8")}
+    assert timed == {(kind, *cell) for kind in (LEFT, RIGHT) for cell in wanted}
+    sent = [(item.node, digest) for item in report.outcomes for digest in item.result["fetched"]]
+    assert sent and len(sent) == len(set(sent)), "a file went to a node twice"
+    assert verify(store).problems == ()
+    page = write_report(artifacts=store)
+    text = (page.folder / "report.md").read_text()
+    assert "## Machines side by side" in text and "left: latency | left: faster | right: latency" in text
+    assert 'colspan="2">left</th>' in page.page.read_text()
+    speedups = [row for row in page.document["rows"] if row["backend"] == "onnxruntime"]
+    assert all(row["speedup"] for row in speedups), "against PyTorch on the same kind of machine"
+
+    again = run_sweep(spec, engine="ray", address=cluster.address, artifacts=store)
+    assert set(_states(again).values()) == {"kept"}
+
+
+def test_nodes_that_die_in_the_middle(cluster: Any, store: Path) -> None:
+    first, second, only = cluster.of(LEFT), cluster.of(LEFT), cluster.of(RIGHT)
+    by_id = {node.node_id: node for node in (first, second, only)}
+    seen: list[tuple[str, str]] = []
+    timing: set[str] = set()
+    where: dict[str, str] = {}
+
+    def watch(task: Task, state: str, text: str) -> None:
+        seen.append((task.name, state))
+        if state == "begun":
+            where[task.name] = text
+        if state == "doing" and "process 1 of" in text and task.machine and len(timing) < 2:
+            timing.add(task.machine)
+            if len(timing) == 2:
+                for kind in (LEFT, RIGHT):
+                    cluster.remove_node(by_id[where[f"bench zoo/lenet5 on {kind}"]], allow_graceful=False)
+
+    spec = _spec("zoo/lenet5", repetitions=5)
+    report = run_sweep(spec, engine="ray", address=cluster.address, artifacts=store, watch=watch)
+    assert timing == {LEFT, RIGHT}
+    states = _states(report)
+    assert states["bench zoo/lenet5 on left"] == "done" and ("bench zoo/lenet5 on left", "again") in seen
+    assert states["bench zoo/lenet5 on right"] == "failed"
+    rows = {kind: [item for item in report.found if item.cell.machine == kind] for kind in (LEFT, RIGHT)}
+    assert all(item.row and len(item.row.record.timed) == 5 for item in rows[LEFT])
+    assert all(item.row is None and "no right is there" in item.why for item in rows[RIGHT])
+    assert report.exit_code == 1 and verify(store).problems == ()
+    assert "on right" in (write_report(artifacts=store).folder / "report.md").read_text()
+
+
+def test_a_cluster_that_is_not_there_or_has_no_such_machine(cluster: Any, store: Path) -> None:
+    with pytest.raises(UsageError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
+        run_sweep(_spec("zoo/lenet5"), engine="ray", address="127.0.0.1:1", artifacts=store)
+    spec = _spec("zoo/lenet5", backends=("onnxruntime",))
+    report = run_sweep(spec, engine="ray", address=cluster.address, artifacts=store)
+    assert {item.why for item in report.found} == {
+        "no left is there to run it on.",
+        "no right is there to run it on.",
+    }

@@ -1,0 +1,193 @@
+"""A sweep on this machine, with real models, files and runtimes: what it makes, how it goes on, what fails in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy.core.store import Store
+from deploy.workflows.verify import verify
+from tests.conftest import Ran
+
+Run = Callable[..., Ran]
+QUICK = ("--repetitions", 2, "--min-time", 0.02, "--threads", 1)
+
+
+MORE = """
+
+def deadly():
+    import os, signal
+    os.kill(os.getpid(), signal.SIGSEGV)
+"""
+
+
+@pytest.fixture
+def artifacts(trained: Path, store: Path) -> Path:
+    shutil.copytree(trained, store)
+    return store
+
+
+def _states(ran: Ran) -> dict[str, str]:
+    return {item["task"]: item["state"] for item in ran.json["tasks"]}
+
+
+def _cells(ran: Ran) -> dict[tuple[Any, ...], dict[str, Any]]:
+    return {(item["model"], item["backend"], item["precision"]): item for item in ran.json["cells"]}
+
+
+def test_a_whole_matrix_and_then_nothing_is_done_twice(run: Run, artifacts: Path) -> None:
+    words = ("sweep", "lenet5", "--precision", "fp32,int8", "--backends", "torch,onnxruntime", "--calib", "digits")
+    words = (*words, "--samples", "40", "--data", "digits", *map(str, QUICK))
+    dry = run(*words, "--dry-run", "--json").json
+    assert {task["state"] for task in dry["tasks"]} == {"to do"} and dry["unknown_tasks"] == len(dry["tasks"]) == 4
+    ran = run(*words, "--json")
+    assert ran.code == 0, ran.err
+    assert _states(ran) == {
+        "export lenet5 fp32": "found",
+        "quantize lenet5 for onnxruntime": "done",
+        "evaluate lenet5": "done",
+        "bench lenet5": "done",
+    }
+    cells = _cells(ran)
+    assert cells["lenet5", "torch", "int8"]["why"] == "torch does not run int8."
+    timed = [cell for cell in cells.values() if cell["state"] == "timed"]
+    assert len(timed) == 3 and all(cell["median_ns"]["low"] < cell["median_ns"]["high"] for cell in timed)
+    assert Path(ran.json["report"]).is_file() and ran.json["work_seconds"] < ran.json["seconds"]
+    assert verify(artifacts).problems == ()
+    accuracy = list((artifacts / "lenet5" / "evaluation").glob("*.json"))
+    assert len(accuracy) == 1 and {row["precision"] for row in json.loads(accuracy[0].read_text())["rows"]} >= {"int8"}
+    before = {path: path.read_bytes() for path in artifacts.rglob("*.json") if path.parent.name != "report"}
+
+    dry = run(*words, "--dry-run", "--json").json
+    assert {task["state"] for task in dry["tasks"]} == {"kept"} and dry["known_seconds"] == 0
+    again = run(*words, "--json")
+    assert set(_states(again).values()) == {"kept"} and again.json["work_seconds"] == 0
+    assert _cells(again) == cells
+    assert {path: path.read_bytes() for path in artifacts.rglob("*.json") if path.parent.name != "report"} == before
+
+    more = run(*words, "--batch", "1,2", "--dry-run", "--json").json
+    states = {task["task"]: task for task in more["tasks"]}
+    assert states["bench lenet5"]["state"] == "to do" and states["quantize lenet5 for onnxruntime"]["state"] == "kept"
+    bench = next(item for item in ran.json["tasks"] if item["kind"] == "bench")
+    assert states["bench lenet5"]["seconds"] == pytest.approx(2 * bench["seconds"], rel=0.01), "twice as many processes"
+    shown = run(*words, "--batch", "1,2", "--dry-run")
+    assert "4 tasks, 1 to do: about" in shown.out and "8 cells: 1 models × 2 precisions" in shown.out
+
+
+def test_what_changed_is_done_again(run: Run, artifacts: Path, tmp_path: Path) -> None:
+    data = tmp_path / "calib.npy"
+    rng = np.random.default_rng(0)
+    np.save(data, rng.normal(size=(8, 1, 32, 32)).astype(np.float32))
+    words = ("sweep", "lenet5", "--precision", "int8", "--backends", "onnxruntime", "--calib", data, *QUICK)
+    assert run(*words, "--no-report").code == 0
+    np.save(data, rng.normal(size=(9, 1, 32, 32)).astype(np.float32))
+    second = _states(run(*words, "--no-report", "--json"))
+    assert second == {
+        "export lenet5 fp32": "kept",
+        "quantize lenet5 for onnxruntime": "done",
+        "bench lenet5": "done",
+    }
+    (made,) = artifacts.glob("lenet5/*.int8-onnxruntime.onnx")
+    made.unlink()
+    assert _states(run(*words, "--no-report", "--json"))["quantize lenet5 for onnxruntime"] == "done"
+    fresh = run("sweep", "lenet5", "--backends", "onnxruntime", *QUICK, "--seed", "5", "--no-report", "--json")
+    assert _states(fresh)["export lenet5 fp32"] == "done", "a sweep with another seed is of another export"
+
+
+def test_what_fails_ends_what_needs_it_and_nothing_else(run: Run, nets: Path, tmp_path: Path, store: Path) -> None:
+    nets.write_text(nets.read_text() + MORE)
+    (tmp_path / "sweep.yaml").write_text(
+        f"""
+models:
+  - name: {nets}:impossible
+    inputs: ["x:batch,4"]
+  - name: {nets}:forked
+    inputs: ["x:batch,4"]
+  - name: {nets}:deadly
+    inputs: ["x:batch,4"]
+  - name: {nets}:small
+    inputs: ["x:batch,3,16,16"]
+backends: [torch, onnxruntime]
+threads: 1
+repetitions: 1
+min_time: 0.02
+""",
+        encoding="utf-8",
+    )
+    ran = run("sweep", tmp_path / "sweep.yaml", "--json")
+    assert ran.code == 3, "one of them is not equal to its model"
+    found = {(item["task"].split()[0], item["task"].split(":")[1].split()[0]): item for item in ran.json["tasks"]}
+    assert "could not be exported" in found["export", "impossible"]["why"]
+    assert "does not hold" in found["export", "forked"]["why"]
+    assert "was ended by SIGSEGV" in found["export", "deadly"]["why"]
+    assert "was ended by SIGSEGV" in found["bench", "deadly"]["why"]
+    cells = {(cell["model"].split(":")[1], cell["backend"]): cell for cell in ran.json["cells"]}
+    assert cells["small", "torch"]["state"] == cells["small", "onnxruntime"]["state"] == "timed"
+    assert cells["impossible", "torch"]["state"] == "timed", "PyTorch runs it all the same"
+    assert "export" in cells["impossible", "onnxruntime"]["why"]
+    assert "SIGSEGV" in cells["deadly", "torch"]["why"]
+    assert "deadly" in (store / "report" / "report.md").read_text()
+    assert verify(store).problems == ()
+
+
+def test_a_signal_ends_it_and_it_goes_on(artifacts: Path) -> None:
+    words = [sys.executable, "-m", "deploy.cli.main", "--artifacts", str(artifacts), "sweep", "lenet5", "--no-report"]
+    words += ["--backends", "onnxruntime", "--precision", "fp32,int8", "--calib", "digits", *map(str, QUICK), "--json"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    end = time.monotonic() + 60
+    while not list(artifacts.glob(".sweeps/export*.json")) and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert json.loads(out)["error"]["kind"] == "Terminated"
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    assert verify(artifacts).problems == () and not list(artifacts.rglob(".scratch-*"))
+    done = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    states = {item["task"]: item["state"] for item in done["tasks"]}
+    assert states["export lenet5 fp32"] == "kept" and states["bench lenet5"] == "done"
+
+
+def test_exports_side_by_side(run: Run, store: Path, nets: Path, tmp_path: Path) -> None:
+    text = f"models:\n  - {{name: '{nets}:small', inputs: ['x:batch,3,16,16']}}\n  - zoo/lenet5\n"
+    (tmp_path / "two.yml").write_text(f"{text}backends: [onnxruntime]\nrepetitions: 1\nmin_time: 0.02\n")
+    ran = run("sweep", tmp_path / "two.yml", "--jobs", "2", "--no-report", "--json")
+    assert ran.code == 0, ran.err
+    assert {item["state"] for item in ran.json["tasks"]} == {"done"}
+    assert len(Store(store).artifacts()) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("lenet5", "zoo/lenet5"), "they would overwrite each other"),
+        (("lenet5", "--precision", "int8"), "int8 needs calib"),
+        (("lenet5", "--precision", "fp8"), "'fp8' is not one of"),
+        (("lenet5", "--backends", "onyx"), "'onyx' is not one of"),
+        (("lenet5", "--engine", "slurm"), "unknown engine 'slurm'"),
+        (("lenet5", "--jobs", "4000"), "this machine has"),
+        (("{file}", "--batch", "2"), "write 'batches' there"),
+        (("{file}", "lenet5"), "models beside it belong in it"),
+        (("{file}",), "the sweep is over 2 kinds: a, b"),
+        (("nothing.yaml",), "cannot be read: No such file"),
+        ((), "Missing argument"),
+    ],
+)
+def test_mistakes(run: Run, tmp_path: Path, words: tuple[str, ...], told: str) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text("models: [lenet5]\nmachines: [{name: a}, {name: b}]\n")
+    ran = run("sweep", *(word.format(file=file) for word in words))
+    assert ran.code == 2 and told in ran.err
+    assert "Traceback" not in ran.err
