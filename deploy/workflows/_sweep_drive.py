@@ -30,7 +30,7 @@ class TaskOutcome:
             what it needs failed.
         why: of the last two.
         result: what `deploy.workflows._sweep_job.do_task` gave, and ``fetched``, digests of files that an engine sent
-            to the node for it; empty where there is none.
+            to the node for it; where it gave none, ``kept``, records of timings that had ended before.
         node: where it ran, if it did.
     """
 
@@ -83,6 +83,7 @@ class Drive:
         self._keys: dict[str, str] = {}
         self._tries: dict[str, int] = {}
         self._nodes: dict[str, Node] = {}
+        self._kept: dict[str, list[str]] = {}
         self.outcomes: dict[str, TaskOutcome] = {}
 
     def run(self) -> dict[str, TaskOutcome]:
@@ -124,6 +125,7 @@ class Drive:
             if isinstance(event, Ended):
                 self._ended(task, event)
                 continue
+            self._kept.setdefault(task.name, []).extend(event.message.get("kept", ()))
             for kind in (DOING, "note", "warn"):
                 if kind in event.message:
                     self._watch(task, kind, event.message[kind])
@@ -139,7 +141,7 @@ class Drive:
                 self._watch(task, AGAIN, event.why)
             return
         if event.result is None:
-            self._end(TaskOutcome(task=task, state="failed", why=event.why, result={}, node=event.node), node)
+            self._end(self._failed(task, event.why, event.node), node)
             return
         result = event.result
         if result["state"] != "failed":
@@ -152,8 +154,13 @@ class Drive:
         for never in self._schedule.ended(outcome.task.name, node, well=outcome.well):
             self._skip(never)
 
+    def _failed(self, task: Task, why: str, node: str | None = None) -> TaskOutcome:
+        """With what had come of it before: timings that had ended are kept."""
+        kept = list(dict.fromkeys(self._kept.get(task.name, ())))
+        return TaskOutcome(task=task, state="failed", why=why, result={"kept": kept} if kept else {}, node=node)
+
     def _give_up(self, task: Task, why: str) -> None:
-        self._tell(TaskOutcome(task=task, state="failed", why=why, result={}))
+        self._tell(self._failed(task, why))
         for never in self._schedule.settle(task.name, well=False):
             self._skip(never)
 

@@ -37,7 +37,7 @@ class Found:
 
     Attributes:
         row: what was timed; None where nothing was.
-        why: of that; empty where it was timed.
+        why: of that, or why it was not timed as often as it should be; empty otherwise.
     """
 
     cell: SweepCell
@@ -288,6 +288,11 @@ def _found(cells: Sequence[SweepCell], outcomes: Mapping[str, TaskOutcome], base
     for outcome in outcomes.values():
         for backend, precision, batch, path in outcome.result.get("records", ()):
             records[outcome.task.name, backend, precision, batch] = load(store.root / path)
+        for path in outcome.result.get("kept", ()):
+            record = load(store.root / path)
+            key = (outcome.task.name, record.cell.backend, record.cell.precision, record.cell.batch)
+            records[key] = record
+            whys[key] = f"{len(record.timed)} of {outcome.task.work['repetitions']} processes: {outcome.why}"
         for item in outcome.result.get("absent", ()):
             whys[outcome.task.name, item["backend"], item["precision"], item["batch"]] = item["why"]
     rows = dict(zip(records, rows_of(list(records.values()), baseline, {}), strict=True))
@@ -295,7 +300,7 @@ def _found(cells: Sequence[SweepCell], outcomes: Mapping[str, TaskOutcome], base
     for cell in cells:
         key = (cell.bench, cell.backend, cell.precision, cell.batch)
         row = rows.get(key)
-        why = (row.record.failure if row else "") or ("" if row else _why(cell, outcomes, whys.get(key, "")))
+        why = row.record.failure or whys.get(key, "") if row else _why(cell, outcomes, whys.get(key, ""))
         if row is None and key not in whys:
             save_absent(store.root, _absent(cell, why))
         found.append(Found(cell=cell, row=row if row and not row.record.failure else None, why=why))
