@@ -98,12 +98,12 @@ def test_nodes_that_die_in_the_middle(cluster: Any, store: Path) -> None:
     assert states["bench zoo/lenet5 on right"] == "failed"
     rows = {kind: [item for item in report.found if item.cell.machine == kind] for kind in (LEFT, RIGHT)}
     assert all(item.row and len(item.row.record.timed) == 5 for item in rows[LEFT])
-    assert all(item.row is None for item in rows[RIGHT]), [
-        item.row.record.repetitions for item in rows[RIGHT] if item.row
-    ]
-    assert all("no right is there" in item.why for item in rows[RIGHT]), [item.why for item in rows[RIGHT]]
+    for item in rows[RIGHT]:
+        assert "no right is there" in item.why
+        assert item.row is None or f"{len(item.row.record.timed)} of 5 processes" in item.why
     assert report.exit_code == 1 and verify(store).problems == ()
-    assert "on right" in (write_report(artifacts=store).folder / "report.md").read_text()
+    text = (write_report(artifacts=store).folder / "report.md").read_text()
+    assert ("on right" in text) == any(item.row is None for item in rows[RIGHT])
 
 
 def test_a_cluster_that_is_not_there_or_has_no_such_machine(cluster: Any, store: Path) -> None:
