@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 
-.PHONY: demo test test-nightly check fuzz lock docs bench gpu-check clean
+.PHONY: demo test test-nightly check fuzz audit lock docs bench gpu-check clean
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -48,6 +48,10 @@ test-nightly: check  ## the slow ones too
 
 fuzz: $(READY)  ## five minutes of damaged manifests, shapes and options for the parsers
 	$(BIN)/python tests/reliability/fuzz.py 300
+
+audit: $(READY)  ## the locked versions against PyPI's advisories
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --requirement requirements.lock --disable-pip --require-hashes
 
 lock: $(READY)  ## requirements.lock: what is installed here now, with hashes
 	$(BIN)/python .ci/lock

@@ -10,15 +10,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from calibration._collect import Observations, batch_size, collect
+    from calibration._collect import Collector, Observations, batch_size, collect
     from calibration._graph import opset, prepare
     from calibration._targets import quantize
     from calibration.table import CalibrationTable
 
-__all__ = ["CalibrationTable", "Observations", "batch_size", "collect", "opset", "prepare", "quantize"]
+__all__ = ["CalibrationTable", "Collector", "Observations", "batch_size", "collect", "opset", "prepare", "quantize"]
 
 _HOMES = {
     "CalibrationTable": "calibration.table",
+    "Collector": "calibration._collect",
     "Observations": "calibration._collect",
     "batch_size": "calibration._collect",
     "collect": "calibration._collect",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,65 +73,98 @@ def batch_size(model: onnx.ModelProto, most: int = 32) -> int:
     return int(np.clip(OBSERVED_BYTES // max(each, 1), 1, most))
 
 
-def collect(
-    model: onnx.ModelProto,
-    feeds: Iterable[Feeds],
-    *,
-    samples: int | None = None,
-    threads: int = 0,
-    advance: Callable[[int, int], None] = lambda done, total: None,
-) -> Observations:
-    """Run every batch once and count what flows.
+class Collector:
+    """Counts what flows, batch by batch; while one is counted the next can run.
 
     Args:
         model: a float32 graph, as `prepare` returns it.
-        feeds: batches: arrays by input name, the first axis samples.
         samples: how many samples all batches hold together, where that is known; without it the stability of the
             ranges is not told.
         threads: of ONNX Runtime within an operator; 0 leaves it to ONNX Runtime.
-        advance: told after every batch how many samples of how many are done.
-
-    Returns:
-        Histograms by tensor; memory is that of some 64 KiB a tensor and of one batch's activations.
 
     Raises:
-        DataError: no samples, or a tensor became NaN or infinite (it and the samples are named).
-        BackendError: ONNX Runtime cannot run the graph on the feeds.
+        BackendError: ONNX Runtime cannot open the graph.
     """
-    observed, shared = plan(model)
-    session = _session(model, observed, threads)
-    inputs = {item.name for item in session.get_inputs()}
-    computed = [name for name in observed if name not in inputs]
-    found = {name: Observation() for name in observed}
-    done = 0
-    for batch, values in _ran_ahead(session, computed, feeds):
+
+    def __init__(self, model: onnx.ModelProto, *, samples: int | None = None, threads: int = 0) -> None:
+        self._observed, self._shared = plan(model)
+        self._session = _session(model, self._observed, threads)
+        inputs = {item.name for item in self._session.get_inputs()}
+        self._computed = [name for name in self._observed if name not in inputs]
+        self._found = {name: Observation() for name in self._observed}
+        self._samples = samples
+        self._pool = ThreadPoolExecutor(1)
+        self._running: tuple[Feeds, Future[dict[str, Array]]] | None = None
+        self.done = 0
+
+    def add(self, batch: Feeds) -> None:
+        """Begin to run a batch, and count the one before.
+
+        Raises:
+            DataError: a tensor of that became NaN or infinite (it and the samples are named).
+            BackendError: ONNX Runtime cannot run the graph on it.
+        """
+        before, self._running = self._running, None
+        values = None if before is None else before[1].result()
+        self._running = (batch, self._pool.submit(_run, self._session, self._computed, batch))
+        if before is not None and values is not None:
+            self._count(before[0], values)
+
+    def finish(self) -> Observations:
+        """Count the last batch.
+
+        Returns:
+            Histograms by tensor; memory is that of some 64 KiB a tensor and of one batch's activations.
+
+        Raises:
+            DataError: no samples, or as `add`.
+            BackendError: as `add`.
+        """
+        if self._running is not None:
+            batch, running = self._running
+            self._running = None
+            self._count(batch, running.result())
+        if not self.done:
+            raise DataError("there is not one sample to calibrate with.")
+        return Observations(tensors=self._found, shared=self._shared, samples=self.done)
+
+    def close(self) -> None:
+        """Free the thread."""
+        self._pool.shutdown()
+
+    def _count(self, batch: Feeds, values: dict[str, Array]) -> None:
         count = len(next(iter(batch.values())))
-        for name in observed:
-            _add(name, found[name], values.pop(name, None), batch, (done, done + count - 1))
-        done += count
-        if samples and any(item.early is None for item in found.values()) and done >= LATE * samples:
-            for item in found.values():
+        for name in self._observed:
+            _add(name, self._found[name], values.pop(name, None), batch, (self.done, self.done + count - 1))
+        self.done += count
+        every = self._samples
+        if every and any(item.early is None for item in self._found.values()) and self.done >= LATE * every:
+            for item in self._found.values():
                 item.early = item.all.copy()
-        advance(done, samples or done)
-    if not done:
-        raise DataError("there is not one sample to calibrate with.")
-    return Observations(tensors=found, shared=shared, samples=done)
 
 
-def _ran_ahead(
-    session: ort.InferenceSession, computed: list[str], feeds: Iterable[Feeds]
-) -> Iterator[tuple[Feeds, dict[str, Array]]]:
-    """Every batch with its activations; the next is run while this one is counted."""
-    with ThreadPoolExecutor(1) as pool:
-        batches = iter(feeds)
-        batch = next(batches, None)
-        running = None if batch is None else pool.submit(_run, session, computed, batch)
-        while batch is not None and running is not None:
-            values = running.result()
-            following = next(batches, None)
-            running = None if following is None else pool.submit(_run, session, computed, following)
-            yield batch, values
-            batch = following
+def collect(
+    model: onnx.ModelProto, feeds: Iterable[Feeds], *, samples: int | None = None, threads: int = 0
+) -> Observations:
+    """Run every batch once and count what flows, in this process.
+
+    Args:
+        model: as for `Collector`.
+        feeds: batches: arrays by input name, the first axis samples.
+        samples: as for `Collector`.
+        threads: as for `Collector`.
+
+    Raises:
+        DataError: as `Collector.finish`.
+        BackendError: as `Collector.add`.
+    """
+    collector = Collector(model, samples=samples, threads=threads)
+    try:
+        for batch in feeds:
+            collector.add(batch)
+        return collector.finish()
+    finally:
+        collector.close()
 
 
 def _run(session: ort.InferenceSession, computed: list[str], batch: Feeds) -> dict[str, Array]:

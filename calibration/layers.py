@@ -39,36 +39,55 @@ class LayerNoise:
     sqnr_db: float
 
 
-def layer_noise(model: onnx.ModelProto, quantised: onnx.ModelProto, feeds: Iterable[Feeds]) -> list[LayerNoise]:
-    """Run both graphs without fusions and compare each layer's output; the worst first.
+class NoiseMeter:
+    """Runs both graphs without fusions and compares each layer's output, batch by batch; only sums are kept.
 
     Args:
         model: the float graph, as `calibration.prepare` returns it.
         quantised: made from it.
-        feeds: batches of samples; only sums of squares are kept.
     """
-    _, shared = plan(model)
-    by_name = {node.name: node for node in model.graph.node}
-    tensors = {name: shared.get(by_name[name].output[0], by_name[name].output[0]) for name in layers(model)}
-    made = {name for node in quantised.graph.node for name in node.output}
-    pairs = {tensor: tensor + _ROUNDED if tensor + _ROUNDED in made else tensor for tensor in tensors.values()}
-    pairs = {tensor: other for tensor, other in pairs.items() if other in made}
-    floats, rounded = _session(model, list(pairs)), _session(quantised, list(pairs.values()))
-    signal, noise = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0.0)
+
+    def __init__(self, model: onnx.ModelProto, quantised: onnx.ModelProto) -> None:
+        _, shared = plan(model)
+        self._by_name = {node.name: node for node in model.graph.node}
+        outputs = {name: self._by_name[name].output[0] for name in layers(model)}
+        self._tensors = {name: shared.get(output, output) for name, output in outputs.items()}
+        made = {name for node in quantised.graph.node for name in node.output}
+        pairs = {item: item + _ROUNDED if item + _ROUNDED in made else item for item in self._tensors.values()}
+        self._pairs = {tensor: other for tensor, other in pairs.items() if other in made}
+        self._floats = _session(model, list(self._pairs))
+        self._rounded = _session(quantised, list(self._pairs.values()))
+        self._signal, self._noise = dict.fromkeys(self._pairs, 0.0), dict.fromkeys(self._pairs, 0.0)
+
+    def add(self, batch: Feeds) -> None:
+        """Compare on one batch."""
+        ours = _run(self._floats, batch, list(self._pairs))
+        theirs = _run(self._rounded, batch, list(self._pairs.values()))
+        for tensor, other in self._pairs.items():
+            self._signal[tensor] += float(np.sum(np.square(ours[tensor], dtype=np.float64)))
+            self._noise[tensor] += float(np.sum(np.square(ours[tensor] - theirs[other], dtype=np.float64)))
+
+    def finish(self) -> list[LayerNoise]:
+        """Every layer's noise, the worst first."""
+        found = [
+            LayerNoise(
+                layer=name,
+                operator=self._by_name[name].op_type,
+                tensor=tensor,
+                sqnr_db=_decibels(self._signal[tensor], self._noise[tensor]),
+            )
+            for name, tensor in self._tensors.items()
+            if tensor in self._pairs
+        ]
+        return sorted(found, key=lambda item: item.sqnr_db)
+
+
+def layer_noise(model: onnx.ModelProto, quantised: onnx.ModelProto, feeds: Iterable[Feeds]) -> list[LayerNoise]:
+    """Every layer's noise over batches of samples, in this process; see `NoiseMeter`."""
+    meter = NoiseMeter(model, quantised)
     for batch in feeds:
-        ours = _run(floats, batch, list(pairs))
-        theirs = _run(rounded, batch, list(pairs.values()))
-        for tensor, other in pairs.items():
-            signal[tensor] += float(np.sum(np.square(ours[tensor], dtype=np.float64)))
-            noise[tensor] += float(np.sum(np.square(ours[tensor] - theirs[other], dtype=np.float64)))
-    found = [
-        LayerNoise(
-            layer=name, operator=by_name[name].op_type, tensor=tensor, sqnr_db=_decibels(signal[tensor], noise[tensor])
-        )
-        for name, tensor in tensors.items()
-        if tensor in pairs
-    ]
-    return sorted(found, key=lambda item: item.sqnr_db)
+        meter.add(batch)
+    return meter.finish()
 
 
 def _decibels(signal: float, noise: float) -> float:

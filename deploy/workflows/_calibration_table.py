@@ -20,6 +20,7 @@ from deploy.core.runner import Feeds
 from deploy.core.store import Store
 from deploy.support.onnx_file import opset
 from deploy.workflows._calibration_data import Samples
+from deploy.workflows._quantize_child import GraphChild
 from deploy.workflows._quantize_source import Source
 
 FORMAT = "calibration"
@@ -34,9 +35,24 @@ def batch_of(graph: onnx.ModelProto) -> tuple[int, bool]:
 
 
 def calibrated(
-    source: Source, graph: onnx.ModelProto, samples: Samples, method: str, store: Store, progress: Progress
+    source: Source,
+    graph: onnx.ModelProto,
+    samples: Samples,
+    method: str,
+    child: GraphChild,
+    store: Store,
+    progress: Progress,
 ) -> tuple[CalibrationTable, bool]:
     """The table for these samples and this method, and whether it was there.
+
+    Args:
+        source: what is quantised.
+        graph: of it, prepared.
+        samples: to calibrate with.
+        method: of choosing ranges.
+        child: has prepared the graph, and runs it.
+        store: where the table is.
+        progress: told what happens.
 
     Raises:
         DataError: the samples cannot be used.
@@ -50,7 +66,7 @@ def calibrated(
         size, fixed = batch_of(graph)
         watch = _Alike(samples.batches(size, whole=fixed))
         with progress.stage("calibrating"):
-            seen = calibration.collect(graph, watch, samples=samples.count, advance=progress.advance)
+            seen = child.collect(watch, samples=samples.count, advance=progress.advance)
         with progress.stage(f"choosing ranges ({method})"):
             table = CalibrationTable.of(seen, method, key)
         if watch.alike:

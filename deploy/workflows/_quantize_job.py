@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 
 import calibration
-from calibration.layers import LayerNoise, layer_noise
+from calibration.layers import LayerNoise
 from calibration.sensitivity import Plan, layers, rank, relax
 from calibration.table import CalibrationTable
 from deploy.backends._isolated import IsolatedRunner
@@ -19,6 +19,7 @@ from deploy.core.progress import Progress
 from deploy.core.store import Transaction
 from deploy.workflows._calibration_data import CalibrationData, Samples
 from deploy.workflows._calibration_table import batch_of
+from deploy.workflows._quantize_child import GraphChild
 from deploy.workflows._quantize_evidence import Bounds, Evidence, Judge, decibels
 from deploy.workflows._quantize_source import Source
 from deploy.workflows.export import REJECTED
@@ -73,11 +74,11 @@ class Job:
         size, fixed = batch_of(self.graph)
         return Judge(runner, self.source.path, samples, size=size, whole=fixed, target=self.target)
 
-    def layer_noise(self, keep_float: Collection[str]) -> list[LayerNoise]:
+    def layer_noise(self, keep_float: Collection[str], child: GraphChild) -> list[LayerNoise]:
         """Every layer's noise on the first samples, the worst first."""
         size, fixed = batch_of(self.graph)
         feeds = self.data.evidence.head(max(RANKED_ON, size)).batches(size, whole=fixed)
-        return layer_noise(self.graph, self.quantised(keep_float), feeds)
+        return child.layer_noise(self.quantised(keep_float), feeds)
 
     def publish(self, plan: Plan[Evidence], worst: Sequence[LayerNoise], options: Mapping[str, Any]) -> Artifact:
         """Write the graph of the plan with its manifest; one that failed goes to the folder of rejected ones."""

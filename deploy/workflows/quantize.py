@@ -21,6 +21,7 @@ from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.workflows._calibration_data import CalibrationData, open_data
 from deploy.workflows._calibration_table import calibrated
+from deploy.workflows._quantize_child import GraphChild
 from deploy.workflows._quantize_defaults import METHOD, SAMPLES
 from deploy.workflows._quantize_evidence import Bounds, Evidence
 from deploy.workflows._quantize_job import Job, search
@@ -125,28 +126,33 @@ def quantize(
         raise UsageError(f"--fp16 is for the target tensorrt: on {target} half precision is no faster.")
     store = Store(artifacts or default_root())
     source = open_source(model, store, preprocess, progress)
-    with progress.stage("reading the data"):
-        data = _data(source, str(calib), samples, skip_bad, progress)
-    if max_drop is not None and data.evidence.labels is None:
-        raise UsageError("--max-drop needs labels that are classes of the model.", "or bound the noise: --min-sqnr 20")
-    with progress.stage("preparing the graph"):
-        graph = calibration.prepare(source.path)
-    if half and calibration.opset(graph) < HALF_OPSET:
-        raise UsageError(
-            f"--fp16 needs opset {HALF_OPSET}, and {source.path} has {calibration.opset(graph)}.",
-            "deploy export --opset 20",
-        )
-    table, reused = calibrated(source, graph, data.calibration, method, store, progress)
     bounds = Bounds(min_sqnr=min_sqnr, max_drop=max_drop)
-    with IsolatedRunner("onnxruntime") as runner, store.transaction(source.slug) as transaction:
-        job = Job(source=source, graph=graph, table=table, target=target, data=data, transaction=transaction, half=half)
-        plan = search(job, runner, bounds, progress)
-        evidence = plan.steps[-1].reached if plan.steps else plan.start
-        with progress.stage("layer by layer"):
-            worst = tuple(job.layer_noise(plan.keep_float))
-        broken = tuple(bounds.broken(evidence))
-        verdict = "fail" if broken else "pass" if bounds.given else "measured"
-        artifact = job.publish(plan, worst, {"method": method, "bounds": asdict(bounds), "verdict": verdict})
+    with GraphChild() as child, IsolatedRunner("onnxruntime") as runner:
+        with progress.stage("reading the data"):
+            data = _data(source, str(calib), samples, skip_bad, progress)
+        if max_drop is not None and data.evidence.labels is None:
+            raise UsageError(
+                "--max-drop needs labels that are classes of the model.", "or bound the noise: --min-sqnr 20"
+            )
+        with progress.stage("preparing the graph"):
+            graph = child.prepare(source.path)
+        if half and calibration.opset(graph) < HALF_OPSET:
+            raise UsageError(
+                f"--fp16 needs opset {HALF_OPSET}, and {source.path} has {calibration.opset(graph)}.",
+                "deploy export --opset 20",
+            )
+        table, reused = calibrated(source, graph, data.calibration, method, child, store, progress)
+        with store.transaction(source.slug) as transaction:
+            job = Job(
+                source=source, graph=graph, table=table, target=target, data=data, transaction=transaction, half=half
+            )
+            plan = search(job, runner, bounds, progress)
+            evidence = plan.steps[-1].reached if plan.steps else plan.start
+            with progress.stage("layer by layer"):
+                worst = tuple(job.layer_noise(plan.keep_float, child))
+            broken = tuple(bounds.broken(evidence))
+            verdict = "fail" if broken else "pass" if bounds.given else "measured"
+            artifact = job.publish(plan, worst, {"method": method, "bounds": asdict(bounds), "verdict": verdict})
     return QuantizeReport(
         artifact=artifact,
         verdict=verdict,

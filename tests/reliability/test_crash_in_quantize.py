@@ -1,0 +1,37 @@
+"""A runtime that crashes while a graph is prepared, observed or compared is an error of the command, not its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Ran
+
+Run = Callable[..., Ran]
+CRASH = """
+import os, signal, sys
+
+if "deploy.workflows._quantize_worker" in sys.orig_argv:
+    import deploy.workflows._quantize_worker as worker
+    setattr(worker.Worker, "_{step}", lambda *_: os.kill(os.getpid(), signal.SIGSEGV))
+    from deploy.core.child import serve
+    serve(worker.Worker().answer)
+    os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("step", ["prepare", "observe", "observed", "measure"])
+def test_at_each_step(run: Run, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    assert run("export", "zoo/lenet5", "--weights", "none").code == 0
+    before = sorted(path.name for path in store.rglob("*") if path.is_file())
+    (tmp_path / "sitecustomize.py").write_text(CRASH.replace("{step}", step), encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    ran = run("quantize", "zoo/lenet5", "--calib", "digits", "--samples", "40", "--json")
+    assert ran.code == 1 and ran.json["error"]["kind"] == "BackendCrashedError"
+    assert "the process of ONNX Runtime was ended by SIGSEGV" in ran.err
+    left = [path.name for path in store.rglob("*") if path.is_file() and path.name not in before]
+    assert all("calibration" in name or name == ".lock" for name in left), left
+    monkeypatch.delenv("PYTHONPATH")
+    assert run("quantize", "zoo/lenet5", "--calib", "digits", "--samples", "40").code == 0
