@@ -43,9 +43,10 @@ CLOSED = ((1, 1), (1, 8), (1, 64), (32, 8), (128, 8))
 """Samples of a request, connections."""
 LARGEST = 16 << 20
 BURST = 32
-"""Connections of an open loop in bursts, and the most of one that is evenly spaced."""
+"""Connections of an open loop in bursts."""
 TURN_S = 0.03
-"""About the time between two requests of a connection of an open loop that is evenly spaced."""
+"""About the time between two requests of a connection of an open loop that is evenly spaced; the generator cannot keep
+connections apart that send more often than every 10 ms."""
 WARM_S = 1.0
 """Seconds of a closed loop that do not count (the generator's own warm-up loses the answers that span its end)."""
 SETTLING_US = 500_000
@@ -227,7 +228,7 @@ class _Load:
         Each sends once a period, and begins a period and its share of one after the one before; the generator takes
         that in whole milliseconds, so the rate is made to fit.
         """
-        connections = min(max(round(TURN_S * rate), 4), BURST)
+        connections = max(round(TURN_S * rate), 4)
         turn_ms = max(2, round(1000 * (connections + 1) / rate))
         period_s = turn_ms / 1000 * connections / (connections + 1)
         begun_us = 1000 * turn_ms * connections + SETTLING_US
@@ -235,7 +236,9 @@ class _Load:
         spaced = ["-r", "1", f"--rate-period={turn_ms}ms", "--rps", f"{1 / period_s:.4f}", "-n", str(number)]
         lines = self._answers(1, connections, spaced)
         sent = lines[:, 0] - lines[:, 0].min()
-        return self._told(1, lines[(sent >= begun_us) & (sent < begun_us + 1e6 * self._seconds)])
+        counted = (sent >= begun_us) & (sent < begun_us + 1e6 * self._seconds)
+        in_a_millisecond = np.bincount(sent[counted] // 1000 - begun_us // 1000)
+        return {**self._told(1, lines[counted]), "sent_in_a_ms_p99": float(np.percentile(in_a_millisecond, 99))}
 
     def _answers(self, samples: int, connections: int, how: list[str]) -> NDArray[np.int64]:
         """One line an answer: when it was sent, its status, and microseconds until it was there."""

@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from deploy.workflows.check import check
     from deploy.workflows.evaluate import evaluate_models
     from deploy.workflows.export import export_model
+    from deploy.workflows.package import package_models
     from deploy.workflows.quantize import quantize
     from deploy.workflows.report import write_report
     from deploy.workflows.report_compare import compare_reports
+    from deploy.workflows.serve import serve
+    from deploy.workflows.sweep import run_sweep
     from deploy.workflows.train import train_model
 
 __version__ = "0.1.0"
@@ -30,7 +33,10 @@ __all__ = [
     "evaluate_models",
     "export_model",
     "measure_speed",
+    "package_models",
     "quantize",
+    "run_sweep",
+    "serve",
     "train_model",
     "write_report",
 ]
@@ -45,7 +51,10 @@ _HOMES = {
     "evaluate_models": "deploy.workflows.evaluate",
     "export_model": "deploy.workflows.export",
     "measure_speed": "deploy.workflows.bench",
+    "package_models": "deploy.workflows.package",
     "quantize": "deploy.workflows.quantize",
+    "run_sweep": "deploy.workflows.sweep",
+    "serve": "deploy.workflows.serve",
     "train_model": "deploy.workflows.train",
     "write_report": "deploy.workflows.report",
 }

@@ -113,7 +113,10 @@ def test_public_names() -> None:
         "evaluate_models",
         "export_model",
         "measure_speed",
+        "package_models",
         "quantize",
+        "run_sweep",
+        "serve",
         "train_model",
         "write_report",
     ]

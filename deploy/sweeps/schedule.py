@@ -9,6 +9,7 @@ comes where nodes differ, ``docs/scaling.md`` tells.
 from __future__ import annotations
 
 import bisect
+import heapq
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,10 @@ class _Load:
     closed: bool = False
 
 
+Wants = tuple[str, int, int, bool]
+"""What tasks must have in common to find a place on the same nodes: machine, cores, GPUs, alone."""
+
+
 class Schedule:
     """The tasks of a sweep, from waiting to ended.
 
@@ -45,7 +50,7 @@ class Schedule:
             for name in self._before[task.name]:
                 self._behind[name].append(task.name)
         self._rank = self._ranks(tasks)
-        self._ready: list[tuple[float, str]] = []
+        self._ready: dict[Wants, list[tuple[float, str]]] = {}
         self._load: dict[str, _Load] = {}
         self._where: dict[str, str] = {}
         self._home: dict[str, set[str]] = {}
@@ -66,7 +71,17 @@ class Schedule:
         return rank
 
     def _add(self, name: str) -> None:
-        bisect.insort(self._ready, (-self._rank[name], name))
+        bisect.insort(self._ready.setdefault(_wants(self.tasks[name]), []), (-self._rank[name], name))
+
+    def _remove(self, name: str) -> None:
+        """Take it from the ready ones, if it is one."""
+        wants, entry = _wants(self.tasks[name]), (-self._rank[name], name)
+        queue = self._ready.get(wants, [])
+        place = bisect.bisect_left(queue, entry)
+        if queue[place : place + 1] == [entry]:
+            del queue[place]
+            if not queue:
+                del self._ready[wants]
 
     @property
     def running(self) -> Mapping[str, str]:
@@ -87,23 +102,28 @@ class Schedule:
         loads = {node.name: self._load.setdefault(node.name, _Load()) for node in nodes}
         open_nodes = [node for node in nodes if not loads[node.name].closed and self._room(node, loads[node.name])]
         taken: list[tuple[Task, Node]] = []
-        for entry in list(self._ready):
-            if not open_nodes:
-                break
-            task = self.tasks[entry[1]]
+        heads = [(queue[0], wants, 0) for wants, queue in self._ready.items()]
+        heapq.heapify(heads)
+        while heads and open_nodes:
+            (_, name), wants, place = heapq.heappop(heads)
+            task = self.tasks[name]
             fitting = [node for node in open_nodes if _may(task, node)]
             able = [node for node in fitting if self._fits(task, node, loads[node.name])]
             if able:
                 node = min(able, key=lambda item: self._preference(task, item, loads[item.name]))
-                self._ready.remove(entry)
+                self._remove(name)
                 self._begin(task, node, loads[node.name])
                 taken.append((task, node))
             elif task.exclusive and fitting:
                 node = min(fitting, key=lambda item: (len(loads[item.name].tasks), item.name))
-            else:
+                place += 1
+            else:  # what wants the same finds no place either
                 continue
             if not able or not self._room(node, loads[node.name]):
                 open_nodes.remove(node)
+            queue = self._ready.get(wants, [])
+            if place < len(queue):
+                heapq.heappush(heads, (queue[place], wants, place))
         return taken
 
     def _preference(self, task: Task, node: Node, load: _Load) -> tuple[bool, float, str]:
@@ -145,9 +165,7 @@ class Schedule:
 
     def settle(self, name: str, *, well: bool) -> list[Task]:
         """A task is done with, without having run here; returns as `ended`."""
-        entry = (-self._rank[name], name)
-        if entry in self._ready:
-            self._ready.remove(entry)
+        self._remove(name)
         never: list[Task] = []
         for follower in self._behind[name]:
             if follower not in self._before:
@@ -172,12 +190,17 @@ class Schedule:
         self._add(name)
 
     def homeless(self, nodes: Sequence[Node]) -> list[Task]:
-        """Ready tasks that no node, busy or not, can ever do."""
-        return [
-            self.tasks[name]
-            for _, name in self._ready
-            if not any(_may(self.tasks[name], node) for node in nodes)
-        ]  # fmt: skip
+        """Ready tasks that no node, busy or not, can ever do; one that was lost does nothing more."""
+        there = [node for node in nodes if node.name not in self._load or not self._load[node.name].closed]
+        found: list[Task] = []
+        for queue in self._ready.values():
+            if not any(_may(self.tasks[queue[0][1]], node) for node in there):
+                found += [self.tasks[name] for _, name in queue]
+        return found
+
+
+def _wants(task: Task) -> Wants:
+    return task.machine or "", task.cpus, task.gpus, task.exclusive
 
 
 def share(task: Task, node: Node) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,6 +103,8 @@ class Drive:
                 self._begin(task, node)
             if self._schedule.running:
                 self._listen()
+            elif not self._schedule.finished:  # what is there is not known to be gone yet, or nothing had to be run
+                time.sleep(POLL_S)
         return self.outcomes
 
     def _begin(self, task: Task, node: Node) -> None:

@@ -35,13 +35,14 @@ class Journal:
     def __init__(self, store: Store, progress: Progress) -> None:
         self._store = store
         self._entries: dict[str, dict[str, Any]] = {}
+        self._paces: dict[tuple[str | None, ...], list[float]] = {}
         for path in sorted((store.root / FOLDER).glob("*.json")):
             try:
                 entry = records.load(path, KIND, SCHEMA)
             except ArtifactError as exc:
                 progress.warn(f"left out: {exc.message}")
                 continue
-            self._entries[entry["key"]] = entry
+            self._take(entry)
 
     def key(self, task: Task, made: Mapping[str, str]) -> str:
         """Sixteen hexadecimal digits of all that decides what comes of a task.
@@ -92,7 +93,7 @@ class Journal:
             "of": task.kind,
         }
         content |= {"units": units(task), "result": dict(result), "created": now()}
-        self._entries[key] = content
+        self._take(content)
         records.save(self._store.root / FOLDER / f"{slug}.{key}.json", KIND, SCHEMA, content)
 
     def estimate(self, task: Task) -> float | None:
@@ -100,24 +101,23 @@ class Journal:
 
         What was found or went on from records took no time worth knowing, and does not count.
         """
-        same = [entry for entry in self._entries.values() if entry["of"] == task.kind and _fresh(entry)]
-        closest: list[dict[str, Any]] = same
-        for name, value in (("machine", task.machine), ("group", task.group)):
-            closest = [entry for entry in closest if entry[name] == value] or closest
-        if not closest:
-            return None
-        each = [float(entry["result"]["seconds"]) / int(entry["units"]) for entry in closest]
-        return units(task) * statistics.median(each)
+        closest = (task.kind, task.machine, task.group), (task.kind, task.machine), (task.kind,)
+        known = next((self._paces[name] for name in closest if name in self._paces), None)
+        return None if known is None else units(task) * statistics.median(known)
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        self._entries[entry["key"]] = entry
+        if entry["result"]["state"] == "done":
+            pace = float(entry["result"]["seconds"]) / int(entry["units"])
+            kind, machine, group = entry["of"], entry["machine"], entry["group"]
+            for name in ((kind, machine, group), (kind, machine), (kind,)):
+                self._paces.setdefault(name, []).append(pace)
 
     def _trained(self, task: Task) -> list[str]:
         """Digests of the checkpoints of a model: newer ones make another export."""
         bare = task.group.rpartition("/")[2]
         found = [item for item in self._store.artifacts(bare) if item.manifest.format == "safetensors"]
         return sorted(item.manifest.files[0].sha256 for item in found)
-
-
-def _fresh(entry: Mapping[str, Any]) -> bool:
-    return bool(entry["result"]["state"] == "done")
 
 
 def _state(text: str) -> list[Any]:

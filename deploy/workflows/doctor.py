@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import shutil
 import subprocess
@@ -27,6 +28,20 @@ session = ort.InferenceSession(model.SerializeToString(), providers=[sys.argv[1]
 assert session.get_providers()[0] == sys.argv[1], "fell back to " + session.get_providers()[0]
 assert session.run(None, {"a": np.ones(4, np.float32)})[0].tolist() == [2.0] * 4
 """
+
+
+EXTRAS = (
+    ("timm models", "timm", "timm"),
+    ("the digits data set", "sklearn", "data", "scikit-learn"),
+    ("OpenVINO", "openvino", "openvino"),
+    ("the report", "plotly", "report"),
+    ("a sweep in a file", "yaml", "sweep", "pyyaml"),
+    ("a sweep on a cluster", "ray", "ray"),
+    ("the server", "uvicorn", "serve"),
+    ("signatures", "model_signing", "sign", "model-signing"),
+    ("MLPerf's load generator", "mlperf_loadgen", "loadgen", "mlcommons-loadgen"),
+)
+"""What is there for, its module, the extra that brings it, and the package where that has another name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,8 +94,7 @@ def doctor(artifacts: Path) -> DoctorReport:
         _gpu,
         lambda: _provider("ONNX Runtime on CUDA", "CUDAExecutionProvider", required=False),
         _tensorrt,
-        lambda: _optional("timm models", "timm", "timm"),
-        lambda: _optional("the digits data set", "sklearn", "data", "scikit-learn"),
+        *(functools.partial(_optional, *extra) for extra in EXTRAS),
         lambda: _store(artifacts),
         _space,
     )

@@ -168,7 +168,7 @@ def dry_run(
 
 
 def run_sweep(
-    spec: Spec,
+    sweep: Spec | Path,
     *,
     engine: str = "local",
     address: str = "auto",
@@ -184,7 +184,7 @@ def run_sweep(
     nothing else.
 
     Args:
-        spec: what was asked for.
+        sweep: what was asked for, or the YAML file that says it (see ``docs/sweeps.md``).
         engine: a file of `deploy.sweeps.engines`: ``local`` or ``ray``.
         address: of the cluster.
         jobs: tasks other than timings that may run at a time on this machine.
@@ -199,6 +199,7 @@ def run_sweep(
         StorageError: the disk refused.
     """
     began = time.perf_counter()
+    spec = read_sweep(sweep) if isinstance(sweep, Path) else sweep
     store = Store(artifacts or default_root())
     planned = _plan(spec, again)
     journal = Journal(store, progress)

@@ -187,6 +187,7 @@ def test_doctor_tries_everything(run: Run) -> None:
     assert done.code == 0, done.json
     states = {finding["name"]: finding["state"] for finding in done.json["findings"]}
     assert states["ONNX Runtime on CPU"] == "works" and states["torch"] == "works"
+    assert {"a sweep on a cluster", "the server", "OpenVINO"} <= set(states)
     assert done.json["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert "works" in run("doctor").out
 

@@ -39,6 +39,19 @@ def test_zoo_families(name: str) -> None:
         assert entry.summary and entry.paper and len(entry.stages) == len(entry.shapes)
 
 
+@pytest.mark.parametrize("name", registry.names("deploy.sweeps.engines"))
+def test_engines(name: str) -> None:
+    engine = registry.load("deploy.sweeps.engines", name)
+    assert engine.__doc__ and list(inspect.signature(engine.open_engine).parameters) == ["context"]
+
+
+@pytest.mark.parametrize("name", registry.names("deploy.packages"))
+def test_packages(name: str) -> None:
+    package = registry.load("deploy.packages", name)
+    assert package.__doc__ and callable(package.refuse)
+    assert list(inspect.signature(package.write).parameters) == ["folder", "contents", "options"]
+
+
 def test_an_unknown_plugin_is_named_with_its_nearest() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean onnxruntime"):
         registry.load("deploy.backends", "onnxruntimes", "backend")

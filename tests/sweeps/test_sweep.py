@@ -141,6 +141,19 @@ min_time: 0.02
     assert verify(store).problems == ()
 
 
+def test_engines_are_built_where_nothing_can_run_them(run: Run, artifacts: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'deploy-toolkit[rtx]'")
+    words = ("--backends", "onnxruntime,tensorrt", "--precision", "fp32,fp16", "--no-report", "--json")
+    ran = run("sweep", "lenet5", *QUICK, *words)
+    assert ran.code == 0, ran.err
+    states = _states(ran)
+    assert states["build lenet5 fp32"] == states["build lenet5 fp16"] == "done"
+    assert len(list(artifacts.glob("lenet5/*.engine"))) == 2
+    cells = _cells(ran)
+    assert cells["lenet5", "tensorrt", "fp16"]["why"] == "tensorrt does not run on cpu."
+    assert cells["lenet5", "onnxruntime", "fp16"]["state"] == "timed"
+
+
 def test_a_signal_ends_it_and_it_goes_on(artifacts: Path) -> None:
     words = [sys.executable, "-m", "deploy.cli.main", "--artifacts", str(artifacts), "sweep", "lenet5", "--no-report"]
     words += ["--backends", "onnxruntime", "--precision", "fp32,int8", "--calib", "digits", *map(str, QUICK), "--json"]

@@ -28,13 +28,14 @@ def _folder(token: str) -> Path:
 
 
 def do_there(
-    job: Job, work: Mapping[str, Any], places: Sequence[tuple[str, str, str]], blobs: Mapping[str, Any], token: str,
-    board: Any,
+    job: Job, name: str, work: Mapping[str, Any], places: Sequence[tuple[str, str, str]], blobs: Mapping[str, Any],
+    token: str, board: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Do a task on a node.
 
     Args:
         job: does it.
+        name: of the task.
         work: for ``job``.
         places: `STORE` or `WORK`, the path below it, and the digest of each file.
         blobs: references to contents, by digest; fetched where the node has not got them.
@@ -51,7 +52,7 @@ def do_there(
         told = dict(message)
         if "kept" in told:
             told["contents"] = {path: (folder / STORE / path).read_bytes() for path in told["kept"]}
-        board.say.remote(told)
+        board.say.remote(name, told)
 
     (folder / WORK).mkdir(parents=True, exist_ok=True)
     with _at(folder / WORK):
@@ -92,16 +93,16 @@ def clear(token: str) -> None:
 
 
 class Board:
-    """Holds what a running task says until it is fetched."""
+    """Holds what running tasks say until it is fetched."""
 
     def __init__(self) -> None:
-        self._said: list[dict[str, Any]] = []
+        self._said: list[tuple[str, dict[str, Any]]] = []
 
-    def say(self, message: dict[str, Any]) -> None:
-        """Hold a message."""
-        self._said.append(message)
+    def say(self, task: str, message: dict[str, Any]) -> None:
+        """Hold a message of a task."""
+        self._said.append((task, message))
 
-    def take(self) -> list[dict[str, Any]]:
-        """Messages since the last call."""
+    def take(self) -> list[tuple[str, dict[str, Any]]]:
+        """Tasks and messages since the last call."""
         said, self._said = self._said, []
         return said

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import signal
 import socket
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,8 @@ TOKEN_OF_KIND = 0.001
 """How much of a machine's resource a task asks for: the resource says what a node is, and is not used up."""
 PATIENCE_S = 10.0
 """Seconds in which a cluster must answer."""
+HELD_BYTES = 2 << 30
+"""Of files that are held in Ray's memory for nodes that may want them."""
 MOST_BYTES = 4 << 30
 """Of files outside the artifacts directory that are sent along."""
 LOST = (NodeDiedError, ObjectLostError, ActorDiedError, ActorUnschedulableError, TaskUnschedulableError)
@@ -59,7 +64,8 @@ class Ray:
         self._token = secrets.token_hex(4)
         try:
             _reach(context.address)
-            ray.init(address=context.address, log_to_driver=False, configure_logging=False)
+            with _own_signals():
+                ray.init(address=context.address, log_to_driver=False, configure_logging=False)
         except (OSError, RuntimeError, ValueError) as exc:
             raise UsageError(
                 f"there is no Ray cluster at {context.address!r}: {str(exc).splitlines()[0]}",
@@ -67,8 +73,10 @@ class Ray:
             ) from exc
         self._blobs: dict[str, Any] = {}
         self._digests: dict[tuple[str, int, int], str] = {}
-        self._running: dict[Any, tuple[Task, Node, Any]] = {}
-        self._home = ray.get_runtime_context().get_node_id()
+        self._sizes: dict[str, int] = {}
+        self._running: dict[Any, tuple[Task, Node]] = {}
+        home = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self._board: Any = ray.remote(Board).options(num_cpus=0, scheduling_strategy=home).remote()
 
     def nodes(self) -> Sequence[Node]:
         """Nodes that are alive and have processors."""
@@ -91,8 +99,8 @@ class Ray:
             *((WORK, path.as_posix(), self._digest(path)) for path in _bounded(files)),
         ]
         blobs = {digest: self._blobs[digest] for _, _, digest in places}
+        self._let_go()
         kinds = (self._context.machines[task.machine],) if task.machine else ()
-        board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=_at_node(self._home, soft=True)).remote()
         reference = (
             ray.remote(do_there)
             .options(
@@ -100,41 +108,45 @@ class Ray:
                 num_gpus=task.gpus,
                 resources=dict.fromkeys(kinds, TOKEN_OF_KIND),
                 max_retries=0,
-                scheduling_strategy=_at_node(node.name, soft=False),
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node.name, soft=False),
                 name=task.name,
             )
-            .remote(self._context.job, dict(task.work), places, blobs, self._token, board)
+            .remote(self._context.job, task.name, dict(task.work), places, blobs, self._token, self._board)
         )
-        self._running[reference] = (task, node, board)
+        self._running[reference] = (task, node)
 
     def _digest(self, path: Path) -> str:
-        """Of a file's content, whose bytes are put where every node can fetch them, once."""
+        """Of a file's content, whose bytes are put where every node can fetch them."""
         found = path.stat()
         key = (str(path), found.st_size, found.st_mtime_ns)
-        if key not in self._digests:
+        digest = self._digests.get(key)
+        if digest is None or digest not in self._blobs:
             content = path.read_bytes()
-            digest = hashlib.sha256(content).hexdigest()
+            digest = self._digests[key] = hashlib.sha256(content).hexdigest()
             if digest not in self._blobs:
                 self._blobs[digest] = ray.put(content)
-            self._digests[key] = digest
-        return self._digests[key]
+                self._sizes[digest] = len(content)
+        self._blobs[digest] = self._blobs.pop(digest)  # the last that was wanted is the last to go
+        return digest
+
+    def _let_go(self) -> None:
+        """Contents that were not wanted for long: tasks that run hold theirs, and a node that has one keeps it."""
+        while sum(self._sizes[digest] for digest in self._blobs) > HELD_BYTES and len(self._blobs) > 1:
+            del self._blobs[next(iter(self._blobs))]
 
     def poll(self, timeout_s: float) -> Sequence[Said | Ended]:
         """What happened; results are in the artifacts directory here when their end is told."""
         done, _ = ray.wait(list(self._running), timeout=timeout_s, num_returns=len(self._running))
-        events: list[Said | Ended] = []
-        for task, _, board in self._running.values():
-            events += self._said(task, board)
-        return [*events, *(self._ended(reference) for reference in done)]
+        return [*self._said(), *(self._ended(reference) for reference in done)]
 
-    def _said(self, task: Task, board: Any) -> list[Said]:
+    def _said(self) -> list[Said]:
         try:
-            messages: list[dict[str, Any]] = ray.get(board.take.remote(), timeout=5)
-        except (RayError, GetTimeoutError):  # what it said is lost with its node; its end will be told
+            messages: list[tuple[str, dict[str, Any]]] = ray.get(self._board.take.remote(), timeout=PATIENCE_S)
+        except (RayError, GetTimeoutError):  # no more is told than how tasks end
             return []
-        for message in messages:
+        for _, message in messages:
             self._bring(message.pop("contents", {}))
-        return [Said(task=task.name, message=message) for message in messages]
+        return [Said(task=task, message=message) for task, message in messages]
 
     def _bring(self, contents: Mapping[str, bytes]) -> None:
         """Write files that came from a node, manifests last."""
@@ -142,8 +154,7 @@ class Ray:
             write_file(self._context.root / path, content)
 
     def _ended(self, reference: Any) -> Ended:
-        task, node, board = self._running.pop(reference)
-        ray.kill(board)
+        task, node = self._running.pop(reference)
         try:
             found = ray.get(reference)
         except LOST as exc:
@@ -165,7 +176,9 @@ class Ray:
             ray.cancel(reference, force=True)
         leave = ray.remote(clear)
         cleared = [
-            leave.options(num_cpus=0, scheduling_strategy=_at_node(node.name, soft=False)).remote(self._token)
+            leave.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.name, soft=False)).remote(
+                self._token
+            )
             for node in self.nodes()
         ]
         ray.wait(cleared, num_returns=len(cleared), timeout=10) if cleared else None
@@ -183,8 +196,14 @@ def _reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE_S).close()
 
 
-def _at_node(name: str, *, soft: bool) -> NodeAffinitySchedulingStrategy:
-    return NodeAffinitySchedulingStrategy(name, soft=soft)
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray puts a handler of its own in the place of ours, which undoes what is half done."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if main and before is not None:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _bounded(files: Files) -> Sequence[Path]:
