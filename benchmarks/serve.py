@@ -219,7 +219,7 @@ class _Load:
             RuntimeError: an answer was not 200.
         """
         paced = ["--rps", f"{rate / connections:.3f}"] if rate else []
-        lines = self._answers(samples, connections, [*paced, "-D", f"{self._seconds + WARM_S:g}"])
+        lines = self._answers(samples, connections, [*paced, "-D", str(math.ceil(self._seconds + WARM_S))])
         return self._told(samples, lines[lines[:, 0] >= lines[:, 0].min() + 1e6 * WARM_S])
 
     def evenly(self, rate: float) -> dict[str, float]:
