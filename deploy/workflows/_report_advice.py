@@ -49,6 +49,7 @@ def _setting(row: Plain) -> tuple[Any, ...]:
         row["batch"],
         row["threads"],
         row["device"],
+        machine.get("kind", ""),
         machine.get("cpu"),
         machine.get("cores"),
         str(row["sizes"]),
@@ -131,7 +132,8 @@ def what(row: Plain) -> str:
 def _where(row: Plain) -> str:
     threads = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
     device = row["machine"].get("cpu", "this machine") if row["device"] == "cpu" else "CUDA"
-    return f"{device}, {threads}, batch {row['batch']}"
+    kind = f"{row['machine']['kind']}: " if row["machine"].get("kind") else ""
+    return f"{kind}{device}, {threads}, batch {row['batch']}"
 
 
 def _time(row: Plain) -> str:

@@ -85,6 +85,7 @@ class Drive:
         self._tries: dict[str, int] = {}
         self._nodes: dict[str, Node] = {}
         self._kept: dict[str, list[str]] = {}
+        self._heard: set[tuple[str, str]] = set()
         self.outcomes: dict[str, TaskOutcome] = {}
 
     def run(self) -> dict[str, TaskOutcome]:
@@ -130,8 +131,15 @@ class Drive:
                 continue
             self._kept.setdefault(task.name, []).extend(event.message.get("kept", ()))
             for kind in (DOING, "note", "warn"):
-                if kind in event.message:
+                if kind in event.message and (kind == DOING or self._new(task, event.message[kind])):
                     self._watch(task, kind, event.message[kind])
+
+    def _new(self, task: Task, text: str) -> bool:
+        """Whether no task of the model has said it."""
+        said = (task.group, text)
+        fresh = said not in self._heard
+        self._heard.add(said)
+        return fresh
 
     def _ended(self, task: Task, event: Ended) -> None:
         node = self._nodes[event.node]

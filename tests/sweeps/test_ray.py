@@ -67,6 +67,8 @@ def test_every_kind_of_machine_and_nothing_moved_twice(cluster: Any, trained: Pa
     text = (page.folder / "report.md").read_text()
     assert "## Machines side by side" in text and "left: latency | left: faster | right: latency" in text
     assert 'colspan="2">left</th>' in page.page.read_text()
+    advised = {item["where"].partition(":")[0] for item in page.document["advice"]}
+    assert advised == {LEFT, RIGHT}, "what is fastest is told for each kind of machine"
     speedups = [row for row in page.document["rows"] if row["backend"] == "onnxruntime"]
     assert all(row["speedup"] for row in speedups), "against PyTorch on the same kind of machine"
 
