@@ -75,7 +75,7 @@ def make_probes(
     base = {symbol: sizes.get(symbol, 2) for symbol in dynamic}
     probes: list[Probe] = []
     floats = [spec for spec in inputs if spec.dtype.startswith("float")]
-    free = any(spec.bounds is None for spec in floats)
+    free = can_mirror(inputs)
     special = {"large": "large", "zeros": "constant"} if floats else {}
 
     def add(kinds: Sequence[str], at: Mapping[str, int]) -> None:
@@ -107,9 +107,18 @@ def make_probes(
     return probes
 
 
+def can_mirror(inputs: Sequence[TensorSpec]) -> bool:
+    """Whether an input may be any float, and so negative."""
+    return bool(_signed(inputs))
+
+
+def _signed(inputs: Sequence[TensorSpec]) -> set[str]:
+    return {spec.name for spec in inputs if spec.dtype.startswith("float") and spec.bounds is None}
+
+
 def _mirrored(probe: Probe, inputs: Sequence[TensorSpec]) -> Probe:
     """The negatives of its floats that may be negative."""
-    signed = {spec.name for spec in inputs if spec.dtype.startswith("float") and spec.bounds is None}
+    signed = _signed(inputs)
     feeds = {name: -value if name in signed else value for name, value in probe.feeds.items()}
     return dataclasses.replace(probe, label=f"negative {probe.label}", feeds=feeds)
 

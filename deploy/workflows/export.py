@@ -18,6 +18,7 @@ from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec, symbols
 from deploy.models.request import ModelRequest
+from deploy.parity.probes import can_mirror
 from deploy.parity.verdict import ParityReport
 from deploy.workflows._model import open_model
 from deploy.workflows._proof import prove
@@ -203,23 +204,25 @@ def _first_that_holds(
             reason = exc.message
         else:
             if parity.verdict != "fail" or last:
-                return made, _with_decisions(parity, made, job.progress), notes
+                return made, _with_decisions(parity, made, job), notes
             reason = parity.reasons[0]
         notes.append(f"{name}: the graph did not hold ({reason}). Trying {order[index + 1]}.")
         job.progress.note(notes[-1])
     raise AssertionError("unreachable: the last strategy returns or raises")
 
 
-def _with_decisions(parity: ParityReport, made: Exported, progress: Progress) -> ParityReport:
+def _with_decisions(parity: ParityReport, made: Exported, job: _Job) -> ParityReport:
     """Say, in the evidence too, that tracing took one way where the model can take several."""
     if not made.decided:
         return parity
     more = f" and {len(made.decided) - 1} more places" if len(made.decided) > 1 else ""
     note = (
         f"the trace took one way by what it saw at {made.decided[0]}{more}; the graph has no other: "
-        "parity is shown for the way that the probes take, negatives among them"
+        "parity is shown for the ways that the probes take"
     )
-    progress.warn(f"{note}.")
+    if can_mirror(job.inputs):
+        note += ", their negatives among them"
+    job.progress.warn(f"{note}.")
     return dataclasses.replace(parity, notes=(*parity.notes, note))
 
 
