@@ -89,18 +89,23 @@ def sweep_figures() -> list[str]:
         overhead, ratio = result["overhead"], result["over_by_hand"]
         low, high = (100 * end for end in overhead["interval"])
         lines.append(
-            "| `deploy sweep` beyond the sum of its tasks, one machine; its time over the same commands by hand | "
+            f"| `deploy sweep` beyond the sum of its tasks, one machine, {len(result['rounds'])} rounds; its time over "
+            "the same commands by hand | "
             f"{100 * overhead['median']:.1f} % ({low:.1f} to {high:.1f}); {ratio['median']:.2f} × "
             f"({ratio['interval'][0]:.2f} to {ratio['interval'][1]:.2f}) | ≤ 5 % | `benchmarks.sweep` |"
         )
     if result := load("sweep_simulation"):
         rows = [row for row in result["rows"] if row["order"] == "longest way first"]
-        told = " · ".join(f"{row['nodes']} nodes {row['over_bound']['median']:.3f} ×" for row in rows)
+        told = " · ".join(f"{row['nodes']} {_nodes(row)} {row['over_bound']['median']:.3f} ×" for row in rows)
         lines.append(
             f"| a sweep of {result['models']:,} models, simulated: its time over the lower bound | {told} | | "
             "`benchmarks.sweep_simulation` |"
         )
     return lines
+
+
+def _nodes(row: dict[str, Any]) -> str:
+    return "node" if row["nodes"] == 1 else "nodes"
 
 
 def scaling_tables() -> str:

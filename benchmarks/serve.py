@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks._common import deploy, interval, write
+from deploy.workflows.serve import SWITCH_S
 
 CORE, GENERATOR = "0", "1"
 LAYOUTS = {"one core": CORE, "a core beside it": f"{CORE},{GENERATOR}"}
@@ -53,6 +54,13 @@ SETTLING_US = 500_000
 """Answers to requests that were sent so soon after the last connection of an open loop do not count."""
 TARGETS = {"share": 0.8, "p99_over_single": 3.0}
 TENSOR = "input"
+SERVER = """
+import sys
+from deploy.workflows import serve
+serve.SWITCH_S = float(sys.argv.pop(1))
+from deploy.cli.main import main
+main()
+"""
 BARE = """
 import json, sys, time, numpy as np, onnxruntime as ort
 options = ort.SessionOptions()
@@ -124,7 +132,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = options.work or Path(folder)
         for file in files:
-            _make(work, file)
+            make(work, file)
         rows: dict[str, list[dict[str, Any]]] = {file.name: [] for file in files}
         order = random.Random(0)
         for number in range(options.rounds):
@@ -145,7 +153,8 @@ def main() -> None:
         write("serve", result)
 
 
-def _make(work: Path, file: File) -> None:
+def make(work: Path, file: File) -> None:
+    """What is served, unless it is there."""
     if (work / "artifacts" / file.path).exists():
         return
     work.mkdir(exist_ok=True)
@@ -164,8 +173,8 @@ def _round(work: Path, file: File, seconds: float, order: random.Random) -> dict
         if case == "bare":
             found[case] = _bare(work / "artifacts" / file.path, file.sample, seconds / 2)
             continue
-        with _server(work, file, LAYOUTS[case]) as url:
-            load = _Load(work, url, file.sample, seconds)
+        with serving(work, file, LAYOUTS[case]) as url:
+            load = Load(work, url, file.sample, seconds)
             loops = {
                 f"{samples}x{connections}": load.run(samples, connections)
                 for samples, connections in CLOSED
@@ -185,9 +194,10 @@ def _bare(path: Path, sample: tuple[int, ...], seconds: float) -> dict[str, Any]
 
 
 @contextmanager
-def _server(work: Path, file: File, cores: str) -> Iterator[str]:
+def serving(work: Path, file: File, cores: str, *, switch_s: float = SWITCH_S) -> Iterator[str]:
+    """The address of a server of one file on these cores, whose threads take turns so long."""
     command = [
-        *("taskset", "-c", cores, sys.executable, "-m", "deploy.cli.main", "--artifacts", str(work / "artifacts")),
+        *("taskset", "-c", cores, sys.executable, "-c", SERVER, str(switch_s), "--artifacts", str(work / "artifacts")),
         *("serve", file.path.split("/")[0], "--artifact", str(work / "artifacts" / file.path), "--allow-untrained"),
         *("--no-page", "--port", "0", "--json", "--threads", "1", "--max-batch", "128", "--queue", "20000"),
     ]
@@ -206,7 +216,7 @@ def _server(work: Path, file: File, cores: str) -> Iterator[str]:
         process.wait()
 
 
-class _Load:
+class Load:
     """Requests to one server."""
 
     def __init__(self, work: Path, url: str, sample: tuple[int, ...], seconds: float) -> None:
@@ -278,23 +288,24 @@ def _body(shape: tuple[int, ...]) -> tuple[int, bytes]:
 def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians over rounds, with intervals; every ratio is of one round."""
     bare = [max(row["samples_per_s"] for row in found["bare"].values()) for found in rounds]
-    summary: dict[str, Any] = {"bare_samples_per_s": _told(bare)}
-    summary["bare_p50_s"] = _told([found["bare"]["1"]["p50_s"] for found in rounds])
+    summary: dict[str, Any] = {"bare_samples_per_s": told(bare)}
+    summary["bare_p50_s"] = told([found["bare"]["1"]["p50_s"] for found in rounds])
     for layout in LAYOUTS:
         served = [found[layout] for found in rounds]
         rows: dict[str, Any] = {}
         for case in served[0]:
-            rows[case] = {key: _told([row[case][key] for row in served]) for key in served[0][case]}
+            rows[case] = {key: told([row[case][key] for row in served]) for key in served[0][case]}
             if "half" not in case:
                 shares = [row[case]["samples_per_s"] / best for row, best in zip(served, bare, strict=True)]
-                rows[case]["share"] = _told(shares)
+                rows[case]["share"] = told(shares)
         for half in (case for case in served[0] if "half" in case):
-            rows[half]["p99_over_single"] = _told([row[half]["p99_s"] / row["1x1"]["p50_s"] for row in served])
+            rows[half]["p99_over_single"] = told([row[half]["p99_s"] / row["1x1"]["p50_s"] for row in served])
         summary[layout] = rows
     return summary
 
 
-def _told(values: list[float]) -> dict[str, Any]:
+def told(values: list[float]) -> dict[str, Any]:
+    """The median over rounds, with its interval."""
     return {"median": statistics.median(values), "interval": interval(values)}
 
 

@@ -19,20 +19,6 @@ if TYPE_CHECKING:
     from deploy.workflows._sweep_drive import Watch
 
 FILES = (".yaml", ".yml")
-MATRIX = (
-    "precisions",
-    "backends",
-    "batches",
-    "threads",
-    "calib",
-    "samples",
-    "data",
-    "repetitions",
-    "min_time",
-    "seed",
-    "baseline",
-)
-"""Options that a file says itself."""
 
 
 @click.command(
@@ -121,12 +107,11 @@ def command(
 
 
 def _spec(what: tuple[str, ...], given: dict[str, Any]) -> Spec:
-    from deploy.sweeps.spec import parse
-    from deploy.workflows.sweep import backends, read_sweep
+    from deploy.workflows.sweep import parse_sweep, read_sweep
 
     files = [item for item in what if Path(item).suffix in FILES]
     if not files:
-        return parse({"models": list(what), **given}, backends())
+        return parse_sweep({"models": list(what), **given})
     if len(what) > 1:
         raise click.UsageError(f"{files[0]} is a whole sweep: models beside it belong in it.")
     if given:

@@ -181,6 +181,11 @@ class Artifact:
             raise ArtifactError(f"{beside}: the manifest is of {manifest.files[0].file!r}.")
         return cls(path=path, manifest=manifest)
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All files of it, the manifest last."""
+        return *(self.path.with_name(item.file) for item in self.manifest.files), manifest_path(self.path)
+
     def verify(self) -> None:
         """Hold every payload file against its digest.
 

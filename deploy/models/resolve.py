@@ -31,7 +31,7 @@ def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
         ModelError: it cannot be built.
         WeightsError: its weights cannot be had, do not fit, or are not finite.
     """
-    request = _checkpoint_as_weights(request)
+    request = checkpoint_as_weights(request)
     path = Path(request.name)
     if path.suffix == ".onnx":
         raise UsageError(
@@ -65,7 +65,7 @@ def _source(name: str) -> ModuleType:
         raise MissingPackageError(exc.name or name, f"{name}/ models", f"deploy-toolkit[{name}]") from exc
 
 
-def _checkpoint_as_weights(request: ModelRequest) -> ModelRequest:
+def checkpoint_as_weights(request: ModelRequest) -> ModelRequest:
     """``deploy export model.safetensors --arch resnet18`` is ``deploy export resnet18 --weights model.safetensors``."""
     path = Path(request.name)
     is_checkpoint = request.name.endswith(CHECKPOINTS) and ":" not in request.name

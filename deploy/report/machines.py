@@ -45,17 +45,23 @@ def side_by_side(rows: Sequence[Plain], machines: Sequence[Plain]) -> Side | Non
         machines: of the report.
     """
     names = [str(item["machine"].get("kind") or f"machine {place + 1}") for place, item in enumerate(machines)]
-    kinds = tuple(dict.fromkeys(names[row["machine"]] for row in rows))
+    kinds = tuple(sorted({names[row["machine"]] for row in rows}))
     if len(kinds) < 2:
         return None
-    lines: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {}
+    lines: dict[tuple[str, ...], list[dict[str, tuple[str, ...]]]] = {}
     for row in rows:
-        lines.setdefault(_what(row), {})[names[row["machine"]]] = _cells(row)
+        kind, same = names[row["machine"]], lines.setdefault(_what(row), [])
+        line = next((cells for cells in same if kind not in cells), None)
+        if line is None:  # another device, size or rate on the same machine: a line of its own
+            same.append(line := {})
+        line[kind] = _cells(row)
     nothing = (UNKNOWN,) * len(HEADS)
     return Side(
         machines=kinds,
         lines=tuple(
-            Line(what=what, cells=tuple(cells.get(kind, nothing) for kind in kinds)) for what, cells in lines.items()
+            Line(what=what, cells=tuple(cells.get(kind, nothing) for kind in kinds))
+            for what, same in lines.items()
+            for cells in same
         ),
     )
 

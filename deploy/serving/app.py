@@ -85,7 +85,7 @@ class Service:
         return self._guarded(Starlette(routes=[*own, *more], exception_handlers=handlers))
 
     def _guarded(self, inner: ASGIApp) -> ASGIApp:
-        """Hosts are looked at first; requests to infer go straight to their handler, and a fifth more are answered."""
+        """Hosts are looked at first; requests to infer go straight to their handler, past the framework's routes."""
         hosts = {name.encode() for name in self._bounds.hosts}
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:

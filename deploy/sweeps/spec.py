@@ -178,8 +178,7 @@ def _known(place: Place, value: Any, kind: type) -> dict[str, Any]:
     names = [item.name for item in fields(kind)]
     for key in value:
         if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
-            raise SpecError((*place, key), "unknown." + (f" Did you mean {near[0]}?" if near else ""))
+            raise SpecError((*place, key), f"unknown.{_meant(key, names)}")
     return {name: item for name, item in value.items() if item is not None}
 
 
@@ -247,10 +246,13 @@ def _options(place: Place, value: Any) -> dict[str, str]:
 
 def _one_of(place: Place, value: Any, known: Collection[str]) -> str:
     if value not in known:
-        near = difflib.get_close_matches(str(value), known, n=1)
-        asked = f" Did you mean {near[0]}?" if near else ""
-        raise SpecError(place, f"{value!r} is not one of {', '.join(known)}.{asked}")
+        raise SpecError(place, f"{value!r} is not one of {', '.join(known)}.{_meant(value, known)}")
     return str(value)
+
+
+def _meant(value: Any, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(str(value), known, n=1)
+    return f" Did you mean {near[0]}?" if near else ""
 
 
 def _distinct(place: Place, values: Sequence[Any], why: str) -> None:

@@ -127,7 +127,7 @@ class Context:
             `deploy.sweeps.engines.local`.
         job: does a task in this process, for engines that have processes of their own.
         files: what a task reads.
-        machines: kinds of machines by the resource that their nodes carry.
+        machines: the resource that nodes carry, by kind of machine.
         jobs: tasks that are not timings may run at a time on this machine.
         address: of the cluster.
     """

@@ -63,17 +63,7 @@ class GraphChild:
             BackendCrashedError: the process died.
         """
         self._call({"do": "collect", "samples": samples})
-        sent = 0
-        for batch in feeds:  # the next is read while the process is busy with this one
-            if sent:
-                self._answer()
-                advance(sent, samples)
-            self._child.send({"do": "observe"}, batch)
-            sent += len(next(iter(batch.values())))
-        if sent:
-            self._answer()
-            advance(sent, samples)
-        return unpack(*self._call({"do": "observed"}))
+        return unpack(*self._over(feeds, lambda done: advance(done, samples)))
 
     def layer_noise(self, quantised: onnx.ModelProto, feeds: Iterable[Feeds]) -> list[LayerNoise]:
         """`calibration.layers.layer_noise` of the prepared graph and one that was made from it.
@@ -83,13 +73,27 @@ class GraphChild:
             BackendCrashedError: the process died.
         """
         self._call({"do": "compare"}, {GRAPH: np.frombuffer(quantised.SerializeToString(), np.uint8)})
-        for batch in feeds:
-            self._call({"do": "measure"}, batch)
-        reply, arrays = self._call({"do": "measured"})
+        reply, arrays = self._over(feeds)
         return [
             LayerNoise(layer=layer, operator=operator, tensor=tensor, sqnr_db=float(value))
             for (layer, operator, tensor), value in zip(reply["layers"], arrays["sqnr_db"], strict=True)
         ]
+
+    def _over(
+        self, feeds: Iterable[Feeds], advance: Callable[[int], None] = lambda done: None
+    ) -> tuple[dict[str, Any], Fetches]:
+        """Send every batch, the next of which is read while the process is busy with one; what came of them."""
+        sent = 0
+        for batch in feeds:
+            if sent:
+                self._answer()
+                advance(sent)
+            self._child.send({"do": "add"}, batch)
+            sent += len(next(iter(batch.values())))
+        if sent:
+            self._answer()
+            advance(sent)
+        return self._call({"do": "finish"})
 
     def _call(self, request: dict[str, Any], arrays: Feeds | None = None) -> tuple[dict[str, Any], Fetches]:
         self._child.send(request, arrays)

@@ -16,60 +16,50 @@ from deploy.core.errors import ArtifactError, DataError
 from deploy.core.runner import Fetches
 from deploy.workflows._quantize_child import GRAPH, REFUSED
 
+Answered = tuple[dict[str, Any], Fetches]
+
 
 class Worker:
-    """Answers one request after the other."""
+    """Answers one request after the other: a graph is prepared, then one thing at a time is made of batches."""
 
     def __init__(self) -> None:
         self._graph = onnx.ModelProto()
-        self._collector: calibration.Collector | None = None
-        self._meter: NoiseMeter | None = None
+        self._running: calibration.Collector | NoiseMeter | None = None
 
-    def answer(self, request: dict[str, Any], arrays: Fetches) -> tuple[dict[str, Any], Fetches]:
+    def answer(self, request: dict[str, Any], arrays: Fetches) -> Answered:
         """Do what is asked; what is wrong with the file or the data is told as such."""
         try:
-            found: tuple[dict[str, Any], Fetches] = getattr(self, f"_{request['do']}")(request, arrays)
+            found: Answered = getattr(self, f"_{request['do']}")(request, arrays)
         except (ArtifactError, DataError) as exc:
             return {REFUSED: [type(exc).__name__, exc.message, exc.hint]}, {}
         return found
 
-    def _prepare(self, request: dict[str, Any], arrays: Fetches) -> tuple[dict[str, Any], Fetches]:
+    def _prepare(self, request: dict[str, Any], arrays: Fetches) -> Answered:
         self._graph = calibration.prepare(Path(request["path"]))
         return {}, {GRAPH: np.frombuffer(self._graph.SerializeToString(), np.uint8)}
 
-    def _collect(self, request: dict[str, Any], arrays: Fetches) -> tuple[dict[str, Any], Fetches]:
-        self._collector = calibration.Collector(self._graph, samples=request["samples"])
+    def _collect(self, request: dict[str, Any], arrays: Fetches) -> Answered:
+        self._running = calibration.Collector(self._graph, samples=request["samples"])
         return {}, {}
 
-    def _observe(self, request: dict[str, Any], arrays: Fetches) -> tuple[dict[str, Any], Fetches]:
-        assert self._collector is not None
-        self._collector.add(arrays)
+    def _compare(self, request: dict[str, Any], arrays: Fetches) -> Answered:
+        self._running = NoiseMeter(self._graph, onnx.load_model_from_string(arrays[GRAPH].tobytes()))
         return {}, {}
 
-    def _observed(self, request: dict[str, Any], arrays: Fetches) -> tuple[dict[str, Any], Fetches]:
-        assert self._collector is not None
-        found = self._collector.finish()
-        self._collector.close()
-        self._collector = None
-        return pack(found)
-
-    def _compare(self, request: dict[str, Any], arrays: Fetches) -> tuple[dict[str, Any], Fetches]:
-        quantised = onnx.load_model_from_string(arrays[GRAPH].tobytes())
-        self._meter = NoiseMeter(self._graph, quantised)
+    def _add(self, request: dict[str, Any], arrays: Fetches) -> Answered:
+        if self._running is not None:
+            self._running.add(arrays)
         return {}, {}
 
-    def _measure(self, request: dict[str, Any], arrays: Fetches) -> tuple[dict[str, Any], Fetches]:
-        assert self._meter is not None
-        self._meter.add(arrays)
-        return {}, {}
-
-    def _measured(self, request: dict[str, Any], arrays: Fetches) -> tuple[dict[str, Any], Fetches]:
-        assert self._meter is not None
-        found = self._meter.finish()
-        self._meter = None
-        return {"layers": [[item.layer, item.operator, item.tensor] for item in found]}, {
-            "sqnr_db": np.asarray([item.sqnr_db for item in found], np.float64)
-        }
+    def _finish(self, request: dict[str, Any], arrays: Fetches) -> Answered:
+        running, self._running = self._running, None
+        if isinstance(running, calibration.Collector):
+            found = running.finish()
+            running.close()
+            return pack(found)
+        layers = running.finish() if running is not None else []
+        named = [[item.layer, item.operator, item.tensor] for item in layers]
+        return {"layers": named}, {"sqnr_db": np.asarray([item.sqnr_db for item in layers], np.float64)}
 
 
 if __name__ == "__main__":

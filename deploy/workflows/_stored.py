@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from deploy.core.artifact import Artifact
+from deploy.core.artifact import Artifact, Manifest
 from deploy.core.errors import ArtifactError
 from deploy.core.progress import Progress
 from deploy.core.store import Store
@@ -13,6 +13,11 @@ from deploy.support.engine_file import FORMAT as ENGINE
 
 EXPORTS = ("fp32", "fp16")
 """Precisions that `deploy export` gives; what was converted later for a target is no export."""
+
+
+def names_of(manifest: Manifest) -> tuple[str, str, str]:
+    """What the model of an artifact is called: in full, as a folder, and without its source."""
+    return manifest.model, manifest.slug, manifest.model.partition("/")[2]
 
 
 def newest_export(
@@ -25,7 +30,7 @@ def newest_export(
     """
     for artifact in store.artifacts():
         manifest = artifact.manifest
-        named = name in (None, manifest.model, manifest.slug, manifest.model.partition("/")[2])
+        named = name is None or name in names_of(manifest)
         if named and manifest.format == "onnx" and manifest.precision in precisions and manifest.target is None:
             progress.note(f"taking {artifact.path}, the newest export")
             return artifact
@@ -47,8 +52,7 @@ def newest_of_each(store: Store, name: str) -> list[Artifact]:
     newest: dict[tuple[str, str, str | None], Artifact] = {}
     for artifact in store.artifacts():
         manifest = artifact.manifest
-        names = (manifest.model, manifest.slug, manifest.model.partition("/")[2])
         runs = manifest.format == "onnx" and (manifest.precision == "int8" or manifest.target is None)
-        if name in names and (runs or manifest.format == ENGINE):
+        if name in names_of(manifest) and (runs or manifest.format == ENGINE):
             newest.setdefault((manifest.format, manifest.precision, manifest.target), artifact)
     return list(newest.values())

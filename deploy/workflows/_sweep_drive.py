@@ -114,7 +114,8 @@ class Drive:
             before = self.outcomes[name].result
             made |= before.get("made", {})
         self._keys[task.name] = self._journal.key(task, made)
-        result = None if self._again else self._journal.find(self._keys[task.name])
+        kept = not self._again and self._journal.tells(task)
+        result = self._journal.find(self._keys[task.name]) if kept else None
         if result is not None:
             self._end(TaskOutcome(task=task, state="kept", result=result), node)
             return

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deploy.core.artifact import Artifact, manifest_path
+from deploy.core.artifact import Artifact, sha256
 from deploy.core.environment import machine, version
 from deploy.core.errors import DeployError, MissingPackageError, ParityError
 from deploy.core.progress import Progress
@@ -16,6 +16,7 @@ from deploy.core.store import Store
 from deploy.models.request import ModelRequest
 from deploy.sweeps.task import Say, Work
 from deploy.workflows._stored import newest_of_each
+from deploy.workflows._sweep_files import is_own
 
 SECONDS_BETWEEN = 0.5
 """How far a task is, is told no more often."""
@@ -73,9 +74,8 @@ def do_task(work: Work, root: Path, say: Say) -> dict[str, Any]:
     try:
         own = version("deploy-toolkit")
         if work["deploy"] != own:
-            raise DeployError(
-                f"deploy-toolkit is {own} there, and {work['deploy']} here.", "install the same everywhere"
-            )
+            text = f"deploy-toolkit is {own} where this ran, and {work['deploy']} where the sweep was begun."
+            raise DeployError(text, "install the same everywhere")
         found = {"state": "done", **KINDS[work["kind"]](work, Store(root), Teller(say))}
     except DeployError as exc:
         hint = f" ({exc.hint})" if exc.hint else ""
@@ -114,16 +114,23 @@ def _present(work: Work, store: Store, precision: str, target: str | None) -> Ar
 
 
 def _is_of(artifact: Artifact, request: ModelRequest, store: Store) -> bool:
-    """Whether an export is of what is asked for: all that was given is as it was, and no newer weights lie there."""
+    """Whether an export is of what is asked for: everything that was given is as it was, the very weights included.
+
+    Of a user's own code and programs that cannot be told without running them.
+    """
+    from deploy.models.resolve import checkpoint_as_weights
     from deploy.workflows._model import request_of, trained_checkpoint
 
-    then = request_of(artifact)
-    same = (request.options.items() <= then.options.items(), request.inputs == then.inputs, request.seed == then.seed)
-    if request.weights != "auto":
-        return all(same) and request.weights == then.weights
-    checkpoint = trained_checkpoint(request, store)
-    fresh = checkpoint is None or checkpoint.manifest.files[0].sha256 == artifact.manifest.weights.sha256
-    return all(same) and fresh
+    asked, then = checkpoint_as_weights(request), request_of(artifact)
+    same = (asked.options.items() <= then.options.items(), asked.inputs == then.inputs, asked.seed == then.seed)
+    if not all(same) or is_own(asked.name):
+        return False
+    digest = artifact.manifest.weights.sha256
+    if asked.weights == "auto" and (checkpoint := trained_checkpoint(asked, store)) is not None:
+        return checkpoint.manifest.files[0].sha256 == digest
+    if Path(asked.weights).is_file():
+        return sha256(Path(asked.weights)) == digest
+    return asked.weights == then.weights
 
 
 def _float_export(work: Work, store: Store) -> Artifact:
@@ -177,8 +184,7 @@ def _evaluate(work: Work, store: Store, progress: Teller) -> Outcome:
     report = evaluate_models((work["model"],), data=work["data"], artifacts=store.root, progress=progress)
     slugs = {row.slug for row in report.rows}
     files = [path for slug in slugs for path in (store.folder(slug) / "evaluation").glob("*.json")]
-    rows = [row.to_dict() for row in report.rows]
-    told = {"verdict": report.verdict, "rows": rows, "made": {}, "files": _below(files, store)}
+    told = {"verdict": report.verdict, "made": {}, "files": _below(files, store)}
     if report.verdict == "fail":
         reasons = [
             f"{row.file.name if row.file else row.model}: {row.note}" for row in report.rows if row.verdict == "fail"
@@ -212,9 +218,11 @@ def _bench(work: Work, store: Store, progress: Teller) -> Outcome:
     for item in absent:
         save_absent(store.root, item)
     saved: dict[str, int] = {}
+    resumed: list[bool] = []
 
     def listen(rows: Sequence[Row]) -> None:
         """What was timed so far is kept, whatever becomes of this machine."""
+        resumed[:] = resumed or [any(row.record.repetitions for row in rows)]
         fresh = [row.record for row in rows if saved.get(row.record.cell.key) != len(row.record.repetitions)]
         saved.update({record.cell.key: len(record.repetitions) for record in fresh})
         paths = [record_path(store.root, record.cell) for record in fresh if record.repetitions]
@@ -247,6 +255,7 @@ def _bench(work: Work, store: Store, progress: Teller) -> Outcome:
         "records": [[row.record.cell.backend, row.record.cell.precision, row.record.cell.batch,
                      *_below([record_path(store.root, row.record.cell)], store)] for row in rows],
         "absent": [item.to_dict() for item in absent],
+        "resumed": any(resumed),
         "made": {},
     }  # fmt: skip
     files = [record_path(store.root, row.record.cell) for row in rows] + [
@@ -262,13 +271,8 @@ def _known_as(work: Work, store: Store) -> ModelRequest:
 
 
 def _of(artifacts: Sequence[Artifact], store: Store) -> Outcome:
-    files: list[Path] = []
-    for artifact in artifacts:
-        files += [artifact.path.with_name(item.file) for item in artifact.manifest.files]
-        files.append(manifest_path(artifact.path))
     made = {_below([item.path], store)[0]: item.manifest.files[0].sha256 for item in artifacts}
-    first = artifacts[0].manifest
-    return {"model": first.model, "slug": first.slug, "made": made, "files": _below(files, store)}
+    return {"made": made, "files": _below([path for item in artifacts for path in item.paths], store)}
 
 
 def _below(paths: Sequence[Path], store: Store) -> list[str]:

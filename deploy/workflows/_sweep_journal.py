@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import statistics
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from deploy.core import records
@@ -16,6 +14,7 @@ from deploy.core.errors import ArtifactError
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.sweeps.task import Task
+from deploy.workflows._sweep_files import given, is_own, state_of
 from deploy.workflows._sweep_plan import units
 
 KIND, SCHEMA = "task", 1
@@ -52,31 +51,40 @@ class Journal:
             made: digests of the artifacts that it starts from, by path.
         """
         work = {name: value for name, value in task.work.items() if name not in LEFT_OUT}
-        given = (work.get("calib"), work.get("data"), work["request"]["name"], work["request"]["weights"])
         return records.key_of(
             {
                 "work": work,
                 "machine": task.machine,
                 "made": dict(sorted(made.items())),
-                "read": [_state(text) for text in given if text],
+                "read": [state_of(text) for text in given(task)],
                 "trained": self._trained(task),
                 "versions": versions(),
             }
         )
 
     def find(self, key: str) -> Mapping[str, Any] | None:
-        """The result of a task that was done, if all that came of it is still there as it was."""
+        """The result of a task that was done, if all that came of it is still there as it was, to the byte."""
         entry = self._entries.get(key)
         if entry is None:
             return None
         result: Mapping[str, Any] = entry["result"]
-        for path, digest in result["made"].items():
-            try:
-                if Artifact.open(self._store.root / path).manifest.files[0].sha256 != digest:
+        try:
+            for path, digest in result["made"].items():
+                artifact = Artifact.open(self._store.root / path)
+                artifact.verify()
+                if artifact.manifest.files[0].sha256 != digest:
                     return None
-            except ArtifactError:
-                return None
-        return result if all((self._store.root / path).is_file() for path in result["files"]) else None
+            for path in map(self._store.root.joinpath, result["files"]):
+                if records.is_record(path):
+                    records.check(path)
+        except ArtifactError:
+            return None
+        return result
+
+    @staticmethod
+    def tells(task: Task) -> bool:
+        """Whether a record can tell what comes of a task: not of exporting a user's code, which may have changed."""
+        return task.kind != "export" or not is_own(task.work["request"]["name"])
 
     def keep(self, task: Task, key: str, result: Mapping[str, Any]) -> None:
         """Write down that a task was done.
@@ -107,7 +115,7 @@ class Journal:
 
     def _take(self, entry: dict[str, Any]) -> None:
         self._entries[entry["key"]] = entry
-        if entry["result"]["state"] == "done":
+        if entry["result"]["state"] == "done" and not entry["result"].get("resumed"):
             pace = float(entry["result"]["seconds"]) / int(entry["units"])
             kind, machine, group = entry["of"], entry["machine"], entry["group"]
             for name in ((kind, machine, group), (kind, machine), (kind,)):
@@ -118,13 +126,3 @@ class Journal:
         bare = task.group.rpartition("/")[2]
         found = [item for item in self._store.artifacts(bare) if item.manifest.format == "safetensors"]
         return sorted(item.manifest.files[0].sha256 for item in found)
-
-
-def _state(text: str) -> list[Any]:
-    """What can be told of a path in little time: every file below it with its size and the time of its last change."""
-    path = Path(text.partition(":")[0] if ".py:" in text else text)
-    if not path.exists():
-        return [text]
-    files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
-    states = [(item.as_posix(), item.stat().st_size, item.stat().st_mtime_ns) for item in files]
-    return [text, hashlib.sha256(repr(states).encode()).hexdigest()]

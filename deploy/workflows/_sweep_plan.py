@@ -15,7 +15,6 @@ from deploy.workflows._bench_cells import BACKENDS
 
 INT8, HALF = "int8", "fp16"
 ENGINES = "tensorrt"
-FLOATS = ("fp32", HALF)
 HERE = Machine(name="")
 """The machine of a sweep that names none."""
 

@@ -209,9 +209,13 @@ def _run(
         backlog=WAITING_CONNECTIONS,
         timeout_graceful_shutdown=GRACE_S,
     )
+    before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_S)
-    with contextlib.suppress(Stopped):  # uvicorn raises the signal again when it has stopped
-        Server(config).run(sockets=[listener])
+    try:
+        with contextlib.suppress(Stopped):  # uvicorn raises the signal again when it has stopped
+            Server(config).run(sockets=[listener])
+    finally:
+        sys.setswitchinterval(before)
 
 
 @contextlib.contextmanager

@@ -11,16 +11,16 @@ from typing import Any
 
 from deploy.bench.records import Absent, Record, load, save_absent
 from deploy.core import registry
-from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.errors import MissingPackageError
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
-from deploy.sweeps.spec import Spec
-from deploy.sweeps.task import Context, Engine, Files, Task
+from deploy.sweeps.spec import Spec, parse
+from deploy.sweeps.task import Context, Engine, Task
 from deploy.workflows._bench_cells import BACKENDS, choose_backends
-from deploy.workflows._bench_rows import Row, rows_of
+from deploy.workflows._bench_rows import Row, plain_interval, rows_of
 from deploy.workflows._sweep_drive import Drive, TaskOutcome, Watch
+from deploy.workflows._sweep_files import files_of
 from deploy.workflows._sweep_job import do_task
 from deploy.workflows._sweep_journal import Journal
 from deploy.workflows._sweep_plan import SweepCell, SweepPlan, plan, slots
@@ -53,7 +53,7 @@ class Found:
             **{name: getattr(cell, name) for name in ("model", "precision", "backend", "batch", "machine")},
             "state": "timed" if median else "absent",
             "why": self.why or None,
-            "median_ns": None if median is None else {"value": median.value, "low": median.low, "high": median.high},
+            "median_ns": plain_interval(median),
             "record": None if self.row is None else self.row.record.cell.key,
         }
 
@@ -159,10 +159,11 @@ def dry_run(
     for task in planned.tasks:
         before = (*task.needs, *task.after)
         known = {path: digest for name in before for path, digest in made.get(name, {}).items()}
-        ready = not again and all(states[name] == "kept" for name in before)
+        ready = not again and all(name in made for name in before)
         result = journal.find(journal.key(task, known)) if ready else None
-        states[task.name] = "to do" if result is None else "kept"
-        made[task.name] = result["made"] if result else {}
+        states[task.name] = "kept" if result is not None and journal.tells(task) else "to do"
+        if result is not None:  # of a user's code that is exported anew: if it is still what it was
+            made[task.name] = result["made"]
     left = [task for task in planned.tasks if states[task.name] == "to do"]
     return DryRun(plan=planned, states=states, seconds={task.name: journal.estimate(task) for task in left})
 
@@ -208,7 +209,7 @@ def run_sweep(
         root=store.root,
         worker=WORKER,
         job=do_task,
-        files=lambda task: _files(task, store),
+        files=lambda task: files_of(task, store),
         machines={machine.name: machine.resource or machine.name for machine in spec.machines},
         jobs=slots(jobs),
         address=address,
@@ -250,36 +251,6 @@ def _open(name: str, context: Context) -> Engine:
         raise MissingPackageError(package, f"the engine {name}", install) from exc
     engine: Engine = module.open_engine(context)
     return engine
-
-
-def _files(task: Task, store: Store) -> Files:
-    """What a task reads: all artifacts of its model, its timings so far, and files that are named relative to here."""
-    names = (task.group, task.group.rpartition("/")[2])
-    own = [
-        item
-        for item in store.artifacts()
-        if not {item.manifest.model, item.manifest.slug, item.manifest.model.partition("/")[2]}.isdisjoint(names)
-    ]
-    artifacts = [path for item in own for path in _all_files(item)]
-    if task.kind == "bench":
-        for folder in {item.path.parent for item in own}:
-            artifacts += sorted((folder / "bench").glob("*.json"))
-    request = task.work["request"]
-    named = (request["name"], request["weights"], task.work.get("calib"), task.work.get("data"))
-    others = [path for text in named if text for path in _relative(text)]
-    return Files(artifacts=artifacts, others=others)
-
-
-def _all_files(item: Artifact) -> list[Path]:
-    return [*(item.path.with_name(payload.file) for payload in item.manifest.files), manifest_path(item.path)]
-
-
-def _relative(text: str) -> list[Path]:
-    """Files below the present directory that a text names; those of an absolute path are every node's own."""
-    path = Path(text.rpartition(":")[0] if ".py:" in text else text)
-    if path.is_absolute() or ".." in path.parts or not path.exists():
-        return []
-    return [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
 
 
 def _found(cells: Sequence[SweepCell], outcomes: Mapping[str, TaskOutcome], baseline: str, store: Store) -> list[Found]:
@@ -327,9 +298,13 @@ def _absent(cell: SweepCell, why: str) -> Absent:
     )
 
 
-def backends() -> Sequence[str]:
-    """All that a sweep may name."""
-    return tuple(BACKENDS)
+def parse_sweep(plain: Mapping[str, Any]) -> Spec:
+    """Read a sweep from plain values, as a command line gives them.
+
+    Raises:
+        UsageError: it is no sweep; with the place.
+    """
+    return parse(plain, BACKENDS)
 
 
 def read_sweep(path: Path) -> Spec:
@@ -343,4 +318,4 @@ def read_sweep(path: Path) -> Spec:
         from deploy.sweeps.document import read
     except ModuleNotFoundError as exc:
         raise MissingPackageError("pyyaml", "a sweep in a file", "deploy-toolkit[sweep]") from exc
-    return read(path, backends())
+    return read(path, BACKENDS)

@@ -100,10 +100,7 @@ def _verify(targets: list[Path], present: set[Path]) -> VerifyReport:
     for target in targets:
         try:
             artifact = Artifact.open(target)
-            listed |= {
-                manifest_path(target),
-                *(target.with_name(item.file) for item in artifact.manifest.files),
-            }
+            listed |= set(artifact.paths)
             artifact.verify()
         except ArtifactError as exc:
             problems.append(exc.message)

@@ -22,7 +22,7 @@ if "deploy.workflows._quantize_worker" in sys.orig_argv:
 """
 
 
-@pytest.mark.parametrize("step", ["prepare", "observe", "observed", "measure"])
+@pytest.mark.parametrize("step", ["prepare", "collect", "add", "finish", "compare"])
 def test_at_each_step(run: Run, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     assert run("export", "zoo/lenet5", "--weights", "none").code == 0
     before = sorted(path.name for path in store.rglob("*") if path.is_file())

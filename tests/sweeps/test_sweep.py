@@ -15,8 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from deploy.core.artifact import sha256
 from deploy.core.store import Store
+from deploy.models.request import ModelRequest
+from deploy.models.resolve import architecture
 from deploy.workflows.verify import verify
 from tests.conftest import Ran
 
@@ -103,6 +107,65 @@ def test_what_changed_is_done_again(run: Run, artifacts: Path, tmp_path: Path) -
     assert _states(run(*words, "--no-report", "--json"))["quantize lenet5 for onnxruntime"] == "done"
     fresh = run("sweep", "lenet5", "--backends", "onnxruntime", *QUICK, "--seed", "5", "--no-report", "--json")
     assert _states(fresh)["export lenet5 fp32"] == "done", "a sweep with another seed is of another export"
+
+
+def test_other_weights_at_the_same_path_are_another_export(run: Run, store: Path, tmp_path: Path) -> None:
+    """An export that is there is taken only where it is of the very weights."""
+    paths = [tmp_path / name for name in ("a.pt", "b.pt", "best.pt")]
+    for seed, path in enumerate(paths[:2]):
+        torch.manual_seed(seed)
+        state = architecture(ModelRequest(name="zoo/lenet5", seed=seed))[0].module.state_dict()
+        torch.save(state, path)
+    file = tmp_path / "sweep.yaml"
+    quick = "backends: [onnxruntime]\nrepetitions: 1\nmin_time: 0.02"
+    file.write_text(f"models: [{{name: {paths[2]}, arch: zoo/lenet5}}]\n{quick}")
+
+    def digests(path: Path) -> tuple[str, str]:
+        shutil.copyfile(path, paths[2])
+        ran = run("sweep", file, "--no-report", "--json")
+        assert ran.code == 0, ran.err
+        assert "Infinity" not in ran.out, "a single process has no interval, and JSON no word for what is infinite"
+        (manifest,) = store.glob("*/*.fp32.onnx.json")
+        return _states(ran)["export zoo/lenet5 fp32"], json.loads(manifest.read_text())["weights"]["sha256"]
+
+    first, again, other = digests(paths[0]), digests(paths[0]), digests(paths[1])
+    assert first[0] == other[0] == "done" and again[0] in ("kept", "found")
+    assert first[1] == again[1] == sha256(paths[0]) and other[1] == sha256(paths[1])
+    shutil.rmtree(store / ".sweeps")
+    shutil.copyfile(paths[1], paths[2])
+    assert digests(paths[1])[0] == "found" and digests(paths[0])[0] == "done"
+    file.write_text(f"models: [zoo/lenet5]\n{quick}")
+    ran = run("sweep", file, "--no-report", "--json")
+    assert _states(ran)["export zoo/lenet5 fp32"] == "done", (
+        "whose weights are left to us is not what a checkpoint made"
+    )
+
+
+def test_code_that_changed_and_files_that_were_harmed(run: Run, store: Path, nets: Path, tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    entry = f"{{name: '{nets}:small', inputs: ['x:batch,3,16,16']}}"
+    file.write_text(f"models: [{entry}]\nbackends: [onnxruntime]\nrepetitions: 1\nmin_time: 0.02")
+    words = ("sweep", file, "--no-report", "--json")
+    export, bench = f"export {nets}:small fp32", f"bench {nets}:small"
+    assert _states(run(*words)) == {export: "done", bench: "done"}
+    assert _states(run(*words)) == {export: "done", bench: "kept"}, "it was exported to see whether it is the same"
+    nets.write_text(nets.read_text().replace("x = x + torch.relu", "x = x - torch.relu"))
+    assert _states(run(*words)) == {export: "done", bench: "done"}
+    record = max(store.glob("*/bench/*.json"), key=lambda path: path.stat().st_mtime)
+    record.write_text(record.read_text()[:200])
+    ran = run(*words)
+    assert _states(ran)[bench] == "done" and ran.code == 0, "a record that was harmed is measured again"
+
+
+def test_an_artifact_that_was_harmed_is_made_again(run: Run, artifacts: Path) -> None:
+    words = ("sweep", "lenet5", "--precision", "int8", "--backends", "onnxruntime", "--calib", "digits")
+    words = (*words, "--samples", "40", *map(str, QUICK), "--no-report", "--json")
+    assert run(*words).code == 0
+    (made,) = artifacts.glob("lenet5/*.int8-onnxruntime.onnx")
+    content = made.read_bytes()
+    made.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert _states(run(*words))["quantize lenet5 for onnxruntime"] == "done"
+    assert made.read_bytes() == content and verify(artifacts).problems == ()
 
 
 def test_what_fails_ends_what_needs_it_and_nothing_else(run: Run, nets: Path, tmp_path: Path, store: Path) -> None:

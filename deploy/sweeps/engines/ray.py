@@ -14,7 +14,7 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import ray
@@ -32,8 +32,10 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from deploy.core.errors import UsageError
-from deploy.core.store import write_file
+from deploy.core.artifact import Manifest, Payload
+from deploy.core.errors import ArtifactError, DigestError, UsageError
+from deploy.core.records import is_record
+from deploy.core.store import Store, write_file
 from deploy.sweeps.engines._ray_node import STORE, WORK, Board, clear, do_there
 from deploy.sweeps.schedule import share
 from deploy.sweeps.task import Context, Ended, Engine, Files, Node, Said, Task
@@ -149,25 +151,45 @@ class Ray:
         return [Said(task=task, message=message) for task, message in messages]
 
     def _bring(self, contents: Mapping[str, bytes]) -> None:
-        """Write files that came from a node, manifests last."""
-        for path, content in sorted(contents.items(), key=lambda item: item[0].endswith(".json")):
-            write_file(self._context.root / path, content)
+        """Publish artifacts that came from a node, each whole or not at all, and write records.
+
+        Raises:
+            DigestError: a file is not what its manifest says.
+        """
+        for path, content in contents.items():
+            place = self._context.root / path
+            if is_record(place):
+                write_file(place, content)
+            elif path.removesuffix(".json") in contents and path.endswith(".json"):
+                self._publish(Manifest.from_json(content.decode(), place), PurePosixPath(path).parent, contents)
+
+    def _publish(self, manifest: Manifest, folder: PurePosixPath, contents: Mapping[str, bytes]) -> None:
+        with Store(self._context.root).transaction(folder.as_posix()) as transaction:
+            for item in manifest.files:
+                path = transaction.path(item.file)
+                path.write_bytes(contents[(folder / item.file).as_posix()])
+                if Payload.of(path) != item:
+                    raise DigestError(f"{path.name}: it came from its node as something else.", "sweep again")
+            transaction.publish(manifest)
 
     def _ended(self, reference: Any) -> Ended:
         task, node = self._running.pop(reference)
         try:
             found = ray.get(reference)
         except LOST as exc:
-            return Ended(task=task.name, node=node.name, why=f"its node died ({_first(exc)})", lost=True)
+            return Ended(task=task.name, node=node.name, why=f"it was lost with its node ({_first(exc)}).", lost=True)
         except (WorkerCrashedError, OutOfMemoryError) as exc:
             alive = any(item.name == node.name for item in self.nodes())
-            why = f"the process that did it died ({_first(exc)})"
+            why = f"the process that did it died ({_first(exc)})."
             return Ended(task=task.name, node=node.name, why=why, lost=not alive)
         except RayTaskError as exc:
             return Ended(task=task.name, node=node.name, why=_first(exc.cause or exc))
         except RayError as exc:
             return Ended(task=task.name, node=node.name, why=f"{type(exc).__name__}: {_first(exc)}")
-        self._bring(found["contents"])
+        try:
+            self._bring(found["contents"])
+        except ArtifactError as exc:
+            return Ended(task=task.name, node=node.name, why=exc.message)
         return Ended(task=task.name, node=node.name, result={**found["result"], "fetched": found["fetched"]})
 
     def close(self) -> None:
