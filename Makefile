@@ -74,7 +74,8 @@ bench: $(READY)  ## the figures the documents quote; hours
 	$(BIN)/python -m benchmarks.tensorrt_build --overhead
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.report_page
-	$(BIN)/python -m benchmarks.serve
+	$(BIN)/python -m benchmarks.serve --work build/serve
+	$(BIN)/python -m benchmarks.serve_turns --work build/serve
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.sweep_simulation
 	$(BIN)/python -m benchmarks.quote

@@ -64,6 +64,24 @@ def serve_tables() -> str:
     return "\n".join(lines)
 
 
+def turns_table() -> str:
+    """What it is worth that the server's threads take shorter turns."""
+    result = load("serve_turns")
+    if not result:
+        return ""
+
+    def span(case: str, value: str) -> str:
+        low, high = result["ratios"][case][value]["interval"]
+        return f"{result['ratios'][case][value]['median']:.2f} ({low:.2f} to {high:.2f})"
+
+    return (
+        f"The server's threads take turns every {1000 * result['switch_s']:g} ms instead of Python's "
+        f"{1000 * result['pythons_s']:g} (`python -m benchmarks.serve_turns`, LeNet-5 in eight bits on one core, "
+        f"{len(result['rounds'])} rounds, ratios): with 64 clients p99 {span('1x64', 'p99_s')} and requests a second "
+        f"{span('1x64', 'requests_per_s')}; at half load p99 {span('half load', 'p99_s')}."
+    )
+
+
 def serve_figures() -> list[str]:
     """Rows of the README's table."""
     result = load("serve")

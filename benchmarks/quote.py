@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks._common import load
 from benchmarks._harness_tables import harness_figures, harness_tables
 from benchmarks._int8_tables import int8_tables
-from benchmarks._scale_tables import scaling_tables, serve_figures, serve_tables, sweep_figures
+from benchmarks._scale_tables import scaling_tables, serve_figures, serve_tables, sweep_figures, turns_table
 from benchmarks._tensorrt_tables import tensorrt_figures, tensorrt_tables
 
 ROOT = Path(__file__).parent.parent
@@ -142,6 +142,7 @@ def main() -> None:
         ("docs/tensorrt.md", "tensorrt", tensorrt_tables()),
         ("docs/timing.md", "harness", harness_tables()),
         ("docs/serving.md", "serve", serve_tables()),
+        ("docs/serving.md", "turns", turns_table()),
         ("docs/scaling.md", "scaling", scaling_tables()),
     ):
         text = (ROOT / path).read_text(encoding="utf-8")

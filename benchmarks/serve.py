@@ -157,7 +157,7 @@ def make(work: Path, file: File) -> None:
     """What is served, unless it is there."""
     if (work / "artifacts" / file.path).exists():
         return
-    work.mkdir(exist_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
     np.save(work / "noise.npy", np.random.default_rng(0).normal(size=(16, 3, 224, 224)).astype(np.float32))
     for command in file.commands:
         named = [str(work / part) if part.endswith(".npy") else part for part in command]
