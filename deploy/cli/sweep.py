@@ -24,7 +24,7 @@ FILES = (".yaml", ".yml")
 @click.command(
     epilog="""\b
 Examples:
-  deploy sweep lenet5 resnet18 --precision fp32,int8 --calib digits --data digits
+  deploy sweep lenet5 inception_small --precision fp32,int8 --calib digits --data digits
   deploy sweep sweep.yaml --dry-run                   the matrix, and what it may cost by earlier records
   deploy sweep sweep.yaml                             here; again after an interruption: it goes on
   deploy sweep sweep.yaml --engine ray --address auto on the cluster that this machine belongs to
