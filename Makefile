@@ -35,9 +35,10 @@ demo: $(READY)  ## three networks trained on real digits, exported, proven, quan
 	$(BIN)/deploy report
 	$(BIN)/deploy verify
 
-check: $(READY)  ## lint and types
+check: $(READY)  ## lint, the order of the rooms, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 test: check  ## everything CI runs

@@ -6,9 +6,9 @@ import os
 import sys
 from time import perf_counter_ns
 
+from deploy.bench.worker import Worker
 from deploy.core.child import serve
 from deploy.core.runner import Feeds, Fetches, Runner
-from deploy.workflows._bench_worker import Worker
 
 
 class Slowed(Runner):

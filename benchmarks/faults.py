@@ -26,17 +26,17 @@ import onnx
 from numpy.typing import NDArray
 
 from benchmarks._common import load, write
-from deploy.backends._isolated import IsolatedRunner
 from deploy.backends.pytorch import PyTorchRunner
+from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
+from deploy.exporting.export import export_model
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
+from deploy.parity.cached import Remembered
 from deploy.parity.compare import compare
 from deploy.parity.probes import Probe, make_probes
-from deploy.parity.remembered import Remembered
-from deploy.workflows.export import export_model
 
 ARCHITECTURES = (
     "zoo/lenet5", "alexnet", "zoo/vgg11_small", "zoo/nin", "googlenet", "inception_v3", "resnet18", "densenet121",

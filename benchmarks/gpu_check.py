@@ -32,14 +32,14 @@ from deploy.core.errors import DeployError
 from deploy.core.model import Model
 from deploy.core.progress import SILENT
 from deploy.core.runner import Feeds, Fetches, Runner
+from deploy.engines.build import BuildReport, BuildRequest, build_engine
+from deploy.engines.proof import hold_engine
+from deploy.exporting.export import export_model
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
 from deploy.support.cuda_driver import gpus
 from deploy.support.tensorrt_library import RUNTIMES
-from deploy.workflows._engine_proof import hold_engine
-from deploy.workflows.build import BuildReport, BuildRequest, build_engine
-from deploy.workflows.doctor import doctor
-from deploy.workflows.export import export_model
+from deploy.tools.doctor import doctor
 from exporters.onnx_to_tensorrt import Profile, ShapeRange
 
 MODELS = ("zoo/lenet5", "torchvision/resnet18", "torchvision/mobilenet_v2", "torchvision/vit_b_16")

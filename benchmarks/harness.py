@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks._common import deploy, load, write
+from deploy.bench.compare import MARGIN, TIME_LIMIT_S, run_pairs
+from deploy.bench.process import BenchProcess
 from deploy.bench.sequential import LOOKS, interval_at, verdict_of
 from deploy.bench.statistics import Interval, geometric
 from deploy.core.runner import Fetches
 from deploy.core.tensors import TensorSpec
 from deploy.parity.probes import probes_at
-from deploy.workflows._bench_process import BenchProcess
-from deploy.workflows.bench_compare import MARGIN, TIME_LIMIT_S, run_pairs
 
 MODEL = "zoo/inception_small"
 SLOWDOWN = 1.03

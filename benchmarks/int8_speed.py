@@ -28,8 +28,8 @@ from onnxruntime.quantization import CalibrationDataReader, quantize_static
 import calibration
 from benchmarks._common import interval, load, write
 from calibration.table import CalibrationTable
+from deploy.exporting.export import export_model
 from deploy.models.request import ModelRequest
-from deploy.workflows.export import export_model
 
 ARCHITECTURES = (
     "resnet18", "resnet50", "vgg11", "googlenet", "inception_v3", "densenet121", "mobilenet_v2", "mobilenet_v3_large",

@@ -23,7 +23,7 @@ from playwright.sync_api import sync_playwright
 from benchmarks._common import interval, write
 from deploy.bench.records import Cell, Record, Repetition, save
 from deploy.core.environment import now
-from deploy.workflows.report import write_report
+from deploy.report.write import write_report
 
 TARGETS = {"bytes": 6_000_000, "open_s": 2.0, "sort_ms": 100.0}
 BACKENDS = ("torch", "torch-compile", "onnxruntime", "openvino")

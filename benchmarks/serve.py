@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks._common import deploy, interval, write
-from deploy.workflows.serve import SWITCH_S
+from deploy.serving.serve import SWITCH_S
 
 CORE, GENERATOR = "0", "1"
 LAYOUTS = {"one core": CORE, "a core beside it": f"{CORE},{GENERATOR}"}
@@ -56,7 +56,7 @@ TARGETS = {"share": 0.8, "p99_over_single": 3.0}
 TENSOR = "input"
 SERVER = """
 import sys
-from deploy.workflows import serve
+from deploy.serving import serve
 serve.SWITCH_S = float(sys.argv.pop(1))
 from deploy.cli.main import main
 main()

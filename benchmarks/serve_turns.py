@@ -2,7 +2,7 @@
 
     python -m benchmarks.serve_turns --work DIR [--rounds 5] [--seconds 3]
 
-Python lets another thread have its turn after 5 ms; ``deploy serve`` makes that `deploy.workflows.serve.SWITCH_S`. In
+Python lets another thread have its turn after 5 ms; ``deploy serve`` makes that `deploy.serving.serve.SWITCH_S`. In
 every round both, in an order drawn anew, serve LeNet-5 in eight bits on one core, as `benchmarks.serve` does it:
 requests of one client, of 64, and evenly spaced at one rate for both (half of what the slower of the two reaches in a
 first run). Ratios are of one round. Results go to results/serve_turns.json.
@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks._common import write
 from benchmarks.serve import CORE, FILES, Load, make, serving, told
-from deploy.workflows.serve import SWITCH_S
+from deploy.serving.serve import SWITCH_S
 
 PYTHONS = 0.005
 FILE = next(file for file in FILES if file.name == "LeNet-5 int8")

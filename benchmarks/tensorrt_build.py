@@ -45,7 +45,7 @@ from pathlib import Path
 from deploy.core.progress import SILENT
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
-from deploy.workflows.export import choose_dynamic
+from deploy.exporting.export import choose_dynamic
 from exporters.torch_to_onnx import Options, example, export
 name, folder, strategy, dynamic, samples = sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
 request = ModelRequest(name=name, weights="none")

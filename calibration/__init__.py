@@ -10,22 +10,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from calibration._collect import Collector, Observations, batch_size, collect
-    from calibration._graph import opset, prepare
-    from calibration._targets import quantize
+    from calibration.collecting import Collector, Observations, batch_size, collect
+    from calibration.graph import opset, prepare
     from calibration.table import CalibrationTable
+    from calibration.target import quantize
 
 __all__ = ["CalibrationTable", "Collector", "Observations", "batch_size", "collect", "opset", "prepare", "quantize"]
 
 _HOMES = {
     "CalibrationTable": "calibration.table",
-    "Collector": "calibration._collect",
-    "Observations": "calibration._collect",
-    "batch_size": "calibration._collect",
-    "collect": "calibration._collect",
-    "opset": "calibration._graph",
-    "prepare": "calibration._graph",
-    "quantize": "calibration._targets",
+    "Collector": "calibration.collecting",
+    "Observations": "calibration.collecting",
+    "batch_size": "calibration.collecting",
+    "collect": "calibration.collecting",
+    "opset": "calibration.graph",
+    "prepare": "calibration.graph",
+    "quantize": "calibration.target",
 }
 
 

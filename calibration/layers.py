@@ -13,8 +13,8 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from calibration._graph import initializers
-from calibration._observe import plan
+from calibration.graph import initializers
+from calibration.observe import plan
 from calibration.sensitivity import layers
 from deploy.core.runner import Feeds
 

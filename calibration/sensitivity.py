@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import onnx
 
-from calibration._graph import WEIGHTED, initializers
+from calibration.graph import WEIGHTED, initializers
 
 Reached = TypeVar("Reached")
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from calibration._collect import Observation, Observations
-from calibration._grid import Grid, Range
+from calibration.collecting import Observation, Observations
+from calibration.grid import Grid, Range
 from deploy.core import registry
 from deploy.core.errors import ArtifactError, DataError
 

@@ -6,20 +6,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deploy.bench.compare import compare_speed
+    from deploy.bench.measure import measure_speed
+    from deploy.engines.build import BuildRequest, build_engine
+    from deploy.evaluation.evaluate import evaluate_models
+    from deploy.exporting.check import check
+    from deploy.exporting.export import export_model
     from deploy.models.request import ModelRequest
-    from deploy.workflows.bench import measure_speed
-    from deploy.workflows.bench_compare import compare_speed
-    from deploy.workflows.build import BuildRequest, build_engine
-    from deploy.workflows.check import check
-    from deploy.workflows.evaluate import evaluate_models
-    from deploy.workflows.export import export_model
-    from deploy.workflows.package import package_models
-    from deploy.workflows.quantize import quantize
-    from deploy.workflows.report import write_report
-    from deploy.workflows.report_compare import compare_reports
-    from deploy.workflows.serve import serve
-    from deploy.workflows.sweep import run_sweep
-    from deploy.workflows.train import train_model
+    from deploy.packaging.package import package_models
+    from deploy.quantization.quantize import quantize
+    from deploy.report.compare import compare_reports
+    from deploy.report.write import write_report
+    from deploy.serving.serve import serve
+    from deploy.sweeps.sweep import run_sweep
+    from deploy.training.train import train_model
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,21 +42,21 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BuildRequest": "deploy.workflows.build",
+    "BuildRequest": "deploy.engines.build",
     "ModelRequest": "deploy.models.request",
-    "build_engine": "deploy.workflows.build",
-    "check": "deploy.workflows.check",
-    "compare_reports": "deploy.workflows.report_compare",
-    "compare_speed": "deploy.workflows.bench_compare",
-    "evaluate_models": "deploy.workflows.evaluate",
-    "export_model": "deploy.workflows.export",
-    "measure_speed": "deploy.workflows.bench",
-    "package_models": "deploy.workflows.package",
-    "quantize": "deploy.workflows.quantize",
-    "run_sweep": "deploy.workflows.sweep",
-    "serve": "deploy.workflows.serve",
-    "train_model": "deploy.workflows.train",
-    "write_report": "deploy.workflows.report",
+    "build_engine": "deploy.engines.build",
+    "check": "deploy.exporting.check",
+    "compare_reports": "deploy.report.compare",
+    "compare_speed": "deploy.bench.compare",
+    "evaluate_models": "deploy.evaluation.evaluate",
+    "export_model": "deploy.exporting.export",
+    "measure_speed": "deploy.bench.measure",
+    "package_models": "deploy.packaging.package",
+    "quantize": "deploy.quantization.quantize",
+    "run_sweep": "deploy.sweeps.sweep",
+    "serve": "deploy.serving.serve",
+    "train_model": "deploy.training.train",
+    "write_report": "deploy.report.write",
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from deploy.core.errors import BackendError, ExportError, UsageError
 from deploy.support.tensorrt_library import Library, make_logger
-from exporters._parsed import layer_counts, weight_bytes, weighted
+from exporters.parsed import layer_counts, weight_bytes, weighted
 
 Shape = tuple[int, ...]
 
@@ -54,7 +54,7 @@ class Built:
     Attributes:
         sha256: of the engine, as the builder gave it.
         layers: of the parsed network, by type.
-        weighted: convolutions and products with weights by what they compute in (`exporters._parsed.weighted`).
+        weighted: convolutions and products with weights by what they compute in (`exporters.parsed.weighted`).
         weight_bytes: of the parsed network's weights, by type.
         timing_cache: SHA-256 of the cache after the build; None without one.
     """

@@ -22,7 +22,7 @@ import torch
 from deploy.core.errors import DeployError, ExportError, ModelError, StorageError
 from deploy.core.model import Model
 from deploy.core.tensors import TensorSpec, symbols
-from exporters._limits import SINGLE_FILE_LIMIT
+from exporters.limits import SINGLE_FILE_LIMIT
 
 INPUT_FORMAT = "torch"
 OUTPUT_SUFFIX = ".onnx"
@@ -89,7 +89,7 @@ def export(model: Model, inputs: Sequence[TensorSpec], path: Path, options: Opti
                 f"{strategy}: {_reason(exc)}", f"full log: {_write_log(model, strategy, text, exc)}"
             ) from exc
         if options.precision == "fp16":
-            from exporters._half import to_half  # imports onnxruntime: half a second that fp32 does without
+            from exporters.half import to_half  # imports onnxruntime: half a second that fp32 does without
 
             to_half(path, path, SINGLE_FILE_LIMIT)
     graph = onnx.load(str(path), load_external_data=False)

@@ -203,6 +203,13 @@ def store(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def artifacts(trained: Path, store: Path) -> Path:
+    """A copy of the trained models that a test may spoil."""
+    shutil.copytree(trained, store)
+    return store
+
+
+@pytest.fixture
 def run(store: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ran]]:
     """Run the command line as a user would, in this process."""
     from deploy.cli.main import main
@@ -228,8 +235,8 @@ def no_published_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifacts directory with LeNet-5 trained on digits and exported in two precisions."""
-    from deploy.workflows.export import export_model
-    from deploy.workflows.train import train_model
+    from deploy.exporting.export import export_model
+    from deploy.training.train import train_model
 
     root = tmp_path_factory.mktemp("trained")
     train_model("lenet5", data="digits", artifacts=root, epochs=6)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from calibration._grid import Grid, Range
-from calibration._histogram import Histogram
-from calibration._search import best_range
+from calibration.grid import Grid, Range
+from calibration.histogram import Histogram
+from calibration.range_search import best_range
 
 _RARE = 1e-9
 """Probability given to what the eight-bit version cannot produce, so that the divergence stays finite."""

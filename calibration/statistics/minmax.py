@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from calibration._grid import Grid, Range
-from calibration._histogram import Histogram
+from calibration.grid import Grid, Range
+from calibration.histogram import Histogram
 
 
 def choose(histogram: Histogram, grid: Grid) -> Range:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from calibration._grid import Grid, Range
-from calibration._histogram import Histogram
-from calibration._search import best_range
+from calibration.grid import Grid, Range
+from calibration.histogram import Histogram
+from calibration.range_search import best_range
 
 
 def choose(histogram: Histogram, grid: Grid) -> Range:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from calibration._grid import Grid, Range
-from calibration._histogram import Histogram
+from calibration.grid import Grid, Range
+from calibration.histogram import Histogram
 
 TAIL = 1e-4
 """Share of the values that may lie beyond each end."""

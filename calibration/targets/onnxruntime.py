@@ -14,9 +14,9 @@ from collections.abc import Collection, Mapping
 
 import onnx
 
-from calibration._grid import Grid, Range
-from calibration._passes import batch_norms_to_convolutions
-from calibration._qdq import Rules, insert
+from calibration.grid import Grid, Range
+from calibration.passes import batch_norms_to_convolutions
+from calibration.qdq import Rules, insert
 
 GRID = Grid(symmetric=False)
 OPERATORS = (

@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping
 
 import onnx
 
-from calibration._grid import Grid, Range
-from calibration._qdq import Rules, insert
+from calibration.grid import Grid, Range
+from calibration.qdq import Rules, insert
 
 GRID = Grid(symmetric=False)
 OPERATORS = (

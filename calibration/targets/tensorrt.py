@@ -14,8 +14,8 @@ from collections.abc import Collection, Mapping
 
 import onnx
 
-from calibration._grid import Grid, Range
-from calibration._qdq import Rules, add_pairs, insert, residual_skips
+from calibration.grid import Grid, Range
+from calibration.qdq import Rules, add_pairs, insert, residual_skips
 
 GRID = Grid(symmetric=True)
 RULES = Rules(

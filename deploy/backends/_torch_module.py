@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from deploy.backends._profiled import Event, by_node
 from deploy.core.errors import BackendError, UsageError
 from deploy.core.model import Model, name_outputs
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
+from deploy.support.node_times import Event, by_node
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -148,7 +148,7 @@ def profile_model(model: Model, feeds: Feeds, calls: int, **options: Any) -> lis
     """Time by module that has no modules of its own, over so many calls; what is computed between them is left out.
 
     Returns:
-        As `deploy.backends._profiled.by_node`; the operator is the module's class.
+        As `deploy.support.node_times.by_node`; the operator is the module's class.
     """
     runner = ModuleRunner(model, Options(**options))
     runner.bind(feeds)

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from deploy.backends._profiled import Event, by_node
 from deploy.core.errors import BackendError, UnknownNameError
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import Dim, TensorSpec
+from deploy.support.node_times import Event, by_node
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -181,7 +181,7 @@ def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[s
     """Time by node over so many calls, from ONNX Runtime's own profiler, whose unit is a microsecond.
 
     Returns:
-        As `deploy.backends._profiled.by_node`.
+        As `deploy.support.node_times.by_node`.
     """
     with tempfile.TemporaryDirectory() as folder:
         with OnnxRuntimeRunner(path, Options(**options, profile=str(Path(folder) / "run"))) as runner:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from deploy.backends._profiled import Event, by_node
 from deploy.core.errors import BackendError
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import Dim, TensorSpec
+from deploy.support.node_times import Event, by_node
 from deploy.support.openvino_library import openvino as ov
 
 
@@ -120,7 +120,7 @@ def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[s
     """Time by node over so many calls, from OpenVINO's performance counters, whose unit is a microsecond.
 
     Returns:
-        As `deploy.backends._profiled.by_node`.
+        As `deploy.support.node_times.by_node`.
     """
     found: list[Event] = []
     with OpenVinoRunner(path, Options(**options, counters=True)) as runner:

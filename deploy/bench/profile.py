@@ -1,117 +1,145 @@
-"""Where the time of a call goes, operator by operator, in one form for every backend's own profiler."""
+"""``deploy bench --explain``: where the time of a cell goes, and why eight bits are not faster where they are not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-Kind = Literal["compute", "qdq", "reformat"]
+import numpy as np
 
-QDQ = ("QuantizeLinear", "DequantizeLinear", "FakeQuantize", "Convert", "Cast")
-REFORMAT = ("Reorder", "ReorderInput", "ReorderOutput", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Split")
-"""Operators that round or cast, and that only move; every other computes."""
+from deploy.bench.cells import BACKENDS, Plan, choose_backends
+from deploy.bench.layers import Layer, Profile, slower
+from deploy.bench.plan import Choices, plan_model
+from deploy.bench.process import BenchProcess
+from deploy.bench.records import save_profile
+from deploy.bench.subject import INT8
+from deploy.core.environment import usable_cores
+from deploy.core.errors import BackendError, UsageError
+from deploy.core.paths import default_root
+from deploy.core.progress import SILENT, Progress
+from deploy.core.store import Store
+from deploy.models.request import ModelRequest
+from deploy.parity.probes import probes_at
 
-SUFFIXES = ("_nchwc", "_quant", "/WithoutBiases", "/fq_input_0")
-"""What runtimes append to the name of the layer they made a node of."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Layer:
-    """A node as it ran, after whatever the runtime fused.
-
-    Attributes:
-        layer: its name.
-        operator: its type, in the runtime's words.
-        ns: nanoseconds of one call of the model.
-        arithmetic: ``int8``, ``float``, or empty where the profiler does not tell.
-    """
-
-    layer: str
-    operator: str
-    ns: float
-    arithmetic: str = ""
-
-    @property
-    def kind(self) -> Kind:
-        """What the time goes to."""
-        if self.operator in QDQ:
-            return "qdq"
-        return "reformat" if self.operator in REFORMAT else "compute"
-
-    @property
-    def origin(self) -> str:
-        """The name without what runtimes append, to find the same layer in another profile."""
-        name = self.layer
-        for suffix in SUFFIXES:
-            name = name.removesuffix(suffix)
-        return name
+CALLS = 50
+WALL_S = 0.5
+WARM_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Profile:
-    """A profiled cell; nanoseconds of one call.
+class Explanation:
+    """One cell, taken apart.
 
     Attributes:
-        layers: the longest first.
-        wall_ns: the median of calls without a profiler.
+        profile: of it.
+        before: in eight bits, the profile of the float file on the same backend.
     """
 
-    layers: tuple[Layer, ...]
-    wall_ns: float
-
-    @classmethod
-    def of(cls, items: Iterable[Mapping[str, Any]], wall_ns: float) -> Profile:
-        """From what a backend's profiler gave; nodes of one name are put together."""
-        found: dict[tuple[str, str, str], float] = {}
-        for item in items:
-            key = (item["layer"], item["operator"], item.get("arithmetic", ""))
-            found[key] = found.get(key, 0.0) + float(item["ns"])
-        layers = [
-            Layer(layer=name, operator=operator, ns=value, arithmetic=arithmetic)
-            for (name, operator, arithmetic), value in found.items()
-        ]
-        return cls(layers=tuple(sorted(layers, key=lambda item: -item.ns)), wall_ns=wall_ns)
+    plan: Plan
+    profile: Profile
+    before: Profile | None = None
 
     @property
-    def total_ns(self) -> float:
-        """Of all layers."""
-        return sum(item.ns for item in self.layers)
+    def in_float(self) -> list[Layer]:
+        """In eight bits: layers that compute in float nevertheless, the longest first."""
+        if self.plan.cell.precision != INT8:
+            return []
+        return [item for item in self.profile.layers if item.kind == "compute" and item.arithmetic == "float"]
 
-    def by_operator(self) -> dict[str, float]:
-        """Nanoseconds by operator type, the longest first."""
-        found: dict[str, float] = {}
-        for item in self.layers:
-            found[item.operator] = found.get(item.operator, 0.0) + item.ns
-        return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+    @property
+    def unfused(self) -> list[Layer]:
+        """Quantising and dequantising that became operators of their own."""
+        return [item for item in self.profile.layers if item.kind == "qdq"]
 
-    def share(self, kind: Kind) -> float:
-        """Of the layers' time that goes to a kind."""
-        total = self.total_ns
-        return sum(item.ns for item in self.layers if item.kind == kind) / total if total else 0.0
+    @property
+    def slower(self) -> list[tuple[Layer, float]]:
+        """In eight bits: layers that take longer than in float, with what they took there in nanoseconds."""
+        return [] if self.before is None else slower(self.before, self.profile)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
-            "wall_ns": self.wall_ns,
-            "layers_ns": self.total_ns,
-            "outside_layers_ns": self.wall_ns - self.total_ns,
-            "by_operator_ns": self.by_operator(),
-            "qdq_share": self.share("qdq"),
-            "reformat_share": self.share("reformat"),
-            "layers": [{**asdict(item), "kind": item.kind} for item in self.layers],
+            **dataclasses.asdict(self.plan.cell),
+            **self.profile.to_dict(),
+            "in_float": [item.layer for item in self.in_float],
+            "unfused": [item.layer for item in self.unfused],
+            "float_wall_ns": None if self.before is None else self.before.wall_ns,
+            "slower": [{"layer": item.layer, "ns": item.ns, "float_ns": was} for item, was in self.slower],
         }
 
 
-def slower(before: Profile, after: Profile) -> list[tuple[Layer, float]]:
-    """Layers of the second profile that take longer than those of the same origin in the first, the worst first.
+def explain(
+    model: str | ModelRequest,
+    *,
+    backends: Sequence[str] = (),
+    precision: str = "fp32",
+    batch: int = 1,
+    threads: int | None = None,
+    calib: str | None = None,
+    seed: int = 0,
+    artifacts: Path | None = None,
+    progress: Progress = SILENT,
+) -> list[Explanation]:
+    """Profile a model on backends.
 
-    Returns:
-        The layer, and the nanoseconds it took before. What a runtime fused into another layer has no name to be found
-        by, and is left out.
+    Args:
+        model: a name or a file of the store.
+        backends: as users name them; none takes onnxruntime and openvino where installed.
+        precision: ``fp32``, ``fp16`` or ``int8``; the last is set beside ``fp32``.
+        batch: its size.
+        threads: within an operator; None for all cores.
+        calib: data to quantise with where an INT8 file is missing.
+        seed: of inputs.
+        artifacts: the artifacts directory.
+        progress: told what happens.
+
+    Raises:
+        BackendError: a cell cannot be run.
+        UsageError: a backend has no profiler.
     """
-    known: dict[str, float] = {}
-    for item in before.layers:
-        known[item.origin] = known.get(item.origin, 0.0) + item.ns
-    worse = [(item, known[item.origin]) for item in after.layers if item.ns > known.get(item.origin, float("inf"))]
-    return sorted(worse, key=lambda pair: pair[1] - pair[0].ns)
+    store = Store(artifacts or default_root())
+    choices = Choices(
+        backends=tuple(backends) or tuple(name for name in choose_backends(()) if name != "torch"),
+        precisions=(precision,) if precision != INT8 else (INT8, "fp32"),
+        batches=(batch,),
+        threads=threads or usable_cores(),
+        calib=calib,
+        seed=seed,
+    )
+    for name in choose_backends(choices.backends):
+        if not BACKENDS[name].profiler:
+            raise UsageError(f"the backend {name} has no profiler that tells layers.")
+    request = ModelRequest(name=model) if isinstance(model, str) else model
+    with tempfile.TemporaryDirectory(prefix="deploy-bench-") as scratch:
+        plans, absent = plan_model(request, choices, store, Path(scratch), progress)
+        found = {}
+        for plan in plans:
+            with progress.stage(f"{plan.cell}: profiling"):
+                found[plan.cell.backend, plan.cell.precision] = Explanation(plan=plan, profile=_profile(plan, seed))
+    floats = {backend: item.profile for (backend, kind), item in found.items() if kind == "fp32"}
+    told = [
+        dataclasses.replace(item, before=floats.get(backend) if kind == INT8 else None)
+        for (backend, kind), item in found.items()
+        if kind == precision
+    ]
+    if not told:
+        raise BackendError(f"{request.name}: nothing to explain: {absent[0].why if absent else 'no cell'}")
+    for item in told:
+        save_profile(store.root, item.plan.cell, item.to_dict())
+    return told
+
+
+def _profile(plan: Plan, seed: int) -> Profile:
+    """Without a profiler for the time in all, then with it, in a process of its own each."""
+    feeds = probes_at(plan.inputs, plan.cell.sizes, seed=seed)[0].feeds
+    with BenchProcess(plan.plugin, plan.cell.threads) as process:
+        process.open(feeds, path=plan.path, model=plan.model, options=plan.options)
+        process.warm(WARM_S)
+        wall = float(np.median(process.time(WALL_S)[1]))
+    with BenchProcess(plan.plugin, plan.cell.threads) as process:
+        nodes = process.profile(feeds, path=plan.path, model=plan.model, options=plan.options, calls=CALLS)
+    return Profile.of(nodes, wall)

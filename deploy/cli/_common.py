@@ -37,7 +37,7 @@ class Settings:
             drawn: live on a terminal; else lines, for a command that draws something of its own.
         """
         from deploy.core.advisories import unsafe
-        from deploy.report.progress import display
+        from deploy.terminal.progress import display
 
         with display(quiet=self.quiet, verbose=self.verbose, drawn=drawn) as listener:
             for advisory, found in unsafe():
@@ -73,7 +73,7 @@ def json_option(function: Command) -> Command:
 
 
 def samples_option(function: Command) -> Command:
-    """``--data``: real samples to probe; see `deploy.workflows._samples.load_samples`."""
+    """``--data``: real samples to probe; see `deploy.exporting.samples.load_samples`."""
     return click.option(
         "--data",
         metavar="PATH|NAME",

@@ -12,9 +12,9 @@ import click
 from deploy.cli._common import EXIT, Settings, Several, emit, json_option
 
 if TYPE_CHECKING:
+    from deploy.bench.measure import BenchmarkReport, Listener
+    from deploy.bench.saturation import SaturationReport
     from deploy.core.progress import Progress
-    from deploy.workflows.bench import BenchmarkReport, Listener
-    from deploy.workflows.bench_saturation import SaturationReport
 
 FORMATS = ("table", "json", "csv", "markdown")
 
@@ -151,7 +151,7 @@ def command(
         )
     if fail_if_slower is not None:
         raise click.UsageError("--fail-if-slower goes with --compare A B.")
-    from deploy.workflows._bench_run import Budget
+    from deploy.bench.repetition import Budget
 
     chosen = {"rate": rate, "p99_ms": p99, "mode": mode}
     options = {name: value for name, value in chosen.items() if value is not None}
@@ -185,14 +185,14 @@ def command(
 
 
 def _bench(models: tuple[str, ...], **options: Any) -> tuple[BenchmarkReport, SaturationReport | None]:
-    from deploy.workflows.bench import measure_speed
+    from deploy.bench.measure import measure_speed
 
     return measure_speed(models, **options), None
 
 
 def _saturate(models: tuple[str, ...], **options: Any) -> tuple[BenchmarkReport, SaturationReport | None]:
     """Batches from 1 to the largest of --batch, or to 256 where that is left out."""
-    from deploy.workflows.bench_saturation import MOST, saturate
+    from deploy.bench.saturation import MOST, saturate
 
     largest = max(options.pop("batches"))
     found = saturate(models, most=MOST if largest == 1 else largest, **{**options, "scenario": "latency"})
@@ -200,7 +200,7 @@ def _saturate(models: tuple[str, ...], **options: Any) -> tuple[BenchmarkReport,
 
 
 def _print(result: tuple[BenchmarkReport, SaturationReport | None], form: str) -> None:
-    from deploy.report import bench as shown
+    from deploy.terminal import bench as shown
 
     report, saturated = result
     texts = {"csv": shown.as_csv, "markdown": shown.as_markdown}
@@ -215,8 +215,8 @@ def _print(result: tuple[BenchmarkReport, SaturationReport | None], form: str) -
 def _explain(settings: Settings, models: tuple[str, ...], as_json: bool, **choices: Any) -> int:
     if len(models) != 1:
         raise click.UsageError("--explain takes one MODEL.")
-    from deploy.report.explained import show_explained
-    from deploy.workflows.bench_explain import explain
+    from deploy.bench.profile import explain
+    from deploy.terminal.profile import show_explained
 
     with settings.progress() as progress:
         found = explain(models[0], artifacts=settings.artifacts, progress=progress, **choices)
@@ -225,8 +225,8 @@ def _explain(settings: Settings, models: tuple[str, ...], as_json: bool, **choic
 
 
 def _compare(settings: Settings, sides: tuple[str, str], as_json: bool, **choices: Any) -> int:
-    from deploy.report.bench import show_comparison
-    from deploy.workflows.bench_compare import compare_speed
+    from deploy.bench.compare import compare_speed
+    from deploy.terminal.bench import show_comparison
 
     with settings.progress() as progress:
         found = compare_speed(*sides, artifacts=settings.artifacts, progress=progress, **choices)
@@ -239,7 +239,7 @@ def _display(settings: Settings) -> Iterator[tuple[Progress, Listener]]:
     """A table that grows on a terminal; lines otherwise."""
     from rich.console import Console
 
-    from deploy.report.bench import growing
+    from deploy.terminal.bench import growing
 
     out = Console(stderr=True)
     if settings.quiet or not out.is_terminal:

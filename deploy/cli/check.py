@@ -10,7 +10,7 @@ import click
 from deploy.cli._common import EXIT, Settings, emit, json_option, model_options, request, samples_option
 
 if TYPE_CHECKING:
-    from deploy.workflows.check import CheckReport
+    from deploy.exporting.check import CheckReport
 
 
 @click.command(
@@ -58,8 +58,8 @@ def command(
     file's precision does, on every probe, at every size of every dynamic dimension. Exit code 3: it is not equal;
     4: no comparison could tell.
     """
-    from deploy.workflows._samples import load_samples
-    from deploy.workflows.check import check
+    from deploy.exporting.check import check
+    from deploy.exporting.samples import load_samples
 
     asked = request(model, weights, arch, seed, inputs, options) if model else None
     with settings.progress() as progress:
@@ -79,9 +79,9 @@ def command(
 
 
 def _show(report: CheckReport) -> None:
-    from deploy.report import terminal
-    from deploy.report.markup import escape
-    from deploy.workflows.check import RUNTIME
+    from deploy.exporting.check import RUNTIME
+    from deploy.terminal import results as terminal
+    from deploy.terminal.markup import escape
 
     if report.backend == RUNTIME:
         terminal.show_check(report)

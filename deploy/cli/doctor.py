@@ -22,12 +22,12 @@ def command(settings: Settings, as_json: bool) -> int:
     Everything is tried, not looked up: ONNX Runtime, for one, lists providers that it cannot use. Exit code 1:
     something that must work does not.
     """
-    from deploy.workflows.doctor import doctor
+    from deploy.tools.doctor import doctor
 
     report = doctor(settings.artifacts)
 
     def show() -> None:
-        from deploy.report.terminal import show_doctor
+        from deploy.terminal.results import show_doctor
 
         show_doctor(report)
 

@@ -10,7 +10,7 @@ import click
 from deploy.cli._common import EXIT, Settings, emit, json_option
 
 if TYPE_CHECKING:
-    from deploy.workflows.evaluate import EvaluationReport, Row
+    from deploy.evaluation.evaluate import EvaluationReport, Row
 
 
 @click.command(
@@ -60,7 +60,7 @@ def command(
     Exit code 3: an artifact is worse than PyTorch by more than --max-drop, or gives values that are not finite; 4: one
     could not be compared, because it was made from other weights.
     """
-    from deploy.workflows.evaluate import evaluate_models
+    from deploy.evaluation.evaluate import evaluate_models
 
     with settings.progress() as progress:
         report = evaluate_models(
@@ -81,8 +81,8 @@ def _show(report: EvaluationReport) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from deploy.report.markup import escape
-    from deploy.report.terminal import STYLE, console, rows
+    from deploy.terminal.markup import escape
+    from deploy.terminal.results import STYLE, console, rows
 
     data = report.data
     title = f"{data['images']} images of {data['name']} ({data['split']})"

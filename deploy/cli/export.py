@@ -9,7 +9,7 @@ import click
 from deploy.cli._common import EXIT, Settings, emit, json_option, model_options, request, samples_option
 
 if TYPE_CHECKING:
-    from deploy.workflows._converted import Converted
+    from deploy.engines.edges import Converted
 
 
 @click.command(
@@ -80,8 +80,8 @@ def command(
     The file, its manifest and the proof go to artifacts/<model>/. Exit code 3 means that the file is not equal to
     the model (it is then kept under rejected/ only), 4 that no comparison could tell.
     """
-    from deploy.workflows._samples import load_samples
-    from deploy.workflows.convert import convert
+    from deploy.engines.convert import convert
+    from deploy.exporting.samples import load_samples
 
     asked = request(model, weights, arch, seed, inputs, options)
     names = None if dynamic is None else [name for name in dynamic.split(",") if name and name != "none"]
@@ -99,11 +99,11 @@ def command(
         )
 
     def show() -> None:
-        from deploy.report.terminal import show_export
+        from deploy.terminal.results import show_export
 
         show_export(report.export)
         if report.engine is not None:
-            from deploy.report.engines import show_built
+            from deploy.terminal.engines import show_built
 
             show_built(report.engine)
         for item in report.converted:
@@ -114,8 +114,8 @@ def command(
 
 
 def _show_converted(made: Converted) -> None:
-    from deploy.report.markup import escape
-    from deploy.report.terminal import console, rows
+    from deploy.terminal.markup import escape
+    from deploy.terminal.results import console, rows
 
     manifest, told = made.artifact.manifest, made.to_dict()
     reasons = made.parity.reasons[:5] if made.parity else ("the exporter names no backend that runs it",)

@@ -25,12 +25,12 @@ def command(settings: Settings, file: Path, batch: int, as_json: bool) -> None:
 
     The file is read, not run.
     """
-    from deploy.workflows.inspect import inspect
+    from deploy.tools.inspect import inspect
 
     report = inspect(file, batch=batch)
 
     def show() -> None:
-        from deploy.report.terminal import show_inspect
+        from deploy.terminal.results import show_inspect
 
         show_inspect(report)
 

@@ -27,10 +27,10 @@ def command(settings: Settings, pattern: str | None, as_layers: bool, options: t
     the zoo's and torchvision's are.
     """
     from deploy.core.errors import UsageError
+    from deploy.models.catalog import layers, list_models, to_dict
     from deploy.models.request import parse_options
     from deploy.models.resolve import known_names
-    from deploy.report.terminal import show_layers, show_models
-    from deploy.workflows.models import layers, list_models, to_dict
+    from deploy.terminal.results import show_layers, show_models
 
     if as_layers:
         if pattern is None:

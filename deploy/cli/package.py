@@ -10,7 +10,7 @@ import click
 from deploy.cli._common import Settings, emit, json_option
 
 if TYPE_CHECKING:
-    from deploy.workflows.package import PackagedModel
+    from deploy.packaging.package import PackagedModel
 
 
 @click.command(
@@ -85,7 +85,7 @@ def command(
     against its list. Exit code 3: it did not answer as PyTorch does.
     """
     from deploy.core.text import visible
-    from deploy.workflows.package import PackageOptions, package_models
+    from deploy.packaging.package import PackageOptions, package_models
 
     if server != "kserve" and (storage_uri or name):
         raise click.UsageError("--storage-uri and --name go with --for kserve.")

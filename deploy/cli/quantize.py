@@ -9,7 +9,7 @@ import click
 from deploy.cli._common import EXIT, Settings, emit, json_option
 
 if TYPE_CHECKING:
-    from deploy.workflows.quantize import QuantizeReport
+    from deploy.quantization.quantize import QuantizeReport
 
 
 @click.command(
@@ -87,7 +87,7 @@ def command(
     The file is judged against the float graph on samples it was not calibrated with, where there are any. Exit code
     3: --max-drop or --min-sqnr does not hold, whatever stays in float.
     """
-    from deploy.workflows.quantize import quantize
+    from deploy.quantization.quantize import quantize
 
     with settings.progress() as progress:
         report = quantize(
@@ -109,6 +109,6 @@ def command(
 
 
 def _show(report: QuantizeReport, details: bool) -> None:
-    from deploy.report.quantized import show_quantized
+    from deploy.terminal.quantize import show_quantized
 
     show_quantized(report, details)

@@ -49,8 +49,8 @@ def command(
     if compare:
         _compare(settings, compare, names, baseline, as_json)
         return
-    from deploy.report.reported import show_report
-    from deploy.workflows.report import write_report
+    from deploy.report.write import write_report
+    from deploy.terminal.report import show_report
 
     with settings.progress() as progress:
         found = write_report(names, baseline=baseline, artifacts=settings.artifacts, progress=progress)
@@ -60,8 +60,8 @@ def command(
 
 
 def _compare(settings: Settings, sides: tuple[Path, Path], names: list[str], baseline: str, as_json: bool) -> None:
-    from deploy.report.reported import show_changes
-    from deploy.workflows.report_compare import compare_reports
+    from deploy.report.compare import compare_reports
+    from deploy.terminal.report import show_changes
 
     with settings.progress() as progress:
         found = compare_reports(*sides, models=names, baseline=baseline, progress=progress)

@@ -11,7 +11,7 @@ import click
 from deploy.cli._common import Settings, emit, json_option
 
 if TYPE_CHECKING:
-    from deploy.workflows.serve import Serving
+    from deploy.serving.serve import Serving
 
 MEGABYTE = 1 << 20
 
@@ -82,7 +82,7 @@ def command(
     --json prints where it listens, when it does.
     """
     from deploy.core.text import visible
-    from deploy.workflows.serve import ServeOptions, serve
+    from deploy.serving.serve import ServeOptions, serve
 
     options = ServeOptions(
         host=host,

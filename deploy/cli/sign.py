@@ -29,7 +29,7 @@ def command(settings: Settings, folder: Path | None, key: Path, signature: Path 
     signed. `deploy verify --key` holds the folder against the signature.
     """
     from deploy.core.text import visible
-    from deploy.workflows.sign import sign
+    from deploy.tools.sign import sign
 
     report = sign(folder or settings.artifacts, key=key, signature=signature)
     emit(

@@ -14,9 +14,9 @@ from deploy.cli._common import Settings, Several, emit, json_option
 
 if TYPE_CHECKING:
     from deploy.core.progress import Progress
+    from deploy.sweeps.drive import Watch
     from deploy.sweeps.spec import Spec
     from deploy.sweeps.task import Task
-    from deploy.workflows._sweep_drive import Watch
 
 FILES = (".yaml", ".yml")
 
@@ -71,12 +71,12 @@ def command(
 
     Exit code 3: a check did not pass; 1: something else failed; 4: parity could not be told, or nothing was timed.
     """
-    from deploy.workflows.sweep import count_tasks, run_sweep
-    from deploy.workflows.sweep import dry_run as look
+    from deploy.sweeps.sweep import count_tasks, run_sweep
+    from deploy.sweeps.sweep import dry_run as look
 
     spec = _spec(what, {name: value for name, value in matrix.items() if value is not None})
     if dry_run:
-        from deploy.report.sweep import show_dry_run
+        from deploy.terminal.sweep import show_dry_run
 
         with settings.progress() as progress:
             found = look(spec, again=again, artifacts=settings.artifacts, progress=progress)
@@ -96,7 +96,7 @@ def command(
         page = _page(settings, progress) if paged and any(item.row for item in report.found) else None
 
     def show() -> None:
-        from deploy.report.sweep import show_sweep
+        from deploy.terminal.sweep import show_sweep
 
         show_sweep(report)
         if page is not None:
@@ -107,7 +107,7 @@ def command(
 
 
 def _spec(what: tuple[str, ...], given: dict[str, Any]) -> Spec:
-    from deploy.workflows.sweep import parse_sweep, read_sweep
+    from deploy.sweeps.sweep import parse_sweep, read_sweep
 
     files = [item for item in what if Path(item).suffix in FILES]
     if not files:
@@ -122,7 +122,7 @@ def _spec(what: tuple[str, ...], given: dict[str, Any]) -> Spec:
 
 def _page(settings: Settings, progress: Progress) -> Path | None:
     from deploy.core.errors import MissingPackageError
-    from deploy.workflows.report import write_report
+    from deploy.report.write import write_report
 
     try:
         return write_report(artifacts=settings.artifacts, progress=progress).page
@@ -140,7 +140,7 @@ def _watching(settings: Settings, total: int) -> Iterator[tuple[Progress, Watch]
             return
         from rich.console import Console
 
-        from deploy.report.sweep import board
+        from deploy.terminal.sweep import board
 
         with board(Console(stderr=True), total) as watch:
             yield progress, watch

@@ -10,7 +10,7 @@ import click
 from deploy.cli._common import Settings, emit, json_option, request
 
 if TYPE_CHECKING:
-    from deploy.workflows.train import TrainReport
+    from deploy.training.train import TrainReport
 
 
 @click.command(
@@ -85,7 +85,7 @@ def command(
     The checkpoints of the best and the last epoch and the training curve go to artifacts/<model>/; the commands that
     follow take the best one by themselves (of a zoo model; others: --weights FILE).
     """
-    from deploy.workflows.train import train_model
+    from deploy.training.train import train_model
 
     with settings.progress() as progress:
         report = train_model(
@@ -108,8 +108,8 @@ def command(
 
 
 def _show(report: TrainReport) -> None:
-    from deploy.report.markup import escape
-    from deploy.report.terminal import console, rows
+    from deploy.terminal.markup import escape
+    from deploy.terminal.results import console, rows
 
     accuracy, data = report.accuracy, report.data
     low, high = accuracy["top1_interval"]

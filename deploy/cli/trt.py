@@ -11,8 +11,8 @@ import click
 from deploy.cli._common import EXIT, Settings, emit, json_option
 
 if TYPE_CHECKING:
-    from deploy.workflows.build import BuildReport
-    from deploy.workflows.inspect_engine import EngineReport
+    from deploy.engines.build import BuildReport
+    from deploy.engines.inspect import EngineReport
 
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -107,7 +107,7 @@ def build(
     TensorRT for RTX builds without a GPU. Where there is one, the engine is run and held against the model; exit code
     3 means that it is not equal to it, 4 that no comparison could tell. One that was not run is called so.
     """
-    from deploy.workflows.build import BuildRequest, build_engine, trtexec_line
+    from deploy.engines.build import BuildRequest, build_engine, trtexec_line
 
     request = BuildRequest(
         model=model,
@@ -151,7 +151,7 @@ def inspect(settings: Settings, engine: Path, as_json: bool) -> int:
     The file is held against its manifest first: an engine is code. Where it fits the library and the GPU that are
     here, it is opened and asked itself; else its manifest speaks, and the reason is told.
     """
-    from deploy.workflows.inspect_engine import inspect_engine
+    from deploy.engines.inspect import inspect_engine
 
     with settings.progress() as progress:
         report = inspect_engine(engine, progress=progress)
@@ -160,12 +160,12 @@ def inspect(settings: Settings, engine: Path, as_json: bool) -> int:
 
 
 def _show(report: BuildReport) -> None:
-    from deploy.report.engines import show_built
+    from deploy.terminal.engines import show_built
 
     show_built(report)
 
 
 def _show_engine(report: EngineReport) -> None:
-    from deploy.report.engines import show_engine
+    from deploy.terminal.engines import show_engine
 
     show_engine(report)

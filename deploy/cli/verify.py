@@ -29,13 +29,13 @@ def command(settings: Settings, path: Path | None, key: Path | None, signature: 
     manifest says, or not what was signed.
     """
     from deploy.core.text import visible
-    from deploy.workflows.verify import verify
+    from deploy.tools.verify import verify
 
     if signature and not key:
         raise click.UsageError("--signature needs --key: a signature is held against a public key.")
     report = verify(path or settings.artifacts)
     if key:
-        from deploy.workflows.sign import verify_signature
+        from deploy.tools.sign import verify_signature
 
         verify_signature(path or settings.artifacts, key=key, signature=signature)
 

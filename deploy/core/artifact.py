@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deploy.core.checked import BrokenSealError, seal, unseal
 from deploy.core.environment import machine, now, versions
 from deploy.core.errors import ArtifactError, DigestError
 from deploy.core.lock import unwritten
 from deploy.core.model import Preprocessing, Weights
-from deploy.core.seal import BrokenSealError, seal, unseal
 from deploy.core.tensors import TensorSpec
 
 SCHEMA = 1

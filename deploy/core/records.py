@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from deploy.core.checked import BrokenSealError, seal, unseal
 from deploy.core.errors import ArtifactError, DigestError
-from deploy.core.seal import BrokenSealError, seal, unseal
 from deploy.core.store import write_file
 
 AGAIN = "measure again"

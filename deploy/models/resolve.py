@@ -10,7 +10,7 @@ from deploy.core.artifact import sha256
 from deploy.core.errors import MissingPackageError, UnknownNameError, UsageError, WeightsError
 from deploy.core.model import UNTRAINED, Model, Weights
 from deploy.core.progress import SILENT, Progress
-from deploy.models import _python, untrained
+from deploy.models import python, untrained
 from deploy.models import weights as files
 from deploy.models.request import ModelRequest
 
@@ -100,15 +100,15 @@ def architecture(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
     """
     with untrained.seeded(request.seed):
         model, source, bare = _build(request, Path(request.name))
-    return (model if source is None else _python.with_inputs(model, request)), source, bare
+    return (model if source is None else python.with_inputs(model, request)), source, bare
 
 
 def _build(request: ModelRequest, path: Path) -> tuple[Model, ModuleType | None, str]:
     name = request.name
     if path.suffix == ".pt2":
-        return _python.build_program(request, path), None, name
+        return python.build_program(request, path), None, name
     if ":" in name:
-        return _python.build_factory(request, name), None, name
+        return python.build_factory(request, name), None, name
     prefix, slash, bare = name.partition("/")
     if slash:
         if prefix not in registry.names(SOURCES):

@@ -24,7 +24,7 @@ FEWEST = 3
 
 
 class Candidate(Protocol):
-    """A runner that works while the reference is computed (`deploy.backends._isolated.IsolatedRunner`)."""
+    """A runner that works while the reference is computed (`deploy.core.isolated.IsolatedRunner`)."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

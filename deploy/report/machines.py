@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.report.words import UNKNOWN, duration, spread, times_faster
+from deploy.support.words import UNKNOWN, duration, spread, times_faster
 
 Plain = Mapping[str, Any]
 HEADS = ("latency", "faster")
@@ -41,7 +41,7 @@ def side_by_side(rows: Sequence[Plain], machines: Sequence[Plain]) -> Side | Non
     """The table; None where all rows are of one machine.
 
     Args:
-        rows: of a report (see `deploy.workflows.report.describe`), each with the position of its machine.
+        rows: of a report (see `deploy.report.write.describe`), each with the position of its machine.
         machines: of the report.
     """
     names = [str(item["machine"].get("kind") or f"machine {place + 1}") for place, item in enumerate(machines)]

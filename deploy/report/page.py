@@ -29,7 +29,7 @@ def page(document: Mapping[str, Any]) -> str:
     """The page of a report.
 
     Args:
-        document: see `deploy.workflows.report.describe`.
+        document: see `deploy.report.write.describe`.
 
     Raises:
         MissingPackageError: Plotly or Jinja is not installed.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from deploy.report._plot_parts import (
+from deploy.report.plot_parts import (
     COLOURS,
     MILLI,
     OTHER,
@@ -23,7 +23,7 @@ from deploy.report._plot_parts import (
     series,
     setting_of,
 )
-from deploy.report._plots_why import curves, roofline, sensitivity
+from deploy.report.plots_why import curves, roofline, sensitivity
 
 
 def plots(document: Plain) -> list[Plot]:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.report import words
 from deploy.report.machines import HEADS, WHAT, side_by_side
-from deploy.report.words import UNKNOWN, duration, size, spread, times_faster
+from deploy.support import words
+from deploy.support.words import UNKNOWN, duration, size, spread, times_faster
 
 Plain = Mapping[str, Any]
 Key = float | str | None

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from calibration._grid import Grid, Range
-    from calibration._histogram import Histogram
+    from calibration.grid import Grid, Range
+    from calibration.histogram import Histogram
 
 SIGMAS = 3.0
 

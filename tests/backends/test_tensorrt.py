@@ -10,12 +10,12 @@ import torch
 
 from deploy.backends.tensorrt import Options, open
 from deploy.core.artifact import Artifact, manifest_path
+from deploy.core.checked import seal
 from deploy.core.errors import ArtifactError, BackendError, DigestError, UsageError
 from deploy.core.progress import SILENT
-from deploy.core.seal import seal
+from deploy.engines.build import BuildRequest, build_engine
+from deploy.engines.convert import convert
 from deploy.support.cuda_driver import gpus
-from deploy.workflows.build import BuildRequest, build_engine
-from deploy.workflows.convert import convert
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: it has wheels for Linux x86-64")
 RUNTIMES = ["tensorrt-rtx", "tensorrt"]

@@ -2,8 +2,8 @@
 
 import pytest
 
+from deploy.bench.layers import Profile, slower
 from deploy.bench.limits import Limits, Work, floor
-from deploy.bench.profile import Profile, slower
 
 
 def _item(layer: str, operator: str, ns: float, arithmetic: str = "float") -> dict[str, object]:

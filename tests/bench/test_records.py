@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from deploy.bench.records import Cell, Record, Repetition, load, record_path, save
+from deploy.core.checked import seal
 from deploy.core.errors import ArtifactError, DigestError, StorageError
 from deploy.core.records import is_record
-from deploy.core.seal import seal
-from deploy.workflows.verify import verify
+from deploy.tools.verify import verify
 
 CELL = Cell(
     model="zoo/m",

@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 
 import calibration
-from calibration._observe import plan
+from calibration.observe import plan
 from deploy.core.errors import ArtifactError, BackendError, DataError
 
 Change = Callable[[Callable[[onnx.ModelProto], None]], Path]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration._histogram import SIDE, Histogram
+from calibration.histogram import SIDE, Histogram
 
 RNG = np.random.default_rng(0)
 WIDE = np.concatenate([RNG.standard_normal(2000) * scale for scale in (1e-20, 1.0, 1e10)] + [[0.0] * 7])

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from calibration._grid import Grid
-from calibration._histogram import Histogram
+from calibration.grid import Grid
+from calibration.histogram import Histogram
 from calibration.statistics import entropy, minmax, mse, percentile
 from deploy.core import registry
 

@@ -45,9 +45,9 @@ def test_engines(name: str) -> None:
     assert engine.__doc__ and list(inspect.signature(engine.open_engine).parameters) == ["context"]
 
 
-@pytest.mark.parametrize("name", registry.names("deploy.packages"))
+@pytest.mark.parametrize("name", registry.names("deploy.packaging.targets"))
 def test_packages(name: str) -> None:
-    package = registry.load("deploy.packages", name)
+    package = registry.load("deploy.packaging.targets", name)
     assert package.__doc__ and callable(package.refuse)
     assert list(inspect.signature(package.write).parameters) == ["folder", "contents", "options"]
 
@@ -59,4 +59,4 @@ def test_an_unknown_plugin_is_named_with_its_nearest() -> None:
 
 def test_helpers_are_not_plugins() -> None:
     assert not any(name.startswith("_") for name in registry.names("deploy.backends"))
-    assert importlib.import_module("deploy.backends._isolated")
+    assert importlib.import_module("deploy.core.isolated")

@@ -26,7 +26,7 @@ VARIABLES = {
         "fault": "ParserError",
         "profile": "IOptimizationProfile",
     },
-    "exporters/_parsed.py": {
+    "exporters/parsed.py": {
         "network": "INetworkDefinition",
         "layer": "ILayer",
         "tensor": "ITensor",
@@ -40,7 +40,7 @@ VARIABLES = {
         "runtime_cache": "IRuntimeCache",
         "_cache": "IRuntimeCache",
     },
-    "deploy/workflows/inspect_engine.py": {"engine": "ICudaEngine"},
+    "deploy/engines/inspect.py": {"engine": "ICudaEngine"},
 }
 """In each file that speaks to a library: what its variables hold. The test reads which attributes are taken of them."""
 

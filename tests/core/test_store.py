@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from deploy.core.artifact import Artifact, Manifest, Payload, manifest_path, sha256
+from deploy.core.checked import seal
 from deploy.core.errors import ArtifactError, DigestError, StorageError
 from deploy.core.model import Preprocessing, Weights
-from deploy.core.seal import seal
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
 

@@ -3,8 +3,8 @@
 import shlex
 from pathlib import Path
 
-from exporters._trtexec import quoted, trtexec
 from exporters.onnx_to_tensorrt import Options, Profile, ShapeRange
+from exporters.trtexec import quoted, trtexec
 
 
 def _profile(*sizes: int, name: str = "input") -> Profile:

@@ -19,8 +19,13 @@ import onnx  # noqa: F401  (imported once, for all forks)
 import onnxruntime  # noqa: F401
 import torch  # noqa: F401
 
+from deploy.bench import measure  # noqa: F401
 from deploy.cli.main import main
-from deploy.workflows import bench, build, check, export, inspect, quantize, train  # noqa: F401
+from deploy.engines import build  # noqa: F401
+from deploy.exporting import check, export  # noqa: F401
+from deploy.quantization import quantize  # noqa: F401
+from deploy.tools import inspect  # noqa: F401
+from deploy.training import train  # noqa: F401
 
 
 def serve() -> None:

@@ -17,9 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from deploy.core.artifact import Manifest, Payload
+from deploy.core.checked import seal
 from deploy.core.errors import DeployError
 from deploy.core.model import Preprocessing, Weights
-from deploy.core.seal import seal
 from deploy.core.tensors import TensorSpec, parse_input
 from deploy.core.text import visible
 from deploy.models.request import parse_options

@@ -14,9 +14,9 @@ import onnx
 import pytest
 
 from deploy.core.artifact import Artifact, Payload, manifest_path
+from deploy.exporting.export import export_model
 from deploy.models.request import ModelRequest
-from deploy.workflows.export import export_model
-from deploy.workflows.quantize import QuantizeReport, quantize
+from deploy.quantization.quantize import QuantizeReport, quantize
 from tests.conftest import Listener  # type: ignore[import-not-found,unused-ignore]
 
 Change = Callable[[Path], dict[str, Any]]

@@ -13,8 +13,8 @@ Run = Callable[..., Ran]
 CRASH = """
 import os, signal, sys
 
-if "deploy.workflows._quantize_worker" in sys.orig_argv:
-    import deploy.workflows._quantize_worker as worker
+if "deploy.quantization.worker" in sys.orig_argv:
+    import deploy.quantization.worker as worker
     setattr(worker.Worker, "_{step}", lambda *_: os.kill(os.getpid(), signal.SIGSEGV))
     from deploy.core.child import serve
     serve(worker.Worker().answer)

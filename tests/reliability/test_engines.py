@@ -10,8 +10,8 @@ import pytest
 
 from deploy.backends.tensorrt import open as open_engine
 from deploy.core.artifact import Artifact, manifest_path
+from deploy.core.checked import seal, unseal
 from deploy.core.errors import ArtifactError, BackendError, DigestError
-from deploy.core.seal import seal, unseal
 from deploy.support.cuda_driver import Gpu, gpus
 from deploy.support.engine_file import read_engine, refusal
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from deploy.core.store import Store
-from deploy.workflows.verify import verify
+from deploy.tools.verify import verify
 
 from .conftest import in_child, kill_at, listing, publish, version_of
 

@@ -15,7 +15,7 @@ import pytest
 
 from deploy.core.errors import DigestError
 from deploy.core.store import Store
-from deploy.workflows.verify import verify
+from deploy.tools.verify import verify
 
 from .conftest import EXPORTED, listing, publish, version_of
 

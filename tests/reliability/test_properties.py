@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.core.artifact import Manifest
-from deploy.core.seal import BrokenSealError, seal, unseal
+from deploy.core.checked import BrokenSealError, seal, unseal
 from deploy.core.tensors import DTYPES, TensorSpec, parse_input
 from deploy.core.text import visible
 

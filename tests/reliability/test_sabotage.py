@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import pytest
 
+from deploy.exporting.check import check
+from deploy.exporting.export import export_model
 from deploy.models.request import ModelRequest
-from deploy.workflows.check import check
-from deploy.workflows.export import export_model
-from exporters._half import to_half
+from exporters.half import to_half
 
 NETS = Path(__file__).with_name("_nets.py")
 CLEAN = (

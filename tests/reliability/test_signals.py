@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.workflows.verify import verify
+from deploy.tools.verify import verify
 
 from .conftest import listing
 

@@ -45,8 +45,8 @@ def add(store: Path) -> None:
 
 def swap(store: Path) -> None:
     """Another artifact with a manifest of its own, sealed and sound: only the signature tells."""
+    from deploy.exporting.export import export_model
     from deploy.models.request import ModelRequest
-    from deploy.workflows.export import export_model
 
     export_model(ModelRequest(name="zoo/lenet5", weights="none", seed=1), artifacts=store)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.workflows.verify import verify
+from deploy.tools.verify import verify
 
 FLIPS, OTHERS = 80, 8
 Change = Callable[[Path, random.Random], None]

@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from deploy.core.errors import DeployError
-from deploy.workflows.quantize import quantize
+from deploy.quantization.quantize import quantize
 from tests.conftest import Listener  # type: ignore[import-not-found,unused-ignore]
 
 Array = np.ndarray

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deploy.workflows.report import write_report
+from deploy.report.write import write_report
 from tests.report.conftest import add_record
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from deploy.report.page import page
 from deploy.report.plots import beats, plots
-from deploy.workflows.report import write_report
+from deploy.report.write import write_report
 from tests.report.conftest import add_accuracy, add_record
 
 EVIL = "<script>alert(1)</script>"

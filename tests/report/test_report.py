@@ -12,9 +12,9 @@ import pytest
 from deploy.bench.records import Absent, record_path, save_absent, save_profile
 from deploy.core.errors import ArtifactError
 from deploy.core.progress import Progress
-from deploy.workflows.report import write_report
-from deploy.workflows.report_compare import compare_reports
-from deploy.workflows.verify import verify
+from deploy.report.compare import compare_reports
+from deploy.report.write import write_report
+from deploy.tools.verify import verify
 from tests.report.conftest import add_accuracy, add_record
 
 

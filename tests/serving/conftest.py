@@ -61,7 +61,7 @@ def served(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """LeNet-5 in float32, and in eight bits for ONNX Runtime."""
     import shutil
 
-    from deploy.workflows.quantize import quantize
+    from deploy.quantization.quantize import quantize
 
     root = tmp_path_factory.mktemp("served") / "artifacts"
     shutil.copytree(trained, root)

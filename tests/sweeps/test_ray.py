@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from deploy.core.errors import UsageError
+from deploy.report.write import write_report
 from deploy.sweeps.spec import Entry, Machine, Spec
+from deploy.sweeps.sweep import SweepReport, run_sweep
 from deploy.sweeps.task import Task
-from deploy.workflows.report import write_report
-from deploy.workflows.sweep import SweepReport, run_sweep
-from deploy.workflows.verify import verify
+from deploy.tools.verify import verify
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="pip install 'deploy-toolkit[ray]'")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray's own

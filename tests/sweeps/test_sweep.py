@@ -21,7 +21,7 @@ from deploy.core.artifact import sha256
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import architecture
-from deploy.workflows.verify import verify
+from deploy.tools.verify import verify
 from tests.conftest import Ran
 
 Run = Callable[..., Ran]

@@ -1,0 +1,245 @@
+"""From names and choices to cells."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deploy.bench.cells import (
+    BACKENDS,
+    REFERENCE,
+    Plan,
+    backend_versions,
+    evidence_of,
+    fingerprint,
+    sizes_at,
+)
+from deploy.bench.proof import Prover, proven
+from deploy.bench.records import Absent, Cell, load, record_path
+from deploy.bench.subject import INT8, Subject
+from deploy.core.artifact import Artifact, sha256
+from deploy.core.errors import DeployError, UnknownNameError
+from deploy.core.progress import Progress
+from deploy.core.store import Store
+from deploy.models.request import ModelRequest
+
+EAGER = {"verdict": REFERENCE, "reasons": [], "by": "it is what the others are held against"}
+
+
+Wanted = Callable[[str, str, str], bool]
+"""Of a model, a backend and a precision: whether they are to be timed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choices:
+    """What a benchmark was asked for.
+
+    Attributes:
+        asked: the backends were named, and are not a choice of ours.
+        precisions: None takes those that a model has files of.
+        calib: data to quantise with where an INT8 file is missing.
+        sizes: of symbolic dimensions other than the batch.
+        options: of the scenario, part of every cell.
+        wanted: which combinations.
+        graph: replay CUDA graphs where a backend has them.
+        kind: of this machine, in a sweep over several.
+    """
+
+    backends: tuple[str, ...]
+    precisions: tuple[str, ...] | None
+    batches: tuple[int, ...]
+    threads: int
+    asked: bool = True
+    device: str = "cpu"
+    calib: str | None = None
+    seed: int = 0
+    scenario: str = "latency"
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    wanted: Wanted = lambda model, backend, precision: True
+    graph: bool = False
+    kind: str | None = None
+
+
+def plan_model(
+    request: ModelRequest, choices: Choices, store: Store, scratch: Path, progress: Progress
+) -> tuple[list[Plan], list[Absent]]:
+    """The cells of a model, or of one file, proven; and what cannot be timed, with the reason.
+
+    Args:
+        request: the model or file.
+        choices: of the benchmark.
+        store: where files are found and made.
+        scratch: a folder for weights, which must live as long as the plans.
+        progress: told of everything that is made.
+
+    Raises:
+        DeployError: the model is not known, or a file is damaged.
+    """
+    subject = Subject(request, store, scratch, choices.calib, progress)
+    found = list(_cells(subject, choices, store, progress))
+    return [item for item in found if isinstance(item, Plan)], [item for item in found if isinstance(item, Absent)]
+
+
+def _cells(subject: Subject, choices: Choices, store: Store, progress: Progress) -> Iterator[Plan | Absent]:
+    backends = choices.backends if choices.asked else _fitting(subject, choices)
+    provers: list[Prover] = []
+    for precision in choices.precisions or subject.precisions():
+        found: dict[str, list[Plan | Absent]] = {}
+        # what runs files comes first: a model is timed at the sizes that its files have
+        for backend in sorted(backends, key=lambda name: not BACKENDS[name].runs_files):
+            if choices.wanted(subject.name, backend, precision):
+                found[backend] = [
+                    _cell(subject, choices, backend, precision, batch, store, provers, progress)
+                    for batch in choices.batches
+                ]
+        for backend in backends:
+            yield from found.get(backend, ())
+
+
+def _cell(
+    subject: Subject,
+    choices: Choices,
+    backend: str,
+    precision: str,
+    batch: int,
+    store: Store,
+    provers: list[Prover],
+    progress: Progress,
+) -> Plan | Absent:
+    """One cell, proven; or why there is none."""
+    try:
+        plan = _remembered(_plan(subject, choices, backend, precision, batch), store)
+        if plan.evidence is None:
+            if not provers:
+                provers.append(Prover(subject.model(), choices.seed))
+            with progress.stage(f"{plan.cell}: checking parity"):
+                plan = proven(plan, provers[0])
+        return plan
+    except UnknownNameError:
+        raise
+    except DeployError as exc:
+        return Absent(
+            model=subject.name,
+            backend=backend,
+            precision=precision,
+            batch=batch,
+            why=exc.message,
+            machine=choices.kind,
+        )
+
+
+def _fitting(subject: Subject, choices: Choices) -> tuple[str, ...]:
+    """Where no backend was asked for: those that run the file, or all."""
+    own = subject.backends()
+    if own is not None:
+        return own
+    return tuple(name for name in choices.backends if BACKENDS[name].runs_files or not subject.is_file)
+
+
+def _remembered(plan: Plan, store: Store) -> Plan:
+    """With the evidence of an earlier run of the very same cell."""
+    path = record_path(store.root, plan.cell)
+    if plan.evidence is not None or not path.is_file():
+        return plan
+    try:
+        return dataclasses.replace(plan, evidence=load(path).evidence)
+    except DeployError:
+        return plan
+
+
+def _plan(subject: Subject, choices: Choices, backend: str, precision: str, batch: int) -> Plan:
+    """One cell.
+
+    Raises:
+        DeployError: there cannot be one.
+    """
+    if precision not in BACKENDS[backend].precisions:
+        raise DeployError(f"{backend} does not run {precision}.")
+    if choices.device not in BACKENDS[backend].devices:
+        raise DeployError(f"{backend} does not run on {choices.device}.")
+    if choices.graph and not BACKENDS[backend].graphs:
+        raise DeployError(f"{backend} replays no CUDA graphs.")
+    common = {
+        "backend": backend,
+        "precision": precision,
+        "batch": batch,
+        "threads": choices.threads,
+        "device": choices.device,
+        "scenario": choices.scenario,
+        "options": {**choices.options, **({"graph": True} if choices.graph else {})},
+        "versions": backend_versions(backend),
+        "machine": fingerprint(choices.device, choices.kind),
+    }
+    if backend == "tensorrt":
+        return _of_file(subject.engine(precision), choices, common)
+    if BACKENDS[backend].runs_files:
+        return _of_file(subject.file(precision, backend if precision == INT8 else None), choices, common)
+    if subject.is_file:
+        raise DeployError(f"{backend} runs models, not files.")
+    return _of_model(subject, choices, common)
+
+
+def _of_file(artifact: Artifact, choices: Choices, common: dict[str, Any]) -> Plan:
+    manifest = artifact.manifest
+    sizes = sizes_at(manifest.inputs, common["batch"], {**manifest.options.get("sizes", {}), **choices.sizes})
+    options: dict[str, Any] = {"threads": choices.threads}
+    if common["backend"] == "onnxruntime":
+        options["provider"] = choices.device
+    elif common["backend"] == "tensorrt":
+        options = {"graph": choices.graph}
+    cell = Cell(
+        model=manifest.model,
+        slug=manifest.slug,
+        what=manifest.files[0].sha256,
+        target=manifest.target,
+        sizes=sizes,
+        **common,
+    )
+    about = {
+        "file": artifact.path.name,
+        "bytes": sum(item.bytes for item in manifest.files),
+        "trained": manifest.weights.trained,
+        "weights": list(manifest.weights.identity),
+        "top1": (((manifest.parity or {}).get("accuracy")) or {}).get("top1"),
+    }
+    own = choices.device == "cpu" or common["backend"] == "tensorrt"
+    evidence = evidence_of(artifact, common["backend"]) if own else None
+    return Plan(
+        cell=cell,
+        path=artifact.path,
+        model=None,
+        options=options,
+        inputs=manifest.inputs,
+        evidence=evidence,
+        about=about,
+    )
+
+
+def _of_model(subject: Subject, choices: Choices, common: dict[str, Any]) -> Plan:
+    model, inputs = subject.model(), subject.inputs()
+    sizes = sizes_at(inputs, common["batch"], {**model.sizes, **choices.sizes})
+    request, weights = subject.rebuilt()
+    eager = (common["backend"], common["precision"], choices.device) == ("torch", "fp32", "cpu")
+    return Plan(
+        cell=Cell(model=model.name, slug=model.slug, what=sha256(weights), sizes=sizes, **common),
+        path=None,
+        model=request,
+        options={
+            "threads": choices.threads,
+            "precision": common["precision"],
+            "device": choices.device,
+            "graph": choices.graph,
+        },
+        inputs=inputs,
+        evidence=EAGER if eager else None,
+        about={
+            "file": None,
+            "bytes": weights.stat().st_size,
+            "trained": model.weights.trained,
+            "weights": list(model.weights.identity),
+        },
+    )

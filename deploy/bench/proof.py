@@ -1,0 +1,61 @@
+"""Proof of what is timed, in a process like those that are timed, at the very sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from deploy.backends.pytorch import PyTorchRunner
+from deploy.bench.cells import Plan
+from deploy.bench.process import BenchProcess
+from deploy.core.model import Model
+from deploy.exporting.prove import match_inputs
+from deploy.parity.cached import Remembered
+from deploy.parity.compare import compare
+from deploy.parity.probes import Probe, probes_at
+
+
+class Prover:
+    """Holds backends against one model in float64, which is computed once for all of them.
+
+    Args:
+        model: the reference.
+        seed: of the probes.
+    """
+
+    def __init__(self, model: Model, seed: int) -> None:
+        self._model, self._seed = model, seed
+        self._runners = {name: Remembered(PyTorchRunner(model, name)) for name in ("fp64", "fp32", "fp16")}
+        self._probes: dict[tuple[tuple[str, int], ...], list[Probe]] = {}
+
+    def prove(self, plan: Plan) -> dict[str, Any]:
+        """The evidence on a plan.
+
+        Raises:
+            BackendError: it cannot be run.
+        """
+        cell = plan.cell
+        rename, specs, faults = match_inputs(self._model, plan.inputs)
+        by = f"bench, on {cell.backend}, at this size"
+        if faults:
+            return {"verdict": "fail", "reasons": faults, "by": by}
+        probes = self._probes.setdefault(tuple(cell.sizes.items()), probes_at(specs, cell.sizes, seed=self._seed))
+        with BenchProcess(plan.plugin, cell.threads) as process:
+            first = {rename[name]: value for name, value in probes[0].feeds.items()}
+            process.open(first, path=plan.path, model=plan.model, options=plan.options)
+            report = compare(
+                self._runners["fp64"],
+                self._runners[cell.precision],
+                process,
+                probes,
+                precision=cell.precision,
+                seed=self._seed,
+                rename=rename,
+            )
+        margin = report.to_dict()["margin"]
+        return {"verdict": report.verdict, "reasons": list(report.reasons), "margin": margin, "by": by}
+
+
+def proven(plan: Plan, prover: Prover) -> Plan:
+    """A plan with its evidence; one that was proven before is left as it is."""
+    return plan if plan.evidence is not None else dataclasses.replace(plan, evidence=prover.prove(plan))

@@ -1,0 +1,87 @@
+"""``deploy check --locate``: hand the model's operators and the graph's tensors to `deploy.parity.locate`."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import onnx
+
+from deploy.backends.pytorch import PyTorchRunner
+from deploy.core.isolated import IsolatedRunner
+from deploy.core.model import Model
+from deploy.core.progress import Progress
+from deploy.core.runner import Feeds
+from deploy.exporting.prove import match_inputs
+from deploy.parity.locate import Location, Record, Step, find
+from deploy.parity.probes import make_probes
+from deploy.support import onnx_file
+
+
+def locate(model: Model, path: Path, *, precision: str, seed: int, progress: Progress) -> Location:
+    """Find the first tensor of ``path`` that leaves the model, on one probe.
+
+    Raises:
+        BackendError: a node does not run on its own, or the model cannot be run.
+    """
+    with IsolatedRunner("onnxruntime_stepwise") as stepwise:
+        stepwise.open(path)
+        rename, inputs, _ = match_inputs(model, stepwise.inputs)
+        probes = make_probes(inputs, model.sizes, seed=seed)
+        probe = next((item for item in probes if item.sizes.get("batch", 2) == 2), probes[0])
+        stepwise.submit({rename[name]: value for name, value in probe.feeds.items()})
+        records = _records(model, probe.feeds, precision)
+        fetched = stepwise.result()
+    graph = onnx_file.load(path).graph
+    made_by = {name: tuple(node.input) for node in graph.node for name in node.output}
+    computed = _from_inputs(graph)
+    steps = [
+        Step(
+            tensor=name,
+            node=node.name,
+            operator=node.op_type,
+            scope=_scope(node),
+            reads=tuple(node.input),
+            shape=tuple(int(size) for size in fetched[f"{name}:shape"]),
+            sketch=fetched[name],
+        )
+        for node in graph.node
+        for name in node.output
+        if f"{name}:shape" in fetched and name in computed
+    ]
+    return find(steps, made_by, records, precision)
+
+
+def _from_inputs(graph: onnx.GraphProto) -> set[str]:
+    """Tensors that depend on the graph's inputs; the others are rearranged weights."""
+    stored = {tensor.name for tensor in graph.initializer}
+    known = {value.name for value in graph.input if value.name not in stored}
+    for node in graph.node:
+        if known.intersection(node.input):
+            known.update(node.output)
+    return known
+
+
+def _records(model: Model, feeds: Feeds, precision: str) -> list[Record]:
+    wide = PyTorchRunner(model, "fp64").trace(feeds)
+    own = PyTorchRunner(model, precision).trace(feeds)
+    return [
+        Record(operator=left.operator, module=left.module, shape=left.shape, wide=left.sketch, own=right.sketch)
+        for left, right in zip(wide, own, strict=False)
+        if left.shape == right.shape
+    ]
+
+
+def _scope(node: onnx.NodeProto) -> str:
+    """The module a node came from, as its exporter recorded it."""
+    scopes = next((item.value for item in node.metadata_props if item.key == "pkg.torch.onnx.name_scopes"), "")
+    if scopes:
+        try:
+            names = ast.literal_eval(scopes)
+        except (ValueError, SyntaxError):
+            names = []
+        if isinstance(names, list) and len(names) > 1:
+            return str(names[-2])
+    traced = re.match(r"/(.+)/[^/]+$", node.name)  # the tracing exporter's /layer1/layer1.0/conv1/Conv
+    return ".".join(traced[1].split("/")[-1:]) if traced else ""

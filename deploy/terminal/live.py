@@ -1,0 +1,71 @@
+"""What a command is doing, on a terminal: a live display."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from deploy.core import interrupt
+from deploy.core.progress import Progress
+from deploy.terminal.markup import escape
+
+
+class Live(Progress):
+    """A spinner, a bar where the length is known, and the time elapsed."""
+
+    def __init__(self, bar: Bar, console: Console, verbose: bool = False) -> None:
+        self._verbose = verbose
+        self._bar = bar
+        self._console = console
+        self._task: TaskID | None = None
+        self._title = ""
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[None]:
+        """Draw the stage while it runs; leave its line with its time."""
+        interrupt.check()
+        self._title = title
+        self._task = task = self._bar.add_task(escape(title), total=None)
+        try:
+            yield
+            interrupt.check()
+            self._bar.update(task, total=1, completed=1, description=escape(title))
+        finally:
+            self._bar.stop_task(task)
+
+    def note(self, text: str) -> None:
+        """A line above the display."""
+        self._console.print(f"[dim]note:[/dim] {escape(text)}", highlight=False)
+
+    def detail(self, text: str) -> None:
+        """A line for those who asked to be told more."""
+        if self._verbose:
+            self._console.print(escape(text), style="dim", highlight=False)
+
+    def warn(self, text: str) -> None:
+        """A framed text that cannot be missed."""
+        self._console.print(Panel(escape(text), title="WARNING", border_style="bold yellow"))
+
+    def advance(self, done: int, total: int, text: str = "") -> None:
+        """Move the bar of the present stage."""
+        if self._task is not None:
+            self._bar.update(self._task, completed=done, total=total, description=escape(text or self._title))
+
+
+@contextmanager
+def live(verbose: bool) -> Iterator[Progress]:
+    """A display on a terminal."""
+    console = Console(stderr=True)
+    columns = (
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description}"),
+        BarColumn(20),
+        TimeElapsedColumn(),
+    )
+    with Bar(*columns, console=console) as bar:
+        yield Live(bar, console, verbose)

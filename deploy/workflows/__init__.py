@@ -1,1 +1,0 @@
-"""One file a verb: the only places that know an order of steps."""

@@ -1,0 +1,269 @@
+"""Timing real runtimes in real processes; never how long something took, only what is said of it."""
+
+import csv
+import dataclasses
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deploy.bench import cells as _bench_cells
+from deploy.bench.compare import compare_speed
+from deploy.bench.measure import BenchmarkReport, measure_speed
+from deploy.bench.records import load
+from deploy.bench.repetition import Budget
+from deploy.bench.saturation import saturate
+from deploy.bench.sequential import guard, verdict_of
+from deploy.core.artifact import manifest_path
+from deploy.core.checked import seal
+from deploy.core.errors import ArtifactError, BackendError, MissingPackageError, UnknownNameError, UsageError
+from deploy.exporting.export import export_model
+from deploy.models.request import ModelRequest
+from deploy.quantization.quantize import quantize
+from deploy.tools.verify import verify
+from tests.conftest import Listener, Ran  # type: ignore[import-not-found,unused-ignore]
+
+QUICK = Budget(time_s=0.02, warm_s=0.3, patience_s=20)
+
+
+def _bench(root: Path, *models: str, **options: object) -> BenchmarkReport:
+    settings = {"repetitions": 2, "threads": 1, "budget": QUICK, "artifacts": root, **options}
+    return measure_speed(models, **settings)  # type: ignore[arg-type]
+
+
+def _records(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(root.glob("*/bench/*.json"))}
+
+
+def test_every_artifact_on_every_backend_with_its_evidence(artifacts: Path) -> None:
+    listener = Listener()
+    seen: list[int] = []
+    report = _bench(artifacts, progress=listener, listener=lambda rows: seen.append(len(rows)))
+    found = {(row.record.cell.backend, row.record.cell.precision): row for row in report.rows}
+    assert set(found) == {(name, kind) for name in ("torch", "onnxruntime", "openvino") for kind in ("fp32", "fp16")}
+    assert found["torch", "fp32"].record.evidence["verdict"] == "reference"
+    assert found["onnxruntime", "fp32"].record.evidence["by"] == "export, on ONNX Runtime"
+    assert found["openvino", "fp32"].record.evidence["by"] == "bench, on openvino, at this size"
+    for key, row in found.items():
+        assert row.record.evidence["verdict"] in ("pass", "reference"), key
+        assert row.stats is not None and row.stats.processes == 2 and row.stats.median.low < row.stats.median.high
+        assert (row.speedup is None) == (key == ("torch", "fp32"))
+        assert row.detail("load_ns") and row.detail("first_ns") and row.detail("peak_bytes")
+    assert seen and verify(artifacts).problems == ()
+
+
+def test_it_goes_on_where_it_was_and_again_means_again(artifacts: Path) -> None:
+    options = {"backends": ("onnxruntime",), "precisions": ("fp32",)}
+    _bench(artifacts, "lenet5", **options)
+    before = _records(artifacts)
+    _bench(artifacts, "lenet5", **options)
+    assert _records(artifacts) == before, "nothing is measured twice"
+    report = _bench(artifacts, "lenet5", repetitions=3, **options)
+    (path,) = artifacts.glob("*/bench/*.json")
+    assert [item.number for item in load(path).repetitions] == [0, 1, 2]
+    assert load(path).repetitions[0].samples.tolist() == report.rows[0].record.repetitions[0].samples.tolist()
+    (name, old), *_ = before.items()
+    _bench(artifacts, "lenet5", again=True, **options)
+    assert _records(artifacts)[name] != old
+
+
+def test_a_damaged_record_is_measured_anew(artifacts: Path) -> None:
+    options = {"backends": ("onnxruntime",), "precisions": ("fp32",)}
+    _bench(artifacts, "lenet5", **options)
+    (path,) = artifacts.glob("*/bench/*.json")
+    path.write_text(path.read_text()[:100])
+    assert _bench(artifacts, "lenet5", **options).rows[0].stats
+    assert len(load(path).repetitions) == 2
+
+
+def test_no_number_without_parity(artifacts: Path) -> None:
+    beside = manifest_path(artifacts / "lenet5" / "lenet5.fp32.onnx")
+    document = json.loads(beside.read_text())
+    document["parity"] |= {"verdict": "fail", "reasons": ["logits: noise 3 times the signal"]}
+    beside.write_text(seal(document))
+    report = _bench(artifacts, "lenet5", backends=("onnxruntime",), precisions=("fp32",))
+    assert report.rows == () and "no number without parity: fail: logits: noise" in report.absent[0].why
+
+
+def test_a_file_that_was_changed_is_not_timed(artifacts: Path) -> None:
+    path = artifacts / "lenet5" / "lenet5.fp32.onnx"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(ArtifactError, match=r"lenet5\.fp32\.onnx"):
+        _bench(artifacts, "lenet5", backends=("onnxruntime",))
+
+
+def test_what_is_missing_is_made_and_said(store: Path) -> None:
+    listener = Listener()
+    report = _bench(
+        store, "zoo/lenet5", backends=("onnxruntime",), precisions=("int8",), calib="digits", progress=listener
+    )
+    (row,) = report.rows
+    assert row.record.evidence["verdict"] == "measured" and row.record.cell.target == "onnxruntime"
+    assert any("exporting it" in note for note in listener.notes)
+    assert any("quantising it" in note for note in listener.notes)
+
+
+def test_what_cannot_be_timed_says_why(artifacts: Path) -> None:
+    report = _bench(artifacts, "lenet5", backends=("torch", "onnxruntime"), precisions=("int8",))
+    assert [item.why.split(",")[0] for item in report.absent] == [
+        "torch does not run int8.",
+        "there is no INT8 file for onnxruntime",
+    ]
+    report = _bench(artifacts, "lenet5", backends=("onnxruntime", "openvino"), precisions=("fp32",), device="cuda")
+    assert "CUDAExecutionProvider" in report.absent[0].why and "does not run on cuda" in report.absent[1].why
+    report = _bench(artifacts, "lenet5", backends=("tensorrt",), precisions=("fp32",))
+    assert report.absent[0].why == "tensorrt does not run on cpu."
+    report = _bench(artifacts, "lenet5", backends=("tensorrt",), precisions=("fp16",), device="cuda")
+    assert report.absent[0].why.endswith("deploy trt build lenet5 --fp16")
+
+
+def test_a_file_is_run_by_what_it_is_for(artifacts: Path) -> None:
+    quantize("lenet5", calib="digits", target="openvino", samples=8, artifacts=artifacts)
+    folder = artifacts / "lenet5"
+    report = _bench(artifacts, str(folder / "lenet5.int8-openvino.onnx"), repetitions=1)
+    assert [row.record.cell.backend for row in report.rows] == ["openvino"] and not report.absent
+    report = _bench(artifacts, str(folder / "lenet5.fp32.onnx"), repetitions=1)
+    assert [row.record.cell.backend for row in report.rows] == ["onnxruntime", "openvino"] and not report.absent
+    report = _bench(artifacts, str(folder / "lenet5.fp32.onnx"), backends=("torch",))
+    assert report.rows == () and "runs models, not files" in report.absent[0].why
+
+
+def test_a_fixed_batch_is_not_stretched(store: Path) -> None:
+    export_model("zoo/lenet5", artifacts=store, dynamic=(), strategy="trace")
+    report = _bench(store, "zoo/lenet5", backends=("onnxruntime",), batches=(1, 4))
+    assert [row.record.cell.batch for row in report.rows] == [1]
+    assert "batch is fixed at 1" in report.absent[0].why
+
+
+FACTORY = """
+import os, time, torch
+class Odd(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(3))
+        self.calls = 0
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == 4:
+            {what}
+        return x * self.weight
+def make():
+    return Odd()
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("os.kill(os.getpid(), 9)", "SIGKILL.*memory"),
+        ("os._exit(3)", "ended with status 3"),
+        ("time.sleep(1000)", "gave no answer in"),
+        ("raise MemoryError", "MemoryError"),
+    ],
+)
+def test_a_process_that_fails_is_a_row_with_its_reason(tmp_path: Path, store: Path, what: str, why: str) -> None:
+    (tmp_path / "odd.py").write_text(FACTORY.format(what=what))
+    request = ModelRequest(name=f"{tmp_path / 'odd.py'}:make", inputs=("x:batch,3",))
+    report = measure_speed(
+        [request],
+        backends=("torch",),
+        threads=1,
+        repetitions=2,
+        budget=Budget(time_s=0.02, warm_s=0.1, patience_s=1.0 if "sleep" in what else 60.0),
+        artifacts=store,
+    )
+    (row,) = report.rows
+    assert row.stats is None and re.search(why, row.record.failure), row.record.failure
+    assert len(row.record.repetitions) == 1, "what failed is not tried again"
+    assert row.to_dict()["status"] == "failed"
+
+
+def test_names_that_are_not_known(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean onnxruntime"):
+        _bench(artifacts, "lenet5", backends=("onnxrutime",))
+    with pytest.raises(UnknownNameError, match=r"Did you mean.* lenet5"):
+        _bench(artifacts, "lenet55")
+    backend = _bench_cells.BACKENDS["openvino"]
+    absent = dataclasses.replace(backend, modules=("not_installed_here",))
+    monkeypatch.setitem(_bench_cells.BACKENDS, "openvino", absent)  # type: ignore[arg-type]
+    with pytest.raises(MissingPackageError) as raised:
+        _bench(artifacts, "lenet5", backends=("openvino",))
+    assert raised.value.hint == "pip install deploy-toolkit[openvino]"
+
+
+def test_an_empty_store(store: Path) -> None:
+    with pytest.raises(ArtifactError, match="no model there"):
+        _bench(store)
+
+
+def test_two_take_turns_and_the_verdict_is_that_of_the_interval(artifacts: Path) -> None:
+    found = compare_speed(
+        "onnxruntime", "openvino", model="lenet5", threads=1, fail_if_slower=0.03, time_limit_s=1, artifacts=artifacts
+    )
+    assert len(found.first.medians) == len(found.second.medians) == 5
+    assert found.ratio.low < found.ratio.value < found.ratio.high
+    assert found.verdict == verdict_of(found.ratio, found.margin) and found.guard == guard(found.ratio, 0.03)
+    assert found.to_dict()["pairs"] == 5 and found.to_dict()["verdict"] == found.verdict
+
+
+def test_a_comparison_needs_two_things_that_run(artifacts: Path) -> None:
+    with pytest.raises(UsageError, match="say which model it runs"):
+        compare_speed("torch", "onnxruntime", artifacts=artifacts)
+    with pytest.raises(BackendError, match="does not run int8"):
+        compare_speed("lenet5@torch", "lenet5", precision="int8", artifacts=artifacts)
+
+
+def test_the_command_in_its_formats(artifacts: Path, run: Callable[..., Ran]) -> None:
+    words = ["-q", "bench", "lenet5", "--backends", "torch,onnxruntime", "--threads", "1", "--precision", "fp32"]
+    words += ["--min-time", "0.02", "--repetitions", "2"]
+    table = run(*words)
+    assert table.code == 0 and "onnxruntime" in table.out and "95 %" in table.out
+    document = json.loads(run(*words, "--json").out)
+    assert [row["status"] for row in document["rows"]] == ["timed", "timed"]
+    assert document["rows"][1]["speedup"]["low"] > 0 and document["machine"]["cores"]
+    lines = list(csv.DictReader(io.StringIO(run(*words, "--format", "csv").out)))
+    assert [line["backend"] for line in lines] == ["torch", "onnxruntime"]
+    markdown = run(*words, "--format", "markdown").out
+    assert markdown.startswith("| model |") and markdown.count("\n| lenet5 |") == 2
+    assert run("-q", "bench", "lenet5", "--precision", "int8", "--backends", "torch").code == 4
+    assert run("bench", "lenet5", "--fail-if-slower", "3%").code == 2
+    assert "not a list of sizes" in run("bench", "lenet5", "--batch", "1,x").err
+
+
+def test_larger_batches_until_no_more_comes_of_it(artifacts: Path) -> None:
+    found = saturate(
+        ["lenet5"],
+        most=4,
+        backends=("onnxruntime",),
+        precisions=("fp32",),
+        threads=1,
+        repetitions=1,
+        budget=QUICK,
+        artifacts=artifacts,
+    )
+    batches = [row.record.cell.batch for row in found.report.rows]
+    assert batches == [1, 2, 4][: len(batches)] and len(batches) >= 2
+    (end,) = found.ends
+    assert end.batch in batches and end.largest == batches[-1] and end.throughput > 0
+
+
+def test_requests_in_the_command(artifacts: Path, run: Callable[..., Ran]) -> None:
+    words = ["-q", "bench", "lenet5", "--backends", "onnxruntime", "--precision", "fp32", "--threads", "1"]
+    words += ["--min-time", "0.02", "--repetitions", "1", "--json"]
+    served = json.loads(run(*words, "--scenario", "server", "--rate", "500").out)["rows"][0]
+    assert served["scenario_details"][0]["rate_per_s"] == 500 and served["latency"]["samples"] == 1000
+    asked = json.loads(run(*words, "--scenario", "loadgen").out)["rows"][0]
+    assert Path(asked["scenario_details"][0]["log"]).is_dir() and verify(artifacts).problems == ()
+    assert "Did you mean server" in run(*words, "--scenario", "servr").err
+    assert run(*words, "--rate", "5").code == 2
+
+
+def test_a_model_is_timed_at_the_sizes_that_its_files_have(store: Path) -> None:
+    """PyTorch would take pictures of any size; the export takes one, and both are set beside each other."""
+    report = _bench(store, "squeezenet1_1", backends=("torch", "onnxruntime"), precisions=("fp32",))
+    assert {row.record.cell.backend for row in report.rows} == {"torch", "onnxruntime"}
+    assert {tuple(row.record.cell.sizes.items()) for row in report.rows} == {(("batch", 1),)}
+    assert [row.speedup is not None for row in report.rows if row.record.cell.backend == "onnxruntime"] == [True]

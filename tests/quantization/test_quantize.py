@@ -1,0 +1,272 @@
+"""`deploy quantize`, end to end, on a trained LeNet-5 and real digits."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from PIL import Image
+
+from deploy.core.artifact import Artifact
+from deploy.core.errors import ArtifactError, DataError, DigestError, UnknownNameError, UsageError
+from deploy.data.collection import open_dataset
+from deploy.evaluation.evaluate import evaluate_models
+from deploy.exporting.check import check
+from deploy.exporting.export import export_model
+from deploy.quantization.quantize import QuantizeReport, quantize
+from deploy.tools.verify import verify
+from tests.conftest import Listener, Ran  # type: ignore[import-not-found,unused-ignore]
+
+Run = Callable[..., Ran]
+
+
+def make(artifacts: Path, model: str | None = None, **changes: Any) -> QuantizeReport:
+    return quantize(model, **{"calib": "digits", "artifacts": artifacts, **changes})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits as class folders of PNG files."""
+    root = tmp_path_factory.mktemp("images")
+    digits = open_dataset("digits", split="train")
+    for index in range(60):
+        label = int(digits.labelled()[index])
+        (root / str(label)).mkdir(exist_ok=True)
+        picture = np.asarray(digits.images[index])[:, :, 0]
+        scaled = picture if picture.dtype == np.uint8 else (picture * 255).astype(np.uint8)
+        Image.fromarray(scaled).resize((32, 32)).save(root / str(label) / f"{index}.png")
+    return root
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt"])
+def test_a_file_for_each_target_with_its_evidence(artifacts: Path, target: str) -> None:
+    report = make(artifacts, target=target)
+    manifest = report.artifact.manifest
+    assert report.artifact.path.name == f"lenet5.int8-{target}.onnx"
+    assert report.verdict == "measured" and manifest.precision == "int8" and manifest.target == target
+    parent = Artifact.open(artifacts / "lenet5" / "lenet5.fp32.onnx").manifest
+    assert manifest.parent == parent.files[0].sha256 and manifest.preprocessing == parent.preprocessing
+    assert manifest.files[0].bytes < parent.files[0].bytes / 3
+    (output,) = report.evidence.outputs
+    assert output.sqnr_db is not None and output.sqnr_db > 25 and output.agreement is not None
+    assert report.evidence.drop is not None and report.evidence.drop <= 0.6
+    assert report.data.apart and report.data.evidence.count == 359 and report.table.samples == 128
+    assert manifest.parity is not None and manifest.parity["outputs"][0]["samples"] == 359
+    assert len(report.worst) == 5 and report.worst[0].sqnr_db <= report.worst[-1].sqnr_db
+    assert "prediction" in report.evidence.runtime or target != "tensorrt"
+    assert not verify(artifacts).problems
+    json.dumps(report.to_dict())
+
+
+def test_one_calibration_serves_all_targets(artifacts: Path) -> None:
+    first = make(artifacts)
+    listener = Listener()
+    second = make(artifacts, target="tensorrt", progress=listener)
+    assert not first.reused and second.reused and second.table == first.table
+
+
+def test_a_spoilt_table_is_made_again(artifacts: Path) -> None:
+    table = make(artifacts).table
+    path = artifacts / "lenet5" / "lenet5.calibration.json"
+    text = path.read_text()
+    path.write_text(text.replace('"samples": 128', '"samples": 127'))
+    again = make(artifacts)
+    assert not again.reused and again.table == table and path.read_text() == text
+
+
+def test_the_same_twice_gives_the_same_bytes(artifacts: Path) -> None:
+    path = make(artifacts).artifact.path
+    first = path.read_bytes()
+    (artifacts / "lenet5" / "lenet5.calibration.json").unlink()
+    assert make(artifacts).artifact.path.read_bytes() == first
+
+
+def test_half_precision_beside_eight_bits_for_tensorrt(artifacts: Path) -> None:
+    with pytest.raises(UsageError, match="for the target tensorrt"):
+        make(artifacts, half=True)
+    with pytest.raises(UsageError, match="needs opset 19"):
+        make(artifacts, target="tensorrt", half=True)
+    export_model("lenet5", artifacts=artifacts, opset=20, strategy="export")
+    report = make(artifacts, target="tensorrt", half=True)
+    assert report.artifact.path.name == "lenet5.int8-fp16-tensorrt.onnx"
+    graph = onnx.load(str(report.artifact.path)).graph
+    kinds = {tensor.data_type for tensor in graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in kinds and onnx.TensorProto.INT8 in kinds
+    assert {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
+    assert report.evidence.sqnr_db is not None and report.evidence.sqnr_db > 25
+
+
+def test_layers_go_back_to_float_until_a_bound_holds(artifacts: Path) -> None:
+    free = make(artifacts)
+    reached = free.evidence.sqnr_db
+    assert reached is not None
+    report = make(artifacts, min_sqnr=reached + 1.5)
+    assert report.verdict == "pass" and report.plan is not None and report.plan.steps
+    assert report.evidence.sqnr_db is not None and report.evidence.sqnr_db >= reached + 1.5
+    options = report.artifact.manifest.options
+    assert options["keep_float"] == [step.layer for step in report.plan.steps]
+    kept = {node.name: node for node in onnx.load(str(report.artifact.path)).graph.node}
+    assert set(options["keep_float"]) <= set(kept)
+    assert make(artifacts, max_drop=5.0).verdict == "pass"
+
+
+def test_a_bound_that_cannot_be_held_says_what_was_reached(artifacts: Path) -> None:
+    report = make(artifacts, min_sqnr=300.0)
+    assert report.verdict == "fail" and report.artifact.path.parent.name == "rejected"
+    assert "at least 300 dB were asked for" in report.reasons[0]
+    assert report.plan is not None and len(report.plan.steps) == 4, "one layer stays in eight bits"
+
+
+def test_images_in_folders_are_prepared_as_the_model_wants(artifacts: Path, folder: Path) -> None:
+    listener = Listener()
+    report = make(artifacts, calib=folder, samples=40, progress=listener)
+    assert report.table.samples == 40 and report.data.evidence.count == 20 and report.data.apart
+    assert report.evidence.accuracy is not None, "class folders named as the model's classes are labels"
+    few = make(artifacts, calib=folder, samples=100, progress=listener)
+    assert not few.data.apart and any("60 samples" in warning for warning in listener.warnings)
+
+
+def test_arrays_are_fed_as_they_are(artifacts: Path, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).uniform(-1, 1, (40, 1, 32, 32)).astype(np.float32)
+    np.save(tmp_path / "ready.npy", values)
+    np.savez(tmp_path / "named.npz", input=values)
+    one, other = (make(artifacts, calib=tmp_path / name, samples=30) for name in ("ready.npy", "named.npz"))
+    assert one.table.tensors == other.table.tensors
+    assert one.table.tensors["input"].low == pytest.approx(values[one_of(40, 30)].min())
+    images = (np.random.default_rng(1).random((40, 8, 8, 1)) * 255).astype(np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    prepared = make(artifacts, calib=tmp_path / "images.npy", samples=30)
+    assert prepared.table.tensors["input"].low >= -1 and prepared.data.calibration.summary["preprocessing"]
+
+
+def one_of(total: int, count: int) -> np.ndarray:
+    return np.linspace(0, total - 1, count).round().astype(int)
+
+
+def test_a_fixed_batch(artifacts: Path, tmp_path: Path) -> None:
+    export_model("lenet5", artifacts=artifacts, dynamic=[], strategy="trace")
+    report = make(artifacts, target="tensorrt")
+    assert report.data.evidence.count == 359 and report.evidence.outputs[0].samples == 359
+    fixed = onnx.load(str(artifacts / "lenet5" / "lenet5.fp32.onnx"))
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 16
+    del fixed.graph.value_info[:]
+    onnx.save(fixed, str(tmp_path / "sixteen.onnx"))
+    values = np.random.default_rng(0).uniform(-1, 1, (40, 1, 32, 32)).astype(np.float32)
+    np.save(tmp_path / "ready.npy", values)
+    report = make(artifacts, str(tmp_path / "sixteen.onnx"), calib=tmp_path / "ready.npy", samples=20)
+    assert report.table.samples == 16 and report.evidence.outputs[0].samples == 16, "a rest fills no batch"
+
+
+def test_a_file_that_somebody_else_made(artifacts: Path, tmp_path: Path, folder: Path) -> None:
+    theirs = tmp_path / "theirs.onnx"
+    shutil.copy(artifacts / "lenet5" / "lenet5.fp32.onnx", theirs)
+    with pytest.raises(UsageError, match="not images"):
+        make(artifacts, str(theirs), calib=folder)
+    changes = ["crop=32", "mean=0.5", "std=0.5"]
+    listener = Listener()
+    report = make(artifacts, str(theirs), calib=folder, samples=40, preprocess=changes, progress=listener)
+    assert report.artifact.path == artifacts / "theirs" / "theirs.int8-onnxruntime.onnx"
+    assert any("nobody's manifest" in note for note in listener.notes)
+    session = ort.InferenceSession(str(report.artifact.path), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"input": np.zeros((3, 1, 32, 32), np.float32)})[0].shape == (3, 10)
+
+
+def test_what_is_not_exported_yet_is_exported_first(store: Path) -> None:
+    listener = Listener()
+    report = make(store, "zoo/lenet", progress=listener)
+    assert report.artifact.manifest.model == "zoo/lenet" and not report.artifact.manifest.weights.trained
+    assert any("making it" in note for note in listener.notes)
+
+
+def test_alike_and_few_samples_are_warned_of(artifacts: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "same.npy", np.ones((20, 1, 32, 32), np.float32))
+    listener = Listener()
+    make(artifacts, calib=tmp_path / "same.npy", samples=20, progress=listener)
+    assert any("are the same" in warning for warning in listener.warnings)
+    assert any("20 samples are few" in warning for warning in listener.warnings)
+
+
+def test_an_int8_file_is_evaluated_and_never_taken_for_an_export(artifacts: Path) -> None:
+    for target in ("onnxruntime", "tensorrt"):
+        make(artifacts, target=target)
+    rows = evaluate_models(["lenet5"], data="digits", artifacts=artifacts).rows
+    assert [row.runtime for row in rows] == ["pytorch", *["onnxruntime"] * 3, "prediction"]
+    assert all(row.verdict in ("reference", "pass") for row in rows)
+    assert check(artifacts=artifacts).parity.verdict == "pass", "the newest export is the float one"
+    with pytest.raises(UsageError, match="no envelope"):
+        check(onnx=artifacts / "lenet5" / "lenet5.int8-onnxruntime.onnx", artifacts=artifacts)
+    with pytest.raises(ArtifactError, match="it is int8"):
+        make(artifacts, str(artifacts / "lenet5" / "lenet5.int8-onnxruntime.onnx"))
+
+
+def _array(tmp_path: Path, values: np.ndarray) -> Path:
+    np.save(tmp_path / "bad.npy", values)
+    return tmp_path / "bad.npy"
+
+
+GOOD = np.zeros((4, 1, 32, 32), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (GOOD[:1], "1 sample is too few"),
+        (GOOD[:0], "fewer than one batch"),
+        (GOOD[:, :, :9], "do not fit"),
+        (GOOD.astype("S1"), "do not fit"),
+        (np.where(np.arange(4)[:, None, None, None] == 2, np.nan, GOOD), "not finite"),
+    ],
+)
+def test_arrays_that_cannot_be_used(artifacts: Path, tmp_path: Path, values: np.ndarray, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        make(artifacts, calib=_array(tmp_path, values))
+    assert not list(artifacts.rglob("*int8*")) and not list(artifacts.rglob("*calibration*"))
+
+
+def test_bad_requests(artifacts: Path, tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean tensorrt"):
+        make(artifacts, target="tensort")
+    with pytest.raises(UnknownNameError, match="Did you mean entropy"):
+        make(artifacts, method="entropie")
+    with pytest.raises(UsageError, match="at least two"):
+        make(artifacts, samples=1)
+    with pytest.raises(UsageError, match="not one of crop"):
+        make(artifacts, preprocess=["means=1"])
+    with pytest.raises(UsageError, match="one value for each channel"):
+        make(artifacts, preprocess=["mean=0.5,0.5,0.5"])
+    (tmp_path / "unlabelled").mkdir()
+    for index, path in enumerate(sorted(folder.rglob("*.png"))):
+        shutil.copy(path, tmp_path / "unlabelled" / f"{index}.png")
+    with pytest.raises(UsageError, match="--max-drop needs labels"):
+        make(artifacts, calib=tmp_path / "unlabelled", max_drop=1.0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no image"):
+        make(artifacts, calib=tmp_path / "empty")
+    (tmp_path / "unlabelled" / "broken.png").write_bytes(b"\x89PNG")
+    with pytest.raises(DataError, match=r"broken\.png"):
+        make(artifacts, calib=tmp_path / "unlabelled")
+    assert make(artifacts, calib=tmp_path / "unlabelled", skip_bad=True).verdict == "measured"
+
+
+def test_a_float_export_that_was_changed_is_not_quantised(artifacts: Path) -> None:
+    path = artifacts / "lenet5" / "lenet5.fp32.onnx"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with pytest.raises(DigestError):
+        make(artifacts)
+
+
+def test_the_command(run: Run, artifacts: Path) -> None:
+    done = run("quantize", "--calib", "digits", "--report")
+    assert done.code == 0, done.err
+    for words in ("lenet5.int8-onnxruntime.onnx", "SQNR", "top-1", "layers with the most noise", "no bound was given"):
+        assert words in done.out
+    failed = run("quantize", "lenet5", "--calib", "digits", "--min-sqnr", "300", "--json")
+    assert failed.code == 3 and failed.json["verdict"] == "fail"
+    assert run("quantize", "lenet5").code == 2
+    assert "unknown target 'trt'" in run("quantize", "--calib", "digits", "--target", "trt").err
