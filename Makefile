@@ -22,7 +22,7 @@ $(DOCS_READY): pyproject.toml
 
 DEMO := lenet5 inception_small resnet18_digits
 
-demo: $(READY)  ## three networks trained on real digits, exported, proven, quantised, built, judged, timed: a report
+demo: $(READY)  ## three networks trained on real digits, exported, proven, quantized, built, judged, timed: a report
 	$(BIN)/deploy train zoo/lenet5 --data digits
 	$(BIN)/deploy train zoo/inception_small --data digits --epochs 10
 	$(BIN)/deploy train zoo/resnet18_digits --data digits --epochs 5

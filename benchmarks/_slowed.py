@@ -6,7 +6,7 @@ import os
 import sys
 from time import perf_counter_ns
 
-from deploy.bench.worker import Worker
+from deploy.bench.worker import TimingWorker
 from deploy.core.child import serve
 from deploy.core.runner import Feeds, Fetches, Runner
 
@@ -42,4 +42,4 @@ class Slowed(Runner):
 
 if __name__ == "__main__":
     factor = float(os.environ.get("SLOWDOWN", "1"))
-    serve(Worker(sys.argv[1], lambda runner: Slowed(runner, factor)).answer)
+    serve(TimingWorker(sys.argv[1], lambda runner: Slowed(runner, factor)).answer)

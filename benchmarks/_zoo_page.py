@@ -21,10 +21,10 @@ HOW = (
     "Every network is trained by `deploy train zoo/NAME --data digits --seed 0`, exported by `deploy export zoo/NAME` "
     "and judged by `deploy evaluate zoo/NAME --data digits`, each as a user would type it (what else `deploy train` is "
     "given stands in `benchmarks/zoo.py`: the large networks get few epochs, small batches and, without batch "
-    "normalisation, AdamW, since each epoch costs minutes of one core). The data are the 1,797 "
+    "normalization, AdamW, since each epoch costs minutes of one core). The data are the 1,797 "
     "digits of scikit-learn, resized from 8×8 to the network's input: 1,438 to train on, 359 held out, always the same "
     "ones. The best epoch is chosen by the held-out images, since there is no third part, so its top-1 leans to the "
-    "optimistic side; the last epoch's stands beside it and was not chosen. One image is 0.28 points. PyTorch and "
+    "optimiztic side; the last epoch's stands beside it and was not chosen. One image is 0.28 points. PyTorch and "
     "ONNX Runtime see the same images, and *differ* counts those to which they give another class. Parity is the proof "
     "that `deploy export` makes, on random inputs ([how](parity.md)). Processor seconds are those of `deploy train`."
 )

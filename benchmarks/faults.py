@@ -34,7 +34,7 @@ from deploy.core.tensors import TensorSpec
 from deploy.exporting.export import export_model
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
-from deploy.parity.cached import Remembered
+from deploy.parity.cached import CachedRunner
 from deploy.parity.compare import compare
 from deploy.parity.probes import Probe, make_probes
 
@@ -214,8 +214,8 @@ class _Bench:
         inputs = [spec.bind({key: size for key, size in self.model.sizes.items() if key != "batch"})
                   for spec in self.model.inputs]  # fmt: skip
         self.probes = make_probes(inputs, self.model.sizes)
-        self.reference = Remembered(PyTorchRunner(self.model, "fp64"))
-        self.baseline = Remembered(PyTorchRunner(self.model, "fp32"))
+        self.reference = CachedRunner(PyTorchRunner(self.model, "fp64"))
+        self.baseline = CachedRunner(PyTorchRunner(self.model, "fp32"))
         self.candidate = IsolatedRunner("onnxruntime")
         self.clean = self.outputs(self.path)
 

@@ -33,7 +33,7 @@ from deploy.core.model import Model
 from deploy.core.progress import SILENT
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.engines.build import BuildReport, BuildRequest, build_engine
-from deploy.engines.proof import hold_engine
+from deploy.engines.proof import check_engine
 from deploy.exporting.export import export_model
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
@@ -109,7 +109,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = doctor(Path(folder))
         for finding in report.findings:
-            print(f"{finding.state:8} {finding.name}: {finding.detail}  {finding.mend}")
+            print(f"{finding.state:8} {finding.name}: {finding.detail}  {finding.fix}")
         models = {name: _model(name, Path(folder), arguments.batch, arguments.rounds) for name in arguments.models}
     slug = re.sub(r"[^a-z0-9]+", "_", found[0].name.lower()).strip("_")
     write(
@@ -155,7 +155,7 @@ def _model(name: str, folder: Path, batch: int, rounds: int) -> list[Row]:
 
 
 def _verdict(model: Model, runner: Runner, names: Sequence[str], way: Way) -> str:
-    return hold_engine(model, Direct(runner, names), way.profiles, way.precision, SILENT).verdict
+    return check_engine(model, Direct(runner, names), way.profiles, way.precision, SILENT).verdict
 
 
 def _attempt(row: Row, work: Callable[[], Any]) -> Any:
@@ -194,7 +194,7 @@ def _ways(request: ModelRequest, model: Model, folder: Path, batch: int) -> list
 def _one_size(model: Model, batch: int) -> tuple[Profile, ...]:
     """What is compiled anew for every size is proven at the one that is timed."""
     shapes = {name: value.shape for name, value in _feeds(model, batch).items()}
-    return ({name: ShapeRange(least=shape, best=shape, greatest=shape) for name, shape in shapes.items()},)
+    return ({name: ShapeRange(min=shape, opt=shape, max=shape) for name, shape in shapes.items()},)
 
 
 def _lazily(opener: Callable[..., Runner], request: ModelRequest, **options: Any) -> Callable[[], Runner]:

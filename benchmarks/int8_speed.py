@@ -2,7 +2,7 @@
 
     python -m benchmarks.int8_speed [--only PATTERN] [--peers PYTHON] [--work DIR] [--threads 2] [--blocks 30]
 
-For each architecture and engine: the float export, our file for that engine, ONNX Runtime's own static quantisation
+For each architecture and engine: the float export, our file for that engine, ONNX Runtime's own static quantization
 with its defaults, and NNCF's file where the interpreter PYTHON has it. Every file in a process of its own, batch 1, the
 same number of threads; the processes take turns in blocks of ten inferences, in a new order each round. A speed-up is
 the median over rounds of the ratio to the float file's block, with its bootstrap interval. Files are made from 16

@@ -3,7 +3,7 @@
     python -m benchmarks.latency [--only PATTERN] [--work DIR] [--threads 1] [--prepare]
 
 The eleven torchvision architectures of ``benchmarks.int8_speed`` (seeded weights) and the zoo (trained on the digits
-where that takes minutes, see ``benchmarks.int8_accuracy``; seeded weights otherwise): exported with proof, quantised
+where that takes minutes, see ``benchmarks.int8_accuracy``; seeded weights otherwise): exported with proof, quantized
 for ONNX Runtime and OpenVINO, the trained ones evaluated, all timed in float32 with PyTorch, torch.compile, ONNX
 Runtime and OpenVINO and in INT8 with the last two. The report goes to results/latency/report/, the records, manifests
 and calibration tables that it links to results/latency/records.tar.gz, to be unpacked there; a stopped run continues.

@@ -21,7 +21,7 @@ import numpy as np
 from playwright.sync_api import sync_playwright
 
 from benchmarks._common import interval, write
-from deploy.bench.records import Cell, Record, Repetition, save
+from deploy.bench.records import Cell, CellRecord, Repetition, save
 from deploy.core.environment import now
 from deploy.report.write import write_report
 
@@ -72,17 +72,17 @@ def _fill(root: Path, rows: int) -> None:
             slug=f"network{model}",
             backend=backend,
             precision="fp32",
-            what="0" * 64,
+            digest="0" * 64,
             batch=batch,
             sizes={"batch": batch},
             threads=1,
         )
         about = {"file": None, "bytes": int(rng.integers(10**5, 10**8)), "trained": True, "created": now()}
-        record = Record(cell=cell, evidence={"verdict": "pass", "reasons": [], "by": "made up"}, about=about)
+        record = CellRecord(cell=cell, evidence={"verdict": "pass", "reasons": [], "by": "made up"}, about=about)
         for number in range(5):
-            centre = np.exp(rng.normal(14 + model / 50, 0.02))
+            center = np.exp(rng.normal(14 + model / 50, 0.02))
             record = record.adding(
-                Repetition(number=number, samples=(centre * rng.gamma(50, 0.02, 100)).astype(np.int64))
+                Repetition(number=number, samples=(center * rng.gamma(50, 0.02, 100)).astype(np.int64))
             )
         save(root, record)
 

@@ -4,7 +4,7 @@
 
 Three networks (LeNet-5, the small Inception, ResNet-18 for the digits), float32 and eight bits, three backends,
 accuracy on the digits. In every round, in an order drawn anew: the sweep as a whole process, and the commands that do
-the same one after the other (export, quantise twice, evaluate for each model; one bench of all, and the report), each
+the same one after the other (export, quantize twice, evaluate for each model; one bench of all, and the report), each
 with an artifacts directory of its own that holds the trained checkpoints and nothing else.
 
 Overhead is the time of the whole process beyond the sum of its tasks, over that sum. A task's time begins when its

@@ -2,7 +2,7 @@
 
     python -m benchmarks.sweep_simulation [--models 1000] [--seeds 5]
 
-1,000 models × 4 backends (two of them also in eight bits) × 3 kinds of machines: an export, two quantisations, an
+1,000 models × 4 backends (two of them also in eight bits) × 3 kinds of machines: an export, two quantizations, an
 evaluation and three timings a model. The very `deploy.sweeps.schedule` that sweeps are run by places them; a clock that
 jumps from end to end stands for the work. What tasks take is drawn log-normal about the medians that
 results/sweep.json has of them (sigma 0.8 between models); the schedule knows the draw with an error of its own (sigma

@@ -30,28 +30,28 @@ SAME_VALUES = (
 
 
 def prepare(path: Path) -> onnx.ModelProto:
-    """Read a float32 graph, with batch normalisations folded, constants computed and every shape inferred.
+    """Read a float32 graph, with batch normalizations folded, constants computed and every shape inferred.
 
-    ONNX Runtime's basic optimisations do the folding; they keep to standard operators.
+    ONNX Runtime's basic optimizations do the folding; they keep to standard operators.
 
     Raises:
-        ArtifactError: it is damaged, already quantised, in half precision, of an opset before 13, or a weight in it
+        ArtifactError: it is damaged, already quantized, in half precision, of an opset before 13, or a weight in it
             is not finite.
     """
     model = onnx_file.load(path)
     _refuse(model, path)
     _refuse_broken(model, path)
     with tempfile.TemporaryDirectory(prefix="deploy-calibration-") as folder:
-        optimised = Path(folder) / "prepared.onnx"
+        optimized = Path(folder) / "prepared.onnx"
         settings = ort.SessionOptions()
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        settings.optimized_model_filepath = str(optimised)
+        settings.optimized_model_filepath = str(optimized)
         settings.log_severity_level = 4
         settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", "prepared.data")
         settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
         try:
             ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-            prepared = onnx.load(str(optimised))
+            prepared = onnx.load(str(optimized))
         except Exception as exc:
             onnx_file.check(path)
             reason = str(exc).strip().splitlines()[0][:300]
@@ -87,7 +87,7 @@ def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
 def _refuse(model: onnx.ModelProto, path: Path) -> None:
     kinds = {node.op_type for node in onnx_file.all_nodes(model)}
     if kinds & {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}:
-        raise ArtifactError(f"{path}: it is quantised already.", "give the float export that it was made from")
+        raise ArtifactError(f"{path}: it is quantized already.", "give the float export that it was made from")
     if opset(model) < OLDEST_OPSET:
         raise ArtifactError(
             f"{path}: opset {opset(model)} has no scale for each channel; {OLDEST_OPSET} is the first that has.",
@@ -95,7 +95,7 @@ def _refuse(model: onnx.ModelProto, path: Path) -> None:
         )
     halves = [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16]
     if halves:
-        raise ArtifactError(f"{path}: its weights are float16 ({halves[0]}).", "quantise the float32 export")
+        raise ArtifactError(f"{path}: its weights are float16 ({halves[0]}).", "quantize the float32 export")
     if not any(node.op_type in WEIGHTED for node in model.graph.node):
         raise ArtifactError(f"{path}: it has no {', '.join(WEIGHTED)}: nothing that eight bits make faster.")
 

@@ -1,7 +1,7 @@
 """A histogram of a stream of values whose range is not known in advance.
 
 Bins have the width of a power of two and are aligned at zero. When a value falls outside, the width doubles and
-neighbouring bins are merged. Scaling by a power of two and rounding down are exact in floating point, so the counts are
+neighboring bins are merged. Scaling by a power of two and rounding down are exact in floating point, so the counts are
 those of a histogram made at once over all values: the order and the batches in which they came leave no trace.
 """
 
@@ -95,7 +95,7 @@ class Histogram:
             self._halve()
 
     def _halve(self) -> None:
-        """Merge neighbours; bins keep their alignment at zero."""
+        """Merge neighbors; bins keep their alignment at zero."""
         merged = self.counts.reshape(SIDE, 2).sum(axis=1)
         self.counts[:] = 0
         self.counts[SIDE // 2 : SIDE // 2 + SIDE] = merged

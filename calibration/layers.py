@@ -1,4 +1,4 @@
-"""Where the rounding hurts: the quantised graph's tensors beside the float graph's, layer by layer."""
+"""Where the rounding hurts: the quantized graph's tensors beside the float graph's, layer by layer."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ class NoiseMeter:
 
     Args:
         model: the float graph, as `calibration.prepare` returns it.
-        quantised: made from it.
+        quantized: made from it.
     """
 
-    def __init__(self, model: onnx.ModelProto, quantised: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
         _, shared = plan(model)
         self._by_name = {node.name: node for node in model.graph.node}
         outputs = {name: self._by_name[name].output[0] for name in layers(model)}
         self._tensors = {name: shared.get(output, output) for name, output in outputs.items()}
-        made = {name for node in quantised.graph.node for name in node.output}
+        made = {name for node in quantized.graph.node for name in node.output}
         pairs = {item: item + _ROUNDED if item + _ROUNDED in made else item for item in self._tensors.values()}
         self._pairs = {tensor: other for tensor, other in pairs.items() if other in made}
         self._floats = _session(model, list(self._pairs))
-        self._rounded = _session(quantised, list(self._pairs.values()))
+        self._rounded = _session(quantized, list(self._pairs.values()))
         self._signal, self._noise = dict.fromkeys(self._pairs, 0.0), dict.fromkeys(self._pairs, 0.0)
 
     def add(self, batch: Feeds) -> None:
@@ -82,9 +82,9 @@ class NoiseMeter:
         return sorted(found, key=lambda item: item.sqnr_db)
 
 
-def layer_noise(model: onnx.ModelProto, quantised: onnx.ModelProto, feeds: Iterable[Feeds]) -> list[LayerNoise]:
+def layer_noise(model: onnx.ModelProto, quantized: onnx.ModelProto, feeds: Iterable[Feeds]) -> list[LayerNoise]:
     """Every layer's noise over batches of samples, in this process; see `NoiseMeter`."""
-    meter = NoiseMeter(model, quantised)
+    meter = NoiseMeter(model, quantized)
     for batch in feeds:
         meter.add(batch)
     return meter.finish()

@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 def batch_norms_to_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Batch normalisations of (N, C, H, W) become depthwise 1 × 1 convolutions: the scale and shift of each channel.
+    """Batch normalizations of (N, C, H, W) become depthwise 1 × 1 convolutions: the scale and shift of each channel.
 
     Scales and shifts are computed in float64 and rounded once.
     """

@@ -53,7 +53,7 @@ def insert(
         keep_float: names of nodes that are left as they are.
 
     Returns:
-        The quantised graph; tensors keep their names.
+        The quantized graph; tensors keep their names.
     """
     chosen = _chosen(model, rules, set(keep_float))
     data = {name: _data(*span) for name, span in ranges.items()}

@@ -20,12 +20,12 @@ def layers(model: onnx.ModelProto) -> list[str]:
 
 
 def rank(names: Sequence[str], sqnr_alone: Callable[[str], float]) -> list[tuple[str, float]]:
-    """Layers with the SQNR of the output, in dB, where each alone is quantised; the most sensitive first."""
+    """Layers with the SQNR of the output, in dB, where each alone is quantized; the most sensitive first."""
     return sorted(((name, sqnr_alone(name)) for name in names), key=lambda item: item[1])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step(Generic[Reached]):
+class RelaxationStep(Generic[Reached]):
     """One more layer in float, and what was then reached."""
 
     layer: str
@@ -33,17 +33,17 @@ class Step(Generic[Reached]):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan(Generic[Reached]):
+class FloatLayerPlan(Generic[Reached]):
     """Layers given back to float, in order.
 
     Attributes:
-        start: what was reached with every layer quantised.
+        start: what was reached with every layer quantized.
         steps: one a layer.
         holds: whether the bound holds after the last.
     """
 
     start: Reached
-    steps: tuple[Step[Reached], ...]
+    steps: tuple[RelaxationStep[Reached], ...]
     holds: bool
 
     @property
@@ -56,7 +56,7 @@ def relax(
     order: Sequence[str],
     measure: Callable[[frozenset[str]], Reached],
     holds: Callable[[Reached], bool],
-) -> Plan[Reached]:
+) -> FloatLayerPlan[Reached]:
     """Give layers back to float, in ``order``, until the bound holds or none is left.
 
     Args:
@@ -65,11 +65,11 @@ def relax(
         holds: whether that is enough.
     """
     start = measure(frozenset())
-    steps: list[Step[Reached]] = []
+    steps: list[RelaxationStep[Reached]] = []
     reached = start
     for name in order:
         if holds(reached):
             break
         reached = measure(frozenset([*(step.layer for step in steps), name]))
-        steps.append(Step(layer=name, reached=reached))
-    return Plan(start=start, steps=tuple(steps), holds=holds(reached))
+        steps.append(RelaxationStep(layer=name, reached=reached))
+    return FloatLayerPlan(start=start, steps=tuple(steps), holds=holds(reached))

@@ -18,18 +18,18 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShapeRange:
-    """The shapes that an input may have: the least, the one to be fastest at, the greatest."""
+    """The shapes that an input may have: the smallest, the one the engine is tuned for, the largest."""
 
-    least: Shape
-    best: Shape
-    greatest: Shape
+    min: Shape
+    opt: Shape
+    max: Shape
 
 
 Profile = Mapping[str, ShapeRange]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class EngineOptions:
     """How an engine is built.
 
     Attributes:
@@ -74,7 +74,7 @@ def build(
     source: Path,
     path: Path,
     library: Library,
-    options: Options,
+    options: EngineOptions,
     *,
     hear: Callable[[str, str], None] = lambda severity, text: None,
     advance: Callable[[int, int, str], bool] = lambda done, total, text: True,
@@ -85,7 +85,7 @@ def build(
         source: the ONNX file.
         path: the engine; overwritten.
         library: what builds it.
-        options: see `Options`.
+        options: see `EngineOptions`.
         hear: given every message of the library with its severity.
         advance: given how far which phase is; False cancels the build.
 
@@ -148,7 +148,7 @@ def _parse(source: Path, network: Any, library: Library, logger: Any) -> None:
     raise ExportError(f"{source}: {library.name} {library.version} does not support {'; '.join(told)}.{more}")
 
 
-def _configure(config: Any, builder: Any, network: Any, library: Library, options: Options) -> Any:
+def _configure(config: Any, builder: Any, network: Any, library: Library, options: EngineOptions) -> Any:
     """Set limits, profiles and targets; returns the timing cache, if any."""
     module = library.module
     config.clear_flag(module.BuilderFlag.TF32)  # on by default, and no float32: ten bits of mantissa
@@ -164,7 +164,7 @@ def _configure(config: Any, builder: Any, network: Any, library: Library, option
         for name, shapes in ranges.items():
             if name not in inputs:
                 raise UsageError(f"--shape {name}: the graph has no such input; it has: {', '.join(sorted(inputs))}.")
-            profile.set_shape(name, shapes.least, shapes.best, shapes.greatest)
+            profile.set_shape(name, shapes.min, shapes.opt, shapes.max)
         if config.add_optimization_profile(profile) < 0:
             raise UsageError(f"the profile {dict(ranges)} does not fit the graph.")
     if options.timing_cache is None:
@@ -192,7 +192,7 @@ def _target(config: Any, library: Library, wanted: Sequence[str]) -> None:
         config.set_compute_capability(known[name], index)
 
 
-def _keep(config: Any, cache: Any, options: Options) -> str | None:
+def _keep(config: Any, cache: Any, options: EngineOptions) -> str | None:
     if cache is None or options.timing_cache is None:
         return None
     data = bytes(memoryview(config.get_timing_cache().serialize()))

@@ -1,6 +1,6 @@
 """A model's preprocessing as an ONNX graph: Pillow's resampling in integers, the same to the bit.
 
-ONNX's own ``Resize`` differs from Pillow by several grey levels, so the graph computes what Pillow computes: weights in
+ONNX's own ``Resize`` differs from Pillow by several gray levels, so the graph computes what Pillow computes: weights in
 float64, rounded to 22 bits behind the point, along rows and along columns, each pass rounded to bytes. All sums are of
 integers below 2^53, so float64 holds them exactly, in whatever order they are added. Which pass comes first is seen in
 the last bit; Pillow 13 begins with the columns of tall pictures, and earlier ones never do.
@@ -215,12 +215,12 @@ def _weights(graph: _Graph, recipe: Preprocessing, axis: int, have: str, size: s
     reach = graph.op("Mul", graph.constant(support), stretch)
     pixels = graph.constant(np.arange(recipe.crop[axis], dtype=np.float64)[:, None])
     place = graph.op("Add", pixels, graph.double(first))
-    centre = graph.op("Mul", graph.op("Add", place, half), scale)
-    low = graph.op("Floor", graph.op("Add", graph.op("Sub", centre, reach), half))
-    high = graph.op("Floor", graph.op("Add", graph.op("Add", centre, reach), half))
+    center = graph.op("Mul", graph.op("Add", place, half), scale)
+    low = graph.op("Floor", graph.op("Add", graph.op("Sub", center, reach), half))
+    high = graph.op("Floor", graph.op("Add", graph.op("Add", center, reach), half))
     pixel = graph.span(have)
     away = graph.op("Div", graph.constant(1.0), stretch)
-    offset = graph.op("Mul", graph.op("Add", graph.op("Sub", pixel, centre), half), away)
+    offset = graph.op("Mul", graph.op("Add", graph.op("Sub", pixel, center), half), away)
     inside = graph.op("And", graph.op("GreaterOrEqual", pixel, low), graph.op("Less", pixel, high))
     there = graph.op(
         "And",
@@ -237,7 +237,7 @@ def _weights(graph: _Graph, recipe: Preprocessing, axis: int, have: str, size: s
 
 
 def _nearest(graph: _Graph, planes: str, axis: int, recipe: Preprocessing, sizes: Sequence[str]) -> str:
-    """The pixel below each centre; Pillow adds the step up, pixel after pixel, and so does the graph."""
+    """The pixel below each center; Pillow adds the step up, pixel after pixel, and so does the graph."""
     have, size, first = sizes
     step = graph.op("Div", graph.double(have), graph.double(size))
     steps = graph.op("Expand", step, graph.op("Unsqueeze", size, graph.constant(np.array([0]))))

@@ -31,7 +31,7 @@ _KEPT_METADATA = ("namespace", "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.cla
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class ExportOptions:
     """What to make.
 
     Attributes:
@@ -64,7 +64,9 @@ class Exported:
     log: str
 
 
-def export(model: Model, inputs: Sequence[TensorSpec], path: Path, options: Options, *, strategy: str) -> Exported:
+def export(
+    model: Model, inputs: Sequence[TensorSpec], path: Path, options: ExportOptions, *, strategy: str
+) -> Exported:
     """Export with one strategy.
 
     Args:
@@ -109,7 +111,7 @@ def export(model: Model, inputs: Sequence[TensorSpec], path: Path, options: Opti
 
 
 def example(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, torch.Tensor]:
-    """Seeded example tensors to trace with; a batch of 2, since 1 would be specialised."""
+    """Seeded example tensors to trace with; a batch of 2, since 1 would be specialized."""
     generator = np.random.default_rng(0)
     tensors = {}
     for spec in inputs:
@@ -137,7 +139,7 @@ def _example_outputs(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, An
 
 
 def _by_torch_export(
-    model: Model, inputs: Sequence[TensorSpec], outputs: list[str], path: Path, options: Options
+    model: Model, inputs: Sequence[TensorSpec], outputs: list[str], path: Path, options: ExportOptions
 ) -> None:
     args, kwargs = model.arguments(example(model, inputs))
     dims = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs}
@@ -177,7 +179,9 @@ def _dynamic_shapes(model: Model, positional: tuple[Any, ...], keyword: dict[str
     return {**dict(zip(order, positional, strict=False)), **keyword}
 
 
-def _by_tracing(model: Model, inputs: Sequence[TensorSpec], outputs: list[str], path: Path, options: Options) -> None:
+def _by_tracing(
+    model: Model, inputs: Sequence[TensorSpec], outputs: list[str], path: Path, options: ExportOptions
+) -> None:
     args, kwargs = model.arguments(example(model, inputs))
     axes = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs}
     axes |= _output_axes(model, inputs)
@@ -217,7 +221,7 @@ def _output_axes(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, dict[i
     return axes
 
 
-STRATEGIES: Mapping[str, Callable[[Model, Sequence[TensorSpec], list[str], Path, Options], None]] = {
+STRATEGIES: Mapping[str, Callable[[Model, Sequence[TensorSpec], list[str], Path, ExportOptions], None]] = {
     "export": _by_torch_export,
     "trace": _by_tracing,
 }

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from exporters.onnx_to_tensorrt import Options, Profile
+    from exporters.onnx_to_tensorrt import EngineOptions, Profile
 
 TOOLS = {"tensorrt": "trtexec", "tensorrt-rtx": "tensorrt_rtx"}
 
 
-def trtexec(library: str, source: Path, path: Path, options: Options) -> list[str]:
+def trtexec(library: str, source: Path, path: Path, options: EngineOptions) -> list[str]:
     """Arguments, the tool first.
 
     Args:
@@ -48,9 +48,9 @@ def quoted(line: Sequence[str]) -> str:
 
 def _shapes(profile: Profile) -> list[str]:
     ends = {
-        "min": {name: shapes.least for name, shapes in profile.items()},
-        "opt": {name: shapes.best for name, shapes in profile.items()},
-        "max": {name: shapes.greatest for name, shapes in profile.items()},
+        "min": {name: shapes.min for name, shapes in profile.items()},
+        "opt": {name: shapes.opt for name, shapes in profile.items()},
+        "max": {name: shapes.max for name, shapes in profile.items()},
     }
     return [
         f"--{end}Shapes=" + ",".join(f"{_name(name)}:{'x'.join(map(str, sizes))}" for name, sizes in shapes.items())

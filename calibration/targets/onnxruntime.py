@@ -4,7 +4,7 @@
   times as long on ResNet-18. Without VNNI the 16-bit sums may overflow, and weights take seven bits.
 - Outputs are rounded too, so that whole stretches of the graph run in eight bits; activations that only cut off (ReLU,
   ReLU6) vanish into the rounding.
-- A batch normalisation that no convolution precedes (DenseNet) has no eight-bit kernel; as a depthwise 1 × 1
+- A batch normalization that no convolution precedes (DenseNet) has no eight-bit kernel; as a depthwise 1 × 1
   convolution it has.
 """
 
@@ -40,5 +40,5 @@ def rules(features: Collection[str]) -> Rules:
 def quantize(
     model: onnx.ModelProto, ranges: Mapping[str, Range], keep_float: Collection[str], features: Collection[str]
 ) -> onnx.ModelProto:
-    """A quantised copy of the graph; see `calibration.quantize`."""
+    """A quantized copy of the graph; see `calibration.quantize`."""
     return insert(batch_norms_to_convolutions(model), ranges, rules(features), keep_float)

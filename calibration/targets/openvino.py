@@ -2,7 +2,7 @@
 
 - OpenVINO merges what follows a convolution into it and moves the rounding through the rest by itself. Q/DQ behind
   every operator, which ONNX Runtime wants, made networks with sigmoids slower (EfficientNet-B0 by half), and ended its
-  process on DenseNet's batch normalisations.
+  process on DenseNet's batch normalizations.
 - A max-pool's input is rounded: else the convolution before it writes floats.
 """
 
@@ -31,5 +31,5 @@ RULES = Rules(
 def quantize(
     model: onnx.ModelProto, ranges: Mapping[str, Range], keep_float: Collection[str], features: Collection[str]
 ) -> onnx.ModelProto:
-    """A quantised copy of the graph; see `calibration.quantize`."""
+    """A quantized copy of the graph; see `calibration.quantize`."""
     return insert(model, ranges, RULES, keep_float)

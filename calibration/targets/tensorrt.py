@@ -30,7 +30,7 @@ RULES = Rules(
 def quantize(
     model: onnx.ModelProto, ranges: Mapping[str, Range], keep_float: Collection[str], features: Collection[str]
 ) -> onnx.ModelProto:
-    """A quantised copy of the graph; see `calibration.quantize`."""
+    """A quantized copy of the graph; see `calibration.quantize`."""
     made = insert(model, ranges, RULES, keep_float)
     add_pairs(made, residual_skips(model, keep_float), ranges)
     return made

@@ -28,7 +28,7 @@ class Binding:
 
     Attributes:
         dtype: numpy's name.
-        ranges: an input's least, best and greatest shape in every profile; empty for an output.
+        ranges: an input's low, opt and high shape in every profile; empty for an output.
         on_host: the engine reads it on the CPU: it decides shapes.
     """
 
@@ -70,21 +70,19 @@ def choose_profile(inputs: Sequence[Binding], shapes: Mapping[str, Shape]) -> in
 
 
 def _fits(item: Binding, index: int, shape: Shape) -> bool:
-    least, _, greatest = item.ranges[index]
-    return len(shape) == len(least) and all(
-        low <= size <= high for low, size, high in zip(least, shape, greatest, strict=True)
-    )
+    low, _, high = item.ranges[index]
+    return len(shape) == len(low) and all(low <= size <= high for low, size, high in zip(low, shape, high, strict=True))
 
 
 def _distance(item: Binding, index: int, shape: Shape) -> int:
-    return sum(abs(size - best) for size, best in zip(shape, item.ranges[index][1], strict=True))
+    return sum(abs(size - opt) for size, opt in zip(shape, item.ranges[index][1], strict=True))
 
 
 def _misfit(inputs: Sequence[Binding], shapes: Mapping[str, Shape], count: int) -> str:
     """The first input that fits no profile; where each fits one alone, that they do not fit together."""
     for item in inputs:
         if not any(_fits(item, index, shapes[item.name]) for index in range(count)):
-            told = " or ".join(f"{_text(least)} to {_text(greatest)}" for least, _, greatest in item.ranges)
+            told = " or ".join(f"{_text(low)} to {_text(high)}" for low, _, high in item.ranges)
             return f"input {item.name!r} is {_text(shapes[item.name])}; the engine takes {told}."
     return f"no profile of the engine takes {', '.join(f'{name} {_text(shape)}' for name, shape in shapes.items())}."
 

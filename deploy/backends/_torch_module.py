@@ -20,7 +20,7 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class TorchOptions:
     """How a module is run.
 
     Attributes:
@@ -46,7 +46,7 @@ class ModuleRunner(Runner):
         UsageError: a CUDA graph was asked for on a CPU.
     """
 
-    def __init__(self, model: Model, options: Options, wrap: Callable[[Any], Any] = lambda module: module) -> None:
+    def __init__(self, model: Model, options: TorchOptions, wrap: Callable[[Any], Any] = lambda module: module) -> None:
         if options.device == "cuda" and not torch.cuda.is_available():
             raise BackendError("PyTorch finds no CUDA device on this machine.", "deploy doctor tells what is missing")
         if options.graph and options.device != "cuda":
@@ -150,7 +150,7 @@ def profile_model(model: Model, feeds: Feeds, calls: int, **options: Any) -> lis
     Returns:
         As `deploy.support.node_times.by_node`; the operator is the module's class.
     """
-    runner = ModuleRunner(model, Options(**options))
+    runner = ModuleRunner(model, TorchOptions(**options))
     runner.bind(feeds)
     found: list[Event] = []
     began: dict[str, int] = {}

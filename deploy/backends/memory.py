@@ -12,7 +12,7 @@ from deploy.core.runner import Feeds, Fetches, Runner
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class MemoryOptions:
     """What is read.
 
     Attributes:
@@ -30,7 +30,7 @@ class MemoryRunner(Runner):
     inputs = ()
     outputs = ()
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: MemoryOptions) -> None:
         if options.threads:
             torch.set_num_threads(options.threads)
         self._array = torch.ones(options.bytes // 4)
@@ -46,4 +46,4 @@ class MemoryRunner(Runner):
 
 def open(path: Path, **options: Any) -> MemoryRunner:
     """Open memory; the path says nothing."""
-    return MemoryRunner(Options(**options))
+    return MemoryRunner(MemoryOptions(**options))

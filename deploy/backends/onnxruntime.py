@@ -35,7 +35,7 @@ _LEVELS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class OnnxRuntimeOptions:
     """How a session is opened.
 
     Attributes:
@@ -43,7 +43,7 @@ class Options:
         device: number of the GPU, where the provider is on one.
         provider_options: the provider's own, in ONNX Runtime's words: ``trt_max_workspace_size``.
         threads: threads within an operator; 0 leaves it to ONNX Runtime.
-        optimisation: ``all`` or ``none`` of ONNX Runtime's graph optimisations.
+        optimization: ``all`` or ``none`` of ONNX Runtime's graph optimizations.
         spinning: idle threads keep their core busy for the next run: faster alone, ruinous beside other work.
         profile: where ONNX Runtime's profile begins its file name; empty for none.
         lean: keep one copy of the weights (no pre-packing): slower, for models near the size of the memory.
@@ -51,7 +51,7 @@ class Options:
 
     provider: str = "cpu"
     threads: int = 0
-    optimisation: str = "all"
+    optimization: str = "all"
     lean: bool = False
     spinning: bool = True
     device: int = 0
@@ -67,14 +67,14 @@ class OnnxRuntimeRunner(Runner):
         UnknownNameError: there is no such provider.
     """
 
-    def __init__(self, path: Path, options: Options | None = None) -> None:
-        options = options or Options()
+    def __init__(self, path: Path, options: OnnxRuntimeOptions | None = None) -> None:
+        options = options or OnnxRuntimeOptions()
         if options.provider not in PROVIDERS:
             raise UnknownNameError("provider", options.provider, PROVIDERS, f"known: {', '.join(PROVIDERS)}")
         wanted = PROVIDERS[options.provider]
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options.threads
-        settings.graph_optimization_level = _LEVELS[options.optimisation]
+        settings.graph_optimization_level = _LEVELS[options.optimization]
         settings.log_severity_level = 3
         if options.profile:
             settings.enable_profiling, settings.profile_file_prefix = True, options.profile
@@ -146,7 +146,7 @@ class OnnxRuntimeRunner(Runner):
         self._session = self._binding = None
 
 
-def _providers(options: Options) -> list[tuple[str, dict[str, str]]]:
+def _providers(options: OnnxRuntimeOptions) -> list[tuple[str, dict[str, str]]]:
     """The provider with its options; behind TensorRT stands CUDA for the operators that it does not take."""
     if options.provider == "cpu":
         return [(PROVIDERS["cpu"], dict(options.provider_options))]
@@ -174,7 +174,7 @@ def _spec(item: Any) -> TensorSpec:
 
 def open(path: Path, **options: Any) -> OnnxRuntimeRunner:
     """Open an ONNX file."""
-    return OnnxRuntimeRunner(path, Options(**options))
+    return OnnxRuntimeRunner(path, OnnxRuntimeOptions(**options))
 
 
 def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[str, Any]]:
@@ -184,7 +184,7 @@ def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[s
         As `deploy.support.node_times.by_node`.
     """
     with tempfile.TemporaryDirectory() as folder:
-        with OnnxRuntimeRunner(path, Options(**options, profile=str(Path(folder) / "run"))) as runner:
+        with OnnxRuntimeRunner(path, OnnxRuntimeOptions(**options, profile=str(Path(folder) / "run"))) as runner:
             runner.bind(feeds)
             for _ in range(calls):
                 runner.launch()

@@ -1,7 +1,7 @@
 """ONNX Runtime one node at a time: slow, in the memory of a few tensors, for finding where a graph goes wrong.
 
 A run gives, for every float tensor of the graph, its shape and its sketch (`deploy.support.sketch`), not its values.
-ONNX Runtime's graph optimisations play no part: what is found here is in the file.
+ONNX Runtime's graph optimizations play no part: what is found here is in the file.
 """
 
 from __future__ import annotations

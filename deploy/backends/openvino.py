@@ -16,7 +16,7 @@ from deploy.support.openvino_library import openvino as ov
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class OpenVinoOptions:
     """How a model is compiled.
 
     Attributes:
@@ -37,8 +37,8 @@ class OpenVinoRunner(Runner):
         BackendError: the file cannot be read or compiled.
     """
 
-    def __init__(self, path: Path, options: Options | None = None) -> None:
-        options = options or Options()
+    def __init__(self, path: Path, options: OpenVinoOptions | None = None) -> None:
+        options = options or OpenVinoOptions()
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if options.counters:
             settings["PERF_COUNT"] = True
@@ -113,7 +113,7 @@ def _spec(port: Any) -> TensorSpec:
 
 def open(path: Path, **options: Any) -> OpenVinoRunner:
     """Open an ONNX or OpenVINO file."""
-    return OpenVinoRunner(path, Options(**options))
+    return OpenVinoRunner(path, OpenVinoOptions(**options))
 
 
 def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[str, Any]]:
@@ -123,7 +123,7 @@ def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[s
         As `deploy.support.node_times.by_node`.
     """
     found: list[Event] = []
-    with OpenVinoRunner(path, Options(**options, counters=True)) as runner:
+    with OpenVinoRunner(path, OpenVinoOptions(**options, counters=True)) as runner:
         runner.bind(feeds)
         for _ in range(calls):
             runner.launch()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.module_tracker import ModuleTracker
 
-from deploy.backends._torch_module import ModuleRunner, Options
+from deploy.backends._torch_module import ModuleRunner, TorchOptions
 from deploy.backends._torch_module import profile_model as profile_model
 from deploy.core.errors import BackendError, DeployError
 from deploy.core.model import Model, name_outputs
@@ -103,4 +103,4 @@ class PyTorchRunner(Runner):
 
 def from_model(model: Model, **options: Any) -> ModuleRunner:
     """The model as a deployment would run it; see `deploy.backends._torch_module`."""
-    return ModuleRunner(model, Options(**options))
+    return ModuleRunner(model, TorchOptions(**options))

@@ -21,7 +21,7 @@ from deploy.support.engine_file import read_engine, refusal
 from deploy.support.tensorrt_library import (
     Library,
     cuda_major,
-    deserialise,
+    deserialize,
     driver_fault,
     make_logger,
     open_library,
@@ -29,7 +29,7 @@ from deploy.support.tensorrt_library import (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class TensorRTOptions:
     """How an engine is run.
 
     Attributes:
@@ -49,7 +49,7 @@ class TensorRtRunner(Runner):
 
     Args:
         path: the engine, its manifest beside it.
-        options: see `Options`.
+        options: see `TensorRTOptions`.
 
     Raises:
         ArtifactError: no manifest, or it was built by another library version, for another GPU or of another graph.
@@ -58,8 +58,8 @@ class TensorRtRunner(Runner):
         UsageError: an option that the engine's library does not have.
     """
 
-    def __init__(self, path: Path, options: Options | None = None) -> None:
-        self._options = options or Options()
+    def __init__(self, path: Path, options: TensorRTOptions | None = None) -> None:
+        self._options = options or TensorRTOptions()
         artifact = read_engine(path)
         self._library = _fitting(artifact, self._options)
         self._path = path
@@ -69,7 +69,7 @@ class TensorRtRunner(Runner):
         with self._on_gpu("opening"):
             self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             self._events = _event(), _event()
-            self._engine: Any = deserialise(self._library, path.read_bytes(), str(path), self._logger)
+            self._engine: Any = deserialize(self._library, path.read_bytes(), str(path), self._logger)
             self._context = self._make_context(self._engine)
         self._inputs, self._outputs = self._bindings(self._engine)
         self.inputs, self.outputs = artifact.manifest.inputs, artifact.manifest.outputs
@@ -243,7 +243,7 @@ class TensorRtRunner(Runner):
             raise BackendError(f"{self._path}: CUDA failed while {doing}: {text}") from exc
 
 
-def _fitting(artifact: Artifact, options: Options) -> Library:
+def _fitting(artifact: Artifact, options: TensorRTOptions) -> Library:
     """The engine's own library, where engine, library, GPU and options fit each other."""
     library = open_library(str(artifact.manifest.options["library"]))
     found = gpus()
@@ -270,8 +270,8 @@ def _ranges(engine: Any, name: str) -> tuple[tuple[Shape, Shape, Shape], ...]:
         return ((fixed, fixed, fixed),)
     found = []
     for index in range(engine.num_optimization_profiles):
-        least, best, greatest = (tuple(shape) for shape in engine.get_tensor_profile_shape(name, index))
-        found.append((least, best, greatest))
+        low, opt, high = (tuple(shape) for shape in engine.get_tensor_profile_shape(name, index))
+        found.append((low, opt, high))
     return tuple(found)
 
 
@@ -281,4 +281,4 @@ def _event() -> Any:
 
 def open(path: Path, **options: Any) -> TensorRtRunner:
     """Open an engine."""
-    return TensorRtRunner(path, Options(**options))
+    return TensorRtRunner(path, TensorRTOptions(**options))

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from deploy.backends._torch_module import ModuleRunner, Options
+from deploy.backends._torch_module import ModuleRunner, TorchOptions
 from deploy.core.model import Model
 
 
 def from_model(model: Model, **options: Any) -> ModuleRunner:
     """Compile a model; the compilation itself happens in the first run."""
-    return ModuleRunner(model, Options(**options), lambda module: torch.compile(module, dynamic=False))
+    return ModuleRunner(model, TorchOptions(**options), lambda module: torch.compile(module, dynamic=False))

@@ -93,7 +93,7 @@ DEFAULT = ("torch", "onnxruntime", "openvino")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class PlannedCell:
     """A cell that can be timed.
 
     Attributes:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.bench.cells import BACKENDS, PASSED, Plan, choose_backends
+from deploy.bench.cells import BACKENDS, PASSED, PlannedCell, choose_backends
 from deploy.bench.plan import Choices, plan_model
 from deploy.bench.process import BenchProcess
 from deploy.bench.rows import plain_interval
@@ -42,7 +42,7 @@ TIME_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Side:
+class ComparedSide:
     """One of the two.
 
     Attributes:
@@ -52,7 +52,7 @@ class Side:
     """
 
     name: str
-    plan: Plan
+    plan: PlannedCell
     medians: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class Side:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
+class SpeedComparison:
     """What was found.
 
     Attributes:
@@ -73,8 +73,8 @@ class Comparison:
         seconds: wall time.
     """
 
-    first: Side
-    second: Side
+    first: ComparedSide
+    second: ComparedSide
     ratio: Interval
     verdict: Verdict
     margin: float
@@ -127,7 +127,7 @@ def compare_speed(
     seed: int = 0,
     artifacts: Path | None = None,
     progress: Progress = SILENT,
-) -> Comparison:
+) -> SpeedComparison:
     """Compare two files, two models or two backends.
 
     Args:
@@ -138,7 +138,7 @@ def compare_speed(
         batch: its size.
         threads: within an operator; None for all cores.
         device: ``cpu`` or ``cuda``.
-        calib: data to quantise with where an INT8 file is missing.
+        calib: data to quantize with where an INT8 file is missing.
         margin: share below which a difference does not matter.
         fail_if_slower: share; the second may not be slower by more (see `deploy.bench.sequential.guard`).
         time_limit_s: seconds after which no further pair of processes is begun; at least five pairs are run.
@@ -166,7 +166,7 @@ def compare_speed(
             )
             folder = Path(scratch) / str(index)
             folder.mkdir()
-            sides.append(Side(name=text, plan=_one(what, choices, store, folder, progress)))
+            sides.append(ComparedSide(name=text, plan=_one(what, choices, store, folder, progress)))
         with progress.stage("timing in pairs"):
             limit = time.perf_counter() + time_limit_s
             found = run_pairs(
@@ -176,7 +176,7 @@ def compare_speed(
                 progress=progress,
             )
     ratio = interval_at(found.ratios)
-    return Comparison(
+    return SpeedComparison(
         first=dataclasses.replace(sides[0], medians=tuple(found.first)),
         second=dataclasses.replace(sides[1], medians=tuple(found.second)),
         ratio=ratio,
@@ -216,7 +216,7 @@ def _read(text: str, model: str | None, precision: str | None) -> tuple[str, str
     return what, backend or "onnxruntime", precision or "fp32"
 
 
-def _one(what: str, choices: Choices, store: Store, scratch: Path, progress: Progress) -> Plan:
+def _one(what: str, choices: Choices, store: Store, scratch: Path, progress: Progress) -> PlannedCell:
     plans, absent = plan_model(ModelRequest(name=what), choices, store, scratch, progress)
     if not plans:
         raise BackendError(f"{what}: {absent[0].why}")
@@ -232,7 +232,7 @@ Opener = Callable[[], BenchProcess]
 """Starts a process and opens in it what is to be timed."""
 
 
-def _opener(plan: Plan, seed: int) -> Opener:
+def _opener(plan: PlannedCell, seed: int) -> Opener:
     feeds = probes_at(plan.inputs, plan.cell.sizes, seed=seed)[0].feeds
 
     def start() -> BenchProcess:
@@ -290,7 +290,7 @@ def _pair(openers: Sequence[Opener], found: Pairs, *, swapped: bool) -> None:
             for index in order:
                 told, samples = processes[index].time(BLOCK_S, least=BLOCK_CALLS)
                 blocks[index].append(float(np.median(samples)))
-                flags = told["surroundings"]["flags"]
+                flags = told["interference"]["flags"]
                 found.flags.update({kind: text for kind, text in flags.items() if kind not in FLAGS_IGNORED})
     found.first.append(float(np.median(blocks[0])))
     found.second.append(float(np.median(blocks[1])))

@@ -17,7 +17,7 @@ SUFFIXES = ("_nchwc", "_quant", "/WithoutBiases", "/fq_input_0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Layer:
+class LayerTime:
     """A node as it ran, after whatever the runtime fused.
 
     Attributes:
@@ -57,7 +57,7 @@ class Profile:
         wall_ns: the median of calls without a profiler.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerTime, ...]
     wall_ns: float
 
     @classmethod
@@ -68,7 +68,7 @@ class Profile:
             key = (item["layer"], item["operator"], item.get("arithmetic", ""))
             found[key] = found.get(key, 0.0) + float(item["ns"])
         layers = [
-            Layer(layer=name, operator=operator, ns=value, arithmetic=arithmetic)
+            LayerTime(layer=name, operator=operator, ns=value, arithmetic=arithmetic)
             for (name, operator, arithmetic), value in found.items()
         ]
         return cls(layers=tuple(sorted(layers, key=lambda item: -item.ns)), wall_ns=wall_ns)
@@ -103,7 +103,7 @@ class Profile:
         }
 
 
-def slower(before: Profile, after: Profile) -> list[tuple[Layer, float]]:
+def slower(before: Profile, after: Profile) -> list[tuple[LayerTime, float]]:
     """Layers of the second profile that take longer than those of the same origin in the first, the worst first.
 
     Returns:

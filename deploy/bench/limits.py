@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class MachineLimits:
     """What was measured.
 
     Attributes:
@@ -37,7 +37,7 @@ class Limits:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Limits:
+    def from_dict(cls, data: Mapping[str, Any]) -> MachineLimits:
         """The inverse of `to_dict`."""
         bandwidth = {int(size): float(value) for size, value in data["bandwidth"].items()}
         return cls(threads=data["threads"], operations=data["operations"], bandwidth=bandwidth, by=data["by"])
@@ -97,7 +97,7 @@ class Floor:
         }
 
 
-def floor(work: Work, limits: Limits) -> Floor:
+def floor(work: Work, limits: MachineLimits) -> Floor:
     """The floor of a call.
 
     Half precision is taken to be no slower than single: a runtime may compute it so. What is read is taken to lie in

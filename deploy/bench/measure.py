@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.bench.cells import PASSED, Plan, check_scenario, choose_backends
+from deploy.bench.cells import PASSED, PlannedCell, check_scenario, choose_backends
 from deploy.bench.interference import Conditions, conditions
 from deploy.bench.limits import Floor
 from deploy.bench.measured_limits import floor_of, measured_limits, work_of
 from deploy.bench.plan import Choices, Wanted, plan_model
-from deploy.bench.records import Absent, Record, load, record_path, save, save_absent
+from deploy.bench.records import CellRecord, SkippedCell, load, record_path, save, save_absent
 from deploy.bench.repetition import Budget, repeat
-from deploy.bench.rows import Row, rows_of
+from deploy.bench.rows import LatencyRow, rows_of
 from deploy.bench.schedule import interleaved
 from deploy.core.environment import machine, now, usable_cores, versions
 from deploy.core.errors import ArtifactError, DeployError, UsageError
@@ -28,7 +28,7 @@ from deploy.models.request import ModelRequest
 REPETITIONS = 5
 BASELINE = "torch"
 
-Listener = Callable[[Sequence[Row]], None]
+Listener = Callable[[Sequence[LatencyRow]], None]
 """Told of all rows so far whenever one has changed."""
 
 
@@ -43,8 +43,8 @@ class BenchmarkReport:
         seconds: wall time.
     """
 
-    rows: tuple[Row, ...]
-    absent: tuple[Absent, ...]
+    rows: tuple[LatencyRow, ...]
+    absent: tuple[SkippedCell, ...]
     conditions: Conditions
     seed: int
     seconds: float
@@ -96,11 +96,11 @@ def measure_speed(
         batches: sizes of the batch.
         threads: within an operator, for every backend; None for all cores this process may use.
         device: ``cpu`` or ``cuda``.
-        graph: replay CUDA graphs; such cells are labelled.
+        graph: replay CUDA graphs; such cells are labeled.
         scenario: ``latency``, or a file of `deploy.bench.scenarios`.
         options: of the scenario.
         sizes: of symbolic dimensions other than the batch.
-        calib: data to quantise with where an INT8 file is missing.
+        calib: data to quantize with where an INT8 file is missing.
         repetitions: processes a cell.
         budget: of each process.
         seed: of inputs, untrained weights and the order.
@@ -142,8 +142,8 @@ def measure_speed(
     for warning in present.warnings:
         progress.warn(warning)
     with tempfile.TemporaryDirectory(prefix="deploy-bench-") as scratch:
-        plans: list[Plan] = []
-        absent: list[Absent] = []
+        plans: list[PlannedCell] = []
+        absent: list[SkippedCell] = []
         for request in _requests(models, store):
             found, missing = plan_model(request, choices, store, Path(scratch), progress)
             plans += found
@@ -156,7 +156,7 @@ def measure_speed(
         records = {plan.cell.key: _begun(plan, store, around, again=again) for plan in ready}
         floors = _floors(records, choices.threads, store, progress) if limits else {}
 
-        def rows() -> list[Row]:
+        def rows() -> list[LatencyRow]:
             return rows_of(list(records.values()), baseline, floors)
 
         _measure(ready, records, repetitions, budget, seed, store, progress, lambda: listener(rows()))
@@ -169,7 +169,7 @@ def measure_speed(
     )
 
 
-def _floors(records: Mapping[str, Record], threads: int, store: Store, progress: Progress) -> dict[str, Floor]:
+def _floors(records: Mapping[str, CellRecord], threads: int, store: Store, progress: Progress) -> dict[str, Floor]:
     """The floor of every cell whose work is known."""
     limits = measured_limits(threads, store, progress)
     found = {key: floor_of(record, limits) for key, record in records.items()}
@@ -190,20 +190,20 @@ def _requests(models: Sequence[str | ModelRequest], store: Store) -> list[ModelR
     return [ModelRequest(name=name) for name in sorted(set(found))]
 
 
-def _proven(plan: Plan) -> bool:
+def _proven(plan: PlannedCell) -> bool:
     return plan.evidence is not None and plan.evidence["verdict"] in PASSED
 
 
-def _unproven(plan: Plan, kind: str | None) -> Absent:
+def _unproven(plan: PlannedCell, kind: str | None) -> SkippedCell:
     evidence = plan.evidence or {"verdict": "unproven", "reasons": []}
     why = f"no number without parity: {evidence['verdict']}: {'; '.join(evidence['reasons'][:2])}"
     cell = plan.cell
-    return Absent(
+    return SkippedCell(
         model=cell.model, backend=cell.backend, precision=cell.precision, batch=cell.batch, why=why, machine=kind
     )
 
 
-def _begun(plan: Plan, store: Store, around: Mapping[str, Any], *, again: bool) -> Record:
+def _begun(plan: PlannedCell, store: Store, around: Mapping[str, Any], *, again: bool) -> CellRecord:
     """The record of an earlier run to go on with, or a new one that says what is around it."""
     path = record_path(store.root, plan.cell)
     if path.is_file() and not again:
@@ -212,12 +212,12 @@ def _begun(plan: Plan, store: Store, around: Mapping[str, Any], *, again: bool) 
         except DeployError:
             pass
     about = {**plan.about, **work_of(plan, store), **around, "created": now()}
-    return Record(cell=plan.cell, evidence=plan.evidence or {}, about=about)
+    return CellRecord(cell=plan.cell, evidence=plan.evidence or {}, about=about)
 
 
 def _measure(
-    plans: Sequence[Plan],
-    records: dict[str, Record],
+    plans: Sequence[PlannedCell],
+    records: dict[str, CellRecord],
     repetitions: int,
     budget: Budget,
     seed: int,

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from deploy.bench.cells import Plan, choose_backends
-from deploy.bench.limits import Floor, Limits, Work, floor
+from deploy.bench.cells import PlannedCell, choose_backends
+from deploy.bench.limits import Floor, MachineLimits, Work, floor
 from deploy.bench.process import BenchProcess
-from deploy.bench.records import Record
+from deploy.bench.records import CellRecord
 from deploy.core.environment import machine, versions
 from deploy.core.errors import BackendError
 from deploy.core.progress import Progress
@@ -27,7 +27,7 @@ SIZES = tuple(2**power for power in (16, 18, 20, 22, 24, 26, 28))
 """Bytes that are read again and again: 64 KiB to 256 MiB."""
 
 
-def measured_limits(threads: int, store: Store, progress: Progress, *, again: bool = False) -> Limits:
+def measured_limits(threads: int, store: Store, progress: Progress, *, again: bool = False) -> MachineLimits:
     """The limits of this machine with so many threads; those of an earlier run where nothing has changed.
 
     Raises:
@@ -38,7 +38,7 @@ def measured_limits(threads: int, store: Store, progress: Progress, *, again: bo
     path = store.root / LIMITS / f"{digest}.json"
     if path.is_file() and not again:
         try:
-            return Limits.from_dict(json.loads(path.read_text(encoding="utf-8"))["limits"])
+            return MachineLimits.from_dict(json.loads(path.read_text(encoding="utf-8"))["limits"])
         except (ValueError, KeyError, TypeError):
             progress.note(f"{path} is damaged: measuring again what the machine can do")
     with progress.stage("measuring what the machine can do"):
@@ -47,7 +47,7 @@ def measured_limits(threads: int, store: Store, progress: Progress, *, again: bo
     return limits
 
 
-def _measure(threads: int) -> Limits:
+def _measure(threads: int) -> MachineLimits:
     operations: dict[str, float] = {}
     by: dict[str, str] = {}
     engines = [name for name in choose_backends(()) if name != "torch"]
@@ -67,7 +67,7 @@ def _measure(threads: int) -> Limits:
     bandwidth = {
         size: size / _seconds("memory", threads, None, {}, {"threads": threads, "bytes": size}) for size in SIZES
     }
-    return Limits(threads=threads, operations=operations, bandwidth=bandwidth, by=by)
+    return MachineLimits(threads=threads, operations=operations, bandwidth=bandwidth, by=by)
 
 
 def _seconds(
@@ -83,19 +83,19 @@ def _seconds(
     return float(np.quantile(samples, 0.1)) / 1e9
 
 
-def stored_limits(root: Path) -> list[tuple[Mapping[str, Any], Limits]]:
+def stored_limits(root: Path) -> list[tuple[Mapping[str, Any], MachineLimits]]:
     """All limits that were measured, with the machine each is of, the newest first; what is damaged is left out."""
     found = []
     for path in sorted((root / LIMITS).glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-            found.append((document["machine"], Limits.from_dict(document["limits"])))
+            found.append((document["machine"], MachineLimits.from_dict(document["limits"])))
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return found
 
 
-def work_of(plan: Plan, store: Store) -> dict[str, Any]:
+def work_of(plan: PlannedCell, store: Store) -> dict[str, Any]:
     """What a call of a plan must do, for its record: from its file; where PyTorch runs it, from the float export.
 
     Returns:
@@ -113,7 +113,7 @@ def work_of(plan: Plan, store: Store) -> dict[str, Any]:
     return {"work": work.to_dict(), "parameters": found.parameters}
 
 
-def _float_file(plan: Plan, store: Store) -> Path | None:
+def _float_file(plan: PlannedCell, store: Store) -> Path | None:
     if plan.path is not None:  # an engine's arithmetic is not that of the float export
         return None
     for item in store.artifacts(plan.cell.slug):
@@ -123,7 +123,7 @@ def _float_file(plan: Plan, store: Store) -> Path | None:
     return None
 
 
-def floor_of(record: Record, limits: Limits) -> Floor | None:
+def floor_of(record: CellRecord, limits: MachineLimits) -> Floor | None:
     """The floor of a record; None where its work is not known."""
     work = record.about.get("work")
     return None if work is None else floor(Work(**work), limits)

@@ -11,15 +11,15 @@ from typing import Any
 from deploy.bench.cells import (
     BACKENDS,
     REFERENCE,
-    Plan,
+    PlannedCell,
     backend_versions,
     evidence_of,
     fingerprint,
     sizes_at,
 )
 from deploy.bench.proof import Prover, proven
-from deploy.bench.records import Absent, Cell, load, record_path
-from deploy.bench.subject import INT8, Subject
+from deploy.bench.records import Cell, SkippedCell, load, record_path
+from deploy.bench.subject import INT8, TimedModel
 from deploy.core.artifact import Artifact, sha256
 from deploy.core.errors import DeployError, UnknownNameError
 from deploy.core.progress import Progress
@@ -40,7 +40,7 @@ class Choices:
     Attributes:
         asked: the backends were named, and are not a choice of ours.
         precisions: None takes those that a model has files of.
-        calib: data to quantise with where an INT8 file is missing.
+        calib: data to quantize with where an INT8 file is missing.
         sizes: of symbolic dimensions other than the batch.
         options: of the scenario, part of every cell.
         wanted: which combinations.
@@ -66,7 +66,7 @@ class Choices:
 
 def plan_model(
     request: ModelRequest, choices: Choices, store: Store, scratch: Path, progress: Progress
-) -> tuple[list[Plan], list[Absent]]:
+) -> tuple[list[PlannedCell], list[SkippedCell]]:
     """The cells of a model, or of one file, proven; and what cannot be timed, with the reason.
 
     Args:
@@ -79,16 +79,20 @@ def plan_model(
     Raises:
         DeployError: the model is not known, or a file is damaged.
     """
-    subject = Subject(request, store, scratch, choices.calib, progress)
+    subject = TimedModel(request, store, scratch, choices.calib, progress)
     found = list(_cells(subject, choices, store, progress))
-    return [item for item in found if isinstance(item, Plan)], [item for item in found if isinstance(item, Absent)]
+    return [item for item in found if isinstance(item, PlannedCell)], [
+        item for item in found if isinstance(item, SkippedCell)
+    ]
 
 
-def _cells(subject: Subject, choices: Choices, store: Store, progress: Progress) -> Iterator[Plan | Absent]:
+def _cells(
+    subject: TimedModel, choices: Choices, store: Store, progress: Progress
+) -> Iterator[PlannedCell | SkippedCell]:
     backends = choices.backends if choices.asked else _fitting(subject, choices)
     provers: list[Prover] = []
     for precision in choices.precisions or subject.precisions():
-        found: dict[str, list[Plan | Absent]] = {}
+        found: dict[str, list[PlannedCell | SkippedCell]] = {}
         # what runs files comes first: a model is timed at the sizes that its files have
         for backend in sorted(backends, key=lambda name: not BACKENDS[name].runs_files):
             if choices.wanted(subject.name, backend, precision):
@@ -101,7 +105,7 @@ def _cells(subject: Subject, choices: Choices, store: Store, progress: Progress)
 
 
 def _cell(
-    subject: Subject,
+    subject: TimedModel,
     choices: Choices,
     backend: str,
     precision: str,
@@ -109,7 +113,7 @@ def _cell(
     store: Store,
     provers: list[Prover],
     progress: Progress,
-) -> Plan | Absent:
+) -> PlannedCell | SkippedCell:
     """One cell, proven; or why there is none."""
     try:
         plan = _remembered(_plan(subject, choices, backend, precision, batch), store)
@@ -122,7 +126,7 @@ def _cell(
     except UnknownNameError:
         raise
     except DeployError as exc:
-        return Absent(
+        return SkippedCell(
             model=subject.name,
             backend=backend,
             precision=precision,
@@ -132,7 +136,7 @@ def _cell(
         )
 
 
-def _fitting(subject: Subject, choices: Choices) -> tuple[str, ...]:
+def _fitting(subject: TimedModel, choices: Choices) -> tuple[str, ...]:
     """Where no backend was asked for: those that run the file, or all."""
     own = subject.backends()
     if own is not None:
@@ -140,7 +144,7 @@ def _fitting(subject: Subject, choices: Choices) -> tuple[str, ...]:
     return tuple(name for name in choices.backends if BACKENDS[name].runs_files or not subject.is_file)
 
 
-def _remembered(plan: Plan, store: Store) -> Plan:
+def _remembered(plan: PlannedCell, store: Store) -> PlannedCell:
     """With the evidence of an earlier run of the very same cell."""
     path = record_path(store.root, plan.cell)
     if plan.evidence is not None or not path.is_file():
@@ -151,7 +155,7 @@ def _remembered(plan: Plan, store: Store) -> Plan:
         return plan
 
 
-def _plan(subject: Subject, choices: Choices, backend: str, precision: str, batch: int) -> Plan:
+def _plan(subject: TimedModel, choices: Choices, backend: str, precision: str, batch: int) -> PlannedCell:
     """One cell.
 
     Raises:
@@ -183,7 +187,7 @@ def _plan(subject: Subject, choices: Choices, backend: str, precision: str, batc
     return _of_model(subject, choices, common)
 
 
-def _of_file(artifact: Artifact, choices: Choices, common: dict[str, Any]) -> Plan:
+def _of_file(artifact: Artifact, choices: Choices, common: dict[str, Any]) -> PlannedCell:
     manifest = artifact.manifest
     sizes = sizes_at(manifest.inputs, common["batch"], {**manifest.options.get("sizes", {}), **choices.sizes})
     options: dict[str, Any] = {"threads": choices.threads}
@@ -194,7 +198,7 @@ def _of_file(artifact: Artifact, choices: Choices, common: dict[str, Any]) -> Pl
     cell = Cell(
         model=manifest.model,
         slug=manifest.slug,
-        what=manifest.files[0].sha256,
+        digest=manifest.files[0].sha256,
         target=manifest.target,
         sizes=sizes,
         **common,
@@ -208,7 +212,7 @@ def _of_file(artifact: Artifact, choices: Choices, common: dict[str, Any]) -> Pl
     }
     own = choices.device == "cpu" or common["backend"] == "tensorrt"
     evidence = evidence_of(artifact, common["backend"]) if own else None
-    return Plan(
+    return PlannedCell(
         cell=cell,
         path=artifact.path,
         model=None,
@@ -219,13 +223,13 @@ def _of_file(artifact: Artifact, choices: Choices, common: dict[str, Any]) -> Pl
     )
 
 
-def _of_model(subject: Subject, choices: Choices, common: dict[str, Any]) -> Plan:
+def _of_model(subject: TimedModel, choices: Choices, common: dict[str, Any]) -> PlannedCell:
     model, inputs = subject.model(), subject.inputs()
     sizes = sizes_at(inputs, common["batch"], {**model.sizes, **choices.sizes})
     request, weights = subject.rebuilt()
     eager = (common["backend"], common["precision"], choices.device) == ("torch", "fp32", "cpu")
-    return Plan(
-        cell=Cell(model=model.name, slug=model.slug, what=sha256(weights), sizes=sizes, **common),
+    return PlannedCell(
+        cell=Cell(model=model.name, slug=model.slug, digest=sha256(weights), sizes=sizes, **common),
         path=None,
         model=request,
         options={

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from deploy.bench.cells import BACKENDS, Plan, choose_backends
-from deploy.bench.layers import Layer, Profile, slower
+from deploy.bench.cells import BACKENDS, PlannedCell, choose_backends
+from deploy.bench.layers import LayerTime, Profile, slower
 from deploy.bench.plan import Choices, plan_model
 from deploy.bench.process import BenchProcess
 from deploy.bench.records import save_profile
@@ -39,24 +39,24 @@ class Explanation:
         before: in eight bits, the profile of the float file on the same backend.
     """
 
-    plan: Plan
+    plan: PlannedCell
     profile: Profile
     before: Profile | None = None
 
     @property
-    def in_float(self) -> list[Layer]:
+    def in_float(self) -> list[LayerTime]:
         """In eight bits: layers that compute in float nevertheless, the longest first."""
         if self.plan.cell.precision != INT8:
             return []
         return [item for item in self.profile.layers if item.kind == "compute" and item.arithmetic == "float"]
 
     @property
-    def unfused(self) -> list[Layer]:
-        """Quantising and dequantising that became operators of their own."""
+    def unfused(self) -> list[LayerTime]:
+        """Quantizing and dequantizing that became operators of their own."""
         return [item for item in self.profile.layers if item.kind == "qdq"]
 
     @property
-    def slower(self) -> list[tuple[Layer, float]]:
+    def slower(self) -> list[tuple[LayerTime, float]]:
         """In eight bits: layers that take longer than in float, with what they took there in nanoseconds."""
         return [] if self.before is None else slower(self.before, self.profile)
 
@@ -92,7 +92,7 @@ def explain(
         precision: ``fp32``, ``fp16`` or ``int8``; the last is set beside ``fp32``.
         batch: its size.
         threads: within an operator; None for all cores.
-        calib: data to quantise with where an INT8 file is missing.
+        calib: data to quantize with where an INT8 file is missing.
         seed: of inputs.
         artifacts: the artifacts directory.
         progress: told what happens.
@@ -133,7 +133,7 @@ def explain(
     return told
 
 
-def _profile(plan: Plan, seed: int) -> Profile:
+def _profile(plan: PlannedCell, seed: int) -> Profile:
     """Without a profiler for the time in all, then with it, in a process of its own each."""
     feeds = probes_at(plan.inputs, plan.cell.sizes, seed=seed)[0].feeds
     with BenchProcess(plan.plugin, plan.cell.threads) as process:

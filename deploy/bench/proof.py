@@ -6,11 +6,11 @@ import dataclasses
 from typing import Any
 
 from deploy.backends.pytorch import PyTorchRunner
-from deploy.bench.cells import Plan
+from deploy.bench.cells import PlannedCell
 from deploy.bench.process import BenchProcess
 from deploy.core.model import Model
 from deploy.exporting.prove import match_inputs
-from deploy.parity.cached import Remembered
+from deploy.parity.cached import CachedRunner
 from deploy.parity.compare import compare
 from deploy.parity.probes import Probe, probes_at
 
@@ -25,10 +25,10 @@ class Prover:
 
     def __init__(self, model: Model, seed: int) -> None:
         self._model, self._seed = model, seed
-        self._runners = {name: Remembered(PyTorchRunner(model, name)) for name in ("fp64", "fp32", "fp16")}
+        self._runners = {name: CachedRunner(PyTorchRunner(model, name)) for name in ("fp64", "fp32", "fp16")}
         self._probes: dict[tuple[tuple[str, int], ...], list[Probe]] = {}
 
-    def prove(self, plan: Plan) -> dict[str, Any]:
+    def prove(self, plan: PlannedCell) -> dict[str, Any]:
         """The evidence on a plan.
 
         Raises:
@@ -56,6 +56,6 @@ class Prover:
         return {"verdict": report.verdict, "reasons": list(report.reasons), "margin": margin, "by": by}
 
 
-def proven(plan: Plan, prover: Prover) -> Plan:
+def proven(plan: PlannedCell, prover: Prover) -> PlannedCell:
     """A plan with its evidence; one that was proven before is left as it is."""
     return plan if plan.evidence is not None else dataclasses.replace(plan, evidence=prover.prove(plan))

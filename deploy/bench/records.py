@@ -28,7 +28,7 @@ class Cell:
     Attributes:
         model, slug: as in manifests.
         backend: as users name it, ``torch-compile``.
-        what: digest of the file that runs, or of the weights that PyTorch runs.
+        digest: SHA-256 of the file that runs, or of the weights that PyTorch runs.
         target: of an INT8 file.
         sizes: of every dynamic dimension, the batch among them.
         threads: within an operator, the same for every backend.
@@ -41,7 +41,7 @@ class Cell:
     slug: str
     backend: str
     precision: str
-    what: str
+    digest: str
     batch: int
     sizes: Mapping[str, int]
     threads: int
@@ -68,7 +68,7 @@ class Repetition:
     Attributes:
         samples: of single calls, or of requests.
         thinned: one of so many calls was kept.
-        details: what the worker told: import, load, first call, warm-up, memory, copies, surroundings.
+        details: what the worker told: import, load, first call, warm-up, memory, copies, interference.
         failure: why there are no samples; empty where there are.
     """
 
@@ -80,7 +80,7 @@ class Repetition:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
+class CellRecord:
     """A cell with what was found so far.
 
     Attributes:
@@ -103,7 +103,7 @@ class Record:
         """Why nothing could be timed; empty where something was."""
         return "" if self.timed else next((item.failure for item in self.repetitions), "")
 
-    def adding(self, repetition: Repetition) -> Record:
+    def adding(self, repetition: Repetition) -> CellRecord:
         """With one more repetition, in place of an earlier one of its number."""
         others = [item for item in self.repetitions if item.number != repetition.number]
         ordered = sorted([*others, repetition], key=lambda item: item.number)
@@ -116,7 +116,7 @@ def record_path(root: Path, cell: Cell) -> Path:
     return root / cell.slug / FOLDER / name
 
 
-def save(root: Path, record: Record) -> Path:
+def save(root: Path, record: CellRecord) -> Path:
     """Write a record, durably and at once.
 
     Raises:
@@ -133,7 +133,7 @@ def save(root: Path, record: Record) -> Path:
     return path
 
 
-def load(path: Path) -> Record:
+def load(path: Path) -> CellRecord:
     """Read a record.
 
     Raises:
@@ -142,7 +142,7 @@ def load(path: Path) -> Record:
     """
     document = records.load(path, KIND, SCHEMA)
     try:
-        return Record(
+        return CellRecord(
             cell=Cell(**document["cell"]),
             evidence=document["evidence"],
             about=document["about"],
@@ -183,7 +183,7 @@ def load_profile(path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Absent:
+class SkippedCell:
     """A cell that could not be timed, and why.
 
     Attributes:
@@ -203,7 +203,7 @@ class Absent:
         return dataclasses.asdict(self)
 
 
-def save_absent(root: Path, item: Absent) -> None:
+def save_absent(root: Path, item: SkippedCell) -> None:
     """Keep that a cell could not be timed; it takes the place of an earlier reason.
 
     Raises:
@@ -212,14 +212,14 @@ def save_absent(root: Path, item: Absent) -> None:
     records.save(absent_path(root, item), "absence", SCHEMA, item.to_dict())
 
 
-def absent_path(root: Path, item: Absent) -> Path:
+def absent_path(root: Path, item: SkippedCell) -> Path:
     """Where it is kept that a cell could not be timed."""
     where = [] if item.machine is None else [item.machine]
     key = records.key_of([item.model, item.backend, item.precision, item.batch, *where])
     return root / ABSENT / f"{key}.json"
 
 
-def load_absent(path: Path) -> Absent:
+def load_absent(path: Path) -> SkippedCell:
     """Read what `save_absent` wrote.
 
     Raises:
@@ -228,7 +228,7 @@ def load_absent(path: Path) -> Absent:
     document = records.load(path, "absence", SCHEMA)
     try:
         known = {"machine": None, **document}  # which the first records did not tell
-        return Absent(**{item.name: known[item.name] for item in dataclasses.fields(Absent)})
+        return SkippedCell(**{item.name: known[item.name] for item in dataclasses.fields(SkippedCell)})
     except KeyError as exc:
         raise ArtifactError(f"{path}: the record is damaged: it lacks {exc}.") from exc
 

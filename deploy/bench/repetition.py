@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.bench.cells import LATENCY, Plan
+from deploy.bench.cells import LATENCY, PlannedCell
 from deploy.bench.process import BenchProcess
 from deploy.bench.records import Repetition, record_path
 from deploy.core.errors import BackendError
@@ -30,7 +30,7 @@ class Budget:
     patience_s: float = 120.0
 
 
-def repeat(plan: Plan, number: int, budget: Budget, seed: int, store: Store) -> Repetition:
+def repeat(plan: PlannedCell, number: int, budget: Budget, seed: int, store: Store) -> Repetition:
     """Time a plan once; a process that fails, dies or hangs is a repetition with its reason."""
     cell = plan.cell
     feeds = probes_at(plan.inputs, cell.sizes, seed=seed)[0].feeds
@@ -53,7 +53,7 @@ def repeat(plan: Plan, number: int, budget: Budget, seed: int, store: Store) -> 
     return Repetition(number=number, samples=samples, thinned=details.pop("thinned", 1), details=details)
 
 
-def _log(plan: Plan, number: int, store: Store) -> dict[str, str]:
+def _log(plan: PlannedCell, number: int, store: Store) -> dict[str, str]:
     """Where a scenario that keeps a log of its own keeps it: beside the record."""
     if plan.cell.scenario != "loadgen":
         return {}
@@ -64,7 +64,7 @@ def _log(plan: Plan, number: int, store: Store) -> dict[str, str]:
 def flags_of(repetition: Repetition) -> dict[str, str]:
     """What may have moved its times: in words, by kind."""
     details = repetition.details
-    found = dict(details.get("surroundings", {}).get("flags", {}))
+    found = dict(details.get("interference", {}).get("flags", {}))
     if not details.get("warmth", {}).get("settled", True):
         found["warmth"] = "the warm-up did not settle"
     return found

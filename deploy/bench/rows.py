@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from deploy.bench.limits import Floor
-from deploy.bench.records import Record
+from deploy.bench.records import CellRecord
 from deploy.bench.repetition import flags_of
-from deploy.bench.statistics import Interval, LatencyStats, ratio, summarise
+from deploy.bench.statistics import Interval, LatencyStats, ratio, summarize
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class LatencyRow:
     """A cell with its statistics.
 
     Attributes:
@@ -25,7 +25,7 @@ class Row:
         speedup: against the baseline at the same model and batch, from repetitions side by side; None without one.
     """
 
-    record: Record
+    record: CellRecord
     speedup: Interval | None = None
     floor: Floor | None = None
 
@@ -33,7 +33,7 @@ class Row:
     def stats(self) -> LatencyStats | None:
         """None where nothing could be timed."""
         timed = self.record.timed
-        return summarise([item.samples for item in timed]) if timed else None
+        return summarize([item.samples for item in timed]) if timed else None
 
     @property
     def throughput(self) -> float | None:
@@ -137,12 +137,12 @@ def _plain(stats: LatencyStats | None) -> dict[str, Any] | None:
     }
 
 
-def medians(record: Record) -> dict[int, float]:
+def medians(record: CellRecord) -> dict[int, float]:
     """The median of every repetition that was timed, by its number."""
     return {item.number: float(np.median(item.samples)) for item in record.timed}
 
 
-def rows_of(records: Sequence[Record], baseline: str, floors: Mapping[str, Floor]) -> list[Row]:
+def rows_of(records: Sequence[CellRecord], baseline: str, floors: Mapping[str, Floor]) -> list[LatencyRow]:
     """Rows with their speed-up against the baseline backend in float32, and their floors by key."""
     bases = {
         _group(record): record
@@ -150,18 +150,18 @@ def rows_of(records: Sequence[Record], baseline: str, floors: Mapping[str, Floor
         if record.cell.backend == baseline and record.cell.precision == "fp32"
     }
     return [
-        Row(record=item, speedup=_speedup(bases.get(_group(item)), item), floor=floors.get(item.cell.key))
+        LatencyRow(record=item, speedup=_speedup(bases.get(_group(item)), item), floor=floors.get(item.cell.key))
         for item in records
     ]
 
 
-def _group(record: Record) -> tuple[Any, ...]:
+def _group(record: CellRecord) -> tuple[Any, ...]:
     cell = record.cell
     where = tuple(sorted(cell.machine.items()))
     return cell.model, cell.batch, tuple(cell.sizes.items()), cell.threads, cell.device, cell.scenario, where
 
 
-def _speedup(base: Record | None, record: Record) -> Interval | None:
+def _speedup(base: CellRecord | None, record: CellRecord) -> Interval | None:
     if base is None or base is record:
         return None
     ours, theirs = medians(record), medians(base)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.bench.measure import BenchmarkReport, measure_speed
-from deploy.bench.rows import Row
+from deploy.bench.rows import LatencyRow
 from deploy.models.request import ModelRequest
 
 GAIN = 0.05
@@ -64,7 +64,7 @@ def saturate(models: Sequence[str | ModelRequest] = (), *, most: int = MOST, **o
         DeployError: as in `deploy.bench.measure.measure_speed`.
     """
     began = time.perf_counter()
-    rows: dict[Key, list[Row]] = {}
+    rows: dict[Key, list[LatencyRow]] = {}
     ended: dict[Key, str] = {}
     reports: list[BenchmarkReport] = []
     batch = 1
@@ -89,7 +89,7 @@ def saturate(models: Sequence[str | ModelRequest] = (), *, most: int = MOST, **o
     return SaturationReport(report=whole, ends=tuple(item for item in ends if item is not None))
 
 
-def _key(row: Row) -> Key:
+def _key(row: LatencyRow) -> Key:
     cell = row.record.cell
     return cell.model, cell.backend, cell.precision
 
@@ -105,7 +105,7 @@ def _wanted(left: set[Key] | None) -> Any:
     return wanted
 
 
-def _take(row: Row, rows: dict[Key, list[Row]], ended: dict[Key, str]) -> None:
+def _take(row: LatencyRow, rows: dict[Key, list[LatencyRow]], ended: dict[Key, str]) -> None:
     key = _key(row)
     before = rows.setdefault(key, [])
     best = max((item.throughput or 0.0 for item in before), default=0.0)
@@ -116,7 +116,7 @@ def _take(row: Row, rows: dict[Key, list[Row]], ended: dict[Key, str]) -> None:
         ended[key] = "saturated"
 
 
-def _end(key: Key, found: Sequence[Row], why: str) -> Saturation | None:
+def _end(key: Key, found: Sequence[LatencyRow], why: str) -> Saturation | None:
     ran: Mapping[int, float] = {row.record.cell.batch: row.throughput for row in found if row.throughput}
     if not ran:
         return None

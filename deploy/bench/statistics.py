@@ -1,6 +1,6 @@
 """What may be said of latencies: quantiles where there are enough samples, and intervals that hold over processes.
 
-Samples of one process are not independent: they share its memory layout, its clock, the neighbours of that minute. So
+Samples of one process are not independent: they share its memory layout, its clock, the neighbors of that minute. So
 every interval here takes the process as the unit: Student's t on the processes' log medians. With five processes a
 bootstrap over them holds in 84 % where it says 95 % (simulated: ``benchmarks.harness``; docs/timing.md).
 """
@@ -59,7 +59,7 @@ class LatencyStats:
     quantiles: dict[str, float | None]
 
 
-def summarise(samples: Samples) -> LatencyStats:
+def summarize(samples: Samples) -> LatencyStats:
     """Statistics of a cell.
 
     Raises:
@@ -88,12 +88,12 @@ def geometric(values: Sequence[float], level: float = LEVEL) -> Interval:
         level: confidence.
     """
     logs = [math.log(value) for value in values]
-    centre = math.fsum(logs) / len(logs)
+    center = math.fsum(logs) / len(logs)
     if len(logs) < 2:
-        return Interval(value=math.exp(centre), low=0.0, high=math.inf)
-    spread = math.sqrt(math.fsum((item - centre) ** 2 for item in logs) / (len(logs) - 1))
+        return Interval(value=math.exp(center), low=0.0, high=math.inf)
+    spread = math.sqrt(math.fsum((item - center) ** 2 for item in logs) / (len(logs) - 1))
     half = float(stdtrit(len(logs) - 1, (1 + level) / 2)) * spread / math.sqrt(len(logs))
-    return Interval(value=math.exp(centre), low=math.exp(centre - half), high=math.exp(centre + half))
+    return Interval(value=math.exp(center), low=math.exp(center - half), high=math.exp(center + half))
 
 
 def ratio(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> Interval:
@@ -127,16 +127,16 @@ def unpaired_ratio(first: Sequence[float], second: Sequence[float], level: float
         raise ValueError("a side has no repetition")
     sides = [[math.log(value) for value in side] for side in (first, second)]
     means = [math.fsum(side) / len(side) for side in sides]
-    centre = means[1] - means[0]
+    center = means[1] - means[0]
     if min(map(len, sides)) < 2:
-        return Interval(value=math.exp(centre), low=0.0, high=math.inf)
+        return Interval(value=math.exp(center), low=0.0, high=math.inf)
     parts = [
         math.fsum((item - mean) ** 2 for item in side) / (len(side) - 1) / len(side)
         for side, mean in zip(sides, means, strict=True)
     ]
     total = math.fsum(parts)
     if total == 0:
-        return Interval(value=math.exp(centre), low=math.exp(centre), high=math.exp(centre))
+        return Interval(value=math.exp(center), low=math.exp(center), high=math.exp(center))
     freedom = total**2 / math.fsum(part**2 / (len(side) - 1) for part, side in zip(parts, sides, strict=True))
     half = float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(total)
-    return Interval(value=math.exp(centre), low=math.exp(centre - half), high=math.exp(centre + half))
+    return Interval(value=math.exp(center), low=math.exp(center - half), high=math.exp(center + half))

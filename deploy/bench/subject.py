@@ -25,14 +25,14 @@ from deploy.support.stored import newest_of_each
 INT8 = "int8"
 
 
-class Subject:
+class TimedModel:
     """What is timed of one name.
 
     Args:
         request: a model, or an ONNX file of the store.
         store: where artifacts are found and made.
         scratch: a folder for weights.
-        calib: data to quantise with where an INT8 file is missing.
+        calib: data to quantize with where an INT8 file is missing.
         progress: told of everything that is made.
 
     Raises:
@@ -78,7 +78,7 @@ class Subject:
                 return artifact
         if self.is_file:
             raise ArtifactError(f"{self.name} is a file of another precision or target.")
-        made = self._quantised(str(target)) if precision == INT8 else self._exported(precision)
+        made = self._quantized(str(target)) if precision == INT8 else self._exported(precision)
         self.files.append(made)
         return made
 
@@ -102,14 +102,14 @@ class Subject:
             raise ExportError(f"its {precision} export does not hold: {'; '.join(made.parity.reasons[:1])}")
         return made.artifact
 
-    def _quantised(self, target: str) -> Artifact:
+    def _quantized(self, target: str) -> Artifact:
         if self._calib is None:
             raise ArtifactError(
                 f"there is no INT8 file for {target}, and no --calib to make one: "
                 f"deploy quantize {self.name} --calib DATA --target {target}"
             )
         source = self.file("fp32", None)
-        self._progress.note(f"there is no INT8 file of {self.name} for {target}: quantising it")
+        self._progress.note(f"there is no INT8 file of {self.name} for {target}: quantizing it")
         store = self._store.root
         made = quantize(source.path, calib=self._calib, target=target, artifacts=store, progress=self._progress)
         return made.artifact

@@ -27,7 +27,7 @@ COPIES = 10
 """Times that inputs are laid out and outputs fetched, to tell what that takes."""
 
 
-class Worker:
+class TimingWorker:
     """Answers `deploy.bench.process.BenchProcess`, request by request.
 
     Args:
@@ -99,9 +99,9 @@ class Worker:
         before, energy = snapshot(), joules()
         samples = clock.sample(self._runner, time_ns, least)
         used = None if energy is None else (joules() or energy) - energy
-        surroundings = between(before, snapshot())
+        interference = between(before, snapshot())
         step = -(-len(samples) // keep)
-        told = {"calls": len(samples), "thinned": step, "surroundings": surroundings, "joules": used}
+        told = {"calls": len(samples), "thinned": step, "interference": interference, "joules": used}
         return {**told, "device_ns": self._device_ns()}, {"samples": samples[::step]}
 
     def _device_ns(self) -> int | None:
@@ -121,7 +121,7 @@ class Worker:
         before = snapshot()
         details, samples = scenario.run(self._runner, **options)
         step = -(-len(samples) // keep)
-        details |= {"calls": len(samples), "thinned": step, "surroundings": between(before, snapshot())}
+        details |= {"calls": len(samples), "thinned": step, "interference": between(before, snapshot())}
         return details, {"samples": samples[::step]}
 
     def do_profile(
@@ -149,4 +149,4 @@ class Worker:
 
 
 if __name__ == "__main__":
-    serve(Worker(sys.argv[1]).answer)
+    serve(TimingWorker(sys.argv[1]).answer)

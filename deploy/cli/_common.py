@@ -41,7 +41,7 @@ class Settings:
 
         with display(quiet=self.quiet, verbose=self.verbose, drawn=drawn) as listener:
             for advisory, found in unsafe():
-                listener.warn(f"{advisory.told(found)} {advisory.mend}")
+                listener.warn(f"{advisory.told(found)} {advisory.fix}")
             yield listener
 
 

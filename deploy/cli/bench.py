@@ -65,7 +65,7 @@ Examples:
 @click.option("--mode", metavar="single-stream|offline|server", help="Of loadgen. [default: single-stream]")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--graph", is_flag=True, help="Replay CUDA graphs instead of launching kernel by kernel.")
-@click.option("--calib", metavar="DIR|FILE|NAME", help="Data to quantise with where an INT8 file is missing.")
+@click.option("--calib", metavar="DIR|FILE|NAME", help="Data to quantize with where an INT8 file is missing.")
 @click.option("--repetitions", type=click.IntRange(min=1), default=5, show_default=True, help="Processes a cell.")
 @click.option("--min-time", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="Seconds a process.")
 @click.option("--timeout", type=click.FloatRange(min=1), default=120.0, show_default=True, help="Until it is hung, s.")

@@ -10,7 +10,7 @@ import click
 from deploy.cli._common import EXIT, Settings, emit, json_option
 
 if TYPE_CHECKING:
-    from deploy.evaluation.evaluate import EvaluationReport, Row
+    from deploy.evaluation.evaluate import AccuracyRow, EvaluationReport
 
 
 @click.command(
@@ -51,7 +51,7 @@ def command(
     skip_bad: bool,
     as_json: bool,
 ) -> int:
-    """Judge every artifact of each MODEL on labelled images, side by side with PyTorch.
+    """Judge every artifact of each MODEL on labeled images, side by side with PyTorch.
 
     MODEL is a name as in export, or a file of the artifacts directory; without one, the model of the newest export.
     Of data that a model was trained on, only the held-out images are judged. Intervals are Wilson's, 95 %; two
@@ -98,11 +98,11 @@ def _show(report: EvaluationReport) -> None:
     out.print(rows((_name(row), f"[{STYLE[row.verdict]}]{escape(_verdict(row))}[/]") for row in judged))
 
 
-def _name(row: Row) -> str:
+def _name(row: AccuracyRow) -> str:
     return row.file.name if row.file else f"{row.model} (PyTorch)"
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: AccuracyRow) -> list[str]:
     accuracy, compared = row.accuracy, row.comparison
     low, high = accuracy.top1_interval
     return [
@@ -115,9 +115,9 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _verdict(row: Row) -> str:
+def _verdict(row: AccuracyRow) -> str:
     if row.comparison is None or row.note:
         return row.note or row.verdict
     low, high = (100 * end for end in row.comparison.difference_interval)
-    predicted = "; predicted by ONNX Runtime without fusions" if row.runtime == "prediction" else ""
+    predicted = "; predicted by ONNX Runtime without fusions" if row.runtime == "simulated" else ""
     return f"{row.comparison.verdict} ({low:+.2f} to {high:+.2f} points, p = {row.comparison.p_value:.2g}){predicted}"

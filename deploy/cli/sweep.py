@@ -35,9 +35,9 @@ Examples:
 @click.option("--backends", type=Several(), help="As in bench. [default: torch, onnxruntime, openvino]")
 @click.option("--batch", "batches", type=Several(numbers=True), help="Sizes. [default: 1]")
 @click.option("--threads", type=click.IntRange(min=1), help="Of every backend. [default: all cores]")
-@click.option("--calib", metavar="DIR|FILE|NAME", help="Data to quantise with.")
-@click.option("--samples", type=click.IntRange(min=2), help="To quantise with, at the most.")
-@click.option("--data", metavar="DIR|FILE|NAME", help="Labelled images to judge accuracy on.")
+@click.option("--calib", metavar="DIR|FILE|NAME", help="Data to quantize with.")
+@click.option("--samples", type=click.IntRange(min=2), help="To quantize with, at the most.")
+@click.option("--data", metavar="DIR|FILE|NAME", help="Labeled images to judge accuracy on.")
 @click.option("--repetitions", type=click.IntRange(min=1), help="Processes a cell. [default: 5]")
 @click.option("--min-time", type=click.FloatRange(min=0.01), help="Seconds of timed calls a process. [default: 1]")
 @click.option("--seed", type=click.IntRange(min=0), help="Of untrained weights, inputs and order. [default: 0]")
@@ -65,7 +65,7 @@ def command(
 ) -> int:
     """Make and measure a matrix: every MODEL in every precision on every backend, at every batch, on every machine.
 
-    Each model is exported and proven, quantised for its targets, built where TensorRT is asked for, judged on --data,
+    Each model is exported and proven, quantized for its targets, built where TensorRT is asked for, judged on --data,
     and timed, all cells of a model interleaved. A task that fails ends what needs it and nothing else; its cells are
     rows with the reason. What earlier sweeps did is not done again.
 

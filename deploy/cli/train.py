@@ -77,7 +77,7 @@ def command(
     options: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Train or fine-tune MODEL on labelled images.
+    """Train or fine-tune MODEL on labeled images.
 
     The head gets as many outputs as the data has classes; images are resized to the input, gray ones become RGB and
     the reverse as MODEL wants. The same command gives the same weights, bit for bit, interrupted or not.

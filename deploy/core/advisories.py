@@ -23,7 +23,7 @@ class Advisory:
         return f"{self.package} {found} is older than {self.floor}: {self.what} ({self.source})."
 
     @property
-    def mend(self) -> str:
+    def fix(self) -> str:
         """The command that mends it."""
         return f"pip install '{self.package}>={self.floor}'"
 
@@ -57,7 +57,7 @@ def refuse_pickles(path: object) -> None:
     """
     for advisory, found in unsafe():
         if advisory.package == "torch":
-            hint = f"{ADVISORIES[0].mend}; or give safetensors"
+            hint = f"{ADVISORIES[0].fix}; or give safetensors"
             raise WeightsError(f"{path}: not read, for {advisory.told(found)}", hint)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy.core.checked import BrokenSealError, seal, unseal
+from deploy.core.checked import ChecksumError, dump_checked, load_checked
 from deploy.core.environment import machine, now, versions
 from deploy.core.errors import ArtifactError, DigestError
 from deploy.core.lock import unwritten
@@ -86,7 +86,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """The manifest's text: sealed JSON."""
-        return seal(dataclasses.asdict(self))
+        return dump_checked(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> Manifest:
@@ -97,8 +97,8 @@ class Manifest:
             DigestError: it was changed after it was written.
         """
         try:
-            data = unseal(text)
-        except BrokenSealError as exc:
+            data = load_checked(text)
+        except ChecksumError as exc:
             raise DigestError(f"{path}: the manifest is not what was written.", "export the model again") from exc
         except (ValueError, RecursionError) as exc:
             raise ArtifactError(f"{path}: the manifest is not valid JSON: {exc}.") from exc

@@ -1,6 +1,6 @@
 """Documents that carry their own digest: a change to any byte of the text is seen.
 
-It protects from accidents, not from who can write: that one can seal anew. Against them stands a signature.
+It protects from accidents, not from who can write: that one can dump_checked anew. Against them stands a signature.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import Any
 _NAME = "sha256"
 
 
-class BrokenSealError(ValueError):
+class ChecksumError(ValueError):
     """A document is not what was written."""
 
 
-def seal(content: Mapping[str, Any]) -> str:
+def dump_checked(content: Mapping[str, Any]) -> str:
     """The text of a document: JSON, keys sorted, with its digest; one that it has already is replaced."""
     plain: dict[str, Any] = json.loads(json.dumps(content))  # as it will be read: keys of numbers are text
     plain.pop(_NAME, None)
     return _text({**plain, _NAME: _digest(plain)})
 
 
-def unseal(text: str) -> dict[str, Any]:
+def load_checked(text: str) -> dict[str, Any]:
     """The content of a sealed text.
 
     Raises:
-        BrokenSealError: it is not what was written.
+        ChecksumError: it is not what was written.
         ValueError: it is not JSON of an object.
     """
     document = json.loads(text)
@@ -36,7 +36,7 @@ def unseal(text: str) -> dict[str, Any]:
         raise ValueError(f"a {type(document).__name__}, not an object")
     content = {name: value for name, value in document.items() if name != _NAME}
     if document.get(_NAME) != _digest(content) or text != _text(document):
-        raise BrokenSealError("its content is not what was written")
+        raise ChecksumError("its content is not what was written")
     return content
 
 

@@ -40,7 +40,7 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocessing:
-    """From an image to an input tensor: resize, centre-crop, scale to [0, 1], then ``(x - mean) / std``.
+    """From an image to an input tensor: resize, center-crop, scale to [0, 1], then ``(x - mean) / std``.
 
     Attributes:
         resize: the shorter side in pixels before the crop, or None to resize straight to ``crop``.

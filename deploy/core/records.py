@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deploy.core.checked import BrokenSealError, seal, unseal
+from deploy.core.checked import ChecksumError, dump_checked, load_checked
 from deploy.core.errors import ArtifactError, DigestError
 from deploy.core.store import write_file
 
@@ -43,7 +43,7 @@ def save(path: Path, kind: str, schema: int, content: Mapping[str, Any]) -> None
     Raises:
         StorageError: the disk refused.
     """
-    write_file(path, seal({"kind": kind, "schema": schema, "name": path.name, **content}).encode())
+    write_file(path, dump_checked({"kind": kind, "schema": schema, "name": path.name, **content}).encode())
 
 
 def load(path: Path, kind: str, schema: int) -> dict[str, Any]:
@@ -69,8 +69,8 @@ def check(path: Path) -> dict[str, Any]:
         DigestError: it is not what was written.
     """
     try:
-        document = unseal(path.read_text(encoding="utf-8"))
-    except BrokenSealError as exc:
+        document = load_checked(path.read_text(encoding="utf-8"))
+    except ChecksumError as exc:
         raise DigestError(f"{path}: its content is not what was recorded.", AGAIN) from exc
     except (OSError, ValueError, RecursionError) as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc}.") from exc

@@ -93,7 +93,7 @@ def _check_values(images: NDArray[Any], path: Path) -> hashlib._Hash:
             raise DataError(
                 f"{path}: values from {low} to {high} near image {start}; "
                 f"{'floats must be in [0, 1]' if floating else 'integers must be in 0..255'}.",
-                "save uint8, or floats divided by their largest possible value; they are normalised later",
+                "save uint8, or floats divided by their largest possible value; they are normalized later",
             )
         digest.update(np.ascontiguousarray(chunk).tobytes())
     return digest

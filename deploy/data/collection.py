@@ -64,10 +64,10 @@ def open_splits(
         DataError: as `open_dataset`; also no labels, fewer than two classes, or a class only held out.
     """
     train = _open(str(data), "train", root, skip_bad, None, progress)
-    train.labelled()
+    train.labeled()
     if len(train.classes) < 2:
         raise DataError(f"{train.name}: one class only ({train.classes[0]}): nothing to tell apart.", LAYOUT)
-    present = np.unique(train.labelled())
+    present = np.unique(train.labeled())
     if len(present) < len(train.classes):
         missing = next(name for index, name in enumerate(train.classes) if index not in present)
         hint = "number the classes from 0 without gaps" if train.indexed else None
@@ -131,4 +131,4 @@ def _in_order_of(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
     if unknown:
         raise DataError(f"{dataset.name}: class {unknown[0]!r} is held out but not trained on.")
     index = np.asarray([classes.index(name) for name in dataset.classes], dtype=np.int64)
-    return dataclasses.replace(dataset, classes=classes, labels=index[dataset.labelled()])
+    return dataclasses.replace(dataset, classes=classes, labels=index[dataset.labeled()])

@@ -107,7 +107,7 @@ class Dataset:
         """At most ``count`` images, evenly spaced over the collection."""
         return self if count >= len(self) else self.take(evenly(len(self), count))
 
-    def labelled(self, hint: str | None = None) -> NDArray[np.int64]:
+    def labeled(self, hint: str | None = None) -> NDArray[np.int64]:
         """The labels.
 
         Raises:

@@ -52,7 +52,7 @@ def batches(dataset: Dataset, preprocessing: Preprocessing, batch_size: int) -> 
 
 
 def prepare(image: Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Resize, crop, scale to [0, 1] and normalise one image.
+    """Resize, crop, scale to [0, 1] and normalize one image.
 
     Args:
         image: height x width x channels, uint8 or float32 in [0, 1].
@@ -105,7 +105,7 @@ def _resize(image: Image, preprocessing: Preprocessing) -> Image:
 
 
 def _crop(image: Image, crop: tuple[int, int]) -> Image:
-    """The centre, padded with black where the image is smaller, by torchvision's rounding."""
+    """The center, padded with black where the image is smaller, by torchvision's rounding."""
     short = [max(0, want - have) for want, have in zip(crop, image.shape, strict=False)]
     if any(short):
         pads: list[Any] = [(lack // 2, (lack + 1) // 2) for lack in short]

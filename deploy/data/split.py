@@ -20,7 +20,7 @@ def divide(dataset: Dataset) -> tuple[Dataset, Dataset]:
     Raises:
         DataError: there are no labels, or nothing would be held out.
     """
-    labels = dataset.labelled()
+    labels = dataset.labeled()
     random = np.random.RandomState(SEED)  # the same stream in every version of numpy, unlike Generator's
     held = np.zeros(len(dataset), dtype=bool)
     for label in np.unique(labels):

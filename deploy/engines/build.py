@@ -33,7 +33,7 @@ class BuildReport:
     Attributes:
         artifact: the engine with its manifest.
         built: what the builder told.
-        profiles: shape ranges by input, one mapping for each optimisation profile.
+        profiles: shape ranges by input, one mapping for each optimization profile.
         proof: what a run showed; None where there is no GPU.
         onnx: the graph it was built from, where that is an artifact of its own (FP16, INT8).
         seconds: wall time of the whole.

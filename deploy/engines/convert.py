@@ -15,7 +15,7 @@ from deploy.core.store import Store
 from deploy.engines.build import BuildReport, BuildRequest, build_engine
 from deploy.engines.edges import EDGES, Converted, take
 from deploy.exporting.export import ExportReport, export_model
-from deploy.exporting.samples import Samples
+from deploy.exporting.samples import ProbeSamples
 from deploy.models.request import ModelRequest
 
 START = "torch"
@@ -91,7 +91,7 @@ def convert(
     opset: int | None = None,
     precision: str = "fp32",
     strategy: str = "auto",
-    samples: Samples | None = None,
+    samples: ProbeSamples | None = None,
     progress: Progress = SILENT,
 ) -> ConvertReport:
     """Export a model, prove it, and go on to the format that is wanted.

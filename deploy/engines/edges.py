@@ -17,7 +17,7 @@ from deploy.core.isolated import IsolatedRunner
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.engines.job import digest_of
-from deploy.exporting.prove import hold
+from deploy.exporting.prove import check_outputs
 from deploy.models.open import open_model, request_of
 from deploy.parity.verdict import ParityReport
 
@@ -69,7 +69,7 @@ class Converted:
 
 
 def take(edge: str, source: Artifact, store: Store, progress: Progress) -> Converted:
-    """Convert an artifact with an exporter, and hold what came out against the model where a backend runs it.
+    """Convert an artifact with an exporter, and check_outputs what came out against the model where a backend runs it.
 
     The exporter is a module with ``convert(source, path)``, which writes ``path`` and may write more files beside it;
     with ``SUFFIX``, the ending of its files; and, where something runs them, with ``BACKEND``, the name of a plug-in
@@ -141,5 +141,5 @@ def _prove(source: Artifact, path: Path, backend: str, store: Store, progress: P
     with IsolatedRunner(backend) as candidate:
         reference = PyTorchRunner(open_model(request, store, SILENT), "fp64")  # the export has warned where it must
         precision = source.manifest.precision
-        report = hold(reference, path, candidate, precision=precision, seed=request.seed, progress=progress)
+        report = check_outputs(reference, path, candidate, precision=precision, seed=request.seed, progress=progress)
     return dataclasses.replace(report, digest=sha256(path))

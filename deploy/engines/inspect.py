@@ -14,7 +14,7 @@ from deploy.engines.job import digest_of
 from deploy.support.cuda_driver import gpus
 from deploy.support.engine_file import read_engine, refusal
 from deploy.support.engine_layers import Shares, shares
-from deploy.support.tensorrt_library import cuda_major, deserialise, driver_fault, make_logger, open_library
+from deploy.support.tensorrt_library import cuda_major, deserialize, driver_fault, make_logger, open_library
 
 WANTED = {"int8": "int8", "int8-fp16": "int8", "fp16": "fp16"}
 """A type that some of an engine's weights must be in, by the precision it was asked for."""
@@ -98,16 +98,16 @@ def _open(artifact: Artifact, progress: Progress) -> tuple[str | None, Shares | 
         return why, None, None
     logger = make_logger(library, lambda severity, text: progress.detail(f"{name}: {text}"))
     try:
-        engine = deserialise(library, artifact.path.read_bytes(), str(artifact.path), logger)
+        engine = deserialize(library, artifact.path.read_bytes(), str(artifact.path), logger)
     except BackendError as exc:
         return exc.message, None, None
     told = engine.create_engine_inspector().get_engine_information(library.module.LayerInformationFormat.JSON)
     held = shares(told)
-    hold_shares(artifact, held)
+    check_shares(artifact, held)
     return None, held, int(engine.device_memory_size_v2)
 
 
-def hold_shares(artifact: Artifact, found: Shares) -> None:
+def check_shares(artifact: Artifact, found: Shares) -> None:
     """An engine that says what its weights are in must hold some in the precision that was asked for.
 
     Raises:

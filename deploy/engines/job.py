@@ -19,7 +19,7 @@ from deploy.support.cuda_driver import gpus
 from deploy.support.engine_file import FORMAT
 from deploy.support.tensorrt_library import Library, open_library
 from exporters.limits import SINGLE_FILE_LIMIT
-from exporters.onnx_to_tensorrt import Built, Options, build
+from exporters.onnx_to_tensorrt import Built, EngineOptions, build
 
 if TYPE_CHECKING:
     from deploy.quantization.data import CalibrationData
@@ -47,7 +47,7 @@ class BuildJob:
     onnx: Artifact | None
     data: CalibrationData | None
     library: Library
-    options: Options
+    options: EngineOptions
 
     @property
     def graph(self) -> Path:
@@ -78,9 +78,9 @@ class BuildJob:
         try:
             built = build(self.graph, path, self.library, self.options, hear=hear, advance=advance)
         except ExportError:
-            interrupt.check()  # a cancelled build is no failure of the graph
+            interrupt.check()  # a canceled build is no failure of the graph
             raise
-        hold_precision(built, self.request.precision, self.graph, copies=len(self.options.compute_capabilities) or 1)
+        check_precision(built, self.request.precision, self.graph, copies=len(self.options.compute_capabilities) or 1)
         return built
 
     def manifest(self, built: Built, path: Path) -> Manifest:
@@ -132,7 +132,7 @@ def prepare(request: BuildRequest, store: Store, progress: Progress) -> BuildJob
     library = open_library(request.runtime)
     progress.note(f"building with {library.name} {library.version}")
     source = open_source(request.model, store, (), progress)
-    options = Options(
+    options = EngineOptions(
         profiles=profiles_of(source.inputs, request.batch, request.shapes),
         workspace_bytes=request.workspace_bytes,
         level=request.level,
@@ -185,7 +185,7 @@ def _halved(source: Source, store: Store) -> Artifact:
         )
 
 
-def hold_precision(built: Built, precision: str, graph: Path, copies: int = 1) -> None:
+def check_precision(built: Built, precision: str, graph: Path, copies: int = 1) -> None:
     """An engine that was asked for in a precision and came out in another is an error, never an artifact.
 
     Two proofs need no GPU: the types of the parsed network, which is strongly typed, and the engine's size. The size

@@ -19,7 +19,7 @@ Range = TypeVar("Range")
 
 
 def profiles_of(inputs: Sequence[TensorSpec], batch: str | None, shapes: Sequence[str]) -> tuple[Profile, ...]:
-    """The optimisation profiles of a graph; none where every dimension is fixed.
+    """The optimization profiles of a graph; none where every dimension is fixed.
 
     A range is written once, for every profile, or once for each profile, separated by commas:
     ``--batch 1:1:1,8:16:32`` makes two.
@@ -96,9 +96,9 @@ def _shapes(option: str, text: str) -> ShapeRange:
     except ValueError as exc:
         raise UsageError(f"{option} {text}: shapes are written 1x3x224x224.") from exc
     ordered = len(shapes) == 3 and len({len(shape) for shape in shapes}) == 1
-    if not ordered or any(not 1 <= low <= best <= high for low, best, high in zip(*shapes, strict=True)):
+    if not ordered or any(not 1 <= low <= opt <= high for low, opt, high in zip(*shapes, strict=True)):
         raise UsageError(f"{option} {text}: {_FORM.replace('sizes', 'shapes')}.")
-    return ShapeRange(least=shapes[0], best=shapes[1], greatest=shapes[2])
+    return ShapeRange(min=shapes[0], opt=shapes[1], max=shapes[2])
 
 
 def _range(spec: TensorSpec, ranges: dict[str, tuple[Sizes, ...]], index: int) -> ShapeRange:
@@ -109,5 +109,5 @@ def _range(spec: TensorSpec, ranges: dict[str, tuple[Sizes, ...]], index: int) -
             f"deploy trt build --shape {missing[0]}:MIN:OPT:MAX",
         )
     at = {name: _nth(given, index) for name, given in ranges.items()}
-    least, best, greatest = (spec.concrete({name: sizes[end] for name, sizes in at.items()}) for end in range(3))
-    return ShapeRange(least=least, best=best, greatest=greatest)
+    low, opt, high = (spec.concrete({name: sizes[end] for name, sizes in at.items()}) for end in range(3))
+    return ShapeRange(min=low, opt=opt, max=high)

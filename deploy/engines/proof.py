@@ -82,12 +82,12 @@ def _against_the_model(
     model = open_model(request, store, progress)
     if model.weights.sha256 != manifest.weights.sha256:
         return EngineProof(verdict=None, why="the model has other weights now than the export was made of", parity=None)
-    report = hold_engine(model, runner, job.options.profiles, job.request.precision, progress)
+    report = check_engine(model, runner, job.options.profiles, job.request.precision, progress)
     evidence = {**report.to_dict(), "digest": sha256(path)}
     return EngineProof(verdict=report.verdict, why="; ".join(report.reasons), parity=evidence)
 
 
-def hold_engine(
+def check_engine(
     model: Model, runner: Candidate, profiles: Sequence[Profile], precision: str, progress: Progress
 ) -> ParityReport:
     """Judge an opened engine, at sizes that its profiles take.
@@ -137,7 +137,7 @@ def fitting_probes(
                 dim: size
                 for spec in inputs
                 if rename[spec.name] in profile
-                for dim, size in zip(spec.shape, profile[rename[spec.name]].best, strict=True)
+                for dim, size in zip(spec.shape, profile[rename[spec.name]].opt, strict=True)
                 if isinstance(dim, str)
             }
             kept += probes_at(inputs, best)
@@ -149,9 +149,7 @@ def _takes(profile: Profile, rename: Mapping[str, str], probe: Probe) -> bool:
         low <= size <= high
         for name, value in probe.feeds.items()
         if rename[name] in profile
-        for low, size, high in zip(
-            profile[rename[name]].least, value.shape, profile[rename[name]].greatest, strict=True
-        )
+        for low, size, high in zip(profile[rename[name]].min, value.shape, profile[rename[name]].max, strict=True)
     )
 
 
@@ -182,4 +180,4 @@ def _batch(job: BuildJob) -> tuple[int, bool]:
     if not job.options.profiles or name not in job.options.profiles[0]:
         return int(job.source.inputs[0].shape[0]), True
     shapes = job.options.profiles[0][name]
-    return shapes.best[0], shapes.least[0] > 1
+    return shapes.opt[0], shapes.min[0] > 1

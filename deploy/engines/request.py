@@ -23,7 +23,7 @@ class BuildRequest:
         method: of choosing ranges.
         samples: to calibrate with, at the most.
         batch: ``MIN:OPT:MAX`` of a dynamic batch, default ``1:8:32``; several, separated by commas, for as many
-            optimisation profiles.
+            optimization profiles.
         shapes: ranges of other dynamic dimensions, ``name:min:opt:max``, likewise.
         runtime: ``tensorrt``, ``tensorrt-rtx`` or ``auto``.
         workspace_bytes: scratch memory; this and the next three as in `exporters.onnx_to_tensorrt.Options`.

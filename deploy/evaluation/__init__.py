@@ -1,1 +1,1 @@
-"""Accuracy: what a runner makes of labelled images, and whether two runners differ."""
+"""Accuracy: what a runner makes of labeled images, and whether two runners differ."""

@@ -122,7 +122,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
+class AccuracyComparison:
     """A candidate against a reference on the same images.
 
     Attributes:
@@ -152,7 +152,7 @@ class Comparison:
         return self.p_value < SIGNIFICANCE and self.lost > self.won
 
     @classmethod
-    def of(cls, reference: Answers, candidate: Answers) -> Comparison:
+    def of(cls, reference: Answers, candidate: Answers) -> AccuracyComparison:
         """Compare the answers to the same images in the same order."""
         total = len(reference.choice)
         same = int((reference.choice == candidate.choice).sum())

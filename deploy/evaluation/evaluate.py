@@ -16,10 +16,10 @@ from deploy.core.store import Store
 from deploy.data.collection import open_dataset
 from deploy.data.dataset import Dataset
 from deploy.data.split import divide
-from deploy.evaluation.accuracy import Accuracy, Comparison
+from deploy.evaluation.accuracy import Accuracy, AccuracyComparison
 from deploy.evaluation.images import seen_in_training
 from deploy.evaluation.records import save
-from deploy.evaluation.run import Judged, Subject, judge, subject
+from deploy.evaluation.run import EvaluatedModel, Judged, judge, subject
 from deploy.models.open import newest_export
 
 MAX_DROP = 1.0
@@ -29,25 +29,25 @@ STALE = "made from other weights than PyTorch ran here: export it again to compa
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class AccuracyRow:
     """One runner of a model.
 
     Attributes:
         file: the artifact, or None for PyTorch with weights that are no artifact here.
         comparison: with PyTorch on the same images; None for PyTorch itself, and where ``note`` says why.
         verdict: ``reference``, ``pass``, ``fail`` or ``inconclusive``.
-        what: digest of the file that was run, or what tells the weights apart that PyTorch ran.
+        digest: of the file that was run, or what tells the weights apart that PyTorch ran.
     """
 
     model: str
     slug: str
-    what: str | tuple[Any, ...]
+    digest: str | tuple[Any, ...]
     file: Path | None
     runtime: str
     precision: str
     target: str | None
     accuracy: Accuracy
-    comparison: Comparison | None
+    comparison: AccuracyComparison | None
     verdict: str
     note: str = ""
 
@@ -55,7 +55,7 @@ class Row:
         """Plain values for JSON."""
         return {
             "model": self.model,
-            "what": self.what,
+            "digest": self.digest,
             "file": str(self.file) if self.file else None,
             "runtime": self.runtime,
             "precision": self.precision,
@@ -79,7 +79,7 @@ class EvaluationReport:
     """
 
     data: Mapping[str, Any]
-    rows: tuple[Row, ...]
+    rows: tuple[AccuracyRow, ...]
     max_drop: float
     seconds: float
 
@@ -111,7 +111,7 @@ def evaluate_models(
     skip_bad: bool = False,
     progress: Progress = SILENT,
 ) -> EvaluationReport:
-    """Judge PyTorch and every export of each model on the same labelled images.
+    """Judge PyTorch and every export of each model on the same labeled images.
 
     Of a collection that a model was trained on, only the images that were held out are judged.
 
@@ -141,9 +141,9 @@ def evaluate_models(
     subjects = [subject(name, store, progress) for name in names]
     with progress.stage("reading the data"):
         dataset = open_dataset(data, split="test", root=data_root, skip_bad=skip_bad, progress=progress)
-        dataset.labelled()
+        dataset.labeled()
         dataset = _unseen(dataset, subjects, progress)
-    rows: list[Row] = []
+    rows: list[AccuracyRow] = []
     for item in subjects:
         rows += _rows(item.name, list(judge(item, dataset, store, batch_size, progress)), max_drop, progress)
     _keep(rows, dataset.summary(), store, progress)
@@ -152,7 +152,7 @@ def evaluate_models(
     )
 
 
-def _keep(rows: Sequence[Row], data: Mapping[str, Any], store: Store, progress: Progress) -> None:
+def _keep(rows: Sequence[AccuracyRow], data: Mapping[str, Any], store: Store, progress: Progress) -> None:
     """For the report; a directory that cannot be written to is no reason not to tell what was found."""
     try:
         for slug in dict.fromkeys(row.slug for row in rows):
@@ -161,7 +161,7 @@ def _keep(rows: Sequence[Row], data: Mapping[str, Any], store: Store, progress: 
         progress.warn(f"what was found is not kept: {exc.message}")
 
 
-def _unseen(dataset: Dataset, subjects: list[Subject], progress: Progress) -> Dataset:
+def _unseen(dataset: Dataset, subjects: list[EvaluatedModel], progress: Progress) -> Dataset:
     """Only the held-out part of what a model was trained on."""
     seen = {seen_in_training(weights, dataset) for item in subjects for weights in item.weights}
     if "all" in seen:
@@ -172,7 +172,7 @@ def _unseen(dataset: Dataset, subjects: list[Subject], progress: Progress) -> Da
     return dataset
 
 
-def _rows(name: str, judged: list[Judged], max_drop: float, progress: Progress) -> list[Row]:
+def _rows(name: str, judged: list[Judged], max_drop: float, progress: Progress) -> list[AccuracyRow]:
     reference = judged[0] if judged[0].runtime == "pytorch" else None
     if any(item.matched == "position" for item in judged):
         progress.note(f"{name}: classes of the data and of the model are matched by position, not by name")
@@ -182,14 +182,14 @@ def _rows(name: str, judged: list[Judged], max_drop: float, progress: Progress) 
         if item is not reference:
             comparable = reference is not None and item.weights == reference.weights
             if reference is not None and comparable:
-                comparison = Comparison.of(reference.answers, item.answers)
+                comparison = AccuracyComparison.of(reference.answers, item.answers)
             verdict, note = _verdict(item, comparison, max_drop, has_reference=reference is not None)
         manifest = item.artifact.manifest if item.artifact else None
         rows.append(
-            Row(
+            AccuracyRow(
                 model=manifest.model if manifest else name,
                 slug=item.slug,
-                what=manifest.files[0].sha256 if manifest and item.runtime != "pytorch" else item.weights,
+                digest=manifest.files[0].sha256 if manifest and item.runtime != "pytorch" else item.weights,
                 file=item.artifact.path if item.artifact else None,
                 runtime=item.runtime,
                 precision=item.precision,
@@ -203,7 +203,9 @@ def _rows(name: str, judged: list[Judged], max_drop: float, progress: Progress) 
     return rows
 
 
-def _verdict(item: Judged, comparison: Comparison | None, max_drop: float, *, has_reference: bool) -> tuple[str, str]:
+def _verdict(
+    item: Judged, comparison: AccuracyComparison | None, max_drop: float, *, has_reference: bool
+) -> tuple[str, str]:
     not_finite = int((item.answers.choice < 0).sum())
     if not_finite:
         return "fail", f"{not_finite} images have logits that are not finite"

@@ -51,7 +51,7 @@ def labels_for(dataset: Dataset, outputs: int, names: tuple[str, ...], model: st
     where there are as many classes as outputs.
 
     Args:
-        dataset: labelled images.
+        dataset: labeled images.
         outputs: classes that the model tells apart.
         names: of them, or empty where they are not known.
         model: its name.
@@ -59,7 +59,7 @@ def labels_for(dataset: Dataset, outputs: int, names: tuple[str, ...], model: st
     Raises:
         DataError: no labels, or they cannot be matched.
     """
-    labels = dataset.labelled()
+    labels = dataset.labeled()
     if len(names) == outputs and not dataset.indexed and set(dataset.classes) <= set(names):
         index = np.asarray([names.index(name) for name in dataset.classes], dtype=np.int64)
         return index[labels], "name"

@@ -20,7 +20,7 @@ def save(root: Path, slug: str, data: Mapping[str, Any], rows: Sequence[Mapping[
         root: the artifacts directory.
         slug: of the model.
         data: summary of the images; its ``digest`` and ``split`` name them.
-        rows: one for each runner, plain values; ``what`` tells which file or weights it ran.
+        rows: one for each runner, plain values; ``digest`` tells which file or weights it ran.
         created: when, ISO 8601.
 
     Raises:

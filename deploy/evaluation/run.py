@@ -37,7 +37,7 @@ SILENTLY_LEFT_OUT = ("calibration",)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Subject:
+class EvaluatedModel:
     """A model and the artifacts of it that are judged.
 
     Attributes:
@@ -75,7 +75,7 @@ class Judged:
     matched: str
 
 
-def subject(text: str, store: Store, progress: Progress) -> Subject:
+def subject(text: str, store: Store, progress: Progress) -> EvaluatedModel:
     """The artifacts of a model in the store, or the one that a path names.
 
     Raises:
@@ -95,7 +95,7 @@ def subject(text: str, store: Store, progress: Progress) -> Subject:
     if found and not checkpoints and not exports:
         raise ArtifactError(f"{text}: none of its artifacts is of a format that can be run here.")
     exports.sort(key=lambda item: (item.manifest.precision != "fp32", item.path.name))
-    return Subject(name=text, checkpoint=checkpoints[0] if checkpoints else None, exports=tuple(exports))
+    return EvaluatedModel(name=text, checkpoint=checkpoints[0] if checkpoints else None, exports=tuple(exports))
 
 
 def _checkpoint_beside(export: Artifact) -> list[Artifact]:
@@ -105,7 +105,9 @@ def _checkpoint_beside(export: Artifact) -> list[Artifact]:
     return [item for item in found if item is not None and item.manifest.files[0].sha256 == digest][:1]
 
 
-def judge(subject: Subject, dataset: Dataset, store: Store, batch_size: int, progress: Progress) -> Iterator[Judged]:
+def judge(
+    subject: EvaluatedModel, dataset: Dataset, store: Store, batch_size: int, progress: Progress
+) -> Iterator[Judged]:
     """Answers of PyTorch, then of every export; each file is held against its digest before it is opened.
 
     Raises:
@@ -156,7 +158,7 @@ def _opened(artifact: Artifact, runtime: Runtime) -> Iterator[IsolatedRunner]:
         yield runner
 
 
-def _reference(subject: Subject, store: Store, progress: Progress) -> Model | None:
+def _reference(subject: EvaluatedModel, store: Store, progress: Progress) -> Model | None:
     """The model in PyTorch; None, said aloud, where only its exports are left."""
     if subject.checkpoint is not None:
         return _from_checkpoint(subject.checkpoint, progress)
@@ -210,7 +212,7 @@ def _answers(
     batch_size: int,
     progress: Progress,
 ) -> tuple[Answers, str]:
-    dataset.labelled()
+    dataset.labeled()
     first = classify(prepare(dataset.images[0], preprocessing)[None])
     if first.ndim != 2:
         raise BackendError(f"{model}: an output of shape {list(first.shape)} is not one row of logits an image.")

@@ -19,9 +19,9 @@ def wilson(hits: int, total: int, z: float = Z95) -> tuple[float, float]:
     if total == 0:
         return 0.0, 1.0
     share, extra = hits / total, z * z / total
-    centre = share + extra / 2
+    center = share + extra / 2
     half = z * math.sqrt(share * (1 - share) / total + extra / (4 * total))
-    low, high = (centre - half) / (1 + extra), (centre + half) / (1 + extra)
+    low, high = (center - half) / (1 + extra), (center + half) / (1 + extra)
     # rounding alone would leave 1e-17 where the formula is exactly 0 or 1
     return (0.0 if hits == 0 else low), (1.0 if hits == total else high)
 
@@ -57,6 +57,6 @@ def paired_difference(only_first: int, only_second: int, total: int, z: float = 
         z: quantile of the normal distribution; default for 95 %.
     """
     first, second, count = only_first + 0.5, only_second + 0.5, total + 2
-    centre = (second - first) / count
+    center = (second - first) / count
     half = z * math.sqrt(first + second - (second - first) ** 2 / count) / count
-    return max(-1.0, centre - half), min(1.0, centre + half)
+    return max(-1.0, center - half), min(1.0, center + half)

@@ -17,7 +17,7 @@ from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.exporting.locate import locate
 from deploy.exporting.prove import prove
-from deploy.exporting.samples import Samples
+from deploy.exporting.samples import ProbeSamples
 from deploy.models.open import EXPORTS, manifest_beside, newest_export, open_model
 from deploy.models.request import ModelRequest
 from deploy.parity.locate import Location
@@ -66,7 +66,7 @@ def check(
     precision: str | None = None,
     backend: str = RUNTIME,
     locate_fault: bool = False,
-    samples: Samples | None = None,
+    samples: ProbeSamples | None = None,
     progress: Progress = SILENT,
 ) -> CheckReport:
     """Judge an ONNX file against a model.

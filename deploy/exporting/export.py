@@ -18,7 +18,7 @@ from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec, symbols
 from deploy.exporting.prove import prove
-from deploy.exporting.samples import Samples
+from deploy.exporting.samples import ProbeSamples
 from deploy.models.open import open_model
 from deploy.models.request import ModelRequest
 from deploy.parity.probes import can_mirror
@@ -74,9 +74,9 @@ class ExportReport:
 class _Job:
     model: Model
     inputs: tuple[TensorSpec, ...]
-    options: torch_to_onnx.Options
+    options: torch_to_onnx.ExportOptions
     seed: int
-    samples: Samples | None
+    samples: ProbeSamples | None
     progress: Progress
 
 
@@ -88,7 +88,7 @@ def export_model(
     opset: int | None = None,
     precision: str = "fp32",
     strategy: str = "auto",
-    samples: Samples | None = None,
+    samples: ProbeSamples | None = None,
     progress: Progress = SILENT,
 ) -> ExportReport:
     """Export a model to ONNX and prove the file equal to it.
@@ -120,7 +120,7 @@ def export_model(
             job = _Job(
                 model=built,
                 inputs=choose_dynamic(built, request, dynamic),
-                options=torch_to_onnx.Options(opset=opset, precision=precision),
+                options=torch_to_onnx.ExportOptions(opset=opset, precision=precision),
                 seed=request.seed,
                 samples=samples,
                 progress=progress,

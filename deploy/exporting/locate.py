@@ -14,7 +14,7 @@ from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.runner import Feeds
 from deploy.exporting.prove import match_inputs
-from deploy.parity.locate import Location, Record, Step, find
+from deploy.parity.locate import GraphStep, Location, OperatorRecord, find
 from deploy.parity.probes import make_probes
 from deploy.support import onnx_file
 
@@ -37,7 +37,7 @@ def locate(model: Model, path: Path, *, precision: str, seed: int, progress: Pro
     made_by = {name: tuple(node.input) for node in graph.node for name in node.output}
     computed = _from_inputs(graph)
     steps = [
-        Step(
+        GraphStep(
             tensor=name,
             node=node.name,
             operator=node.op_type,
@@ -63,11 +63,11 @@ def _from_inputs(graph: onnx.GraphProto) -> set[str]:
     return known
 
 
-def _records(model: Model, feeds: Feeds, precision: str) -> list[Record]:
+def _records(model: Model, feeds: Feeds, precision: str) -> list[OperatorRecord]:
     wide = PyTorchRunner(model, "fp64").trace(feeds)
     own = PyTorchRunner(model, precision).trace(feeds)
     return [
-        Record(operator=left.operator, module=left.module, shape=left.shape, wide=left.sketch, own=right.sketch)
+        OperatorRecord(operator=left.operator, module=left.module, shape=left.shape, wide=left.sketch, own=right.sketch)
         for left, right in zip(wide, own, strict=False)
         if left.shape == right.shape
     ]

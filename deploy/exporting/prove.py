@@ -14,12 +14,12 @@ from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.tensors import TensorSpec
-from deploy.exporting.samples import Samples, fit_samples
+from deploy.exporting.samples import ProbeSamples, fit_samples
 from deploy.models.untrained import statistic_names
 from deploy.parity.compare import compare
 from deploy.parity.probes import make_probes
 from deploy.parity.verdict import ParityReport
-from deploy.parity.weights import BatchNorm, account
+from deploy.parity.weights import NormTensors, account
 
 LEAN_BYTES = 2**30
 """Files from this size on are opened with one copy of their weights."""
@@ -32,7 +32,7 @@ def prove(
     *,
     precision: str = "fp32",
     seed: int = 0,
-    samples: Samples | None = None,
+    samples: ProbeSamples | None = None,
     mirrored: bool = False,
     progress: Progress,
 ) -> ParityReport:
@@ -53,7 +53,7 @@ def prove(
         BackendCrashedError: the runtime's process died.
     """
     reference = PyTorchRunner(model, "fp64")
-    report = hold(
+    report = check_outputs(
         reference,
         path,
         candidate,
@@ -70,14 +70,14 @@ def prove(
     return dataclasses.replace(report, weights=accounts.summary(), digest=sha256(path))
 
 
-def hold(
+def check_outputs(
     reference: PyTorchRunner,
     path: Path,
     candidate: IsolatedRunner,
     *,
     precision: str = "fp32",
     seed: int = 0,
-    samples: Samples | None = None,
+    samples: ProbeSamples | None = None,
     mirrored: bool = False,
     progress: Progress,
 ) -> ParityReport:
@@ -169,8 +169,8 @@ def match_inputs(model: Model, given: Sequence[TensorSpec]) -> tuple[dict[str, s
     return rename, specs, faults
 
 
-def _norms(model: Model, present: set[str]) -> list[BatchNorm]:
-    """The model's batch normalisations, with the names of their tensors by role."""
+def _norms(model: Model, present: set[str]) -> list[NormTensors]:
+    """The model's batch normalizations, with the names of their tensors by role."""
     found = []
     for prefix, module in model.module.named_modules():
         statistics = statistic_names(module)
@@ -187,5 +187,5 @@ def _norms(model: Model, present: set[str]) -> list[BatchNorm]:
             full = [f"{prefix}.{attribute}" for attribute in attributes if f"{prefix}.{attribute}" in present]
             if full:
                 names[role] = full[0]
-        found.append(BatchNorm(prefix=prefix, names=names, eps=float(getattr(module, "eps", 1e-5))))
+        found.append(NormTensors(prefix=prefix, names=names, eps=float(getattr(module, "eps", 1e-5))))
     return found

@@ -21,11 +21,11 @@ from deploy.data.preprocess import batches
 from deploy.evaluation.images import image_preprocessing
 from deploy.parity.probes import MOST_REAL
 
-Samples = Fetches | Dataset
+ProbeSamples = Fetches | Dataset
 """Arrays by input name, ready for the model; or images."""
 
 
-def load_samples(data: str | None, progress: Progress = SILENT) -> Samples | None:
+def load_samples(data: str | None, progress: Progress = SILENT) -> ProbeSamples | None:
     """Arrays by input name from ``.npz``; the array of a ``.npy`` for a model with one input (under ``""``); images.
 
     Arrays are fed as they are, but for uint8 and for ``images`` in an ``.npz``, which are images.
@@ -65,7 +65,7 @@ def digest_of(arrays: Fetches) -> str:
     return digest.hexdigest()
 
 
-def fit_samples(samples: Samples | None, model: Model, inputs: Sequence[TensorSpec]) -> Fetches | None:
+def fit_samples(samples: ProbeSamples | None, model: Model, inputs: Sequence[TensorSpec]) -> Fetches | None:
     """Samples under the names of the inputs: images prepared for the model, arrays checked against the shapes.
 
     Raises:

@@ -36,7 +36,7 @@ class ModelLine:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Layer:
+class LayerSummary:
     """One leaf module of a model, in the order they run.
 
     Attributes:
@@ -114,7 +114,7 @@ def count_parameters(parameters: Iterable[torch.nn.Parameter]) -> int:
     return sum(item.numel() for item in {id(item): item for item in parameters}.values())
 
 
-def layers(name: str, options: dict[str, str] | None = None) -> list[Layer]:
+def layers(name: str, options: dict[str, str] | None = None) -> list[LayerSummary]:
     """The layer table of one model; what its layers do not hold of its parameters is the last row, if anything.
 
     A layer that runs twice is listed twice, and its parameters only the first time.
@@ -123,7 +123,7 @@ def layers(name: str, options: dict[str, str] | None = None) -> list[Layer]:
         UnknownNameError: no such model.
         UsageError: its layers cannot be listed without its weights.
     """
-    rows: list[Layer] = []
+    rows: list[LayerSummary] = []
     counted: set[int] = set()
     try:
         model = _weightless(ModelRequest(name=name, options=options or {}))
@@ -143,14 +143,14 @@ def layers(name: str, options: dict[str, str] | None = None) -> list[Layer]:
                 model.call(tensors)
         rest = count_parameters(item for item in model.module.parameters() if id(item) not in counted)
         if rest:
-            rows.append(Layer(name=ELSEWHERE, kind="", shape=(), parameters=rest, multiply_adds=None))
+            rows.append(LayerSummary(name=ELSEWHERE, kind="", shape=(), parameters=rest, multiply_adds=None))
     except (NotImplementedError, RuntimeError) as exc:
         raise UsageError(f"{name}: its layers cannot be listed without its weights: {exc}") from exc
     return rows
 
 
-def _layer(name: str, module: torch.nn.Module, output: torch.Tensor, parameters: int) -> Layer:
-    return Layer(
+def _layer(name: str, module: torch.nn.Module, output: torch.Tensor, parameters: int) -> LayerSummary:
+    return LayerSummary(
         name=name or "(the network)",
         kind=type(module).__name__,
         shape=tuple(output.shape[1:]),
@@ -167,6 +167,6 @@ def _multiply_adds(module: torch.nn.Module, output: torch.Tensor) -> int | None:
     return 0 if not list(module.parameters()) else None
 
 
-def to_dict(lines: Iterable[ModelLine | Layer]) -> list[dict[str, Any]]:
+def to_dict(lines: Iterable[ModelLine | LayerSummary]) -> list[dict[str, Any]]:
     """Plain values for JSON."""
     return [asdict(line) for line in lines]

@@ -45,7 +45,7 @@ def jitter(module: torch.nn.Module, seed: int) -> int:
 
 
 def statistic_names(module: torch.nn.Module) -> tuple[str, str] | None:
-    """Buffers with the moving mean and variance of a batch normalisation, PyTorch's or the zoo's; else None."""
+    """Buffers with the moving mean and variance of a batch normalization, PyTorch's or the zoo's; else None."""
     for mean, var in (("running_mean", "running_var"), ("moving_mean", "moving_var")):
         if isinstance(getattr(module, mean, None), torch.Tensor) and isinstance(
             getattr(module, var, None), torch.Tensor

@@ -88,11 +88,9 @@ def _content(name: str, artifacts: tuple[Artifact, ...], asked: Asked, progress:
 
 def _fits(artifact: Artifact, max_batch: int) -> None:
     """Raises: UsageError: the engine takes no batch of that size."""
-    greatest = [
-        item["greatest"][0] for profile in artifact.manifest.options.get("profiles", ()) for item in profile.values()
-    ]
-    if greatest and max(greatest) < max_batch:
-        raise UsageError(f"{artifact.path}: takes at most {max(greatest)} samples.", f"--max-batch {max(greatest)}")
+    largest = [item["max"][0] for profile in artifact.manifest.options.get("profiles", ()) for item in profile.values()]
+    if largest and max(largest) < max_batch:
+        raise UsageError(f"{artifact.path}: takes at most {max(largest)} samples.", f"--max-batch {max(largest)}")
 
 
 def _classes(manifest: Manifest) -> int:

@@ -180,7 +180,7 @@ def _chosen(
         if Path(name).is_file():
             artifact = Artifact.open(Path(name))
         elif precision == "int8":
-            artifact = _quantised(name, store)
+            artifact = _quantized(name, store)
         else:
             artifact = newest_export(store, progress, name=name, precisions=(precision,))
         refusal = writer.refuse(artifact)
@@ -190,7 +190,7 @@ def _chosen(
     return chosen
 
 
-def _quantised(name: str, store: Store) -> Artifact:
+def _quantized(name: str, store: Store) -> Artifact:
     for artifact in newest_of_each(store, name):
         if artifact.manifest.precision == "int8" and artifact.manifest.target == "onnxruntime":
             return artifact

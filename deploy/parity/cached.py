@@ -5,7 +5,7 @@ from __future__ import annotations
 from deploy.core.runner import Feeds, Fetches, Runner
 
 
-class Remembered(Runner):
+class CachedRunner(Runner):
     """A runner whose answers to the same probes (the same objects) are kept.
 
     Args:

@@ -19,7 +19,7 @@ Array = NDArray[Any]
 
 NEAR = {"fp32": 1e-3, "fp16": 2e-2}
 """Floats of a row that are further apart, relative, are no partners: far more than rounding moves them, and less than
-the distance of neighbouring boxes of one label, which overlap by half at the most (a box of 16 pixels is then 5 pixels
+the distance of neighboring boxes of one label, which overlap by half at the most (a box of 16 pixels is then 5 pixels
 away, in pictures of 800)."""
 
 SMALL = 64

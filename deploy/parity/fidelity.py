@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.parity.metric import Centred
+from deploy.parity.metric import Centerd
 
 Array = NDArray[Any]
 
@@ -46,8 +46,8 @@ class OutputFidelity:
 
 
 @dataclass(slots=True)
-class _Tally:
-    centred: Centred = field(default_factory=Centred)
+class _FidelityTally:
+    centered: Centerd = field(default_factory=Centerd)
     noise: float = 0.0
     cosines: list[float] = field(default_factory=list)
     agreed: int = 0
@@ -59,7 +59,7 @@ class _Tally:
             self.not_finite += 1
             return
         wide, other = reference.astype(np.float64), found.astype(np.float64)
-        self.centred.add(wide)
+        self.centered.add(wide)
         self.noise += float(np.sum((wide - other) ** 2))
         norms = float(np.linalg.norm(wide) * np.linalg.norm(other))
         self.cosines.append(float(np.vdot(wide, other)) / norms if norms else float(np.array_equal(wide, other)))
@@ -71,13 +71,13 @@ class Fidelity:
     """Accumulates samples; memory is that of one."""
 
     def __init__(self) -> None:
-        self._found: dict[str, _Tally] = {}
+        self._found: dict[str, _FidelityTally] = {}
 
     def add(self, reference: Mapping[str, Array], found: Mapping[str, Array]) -> None:
         """Add a batch: float outputs of both by name, the first axis samples."""
         for name, values in reference.items():
             if np.issubdtype(values.dtype, np.floating):
-                tally = self._found.setdefault(name, _Tally())
+                tally = self._found.setdefault(name, _FidelityTally())
                 for expected, other in zip(values, found[name], strict=True):
                     tally.add(expected, other)
 
@@ -86,12 +86,12 @@ class Fidelity:
         return tuple(_summary(name, tally) for name, tally in self._found.items())
 
 
-def _summary(name: str, tally: _Tally) -> OutputFidelity:
-    count = tally.centred.count
+def _summary(name: str, tally: _FidelityTally) -> OutputFidelity:
+    count = tally.centered.count
     return OutputFidelity(
         output=name,
         samples=count + tally.not_finite,
-        sqnr_db=decibels(tally.centred.squares, tally.noise) if count > 1 else None,
+        sqnr_db=decibels(tally.centered.squares, tally.noise) if count > 1 else None,
         cosine=float(np.mean(tally.cosines)) if count else math.nan,
         worst_cosine=min(tally.cosines, default=math.nan),
         agreement=tally.agreed / count if count and tally.logits else None,

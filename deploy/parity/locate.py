@@ -26,7 +26,7 @@ SLACK = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
+class OperatorRecord:
     """One operator's output in the reference run, and in PyTorch's own."""
 
     operator: str
@@ -42,7 +42,7 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
+class GraphStep:
     """One float tensor of the graph, in execution order, with the node that made it."""
 
     tensor: str
@@ -78,7 +78,7 @@ class Location:
 
 
 def find(
-    steps: Sequence[Step], made_by: dict[str, tuple[str, ...]], records: Sequence[Record], precision: str
+    steps: Sequence[GraphStep], made_by: dict[str, tuple[str, ...]], records: Sequence[OperatorRecord], precision: str
 ) -> Location:
     """Find the first tensor that leaves the model.
 
@@ -91,7 +91,7 @@ def find(
     Returns:
         The location; its ``tensor`` is empty where every tensor agrees.
     """
-    by_size: dict[int, list[Record]] = defaultdict(list)
+    by_size: dict[int, list[OperatorRecord]] = defaultdict(list)
     for record in records:
         by_size[int(np.prod(record.shape, dtype=np.int64))].append(record)
     nearest = {step.tensor: _nearest(step, by_size) for step in steps}
@@ -127,7 +127,7 @@ def find(
     )
 
 
-def _nearest(step: Step, by_size: dict[int, list[Record]]) -> tuple[Record | None, float]:
+def _nearest(step: GraphStep, by_size: dict[int, list[OperatorRecord]]) -> tuple[OperatorRecord | None, float]:
     candidates = by_size.get(int(np.prod(step.shape, dtype=np.int64)), [])
     distances = [distance(step.sketch, record.wide) for record in candidates]
     if not distances:
@@ -136,7 +136,13 @@ def _nearest(step: Step, by_size: dict[int, list[Record]]) -> tuple[Record | Non
     return candidates[best], distances[best]
 
 
-def _agrees(step: Step, record: Record | None, noise: float, by_size: dict[int, list[Record]], precision: str) -> bool:
+def _agrees(
+    step: GraphStep,
+    record: OperatorRecord | None,
+    noise: float,
+    by_size: dict[int, list[OperatorRecord]],
+    precision: str,
+) -> bool:
     if record is None:
         return False
     if noise <= SLACK * ENVELOPE * max(record.noise, FLOOR[precision]):

@@ -13,7 +13,7 @@ Array = NDArray[Any]
 
 
 @dataclass(slots=True)
-class Centred:
+class Centerd:
     """Running mean over samples of one shape, and the sum of squares about it (Welford 1962)."""
 
     count: int = 0
@@ -57,7 +57,7 @@ class Accumulator:
 
     elements: int = 0
     samples: int = 0
-    centred: dict[tuple[int, ...], Centred] = field(default_factory=dict)
+    centered: dict[tuple[int, ...], Centerd] = field(default_factory=dict)
     baseline: Noise = field(default_factory=Noise)
     candidate: Noise = field(default_factory=Noise)
     faults: list[str] = field(default_factory=list)
@@ -100,15 +100,15 @@ class Accumulator:
             where = f"sample {index} of {at}" if batched else at
             self.samples += 1
             self.elements += wide.size
-            self.centred.setdefault(wide.shape, Centred()).add(wide)
+            self.centered.setdefault(wide.shape, Centerd()).add(wide)
             self.baseline.add(np.asarray(base, np.float64) - wide, where)
             self.candidate.add(np.asarray(found, np.float64) - wide, where)
 
     @property
     def signal(self) -> float:
         """Root mean square of the reference about its mean over samples; 0 where nothing varied."""
-        squares = sum(group.squares for group in self.centred.values() if group.count > 1)
-        count = sum(group.count * np.size(group.mean) for group in self.centred.values() if group.count > 1)
+        squares = sum(group.squares for group in self.centered.values() if group.count > 1)
+        count = sum(group.count * np.size(group.mean) for group in self.centered.values() if group.count > 1)
         return math.sqrt(max(squares, 0.0) / count) if count else 0.0
 
     def ratio(self, noise: Noise, signal: float | None = None) -> float:

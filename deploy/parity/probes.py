@@ -12,7 +12,7 @@ from deploy.core.runner import Fetches
 from deploy.core.tensors import TensorSpec, symbols
 
 LARGE = 30.0
-"""Standard deviations of the large-amplitude probes: ten times what a normalised image holds."""
+"""Standard deviations of the large-amplitude probes: ten times what a normalized image holds."""
 
 MOST_REAL = 16
 """Real samples that are probed."""

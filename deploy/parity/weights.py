@@ -20,8 +20,8 @@ _SMALL = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BatchNorm:
-    """A batch normalisation in evaluation mode: ``gamma · (x - mean) / sqrt(var + eps) + beta``; names by role."""
+class NormTensors:
+    """A batch normalization in evaluation mode: ``gamma · (x - mean) / sqrt(var + eps) + beta``; names by role."""
 
     prefix: str
     names: Mapping[str, str]
@@ -70,14 +70,14 @@ class _Stored:
 
 
 def account(
-    tensors: Mapping[str, Array], read: set[str], norms: list[BatchNorm], path: Path, precision: str = "fp32"
+    tensors: Mapping[str, Array], read: set[str], norms: list[NormTensors], path: Path, precision: str = "fp32"
 ) -> Accounts:
     """Find every tensor of the model in the graph.
 
     Args:
         tensors: parameters and buffers by name; not copied.
         read: the names that a run of the model reads; the others are unused, and need not be there.
-        norms: the model's batch normalisations, to check foldings against.
+        norms: the model's batch normalizations, to check foldings against.
         path: the ONNX file.
         precision: ``fp16`` compares after rounding to half.
 
@@ -133,7 +133,7 @@ def _identical(name: str, value: Array, stored: _Stored) -> bool:
 
 
 def _folded(
-    missing: list[str], values: Mapping[str, Array], norms: list[BatchNorm], stored: _Stored, half: bool
+    missing: list[str], values: Mapping[str, Array], norms: list[NormTensors], stored: _Stored, half: bool
 ) -> Iterator[str]:
     """Names whose folding into a convolution's weight and bias was recomputed and agrees."""
     tolerance = 2e-3 if half else 2e-6
@@ -163,15 +163,15 @@ def _folded(
                 break
 
 
-def _affine(norm: BatchNorm, values: Mapping[str, Array], weight: Array, name: str) -> tuple[Array | None, Array]:
-    """Scale and shift that a batch normalisation puts on the convolution before it, in float64."""
+def _affine(norm: NormTensors, values: Mapping[str, Array], weight: Array, name: str) -> tuple[Array | None, Array]:
+    """Scale and shift that a batch normalization puts on the convolution before it, in float64."""
     part = {role: values[full].astype(np.float64) for role, full in norm.names.items()}
     if part["var"].size not in weight.shape[:2]:
         return None, np.empty(0)
     scale = part.get("gamma", np.ones(1)) / np.sqrt(part["var"] + norm.eps)
     bias = values.get(f"{name.rpartition('.')[0]}.bias")
-    centre = part["mean"] - (bias.astype(np.float64) if bias is not None and bias.size == scale.size else 0.0)
-    return scale, part.get("beta", np.zeros(1)) - centre * scale
+    center = part["mean"] - (bias.astype(np.float64) if bias is not None and bias.size == scale.size else 0.0)
+    return scale, part.get("beta", np.zeros(1)) - center * scale
 
 
 def _close(found: Array, expected: Array, tolerance: float) -> bool:

@@ -19,7 +19,7 @@ from deploy.core.progress import Progress
 from deploy.core.runner import Feeds
 from deploy.core.store import Store
 from deploy.quantization.child import GraphChild
-from deploy.quantization.data import Samples
+from deploy.quantization.data import CalibrationSamples
 from deploy.quantization.source import Source
 from deploy.support.onnx_file import opset
 
@@ -37,7 +37,7 @@ def batch_of(graph: onnx.ModelProto) -> tuple[int, bool]:
 def calibrated(
     source: Source,
     graph: onnx.ModelProto,
-    samples: Samples,
+    samples: CalibrationSamples,
     method: str,
     child: GraphChild,
     store: Store,
@@ -46,7 +46,7 @@ def calibrated(
     """The table for these samples and this method, and whether it was there.
 
     Args:
-        source: what is quantised.
+        source: what is quantized.
         graph: of it, prepared.
         samples: to calibrate with.
         method: of choosing ranges.
@@ -76,7 +76,7 @@ def calibrated(
     return table, reused
 
 
-def _key(source: Source, graph: onnx.ModelProto, samples: Samples, method: str) -> dict[str, Any]:
+def _key(source: Source, graph: onnx.ModelProto, samples: CalibrationSamples, method: str) -> dict[str, Any]:
     """What the ranges depend on; plain values, equal after a trip through JSON."""
     packages = ("deploy-toolkit", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
     return {

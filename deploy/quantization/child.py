@@ -1,4 +1,4 @@
-"""Everything of a quantisation that runs a float graph, in a process of its own: a crash there is an error here."""
+"""Everything of a quantization that runs a float graph, in a process of its own: a crash there is an error here."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ class GraphChild:
         self._call({"do": "collect", "samples": samples})
         return unpack(*self._over(feeds, lambda done: advance(done, samples)))
 
-    def layer_noise(self, quantised: onnx.ModelProto, feeds: Iterable[Feeds]) -> list[LayerNoise]:
+    def layer_noise(self, quantized: onnx.ModelProto, feeds: Iterable[Feeds]) -> list[LayerNoise]:
         """`calibration.layers.layer_noise` of the prepared graph and one that was made from it.
 
         Raises:
             BackendError: ONNX Runtime refused one of them.
             BackendCrashedError: the process died.
         """
-        self._call({"do": "compare"}, {GRAPH: np.frombuffer(quantised.SerializeToString(), np.uint8)})
+        self._call({"do": "compare"}, {GRAPH: np.frombuffer(quantized.SerializeToString(), np.uint8)})
         reply, arrays = self._over(feeds)
         return [
             LayerNoise(layer=layer, operator=operator, tensor=tensor, sqnr_db=float(value))

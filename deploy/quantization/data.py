@@ -23,13 +23,13 @@ from deploy.exporting.samples import digest_of, fit_arrays, load_samples
 from deploy.models.request import parse_options, typed
 
 JUDGED = 512
-"""Samples on which a quantised graph is judged at the most."""
+"""Samples on which a quantized graph is judged at the most."""
 
 FEWEST = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Samples:
+class CalibrationSamples:
     """Samples that can be fed, a batch at a time.
 
     Attributes:
@@ -48,7 +48,7 @@ class Samples:
             if not whole or len(next(iter(batch.values()))) == size:
                 yield batch
 
-    def head(self, count: int) -> Samples:
+    def head(self, count: int) -> CalibrationSamples:
         """At most the first ``count``."""
 
         def stream(size: int) -> Iterator[Feeds]:
@@ -72,8 +72,8 @@ class CalibrationData:
         apart: none of the latter is among the former.
     """
 
-    calibration: Samples
-    evidence: Samples
+    calibration: CalibrationSamples
+    evidence: CalibrationSamples
     apart: bool
 
 
@@ -136,7 +136,7 @@ def _divided(data: str, samples: int, skip_bad: bool, progress: Progress) -> tup
 
 def _images(
     dataset: Dataset, spec: TensorSpec, preprocessing: Preprocessing, known: tuple[tuple[str, ...], str] | None
-) -> Samples:
+) -> CalibrationSamples:
     labels = None
     if known is not None and dataset.labels is not None:
         labels = _labels(dataset, *known)
@@ -145,7 +145,7 @@ def _images(
         for images, _ in batches(dataset, preprocessing, size):
             yield {spec.name: images.astype(spec.dtype, copy=False)}
 
-    return Samples(
+    return CalibrationSamples(
         count=len(dataset),
         summary={**dataset.summary(), "preprocessing": dataclasses.asdict(preprocessing)},
         labels=labels,
@@ -173,13 +173,13 @@ def _arrays(data: str, arrays: Fetches, samples: int, progress: Progress) -> Cal
     rest = np.setdiff1d(np.arange(count), chosen)[:JUDGED]
     apart = len(rest) >= FEWEST
 
-    def some(indices: NDArray[np.intp]) -> Samples:
+    def some(indices: NDArray[np.intp]) -> CalibrationSamples:
         def stream(size: int) -> Iterator[Feeds]:
             for start in range(0, len(indices), size):
                 yield {name: values[indices[start : start + size]] for name, values in arrays.items()}
 
         summary = {"name": data.rpartition("/")[2], "images": len(indices), "digest": digest_of(arrays)}
-        return Samples(count=len(indices), summary=summary, labels=None, stream=stream)
+        return CalibrationSamples(count=len(indices), summary=summary, labels=None, stream=stream)
 
     return CalibrationData(calibration=some(chosen), evidence=some(rest if apart else chosen), apart=apart)
 

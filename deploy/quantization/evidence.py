@@ -1,4 +1,4 @@
-"""What eight bits cost: the quantised graph beside the float graph on the same samples."""
+"""What eight bits cost: the quantized graph beside the float graph on the same samples."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from deploy.core.errors import DataError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.progress import Progress
 from deploy.core.runner import Fetches
-from deploy.evaluation.accuracy import Accuracy, Answers, Comparison
+from deploy.evaluation.accuracy import Accuracy, AccuracyComparison, Answers
 from deploy.parity.fidelity import Fidelity, OutputFidelity
-from deploy.quantization.data import Samples
-from deploy.support.runtime import ONNX, PREDICTION, Runtime, runtime_of
+from deploy.quantization.data import CalibrationSamples
+from deploy.support.runtime import ONNX, SIMULATED, Runtime, runtime_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """What was measured on one quantised graph.
+    """What was measured on one quantized graph.
 
     Attributes:
         outputs: each float output's fidelity.
-        accuracy: of the quantised graph, where there are labels; ``comparison`` with the float graph's answers.
+        accuracy: of the quantized graph, where there are labels; ``comparison`` with the float graph's answers.
         float_accuracy: of the float graph.
-        runtime: what ran the quantised graph, in words.
+        runtime: what ran the quantized graph, in words.
     """
 
     outputs: tuple[OutputFidelity, ...]
     accuracy: Accuracy | None
     float_accuracy: Accuracy | None
-    comparison: Comparison | None
+    comparison: AccuracyComparison | None
     runtime: str
 
     @property
@@ -65,8 +65,8 @@ class Evidence:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Bounds:
-    """What a quantised graph must hold, where somebody said so.
+class QualityBounds:
+    """What a quantized graph must hold, where somebody said so.
 
     Attributes:
         min_sqnr: of the worst output, in dB.
@@ -101,7 +101,7 @@ class Bounds:
 
 
 class Judge:
-    """Runs the float graph once, and quantised graphs after it, on the same samples.
+    """Runs the float graph once, and quantized graphs after it, on the same samples.
 
     Args:
         runner: a started worker of ONNX Runtime; the caller closes it.
@@ -109,7 +109,7 @@ class Judge:
         samples: to judge on.
         size: samples in a batch.
         whole: the graphs' batch is fixed to that size.
-        target: what the quantised graphs are for; decides what runs them.
+        target: what the quantized graphs are for; decides what runs them.
 
     Raises:
         DataError: fewer samples than one fixed batch.
@@ -117,7 +117,7 @@ class Judge:
     """
 
     def __init__(
-        self, runner: IsolatedRunner, source: Path, samples: Samples, *, size: int, whole: bool, target: str
+        self, runner: IsolatedRunner, source: Path, samples: CalibrationSamples, *, size: int, whole: bool, target: str
     ) -> None:
         self._runner, self._samples, self._size, self._whole = runner, samples, size, whole
         self._target = target
@@ -135,7 +135,7 @@ class Judge:
                 progress.advance(done, self._samples.count)
 
     def measure(self, path: Path, progress: Progress, runtime: Runtime | None = None) -> Evidence:
-        """Run a quantised graph, or an engine made of one.
+        """Run a quantized graph, or an engine made of one.
 
         Args:
             path: the file.
@@ -145,7 +145,7 @@ class Judge:
         Raises:
             BackendError: the runtime refuses it.
         """
-        runtime = runtime or runtime_of(ONNX, self._target) or PREDICTION
+        runtime = runtime or runtime_of(ONNX, self._target) or SIMULATED
         if runtime.backend == self._runner.backend:
             self._runner.open(path, spinning=False, **runtime.options)
             return self._compare(self._run(self._runner, progress), runtime.words)
@@ -164,7 +164,7 @@ class Judge:
             outputs=fidelity.outputs(),
             accuracy=Accuracy.of(theirs) if theirs else None,
             float_accuracy=Accuracy.of(ours) if ours else None,
-            comparison=Comparison.of(ours, theirs) if ours and theirs else None,
+            comparison=AccuracyComparison.of(ours, theirs) if ours and theirs else None,
             runtime=words,
         )
 

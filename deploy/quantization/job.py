@@ -1,4 +1,4 @@
-"""One quantisation: writing the graph, finding what must stay in float, publishing it with its evidence."""
+"""One quantization: writing the graph, finding what must stay in float, publishing it with its evidence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnx
 
 import calibration
 from calibration.layers import LayerNoise
-from calibration.sensitivity import Plan, layers, rank, relax
+from calibration.sensitivity import FloatLayerPlan, layers, rank, relax
 from calibration.table import CalibrationTable
 from deploy.core.artifact import Artifact, Payload
 from deploy.core.isolated import IsolatedRunner
@@ -20,8 +20,8 @@ from deploy.core.store import Transaction
 from deploy.exporting.export import REJECTED
 from deploy.quantization.cache import batch_of
 from deploy.quantization.child import GraphChild
-from deploy.quantization.data import CalibrationData, Samples
-from deploy.quantization.evidence import Bounds, Evidence, Judge, decibels
+from deploy.quantization.data import CalibrationData, CalibrationSamples
+from deploy.quantization.evidence import Evidence, Judge, QualityBounds, decibels
 from deploy.quantization.source import Source
 from exporters.half import to_half
 from exporters.limits import SINGLE_FILE_LIMIT
@@ -39,7 +39,7 @@ RECORDED = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What is quantised, with what, for what, and where it is written.
+    """What is quantized, with what, for what, and where it is written.
 
     Attributes:
         half: what is not in eight bits computes in float16; inputs and outputs stay float32.
@@ -55,22 +55,22 @@ class Job:
 
     @property
     def path(self) -> Path:
-        """Where the quantised graph is written before it is published."""
+        """Where the quantized graph is written before it is published."""
         return self.transaction.path(f"{self.source.slug}.{PRECISIONS[self.half]}-{self.target}.onnx")
 
-    def quantised(self, keep_float: Collection[str]) -> onnx.ModelProto:
-        """The quantised graph with some nodes left in float."""
+    def quantized(self, keep_float: Collection[str]) -> onnx.ModelProto:
+        """The quantized graph with some nodes left in float."""
         return calibration.quantize(self.graph, self.table, self.target, keep_float=keep_float)
 
     def write(self, keep_float: Collection[str]) -> Path:
         """Write it."""
-        onnx.save(self.quantised(keep_float), str(self.path))
+        onnx.save(self.quantized(keep_float), str(self.path))
         if self.half:
             to_half(self.path, self.path, SINGLE_FILE_LIMIT)
         return self.path
 
-    def judge(self, runner: IsolatedRunner, samples: Samples) -> Judge:
-        """A judge of quantised graphs on ``samples``."""
+    def judge(self, runner: IsolatedRunner, samples: CalibrationSamples) -> Judge:
+        """A judge of quantized graphs on ``samples``."""
         size, fixed = batch_of(self.graph)
         return Judge(runner, self.source.path, samples, size=size, whole=fixed, target=self.target)
 
@@ -78,9 +78,11 @@ class Job:
         """Every layer's noise on the first samples, the worst first."""
         size, fixed = batch_of(self.graph)
         feeds = self.data.evidence.head(max(RANKED_ON, size)).batches(size, whole=fixed)
-        return child.layer_noise(self.quantised(keep_float), feeds)
+        return child.layer_noise(self.quantized(keep_float), feeds)
 
-    def publish(self, plan: Plan[Evidence], worst: Sequence[LayerNoise], options: Mapping[str, Any]) -> Artifact:
+    def publish(
+        self, plan: FloatLayerPlan[Evidence], worst: Sequence[LayerNoise], options: Mapping[str, Any]
+    ) -> Artifact:
         """Write the graph of the plan with its manifest; one that failed goes to the folder of rejected ones."""
         path = self.write(plan.keep_float)
         evidence = plan.steps[-1].reached if plan.steps else plan.start
@@ -112,8 +114,8 @@ def _told(layer: str, reached: Evidence) -> dict[str, Any]:
     return {"layer": layer, "sqnr_db": reached.sqnr_db, "drop": reached.drop}
 
 
-def search(job: Job, runner: IsolatedRunner, bounds: Bounds, progress: Progress) -> Plan[Evidence]:
-    """Quantise every layer; where bounds are given and break, give layers back to float, the most sensitive first.
+def search(job: Job, runner: IsolatedRunner, bounds: QualityBounds, progress: Progress) -> FloatLayerPlan[Evidence]:
+    """Quantize every layer; where bounds are given and break, give layers back to float, the most sensitive first.
 
     Raises:
         BackendError: a runtime refused a graph.
@@ -122,7 +124,7 @@ def search(job: Job, runner: IsolatedRunner, bounds: Bounds, progress: Progress)
         judge = job.judge(runner, job.data.evidence)
         start = judge.measure(job.write(()), progress)
     if not bounds.given or bounds.hold(start):
-        return Plan(start=start, steps=(), holds=True)
+        return FloatLayerPlan(start=start, steps=(), holds=True)
     progress.note(f"{'; '.join(bounds.broken(start))}: looking for layers to keep in float")
     order = _ranked(job, runner, progress)
     with progress.stage("giving layers back to float"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import calibration
 from calibration.layers import LayerNoise
-from calibration.sensitivity import Plan
+from calibration.sensitivity import FloatLayerPlan
 from calibration.table import CalibrationTable
 from deploy.core import registry
 from deploy.core.artifact import Artifact
@@ -23,7 +23,7 @@ from deploy.quantization.cache import calibrated
 from deploy.quantization.child import GraphChild
 from deploy.quantization.data import CalibrationData, open_data
 from deploy.quantization.defaults import METHOD, SAMPLES
-from deploy.quantization.evidence import Bounds, Evidence
+from deploy.quantization.evidence import Evidence, QualityBounds
 from deploy.quantization.job import Job, search
 from deploy.quantization.source import Source, open_source
 
@@ -50,7 +50,7 @@ class QuantizeReport:
     verdict: str
     reasons: tuple[str, ...]
     evidence: Evidence
-    plan: Plan[Evidence] | None
+    plan: FloatLayerPlan[Evidence] | None
     worst: tuple[LayerNoise, ...]
     table: CalibrationTable
     reused: bool
@@ -126,7 +126,7 @@ def quantize(
         raise UsageError(f"--fp16 is for the target tensorrt: on {target} half precision is no faster.")
     store = Store(artifacts or default_root())
     source = open_source(model, store, preprocess, progress)
-    bounds = Bounds(min_sqnr=min_sqnr, max_drop=max_drop)
+    bounds = QualityBounds(min_sqnr=min_sqnr, max_drop=max_drop)
     with GraphChild() as child, IsolatedRunner("onnxruntime") as runner:
         with progress.stage("reading the data"):
             data = _data(source, str(calib), samples, skip_bad, progress)

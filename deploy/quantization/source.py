@@ -1,4 +1,4 @@
-"""The float graph that is quantised, and what is known of it."""
+"""The float graph that is quantized, and what is known of it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def open_source(model: str | Path | None, store: Store, preprocess: Sequence[str
         artifact.verify()
         manifest = artifact.manifest
         if manifest.precision != PRECISION:
-            raise ArtifactError(f"{path}: it is {manifest.precision}; only a {PRECISION} export can be quantised.")
+            raise ArtifactError(f"{path}: it is {manifest.precision}; only a {PRECISION} export can be quantized.")
         return Source(
             path=path,
             model=manifest.model,
@@ -128,5 +128,5 @@ def _find(model: str | Path | None, store: Store, progress: Progress) -> tuple[P
 
     report = export_model(str(model), artifacts=store.root, progress=progress)
     if report.parity.verdict == "fail":
-        raise ArtifactError(f"the export of {model} is not equal to it, so it is not quantised.", "deploy export tells")
+        raise ArtifactError(f"the export of {model} is not equal to it, so it is not quantized.", "deploy export tells")
     return report.artifact.path, report.artifact

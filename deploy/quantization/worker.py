@@ -19,7 +19,7 @@ from deploy.quantization.child import GRAPH, REFUSED
 Answered = tuple[dict[str, Any], Fetches]
 
 
-class Worker:
+class GraphWorker:
     """Answers one request after the other: a graph is prepared, then one thing at a time is made of batches."""
 
     def __init__(self) -> None:
@@ -63,4 +63,4 @@ class Worker:
 
 
 if __name__ == "__main__":
-    serve(Worker().answer)
+    serve(GraphWorker().answer)

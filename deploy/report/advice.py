@@ -108,7 +108,7 @@ def reasons(profile: Plain) -> list[str]:
         "is in layers that compute in float": sum(
             layer["ns"] for layer in profile["layers"] if layer["layer"] in profile["in_float"]
         ),
-        "goes to quantising and dequantising on their own": sum(
+        "goes to quantizing and dequantizing on their own": sum(
             layer["ns"] for layer in profile["layers"] if layer["kind"] == "qdq"
         ),
         "goes to moving values into another layout": sum(

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.bench.limits import Limits
+from deploy.bench.limits import MachineLimits
 from deploy.bench.measured_limits import stored_limits
-from deploy.bench.records import ABSENT, FOLDER, PROFILE, Absent, Cell, Record, load, load_absent, load_profile
+from deploy.bench.records import ABSENT, FOLDER, PROFILE, Cell, CellRecord, SkippedCell, load, load_absent, load_profile
 from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError
 from deploy.core.progress import Progress
@@ -34,14 +34,14 @@ class Collection:
         limits: of machines, the newest first.
     """
 
-    records: tuple[tuple[Path, Record], ...]
+    records: tuple[tuple[Path, CellRecord], ...]
     superseded: int
     judged: tuple[tuple[Path, Mapping[str, Any]], ...]
     profiles: tuple[tuple[Path, Mapping[str, Any]], ...]
-    absent: tuple[Absent, ...]
+    absent: tuple[SkippedCell, ...]
     artifacts: tuple[Artifact, ...]
     curves: Mapping[str, Sequence[Mapping[str, float]]]
-    limits: tuple[tuple[Mapping[str, Any], Limits], ...]
+    limits: tuple[tuple[Mapping[str, Any], MachineLimits], ...]
 
 
 def collect(store: Store, models: Sequence[str], progress: Progress) -> Collection:
@@ -69,14 +69,14 @@ def collect(store: Store, models: Sequence[str], progress: Progress) -> Collecti
     )
 
 
-def identity(record: Record) -> tuple[Any, ...]:
+def identity(record: CellRecord) -> tuple[Any, ...]:
     """What two records have in common of which only the newer counts: all but what ran, its version and the seconds."""
     cell = record.cell
     options = {name: value for name, value in cell.options.items() if name != "time_s"}
     return (*setting(record), cell.backend, cell.precision, cell.target, repr(sorted(options.items())))
 
 
-def setting(record: Record) -> tuple[Any, ...]:
+def setting(record: CellRecord) -> tuple[Any, ...]:
     """What rows must share to be compared with each other."""
     cell = record.cell
     return (
@@ -90,7 +90,7 @@ def setting(record: Record) -> tuple[Any, ...]:
     )
 
 
-def named(record: Record, models: Sequence[str]) -> bool:
+def named(record: CellRecord, models: Sequence[str]) -> bool:
     """Whether a record is of one of these models; of any where none is named."""
     cell = record.cell
     return not models or not {cell.model, cell.slug, cell.model.partition("/")[2]}.isdisjoint(models)
@@ -100,11 +100,11 @@ def _measured(cell: Cell) -> tuple[str, str, int, str | None]:
     return cell.backend, cell.precision, cell.batch, cell.machine.get("kind")
 
 
-def _named(item: Absent) -> tuple[str, str, str, int | None, str | None]:
+def _named(item: SkippedCell) -> tuple[str, str, str, int | None, str | None]:
     return item.model, item.backend, item.precision, item.batch, item.machine
 
 
-def _names(records: Sequence[tuple[Path, Record]]) -> Iterator[tuple[Cell, str]]:
+def _names(records: Sequence[tuple[Path, CellRecord]]) -> Iterator[tuple[Cell, str]]:
     """Cells with every name that a model goes by."""
     for _, record in records:
         cell = record.cell
@@ -127,7 +127,7 @@ def _is_profile(path: Path) -> bool:
     return path.name.split(".")[-3] == PROFILE
 
 
-def _records(store: Store, progress: Progress) -> Iterator[tuple[Path, Record]]:
+def _records(store: Store, progress: Progress) -> Iterator[tuple[Path, CellRecord]]:
     return _sound([path for path in _in(store, FOLDER) if not _is_profile(path)], load, progress)
 
 
@@ -143,12 +143,12 @@ def _judged(store: Store, slugs: set[str], progress: Progress) -> list[tuple[Pat
     return sorted(found, key=lambda pair: pair[1]["created"], reverse=True)
 
 
-def _absent(store: Store, progress: Progress) -> list[Absent]:
+def _absent(store: Store, progress: Progress) -> list[SkippedCell]:
     return [item for _, item in _sound((store.root / ABSENT).glob("*.json"), load_absent, progress)]
 
 
-def _newest(records: Sequence[tuple[Path, Record]]) -> list[tuple[Path, Record]]:
-    found: dict[tuple[Any, ...], tuple[Path, Record]] = {}
+def _newest(records: Sequence[tuple[Path, CellRecord]]) -> list[tuple[Path, CellRecord]]:
+    found: dict[tuple[Any, ...], tuple[Path, CellRecord]] = {}
     for path, record in records:
         key = identity(record)
         if key not in found or _created(record) >= _created(found[key][1]):
@@ -156,7 +156,7 @@ def _newest(records: Sequence[tuple[Path, Record]]) -> list[tuple[Path, Record]]
     return list(found.values())
 
 
-def _created(record: Record) -> str:
+def _created(record: CellRecord) -> str:
     return str(record.about.get("created", ""))
 
 

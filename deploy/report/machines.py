@@ -19,7 +19,8 @@ class Line:
 
     Attributes:
         what: model, backend, precision, batch, and what else tells it from the others.
-        cells: a group of texts for each machine, in the order of `Side.machines`; dashes where nothing was timed.
+        cells: a group of texts for each machine, in the order of `MachineColumns.machines`; dashes where
+            nothing was timed.
     """
 
     what: tuple[str, ...]
@@ -27,7 +28,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class MachineColumns:
     """The table: kinds of machines, and lines."""
 
     machines: tuple[str, ...]
@@ -37,7 +38,7 @@ class Side:
 WHAT = ("architecture", "backend", "precision", "batch", "threads")
 
 
-def side_by_side(rows: Sequence[Plain], machines: Sequence[Plain]) -> Side | None:
+def side_by_side(rows: Sequence[Plain], machines: Sequence[Plain]) -> MachineColumns | None:
     """The table; None where all rows are of one machine.
 
     Args:
@@ -56,7 +57,7 @@ def side_by_side(rows: Sequence[Plain], machines: Sequence[Plain]) -> Side | Non
             same.append(line := {})
         line[kind] = _cells(row)
     nothing = (UNKNOWN,) * len(HEADS)
-    return Side(
+    return MachineColumns(
         machines=kinds,
         lines=tuple(
             Line(what=what, cells=tuple(cells.get(kind, nothing) for kind in kinds))

@@ -1,4 +1,4 @@
-"""What the plots share: their form, the colours and symbols of backends and precisions, and how rows are grouped."""
+"""What the plots share: their form, the colors and symbols of backends and precisions, and how rows are grouped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLOURS = {
     "openvino": "#009E73",
     "tensorrt": "#CC79A7",
 }
-"""Of backends: Okabe and Ito's palette, which colour-blind people can tell apart."""
+"""Of backends: Okabe and Ito's palette, which color-blind people can tell apart."""
 OTHER = "#56B4E9"
 SYMBOLS = {"fp32": "circle", "fp16": "square", "int8": "diamond"}
 MILLI = 1e-6
@@ -52,7 +52,7 @@ def series(rows: Sequence[Plain]) -> list[tuple[tuple[str, str], list[Plain]]]:
 
 
 def marker(name: tuple[str, str], **more: Any) -> dict[str, Any]:
-    """Of a series: its colour and symbol."""
+    """Of a series: its color and symbol."""
     backend, precision = name
     return {
         "color": COLOURS.get(backend, OTHER),

@@ -13,8 +13,8 @@ import numpy as np
 
 from deploy.bench.limits import Floor
 from deploy.bench.measured_limits import floor_of
-from deploy.bench.records import Record
-from deploy.bench.rows import Row, medians, rows_of
+from deploy.bench.records import CellRecord
+from deploy.bench.rows import LatencyRow, medians, rows_of
 from deploy.bench.statistics import ratio
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.report.collect import Collection, setting
@@ -63,7 +63,7 @@ def report_rows(found: Collection, baseline: str, folder: Path) -> list[dict[str
 FOREVER: Mapping[str, Any] = {"median_ns": {"value": float("inf")}}
 
 
-def command(record: Record) -> str:
+def command(record: CellRecord) -> str:
     """What measures this row again."""
     cell = record.cell
     words = ["deploy", "bench", cell.model, "--backends", cell.backend, "--precision", cell.precision]
@@ -80,12 +80,12 @@ def command(record: Record) -> str:
     return shlex.join([*words, "--again"])
 
 
-def _machine(record: Record) -> dict[str, Any]:
+def _machine(record: CellRecord) -> dict[str, Any]:
     known = record.about.get("machine") or record.cell.machine
     return {name: value for name, value in known.items() if value is not None}
 
 
-def _floor(record: Record, found: Collection) -> Floor | None:
+def _floor(record: CellRecord, found: Collection) -> Floor | None:
     """Under a record, from the limits of its own machine with as many threads."""
     cell = record.cell
     own = {name: value for name, value in cell.machine.items() if name != "kind"}
@@ -95,7 +95,7 @@ def _floor(record: Record, found: Collection) -> Floor | None:
     return None
 
 
-def _quantiles(row: Row, count: int) -> list[int]:
+def _quantiles(row: LatencyRow, count: int) -> list[int]:
     timed = row.record.timed
     if not timed:
         return []
@@ -103,9 +103,9 @@ def _quantiles(row: Row, count: int) -> list[int]:
     return [int(value) for value in np.quantile(every, np.linspace(0, 1, min(count, len(every)) + 1))]
 
 
-def _marks(records: Sequence[Record]) -> dict[str, str]:
+def _marks(records: Sequence[CellRecord]) -> dict[str, str]:
     """``best`` of a setting, and ``tie`` for what is not detectably slower than the best; by key."""
-    groups: dict[tuple[Any, ...], list[Record]] = {}
+    groups: dict[tuple[Any, ...], list[CellRecord]] = {}
     for record in records:
         if record.timed:
             groups.setdefault(setting(record), []).append(record)
@@ -120,23 +120,23 @@ def _marks(records: Sequence[Record]) -> dict[str, str]:
     return marks
 
 
-def _slower(best: Record, other: Record) -> bool:
+def _slower(best: CellRecord, other: CellRecord) -> bool:
     ours, theirs = medians(best), medians(other)
     both = sorted(set(ours) & set(theirs))
     return bool(both) and ratio([ours[item] for item in both], [theirs[item] for item in both]).low > 1
 
 
-def _judged(record: Record, found: Collection) -> tuple[Path, Mapping[str, Any], Mapping[str, Any]] | None:
+def _judged(record: CellRecord, found: Collection) -> tuple[Path, Mapping[str, Any], Mapping[str, Any]] | None:
     """The newest accuracy of the very file, or of the very weights that PyTorch runs: its file, images and row."""
-    ran = record.cell.what if record.about.get("file") else record.about.get("weights")
+    ran = record.cell.digest if record.about.get("file") else record.about.get("weights")
     for path, document in found.judged:
         for row in document["rows"]:
-            if path.parent.parent.name == record.cell.slug and row["what"] == ran:
+            if path.parent.parent.name == record.cell.slug and row["digest"] == ran:
                 return path, document["data"], row
     return None
 
 
-def _accuracy(record: Record, found: Collection) -> dict[str, Any] | None:
+def _accuracy(record: CellRecord, found: Collection) -> dict[str, Any] | None:
     judged = _judged(record, found)
     if judged is None:
         return None
@@ -151,7 +151,7 @@ def _accuracy(record: Record, found: Collection) -> dict[str, Any] | None:
     }
 
 
-def _evidence(path: Path, record: Record, found: Collection) -> list[tuple[str, Path]]:
+def _evidence(path: Path, record: CellRecord, found: Collection) -> list[tuple[str, Path]]:
     links = [("raw samples", path)]
     cell = record.cell
     mine = [item for item in found.artifacts if item.manifest.slug == cell.slug]
@@ -167,17 +167,17 @@ def _evidence(path: Path, record: Record, found: Collection) -> list[tuple[str, 
     return links
 
 
-def _ran(artifact: Artifact, record: Record) -> bool:
+def _ran(artifact: Artifact, record: CellRecord) -> bool:
     """Whether a record is of this artifact: of this file, or of these weights in PyTorch."""
     manifest = artifact.manifest
     if record.about.get("file"):
-        return manifest.files[0].sha256 == record.cell.what
+        return manifest.files[0].sha256 == record.cell.digest
     return manifest.format == "safetensors" and [manifest.files[0].sha256] == record.about.get("weights")
 
 
 def same_cell(profile: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     """Whether a profile is of what a row timed."""
-    fields = ("slug", "backend", "precision", "what", "batch", "threads", "device")
+    fields = ("slug", "backend", "precision", "digest", "batch", "threads", "device")
     return all(profile[name] == row[name] for name in fields)
 
 

@@ -135,7 +135,7 @@ def describe(found: Collection, baseline: str, folder: Path) -> dict[str, Any]:
 
 def _sensitivity(found: Collection) -> Iterator[dict[str, Any]]:
     """Noise of the layers with the most of it, of every INT8 file that a row ran."""
-    ran = {record.cell.what for _, record in found.records}
+    ran = {record.cell.digest for _, record in found.records}
     for item in found.artifacts:
         layers = (item.manifest.parity or {}).get("worst_layers")
         if layers and item.manifest.files[0].sha256 in ran:

@@ -27,7 +27,7 @@ from deploy.core.errors import DeployError
 from deploy.serving.metrics import CONTENT_TYPE, Metrics
 from deploy.serving.protocol import HEADER_LENGTH, read_request, write_response
 from deploy.serving.refusal import Refusal
-from deploy.serving.served import VERSION, Served
+from deploy.serving.served import VERSION, ServedModel
 
 INFER = re.compile(r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?/infer")
 EXTENSIONS = ("binary_tensor_data", "classification")
@@ -36,7 +36,7 @@ GONE = 499
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Bounds:
+class RequestLimits:
     """What a client may send; sizes in bytes, time in seconds.
 
     Attributes:
@@ -56,7 +56,7 @@ class Bounds:
 class Service:
     """Models by name, and the handlers that answer for them."""
 
-    def __init__(self, models: Mapping[str, Served], bounds: Bounds, metrics: Metrics) -> None:
+    def __init__(self, models: Mapping[str, ServedModel], bounds: RequestLimits, metrics: Metrics) -> None:
         self.models = models
         self.metrics = metrics
         self._bounds = bounds
@@ -141,7 +141,7 @@ class Service:
         if self._held + more > self._bounds.bodies:
             raise Refusal(429, "too many requests are being answered.", 1)
 
-    def served(self, request: Request) -> Served:
+    def served(self, request: Request) -> ServedModel:
         """The model that an address names.
 
         Raises:
@@ -194,7 +194,7 @@ class Service:
         finally:
             self.metrics.request(served.name, status, time.perf_counter() - began)
 
-    async def _answer(self, served: Served, request: Request) -> Response:
+    async def _answer(self, served: ServedModel, request: Request) -> Response:
         async with self.body(request) as body:
             asked = read_request(body, request.headers.get(HEADER_LENGTH), served.inputs, served.outputs)
             shape = next(iter(asked.feeds.values())).shape

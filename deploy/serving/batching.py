@@ -23,7 +23,7 @@ STOPPING = "the server is stopping."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class BatchingLimits:
     """What bounds waiting; sizes in samples, times in seconds.
 
     Attributes:
@@ -84,7 +84,7 @@ class Batcher:
         runners: Sequence[Runner],
         *,
         batched: bool,
-        limits: Limits,
+        limits: BatchingLimits,
         observe: Observer = lambda samples, ran, waited: None,
     ) -> None:
         self.limits = limits

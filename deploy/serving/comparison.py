@@ -23,12 +23,12 @@ from deploy.models.open import open_model, request_of
 from deploy.serving.app import Service
 from deploy.serving.models import Opening
 from deploy.serving.page import Page
-from deploy.serving.served import Served
+from deploy.serving.served import ServedModel
 
 
 def page_routes(
     artifact: Artifact,
-    served: Sequence[Served],
+    served: Sequence[ServedModel],
     service: Service,
     opening: Opening,
     store: Store,
@@ -75,9 +75,9 @@ def page_routes(
     return page.routes()
 
 
-def _torch(model: Model, labels: tuple[str, ...], opening: Opening) -> Served:
+def _torch(model: Model, labels: tuple[str, ...], opening: Opening) -> ServedModel:
     batched = batch_symbol(model.inputs, ()) is not None
-    return Served(
+    return ServedModel(
         name="torch",
         platform="pytorch",
         batcher=opening.batcher([PyTorchRunner(model)], "torch", batched=batched),

@@ -16,10 +16,10 @@ from deploy.core.progress import Progress
 from deploy.core.runner import Runner
 from deploy.core.store import Store
 from deploy.core.tensors import batch_symbol
-from deploy.serving.batching import Batcher, Limits
+from deploy.serving.batching import Batcher, BatchingLimits
 from deploy.serving.metrics import Metrics
-from deploy.serving.served import Served
-from deploy.support.runtime import PREDICTION, Runtime, runtime_of
+from deploy.serving.served import ServedModel
+from deploy.support.runtime import SIMULATED, Runtime, runtime_of
 from deploy.support.stored import newest_export, newest_of_each
 
 
@@ -32,7 +32,7 @@ class Opening:
         threads: of every runner; None for all cores this process may use.
     """
 
-    limits: Limits
+    limits: BatchingLimits
     metrics: Metrics
     instances: int
     threads: int | None
@@ -80,10 +80,10 @@ def choose(model: str | None, files: Sequence[Path], store: Store, progress: Pro
 def _runtime(artifact: Artifact) -> Runtime | None:
     """What runs a file as its target would; a prediction is not served."""
     found = runtime_of(artifact.manifest.format, artifact.manifest.target)
-    return None if found is PREDICTION else found
+    return None if found is SIMULATED else found
 
 
-def open_served(artifact: Artifact, opening: Opening) -> Served:
+def open_served(artifact: Artifact, opening: Opening) -> ServedModel:
     """Open a file, run it once at the smallest and the largest batch, and put it behind a queue.
 
     Raises:
@@ -111,7 +111,7 @@ def open_served(artifact: Artifact, opening: Opening) -> Served:
         raise
     name = artifact.path.name.removesuffix(artifact.path.suffix)
     about = {"file": artifact.path.name, "sha256": manifest.files[0].sha256}
-    return Served(
+    return ServedModel(
         name=name,
         platform=f"{runtime.backend}_{manifest.format}",
         batcher=opening.batcher(runners, name, batched=symbol is not None),

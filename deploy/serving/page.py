@@ -18,7 +18,7 @@ from starlette.routing import Route
 from deploy.core.errors import DataError, DeployError
 from deploy.serving.app import Service
 from deploy.serving.refusal import Refusal
-from deploy.serving.served import Served
+from deploy.serving.served import ServedModel
 
 RUNS = 5
 """Calls of each variant; the page shows their median."""
@@ -40,7 +40,7 @@ class Page:
     """
 
     title: str
-    variants: Sequence[Served]
+    variants: Sequence[ServedModel]
     remarks: Sequence[str]
     prepare: Callable[[bytes], NDArray[Any]]
     service: Service
@@ -68,7 +68,7 @@ class Page:
             rows = [await self._row(item, sample[None]) for item in self.variants]
         return JSONResponse({"rows": rows, "runs": RUNS})
 
-    async def _row(self, served: Served, batch: NDArray[Any]) -> dict[str, Any]:
+    async def _row(self, served: ServedModel, batch: NDArray[Any]) -> dict[str, Any]:
         spec = served.inputs[0]
         feeds = {spec.name: batch.astype(spec.dtype, copy=False)}
         try:

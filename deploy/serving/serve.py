@@ -22,7 +22,7 @@ from deploy.support.release import check_release
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from deploy.serving.served import Served
+    from deploy.serving.served import ServedModel
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 GRACE_S = 30
@@ -140,17 +140,17 @@ def _serve(
     progress: Progress,
     ready: Callable[[Serving], None],
 ) -> ServeReport:
-    from deploy.serving.app import Bounds, Service
-    from deploy.serving.batching import Limits
+    from deploy.serving.app import RequestLimits, Service
+    from deploy.serving.batching import BatchingLimits
     from deploy.serving.metrics import Metrics
     from deploy.serving.models import Opening, open_served
 
     metrics = Metrics()
-    limits = Limits(
+    limits = BatchingLimits(
         max_batch=options.max_batch, max_delay_s=options.max_delay_s, queue=options.queue, timeout_s=options.timeout_s
     )
     opening = Opening(limits=limits, metrics=metrics, instances=options.instances, threads=options.threads)
-    served: list[Served] = []
+    served: list[ServedModel] = []
     for artifact in chosen:
         with progress.stage(f"opening {artifact.path.name}"):
             served.append(open_served(artifact, opening))
@@ -158,7 +158,7 @@ def _serve(
     local = options.host in LOOPBACK
     if not local:
         progress.warn(f"whoever reaches {options.host} can use this server: there is no password.")
-    bounds = Bounds(
+    bounds = RequestLimits(
         body=options.max_request, bodies=BODIES * options.max_request, hosts=tuple(map(_quoted, LOOPBACK)) * local
     )
     slug = chosen[0].manifest.slug

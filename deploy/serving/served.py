@@ -14,7 +14,7 @@ VERSION = "1"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Served:
+class ServedModel:
     """A file that answers, or PyTorch.
 
     Attributes:

@@ -12,7 +12,7 @@ FORMAT = "engine"
 
 
 def read_engine(path: Path) -> Artifact:
-    """The engine's manifest, the file held against its digest; nothing is deserialised.
+    """The engine's manifest, the file held against its digest; nothing is deserialized.
 
     Raises:
         ArtifactError: no such file, no manifest, or not an engine.

@@ -57,11 +57,11 @@ class Costs:
         operations: arithmetic operations; a multiply-add is two.
         bytes: of all operators' inputs and outputs.
         by_operator: operations by operator type.
-        by_precision: operations by what they are computed in: ``int8`` (both operands dequantised: what a runtime
-            fuses), ``fp16``, ``fp32``; quantising and dequantising themselves are left out.
+        by_precision: operations by what they are computed in: ``int8`` (both operands dequantized: what a runtime
+            fuses), ``fp16``, ``fp32``; quantizing and dequantizing themselves are left out.
         least_bytes: weights, inputs and outputs, each once: what must be moved whatever is fused.
         unknown: operators, with their count, whose cost or shape is not known.
-        parameters: number of stored values of floating or 8-bit types (weights, quantised or not).
+        parameters: number of stored values of floating or 8-bit types (weights, quantized or not).
     """
 
     operations: int
@@ -99,7 +99,7 @@ def _total(model: onnx.ModelProto) -> Costs:
     operations: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
     by_precision: Counter[str] = Counter()
-    dequantised = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     moved = 0
     for node in onnx_file.all_nodes(model):
         names = [name for name in (*node.input, *node.output) if name]
@@ -115,7 +115,7 @@ def _total(model: onnx.ModelProto) -> Costs:
                 continue
             operations[node.op_type] += count
             if node.op_type not in _ROUNDING:
-                by_precision[_precision(node, dequantised, width)] += count
+                by_precision[_precision(node, dequantized, width)] += count
         if node.op_type not in (
             "Constant",
             "Shape",
@@ -146,8 +146,8 @@ _ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 _FUSED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
 
-def _precision(node: onnx.NodeProto, dequantised: set[str], width: Mapping[str, int]) -> str:
-    if node.op_type in _FUSED and set(node.input[:2]) <= dequantised:
+def _precision(node: onnx.NodeProto, dequantized: set[str], width: Mapping[str, int]) -> str:
+    if node.op_type in _FUSED and set(node.input[:2]) <= dequantized:
         return "int8"
     return "fp16" if width.get(node.output[0]) == 2 else "fp32"
 

@@ -26,11 +26,11 @@ class Runtime:
 ONNX_RUNTIME = Runtime(name="onnxruntime", backend="onnxruntime", words="ONNX Runtime")
 OPENVINO = Runtime(name="openvino", backend="openvino", words="OpenVINO")
 TENSORRT = Runtime(name="tensorrt", backend="tensorrt", words="TensorRT")
-PREDICTION = Runtime(
-    name="prediction",
+SIMULATED = Runtime(
+    name="simulated",
     backend="onnxruntime",
     words="ONNX Runtime without fusions, as a prediction",
-    options={"optimisation": "none"},
+    options={"optimization": "none"},
 )
 """For targets that cannot run here: every Q/DQ is computed as it is written, which is what the target fuses."""
 
@@ -45,4 +45,4 @@ def runtime_of(format: str, target: str | None) -> Runtime | None:
         return ONNX_RUNTIME
     if target == "openvino" and importlib.util.find_spec("openvino"):
         return OPENVINO
-    return PREDICTION
+    return SIMULATED

@@ -126,7 +126,7 @@ def make_logger(library: Library, hear: Callable[[str, str], None]) -> Any:
     return Logger()
 
 
-def deserialise(library: Library, data: bytes, name: str, logger: Any) -> Any:
+def deserialize(library: Library, data: bytes, name: str, logger: Any) -> Any:
     """Make an engine of its bytes, which must have been held against their digest: an engine is code.
 
     The driver must do (`driver_fault`), or the library may end the process.

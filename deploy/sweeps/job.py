@@ -25,7 +25,7 @@ Outcome = dict[str, Any]
 """Of a task: ``made``, digests of artifacts by their path; ``files``, all that belongs to what came of it; and more."""
 
 
-class Teller(Progress):
+class ProgressForwarder(Progress):
     """Tells what a workflow tells."""
 
     def __init__(self, say: Say) -> None:
@@ -76,7 +76,7 @@ def do_task(work: Work, root: Path, say: Say) -> dict[str, Any]:
         if work["deploy"] != own:
             text = f"deploy-toolkit is {own} where this ran, and {work['deploy']} where the sweep was begun."
             raise DeployError(text, "install the same everywhere")
-        found = {"state": "done", **KINDS[work["kind"]](work, Store(root), Teller(say))}
+        found = {"state": "done", **KINDS[work["kind"]](work, Store(root), ProgressForwarder(say))}
     except DeployError as exc:
         hint = f" ({exc.hint})" if exc.hint else ""
         found = {"state": "failed", "why": f"{exc.message}{hint}", "exit_code": exc.exit_code}
@@ -85,7 +85,7 @@ def do_task(work: Work, root: Path, say: Say) -> dict[str, Any]:
     return {**found, "seconds": round(time.perf_counter() - began, 3), "machine": machine()}
 
 
-def _export(work: Work, store: Store, progress: Teller) -> Outcome:
+def _export(work: Work, store: Store, progress: ProgressForwarder) -> Outcome:
     from deploy.exporting.export import export_model
 
     request, precision = ModelRequest.from_dict(work["request"]), work["precision"]
@@ -140,7 +140,7 @@ def _float_export(work: Work, store: Store) -> Artifact:
     return artifact
 
 
-def _quantize(work: Work, store: Store, progress: Teller) -> Outcome:
+def _quantize(work: Work, store: Store, progress: ProgressForwarder) -> Outcome:
     from deploy.quantization.defaults import SAMPLES
     from deploy.quantization.quantize import quantize
 
@@ -158,7 +158,7 @@ def _quantize(work: Work, store: Store, progress: Teller) -> Outcome:
     return {"verdict": report.verdict, **_of([report.artifact, *tables], store)}
 
 
-def _build(work: Work, store: Store, progress: Teller) -> Outcome:
+def _build(work: Work, store: Store, progress: ProgressForwarder) -> Outcome:
     from deploy.engines.build import build_engine
     from deploy.engines.request import BuildRequest
     from deploy.quantization.defaults import SAMPLES
@@ -178,7 +178,7 @@ def _build(work: Work, store: Store, progress: Teller) -> Outcome:
     return {"verdict": report.verdict, "note": report.state, **_of(made, store)}
 
 
-def _evaluate(work: Work, store: Store, progress: Teller) -> Outcome:
+def _evaluate(work: Work, store: Store, progress: ProgressForwarder) -> Outcome:
     from deploy.evaluation.evaluate import evaluate_models
 
     report = evaluate_models((work["model"],), data=work["data"], artifacts=store.root, progress=progress)
@@ -193,15 +193,15 @@ def _evaluate(work: Work, store: Store, progress: Teller) -> Outcome:
     return told
 
 
-def _bench(work: Work, store: Store, progress: Teller) -> Outcome:
+def _bench(work: Work, store: Store, progress: ProgressForwarder) -> Outcome:
     from deploy.bench.cells import choose_backends
     from deploy.bench.measure import measure_speed
-    from deploy.bench.records import Absent, absent_path, record_path, save_absent
+    from deploy.bench.records import SkippedCell, absent_path, record_path, save_absent
     from deploy.bench.repetition import Budget
-    from deploy.bench.rows import Row
+    from deploy.bench.rows import LatencyRow
 
     wanted = [(backend, precision) for backend, precision in work["wanted"]]
-    absent: list[Absent] = []
+    absent: list[SkippedCell] = []
     usable: list[str] = []
     for backend in dict.fromkeys(backend for backend, _ in wanted):
         try:
@@ -209,7 +209,7 @@ def _bench(work: Work, store: Store, progress: Teller) -> Outcome:
         except MissingPackageError as exc:
             lacking = [(precision, batch) for name, precision in wanted if name == backend for batch in work["batches"]]
             absent += [
-                Absent(
+                SkippedCell(
                     model=work["model"], backend=backend, precision=precision, batch=batch, why=exc.message,
                     machine=work["machine"],
                 )
@@ -220,7 +220,7 @@ def _bench(work: Work, store: Store, progress: Teller) -> Outcome:
     saved: dict[str, int] = {}
     resumed: list[bool] = []
 
-    def listen(rows: Sequence[Row]) -> None:
+    def listen(rows: Sequence[LatencyRow]) -> None:
         """What was timed so far is kept, whatever becomes of this machine."""
         resumed[:] = resumed or [any(row.record.repetitions for row in rows)]
         fresh = [row.record for row in rows if saved.get(row.record.cell.key) != len(row.record.repetitions)]
@@ -229,7 +229,7 @@ def _bench(work: Work, store: Store, progress: Teller) -> Outcome:
         if paths:
             progress.kept(_below(paths, store))
 
-    rows: Sequence[Row] = ()
+    rows: Sequence[LatencyRow] = ()
     if usable:
         report = measure_speed(
             [_known_as(work, store)],
@@ -279,7 +279,7 @@ def _below(paths: Sequence[Path], store: Store) -> list[str]:
     return [path.relative_to(store.root).as_posix() for path in paths]
 
 
-KINDS: Mapping[str, Callable[[Work, Store, Teller], Outcome]] = {
+KINDS: Mapping[str, Callable[[Work, Store, ProgressForwarder], Outcome]] = {
     "export": _export,
     "quantize": _quantize,
     "build": _build,

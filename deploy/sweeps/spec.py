@@ -71,8 +71,8 @@ class Spec:
     Attributes:
         backends: empty for torch, onnxruntime and openvino where installed.
         threads: within an operator; None for all cores.
-        calib, samples: data to quantise with, and how many at the most.
-        data: labelled images that accuracy is judged on; None judges none.
+        calib, samples: data to quantize with, and how many at the most.
+        data: labeled images that accuracy is judged on; None judges none.
         repetitions: processes of each cell.
         min_time: seconds of timed calls in each.
         seed: of untrained weights, inputs and order, where a model has none of its own.

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from deploy.bench.cells import BACKENDS, choose_backends
-from deploy.bench.records import Absent, Record, load, save_absent
-from deploy.bench.rows import Row, plain_interval, rows_of
+from deploy.bench.records import CellRecord, SkippedCell, load, save_absent
+from deploy.bench.rows import LatencyRow, plain_interval, rows_of
 from deploy.core import registry
 from deploy.core.errors import MissingPackageError
 from deploy.core.paths import default_root
@@ -41,7 +41,7 @@ class Found:
     """
 
     cell: SweepCell
-    row: Row | None
+    row: LatencyRow | None
     why: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def run_sweep(
     progress: Progress = SILENT,
     watch: Watch = lambda task, state, text: None,
 ) -> SweepReport:
-    """Export, quantise, build, evaluate and time everything of a sweep.
+    """Export, quantize, build, evaluate and time everything of a sweep.
 
     What earlier sweeps did and is still as they left it is not done again. A task that fails ends what needs it, and
     nothing else.
@@ -255,7 +255,7 @@ def _open(name: str, context: Context) -> Engine:
 
 def _found(cells: Sequence[SweepCell], outcomes: Mapping[str, TaskOutcome], baseline: str, store: Store) -> list[Found]:
     """What came of every cell; what was not timed is kept as such, for the report."""
-    records: dict[tuple[Any, ...], Record] = {}
+    records: dict[tuple[Any, ...], CellRecord] = {}
     whys: dict[tuple[Any, ...], str] = {}
     for outcome in outcomes.values():
         for backend, precision, batch, path in outcome.result.get("records", ()):
@@ -287,8 +287,8 @@ def _why(cell: SweepCell, outcomes: Mapping[str, TaskOutcome], told: str) -> str
     return told or outcomes[cell.bench].why or "it was not timed."
 
 
-def _absent(cell: SweepCell, why: str) -> Absent:
-    return Absent(
+def _absent(cell: SweepCell, why: str) -> SkippedCell:
+    return SkippedCell(
         model=cell.model,
         backend=cell.backend,
         precision=cell.precision,

@@ -21,10 +21,10 @@ from deploy.terminal.results import console, rows
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from deploy.bench.compare import Comparison
+    from deploy.bench.compare import SpeedComparison
     from deploy.bench.measure import BenchmarkReport
-    from deploy.bench.records import Absent
-    from deploy.bench.rows import Row
+    from deploy.bench.records import SkippedCell
+    from deploy.bench.rows import LatencyRow
     from deploy.bench.saturation import SaturationReport
     from deploy.bench.statistics import Interval
 
@@ -60,24 +60,24 @@ def _faster(interval: Interval | None) -> str:
     return "" if interval is None else times_faster(interval.value, interval.low, interval.high)
 
 
-def attained(row: Row) -> str:
+def attained(row: LatencyRow) -> str:
     """How near a row comes to the floor, and what the floor is made of; empty where limits were not asked for."""
     if row.floor is None or row.stats is None:
         return ""
     return f"{row.floor.nanoseconds / row.stats.median.value:.0%} {row.floor.bound.partition('-')[0]}"
 
 
-def _has_floor(row: Row) -> bool:
+def _has_floor(row: LatencyRow) -> bool:
     return row.floor is not None
 
 
-def _top1(row: Row) -> str:
+def _top1(row: LatencyRow) -> str:
     """Accuracy, where the artifact's manifest knows it."""
     known = row.record.about.get("top1")
     return "" if known is None else f"{known:.1%}"
 
 
-def cells_of(row: Row) -> list[str]:
+def cells_of(row: LatencyRow) -> list[str]:
     """A row as texts, in the order of `HEADS`."""
     cell, stats = row.record.cell, row.stats
     backend = cell.backend + (" +graph" if cell.options.get("graph") else "")
@@ -103,7 +103,7 @@ def cells_of(row: Row) -> list[str]:
     ]
 
 
-def table_of(found: Sequence[Row], width: int) -> Table:
+def table_of(found: Sequence[LatencyRow], width: int) -> Table:
     """Rows as a table, with the columns that fit."""
     shown = max((count for least, count in FITS.items() if width >= least), default=9)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -147,7 +147,7 @@ def _remarks(report: BenchmarkReport) -> Iterator[tuple[str, str]]:
         yield _absent(item), item.why
 
 
-def _scenario(row: Row) -> Iterator[str]:
+def _scenario(row: LatencyRow) -> Iterator[str]:
     """What a scenario told, of the first process; the others are in the record."""
     details = next((item.details for item in row.record.timed), {})
     if "loadgen" in details:
@@ -163,7 +163,7 @@ def _scenario(row: Row) -> Iterator[str]:
         )
 
 
-def _absent(item: Absent) -> str:
+def _absent(item: SkippedCell) -> str:
     batch = "" if item.batch is None else f" batch {item.batch}"
     return f"{item.model} {item.backend} {item.precision}{batch}"
 
@@ -194,9 +194,9 @@ def as_markdown(report: BenchmarkReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def show_comparison(found: Comparison) -> None:
+def show_comparison(found: SpeedComparison) -> None:
     """The verdict on the second of two."""
-    interval, colours = found.ratio, {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+    interval, colors = found.ratio, {"pass": "green", "fail": "red", "inconclusive": "yellow"}
     said = {
         "faster": f"[bold green]{escape(found.second.name)} is faster[/]",
         "slower": f"[bold red]{escape(found.second.name)} is slower[/]",
@@ -207,8 +207,8 @@ def show_comparison(found: Comparison) -> None:
     pairs.append(("ratio", f"{interval.value:.4f} ({interval.low:.4f} to {interval.high:.4f}), second over first"))
     pairs.append(("verdict", said))
     if found.guard is not None and found.allowed is not None:
-        colour = colours[found.guard]
-        pairs.append(("bound", f"[{colour}]{found.guard}[/]: may be slower by {found.allowed:.1%} at the most"))
+        color = colors[found.guard]
+        pairs.append(("bound", f"[{color}]{found.guard}[/]: may be slower by {found.allowed:.1%} at the most"))
     pairs += [("disturbed", escape(text)) for text in found.flags.values()]
     pairs.append(("took", f"{found.seconds:.0f} s, {len(found.first.medians)} pairs of processes"))
     console().print(rows(pairs))
@@ -226,10 +226,10 @@ class Growing(Progress):
 
     def __init__(self, live: Live) -> None:
         self._live = live
-        self._rows: Sequence[Row] = ()
+        self._rows: Sequence[LatencyRow] = ()
         self._doing = ""
 
-    def update(self, found: Sequence[Row]) -> None:
+    def update(self, found: Sequence[LatencyRow]) -> None:
         """Show these rows."""
         self._rows = found
         self._draw()

@@ -88,7 +88,7 @@ def _options(options: Mapping[str, Any]) -> list[tuple[str, str]]:
     bytes_ = options["weight_bytes"]
     weights = ", ".join(f"{size(count)} in {kind}" for kind, count in bytes_.items())
     profiles = [
-        f"{escape(name)} {_shape(item['least'])} to {_shape(item['greatest'])}, best at {_shape(item['best'])}"
+        f"{escape(name)} {_shape(item['min'])} to {_shape(item['max'])}, optimized for {_shape(item['opt'])}"
         for profile in options["profiles"]
         for name, item in profile.items()
     ]

@@ -13,7 +13,7 @@ from deploy.terminal.markup import escape
 from deploy.terminal.results import console, rows
 
 if TYPE_CHECKING:
-    from deploy.bench.layers import Layer
+    from deploy.bench.layers import LayerTime
     from deploy.bench.profile import Explanation
 
 SHOWN = 12
@@ -53,12 +53,12 @@ def _eight_bits(item: Explanation) -> list[tuple[str, str]]:
     return pairs
 
 
-def _named(layers: Sequence[Layer]) -> str:
+def _named(layers: Sequence[LayerTime]) -> str:
     more = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
     return escape(", ".join(f"{item.layer} ({duration(item.ns)})" for item in layers[:NAMED]) + more)
 
 
-def _layers(layers: Sequence[Layer], total: float) -> Table:
+def _layers(layers: Sequence[LayerTime], total: float) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("layer", "operator", "in"):
         table.add_column(name, overflow="fold")

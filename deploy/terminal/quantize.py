@@ -1,4 +1,4 @@
-"""What was quantised, on a terminal."""
+"""What was quantized, on a terminal."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def show_changes(found: Changes) -> None:
 def _cells(item: Change) -> list[str]:
     ratio = item.ratio
     told = UNKNOWN if ratio is None else f"{ratio.value:.3f} {spread(ratio.value, ratio.low, ratio.high)}"
-    colour = COLOURS.get(item.verdict)
-    verdict = f"[{colour}]{item.verdict}[/]" if colour else item.verdict
+    color = COLOURS.get(item.verdict)
+    verdict = f"[{color}]{item.verdict}[/]" if color else item.verdict
     others = escape("; ".join(item.others))
     return [escape(item.name), duration(item.old_ns), duration(item.new_ns), told, verdict, others]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from deploy.core.model import Weights
     from deploy.exporting.check import CheckReport
     from deploy.exporting.export import ExportReport
-    from deploy.models.catalog import Layer, ModelLine
+    from deploy.models.catalog import LayerSummary, ModelLine
     from deploy.parity.locate import Location
     from deploy.parity.verdict import OutputParity, ParityReport
     from deploy.tools.doctor import DoctorReport
@@ -139,7 +139,7 @@ def show_check(report: CheckReport) -> None:
 def _location_rows(found: Location, verdict: str) -> list[tuple[str, str]]:
     counted = f"{found.agreed} of {found.compared} tensors have their counterpart in the model"
     if not found.tensor:
-        where = "; the difference arises in ONNX Runtime's graph optimisations" if verdict == "fail" else ""
+        where = "; the difference arises in ONNX Runtime's graph optimizations" if verdict == "fail" else ""
         return [("located", f"every tensor agrees when nodes run one at a time{where} ({counted})")]
     noise = (
         "no tensor of the model has its size"
@@ -190,8 +190,8 @@ def show_doctor(report: DoctorReport) -> None:
     table = Table.grid(padding=(0, 2))
     for finding in report.findings:
         table.add_row(signs[finding.state], finding.name, escape(finding.detail))
-        if finding.mend:
-            table.add_row("", "", f"[dim]mend:[/] {escape(finding.mend)}")
+        if finding.fix:
+            table.add_row("", "", f"[dim]fix:[/] {escape(finding.fix)}")
     console().print(table)
 
 
@@ -210,7 +210,7 @@ def show_models(lines: Sequence[ModelLine]) -> None:
     console().print(table)
 
 
-def show_layers(name: str, layers: Sequence[Layer]) -> None:
+def show_layers(name: str, layers: Sequence[LayerSummary]) -> None:
     """The layer table of a model, with totals."""
     table = Table(box=None, pad_edge=False, header_style="dim", title=name, title_justify="left")
     for column in ("layer", "kind", "output shape"):

@@ -28,7 +28,7 @@ SHOWN = 12
 """Running tasks that are shown at a time."""
 
 
-class Board:
+class SweepTable:
     """What runs, with what it is doing, and how much is left; finished tasks are lines above."""
 
     def __init__(self, live: Live, total: int) -> None:
@@ -69,10 +69,10 @@ class Board:
 
 
 @contextmanager
-def board(out: Console, total: int) -> Iterator[Board]:
-    """A `Board` on a terminal."""
+def board(out: Console, total: int) -> Iterator[SweepTable]:
+    """A `SweepTable` on a terminal."""
     with Live(console=out, refresh_per_second=8, transient=True) as live:
-        yield Board(live, total)
+        yield SweepTable(live, total)
 
 
 def show_sweep(report: SweepReport) -> None:

@@ -51,13 +51,13 @@ class Finding:
     Attributes:
         state: ``works``, ``absent`` (optional, not installed or no hardware) or ``broken``.
         detail: what was found, or why it does not work.
-        mend: the command that mends it, where there is one.
+        fix: the command that mends it, where there is one.
     """
 
     name: str
     state: str
     detail: str
-    mend: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +125,7 @@ def _python() -> Finding:
         name="Python",
         state="works" if fits else "broken",
         detail=detail,
-        mend="" if fits else "Python 3.10 or newer",
+        fix="" if fits else "Python 3.10 or newer",
     )
 
 
@@ -133,7 +133,7 @@ def _imports(name: str, package: str, code: str) -> Finding:
     problem = _run(code)
     if not problem:
         return Finding(name=name, state="works", detail=version(package) or "")
-    return Finding(name=name, state="broken", detail=problem, mend=f"pip install --force-reinstall {package}")
+    return Finding(name=name, state="broken", detail=problem, fix=f"pip install --force-reinstall {package}")
 
 
 def _provider(name: str, provider: str, *, required: bool) -> Finding:
@@ -142,9 +142,9 @@ def _provider(name: str, provider: str, *, required: bool) -> Finding:
     if not problem:
         return Finding(name=name, state="works", detail=f"{package} {version(package)}")
     if required:
-        return Finding(name=name, state="broken", detail=problem, mend=f"pip install --force-reinstall {package}")
-    mend = "" if version("onnxruntime-gpu") else "pip install onnxruntime-gpu"
-    return Finding(name=name, state="absent", detail=f"a session asked for it was not given it: {problem}", mend=mend)
+        return Finding(name=name, state="broken", detail=problem, fix=f"pip install --force-reinstall {package}")
+    fix = "" if version("onnxruntime-gpu") else "pip install onnxruntime-gpu"
+    return Finding(name=name, state="absent", detail=f"a session asked for it was not given it: {problem}", fix=fix)
 
 
 def _onnxruntime_twice() -> Finding:
@@ -154,7 +154,7 @@ def _onnxruntime_twice() -> Finding:
             name="one ONNX Runtime",
             state="broken",
             detail="onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files",
-            mend="pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
+            fix="pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
         )
     return Finding(name="one ONNX Runtime", state="works", detail=", ".join(both))
 
@@ -168,7 +168,7 @@ def _safe_versions() -> Finding:
         name="known holes",
         state="broken",
         detail=" ".join(advisory.told(have) for advisory, have in found),
-        mend=" && ".join(advisory.mend for advisory, _ in found),
+        fix=" && ".join(advisory.fix for advisory, _ in found),
     )
 
 
@@ -200,7 +200,7 @@ def _tensorrt() -> Finding:
         name="TensorRT",
         state="absent",
         detail="neither tensorrt nor tensorrt-rtx is installed",
-        mend="pip install tensorrt-rtx   (or tensorrt, whose libraries come from NVIDIA's own index)",
+        fix="pip install tensorrt-rtx   (or tensorrt, whose libraries come from NVIDIA's own index)",
     )
 
 
@@ -211,7 +211,7 @@ def _optional(name: str, module: str, extra: str, package: str | None = None) ->
         name=name,
         state="absent",
         detail=f"{package or module} is not installed",
-        mend=f"pip install 'deploy-toolkit[{extra}]'",
+        fix=f"pip install 'deploy-toolkit[{extra}]'",
     )
 
 
@@ -228,7 +228,7 @@ def _store(artifacts: Path) -> Finding:
             name="artifacts",
             state="broken",
             detail=f"{artifacts}: {exc.strerror}",
-            mend="deploy --artifacts DIR …, or set DEPLOY_ARTIFACTS",
+            fix="deploy --artifacts DIR …, or set DEPLOY_ARTIFACTS",
         )
 
 

@@ -25,7 +25,7 @@ class InspectReport:
 
     Attributes:
         operators: how many nodes of each operator.
-        parameters: number of stored values of floating or 8-bit types (weights, quantised or not).
+        parameters: number of stored values of floating or 8-bit types (weights, quantized or not).
         costs: at ``sizes``.
     """
 

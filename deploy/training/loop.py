@@ -188,7 +188,7 @@ class Trainer:
             DivergedError: the loss is not finite.
         """
         self.model.module.eval()
-        labels = held_out.labelled()
+        labels = held_out.labeled()
         lost: list[NDArray[np.float64]] = []
 
         def classify(images: NDArray[np.float32]) -> NDArray[Any]:

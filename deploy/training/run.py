@@ -112,7 +112,7 @@ class Run:
             raise
         finally:
             self._draw_late()
-        guessing = max(torch.bincount(torch.from_numpy(self.held_out.labelled())).tolist()) / len(self.held_out)
+        guessing = max(torch.bincount(torch.from_numpy(self.held_out.labeled())).tolist()) / len(self.held_out)
         if self.best["top1"] <= guessing:
             self.progress.warn(
                 f"{self.model.name} has learned nothing: {self.best['top1']:.1%} right, and always naming the most "

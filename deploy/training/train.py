@@ -86,7 +86,7 @@ def train_model(
     skip_bad: bool = False,
     progress: Progress = SILENT,
 ) -> TrainReport:
-    """Train or fine-tune a network on labelled images, on the processor, bit for bit repeatable.
+    """Train or fine-tune a network on labeled images, on the processor, bit for bit repeatable.
 
     After every epoch the checkpoint of the last epoch, that of the best one, and the state to resume from are on
     the disk. Repeating the call, interrupted and resumed or not, gives the same weights on the same machine with

@@ -1,4 +1,4 @@
-"""ONNX's own reference implementation: no graph optimisation, no fusion, plain numpy; slow, and independent."""
+"""ONNX's own reference implementation: no graph optimization, no fusion, plain numpy; slow, and independent."""
 
 from __future__ import annotations
 

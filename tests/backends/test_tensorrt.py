@@ -8,9 +8,9 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from deploy.backends.tensorrt import Options, open
+from deploy.backends.tensorrt import TensorRTOptions, open
 from deploy.core.artifact import Artifact, manifest_path
-from deploy.core.checked import seal
+from deploy.core.checked import dump_checked
 from deploy.core.errors import ArtifactError, BackendError, DigestError, UsageError
 from deploy.core.progress import SILENT
 from deploy.engines.build import BuildRequest, build_engine
@@ -36,7 +36,7 @@ def test_what_is_refused_before_it_is_opened(engine: Path) -> None:
         open(engine)
     engine.write_bytes(data)
     version = Artifact.open(engine).manifest.options["version"]
-    other = seal(json.loads(told.replace(f'"version": "{version}"', '"version": "1.0"')))
+    other = dump_checked(json.loads(told.replace(f'"version": "{version}"', '"version": "1.0"')))
     manifest_path(engine).write_text(other, encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"built with tensorrt-rtx 1\.0, found .*, rebuild with: deploy trt build"):
         open(engine)
@@ -52,7 +52,7 @@ def test_without_a_gpu(engine: Path) -> None:
 
 
 def test_options_are_those_of_the_dataclass(engine: Path) -> None:
-    assert Options() == Options(device=0, graph=False, runtime_cache=None)
+    assert TensorRTOptions() == TensorRTOptions(device=0, graph=False, runtime_cache=None)
     with pytest.raises(TypeError, match="unexpected keyword"):
         open(engine, cuda_graph=True)
 

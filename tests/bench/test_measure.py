@@ -18,7 +18,7 @@ from deploy.bench.repetition import Budget
 from deploy.bench.saturation import saturate
 from deploy.bench.sequential import guard, verdict_of
 from deploy.core.artifact import manifest_path
-from deploy.core.checked import seal
+from deploy.core.checked import dump_checked
 from deploy.core.errors import ArtifactError, BackendError, MissingPackageError, UnknownNameError, UsageError
 from deploy.exporting.export import export_model
 from deploy.models.request import ModelRequest
@@ -83,7 +83,7 @@ def test_no_number_without_parity(artifacts: Path) -> None:
     beside = manifest_path(artifacts / "lenet5" / "lenet5.fp32.onnx")
     document = json.loads(beside.read_text())
     document["parity"] |= {"verdict": "fail", "reasons": ["logits: noise 3 times the signal"]}
-    beside.write_text(seal(document))
+    beside.write_text(dump_checked(document))
     report = _bench(artifacts, "lenet5", backends=("onnxruntime",), precisions=("fp32",))
     assert report.rows == () and "no number without parity: fail: logits: noise" in report.absent[0].why
 
@@ -103,7 +103,7 @@ def test_what_is_missing_is_made_and_said(store: Path) -> None:
     (row,) = report.rows
     assert row.record.evidence["verdict"] == "measured" and row.record.cell.target == "onnxruntime"
     assert any("exporting it" in note for note in listener.notes)
-    assert any("quantising it" in note for note in listener.notes)
+    assert any("quantizing it" in note for note in listener.notes)
 
 
 def test_what_cannot_be_timed_says_why(artifacts: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from deploy.bench.layers import Profile, slower
-from deploy.bench.limits import Limits, Work, floor
+from deploy.bench.limits import MachineLimits, Work, floor
 
 
 def _item(layer: str, operator: str, ns: float, arithmetic: str = "float") -> dict[str, object]:
@@ -28,7 +28,7 @@ def test_layers_that_became_slower_are_named_the_worst_first() -> None:
     assert [(item.layer, was) for item, was in slower(before, after)] == [("three_quant", 50), ("two", 50)]
 
 
-LIMITS = Limits(
+LIMITS = MachineLimits(
     threads=1, operations={"fp32": 100e9, "int8": 400e9}, bandwidth={1 << 16: 30e9, 1 << 20: 80e9, 1 << 28: 10e9}
 )
 
@@ -53,4 +53,4 @@ def test_the_floor(operations: dict[str, int], size: int, nanoseconds: float, bo
 def test_limits_come_back_from_json() -> None:
     import json
 
-    assert Limits.from_dict(json.loads(json.dumps(LIMITS.to_dict()))) == LIMITS
+    assert MachineLimits.from_dict(json.loads(json.dumps(LIMITS.to_dict()))) == LIMITS

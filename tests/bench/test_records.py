@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.bench.records import Cell, Record, Repetition, load, record_path, save
-from deploy.core.checked import seal
+from deploy.bench.records import Cell, CellRecord, Repetition, load, record_path, save
+from deploy.core.checked import dump_checked
 from deploy.core.errors import ArtifactError, DigestError, StorageError
 from deploy.core.records import is_record
 from deploy.tools.verify import verify
@@ -17,15 +17,15 @@ CELL = Cell(
     slug="m",
     backend="onnxruntime",
     precision="fp32",
-    what="0" * 64,
+    digest="0" * 64,
     batch=2,
     sizes={"batch": 2},
     threads=1,
 )
 
 
-def _record(count: int = 3) -> Record:
-    record = Record(cell=CELL, evidence={"verdict": "pass"}, about={"bytes": 7, "trained": True})
+def _record(count: int = 3) -> CellRecord:
+    record = CellRecord(cell=CELL, evidence={"verdict": "pass"}, about={"bytes": 7, "trained": True})
     rng = np.random.default_rng(0)
     for number in range(count):
         samples = rng.integers(1000, 2**40, 50)
@@ -54,7 +54,7 @@ def test_the_key_changes_with_every_field() -> None:
     keys = {CELL.key}
     for change in (
         {"batch": 3},
-        {"what": "1" * 64},
+        {"digest": "1" * 64},
         {"threads": 2},
         {"versions": {"onnxruntime": "2"}},
         {"device": "cuda"},
@@ -78,7 +78,7 @@ def test_damage_is_found_by_load_and_by_verify(tmp_path: Path) -> None:
 
 def test_another_schema_is_refused_by_name(tmp_path: Path) -> None:
     path = save(tmp_path, _record())
-    path.write_text(seal({**json.loads(path.read_text()), "schema": 99}))
+    path.write_text(dump_checked({**json.loads(path.read_text()), "schema": 99}))
     with pytest.raises(ArtifactError, match="record schema 99, this version reads 1"):
         load(path)
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from deploy.bench.sequential import LOOKS, guard, interval_at, paired, verdict_of
-from deploy.bench.statistics import Interval, geometric, ratio, summarise, unpaired_ratio
+from deploy.bench.statistics import Interval, geometric, ratio, summarize, unpaired_ratio
 
 
 def test_the_interval_is_students_on_logarithms() -> None:
@@ -30,9 +30,9 @@ def test_intervals_hold_as_often_as_they_say() -> None:
 
 
 def test_quantiles_are_told_only_where_there_are_samples_beyond_them() -> None:
-    few = summarise([np.arange(1, 100), np.arange(1, 100)])
+    few = summarize([np.arange(1, 100), np.arange(1, 100)])
     assert few.quantiles["p90"] is not None and few.quantiles["p95"] is None and few.quantiles["p99"] is None
-    many = summarise([np.arange(1, 501), np.arange(501, 1001)])
+    many = summarize([np.arange(1, 501), np.arange(501, 1001)])
     assert many.quantiles["p99"] == pytest.approx(990.01)
     assert (many.minimum, many.mean, many.samples, many.processes) == (1.0, 500.5, 1000, 2)
 

@@ -14,7 +14,7 @@ Save = Callable[..., Path]
 
 
 class Block(nn.Module):
-    """Convolutions, a residual sum with a projected skip, a lone batch normalisation, pools, a mean, a head."""
+    """Convolutions, a residual sum with a projected skip, a lone batch normalization, pools, a mean, a head."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -141,6 +141,6 @@ def _headless(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("what", "words"), [(_half, "float16"), (_old, "opset 11"), (_headless, "nothing that eight bits make faster")]
 )
-def test_graphs_that_cannot_be_quantised(change: Change, what: Callable[[onnx.ModelProto], None], words: str) -> None:
+def test_graphs_that_cannot_be_quantized(change: Change, what: Callable[[onnx.ModelProto], None], words: str) -> None:
     with pytest.raises(ArtifactError, match=words):
         calibration.prepare(change(what))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deploy.core.artifact import Artifact, Manifest, Payload, manifest_path, sha256
-from deploy.core.checked import seal
+from deploy.core.checked import dump_checked
 from deploy.core.errors import ArtifactError, DigestError, StorageError
 from deploy.core.model import Preprocessing, Weights
 from deploy.core.store import Store
@@ -99,7 +99,7 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, change, message: str) -> 
     beside = manifest_path(made.path)
     data = json.loads(beside.read_text())
     change(data)
-    beside.write_text(seal(data))
+    beside.write_text(dump_checked(data))
     with pytest.raises(ArtifactError, match=message):
         Artifact.open(made.path)
 

@@ -42,9 +42,9 @@ def test_labels(tmp_path: Path, names: tuple[str, str]) -> None:
     labels = np.array([0, 1, 2, 2, 1, 0], dtype=np.uint8)
     dataset = open_dataset(saved(tmp_path / "a.npz", **dict(zip(names, (PIXELS, labels), strict=True))))
     assert dataset.classes == ("0", "1", "2") and dataset.indexed
-    assert dataset.labelled().tolist() == labels.tolist()
+    assert dataset.labeled().tolist() == labels.tolist()
     train, held_out = open_splits(tmp_path / "a.npz")
-    assert sorted([*train.labelled(), *held_out.labelled()]) == sorted(labels)
+    assert sorted([*train.labeled(), *held_out.labeled()]) == sorted(labels)
     assert train.digest == held_out.digest == dataset.digest
 
 

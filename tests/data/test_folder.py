@@ -56,7 +56,7 @@ def test_nested_and_hidden_files_and_other_files(pets: Path) -> None:
 def test_a_fifth_of_every_class_is_held_out_always_the_same(pets: Path) -> None:
     train, held_out = open_splits(pets)
     assert (train.split, held_out.split, len(train), len(held_out)) == ("train", "test", 8, 2)
-    assert held_out.labelled().tolist() == [0, 1]
+    assert held_out.labeled().tolist() == [0, 1]
     again = open_splits(pets)[1]
     assert all(np.array_equal(held_out.images[index], again.images[index]) for index in range(2))
 
@@ -68,7 +68,7 @@ def test_train_and_val_folders(tmp_path: Path) -> None:
     train, held_out = open_splits(tmp_path)
     assert train.classes == held_out.classes == ("a", "b", "c")
     assert (train.split, held_out.split) == ("train", "test")
-    assert held_out.labelled().tolist() == [1, 2], "labels are those of the training classes"
+    assert held_out.labeled().tolist() == [1, 2], "labels are those of the training classes"
     assert open_dataset(tmp_path).classes == ("a",), "to judge by, test is taken before val"
 
 
@@ -189,7 +189,7 @@ def test_kinds_of_images(tmp_path: Path, mode: str, value: int, shape: tuple[int
 def test_a_limit_is_spread_over_the_classes_and_only_it_is_examined(pets: Path) -> None:
     (pets / "cat" / "1.png").write_bytes(b"bad, and not among the chosen")
     dataset = open_dataset(pets, limit=4)
-    assert dataset.labelled().tolist() == [0, 0, 1, 1]
+    assert dataset.labeled().tolist() == [0, 0, 1, 1]
 
 
 def test_batches_hold_no_more_than_asked(pets: Path) -> None:

@@ -37,13 +37,11 @@ def test_gray_becomes_rgb_by_repetition_and_back_by_luminance() -> None:
     gray = RANDOM.randint(0, 256, (12, 10, 1)).astype(np.uint8)
     rgb = prepare(gray, Preprocessing(crop=(12, 10), mean=(0.0,) * 3, std=(1.0,) * 3))
     assert rgb.shape == (3, 12, 10) and (rgb == gray[:, :, 0] / np.float32(255)).all()
-    colour = RANDOM.randint(0, 256, (12, 10, 3)).astype(np.uint8)
-    flat = prepare(colour, Preprocessing(crop=(12, 10), mean=(0.0,), std=(1.0,), gray=True))
-    luminance = np.asarray(Image.fromarray(colour).convert("L"))
+    color = RANDOM.randint(0, 256, (12, 10, 3)).astype(np.uint8)
+    flat = prepare(color, Preprocessing(crop=(12, 10), mean=(0.0,), std=(1.0,), gray=True))
+    luminance = np.asarray(Image.fromarray(color).convert("L"))
     assert np.array_equal(flat[0], luminance / np.float32(255))
-    floats = prepare(
-        (colour / 255).astype(np.float32), Preprocessing(crop=(12, 10), mean=(0.0,), std=(1.0,), gray=True)
-    )
+    floats = prepare((color / 255).astype(np.float32), Preprocessing(crop=(12, 10), mean=(0.0,), std=(1.0,), gray=True))
     assert np.abs(floats - flat).max() < 0.003, "bytes are rounded, floats are not"
 
 

@@ -18,14 +18,14 @@ def test_names() -> None:
 def test_digits_are_whole_balanced_and_the_same_every_time() -> None:
     train, held_out = open_splits("digits")
     assert (len(train), len(held_out), train.classes) == (1438, 359, tuple("0123456789"))
-    assert np.bincount(held_out.labelled()).min() >= 34
+    assert np.bincount(held_out.labeled()).min() >= 34
     assert train.images[0].shape == (8, 8, 1)
     assert max(train.images[index].max() for index in range(20)) == 255
     seen = {train.images[index].tobytes() for index in range(len(train))}
     fresh = [held_out.images[index].tobytes() not in seen for index in range(len(held_out))]
     assert sum(fresh) == len(fresh), "no image is in both parts"
     again = open_dataset("digits")
-    assert again.digest == held_out.digest and again.labelled().tolist() == held_out.labelled().tolist()
+    assert again.digest == held_out.digest and again.labeled().tolist() == held_out.labeled().tolist()
 
 
 def _idx(array: np.ndarray) -> bytes:
@@ -43,7 +43,7 @@ def test_files_already_there(tmp_path: Path, name: str, folder: str) -> None:
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(_idx(np.arange(count, dtype=np.uint8) % 10))
     train, held_out = open_splits(name, root=tmp_path)
     assert (len(train), len(held_out), len(train.classes), train.split) == (20, 10, 10, "train")
-    assert np.array_equal(held_out.images[9][:, :, 0], images[9]) and held_out.labelled()[9] == 9
+    assert np.array_equal(held_out.images[9][:, :, 0], images[9]) and held_out.labeled()[9] == 9
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10"])

@@ -15,12 +15,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from deploy.core.artifact import Artifact, manifest_path
-from deploy.core.checked import seal
+from deploy.core.checked import dump_checked
 from deploy.core.errors import ArtifactError, BackendError, DigestError, ExportError, UsageError
 from deploy.core.progress import SILENT, Progress
 from deploy.engines.build import NOT_RUN, BuildReport, BuildRequest, build_engine
-from deploy.engines.inspect import hold_shares, inspect_engine
-from deploy.engines.job import hold_precision
+from deploy.engines.inspect import check_shares, inspect_engine
+from deploy.engines.job import check_precision
 from deploy.exporting.export import export_model
 from deploy.support.cuda_driver import gpus
 from deploy.support.engine_layers import Shares
@@ -61,7 +61,7 @@ def test_engines_in_every_precision(
         assert manifest.parity is None, "nothing was proven of what did not run"
     parent = report.onnx.path if report.onnx else artifacts / "lenet5" / "lenet5.fp32.onnx"
     assert manifest.parent == Artifact.open(parent).manifest.files[0].sha256
-    assert report.profiles[0]["input"].greatest == (32, 1, 32, 32)
+    assert report.profiles[0]["input"].max == (32, 1, 32, 32)
     assert not verify(artifacts).problems
     shown = inspect_engine(report.artifact.path)
     assert shown.parent_bytes and shown.to_dict()["weighted"] == weighted
@@ -89,7 +89,7 @@ def test_int8_and_half_together(artifacts: Path) -> None:
 
 def test_ranges_of_dimensions(artifacts: Path) -> None:
     report = build(artifacts, batch="2:4:16", shapes=("input:1x1x32x32:2x1x32x32:64x1x32x32",))
-    assert report.profiles[0]["input"].greatest == (64, 1, 32, 32), "an input's own shapes come first"
+    assert report.profiles[0]["input"].max == (64, 1, 32, 32), "an input's own shapes come first"
     for changes, words in (
         ({"batch": "8:4:16"}, "each at least the one before"),
         ({"batch": "x"}, "three sizes"),
@@ -107,24 +107,24 @@ def test_ranges_of_dimensions(artifacts: Path) -> None:
 
 def test_several_profiles(artifacts: Path) -> None:
     report = build(artifacts, batch="1:1:1,4:8:16")
-    assert [profile["input"].best[0] for profile in report.profiles] == [1, 8]
+    assert [profile["input"].opt[0] for profile in report.profiles] == [1, 8]
     recorded = report.artifact.manifest.options["profiles"]
-    assert [profile["input"]["greatest"][0] for profile in recorded] == [1, 16]
+    assert [profile["input"]["max"][0] for profile in recorded] == [1, 16]
 
 
 def test_an_engine_that_came_out_otherwise_is_refused(artifacts: Path) -> None:
     built = build(artifacts).built
     graph = Path("m.onnx")
-    hold_precision(built, "fp32", graph)
+    check_precision(built, "fp32", graph)
     for precision, words in (("fp16", "no layer computes in half: 5 in float"), ("int8", "no layer computes in int8")):
         with pytest.raises(BackendError, match=words):
-            hold_precision(built, precision, graph)
+            check_precision(built, precision, graph)
     large = dataclasses.replace(built, weighted={"half": 5}, weight_bytes={"half": 50 * 2**20}, bytes=60 * 2**20)
-    hold_precision(large, "fp16", graph)
+    check_precision(large, "fp16", graph)
     grown = dataclasses.replace(large, bytes=100 * 2**20)
     with pytest.raises(BackendError, match="no less than its weights are in float32"):
-        hold_precision(grown, "fp16", graph)
-    hold_precision(grown, "fp16", graph, copies=2)
+        check_precision(grown, "fp16", graph)
+    check_precision(grown, "fp16", graph, copies=2)
 
 
 def test_the_command_of_the_other_tool(run: Run, artifacts: Path) -> None:
@@ -209,7 +209,7 @@ def test_an_engine_of_another_version_is_not_opened(run: Run, artifacts: Path) -
     beside = manifest_path(path)
     version = Artifact.open(path).manifest.options["version"]
     text = beside.read_text(encoding="utf-8").replace(f'"version": "{version}"', '"version": "1.0.0"')
-    beside.write_text(seal(json.loads(text)))
+    beside.write_text(dump_checked(json.loads(text)))
     shown = run("trt", "inspect", path, "--json")
     assert shown.code == 0, "its manifest is told all the same"
     rebuild = "rebuild with: deploy trt build zoo/lenet5 --batch 1:2:4 --runtime tensorrt-rtx"
@@ -219,10 +219,10 @@ def test_an_engine_of_another_version_is_not_opened(run: Run, artifacts: Path) -
 
 def test_an_engine_whose_weights_are_in_another_type(artifacts: Path) -> None:
     artifact = build(artifacts, fp16=True).artifact
-    hold_shares(artifact, Shares(layers={}, weights={"fp16": 9, "fp32": 1}, unknown=0))
-    hold_shares(artifact, Shares(layers={}, weights={}, unknown=4))
+    check_shares(artifact, Shares(layers={}, weights={"fp16": 9, "fp32": 1}, unknown=0))
+    check_shares(artifact, Shares(layers={}, weights={}, unknown=4))
     with pytest.raises(BackendError, match="asked for fp16, and the engine's weights are 10 in fp32"):
-        hold_shares(artifact, Shares(layers={}, weights={"fp32": 10}, unknown=0))
+        check_shares(artifact, Shares(layers={}, weights={"fp32": 10}, unknown=0))
 
 
 def test_the_command(run: Run, artifacts: Path) -> None:

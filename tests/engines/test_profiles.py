@@ -1,4 +1,4 @@
-"""Optimisation profiles from what the user typed."""
+"""Optimization profiles from what the user typed."""
 
 import pytest
 
@@ -13,16 +13,16 @@ FIXED = TensorSpec(name="fixed", dtype="float32", shape=(1, 2))
 
 def test_one_range_serves_every_profile() -> None:
     made = profiles_of([IMAGE, TOKENS, FIXED], "1:1:1,8:16:32", ["height:64:64:96"])
-    assert [profile["image"].best for profile in made] == [(1, 3, 64, 64), (16, 3, 64, 64)]
-    assert [profile["tokens"].greatest for profile in made] == [(1, 7), (32, 7)]
+    assert [profile["image"].opt for profile in made] == [(1, 3, 64, 64), (16, 3, 64, 64)]
+    assert [profile["tokens"].max for profile in made] == [(1, 7), (32, 7)]
     assert all("fixed" not in profile for profile in made)
 
 
 def test_each_profile_may_have_ranges_of_its_own() -> None:
     made = profiles_of([IMAGE], "1:1:1,8:16:32", ["height:64:64:96,32:32:32"])
-    assert [profile["image"].greatest for profile in made] == [(1, 3, 96, 96), (32, 3, 32, 32)]
+    assert [profile["image"].max for profile in made] == [(1, 3, 96, 96), (32, 3, 32, 32)]
     whole = profiles_of([TOKENS], None, ["tokens:1x7:2x7:4x7,8x7:8x7:8x7"])
-    assert [profile["tokens"].best for profile in whole] == [(2, 7), (8, 7)]
+    assert [profile["tokens"].opt for profile in whole] == [(2, 7), (8, 7)]
 
 
 def test_without_dynamic_dimensions_there_is_none() -> None:

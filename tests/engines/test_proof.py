@@ -8,7 +8,7 @@ from deploy.core.isolated import IsolatedRunner
 from deploy.core.progress import SILENT
 from deploy.core.tensors import TensorSpec
 from deploy.engines.profiles import profiles_of
-from deploy.engines.proof import fitting_probes, hold_engine
+from deploy.engines.proof import check_engine, fitting_probes
 from deploy.exporting.export import export_model
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
@@ -32,7 +32,7 @@ def test_probes_are_those_that_a_profile_takes(batch: str, sizes: set[int]) -> N
     assert {probe.feeds["x"].shape[0] for probe in probes} == sizes
     assert all(probe.feeds["x"].shape[2] == 8 for probe in probes), "other heights are outside the profile"
     for profile in profiles:
-        low, high = profile["x"].least[0], profile["x"].greatest[0]
+        low, high = profile["x"].min[0], profile["x"].max[0]
         inside = [probe.feeds["x"].shape[0] for probe in probes if low <= probe.feeds["x"].shape[0] <= high]
         assert sum(inside) >= 3, "each profile is judged on samples enough"
 
@@ -50,7 +50,7 @@ def test_the_rules_are_those_of_an_export(store: Path, nets: Path, precision: st
     with IsolatedRunner("onnxruntime") as runner:
         runner.open(path)
         profiles = profiles_of(runner.inputs, "2:4:4", [])
-        report = hold_engine(model, runner, profiles, precision, SILENT)
+        report = check_engine(model, runner, profiles, precision, SILENT)
         assert report.verdict == "pass" and set(report.dynamic["batch"]) == {2, 3}
         model.module.conv1.weight.data *= 1.01
-        assert hold_engine(model, runner, profiles, precision, SILENT).verdict == "fail"
+        assert check_engine(model, runner, profiles, precision, SILENT).verdict == "fail"

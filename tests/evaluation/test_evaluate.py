@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from deploy.core.artifact import Artifact, Payload, manifest_path
-from deploy.core.checked import seal
+from deploy.core.checked import dump_checked
 from deploy.core.errors import ArtifactError, DataError, DigestError, UsageError
 from deploy.core.model import Preprocessing
 from deploy.core.store import Store
@@ -39,7 +39,7 @@ def alter(path: Path, change: Callable[[onnx.ModelProto], None]) -> None:
     beside = manifest_path(path)
     old, new = manifest.files[0], Payload.of(path)
     text = beside.read_text().replace(old.sha256, new.sha256).replace(f'"bytes": {old.bytes}', f'"bytes": {new.bytes}')
-    beside.write_text(seal(json.loads(text)))
+    beside.write_text(dump_checked(json.loads(text)))
 
 
 def scale_last_weight(factor: float) -> Callable[[onnx.ModelProto], None]:
@@ -127,7 +127,7 @@ def test_an_export_whose_weights_have_moved_or_are_gone(artifacts: Path, trained
     export = artifacts / "lenet5" / "lenet5.fp32.onnx"
     beside = manifest_path(export)
     text = beside.read_text().replace(str(trained), str(artifacts / "nowhere"))
-    beside.write_text(seal(json.loads(text)))
+    beside.write_text(dump_checked(json.loads(text)))
     assert evaluate(artifacts, str(export)).verdict == "pass", "the checkpoint lies beside it"
     for path in (artifacts / "lenet5").glob("*.safetensors*"):
         path.unlink()
@@ -139,7 +139,7 @@ def test_an_export_whose_weights_have_moved_or_are_gone(artifacts: Path, trained
 
 def folder_of_digits(root: Path, count: int = 120) -> Path:
     dataset = open_dataset("digits", split="train")
-    for index, label in enumerate(dataset.labelled()[:count]):
+    for index, label in enumerate(dataset.labeled()[:count]):
         path = root / f"digit-{label}" / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(dataset.images[index][:, :, 0]).save(path)
@@ -167,7 +167,7 @@ def test_images_it_was_trained_on_are_called_so(tmp_path: Path, store: Path) -> 
 
 def test_classes_are_matched_by_name(tmp_path: Path, artifacts: Path) -> None:
     held_out = open_dataset("digits")
-    for index, label in enumerate(held_out.labelled()):
+    for index, label in enumerate(held_out.labeled()):
         if label in (3, 8):
             path = tmp_path / "two" / str(label) / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from deploy.core.errors import BackendError
-from deploy.evaluation.accuracy import NO_DIFFERENCE, Accuracy, Answers, Comparison
+from deploy.evaluation.accuracy import NO_DIFFERENCE, Accuracy, AccuracyComparison, Answers
 from deploy.evaluation.statistics import mcnemar, paired_difference, wilson
 
 
@@ -68,13 +68,13 @@ def test_comparison() -> None:
     reference = np.ones(1000, dtype=bool)
     worse = reference.copy()
     worse[:30] = False
-    same = Comparison.of(_answers(reference), _answers(reference))
+    same = AccuracyComparison.of(_answers(reference), _answers(reference))
     assert (same.verdict, same.agreement, same.p_value, same.worse) == (NO_DIFFERENCE, 1.0, 1.0, False)
-    lower = Comparison.of(_answers(reference), _answers(worse))
+    lower = AccuracyComparison.of(_answers(reference), _answers(worse))
     assert lower.worse and lower.verdict == "worse by 3.00 points" and (lower.lost, lower.won) == (30, 0)
     assert lower.difference_interval[0] < lower.difference < lower.difference_interval[1] < 0
-    better = Comparison.of(_answers(worse), _answers(reference))
+    better = AccuracyComparison.of(_answers(worse), _answers(reference))
     assert not better.worse and better.verdict == "better by 3.00 points"
     few = worse.copy()
     few[5:] = True
-    assert Comparison.of(_answers(reference), _answers(few)).verdict == NO_DIFFERENCE
+    assert AccuracyComparison.of(_answers(reference), _answers(few)).verdict == NO_DIFFERENCE

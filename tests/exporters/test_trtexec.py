@@ -3,17 +3,17 @@
 import shlex
 from pathlib import Path
 
-from exporters.onnx_to_tensorrt import Options, Profile, ShapeRange
+from exporters.onnx_to_tensorrt import EngineOptions, Profile, ShapeRange
 from exporters.trtexec import quoted, trtexec
 
 
 def _profile(*sizes: int, name: str = "input") -> Profile:
-    least, best, greatest = ((size, 3, 8, 8) for size in sizes)
-    return {name: ShapeRange(least=least, best=best, greatest=greatest)}
+    low, opt, high = ((size, 3, 8, 8) for size in sizes)
+    return {name: ShapeRange(min=low, opt=opt, max=high)}
 
 
 def test_every_option_has_its_argument() -> None:
-    options = Options(
+    options = EngineOptions(
         profiles=(_profile(1, 8, 32),),
         workspace_bytes=2**30,
         level=4,
@@ -38,7 +38,7 @@ def test_every_option_has_its_argument() -> None:
 
 
 def test_several_profiles_are_numbered() -> None:
-    options = Options(profiles=(_profile(1, 1, 1), _profile(2, 4, 8)))
+    options = EngineOptions(profiles=(_profile(1, 1, 1), _profile(2, 4, 8)))
     line = trtexec("tensorrt", Path("m.onnx"), Path("m.engine"), options)
     assert line[0] == "trtexec" and "--stronglyTyped" in line
     assert [item for item in line if item.startswith("--profile")] == ["--profile=0", "--profile=1"]
@@ -46,10 +46,12 @@ def test_several_profiles_are_numbered() -> None:
 
 
 def test_names_with_colons_stand_in_quotes_of_their_own() -> None:
-    line = trtexec("tensorrt", Path("m.onnx"), Path("m.engine"), Options(profiles=(_profile(1, 1, 1, name="in:0"),)))
+    line = trtexec(
+        "tensorrt", Path("m.onnx"), Path("m.engine"), EngineOptions(profiles=(_profile(1, 1, 1, name="in:0"),))
+    )
     assert "--minShapes='in:0':1x3x8x8" in line
     assert "--minShapes='in:0':1x3x8x8" in shlex.split(quoted(line)), "the tool's quotes survive the shell's"
 
 
 def test_fixed_shapes_need_no_profile() -> None:
-    assert not any("Shapes" in item for item in trtexec("tensorrt", Path("m"), Path("e"), Options()))
+    assert not any("Shapes" in item for item in trtexec("tensorrt", Path("m"), Path("e"), EngineOptions()))

@@ -25,7 +25,7 @@ def test_an_export_takes_the_newest_checkpoint_and_says_so(run: Callable[..., An
     assert second["weights"]["sha256"] == again.manifest.files[0].sha256 != best.manifest.files[0].sha256
 
 
-def test_batch_normalisation_from_scratch_uses_the_moving_statistics(run: Callable[..., Any], store: Path) -> None:
+def test_batch_normalization_from_scratch_uses_the_moving_statistics(run: Callable[..., Any], store: Path) -> None:
     train_model("lenet_bn", data="digits", artifacts=store, epochs=1, seed=0)
     done = run("export", "zoo/lenet_bn", "--json").json
     assert done["parity"]["verdict"] == "pass" and done["parity"]["weights"]["counts"]["unused"] == 0
@@ -51,5 +51,5 @@ def test_a_plain_twin_exports_no_unused_parameter(run: Callable[..., Any]) -> No
     graph = onnx.load(done["file"]).graph
     assert "Add" not in {node.op_type for node in graph.node}
     held = sum(int(np.prod(item.dims)) for item in graph.initializer if item.data_type == onnx.TensorProto.FLOAT)
-    folded = 2 * (64 + 4 * (64 + 128 + 256 + 512))  # scale and shift of every normalisation
+    folded = 2 * (64 + 4 * (64 + 128 + 256 + 512))  # scale and shift of every normalization
     assert held == 11_005_450 - folded

@@ -41,7 +41,7 @@ def test_it_runs_in_a_bare_environment(run: Run, made: Path, tmp_path: Path) -> 
 
 
 def test_the_script_prepares_pictures_as_training_did(tmp_path: Path) -> None:
-    """Colours, a crop, a picture smaller than the crop: to the bit."""
+    """Colors, a crop, a picture smaller than the crop: to the bit."""
     import importlib.util
     from unittest.mock import patch
 
@@ -59,10 +59,10 @@ def test_the_script_prepares_pictures_as_training_did(tmp_path: Path) -> None:
     script = importlib.util.module_from_spec(spec)
     with patch.object(sys, "argv", ["script.py"]):
         spec.loader.exec_module(script)
-    colours = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    colors = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     recipes = [
-        Preprocessing(crop=(224, 224), resize=256, **colours),
-        Preprocessing(crop=(96, 63), resize=73, interpolation="bicubic", **colours),
+        Preprocessing(crop=(224, 224), resize=256, **colors),
+        Preprocessing(crop=(96, 63), resize=73, interpolation="bicubic", **colors),
         Preprocessing(crop=(28, 27), mean=(0.5,), std=(0.5,), gray=True),
     ]
     rng = np.random.default_rng(5)

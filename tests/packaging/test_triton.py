@@ -116,7 +116,7 @@ def test_engines_by_gpu(run: Run, made: Path, parsed: Any) -> None:
     for capability, library in (("8.0", "tensorrt"), ("9.0", "tensorrt"), ("8.6", "tensorrt-rtx")):
         path = made / "lenet5" / f"lenet5.fp16.sm{capability}.engine"
         path.write_bytes(capability.encode())
-        profile = {"input": {"smallest": [1, 1, 32, 32], "typical": [8, 1, 32, 32], "greatest": [16, 1, 32, 32]}}
+        profile = {"input": {"min": [1, 1, 32, 32], "opt": [8, 1, 32, 32], "max": [16, 1, 32, 32]}}
         options = {"library": library, "gpu": {"name": "a GPU", "capability": capability}, "profiles": [profile]}
         made_of = {"format": "engine", "precision": "fp16", "target": library, "options": options}
         manifest = replace(source, files=(Payload.of(path),), **made_of)

@@ -160,7 +160,7 @@ def _moved(out: Fetches, feeds: Feeds) -> Fetches:
     return {**out, "boxes": out["boxes"] * np.float32(1.0001)}
 
 
-def _relabelled(out: Fetches, feeds: Feeds) -> Fetches:
+def _relabeled(out: Fetches, feeds: Feeds) -> Fetches:
     return {**out, "labels": (out["labels"] + 1) % 5}
 
 
@@ -172,7 +172,7 @@ def _relabelled(out: Fetches, feeds: Feeds) -> Fetches:
         (_without(2), _without(3), "pass"),  # rounding loses a box here and there
         (_same, _without(3), "fail"),
         (_same, _moved, "fail"),
-        (_same, _relabelled, "fail"),
+        (_same, _relabeled, "fail"),
         (_without(40), _same, "inconclusive"),
         (_same, lambda out, feeds: {**out, "boxes": out["boxes"][:, :3]}, "fail"),
     ],

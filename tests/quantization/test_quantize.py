@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("images")
     digits = open_dataset("digits", split="train")
     for index in range(60):
-        label = int(digits.labelled()[index])
+        label = int(digits.labeled()[index])
         (root / str(label)).mkdir(exist_ok=True)
         picture = np.asarray(digits.images[index])[:, :, 0]
         scaled = picture if picture.dtype == np.uint8 else (picture * 255).astype(np.uint8)
@@ -58,7 +58,7 @@ def test_a_file_for_each_target_with_its_evidence(artifacts: Path, target: str) 
     assert report.data.apart and report.data.evidence.count == 359 and report.table.samples == 128
     assert manifest.parity is not None and manifest.parity["outputs"][0]["samples"] == 359
     assert len(report.worst) == 5 and report.worst[0].sqnr_db <= report.worst[-1].sqnr_db
-    assert "prediction" in report.evidence.runtime or target != "tensorrt"
+    assert "simulated" in report.evidence.runtime or target != "tensorrt"
     assert not verify(artifacts).problems
     json.dumps(report.to_dict())
 
@@ -196,7 +196,7 @@ def test_an_int8_file_is_evaluated_and_never_taken_for_an_export(artifacts: Path
     for target in ("onnxruntime", "tensorrt"):
         make(artifacts, target=target)
     rows = evaluate_models(["lenet5"], data="digits", artifacts=artifacts).rows
-    assert [row.runtime for row in rows] == ["pytorch", *["onnxruntime"] * 3, "prediction"]
+    assert [row.runtime for row in rows] == ["pytorch", *["onnxruntime"] * 3, "simulated"]
     assert all(row.verdict in ("reference", "pass") for row in rows)
     assert check(artifacts=artifacts).parity.verdict == "pass", "the newest export is the float one"
     with pytest.raises(UsageError, match="no envelope"):
@@ -240,21 +240,21 @@ def test_bad_requests(artifacts: Path, tmp_path: Path, folder: Path) -> None:
         make(artifacts, preprocess=["means=1"])
     with pytest.raises(UsageError, match="one value for each channel"):
         make(artifacts, preprocess=["mean=0.5,0.5,0.5"])
-    (tmp_path / "unlabelled").mkdir()
+    (tmp_path / "unlabeled").mkdir()
     for index, path in enumerate(sorted(folder.rglob("*.png"))):
-        shutil.copy(path, tmp_path / "unlabelled" / f"{index}.png")
+        shutil.copy(path, tmp_path / "unlabeled" / f"{index}.png")
     with pytest.raises(UsageError, match="--max-drop needs labels"):
-        make(artifacts, calib=tmp_path / "unlabelled", max_drop=1.0)
+        make(artifacts, calib=tmp_path / "unlabeled", max_drop=1.0)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no image"):
         make(artifacts, calib=tmp_path / "empty")
-    (tmp_path / "unlabelled" / "broken.png").write_bytes(b"\x89PNG")
+    (tmp_path / "unlabeled" / "broken.png").write_bytes(b"\x89PNG")
     with pytest.raises(DataError, match=r"broken\.png"):
-        make(artifacts, calib=tmp_path / "unlabelled")
-    assert make(artifacts, calib=tmp_path / "unlabelled", skip_bad=True).verdict == "measured"
+        make(artifacts, calib=tmp_path / "unlabeled")
+    assert make(artifacts, calib=tmp_path / "unlabeled", skip_bad=True).verdict == "measured"
 
 
-def test_a_float_export_that_was_changed_is_not_quantised(artifacts: Path) -> None:
+def test_a_float_export_that_was_changed_is_not_quantized(artifacts: Path) -> None:
     path = artifacts / "lenet5" / "lenet5.fp32.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     with pytest.raises(DigestError):

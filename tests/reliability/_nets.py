@@ -151,7 +151,7 @@ def averaged():
 
 
 class Whole(nn.Module):
-    """Normalises its input, and has one of everything that can go wrong."""
+    """Normalizes its input, and has one of everything that can go wrong."""
 
     def __init__(self, fault: str):
         super().__init__()
@@ -164,7 +164,7 @@ class Whole(nn.Module):
         fault = self.fault
         if fault == "channels":
             x = x[:, [2, 1, 0]]
-        if fault != "normalisation":
+        if fault != "normalization":
             x = (x - self.mean) / 0.25
         x = self.first(x)
         if fault == "train mode":

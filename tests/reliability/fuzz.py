@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from deploy.core.artifact import Manifest, Payload
-from deploy.core.checked import seal
+from deploy.core.checked import dump_checked
 from deploy.core.errors import DeployError
 from deploy.core.model import Preprocessing, Weights
 from deploy.core.tensors import TensorSpec, parse_input
@@ -37,7 +37,7 @@ MANIFEST = Manifest(
 )
 SEEDS = (
     MANIFEST.to_json(),
-    seal({"schema": 1}),
+    dump_checked({"schema": 1}),
     "tokens:batch,length=16:int64:0..30522",
     "image:batch,3,224,224",
     "num_classes=10",
@@ -56,12 +56,12 @@ def one_input(data: bytes) -> None:
 
 
 def _resealed(text: str) -> str:
-    """As by somebody who can write manifests: the seal holds, the content is anything."""
+    """As by somebody who can write manifests: the dump_checked holds, the content is anything."""
     import json
 
     try:
         document = json.loads(text)
-        return seal(document) if isinstance(document, dict) else text
+        return dump_checked(document) if isinstance(document, dict) else text
     except (ValueError, RecursionError):
         return text
 

@@ -10,7 +10,7 @@ import pytest
 
 from deploy.backends.tensorrt import open as open_engine
 from deploy.core.artifact import Artifact, manifest_path
-from deploy.core.checked import seal, unseal
+from deploy.core.checked import dump_checked, load_checked
 from deploy.core.errors import ArtifactError, BackendError, DigestError
 from deploy.support.cuda_driver import Gpu, gpus
 from deploy.support.engine_file import read_engine, refusal
@@ -85,9 +85,9 @@ def test_with_a_manifest_that_was_changed(engine: Path) -> None:
 
 def test_of_another_version(engine: Path) -> None:
     beside = manifest_path(engine)
-    content = unseal(beside.read_text())
+    content = load_checked(beside.read_text())
     content["options"]["version"] = "1.0"
-    beside.write_text(seal(content))
+    beside.write_text(dump_checked(content))
     with pytest.raises(ArtifactError, match=r"built with tensorrt-rtx 1\.0, found .*, rebuild with: deploy trt build"):
         open_engine(engine)
 

@@ -85,7 +85,7 @@ def animated(root: Path) -> None:
     picture(1).save(root / "moving.gif", save_all=True, append_images=[picture(2), picture(3)])
 
 
-def colours(root: Path) -> None:
+def colors(root: Path) -> None:
     picture(1).convert("CMYK").save(root / "print.jpg")
 
 
@@ -106,7 +106,7 @@ def odd_signs(root: Path) -> None:
 
 
 REFUSED = {item.__name__: item for item in (truncated, empty, text, bomb, flipped, dangling, pipe, device)}
-TAKEN = {item.__name__: item for item in (directory, loop, animated, colours, palette, deep, odd_name, odd_signs)}
+TAKEN = {item.__name__: item for item in (directory, loop, animated, colors, palette, deep, odd_name, odd_signs)}
 
 
 def quantize(run: Run, folder: Path, *more: str) -> Any:

@@ -25,7 +25,7 @@ WAYS = {
     "half": {"strategy": "trace", "precision": "fp16"},
 }
 FAULTS = (
-    "train mode", "channels", "normalisation", "stale weights", "one stale weight", "shape of a bias", "no bias",
+    "train mode", "channels", "normalization", "stale weights", "one stale weight", "shape of a bias", "no bias",
     "no activation", "no batch norm", "other pool", "corners", "transposed",
 )  # fmt: skip
 

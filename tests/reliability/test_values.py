@@ -64,7 +64,7 @@ def data(folder: Path, change: Change = lambda values: values) -> Path:
 
 
 def scales(path: Path) -> list[Array]:
-    """Every scale of a quantised graph."""
+    """Every scale of a quantized graph."""
     model = onnx.load(path)
     stored = {item.name: item for item in model.graph.initializer}
     names = {node.input[1] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}

@@ -67,4 +67,4 @@ def test_no_pickle_is_read(
 def test_the_doctor_tells(run: Run, installed: Callable[[str, str], None]) -> None:
     installed("onnx", "1.20.1")
     found = {item["name"]: item for item in run("doctor", "--json").json["findings"]}["known holes"]
-    assert found["state"] == "broken" and "CVE-2026-27489" in found["detail"] and "onnx>=1.21.0" in found["mend"]
+    assert found["state"] == "broken" and "CVE-2026-27489" in found["detail"] and "onnx>=1.21.0" in found["fix"]

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.bench.records import Cell, Record, Repetition, save
+from deploy.bench.records import Cell, CellRecord, Repetition, save
 from deploy.core.environment import now
 from deploy.evaluation import records as accuracy
 
 MACHINE = {"cpu": "Test CPU", "cores": 2, "architecture": "x86_64"}
-Add = Callable[..., Record]
+Add = Callable[..., CellRecord]
 
 
 def add_record(
@@ -29,7 +29,7 @@ def add_record(
     seed: int = 0,
     what: str | None = None,
     **more: Any,
-) -> Record:
+) -> CellRecord:
     """A record whose processes' medians scatter by ``noise`` around ``ms``."""
     rng = np.random.default_rng([seed, *slug.encode(), *backend.encode(), *precision.encode(), batch])
     cell = Cell(
@@ -37,7 +37,7 @@ def add_record(
         slug=slug,
         backend=backend,
         precision=precision,
-        what=what or f"{backend}-{precision}".ljust(64, "0"),
+        digest=what or f"{backend}-{precision}".ljust(64, "0"),
         batch=batch,
         sizes={"batch": batch},
         threads=1,
@@ -60,10 +60,10 @@ def add_record(
         "created": now(),
         **more,
     }
-    record = Record(cell=cell, evidence={"verdict": verdict, "reasons": [], "by": "a test"}, about=about)
+    record = CellRecord(cell=cell, evidence={"verdict": verdict, "reasons": [], "by": "a test"}, about=about)
     for number in range(processes):
-        centre = 1e6 * ms * np.exp(noise * rng.standard_normal())
-        times = (centre * np.exp(0.01 * rng.standard_normal(samples))).astype(np.int64)
+        center = 1e6 * ms * np.exp(noise * rng.standard_normal())
+        times = (center * np.exp(0.01 * rng.standard_normal(samples))).astype(np.int64)
         record = record.adding(Repetition(number=number, samples=times, details={"peak_bytes": 10**8}))
     save(root, record)
     return record
@@ -79,7 +79,7 @@ def add_accuracy(root: Path, slug: str, whats: dict[Any, tuple[int, float]], tot
         compared = {"difference": points / 100, "difference_interval": [points / 100 - 0.01, points / 100 + 0.01]}
         rows.append(
             {
-                "what": list(what) if isinstance(what, tuple) else what,
+                "digest": list(what) if isinstance(what, tuple) else what,
                 "accuracy": top1,
                 "comparison": None if points == 0 else {**compared, "verdict": "no detectable difference"},
                 "runtime": "onnxruntime",

@@ -88,8 +88,8 @@ def test_a_name_of_markup_stays_text(opened: Any) -> None:
 
 def test_dark_and_light(opened: Any) -> None:
     def ground() -> str:
-        colour: str = opened.evaluate("getComputedStyle(document.body).backgroundColor")
-        return colour
+        color: str = opened.evaluate("getComputedStyle(document.body).backgroundColor")
+        return color
 
     before = ground()
     opened.locator("#theme").click()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deploy.bench.records import Absent, record_path, save_absent, save_profile
+from deploy.bench.records import SkippedCell, record_path, save_absent, save_profile
 from deploy.core.errors import ArtifactError
 from deploy.core.progress import Progress
 from deploy.report.compare import compare_reports
@@ -77,8 +77,8 @@ def test_accuracy_belongs_to_the_very_file(filled: Path) -> None:
 
 
 def test_only_the_newest_of_a_cell_counts(tmp_path: Path) -> None:
-    add_record(tmp_path, ms=9.0, what="a" * 64, created="2020-01-01")
-    add_record(tmp_path, ms=1.0, what="b" * 64)
+    add_record(tmp_path, ms=9.0, digest="a" * 64, created="2020-01-01")
+    add_record(tmp_path, ms=1.0, digest="b" * 64)
     document = write_report(artifacts=tmp_path).document
     assert len(document["rows"]) == 1 and document["superseded"] == 1
     assert document["rows"][0]["latency"]["median_ns"]["value"] == pytest.approx(1e6, rel=0.05)
@@ -96,9 +96,9 @@ def test_every_link_leads_somewhere_and_the_command_names_the_cell(filled: Path)
 def test_what_was_not_measured_is_told_until_it_is(tmp_path: Path) -> None:
     add_record(tmp_path)
     save_absent(
-        tmp_path, Absent(model="net", backend="openvino", precision="fp32", batch=1, why="it has no such layer")
+        tmp_path, SkippedCell(model="net", backend="openvino", precision="fp32", batch=1, why="it has no such layer")
     )
-    save_absent(tmp_path, Absent(model="net", backend="torch", precision="fp32", batch=1, why="once"))
+    save_absent(tmp_path, SkippedCell(model="net", backend="torch", precision="fp32", batch=1, why="once"))
     assert [item["why"] for item in write_report(artifacts=tmp_path).document["absent"]] == ["it has no such layer"]
     assert "it has no such layer" in (tmp_path / "report" / "report.md").read_text()
     assert not verify(tmp_path).problems
@@ -141,11 +141,11 @@ def test_advice_on_eight_bits_that_gain_nothing(tmp_path: Path) -> None:
     ]
     cell = {
         name: getattr(slow.cell, name)
-        for name in ("slug", "backend", "precision", "what", "batch", "threads", "device")
+        for name in ("slug", "backend", "precision", "digest", "batch", "threads", "device")
     }
     save_profile(tmp_path, slow.cell, {**cell, "layers": layers, "in_float": ["conv"], "slower": []})
     texts = [item["text"] for item in write_report(artifacts=tmp_path).document["advice"] if item["kind"] == "int8"]
-    assert "60% of the time is in layers that compute in float; 40% of the time goes to quantising" in texts[0]
+    assert "60% of the time is in layers that compute in float; 40% of the time goes to quantizing" in texts[0]
     assert not verify(tmp_path).problems
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from deploy.core.errors import BackendError, MissingPackageError, UsageError
 from deploy.support.cuda_driver import Gpu
-from deploy.support.tensorrt_library import Library, cuda_major, deserialise, driver_fault, make_logger, open_library
+from deploy.support.tensorrt_library import Library, cuda_major, deserialize, driver_fault, make_logger, open_library
 
 INDEX = "come from NVIDIA's own index"
 
@@ -52,5 +52,5 @@ def test_what_is_no_engine_is_refused_in_the_library_s_words() -> None:
     heard: list[str] = []
     logger = make_logger(library, lambda severity, text: heard.append(severity))
     with pytest.raises(BackendError, match=r"^net\.engine: tensorrt-rtx .* does not open it: .*Error Code"):
-        deserialise(library, bytes(100), "net.engine", logger)
+        deserialize(library, bytes(100), "net.engine", logger)
     assert "error" in heard

@@ -136,7 +136,7 @@ def test_resumed_to_the_bit(
     train: Callable[..., TrainReport], tmp_path: Path, store: Path, optimizer: str, model: str
 ) -> None:
     asked: str | ModelRequest = model
-    if model == "nets":  # dropout draws, batch normalisation moves, and two layers share a weight
+    if model == "nets":  # dropout draws, batch normalization moves, and two layers share a weight
         path = tmp_path / "tied.py"
         path.write_text(
             "from torch import nn\n"
@@ -263,9 +263,9 @@ def test_fine_tuning(train: Callable[..., TrainReport], tmp_path: Path) -> None:
         train(ModelRequest(name="lenet_bn", weights=str(kept)))
 
 
-def test_colour_and_factories(train: Callable[..., TrainReport], nets: Path, tmp_path: Path) -> None:
-    colour = stripes(tmp_path / "colour.npz", channels=3)
-    assert train(data=colour, epochs=1).best.manifest.preprocessing.gray  # type: ignore[union-attr]
+def test_color_and_factories(train: Callable[..., TrainReport], nets: Path, tmp_path: Path) -> None:
+    color = stripes(tmp_path / "color.npz", channels=3)
+    assert train(data=color, epochs=1).best.manifest.preprocessing.gray  # type: ignore[union-attr]
     listener = Listener()
     request = ModelRequest(name=f"{nets}:small", inputs=("x:batch,3,16,16",), options={"classes": "3"})
     report = train(request, epochs=1, progress=listener)

@@ -22,7 +22,7 @@ _DETECTION = 320
 
 
 def names() -> list[str]:
-    """Every float model; quantised ones are already compiled for one target."""
+    """Every float model; quantized ones are already compiled for one target."""
     return [name for name in torchvision.models.list_models() if not name.startswith("quantized_")]
 
 

@@ -10,7 +10,7 @@ def he_normal_(network: nn.Module) -> None:
 
     The variance is 2 / fan_in, which keeps the size of the signal through a stack of relu layers (He, Zhang,
     Ren, Sun, "Delving Deep into Rectifiers", 2015, equation 10). PyTorch's own default is a sixth of that:
-    in a deep network without batch normalisation the answer to the input then drowns in the biases, and the
+    in a deep network without batch normalization the answer to the input then drowns in the biases, and the
     network neither trains nor, untrained, tells one exported copy of itself from another.
 
     Args:

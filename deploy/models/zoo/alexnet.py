@@ -1,12 +1,12 @@
 """AlexNet: five convolutions and three fully connected layers, the network that won ImageNet in 2012.
 
 Paper: Krizhevsky, Sutskever, Hinton, "ImageNet Classification with Deep Convolutional Neural Networks", 2012.
-Input: one grey image of 224x224. Parameters: 46,764,746.
+Input: one gray image of 224x224. Parameters: 46,764,746.
 
 Variants:
     alexnet_gray: the paper's layers for ten classes, without the split over two GPUs and the local response
-        normalisation.
-    The network for colour images and 1000 classes is torchvision's `alexnet`.
+        normalization.
+    The network for color images and 1000 classes is torchvision's `alexnet`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class AlexNet(nn.Module):
 
 
 def alexnet_gray(*, in_channels: int = 1, num_classes: int = 10, dropout: float = 0.5) -> AlexNet:
-    """Build AlexNet for grey 224x224 images."""
+    """Build AlexNet for gray 224x224 images."""
     return AlexNet(in_channels=in_channels, num_classes=num_classes, dropout=dropout)
 
 
@@ -74,7 +74,7 @@ ENTRIES: Mapping[str, ZooEntry] = {
     "alexnet_gray": ZooEntry(
         build=alexnet_gray,
         input_shape=(1, 224, 224),
-        summary="AlexNet on grey images, ten classes (2012)",
+        summary="AlexNet on gray images, ten classes (2012)",
         paper=("Krizhevsky, Sutskever, Hinton, ImageNet Classification with Deep Convolutional Neural Networks, 2012"),
         parameters=46_764_746,
         options={"in_channels": int, "num_classes": int, "dropout": float},

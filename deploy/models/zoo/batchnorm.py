@@ -1,4 +1,4 @@
-"""Batch normalisation, written out.
+"""Batch normalization, written out.
 
 Paper: Ioffe, Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
 Shift", 2015. The network built with it is `lenet_bn` in `lenet.py`; this file offers no network of its own.
@@ -15,11 +15,11 @@ from deploy.models.zoo._entry import ZooEntry
 
 
 class BatchNorm(nn.Module):
-    """Normalise each feature (N x C input) or each channel (N x C x H x W input) over the batch.
+    """Normalize each feature (N x C input) or each channel (N x C x H x W input) over the batch.
 
     In training mode the mean and variance are the batch's, and the moving statistics follow them:
     `moving = 0.9 * moving + 0.1 * batch`. In evaluation mode the moving statistics take their place, so a
-    sample's output does not depend on its neighbours.
+    sample's output does not depend on its neighbors.
 
     **Differences from PyTorch's.** In evaluation mode the output equals that of `nn.BatchNorm1d` and
     `nn.BatchNorm2d` to rounding, and in training mode too, because both divide by the *biased* variance (the
@@ -57,7 +57,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("moving_var", torch.ones(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise `x` and return a tensor of the same shape.
+        """Normalize `x` and return a tensor of the same shape.
 
         Raises:
             ValueError: If `x` is neither N x C nor N x C x H x W, or if in training a channel has a single

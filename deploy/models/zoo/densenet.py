@@ -1,11 +1,11 @@
 """DenseNet: inside a block every convolution sees the outputs of all convolutions before it.
 
 Paper: Huang, Liu, van der Maaten, Weinberger, "Densely Connected Convolutional Networks", 2016. Input: one
-grey image of 128x128; any size from 32x32 on will do. Parameters: 758,226.
+gray image of 128x128; any size from 32x32 on will do. Parameters: 758,226.
 
 Variants:
     densenet_gray: four blocks of four convolutions, growth rate 32, no bottleneck, for ten classes.
-    The networks for colour images and 1000 classes are torchvision's `densenet121` to `densenet201`.
+    The networks for color images and 1000 classes are torchvision's `densenet121` to `densenet201`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from deploy.models.zoo._initialize import he_normal_
 
 
 def bn_relu_conv(in_channels: int, out_channels: int, *, kernel_size: int, padding: int = 0) -> nn.Sequential:
-    """Return batch normalisation, relu and a convolution, in this order (pre-activation)."""
+    """Return batch normalization, relu and a convolution, in this order (pre-activation)."""
     return nn.Sequential(
         nn.BatchNorm2d(in_channels),
         nn.ReLU(),
@@ -98,7 +98,7 @@ class DenseNet(nn.Module):
 
 
 def densenet_gray(*, in_channels: int = 1, num_classes: int = 10) -> DenseNet:
-    """Build the small DenseNet for grey 128x128 images."""
+    """Build the small DenseNet for gray 128x128 images."""
     return DenseNet(in_channels=in_channels, num_classes=num_classes)
 
 
@@ -106,7 +106,7 @@ ENTRIES: Mapping[str, ZooEntry] = {
     "densenet_gray": ZooEntry(
         build=densenet_gray,
         input_shape=(1, 128, 128),
-        summary="small DenseNet on grey 128x128 images, ten classes (2016)",
+        summary="small DenseNet on gray 128x128 images, ten classes (2016)",
         paper="Huang, Liu, van der Maaten, Weinberger, Densely Connected Convolutional Networks, 2016",
         parameters=758_226,
         options={"in_channels": int, "num_classes": int},

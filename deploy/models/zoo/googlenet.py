@@ -1,12 +1,12 @@
 """GoogLeNet: nine Inception blocks, each running four kinds of convolution side by side.
 
 Paper: Szegedy, Liu, Jia, Sermanet, Reed, Anguelov, Erhan, Vanhoucke, Rabinovich, "Going Deeper with
-Convolutions", 2014. Input: one grey image of 96x96. Parameters: 5,977,530.
+Convolutions", 2014. Input: one gray image of 96x96. Parameters: 5,977,530.
 
 Variants:
     googlenet_gray: the paper's blocks for ten classes, without auxiliary heads, dropout or local response
-        normalisation.
-    The network for colour images and 1000 classes, with batch normalisation, is torchvision's `googlenet`.
+        normalization.
+    The network for color images and 1000 classes, with batch normalization, is torchvision's `googlenet`.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class GoogLeNet(nn.Module):
 
 
 def googlenet_gray(*, in_channels: int = 1, num_classes: int = 10) -> GoogLeNet:
-    """Build GoogLeNet for grey 96x96 images."""
+    """Build GoogLeNet for gray 96x96 images."""
     return GoogLeNet(in_channels=in_channels, num_classes=num_classes)
 
 
@@ -122,7 +122,7 @@ ENTRIES: Mapping[str, ZooEntry] = {
     "googlenet_gray": ZooEntry(
         build=googlenet_gray,
         input_shape=(1, 96, 96),
-        summary="GoogLeNet (Inception v1) on grey 96x96 images, ten classes (2014)",
+        summary="GoogLeNet (Inception v1) on gray 96x96 images, ten classes (2014)",
         paper=(
             "Szegedy, Liu, Jia, Sermanet, Reed, Anguelov, Erhan, Vanhoucke, Rabinovich, "
             "Going Deeper with Convolutions, 2014"

@@ -1,4 +1,4 @@
-"""Inception with batch normalisation: one block to study by itself, and a small network for CIFAR-10.
+"""Inception with batch normalization: one block to study by itself, and a small network for CIFAR-10.
 
 Papers: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception Architecture for Computer Vision",
 2015 (`inception_block`); Ioffe, Szegedy, "Batch Normalization", 2015 (`inception_small`).
@@ -30,7 +30,7 @@ def conv_bn_relu(
     bias: bool = True,
     eps: float = 1e-5,
 ) -> nn.Sequential:
-    """Return a convolution, batch normalisation and relu."""
+    """Return a convolution, batch normalization and relu."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias),
         nn.BatchNorm2d(out_channels, eps=eps),
@@ -41,7 +41,7 @@ def conv_bn_relu(
 class InceptionBlock(nn.Module):
     """Inception v3's block: 1x1; 1x1 then 3x3; 1x1 then 5x5; average pool then 1x1. Height and width stay.
 
-    As in v3, the convolutions have no bias and batch normalisation an eps of 1e-3. The average counts the
+    As in v3, the convolutions have no bias and batch normalization an eps of 1e-3. The average counts the
     padding's zeros (`count_include_pad`), as v3's does.
     """
 
@@ -73,7 +73,7 @@ class InceptionBlock(nn.Module):
 class SmallInceptionBlock(nn.Module):
     """Four branches of equal width: 1x1; 1x1 then 3x3; 1x1 then 5x5; max-pool then 3x3.
 
-    Height and width stay. Every convolution has a bias, batch normalisation and relu.
+    Height and width stay. Every convolution has a bias, batch normalization and relu.
     """
 
     def __init__(self, in_channels: int, channels: int, *, reduce: int) -> None:
@@ -165,7 +165,7 @@ ENTRIES: Mapping[str, ZooEntry] = {
     "inception_small": ZooEntry(
         build=inception_small,
         input_shape=(3, 32, 32),
-        summary="two Inception blocks with batch normalisation for CIFAR-10 (2015)",
+        summary="two Inception blocks with batch normalization for CIFAR-10 (2015)",
         paper=(
             "Ioffe, Szegedy, Batch Normalization: Accelerating Deep Network Training "
             "by Reducing Internal Covariate Shift, 2015"

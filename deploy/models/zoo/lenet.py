@@ -1,13 +1,13 @@
 """LeNet: two convolutions with pooling, then three fully connected layers.
 
 Paper: LeCun, Bottou, Bengio, Haffner, "Gradient-Based Learning Applied to Document Recognition", 1998.
-Input: one grey image, 32x32 (`lenet5`) or 28x28 (`lenet`, `lenet_bn`). Parameters: 61,706; `lenet_bn` 62,158.
+Input: one gray image, 32x32 (`lenet5`) or 28x28 (`lenet`, `lenet_bn`). Parameters: 61,706; `lenet_bn` 62,158.
 
 Variants:
     lenet5: the paper's sizes; choose the activation and the pooling. `activation="none"` is the version
         without any activation, which is linear but for its max-pooling.
     lenet: MNIST's sizes, the first convolution padded to make up for it, average pooling.
-    lenet_bn: lenet with sigmoid and the batch normalisation of `batchnorm.py` after every convolution and
+    lenet_bn: lenet with sigmoid and the batch normalization of `batchnorm.py` after every convolution and
         every fully connected layer but the last, whose outputs are the logits.
 """
 
@@ -70,7 +70,7 @@ class LeNet(nn.Module):
 
 
 class LeNetBN(nn.Module):
-    """LeNet for images of 28x28, with batch normalisation before each sigmoid."""
+    """LeNet for images of 28x28, with batch normalization before each sigmoid."""
 
     def __init__(self, *, in_channels: int, num_classes: int) -> None:
         """Create the network for images of `in_channels` channels and `num_classes` logits."""
@@ -115,7 +115,7 @@ def lenet(*, activation: str = "relu", in_channels: int = 1, num_classes: int = 
 
 
 def lenet_bn(*, in_channels: int = 1, num_classes: int = 10) -> LeNetBN:
-    """Build LeNet for 28x28 images, with batch normalisation and sigmoid."""
+    """Build LeNet for 28x28 images, with batch normalization and sigmoid."""
     return LeNetBN(in_channels=in_channels, num_classes=num_classes)
 
 
@@ -152,7 +152,7 @@ ENTRIES: Mapping[str, ZooEntry] = {
     "lenet_bn": ZooEntry(
         build=lenet_bn,
         input_shape=(1, 28, 28),
-        summary="LeNet with batch normalisation written from scratch (1998, 2015)",
+        summary="LeNet with batch normalization written from scratch (1998, 2015)",
         paper=f"{_PAPER}; Ioffe, Szegedy, Batch Normalization, 2015",
         parameters=62_158,
         options={"in_channels": int, "num_classes": int},

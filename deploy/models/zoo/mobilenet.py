@@ -1,7 +1,7 @@
 """MobileNet v1: a convolution is split into one per channel (depthwise) and a 1x1 across them (pointwise).
 
 Paper: Howard, Zhu, Chen, Kalenichenko, Wang, Weyand, Andreetto, Adam, "MobileNets: Efficient Convolutional
-Neural Networks for Mobile Vision Applications", 2017. Input: one colour image of 224x224; any size from 32x32
+Neural Networks for Mobile Vision Applications", 2017. Input: one color image of 224x224; any size from 32x32
 on will do. Parameters: 4,231,976.
 
 Variants:
@@ -35,7 +35,7 @@ BLOCKS: tuple[tuple[int, int], ...] = (
 
 
 def depthwise_separable(in_channels: int, out_channels: int, *, stride: int) -> nn.Sequential:
-    """Return a 3x3 depthwise and a 1x1 pointwise convolution, each with batch normalisation and relu."""
+    """Return a 3x3 depthwise and a 1x1 pointwise convolution, each with batch normalization and relu."""
     return nn.Sequential(
         nn.Conv2d(in_channels, in_channels, kernel_size=3, stride=stride, padding=1, groups=in_channels, bias=False),
         nn.BatchNorm2d(in_channels),
@@ -90,7 +90,7 @@ class MobileNetV1(nn.Module):
 
 
 def mobilenet_v1(*, width_multiplier: float = 1.0, in_channels: int = 3, num_classes: int = 1000) -> MobileNetV1:
-    """Build MobileNet v1 for colour 224x224 images."""
+    """Build MobileNet v1 for color 224x224 images."""
     return MobileNetV1(width_multiplier=width_multiplier, in_channels=in_channels, num_classes=num_classes)
 
 

@@ -1,6 +1,6 @@
 """Network in Network: each convolution is followed by two 1x1 ones, a small network over the channels.
 
-Paper: Lin, Chen, Yan, "Network In Network", 2013. Input: one grey image of 224x224. Parameters: 1,992,166.
+Paper: Lin, Chen, Yan, "Network In Network", 2013. Input: one gray image of 224x224. Parameters: 1,992,166.
 There is no fully connected layer: the last block has one channel for each class, and the logits are their
 averages over the image; its relu makes them non-negative.
 """
@@ -92,7 +92,7 @@ class NiN(nn.Module):
 
 
 def nin(*, in_channels: int = 1, num_classes: int = 10, dropout: float = 0.5) -> NiN:
-    """Build Network in Network for grey 224x224 images."""
+    """Build Network in Network for gray 224x224 images."""
     return NiN(in_channels=in_channels, num_classes=num_classes, dropout=dropout)
 
 
@@ -100,7 +100,7 @@ ENTRIES: Mapping[str, ZooEntry] = {
     "nin": ZooEntry(
         build=nin,
         input_shape=(1, 224, 224),
-        summary="Network in Network on grey images, ten classes (2013)",
+        summary="Network in Network on gray images, ten classes (2013)",
         paper="Lin, Chen, Yan, Network In Network, 2013",
         parameters=1_992_166,
         options={"in_channels": int, "num_classes": int, "dropout": float},

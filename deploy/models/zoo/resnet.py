@@ -3,14 +3,14 @@
 Paper: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2015.
 
 Variants, all of one class:
-    resnet18_gray: 1x224x224, ten classes; convolutions with bias, 1x1 shortcuts without batch normalisation.
+    resnet18_gray: 1x224x224, ten classes; convolutions with bias, 1x1 shortcuts without batch normalization.
         11,178,378 parameters.
-    resnet18_digits: 1x32x32, ten classes; convolutions with bias, 1x1 shortcuts with batch normalisation.
+    resnet18_digits: 1x32x32, ten classes; convolutions with bias, 1x1 shortcuts with batch normalization.
         11,180,170 parameters.
     plain18_digits: resnet18_digits without shortcuts. 11,005,450 parameters.
     plain18, plain34: 3x224x224, 1000 classes, torchvision's `resnet18` and `resnet34` without shortcuts, and
         with their parameter names. 11,515,688 and 21,623,848 parameters.
-    The residual networks for colour images and 1000 classes are torchvision's `resnet18` to `resnet152`.
+    The residual networks for color images and 1000 classes are torchvision's `resnet18` to `resnet152`.
 
 A plain network owns no shortcut parameters. Its reason to be is the paper's figure 4: the deeper, the worse it
 trains, and 34 layers are worse than 18.
@@ -76,7 +76,7 @@ class ResNet(nn.Module):
             blocks: Number of blocks in each stage.
             use_residual: Whether there are shortcuts; without them the network is plain.
             bias: Whether the 3x3 and 7x7 convolutions, and a 1x1 shortcut, have one.
-            shortcut_norm: Whether batch normalisation follows a 1x1 shortcut.
+            shortcut_norm: Whether batch normalization follows a 1x1 shortcut.
             in_channels: Channels of the image.
             num_classes: Number of logits.
         """
@@ -130,7 +130,7 @@ class ResNet(nn.Module):
 
 
 def resnet18_gray(*, use_residual: bool = True, in_channels: int = 1, num_classes: int = 10) -> ResNet:
-    """Build ResNet-18 for grey 224x224 images."""
+    """Build ResNet-18 for gray 224x224 images."""
     return ResNet(
         blocks=(2, 2, 2, 2),
         use_residual=use_residual,
@@ -142,7 +142,7 @@ def resnet18_gray(*, use_residual: bool = True, in_channels: int = 1, num_classe
 
 
 def resnet18_digits(*, use_residual: bool = True, in_channels: int = 1, num_classes: int = 10) -> ResNet:
-    """Build ResNet-18 for grey 32x32 images."""
+    """Build ResNet-18 for gray 32x32 images."""
     return ResNet(
         blocks=(2, 2, 2, 2),
         use_residual=use_residual,
@@ -171,12 +171,12 @@ def _plain(blocks: tuple[int, int, int, int], in_channels: int, num_classes: int
 
 
 def plain18(*, in_channels: int = 3, num_classes: int = 1000) -> ResNet:
-    """Build the plain twin of torchvision's `resnet18`, for colour 224x224 images."""
+    """Build the plain twin of torchvision's `resnet18`, for color 224x224 images."""
     return _plain((2, 2, 2, 2), in_channels, num_classes)
 
 
 def plain34(*, in_channels: int = 3, num_classes: int = 1000) -> ResNet:
-    """Build the plain twin of torchvision's `resnet34`, for colour 224x224 images."""
+    """Build the plain twin of torchvision's `resnet34`, for color 224x224 images."""
     return _plain((3, 4, 6, 3), in_channels, num_classes)
 
 
@@ -191,7 +191,7 @@ ENTRIES: Mapping[str, ZooEntry] = {
     "resnet18_gray": ZooEntry(
         build=resnet18_gray,
         input_shape=(1, 224, 224),
-        summary="ResNet-18 on grey images, ten classes (2015)",
+        summary="ResNet-18 on gray images, ten classes (2015)",
         paper=_PAPER,
         parameters=11_178_378,
         options=_RESIDUAL_OPTIONS,

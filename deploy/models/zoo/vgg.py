@@ -1,13 +1,13 @@
 """VGG: blocks of 3x3 convolutions, each block halving the image and widening it.
 
 Paper: Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2014,
-configuration A. Input: one grey image of 224x224. Parameters: 128,806,154 and 43,093,322.
+configuration A. Input: one gray image of 224x224. Parameters: 128,806,154 and 43,093,322.
 
 Variants:
     vgg11_gray: the paper's eight convolutions, for ten classes.
     vgg11_small: a quarter of the channels in every convolution; the fully connected layers keep their width.
     Both train without dropout unless asked (`dropout=0.5` is the paper's).
-    The networks for colour images and 1000 classes are torchvision's `vgg11` to `vgg19`.
+    The networks for color images and 1000 classes are torchvision's `vgg11` to `vgg19`.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ class VGG11(nn.Module):
 
 
 def vgg11_gray(*, in_channels: int = 1, num_classes: int = 10, dropout: float = 0.0) -> VGG11:
-    """Build VGG-11 for grey 224x224 images."""
+    """Build VGG-11 for gray 224x224 images."""
     return VGG11(width=64, in_channels=in_channels, num_classes=num_classes, dropout=dropout)
 
 
 def vgg11_small(*, in_channels: int = 1, num_classes: int = 10, dropout: float = 0.0) -> VGG11:
-    """Build VGG-11 with a quarter of the channels for grey 224x224 images."""
+    """Build VGG-11 with a quarter of the channels for gray 224x224 images."""
     return VGG11(width=16, in_channels=in_channels, num_classes=num_classes, dropout=dropout)
 
 
@@ -88,7 +88,7 @@ ENTRIES: Mapping[str, ZooEntry] = {
     "vgg11_gray": ZooEntry(
         build=vgg11_gray,
         input_shape=(1, 224, 224),
-        summary="VGG-11 on grey images, ten classes (2014)",
+        summary="VGG-11 on gray images, ten classes (2014)",
         paper=_PAPER,
         parameters=128_806_154,
         options=_OPTIONS,
@@ -108,7 +108,7 @@ ENTRIES: Mapping[str, ZooEntry] = {
     "vgg11_small": ZooEntry(
         build=vgg11_small,
         input_shape=(1, 224, 224),
-        summary="VGG-11 with a quarter of the channels on grey images, ten classes (2014)",
+        summary="VGG-11 with a quarter of the channels on gray images, ten classes (2014)",
         paper=_PAPER,
         parameters=43_093_322,
         options=_OPTIONS,

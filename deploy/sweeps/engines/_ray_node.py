@@ -92,7 +92,7 @@ def clear(token: str) -> None:
     shutil.rmtree(_folder(token), ignore_errors=True)
 
 
-class Board:
+class ProgressBoard:
     """Holds what running tasks say until it is fetched."""
 
     def __init__(self) -> None:

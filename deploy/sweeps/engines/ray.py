@@ -36,7 +36,7 @@ from deploy.core.artifact import Manifest, Payload
 from deploy.core.errors import ArtifactError, DigestError, UsageError
 from deploy.core.records import is_record
 from deploy.core.store import Store, write_file
-from deploy.sweeps.engines._ray_node import STORE, WORK, Board, clear, do_there
+from deploy.sweeps.engines._ray_node import STORE, WORK, ProgressBoard, clear, do_there
 from deploy.sweeps.schedule import share
 from deploy.sweeps.task import Context, Ended, Engine, Files, Node, Said, Task
 
@@ -78,7 +78,7 @@ class Ray:
         self._sizes: dict[str, int] = {}
         self._running: dict[Any, tuple[Task, Node]] = {}
         home = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self._board: Any = ray.remote(Board).options(num_cpus=0, scheduling_strategy=home).remote()
+        self._board: Any = ray.remote(ProgressBoard).options(num_cpus=0, scheduling_strategy=home).remote()
 
     def nodes(self) -> Sequence[Node]:
         """Nodes that are alive and have processors."""

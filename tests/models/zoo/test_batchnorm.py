@@ -1,4 +1,4 @@
-"""The batch normalisation written from scratch, held against PyTorch's and against its own formulas."""
+"""The batch normalization written from scratch, held against PyTorch's and against its own formulas."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pair(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[BatchNorm, nn.Batc
 
 
 def batch(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return a batch whose channels are neither centred nor of unit variance."""
+    """Return a batch whose channels are neither centered nor of unit variance."""
     return torch.randn(shape, dtype=dtype) * 3 + 2
 
 
@@ -114,7 +114,7 @@ def test_moving_statistics_follow_the_formula(shape: tuple[int, ...]) -> None:
 
 @both_ranks
 def test_prediction_ignores_the_batch(shape: tuple[int, ...]) -> None:
-    """In evaluation mode a sample's output has nothing to do with its neighbours, and no statistic moves."""
+    """In evaluation mode a sample's output has nothing to do with its neighbors, and no statistic moves."""
     layer, _ = pair(shape, torch.float32)
     layer.eval()
     before = {name: value.clone() for name, value in layer.state_dict().items()}
@@ -141,7 +141,7 @@ def test_exported_graph_uses_the_moving_statistics(shape: tuple[int, ...]) -> No
 
 @pytest.mark.parametrize("shape", [(CHANNELS,), (2, CHANNELS, 3), (2, CHANNELS, 3, 3, 3)], ids=str)
 def test_other_ranks_are_refused(shape: tuple[int, ...]) -> None:
-    """Only fully connected and convolution inputs are normalised."""
+    """Only fully connected and convolution inputs are normalized."""
     with pytest.raises(ValueError, match="N x C x H x W"):
         BatchNorm(CHANNELS)(torch.zeros(shape))
 
