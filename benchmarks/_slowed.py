@@ -1,4 +1,4 @@
-"""A worker whose every call takes longer by a known share: ``SLOWDOWN=1.03 python -m benchmarks._slowed BACKEND``."""
+"""A worker whose every call takes longer by a known share: ``SLOWDOWN=1.03 python -m benchmarks._slowed RUNNER``."""
 
 from __future__ import annotations
 

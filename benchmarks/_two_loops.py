@@ -18,7 +18,7 @@ from scipy.stats import ttest_ind
 from torch.utils.benchmark import Timer
 
 from benchmarks._slowed import Slowed
-from deploy.backends.onnxruntime import open as open_onnx
+from deploy.backends.onnxruntime.runner import open as open_onnx
 from deploy.core.runner import Runner
 from deploy.parity.probes import probes_at
 

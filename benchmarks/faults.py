@@ -26,7 +26,7 @@ import onnx
 from numpy.typing import NDArray
 
 from benchmarks._common import load, write
-from deploy.backends.pytorch import PyTorchRunner
+from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.runner import Feeds, Fetches, Runner

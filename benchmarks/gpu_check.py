@@ -25,7 +25,11 @@ import numpy as np
 import torch
 
 from benchmarks._common import write
-from deploy.backends import onnxruntime, pytorch, tensorrt, torch_compile
+from deploy.backends.onnxruntime import runner as onnxruntime
+from deploy.backends.tensorrt import runner as tensorrt
+from deploy.backends.torch import runner as torch_eager
+from deploy.backends.torch.reference import PyTorchRunner
+from deploy.backends.torch_compile import runner as torch_compile
 from deploy.bench.clock import sample, warm_up
 from deploy.bench.statistics import geometric
 from deploy.core.errors import DeployError
@@ -131,7 +135,7 @@ def _model(name: str, folder: Path, batch: int, rounds: int) -> list[Row]:
     model = resolve(request, SILENT)
     feeds = _feeds(model, batch)
     with torch.inference_mode():
-        names = list(pytorch.PyTorchRunner(model).run(feeds))
+        names = list(PyTorchRunner(model).run(feeds))
     rows, held = [], []
     for way, absent in _ways(request, model, folder, batch):
         row = Row(way=way.name, precision=way.precision, absent=absent)
@@ -174,7 +178,7 @@ def _ways(request: ModelRequest, model: Model, folder: Path, batch: int) -> list
     found: list[tuple[Way, str]] = []
     for precision in ("fp32", "fp16"):
         for graph in (False, True):
-            eager = _lazily(pytorch.from_model, request, precision=precision, graph=graph)
+            eager = _lazily(torch_eager.from_model, request, precision=precision, graph=graph)
             found.append((Way("torch" + " graph" * graph, precision, eager), ""))
         compiled = _lazily(torch_compile.from_model, request, precision=precision)
         found.append((Way("torch.compile", precision, compiled, _one_size(model, batch)), ""))

@@ -73,7 +73,7 @@ def _overhead() -> dict[str, Any]:
     """Nanoseconds of a call that does nothing: as the clock tells it, and in all, beside a bare loop."""
     told, whole, bare = [], [], []
     for _ in range(11):
-        with BenchProcess("null", 1) as process:
+        with BenchProcess("benchmarks._null", 1) as process:
             process.open({}, path=None, model=None, options={})
             details, samples = process.time(0.3, keep=1_000_000)
             told.append(float(np.median(samples)))
@@ -89,7 +89,7 @@ def _overhead() -> dict[str, Any]:
 
 BARE = """
 import time
-from deploy.backends.null import NullRunner
+from benchmarks._null import NullRunner
 launch, count = NullRunner().launch, 1_000_000
 before = time.perf_counter_ns()
 for _ in range(count):
@@ -128,7 +128,7 @@ def _opener(path: Path, slowdown: float) -> Callable[[], BenchProcess]:
 
     def start() -> BenchProcess:
         os.environ["SLOWDOWN"] = str(slowdown)
-        process = BenchProcess("onnxruntime", 1, module="benchmarks._slowed")
+        process = BenchProcess("deploy.backends.onnxruntime.runner", 1, module="benchmarks._slowed")
         process.submit_open(feeds, path=path, model=None, options={"threads": 1})
         return process
 
@@ -208,7 +208,7 @@ def _agreement(work: Path, turns: int = 7) -> dict[str, Any]:
     ratios, ours, theirs = [], [], []
     tool = Path(sys.executable).with_name("benchmark_app")
     for _ in range(turns):
-        with BenchProcess("openvino", 1) as process:
+        with BenchProcess("deploy.backends.openvino.runner", 1) as process:
             process.open(feeds, path=path, model=None, options={"threads": 1})
             process.warm(3.0)
             ours.append(float(np.median(process.time(3.0)[1])))

@@ -1,1 +1,1 @@
-"""One file for each thing that runs an artifact; each has ``open(path or model, options) -> Runner``."""
+"""Backends, one folder each: ``__init__.py`` declares the backend, ``runner.py`` imports its runtime."""

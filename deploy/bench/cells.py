@@ -11,7 +11,8 @@ from typing import Any
 from deploy.bench.records import Cell
 from deploy.core import registry
 from deploy.core.artifact import Artifact
-from deploy.core.environment import machine, version
+from deploy.core.backend import ENGINE, ONNX, Backend, backends, find_backend
+from deploy.core.environment import machine
 from deploy.core.errors import MissingPackageError, UnknownNameError, UsageError
 from deploy.core.tensors import TensorSpec, symbols
 from deploy.support.cuda_driver import gpus
@@ -19,77 +20,6 @@ from deploy.support.cuda_driver import gpus
 REFERENCE = "reference"
 PASSED = ("pass", REFERENCE, "measured")
 """Verdicts with which a time may be shown; ``measured`` is eight bits without a bound that somebody set."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Backend:
-    """A backend as users name it.
-
-    Attributes:
-        plugin: its file in ``deploy.backends``.
-        packages: whose versions decide its times; the first that is installed counts.
-        modules: one of them must be importable.
-        runs_files: it opens artifacts; else it runs the model itself.
-        graphs: it can replay CUDA graphs.
-        profiler: it can tell the time of layers.
-        install: for pip.
-    """
-
-    plugin: str
-    packages: tuple[str, ...]
-    modules: tuple[str, ...]
-    install: str
-    runs_files: bool = True
-    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
-    devices: tuple[str, ...] = ("cpu", "cuda")
-    graphs: bool = False
-    profiler: bool = True
-
-
-BACKENDS: Mapping[str, Backend] = {
-    "torch": Backend(
-        plugin="pytorch",
-        packages=("torch",),
-        modules=("torch",),
-        install="torch",
-        runs_files=False,
-        precisions=("fp32", "fp16"),
-        graphs=True,
-    ),
-    "torch-compile": Backend(
-        plugin="torch_compile",
-        packages=("torch",),
-        modules=("torch",),
-        install="torch",
-        runs_files=False,
-        precisions=("fp32", "fp16"),
-        profiler=False,
-    ),
-    "onnxruntime": Backend(
-        plugin="onnxruntime",
-        packages=("onnxruntime-gpu", "onnxruntime"),
-        modules=("onnxruntime",),
-        install="onnxruntime",
-    ),
-    "openvino": Backend(
-        plugin="openvino",
-        packages=("openvino",),
-        modules=("openvino",),
-        install="deploy-toolkit[openvino]",
-        devices=("cpu",),
-    ),
-    "tensorrt": Backend(
-        plugin="tensorrt",
-        packages=("tensorrt", "tensorrt-rtx"),
-        modules=("tensorrt", "tensorrt_rtx"),
-        install="deploy-toolkit[tensorrt]",
-        devices=("cuda",),
-        graphs=True,
-        profiler=False,
-    ),
-}
-DEFAULT = ("torch", "onnxruntime", "openvino")
-"""Backends of a benchmark that names none, where installed; compiling with PyTorch takes up to a minute a process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,9 +43,9 @@ class PlannedCell:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def plugin(self) -> str:
-        """The backend's file."""
-        return BACKENDS[self.cell.backend].plugin
+    def backend(self) -> Backend:
+        """The backend that runs it."""
+        return find_backend(self.cell.backend)
 
 
 def choose_backends(asked: tuple[str, ...]) -> tuple[str, ...]:
@@ -126,12 +56,8 @@ def choose_backends(asked: tuple[str, ...]) -> tuple[str, ...]:
         MissingPackageError: one that was asked for is not installed.
     """
     for name in asked:
-        if name not in BACKENDS:
-            raise UnknownNameError("backend", name, BACKENDS, f"known: {', '.join(BACKENDS)}")
-        if not _installed(name):
-            backend = BACKENDS[name]
-            raise MissingPackageError(backend.modules[0], f"the backend {name}", backend.install)
-    return asked or tuple(name for name in DEFAULT if _installed(name))
+        find_backend(name).require()
+    return asked or tuple(item.name for item in backends().values() if item.default and item.installed)
 
 
 LATENCY = "latency"
@@ -150,16 +76,6 @@ def check_scenario(name: str) -> None:
         raise UnknownNameError("scenario", name, known, f"known: {', '.join(known)}")
     if name == "loadgen" and importlib.util.find_spec("mlperf_loadgen") is None:
         raise MissingPackageError("mlcommons-loadgen", "the scenario loadgen", "deploy-toolkit[loadgen]")
-
-
-def _installed(name: str) -> bool:
-    return any(importlib.util.find_spec(module) is not None for module in BACKENDS[name].modules)
-
-
-def backend_versions(name: str) -> dict[str, str]:
-    """The version of what runs a backend."""
-    found = ((package, version(package)) for package in BACKENDS[name].packages)
-    return dict([(package, text) for package, text in found if text][:1])
 
 
 def fingerprint(device: str, kind: str | None = None) -> dict[str, Any]:
@@ -191,25 +107,23 @@ def sizes_at(inputs: tuple[TensorSpec, ...], batch: int, others: Mapping[str, in
     return {name: batch if name == "batch" else others[name] for name in found}
 
 
-def evidence_of(artifact: Artifact, backend: str) -> dict[str, Any] | None:
-    """What the manifest knows of this very file on this very backend; None where it must be proven."""
-    proof = artifact.manifest.parity
-    if proof is None:
+def evidence_of(artifact: Artifact, backend: Backend, device: str) -> dict[str, Any] | None:
+    """Return what the manifest records of this file on this backend and device; None if it must be checked first."""
+    proof, manifest = artifact.manifest.parity, artifact.manifest
+    if proof is None or device != ("cuda" if manifest.format == ENGINE else "cpu"):
         return None
     verdict = {"verdict": proof["verdict"], "reasons": list(proof.get("reasons", ()))}
-    if backend == "tensorrt":
+    if manifest.format == ENGINE:
         return {**verdict, "by": "trt build, on TensorRT"}
-    if artifact.manifest.precision == "int8":
-        runtime = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}.get(backend)
+    if manifest.precision == "int8":
         outputs = [{key: item[key] for key in ("output", "sqnr_db", "agreement")} for item in proof["outputs"]]
-        if proof.get("runtime") == runtime:
-            return {**verdict, "by": f"quantize, on {runtime}", "outputs": outputs}
+        if proof.get("runtime") == backend.title:
+            return {**verdict, "by": f"quantize, on {backend.title}", "outputs": outputs}
         return {
             "verdict": "unproven",
             "reasons": [f"its evidence was taken on {proof.get('runtime')}"],
             "by": "quantize",
         }
-    same = backend_versions(backend).items() <= artifact.manifest.versions.items()
-    if backend != "onnxruntime" or not same:
+    if ONNX not in backend.default_for or not backend.versions().items() <= manifest.versions.items():
         return None
-    return {**verdict, "by": "export, on ONNX Runtime", "margin": proof.get("margin")}
+    return {**verdict, "by": f"export, on {backend.title}", "margin": proof.get("margin")}

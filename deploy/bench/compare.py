@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from deploy.bench.cells import BACKENDS, PASSED, PlannedCell, choose_backends
+from deploy.bench.cells import PASSED, PlannedCell, choose_backends
 from deploy.bench.plan import Choices, plan_model
 from deploy.bench.process import BenchProcess
 from deploy.bench.rows import plain_interval
 from deploy.bench.sequential import LOOKS, Guard, Verdict, guard, interval_at, paired, verdict_of
 from deploy.bench.statistics import Interval
 from deploy.core.artifact import Artifact
+from deploy.core.backend import ONNX, backends, default_backend
 from deploy.core.environment import machine, usable_cores, versions
 from deploy.core.errors import BackendError, UsageError
 from deploy.core.paths import default_root
@@ -202,7 +203,7 @@ def _read(text: str, model: str | None, precision: str | None) -> tuple[str, str
         UsageError: it cannot be told.
     """
     what, _, backend = text.rpartition("@")
-    if not what and text in BACKENDS:
+    if not what and text in backends():
         if model is None:
             raise UsageError(
                 f"{text} is a backend: say which model it runs.", f"deploy bench MODEL --compare {text} OTHER"
@@ -210,10 +211,18 @@ def _read(text: str, model: str | None, precision: str | None) -> tuple[str, str
         return model, text, precision or "fp32"
     what = what or text
     backend = backend if what != text else ""
-    if Path(what).suffix == ".onnx":
+    if Path(what).suffix in (".onnx", ".engine"):
         manifest = Artifact.open(Path(what)).manifest
-        return what, backend or manifest.target or "onnxruntime", manifest.precision
-    return what, backend or "onnxruntime", precision or "fp32"
+        return what, backend or _runs(manifest.format, manifest.target), manifest.precision
+    return what, backend or default_backend(ONNX).name, precision or "fp32"
+
+
+def _runs(format: str, target: str | None) -> str:
+    """The backend of a file, where none was named."""
+    fitting = [item for item in backends().values() if item.opens(format, target)]
+    if not fitting:
+        raise UsageError(f"no backend runs {format} files for {target}.")
+    return min(fitting, key=lambda item: format not in item.default_for).name
 
 
 def _one(what: str, choices: Choices, store: Store, scratch: Path, progress: Progress) -> PlannedCell:
@@ -236,7 +245,7 @@ def _opener(plan: PlannedCell, seed: int) -> Opener:
     feeds = probes_at(plan.inputs, plan.cell.sizes, seed=seed)[0].feeds
 
     def start() -> BenchProcess:
-        process = BenchProcess(plan.plugin, plan.cell.threads)
+        process = BenchProcess(plan.backend.runner, plan.cell.threads)
         process.submit_open(feeds, path=plan.path, model=plan.model, options=plan.options)
         return process
 

@@ -15,6 +15,7 @@ from deploy.bench.cells import PlannedCell, choose_backends
 from deploy.bench.limits import Floor, MachineLimits, Work, floor
 from deploy.bench.process import BenchProcess
 from deploy.bench.records import CellRecord
+from deploy.core.backend import ONNX, RunSettings, find_backend
 from deploy.core.environment import machine, versions
 from deploy.core.errors import BackendError
 from deploy.core.progress import Progress
@@ -23,6 +24,7 @@ from deploy.support import peak_graphs
 from deploy.support.onnx_costs import costs
 
 SECONDS = 0.3
+BANDWIDTH = "deploy.bench.bandwidth"
 SIZES = tuple(2**power for power in (16, 18, 20, 22, 24, 26, 28))
 """Bytes that are read again and again: 64 KiB to 256 MiB."""
 
@@ -50,7 +52,7 @@ def measured_limits(threads: int, store: Store, progress: Progress, *, again: bo
 def _measure(threads: int) -> MachineLimits:
     operations: dict[str, float] = {}
     by: dict[str, str] = {}
-    engines = [name for name in choose_backends(()) if name != "torch"]
+    engines = [find_backend(name) for name in choose_backends(()) if ONNX in find_backend(name).formats]
     with tempfile.TemporaryDirectory() as folder:
         for precision in ("fp32", "int8"):
             for kind, shape in peak_graphs.INPUTS.items():
@@ -59,27 +61,27 @@ def _measure(threads: int) -> MachineLimits:
                 feeds = {"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
                 for engine in engines:
                     reached = peak_graphs.OPERATIONS[kind] / _seconds(
-                        engine, threads, path, feeds, {"threads": threads}
+                        engine.runner, threads, path, feeds, engine.options(RunSettings(threads=threads))
                     )
                     if reached > operations.get(precision, 0.0):
                         operations[precision] = reached
-                        by[precision] = f"{kind} on {engine}"
+                        by[precision] = f"{kind} on {engine.name}"
     bandwidth = {
-        size: size / _seconds("memory", threads, None, {}, {"threads": threads, "bytes": size}) for size in SIZES
+        size: size / _seconds(BANDWIDTH, threads, None, {}, {"threads": threads, "bytes": size}) for size in SIZES
     }
     return MachineLimits(threads=threads, operations=operations, bandwidth=bandwidth, by=by)
 
 
 def _seconds(
-    backend: str, threads: int, path: Path | None, feeds: dict[str, np.ndarray], options: dict[str, int]
+    runner: str, threads: int, path: Path | None, feeds: dict[str, np.ndarray], options: dict[str, Any]
 ) -> float:
     """A short call, not a typical one: the tenth percentile."""
-    with BenchProcess(backend, threads) as process:
+    with BenchProcess(runner, threads) as process:
         process.open(feeds, path=path, model=None, options=options)
         process.warm(1.0)
         _, samples = process.time(SECONDS)
     if not len(samples):
-        raise BackendError(f"{backend} gave no time.")
+        raise BackendError(f"{runner} gave no time.")
     return float(np.quantile(samples, 0.1)) / 1e9
 
 

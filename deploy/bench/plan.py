@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from deploy.bench.cells import (
-    BACKENDS,
     REFERENCE,
     PlannedCell,
-    backend_versions,
     evidence_of,
     fingerprint,
     sizes_at,
@@ -21,6 +19,7 @@ from deploy.bench.proof import Prover, proven
 from deploy.bench.records import Cell, SkippedCell, load, record_path
 from deploy.bench.subject import INT8, TimedModel
 from deploy.core.artifact import Artifact, sha256
+from deploy.core.backend import ENGINE, ONNX, RunSettings, find_backend
 from deploy.core.errors import DeployError, UnknownNameError
 from deploy.core.progress import Progress
 from deploy.core.store import Store
@@ -94,7 +93,7 @@ def _cells(
     for precision in choices.precisions or subject.precisions():
         found: dict[str, list[PlannedCell | SkippedCell]] = {}
         # what runs files comes first: a model is timed at the sizes that its files have
-        for backend in sorted(backends, key=lambda name: not BACKENDS[name].runs_files):
+        for backend in sorted(backends, key=lambda name: not find_backend(name).runs_files):
             if choices.wanted(subject.name, backend, precision):
                 found[backend] = [
                     _cell(subject, choices, backend, precision, batch, store, provers, progress)
@@ -141,7 +140,7 @@ def _fitting(subject: TimedModel, choices: Choices) -> tuple[str, ...]:
     own = subject.backends()
     if own is not None:
         return own
-    return tuple(name for name in choices.backends if BACKENDS[name].runs_files or not subject.is_file)
+    return tuple(name for name in choices.backends if find_backend(name).runs_files or not subject.is_file)
 
 
 def _remembered(plan: PlannedCell, store: Store) -> PlannedCell:
@@ -161,12 +160,15 @@ def _plan(subject: TimedModel, choices: Choices, backend: str, precision: str, b
     Raises:
         DeployError: there cannot be one.
     """
-    if precision not in BACKENDS[backend].precisions:
+    runs = find_backend(backend)
+    if precision not in runs.precisions:
         raise DeployError(f"{backend} does not run {precision}.")
-    if choices.device not in BACKENDS[backend].devices:
+    if choices.device not in runs.devices:
         raise DeployError(f"{backend} does not run on {choices.device}.")
-    if choices.graph and not BACKENDS[backend].graphs:
-        raise DeployError(f"{backend} replays no CUDA graphs.")
+    if choices.graph and not runs.cuda_graphs:
+        raise DeployError(f"{backend} cannot replay CUDA graphs.")
+    if precision == INT8 and ONNX in runs.formats and not runs.targets:
+        raise DeployError(f"{backend} declares no quantization target, so there is no INT8 file for it.")
     common = {
         "backend": backend,
         "precision": precision,
@@ -175,13 +177,13 @@ def _plan(subject: TimedModel, choices: Choices, backend: str, precision: str, b
         "device": choices.device,
         "scenario": choices.scenario,
         "options": {**choices.options, **({"graph": True} if choices.graph else {})},
-        "versions": backend_versions(backend),
+        "versions": runs.versions(),
         "machine": fingerprint(choices.device, choices.kind),
     }
-    if backend == "tensorrt":
+    if ENGINE in runs.formats:
         return _of_file(subject.engine(precision), choices, common)
-    if BACKENDS[backend].runs_files:
-        return _of_file(subject.file(precision, backend if precision == INT8 else None), choices, common)
+    if runs.runs_files:
+        return _of_file(subject.file(precision, runs.targets[0] if precision == INT8 else None), choices, common)
     if subject.is_file:
         raise DeployError(f"{backend} runs models, not files.")
     return _of_model(subject, choices, common)
@@ -190,11 +192,7 @@ def _plan(subject: TimedModel, choices: Choices, backend: str, precision: str, b
 def _of_file(artifact: Artifact, choices: Choices, common: dict[str, Any]) -> PlannedCell:
     manifest = artifact.manifest
     sizes = sizes_at(manifest.inputs, common["batch"], {**manifest.options.get("sizes", {}), **choices.sizes})
-    options: dict[str, Any] = {"threads": choices.threads}
-    if common["backend"] == "onnxruntime":
-        options["provider"] = choices.device
-    elif common["backend"] == "tensorrt":
-        options = {"graph": choices.graph}
+    backend = find_backend(common["backend"])
     cell = Cell(
         model=manifest.model,
         slug=manifest.slug,
@@ -210,34 +208,32 @@ def _of_file(artifact: Artifact, choices: Choices, common: dict[str, Any]) -> Pl
         "weights": list(manifest.weights.identity),
         "top1": (((manifest.parity or {}).get("accuracy")) or {}).get("top1"),
     }
-    own = choices.device == "cpu" or common["backend"] == "tensorrt"
-    evidence = evidence_of(artifact, common["backend"]) if own else None
     return PlannedCell(
         cell=cell,
         path=artifact.path,
         model=None,
-        options=options,
+        options=backend.options(_settings(choices, common["precision"])),
         inputs=manifest.inputs,
-        evidence=evidence,
+        evidence=evidence_of(artifact, backend, choices.device),
         about=about,
     )
+
+
+def _settings(choices: Choices, precision: str) -> RunSettings:
+    return RunSettings(device=choices.device, threads=choices.threads, precision=precision, cuda_graph=choices.graph)
 
 
 def _of_model(subject: TimedModel, choices: Choices, common: dict[str, Any]) -> PlannedCell:
     model, inputs = subject.model(), subject.inputs()
     sizes = sizes_at(inputs, common["batch"], {**model.sizes, **choices.sizes})
     request, weights = subject.rebuilt()
-    eager = (common["backend"], common["precision"], choices.device) == ("torch", "fp32", "cpu")
+    backend = find_backend(common["backend"])
+    eager = backend.reference and (common["precision"], choices.device) == ("fp32", "cpu")
     return PlannedCell(
         cell=Cell(model=model.name, slug=model.slug, digest=sha256(weights), sizes=sizes, **common),
         path=None,
         model=request,
-        options={
-            "threads": choices.threads,
-            "precision": common["precision"],
-            "device": choices.device,
-            "graph": choices.graph,
-        },
+        options=backend.options(_settings(choices, common["precision"])),
         inputs=inputs,
         evidence=EAGER if eager else None,
         about={

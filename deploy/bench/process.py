@@ -32,7 +32,7 @@ class BenchProcess:
     It is also a candidate for `deploy.parity.compare`: what is proven is the very process that is timed.
 
     Args:
-        backend: name of the plug-in.
+        runner: module that opens files or models: `deploy.core.backend.Backend.runner`.
         threads: for every library that asks the environment.
         module: the worker's module.
         patience_s: seconds it may take for anything but opening, beyond what it was asked to spend.
@@ -40,7 +40,7 @@ class BenchProcess:
 
     def __init__(
         self,
-        backend: str,
+        runner: str,
         threads: int,
         *,
         module: str = "deploy.bench.worker",
@@ -50,7 +50,7 @@ class BenchProcess:
         self.outputs: tuple[TensorSpec, ...] = ()
         self._patience = patience_s
         environment = {**os.environ, **dict.fromkeys(THREADS, str(threads))}
-        self._child = Child(module, backend, (backend,), environment)
+        self._child = Child(module, runner, (runner,), environment)
 
     def __enter__(self) -> Self:
         return self

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from deploy.bench.cells import BACKENDS, PlannedCell, choose_backends
+from deploy.bench.cells import PlannedCell, choose_backends
 from deploy.bench.layers import LayerTime, Profile, slower
 from deploy.bench.plan import Choices, plan_model
 from deploy.bench.process import BenchProcess
 from deploy.bench.records import save_profile
 from deploy.bench.subject import INT8
+from deploy.core.backend import find_backend
 from deploy.core.environment import usable_cores
 from deploy.core.errors import BackendError, UsageError
 from deploy.core.paths import default_root
@@ -103,7 +104,7 @@ def explain(
     """
     store = Store(artifacts or default_root())
     choices = Choices(
-        backends=tuple(backends) or tuple(name for name in choose_backends(()) if name != "torch"),
+        backends=tuple(backends) or tuple(name for name in choose_backends(()) if find_backend(name).runs_files),
         precisions=(precision,) if precision != INT8 else (INT8, "fp32"),
         batches=(batch,),
         threads=threads or usable_cores(),
@@ -111,7 +112,7 @@ def explain(
         seed=seed,
     )
     for name in choose_backends(choices.backends):
-        if not BACKENDS[name].profiler:
+        if not find_backend(name).profiler:
             raise UsageError(f"the backend {name} has no profiler that tells layers.")
     request = ModelRequest(name=model) if isinstance(model, str) else model
     with tempfile.TemporaryDirectory(prefix="deploy-bench-") as scratch:
@@ -136,10 +137,10 @@ def explain(
 def _profile(plan: PlannedCell, seed: int) -> Profile:
     """Without a profiler for the time in all, then with it, in a process of its own each."""
     feeds = probes_at(plan.inputs, plan.cell.sizes, seed=seed)[0].feeds
-    with BenchProcess(plan.plugin, plan.cell.threads) as process:
+    with BenchProcess(plan.backend.runner, plan.cell.threads) as process:
         process.open(feeds, path=plan.path, model=plan.model, options=plan.options)
         process.warm(WARM_S)
         wall = float(np.median(process.time(WALL_S)[1]))
-    with BenchProcess(plan.plugin, plan.cell.threads) as process:
+    with BenchProcess(plan.backend.runner, plan.cell.threads) as process:
         nodes = process.profile(feeds, path=plan.path, model=plan.model, options=plan.options, calls=CALLS)
     return Profile.of(nodes, wall)

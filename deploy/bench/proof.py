@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from deploy.backends.pytorch import PyTorchRunner
+from deploy.backends.torch.reference import PyTorchRunner
 from deploy.bench.cells import PlannedCell
 from deploy.bench.process import BenchProcess
 from deploy.core.model import Model
@@ -40,7 +40,7 @@ class Prover:
         if faults:
             return {"verdict": "fail", "reasons": faults, "by": by}
         probes = self._probes.setdefault(tuple(cell.sizes.items()), probes_at(specs, cell.sizes, seed=self._seed))
-        with BenchProcess(plan.plugin, cell.threads) as process:
+        with BenchProcess(plan.backend.runner, cell.threads) as process:
             first = {rename[name]: value for name, value in probes[0].feeds.items()}
             process.open(first, path=plan.path, model=plan.model, options=plan.options)
             report = compare(

@@ -36,7 +36,7 @@ def repeat(plan: PlannedCell, number: int, budget: Budget, seed: int, store: Sto
     feeds = probes_at(plan.inputs, cell.sizes, seed=seed)[0].feeds
     details: dict[str, Any] = {}
     try:
-        with BenchProcess(plan.plugin, cell.threads, patience_s=budget.patience_s) as process:
+        with BenchProcess(plan.backend.runner, cell.threads, patience_s=budget.patience_s) as process:
             details |= process.open(feeds, path=plan.path, model=plan.model, options=plan.options)
             details["copies"] = process.copies(feeds)
             details["warmth"] = process.warm(budget.warm_s)

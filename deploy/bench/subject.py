@@ -10,6 +10,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from deploy.core.artifact import Artifact
+from deploy.core.backend import backends
 from deploy.core.errors import ArtifactError, ExportError
 from deploy.core.model import Model
 from deploy.core.progress import Progress
@@ -56,9 +57,9 @@ class TimedModel:
     def backends(self) -> tuple[str, ...] | None:
         """What runs the one file that was named; None for a model, and for a file that several run."""
         manifest = self.files[0].manifest if self.is_file else None
-        if manifest is not None and manifest.format == FORMAT:
-            return ("tensorrt",)
-        return (manifest.target,) if manifest is not None and manifest.target else None
+        if manifest is None or (manifest.format != FORMAT and manifest.target is None):
+            return None
+        return tuple(item.name for item in backends().values() if item.opens(manifest.format, manifest.target))
 
     def precisions(self) -> Sequence[str]:
         """Those there are files of; fp32 where there is none."""

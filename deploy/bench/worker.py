@@ -5,6 +5,7 @@ Started as ``python -m deploy.bench.worker BACKEND`` by `deploy.bench.process`.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,13 +32,13 @@ class TimingWorker:
     """Answers `deploy.bench.process.BenchProcess`, request by request.
 
     Args:
-        backend: name of the plug-in.
+        runner: module that opens files or models.
         wrap: applied to the runner that was opened; benchmarks of the harness plant a known slow-down with it.
     """
 
-    def __init__(self, backend: str, wrap: Callable[[Runner], Runner] = lambda runner: runner) -> None:
+    def __init__(self, runner: str, wrap: Callable[[Runner], Runner] = lambda runner: runner) -> None:
         began = perf_counter_ns()
-        self._backend = registry.load("deploy.backends", backend, "backend")
+        self._backend = importlib.import_module(runner)
         self._import_ns = perf_counter_ns() - began
         self._wrap = wrap
         self._opened: Runner | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from deploy.core.backend import find_backend
 from deploy.core.child import Child
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
@@ -15,14 +16,18 @@ class IsolatedRunner(Runner):
 
     Args:
         backend: name of the backend, ``onnxruntime``.
+        runner: module that opens files; default: the backend's own.
+
+    Raises:
+        UnknownNameError: no backend has this name.
     """
 
-    def __init__(self, backend: str) -> None:
-        self.backend = backend
+    def __init__(self, backend: str, runner: str | None = None) -> None:
+        self.backend = find_backend(backend)
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
         self.peak_bytes = 0
-        self._child = Child("deploy.core.isolated_worker", backend, (backend,))
+        self._child = Child("deploy.core.isolated_worker", self.backend.title, (runner or self.backend.runner,))
 
     @property
     def dead(self) -> bool:

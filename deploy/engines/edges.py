@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from deploy.backends.pytorch import PyTorchRunner
+from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core import registry
 from deploy.core.artifact import Artifact, Manifest, Payload, sha256
 from deploy.core.errors import DeployError, ExportError, MissingPackageError

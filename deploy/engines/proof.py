@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.backends.pytorch import PyTorchRunner
+from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.artifact import Artifact, sha256
+from deploy.core.backend import find_backend
 from deploy.core.errors import ArtifactError, BackendError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
@@ -23,7 +24,7 @@ from deploy.parity.compare import Candidate, compare
 from deploy.parity.probes import SPOT_SAMPLES, Probe, make_probes, probes_at
 from deploy.parity.verdict import ParityReport
 from deploy.quantization.evidence import Judge
-from deploy.support.runtime import TENSORRT
+from deploy.support.runtime import Runtime
 from exporters.onnx_to_tensorrt import Profile
 
 MEASURED = "measured"
@@ -58,7 +59,7 @@ def prove_engine(job: BuildJob, artifact: Artifact, store: Store, progress: Prog
         BackendError: it was opened, and failed to run.
         DeployError: the model cannot be built again.
     """
-    with IsolatedRunner(TENSORRT.backend) as runner:
+    with IsolatedRunner("tensorrt") as runner:
         try:
             runner.open(artifact.path)
         except BackendError as exc:
@@ -161,7 +162,7 @@ def _in_eight_bits(job: BuildJob, artifact: Artifact, progress: Progress) -> Eng
     size, whole = _batch(job)
     with IsolatedRunner("onnxruntime") as runner, progress.stage("judging the engine"):
         judge = Judge(runner, job.source.path, samples, size=size, whole=whole, target=job.library.name)
-        evidence = judge.measure(artifact.path, progress, TENSORRT)
+        evidence = judge.measure(artifact.path, progress, Runtime(backend=find_backend("tensorrt")))
     verdict = MEASURED if evidence.finite else "fail"
     parity = {
         "verdict": verdict,

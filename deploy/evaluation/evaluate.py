@@ -173,7 +173,7 @@ def _unseen(dataset: Dataset, subjects: list[EvaluatedModel], progress: Progress
 
 
 def _rows(name: str, judged: list[Judged], max_drop: float, progress: Progress) -> list[AccuracyRow]:
-    reference = judged[0] if judged[0].runtime == "pytorch" else None
+    reference = judged[0] if judged[0].runtime == "torch" else None
     if any(item.matched == "position" for item in judged):
         progress.note(f"{name}: classes of the data and of the model are matched by position, not by name")
     rows = []
@@ -189,7 +189,7 @@ def _rows(name: str, judged: list[Judged], max_drop: float, progress: Progress) 
             AccuracyRow(
                 model=manifest.model if manifest else name,
                 slug=item.slug,
-                digest=manifest.files[0].sha256 if manifest and item.runtime != "pytorch" else item.weights,
+                digest=manifest.files[0].sha256 if manifest and item.runtime != "torch" else item.weights,
                 file=item.artifact.path if item.artifact else None,
                 runtime=item.runtime,
                 precision=item.precision,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.backends.pytorch import PyTorchRunner
+from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.artifact import Artifact, Manifest
 from deploy.core.errors import ArtifactError, BackendError, DeployError
 from deploy.core.isolated import IsolatedRunner
@@ -123,7 +123,7 @@ def judge(
             answers, matched = _answers(
                 call, dataset, image_preprocessing(model), model.labels, model.name, batch_size, progress
             )
-        yield Judged(subject.checkpoint, model.slug, "pytorch", "fp32", model.weights.identity, answers, matched)
+        yield Judged(subject.checkpoint, model.slug, "torch", "fp32", model.weights.identity, answers, matched)
     for export in subject.exports:
         export.verify()
         manifest = export.manifest
@@ -133,7 +133,7 @@ def judge(
         recipe = manifest.preprocessing or (image_preprocessing(model) if model is not None else None)
         if recipe is None:
             raise ArtifactError(f"{export.path}: its manifest does not say how images become its input.")
-        with progress.stage(f"{export.path.name}: {runtime.words}"), _opened(export, runtime) as opened:
+        with progress.stage(f"{export.path.name}: {runtime.title}"), _opened(export, runtime) as opened:
             call = _classifier(opened, opened.inputs[0])
             name = manifest.model
             most = min(batch_size, _greatest(manifest))
@@ -145,14 +145,14 @@ def judge(
 
 def _greatest(manifest: Manifest) -> int:
     """The largest batch that a file takes: an engine's profiles bound it."""
-    shapes = [item["greatest"] for profile in manifest.options.get("profiles", ()) for item in profile.values()]
+    shapes = [item["max"] for profile in manifest.options.get("profiles", ()) for item in profile.values()]
     return max((shape[0] for shape in shapes), default=sys.maxsize)
 
 
 @contextmanager
 def _opened(artifact: Artifact, runtime: Runtime) -> Iterator[IsolatedRunner]:
-    with IsolatedRunner(runtime.backend) as runner:
-        runner.open(artifact.path, **runtime.options)
+    with IsolatedRunner(runtime.backend.name) as runner:
+        runner.open(artifact.path, **runtime.options())
         if len(runner.inputs) != 1:
             raise BackendError(f"{artifact.path}: takes {len(runner.inputs)} inputs, not one batch of images.")
         yield runner

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.core import registry
 from deploy.core.artifact import Artifact, sha256
-from deploy.core.errors import ArtifactError, BackendError, UnknownNameError, UsageError
+from deploy.core.backend import find_backend
+from deploy.core.errors import ArtifactError, BackendError, UsageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.paths import default_root
@@ -24,9 +24,8 @@ from deploy.parity.locate import Location
 from deploy.parity.verdict import ParityReport
 from deploy.support import onnx_file
 
-BACKENDS = "deploy.backends"
 RUNTIME = "onnxruntime"
-"""What runs the file, where nobody asks for another."""
+"""The backend that runs the file where none is named."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,8 +85,8 @@ def check(
     """
     store = Store(artifacts or default_root())
     request = ModelRequest(name=model) if isinstance(model, str) else model
-    if backend not in (known := registry.names(BACKENDS)):
-        raise UnknownNameError("backend", backend, known, f"known: {', '.join(known)}")
+    if "onnx" not in find_backend(backend).formats:
+        raise UsageError(f"the backend {backend} does not run ONNX files.")
     if locate_fault and backend != RUNTIME:
         raise UsageError(f"--locate runs the graph node by node on {RUNTIME}: it tells nothing of {backend}.")
     with IsolatedRunner(backend) as candidate:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from deploy.backends.pytorch import PyTorchRunner
+from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.progress import Progress
@@ -25,7 +25,7 @@ def locate(model: Model, path: Path, *, precision: str, seed: int, progress: Pro
     Raises:
         BackendError: a node does not run on its own, or the model cannot be run.
     """
-    with IsolatedRunner("onnxruntime_stepwise") as stepwise:
+    with IsolatedRunner("onnxruntime", "deploy.backends.onnxruntime.stepwise") as stepwise:
         stepwise.open(path)
         rename, inputs, _ = match_inputs(model, stepwise.inputs)
         probes = make_probes(inputs, model.sizes, seed=seed)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.backends.pytorch import PyTorchRunner
+from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.artifact import sha256
+from deploy.core.backend import RunSettings
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.progress import Progress
@@ -100,7 +101,9 @@ def check_outputs(
         BackendError: the model cannot be run, or the runtime refuses the file.
     """
     model = reference.model
-    candidate.open(path, **_frugal(path, candidate.backend))
+    candidate.open(
+        path, **candidate.backend.options(RunSettings(low_memory=_size(path) >= LEAN_BYTES, shared_cores=True))
+    )
     rename, inputs, faults = match_inputs(model, candidate.inputs)
     real = fit_samples(samples, model, inputs)
     probes = make_probes(inputs, model.sizes, seed=seed, samples=real, mirrored=mirrored)
@@ -119,13 +122,10 @@ def check_outputs(
     )
 
 
-def _frugal(path: Path, backend: str) -> dict[str, bool]:
-    """Options of ONNX Runtime that spare memory and cores beside PyTorch; other backends have none of that name."""
-    if backend != "onnxruntime":
-        return {}
+def _size(path: Path) -> int:
+    """Bytes of a file and of its external data."""
     data = path.with_name(f"{path.name}.data")
-    size = path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
-    return {"lean": size >= LEAN_BYTES, "spinning": False}
+    return path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
 
 
 def _refused(faults: list[str], precision: str, seed: int) -> ParityReport:

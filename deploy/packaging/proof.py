@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from deploy.backends import onnxruntime
-from deploy.backends.pytorch import PyTorchRunner
+from deploy.backends.onnxruntime import runner as onnxruntime
+from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.artifact import Artifact
 from deploy.core.environment import version
 from deploy.core.errors import ArtifactError, BackendError, DataError, ParityError

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from deploy.core.backend import ONNX, RunSettings
 from deploy.core.errors import DataError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.progress import Progress
@@ -17,7 +18,7 @@ from deploy.core.runner import Fetches
 from deploy.evaluation.accuracy import Accuracy, AccuracyComparison, Answers
 from deploy.parity.fidelity import Fidelity, OutputFidelity
 from deploy.quantization.data import CalibrationSamples
-from deploy.support.runtime import ONNX, SIMULATED, Runtime, runtime_of
+from deploy.support.runtime import Runtime, runtime_of, simulated
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +122,7 @@ class Judge:
     ) -> None:
         self._runner, self._samples, self._size, self._whole = runner, samples, size, whole
         self._target = target
-        runner.open(source, spinning=False)
+        runner.open(source, **runner.backend.options(RunSettings(shared_cores=True)))
         self._float = list(self._run(runner, None))
         if not self._float:
             raise DataError(f"{samples.count} samples are fewer than the batch of {size} that {source} fixes.")
@@ -145,13 +146,14 @@ class Judge:
         Raises:
             BackendError: the runtime refuses it.
         """
-        runtime = runtime or runtime_of(ONNX, self._target) or SIMULATED
+        runtime = runtime or runtime_of(ONNX, self._target) or simulated()
+        options = runtime.options(RunSettings(shared_cores=True))
         if runtime.backend == self._runner.backend:
-            self._runner.open(path, spinning=False, **runtime.options)
-            return self._compare(self._run(self._runner, progress), runtime.words)
-        with IsolatedRunner(runtime.backend) as other:
-            other.open(path, **runtime.options)
-            return self._compare(self._run(other, progress), runtime.words)
+            self._runner.open(path, **options)
+            return self._compare(self._run(self._runner, progress), runtime.title)
+        with IsolatedRunner(runtime.backend.name) as other:
+            other.open(path, **options)
+            return self._compare(self._run(other, progress), runtime.title)
 
     def _compare(self, found: Iterator[Fetches], words: str) -> Evidence:
         fidelity = Fidelity()

@@ -11,12 +11,12 @@ from typing import Any
 
 from deploy.bench.rows import plain_interval
 from deploy.bench.statistics import Interval, ratio
+from deploy.core.backend import title_of
 from deploy.report.rows import same_cell
 
 Plain = Mapping[str, Any]
 
 LATENCY = "latency"
-NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch", "torch-compile": "torch.compile"}
 UNCLEAR = 1.2
 """An interval around no difference whose ends are farther apart than this factor tells nothing."""
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "int8": "INT8"}
@@ -63,7 +63,7 @@ def _fastest(rows: Sequence[Plain], baseline: str) -> dict[str, str]:
     ties = [what(row) for row in rows if row["mark"] == "tie"]
     text = f"{what(best)} is fastest: {_time(best)}"
     if best["speedup"]:
-        text += f", {_times(best['speedup'])} of {NAMES.get(baseline, baseline)} in float32"
+        text += f", {_times(best['speedup'])} of {title_of(baseline)} in float32"
     text += f"; {_accuracy(best)}"
     if ties:
         text += f". Not told apart from it: {', '.join(ties)}"
@@ -76,7 +76,7 @@ def _not_faster(row: Plain, rows: Sequence[Plain], profiles: Sequence[Plain]) ->
     gain = _gain(plain[0], row) if plain else None
     if gain is None or gain.low > 1:
         return
-    where, times = NAMES.get(row["backend"], row["backend"]), _times(plain_interval(gain) or {})
+    where, times = title_of(row["backend"]), _times(plain_interval(gain) or {})
     if gain.high > 1 and gain.high / max(gain.low, 1e-9) > UNCLEAR:
         text = f"whether INT8 is faster than float32 on {where} cannot be told ({times}): measure on a quieter machine"
         yield _entry(row, "int8", f"{text}, or with more --repetitions")
@@ -126,7 +126,7 @@ def reasons(profile: Plain) -> list[str]:
 
 def what(row: Plain) -> str:
     """Backend and precision in words."""
-    return f"{PRECISIONS.get(row['precision'], row['precision'])} on {NAMES.get(row['backend'], row['backend'])}"
+    return f"{PRECISIONS.get(row['precision'], row['precision'])} on {title_of(row['backend'])}"
 
 
 def _where(row: Plain) -> str:

@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from deploy.core.backend import backends
 from deploy.support.words import duration
 
 Plain = Mapping[str, Any]
 Figure = dict[str, Any]
 
-COLOURS = {
-    "torch": "#E69F00",
-    "torch-compile": "#D55E00",
-    "onnxruntime": "#0072B2",
-    "openvino": "#009E73",
-    "tensorrt": "#CC79A7",
-}
-"""Of backends: Okabe and Ito's palette, which color-blind people can tell apart."""
 OTHER = "#56B4E9"
+"""Color of a backend that declares none. The built-in ones use Okabe and Ito's color-blind-safe palette."""
 SYMBOLS = {"fp32": "circle", "fp16": "square", "int8": "diamond"}
 MILLI = 1e-6
+
+
+def color_of(backend: str) -> str:
+    """Return the plot color of a backend or quantization target, ``#RRGGBB``."""
+    known = backends()
+    return (known[backend].color if backend in known else None) or OTHER
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +55,7 @@ def marker(name: tuple[str, str], **more: Any) -> dict[str, Any]:
     """Of a series: its color and symbol."""
     backend, precision = name
     return {
-        "color": COLOURS.get(backend, OTHER),
+        "color": color_of(backend),
         "symbol": SYMBOLS.get(precision, "x") + ("-open" if more.pop("hollow", False) else ""),
         "size": 9,
         **more,

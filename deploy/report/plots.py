@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from deploy.report.plot_parts import (
-    COLOURS,
     MILLI,
-    OTHER,
     Figure,
     Plain,
     Plot,
     by_setting,
+    color_of,
     ends,
     error_x,
     fastest,
@@ -163,7 +162,7 @@ def _distributions(rows: Sequence[Plain]) -> Plot | None:
                     "x": [rounded(value * MILLI) for value in values],
                     "y": [rounded(100 * index / steps) for index in range(steps + 1)],
                     "line": {
-                        "color": COLOURS.get(row["backend"], OTHER),
+                        "color": color_of(row["backend"]),
                         "dash": {"fp32": "solid", "fp16": "dot", "int8": "dash"}.get(row["precision"], "dashdot"),
                     },
                 }
@@ -219,7 +218,7 @@ def _batch_lines(name: tuple[str, str], rows: Sequence[Plain]) -> Iterator[Figur
         "legendgroup": " ".join(name),
         "x": [row["batch"] for row in rows],
         "marker": marker(name),
-        "line": {"color": COLOURS.get(name[0], OTHER)},
+        "line": {"color": color_of(name[0])},
     }
     yield {**common, "y": [rounded(median(row) * MILLI) for row in rows]}
     yield {**common, "y": [rounded(row["throughput"]) for row in rows], "yaxis": "y2", "showlegend": False}

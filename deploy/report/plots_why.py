@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from deploy.report.plot_parts import (
-    COLOURS,
-    OTHER,
     Figure,
     Plain,
     Plot,
     by_setting,
+    color_of,
     in_words,
     marker,
     median,
@@ -86,7 +85,7 @@ def sensitivity(found: Sequence[Plain]) -> Plot | None:
                     "orientation": "h",
                     "x": [rounded(float(layer["sqnr_db"])) for layer in layers],
                     "y": [layer["layer"] for layer in layers],
-                    "marker": {"color": COLOURS.get(item["target"], OTHER)},
+                    "marker": {"color": color_of(item["target"])},
                 }
             ],
             "layout": {
@@ -120,7 +119,7 @@ def curves(curves: Mapping[str, Sequence[Plain]]) -> Plot | None:
                         "x": epochs,
                         "y": [rounded(row[f"{split}_{column}"] * (100 if column == "top1" else 1)) for row in rows],
                         "yaxis": axis,
-                        "line": {"color": COLOURS["onnxruntime" if split == "test" else "torch"], "dash": dash},
+                        "line": {"color": color_of("onnxruntime" if split == "test" else "torch"), "dash": dash},
                     }
                 )
         figures[slug] = {"data": data, "layout": _CURVE_AXES}

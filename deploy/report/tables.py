@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deploy.core.backend import backends
 from deploy.report.machines import HEADS, WHAT, side_by_side
 from deploy.support import words
 from deploy.support.words import UNKNOWN, duration, size, spread, times_faster
@@ -225,16 +226,14 @@ def machine_line(item: Plain) -> str:
     machine, versions = item["machine"], item["versions"]
     kind = f"{machine['kind']}: " if machine.get("kind") else ""
     parts = [f"{kind}{machine.get('cpu', '?')}, {_cores(machine)}", str(machine.get("system", ""))]
-    parts += [f"{name} {text}" for name, text in versions.items() if name in RUNNING]
+    deciding = {"python", *(package for item in backends().values() for package in item.packages)}
+    parts += [f"{name} {text}" for name, text in versions.items() if name in deciding]
     return ", ".join(part for part in parts if part)
 
 
 def _cores(machine: Plain) -> str:
     count = machine.get("cores", "?")
     return f"{count} core{'' if count == 1 else 's'}"
-
-
-RUNNING = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "python")
 
 
 LISTS = ("medians_ns", "quantiles_ns")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.routing import Route
 
-from deploy.backends.pytorch import PyTorchRunner
+from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError, DeployError
 from deploy.core.model import Model, Preprocessing

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from deploy.core import registry
 from deploy.core.artifact import Artifact
+from deploy.core.backend import RunSettings
 from deploy.core.environment import usable_cores
 from deploy.core.errors import ArtifactError, UsageError
 from deploy.core.progress import Progress
@@ -19,7 +20,7 @@ from deploy.core.tensors import batch_symbol
 from deploy.serving.batching import Batcher, BatchingLimits
 from deploy.serving.metrics import Metrics
 from deploy.serving.served import ServedModel
-from deploy.support.runtime import SIMULATED, Runtime, runtime_of
+from deploy.support.runtime import Runtime, runtime_of
 from deploy.support.stored import newest_export, newest_of_each
 
 
@@ -80,7 +81,7 @@ def choose(model: str | None, files: Sequence[Path], store: Store, progress: Pro
 def _runtime(artifact: Artifact) -> Runtime | None:
     """What runs a file as its target would; a prediction is not served."""
     found = runtime_of(artifact.manifest.format, artifact.manifest.target)
-    return None if found is SIMULATED else found
+    return None if found is None or found.simulated else found
 
 
 def open_served(artifact: Artifact, opening: Opening) -> ServedModel:
@@ -93,12 +94,8 @@ def open_served(artifact: Artifact, opening: Opening) -> ServedModel:
     runtime = _runtime(artifact)
     if runtime is None:
         raise ArtifactError(f"{artifact.path}: nothing here runs it.")
-    backend = registry.load("deploy.backends", runtime.backend, "backend")
-    options = dict(runtime.options)
-    if runtime.backend != "tensorrt":
-        options["threads"] = opening.threads or usable_cores()
-    if runtime.backend == "onnxruntime":
-        options["spinning"] = False  # who waits leaves its core to the others
+    backend = importlib.import_module(runtime.backend.runner)
+    options = runtime.options(RunSettings(threads=opening.threads or usable_cores(), shared_cores=True))
     symbol = batch_symbol(manifest.inputs, manifest.outputs)
     runners: list[Runner] = []
     try:
@@ -113,7 +110,7 @@ def open_served(artifact: Artifact, opening: Opening) -> ServedModel:
     about = {"file": artifact.path.name, "sha256": manifest.files[0].sha256}
     return ServedModel(
         name=name,
-        platform=f"{runtime.backend}_{manifest.format}",
+        platform=f"{runtime.backend.name}_{manifest.format}",
         batcher=opening.batcher(runners, name, batched=symbol is not None),
         inputs=manifest.inputs,
         outputs=manifest.outputs,

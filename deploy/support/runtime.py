@@ -1,48 +1,67 @@
-"""What runs an artifact on this machine."""
+"""Which backend runs an artifact on this machine."""
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from deploy.core.backend import ONNX, Backend, RunSettings, backends, default_backend
 from deploy.support.cuda_driver import gpus
-
-ONNX = "onnx"
-ENGINE = "engine"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runtime:
-    """A backend with its options, under a name for programs and in words for people."""
+    """A backend, and whether it stands in for the artifact's target.
 
-    name: str
-    backend: str
-    words: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    Attributes:
+        backend: the backend that runs the artifact.
+        simulated: the target cannot run here; the graph is run without fusion, so every Q/DQ pair rounds as written.
+    """
+
+    backend: Backend
+    simulated: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name for programs."""
+        return "simulated" if self.simulated else self.backend.name
+
+    @property
+    def title(self) -> str:
+        """Name for people."""
+        return f"{self.backend.title} without fusion (simulated)" if self.simulated else self.backend.title
+
+    def options(self, settings: RunSettings | None = None) -> dict[str, Any]:
+        """Return options of the backend's runner.
+
+        Args:
+            settings: how to run; ``fusion`` is set by this runtime.
+        """
+        asked = settings or RunSettings()
+        if self.simulated:
+            asked = RunSettings(
+                device=asked.device,
+                threads=asked.threads,
+                low_memory=asked.low_memory,
+                shared_cores=asked.shared_cores,
+                fusion=False,
+            )
+        return self.backend.options(asked)
 
 
-ONNX_RUNTIME = Runtime(name="onnxruntime", backend="onnxruntime", words="ONNX Runtime")
-OPENVINO = Runtime(name="openvino", backend="openvino", words="OpenVINO")
-TENSORRT = Runtime(name="tensorrt", backend="tensorrt", words="TensorRT")
-SIMULATED = Runtime(
-    name="simulated",
-    backend="onnxruntime",
-    words="ONNX Runtime without fusions, as a prediction",
-    options={"optimization": "none"},
-)
-"""For targets that cannot run here: every Q/DQ is computed as it is written, which is what the target fuses."""
+def simulated() -> Runtime:
+    """Return the runtime that stands in for an ONNX target that cannot run here."""
+    return Runtime(backend=default_backend(ONNX), simulated=True)
 
 
 def runtime_of(format: str, target: str | None) -> Runtime | None:
-    """What runs a file of this format, made for this target; None where nothing here does."""
-    if format == ENGINE:
-        return TENSORRT if gpus() else None
-    if format != ONNX:
-        return None
-    if target in (None, "onnxruntime"):
-        return ONNX_RUNTIME
-    if target == "openvino" and importlib.util.find_spec("openvino"):
-        return OPENVINO
-    return SIMULATED
+    """Return what runs a file of this format, quantized for this target; None where nothing here does."""
+    fitting = [item for item in backends().values() if item.opens(format, target) and _runs_here(item)]
+    fitting.sort(key=lambda item: format not in item.default_for)
+    if fitting:
+        return Runtime(backend=fitting[0])
+    return simulated() if format == ONNX else None
+
+
+def _runs_here(backend: Backend) -> bool:
+    return backend.installed and ("cpu" in backend.devices or bool(gpus()))

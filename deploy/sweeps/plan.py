@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.bench.cells import BACKENDS
+from deploy.core.backend import ENGINE, Backend, find_backend
 from deploy.core.environment import usable_cores, version
 from deploy.core.errors import UsageError
 from deploy.sweeps.spec import Entry, Machine, Spec
 from deploy.sweeps.task import Task
 
 INT8, HALF = "int8", "fp16"
-ENGINES = "tensorrt"
 HERE = Machine(name="")
 """The machine of a sweep that names none."""
 
@@ -59,7 +58,7 @@ def plan(spec: Spec, backends: Sequence[str], *, again: bool) -> SweepPlan:
     """
     machines = spec.machines or (HERE,)
     own = {machine.name: machine.backends or tuple(backends) for machine in machines}
-    builders = [machine for machine in machines if ENGINES in own[machine.name]]
+    builders = [machine for machine in machines if any(_builds(name) for name in own[machine.name])]
     if len(builders) > 1:
         names = " and ".join(machine.name for machine in builders)
         raise UsageError(
@@ -98,7 +97,8 @@ def _makers(
     spec: Spec, entry: Entry, own: Mapping[str, Sequence[str]], builder: Machine | None, again: bool
 ) -> Iterator[tuple[Made, Task]]:
     common = _common(spec, entry, again)
-    runtimes = {name for names in own.values() for name in names if BACKENDS[name].runs_files and name != ENGINES}
+    runtimes = [find_backend(name) for name in sorted({name for names in own.values() for name in names})]
+    runtimes = [item for item in runtimes if item.runs_files and ENGINE not in item.formats]
     float32 = f"export {entry.title} fp32"
 
     def task(name: str, kind: str, **more: Any) -> Task:
@@ -110,7 +110,9 @@ def _makers(
         yield (HALF, None), task(f"export {entry.title} {HALF}", "export", work={"precision": HALF})
     calibration = {"calib": spec.calib, "samples": spec.samples}
     before: tuple[str, ...] = ()
-    for target in sorted(runtimes) if INT8 in spec.precisions else ():
+    for target in (
+        sorted({target for item in runtimes for target in item.targets[:1]}) if INT8 in spec.precisions else ()
+    ):
         name = f"quantize {entry.title} for {target}"
         work = {"target": target, **calibration}
         # one after the other: the first one's ranges are the others'
@@ -119,7 +121,7 @@ def _makers(
     for precision in spec.precisions if builder else ():
         ranges = calibration if precision == INT8 else {}
         yield (
-            (precision, ENGINES),
+            (precision, ENGINE),
             task(
                 f"build {entry.title} {precision}",
                 "build",
@@ -177,8 +179,11 @@ def _cells(
 ) -> Iterator[SweepCell]:
     for precision in spec.precisions:
         for backend in backends:
-            made: Made = (precision, backend if precision == INT8 or backend == ENGINES else None)
-            maker = makers.get(made) if BACKENDS[backend].runs_files else None
+            maker = (
+                makers.get((precision, _target(find_backend(backend), precision)))
+                if find_backend(backend).runs_files
+                else None
+            )
             for batch in spec.batches:
                 yield SweepCell(
                     model=entry.title,
@@ -189,6 +194,18 @@ def _cells(
                     bench=bench.name,
                     maker=maker.name if maker else None,
                 )
+
+
+def _builds(backend: str) -> bool:
+    """Whether a backend runs engines, which have to be built."""
+    return ENGINE in find_backend(backend).formats
+
+
+def _target(backend: Backend, precision: str) -> str | None:
+    """What a backend's file of a precision is made for."""
+    if ENGINE in backend.formats:
+        return ENGINE
+    return next(iter(backend.targets), None) if precision == INT8 else None
 
 
 def units(task: Task) -> int:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.bench.cells import BACKENDS, choose_backends
+from deploy.bench.cells import choose_backends
 from deploy.bench.records import CellRecord, SkippedCell, load, save_absent
 from deploy.bench.rows import LatencyRow, plain_interval, rows_of
 from deploy.core import registry
+from deploy.core.backend import backends
 from deploy.core.errors import MissingPackageError
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
@@ -304,7 +305,7 @@ def parse_sweep(plain: Mapping[str, Any]) -> Spec:
     Raises:
         UsageError: it is no sweep; with the place.
     """
-    return parse(plain, BACKENDS)
+    return parse(plain, backends())
 
 
 def read_sweep(path: Path) -> Spec:
@@ -318,4 +319,4 @@ def read_sweep(path: Path) -> Spec:
         from deploy.sweeps.document import read
     except ModuleNotFoundError as exc:
         raise MissingPackageError("pyyaml", "a sweep in a file", "deploy-toolkit[sweep]") from exc
-    return read(path, BACKENDS)
+    return read(path, backends())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from deploy.report.compare import Change, Changes
     from deploy.report.write import Report
 
-COLOURS = {"faster": "bold green", "slower": "bold red"}
+COLORS = {"faster": "bold green", "slower": "bold red"}
 
 
 def show_report(found: Report) -> None:
@@ -33,7 +33,7 @@ def show_report(found: Report) -> None:
 
 def show_changes(found: Changes) -> None:
     """A table of what changed, and how many cells show no change."""
-    changed = [item for item in found.changes if item.verdict in COLOURS or item.others]
+    changed = [item for item in found.changes if item.verdict in COLORS or item.others]
     out = console(piped=140)
     for side, machines in (("old", found.old), ("new", found.new)):
         out.print(rows((side, escape(machine_line(item))) for item in machines))
@@ -54,7 +54,7 @@ def show_changes(found: Changes) -> None:
 def _cells(item: Change) -> list[str]:
     ratio = item.ratio
     told = UNKNOWN if ratio is None else f"{ratio.value:.3f} {spread(ratio.value, ratio.low, ratio.high)}"
-    color = COLOURS.get(item.verdict)
+    color = COLORS.get(item.verdict)
     verdict = f"[{color}]{item.verdict}[/]" if color else item.verdict
     others = escape("; ".join(item.others))
     return [escape(item.name), duration(item.old_ns), duration(item.new_ns), told, verdict, others]

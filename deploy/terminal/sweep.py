@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from deploy.sweeps.sweep import DryRun, Found, SweepReport
     from deploy.sweeps.task import Task
 
-COLOURS = {"done": "green", "found": "green", "kept": "green", "failed": "bold red", "skipped": "yellow"}
+COLORS = {"done": "green", "found": "green", "kept": "green", "failed": "bold red", "skipped": "yellow"}
 SHOWN = 12
 """Running tasks that are shown at a time."""
 
@@ -40,12 +40,12 @@ class SweepTable:
     def __call__(self, task: Task, state: str, text: str) -> None:
         """Take what a task tells."""
         out = self._live.console
-        if state in COLOURS:
+        if state in COLORS:
             self._doing.pop(task.name, None)
             self._ended[state] += 1
             if state != "kept":
                 why = f": {escape(text)}" if text else ""
-                out.print(f"[{COLOURS[state]}]{state:>7}[/] {escape(task.name)}{why}", highlight=False)
+                out.print(f"[{COLORS[state]}]{state:>7}[/] {escape(task.name)}{why}", highlight=False)
         elif state == "again":
             self._doing.pop(task.name, None)
             out.print(f"[yellow]  again[/] {escape(task.name)}: {escape(text)}", highlight=False)

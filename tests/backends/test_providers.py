@@ -6,7 +6,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from deploy.backends.onnxruntime import open
+from deploy.backends.onnxruntime.runner import open
 from deploy.core.errors import BackendError, UnknownNameError
 from deploy.support.cuda_driver import gpus
 

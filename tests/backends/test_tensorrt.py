@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from deploy.backends.tensorrt import TensorRTOptions, open
+from deploy.backends.tensorrt.runner import TensorRTOptions, open
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.checked import dump_checked
 from deploy.core.errors import ArtifactError, BackendError, DigestError, UsageError

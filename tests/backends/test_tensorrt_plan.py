@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deploy.backends._tensorrt_plan import Binding, check_feeds, choose_profile, known_sizes, numpy_type
+from deploy.backends.tensorrt.profiles import Binding, check_feeds, choose_profile, known_sizes, numpy_type
 from deploy.core.errors import BackendError
 
 IMAGE = Binding(

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from deploy.bench import cells as _bench_cells
 from deploy.bench.compare import compare_speed
 from deploy.bench.measure import BenchmarkReport, measure_speed
 from deploy.bench.records import load
@@ -18,6 +17,7 @@ from deploy.bench.repetition import Budget
 from deploy.bench.saturation import saturate
 from deploy.bench.sequential import guard, verdict_of
 from deploy.core.artifact import manifest_path
+from deploy.core.backend import backends, find_backend
 from deploy.core.checked import dump_checked
 from deploy.core.errors import ArtifactError, BackendError, MissingPackageError, UnknownNameError, UsageError
 from deploy.exporting.export import export_model
@@ -186,9 +186,8 @@ def test_names_that_are_not_known(artifacts: Path, monkeypatch: pytest.MonkeyPat
         _bench(artifacts, "lenet5", backends=("onnxrutime",))
     with pytest.raises(UnknownNameError, match=r"Did you mean.* lenet5"):
         _bench(artifacts, "lenet55")
-    backend = _bench_cells.BACKENDS["openvino"]
-    absent = dataclasses.replace(backend, modules=("not_installed_here",))
-    monkeypatch.setitem(_bench_cells.BACKENDS, "openvino", absent)  # type: ignore[arg-type]
+    missing = dataclasses.replace(find_backend("openvino"), modules=("not_installed_here",))
+    monkeypatch.setitem(backends(), "openvino", missing)  # type: ignore[arg-type]
     with pytest.raises(MissingPackageError) as raised:
         _bench(artifacts, "lenet5", backends=("openvino",))
     assert raised.value.hint == "pip install deploy-toolkit[openvino]"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.backends.tensorrt import open as open_engine
+from deploy.backends.tensorrt.runner import open as open_engine
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.checked import dump_checked, load_checked
 from deploy.core.errors import ArtifactError, BackendError, DigestError

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.module_tracker import ModuleTracker
 
-from deploy.backends._torch_module import ModuleRunner, TorchOptions
-from deploy.backends._torch_module import profile_model as profile_model
 from deploy.core.errors import BackendError, DeployError
 from deploy.core.model import Model, name_outputs
 from deploy.core.runner import Feeds, Fetches, Runner
@@ -99,8 +97,3 @@ class PyTorchRunner(Runner):
                 f"PyTorch could not run {self.model.name} on {shapes} in {self.precision}: {exc}"
             ) from exc
         return {name: np.asarray(value.detach().cpu().numpy()) for name, value in result.items()}
-
-
-def from_model(model: Model, **options: Any) -> ModuleRunner:
-    """The model as a deployment would run it; see `deploy.backends._torch_module`."""
-    return ModuleRunner(model, TorchOptions(**options))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deploy.backends._tensorrt_plan import Binding, Shape, check_feeds, choose_profile, known_sizes, numpy_type
+from deploy.backends.tensorrt.profiles import Binding, Shape, check_feeds, choose_profile, known_sizes, numpy_type
 from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError, BackendError, UsageError
 from deploy.core.runner import Feeds, Fetches, Runner

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from deploy.backends._torch_module import ModuleRunner, TorchOptions
+from deploy.backends.torch.runner import ModuleRunner, TorchOptions
 from deploy.core.model import Model
 
 

@@ -144,6 +144,16 @@ def _event() -> Any:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
+def from_model(model: Model, **options: Any) -> ModuleRunner:
+    """Open a model for eager execution.
+
+    Args:
+        model: the model; its module is converted in place.
+        options: fields of `TorchOptions`.
+    """
+    return ModuleRunner(model, TorchOptions(**options))
+
+
 def profile_model(model: Model, feeds: Feeds, calls: int, **options: Any) -> list[dict[str, Any]]:
     """Time by module that has no modules of its own, over so many calls; what is computed between them is left out.
 

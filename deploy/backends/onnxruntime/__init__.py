@@ -1,0 +1,31 @@
+"""ONNX Runtime."""
+
+from deploy.core.backend import ONNX, Backend, RunSettings
+
+
+def options(settings: RunSettings) -> dict[str, object]:
+    """Translate settings to `deploy.backends.onnxruntime.runner.OnnxRuntimeOptions`."""
+    return {
+        "provider": settings.device,
+        "threads": settings.threads,
+        "lean": settings.low_memory,
+        "spinning": not settings.shared_cores,
+        "optimization": "all" if settings.fusion else "none",
+    }
+
+
+BACKEND = Backend(
+    name="onnxruntime",
+    title="ONNX Runtime",
+    runner="deploy.backends.onnxruntime.runner",
+    packages=("onnxruntime-gpu", "onnxruntime"),
+    modules=("onnxruntime",),
+    install="onnxruntime",
+    targets=("onnxruntime",),
+    default_for=(ONNX,),
+    devices=("cpu", "cuda"),
+    profiler=True,
+    default=True,
+    color="#0072B2",
+    options=options,
+)

@@ -1,0 +1,18 @@
+"""PyTorch with ``torch.compile``. Compiling takes up to a minute per process, so it is not a default backend."""
+
+from deploy.backends.torch import options
+from deploy.core.backend import Backend
+
+BACKEND = Backend(
+    name="torch-compile",
+    title="torch.compile",
+    runner="deploy.backends.torch_compile.runner",
+    packages=("torch",),
+    modules=("torch",),
+    install="torch",
+    formats=(),
+    precisions=("fp32", "fp16"),
+    devices=("cpu", "cuda"),
+    color="#D55E00",
+    options=options,
+)

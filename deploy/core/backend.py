@@ -1,0 +1,173 @@
+"""What a backend declares about itself, and the list of all backends.
+
+Each plug-in of ``deploy.backends`` is a folder. Its ``__init__.py`` imports no runtime and defines ``BACKEND``, a
+`Backend`. Its ``runner.py`` imports the runtime and opens models. Third-party backends register through an entry point
+in the group ``deploy.backends`` that loads a module with ``BACKEND``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from deploy.core import registry
+from deploy.core.environment import version
+from deploy.core.errors import BackendError, MissingPackageError, UnknownNameError
+
+PACKAGE = "deploy.backends"
+ONNX, ENGINE = "onnx", "engine"
+"""File formats that backends open."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSettings:
+    """How a backend is asked to run, in the same terms for every backend.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        threads: threads within an operator; 0 leaves the choice to the runtime.
+        precision: precision of the arithmetic, for a backend that runs the model itself.
+        cuda_graph: replay a captured CUDA graph.
+        low_memory: keep one copy of the weights, at the cost of latency.
+        shared_cores: other work runs on the same cores, so idle threads must not spin.
+        fusion: False runs every operator as it is written in the file.
+    """
+
+    device: str = "cpu"
+    threads: int = 0
+    precision: str = "fp32"
+    cuda_graph: bool = False
+    low_memory: bool = False
+    shared_cores: bool = False
+    fusion: bool = True
+
+
+def _no_options(settings: RunSettings) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backend:
+    """A backend's declaration.
+
+    Attributes:
+        name: name on the command line, ``torch-compile``.
+        title: display name, ``ONNX Runtime``.
+        runner: module with ``open(path, **options)`` or, for a backend that runs the PyTorch model,
+            ``from_model(model, **options)``; with ``profile`` or ``profile_model`` where `profiler` is set.
+        packages: distributions whose version decides latencies; the first one installed counts.
+        modules: import names; one of them must be importable.
+        install: argument of ``pip install``.
+        formats: formats of the files it opens; empty for a backend that runs the PyTorch model.
+        targets: quantization targets whose files it runs as intended, its own first.
+        default_for: formats it runs where no backend is named.
+        precisions: precisions it runs.
+        devices: devices it runs on.
+        cuda_graphs: it can replay CUDA graphs.
+        profiler: it can time single operators.
+        default: ``deploy bench`` includes it when no backend is named and it is installed.
+        reference: its float32 run on the CPU is what every other configuration is checked against.
+        color: of its bars in plots, ``#RRGGBB``; None takes a neutral one.
+        options: translates `RunSettings` to the options of ``runner``.
+    """
+
+    name: str
+    title: str
+    runner: str
+    packages: tuple[str, ...]
+    modules: tuple[str, ...]
+    install: str
+    formats: tuple[str, ...] = (ONNX,)
+    targets: tuple[str, ...] = ()
+    default_for: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
+    devices: tuple[str, ...] = ("cpu",)
+    cuda_graphs: bool = False
+    profiler: bool = False
+    default: bool = False
+    reference: bool = False
+    color: str | None = None
+    options: Callable[[RunSettings], dict[str, Any]] = _no_options
+
+    @property
+    def runs_files(self) -> bool:
+        """Whether it opens files; otherwise it runs the PyTorch model."""
+        return bool(self.formats)
+
+    @property
+    def installed(self) -> bool:
+        """Whether its runtime can be imported."""
+        return any(importlib.util.find_spec(module) is not None for module in self.modules)
+
+    def opens(self, format: str, target: str | None) -> bool:
+        """Whether it runs files of a format, quantized for a target where there is one."""
+        return format in self.formats and (target is None or target in self.targets)
+
+    def versions(self) -> dict[str, str]:
+        """The installed version that decides latencies, by distribution name; empty if not installed."""
+        found = ((package, version(package)) for package in self.packages)
+        return dict([(package, text) for package, text in found if text][:1])
+
+    def require(self) -> Backend:
+        """Return itself.
+
+        Raises:
+            MissingPackageError: its runtime is not installed.
+        """
+        if not self.installed:
+            raise MissingPackageError(self.modules[0], f"the backend {self.name}", self.install)
+        return self
+
+
+@cache
+def backends() -> Mapping[str, Backend]:
+    """All declared backends by name, the reference first, then alphabetically.
+
+    Raises:
+        BackendError: a third-party plug-in cannot be imported or declares no `Backend`.
+    """
+    found = [_declared(plugin) for plugin in registry.names(PACKAGE)]
+    return {item.name: item for item in sorted(found, key=lambda item: (not item.reference, item.name))}
+
+
+def _declared(plugin: str) -> Backend:
+    try:
+        declared = registry.load(PACKAGE, plugin, "backend").BACKEND
+    except Exception as exc:
+        raise BackendError(f"the backend plug-in {plugin!r} cannot be loaded: {exc}.") from exc
+    if not isinstance(declared, Backend):
+        raise BackendError(f"the backend plug-in {plugin!r}: BACKEND is not a deploy.core.backend.Backend.")
+    return declared
+
+
+def find_backend(name: str) -> Backend:
+    """Return a backend by its name.
+
+    Raises:
+        UnknownNameError: no backend has this name.
+    """
+    known = backends()
+    if name not in known:
+        raise UnknownNameError("backend", name, known, f"known: {', '.join(known)}")
+    return known[name]
+
+
+def default_backend(format: str) -> Backend:
+    """Return the backend that runs a format where none is named.
+
+    Raises:
+        BackendError: no backend declares the format.
+    """
+    for backend in backends().values():
+        if format in backend.default_for:
+            return backend
+    raise BackendError(f"no backend runs files of the format {format!r}.", "deploy doctor")
+
+
+def title_of(name: str) -> str:
+    """Return the display name of a backend; the name itself for one that is not installed any more."""
+    known = backends()
+    return known[name].title if name in known else name
