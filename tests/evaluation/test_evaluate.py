@@ -55,7 +55,7 @@ def test_side_by_side(trained: Path) -> None:
     report = evaluate(trained, "lenet5")
     assert report.verdict == "pass" and report.data["images"] == 359 and report.data["split"] == "test"
     torch, fp32, fp16 = report.rows
-    assert [row.runtime for row in report.rows] == ["pytorch", "onnxruntime", "onnxruntime"]
+    assert [row.runtime for row in report.rows] == ["torch", "onnxruntime", "onnxruntime"]
     assert (torch.verdict, fp32.precision, fp16.precision) == ("reference", "fp32", "fp16")
     for row in (fp32, fp16):
         assert row.comparison is not None and row.comparison.verdict == NO_DIFFERENCE
@@ -80,7 +80,7 @@ def test_without_a_name_it_is_the_newest_export(trained: Path) -> None:
 def test_files_and_batch_sizes(trained: Path) -> None:
     file = trained / "lenet5" / "lenet5.fp32.onnx"
     report = evaluate(trained, str(file), batch_size=100)
-    assert [row.runtime for row in report.rows] == ["pytorch", "onnxruntime"]
+    assert [row.runtime for row in report.rows] == ["torch", "onnxruntime"]
     assert report.rows[1].accuracy.top1 == evaluate(trained, str(file), batch_size=7).rows[1].accuracy.top1
 
 

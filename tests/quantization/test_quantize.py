@@ -196,7 +196,7 @@ def test_an_int8_file_is_evaluated_and_never_taken_for_an_export(artifacts: Path
     for target in ("onnxruntime", "tensorrt"):
         make(artifacts, target=target)
     rows = evaluate_models(["lenet5"], data="digits", artifacts=artifacts).rows
-    assert [row.runtime for row in rows] == ["pytorch", *["onnxruntime"] * 3, "simulated"]
+    assert [row.runtime for row in rows] == ["torch", *["onnxruntime"] * 3, "simulated"]
     assert all(row.verdict in ("reference", "pass") for row in rows)
     assert check(artifacts=artifacts).parity.verdict == "pass", "the newest export is the float one"
     with pytest.raises(UsageError, match="no envelope"):
