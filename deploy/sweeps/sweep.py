@@ -11,7 +11,8 @@ from typing import Any
 
 from deploy.bench.cells import choose_backends
 from deploy.bench.records import CellRecord, SkippedCell, load, save_absent
-from deploy.bench.rows import LatencyRow, plain_interval, rows_of
+from deploy.bench.rows import LatencyRow, rows_of
+from deploy.bench.statistics import plain_interval
 from deploy.core import registry
 from deploy.core.backend import backends
 from deploy.core.errors import MissingPackageError
