@@ -1,18 +1,16 @@
-"""A worker whose every call takes longer by a known share: ``SLOWDOWN=1.03 python -m benchmarks._slowed RUNNER``."""
+"""A timing worker whose calls take longer by a known factor, which the environment variable ``SLOWDOWN`` gives."""
 
 from __future__ import annotations
 
 import os
-import sys
 from time import perf_counter_ns
 
 from deploy.bench.worker import TimingWorker
-from deploy.core.child import serve
 from deploy.core.runner import Feeds, Fetches, Runner
 
 
 class Slowed(Runner):
-    """Runs another runner, then waits, busy, until ``factor`` times what it took has passed."""
+    """Runs another runner, then busy-waits until ``factor`` times its duration has passed."""
 
     def __init__(self, inner: Runner, factor: float) -> None:
         self._inner, self._factor = inner, factor
@@ -23,7 +21,7 @@ class Slowed(Runner):
         return self._inner.run(feeds)
 
     def bind(self, feeds: Feeds) -> None:
-        """As the inner does."""
+        """As the inner runner."""
         self._inner.bind(feeds)
 
     def launch(self) -> None:
@@ -36,10 +34,13 @@ class Slowed(Runner):
             pass
 
     def fetch(self) -> Fetches:
-        """As the inner does."""
+        """As the inner runner."""
         return self._inner.fetch()
 
 
-if __name__ == "__main__":
-    factor = float(os.environ.get("SLOWDOWN", "1"))
-    serve(TimingWorker(sys.argv[1], lambda runner: Slowed(runner, factor)).answer)
+class SlowedWorker(TimingWorker):
+    """Times a `Slowed` runner."""
+
+    def __init__(self, runner: str) -> None:
+        factor = float(os.environ.get("SLOWDOWN", "1"))
+        super().__init__(runner, lambda inner: Slowed(inner, factor))

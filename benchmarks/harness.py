@@ -128,7 +128,7 @@ def _opener(path: Path, slowdown: float) -> Callable[[], BenchProcess]:
 
     def start() -> BenchProcess:
         os.environ["SLOWDOWN"] = str(slowdown)
-        process = BenchProcess("deploy.backends.onnxruntime.runner", 1, module="benchmarks._slowed")
+        process = BenchProcess("deploy.backends.onnxruntime.runner", 1, target="benchmarks._slowed:SlowedWorker")
         process.submit_open(feeds, path=path, model=None, options={"threads": 1})
         return process
 

@@ -320,7 +320,7 @@ def _run_pair(openers: Sequence[Opener], found: Pairs, *, swapped: bool) -> None
         while len(turns[0]) < MIN_TURNS or time.perf_counter() < end:
             order.reverse()
             for index in order:
-                timing, samples = processes[index].time(TURN_S, least=TURN_CALLS)
+                timing, samples = processes[index].time(TURN_S, min_calls=TURN_CALLS)
                 turns[index].append(float(np.median(samples)))
                 flags = timing["interference"]["flags"]
                 found.flags.update({kind: text for kind, text in flags.items() if kind not in FLAGS_IGNORED})

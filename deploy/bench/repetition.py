@@ -10,7 +10,7 @@ import numpy as np
 from deploy.bench.cells import LATENCY, PlannedCell
 from deploy.bench.process import BenchProcess
 from deploy.bench.records import Repetition, record_path
-from deploy.core.errors import BackendError
+from deploy.core.errors import DeployError
 from deploy.core.store import Store
 from deploy.parity.probes import probes_at
 
@@ -57,7 +57,7 @@ def repeat(plan: PlannedCell, number: int, budget: Budget, seed: int, store: Sto
                 options = {**cell.options, "seed": seed, **_log_folder(plan, number, store)}
                 timing, samples = process.scenario(cell.scenario, options)
         details |= timing
-    except BackendError as exc:
+    except DeployError as exc:
         why = exc.message + (f" ({exc.hint})" if exc.hint else "")
         return Repetition(number=number, samples=np.array([], np.int64), details=details, failure=why)
     return Repetition(number=number, samples=samples, thinned=details.pop("thinned", 1), details=details)

@@ -18,9 +18,9 @@ from deploy.core.errors import ArtifactError
 from deploy.core.progress import Progress
 from deploy.core.runner import Feeds
 from deploy.core.store import Store
-from deploy.quantization.child import GraphChild
 from deploy.quantization.data import CalibrationSamples
 from deploy.quantization.source import Source
+from deploy.quantization.worker import GraphChild
 from deploy.support.onnx_file import opset
 
 FORMAT = "calibration"

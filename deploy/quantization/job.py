@@ -19,10 +19,10 @@ from deploy.core.progress import Progress
 from deploy.core.store import Transaction
 from deploy.exporting.export import REJECTED
 from deploy.quantization.cache import batch_of
-from deploy.quantization.child import GraphChild
 from deploy.quantization.data import CalibrationData, CalibrationSamples
 from deploy.quantization.evidence import Evidence, Judge, QualityBounds, decibels
 from deploy.quantization.source import Source
+from deploy.quantization.worker import GraphChild
 from exporters.half import to_half
 from exporters.limits import SINGLE_FILE_LIMIT
 

@@ -20,12 +20,12 @@ from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.quantization.cache import calibrated
-from deploy.quantization.child import GraphChild
 from deploy.quantization.data import CalibrationData, open_data
 from deploy.quantization.defaults import METHOD, SAMPLES
 from deploy.quantization.evidence import Evidence, QualityBounds
 from deploy.quantization.job import Job, search
 from deploy.quantization.source import Source, open_source
+from deploy.quantization.worker import GraphChild
 
 TARGETS, METHODS = "calibration.targets", "calibration.statistics"
 HALF_OPSET = 19

@@ -28,7 +28,7 @@ from deploy.sweeps.spec import Spec, parse
 from deploy.sweeps.task import Context, Engine, Task
 
 ENGINES = "deploy.sweeps.engines"
-WORKER = "deploy.sweeps.worker"
+WORKER = "deploy.sweeps.worker:TaskWorker"
 PACKAGES = {"ray": ("ray", "deploy-toolkit[ray]")}
 """What an engine needs besides, and how to install it."""
 

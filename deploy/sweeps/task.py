@@ -123,7 +123,7 @@ class Context:
 
     Attributes:
         root: the artifacts directory here.
-        worker: a module that does tasks when it is run, for engines that start processes; see
+        worker: class whose method ``run`` does a task, ``module:Class``, for engines that start processes; see
             `deploy.sweeps.engines.local`.
         job: does a task in this process, for engines that have processes of their own.
         files: what a task reads.

@@ -31,13 +31,13 @@ class Counting(Runner):
 
 def test_every_call_is_waited_for_and_kept_in_order() -> None:
     runner = Counting()
-    found = clock.sample(runner, 0, least=7)
+    found = clock.sample(runner, 0, min_calls=7)
     assert len(found) == 7 == runner.launched == runner.awaited
     assert found.dtype == np.int64 and (found >= 0).all()
 
 
 def test_slow_calls_are_timed_at_least_so_often_and_fast_ones_at_most() -> None:
-    assert len(clock.sample(Counting(), 10**12, most=100)) == 100
+    assert len(clock.sample(Counting(), 10**12, max_calls=100)) == 100
 
 
 def test_warming_up_runs_two_windows_at_least_and_ends_when_they_agree() -> None:

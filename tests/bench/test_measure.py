@@ -157,8 +157,8 @@ def make():
     ("what", "why"),
     [
         ("os.kill(os.getpid(), 9)", "SIGKILL.*memory"),
-        ("os._exit(3)", "ended with status 3"),
-        ("time.sleep(1000)", "gave no answer in"),
+        ("os._exit(3)", "status 3"),
+        ("time.sleep(1000)", "within .* s"),
         ("raise MemoryError", "MemoryError"),
     ],
 )
