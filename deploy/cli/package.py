@@ -72,7 +72,9 @@ Examples:
 @click.option("--cpu", default="1", show_default=True, help="CPUs that the service requests; for kserve.")
 @click.option("--memory", default="2Gi", show_default=True, help="Memory that the service requests; for kserve.")
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="Output directory. [default: packages/TARGET in the artifacts]"
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Output directory. [default: packages/TARGET in the artifacts directory]",
 )
 @click.option("--allow-untrained", is_flag=True, help="Package models with untrained weights.")
 @json_option
@@ -99,9 +101,9 @@ def command(
     """Write a Triton model repository, a KServe service, or a standalone folder.
 
     MODELS are names in the artifacts directory, or files there; default the model of the newest export. Only files that
-    passed the parity check and have trained weights are packaged. Test images are run through the package and through
-    PyTorch before it is published: a float32 package that returns other labels is not published. `deploy verify`
-    checks a package for changes.
+    passed the parity check and have trained weights are packaged. Before a package is published, test images are run
+    through it and through PyTorch; a float32 package that returns other labels is not published. `deploy verify` checks
+    a package for changes.
 
     Exit code 3: the labels of the package differ from PyTorch's.
     """

@@ -111,8 +111,8 @@ def command(
 
     MODEL is a name in the artifacts directory, or a file there; default the model of the newest export. Only files that
     passed the parity check and have trained weights are served. Requests get status 429 if the queue is full and 503 if
-    they waited too long. /metrics returns metrics for Prometheus. SIGINT and SIGTERM stop the server after it finished
-    the requests in progress.
+    they waited too long. /metrics returns metrics for Prometheus. On SIGINT or SIGTERM the server finishes the requests
+    in progress, then stops.
 
     --json prints the address and the models once the server accepts requests.
     """

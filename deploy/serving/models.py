@@ -51,6 +51,8 @@ def choose_files(
         other = next((item.path for item in chosen if item.manifest.model != chosen[0].manifest.model), None)
         if other is not None:
             raise UsageError(f"{other}: a file of another model than {chosen[0].path}.")
+        if model is not None and not Path(model).is_file() and model not in names_of(chosen[0].manifest):
+            raise UsageError(f"{chosen[0].path}: a file of {chosen[0].manifest.model}, not of {model}.")
     else:
         name = model or newest_export(store, progress).manifest.model
         chosen = _newest_files(name, backend, store)
@@ -58,6 +60,7 @@ def choose_files(
             for_backend = f" for {backend.title}" if backend else ""
             raise ArtifactError(f"{store.root}: no file of {name}{for_backend}.", f"deploy export {name} --format onnx")
         chosen.sort(key=lambda item: (item.manifest.precision != "fp32", item.path.name))
+    model_name = chosen[0].manifest.model
     for item in [item for item in chosen if _runtime(item, backend) is None]:
         if backend is not None:
             raise ArtifactError(f"{item.path}: {backend.title} does not run this file.")
@@ -67,7 +70,7 @@ def choose_files(
         progress.note(f"{item.path.name} is not served: {reason}")
         chosen.remove(item)
     if not chosen:
-        raise ArtifactError(f"{store.root}: no file of {name} runs on this machine.", "deploy doctor")
+        raise ArtifactError(f"{store.root}: no file of {model_name} runs on this machine.", "deploy doctor")
     return chosen
 
 

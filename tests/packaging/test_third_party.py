@@ -45,7 +45,7 @@ TARGET = PackageTarget(
 def environment(tmp_path: Path) -> dict[str, str]:
     folder = tmp_path / "site"
     folder.mkdir()
-    sources = {"shelf": SHELF, "broken": "raise RuntimeError('out of paint')", "empty": ""}
+    sources = {"shelf": SHELF, "broken": "raise RuntimeError('no such library')", "empty": ""}
     return install(folder, sources, {"deploy.packaging.targets": {name: name for name in sources}})
 
 
@@ -88,7 +88,7 @@ def test_it_takes_the_int8_file_of_its_backend(made: Path, environment: dict[str
 
 
 def test_a_broken_plug_in_is_named(made: Path, environment: dict[str, str]) -> None:
-    for name, reason in (("broken", "out of paint"), ("empty", "TARGET")):
+    for name, reason in (("broken", "no such library"), ("empty", "TARGET")):
         done = deploy(environment, made, "package", "lenet5", "--for", name)
         assert done.returncode == 1 and repr(name) in done.stderr and reason in done.stderr
     unknown = deploy(environment, made, "package", "lenet5", "--for", "shelv")

@@ -59,6 +59,9 @@ def test_mistakes(run: Callable[..., Ran], served: Path, store: Path) -> None:
         ran = run("serve", "lenet5", "--port", taken.getsockname()[1])
     assert ran.code == 2 and "--port 0" in ran.err
     assert run("serve", "lenet5", "--host", "192.0.2.1").code == 2
+    file = store / "lenet5" / "lenet5.fp32.onnx"
+    ran = run("serve", "resnet18", "--artifact", file)
+    assert ran.code == 2 and file.name in ran.err and "resnet18" in ran.err
     ran = run("serve", "lenet5", "--max-batch", 0)
     assert ran.code == 2
 

@@ -76,7 +76,7 @@ def classify(folder: Path, item: PackageItem, images: Sequence[NDArray[np.uint8]
 
 TARGET = PackageTarget(
     name="standalone",
-    title="the standalone script",
+    title="Standalone script",
     write=write,
     backends=("onnxruntime",),
     single_model=True,
