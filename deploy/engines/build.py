@@ -25,7 +25,7 @@ from deploy.support.engine_file import FORMAT
 from deploy.support.tensorrt_library import Library, open_library
 from exporters.limits import SINGLE_FILE_LIMIT
 from exporters.onnx_to_tensorrt import Built, EngineOptions, Profile, build
-from exporters.trtexec import quoted, trtexec
+from exporters.trtexec import trtexec
 
 if TYPE_CHECKING:
     from deploy.engines.proof import EngineProof
@@ -243,7 +243,7 @@ class TrtexecReport:
     @property
     def line(self) -> str:
         """The command for a POSIX shell."""
-        return quoted(self.arguments)
+        return shlex.join(self.arguments)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

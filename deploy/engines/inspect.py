@@ -77,12 +77,12 @@ def inspect_engine(path: Path, *, progress: Progress = SILENT) -> EngineReport:
         BackendError: the engine was opened, and its precision is not the one that its manifest records.
     """
     artifact = read_engine(path)
-    closed, found, memory_bytes = _open(artifact, progress)
+    closed, types, memory_bytes = _open(artifact, progress)
     return EngineReport(
         artifact=artifact,
         parent_bytes=_parent_bytes(artifact),
         closed=closed,
-        shares=found,
+        shares=types,
         memory_bytes=memory_bytes,
     )
 
@@ -104,25 +104,25 @@ def _open(artifact: Artifact, progress: Progress) -> tuple[str | None, Shares | 
     except BackendError as exc:
         return exc.message, None, None
     inspector = engine.create_engine_inspector()
-    found = shares(inspector.get_engine_information(library.module.LayerInformationFormat.JSON))
-    check_shares(artifact, found)
-    return None, found, int(engine.device_memory_size_v2)
+    types = shares(inspector.get_engine_information(library.module.LayerInformationFormat.JSON))
+    check_shares(artifact, types)
+    return None, types, int(engine.device_memory_size_v2)
 
 
-def check_shares(artifact: Artifact, found: Shares) -> None:
+def check_shares(artifact: Artifact, types: Shares) -> None:
     """Check that an engine which reports the types of its weights has some in the precision of its manifest.
 
     Args:
         artifact: the engine.
-        found: types of its layers and weights.
+        types: types of its layers and weights.
 
     Raises:
         BackendError: it has none.
     """
     precision = artifact.manifest.precision
     expected = _WEIGHT_TYPES.get(precision)
-    if expected and found.weights and expected not in found.weights:
-        actual = ", ".join(f"{count} in {name}" for name, count in found.weights.items())
+    if expected and types.weights and expected not in types.weights:
+        actual = ", ".join(f"{count} in {name}" for name, count in types.weights.items())
         raise BackendError(
             f"{artifact.path}: the engine was built for {precision}, and none of its weights are in {expected}: "
             f"{actual}.",

@@ -9,7 +9,7 @@ from typing import Any
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.artifact import Artifact, sha256
 from deploy.core.backend import find_backend
-from deploy.core.errors import ArtifactError, BackendError
+from deploy.core.errors import ArtifactError, BackendError, DeployError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.progress import Progress
@@ -71,7 +71,7 @@ def prove_engine(
     with IsolatedRunner("tensorrt") as runner:
         try:
             runner.open(engine.path)
-        except BackendError as exc:
+        except DeployError as exc:
             progress.warn(exc.message)
             return EngineProof(verdict=None, reason=exc.message, parity=None)
         if data is None:

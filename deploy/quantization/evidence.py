@@ -13,6 +13,7 @@ import numpy as np
 from deploy.core.backend import ONNX, RunSettings
 from deploy.core.errors import DataError
 from deploy.core.isolated import IsolatedRunner
+from deploy.core.plain import to_plain
 from deploy.core.progress import Progress
 from deploy.core.runner import Fetches
 from deploy.evaluation.accuracy import Accuracy, AccuracyComparison, Answers
@@ -56,13 +57,7 @@ class Evidence:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {
-            "runtime": self.runtime,
-            "outputs": [item.to_dict() for item in self.outputs],
-            "accuracy": self.accuracy.to_dict() if self.accuracy else None,
-            "float_accuracy": self.float_accuracy.to_dict() if self.float_accuracy else None,
-            "comparison": self.comparison.to_dict() if self.comparison else None,
-        }
+        return {"runtime": self.runtime, **to_plain(self), "outputs": [item.to_dict() for item in self.outputs]}
 
     def parity(self, verdict: str, precision: str, data: CalibrationData) -> dict[str, Any]:
         """Return the ``parity`` entry of a manifest.

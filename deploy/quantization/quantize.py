@@ -157,7 +157,7 @@ def quantize(
         if fp16 and calibration.opset(graph) < FP16_MIN_OPSET:
             raise UsageError(
                 f"{source.path}: --fp16 needs opset {FP16_MIN_OPSET}, and the file has {calibration.opset(graph)}.",
-                f"deploy export {source.model} --opset 20",
+                f"deploy export {source.model if source.manifest else 'MODEL'} --opset 20",
             )
         table, reused = calibrated(source, graph, data.calibration, method, child, store, progress)
         with store.transaction(source.slug) as transaction:

@@ -88,7 +88,7 @@ def test_the_same_twice_gives_the_same_bytes(artifacts: Path) -> None:
 
 
 def test_int8_with_fp16_for_tensorrt(artifacts: Path) -> None:
-    with pytest.raises(UsageError, match="--fp16.*onnxruntime"):
+    with pytest.raises(UsageError, match="--fp16"):
         make(artifacts, fp16=True)
     with pytest.raises(UsageError, match=r"lenet5\.fp32\.onnx.*--fp16.*19") as refused:
         make(artifacts, target="tensorrt", fp16=True)
@@ -244,14 +244,14 @@ def test_bad_requests(artifacts: Path, tmp_path: Path, folder: Path) -> None:
         assert unknown.value.suggestions[0] == nearest
     with pytest.raises(UsageError, match="--samples 1"):
         make(artifacts, samples=1)
-    with pytest.raises(UsageError, match="--preprocess means.*crop"):
+    with pytest.raises(UsageError, match=r"--preprocess means.*crop"):
         make(artifacts, preprocess=["means=1"])
-    with pytest.raises(UsageError, match="--preprocess.*mean and std"):
+    with pytest.raises(UsageError, match=r"--preprocess.*mean and std"):
         make(artifacts, preprocess=["mean=0.5,0.5,0.5"])
     (tmp_path / "unlabeled").mkdir()
     for index, path in enumerate(sorted(folder.rglob("*.png"))):
         shutil.copy(path, tmp_path / "unlabeled" / f"{index}.png")
-    with pytest.raises(UsageError, match="--max-drop.*unlabeled"):
+    with pytest.raises(UsageError, match=r"--max-drop.*unlabeled"):
         make(artifacts, calib=tmp_path / "unlabeled", max_drop=1.0)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty"):
