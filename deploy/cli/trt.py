@@ -106,7 +106,7 @@ Examples:
     "--compute-capability",
     metavar="8.6,12.0",
     default="",
-    help="GPUs to build for; only for tensorrt-rtx. [default: the library's]",
+    help="GPUs to build for; only for tensorrt-rtx. [default: all]",
 )
 @click.option("--print-trtexec", is_flag=True, help="Print the command of NVIDIA's own tool instead of building.")
 @json_option

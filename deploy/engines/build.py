@@ -67,8 +67,7 @@ class BuildRequest:
         workspace_bytes: limit of the builder's scratch GPU memory in bytes; None for the library's default.
         timing_cache: file of measured kernel times, read and written; only for ``tensorrt``.
         optimization_level: 0 to 5, a higher level searches longer; None for the library's default.
-        compute_capabilities: GPUs to build for, such as ``8.6``; only for ``tensorrt-rtx``. Empty for the library's
-            default.
+        compute_capabilities: GPUs to build for, such as ``8.6``; only for ``tensorrt-rtx``. Empty for all.
     """
 
     model: str | Path | None = None
