@@ -226,7 +226,7 @@ def _explain(settings: Settings, models: tuple[str, ...], as_json: bool, **choic
 
 def _compare(settings: Settings, sides: tuple[str, str], as_json: bool, **choices: Any) -> int:
     from deploy.bench.compare import compare_speed
-    from deploy.terminal.bench import show_comparison
+    from deploy.terminal.compare import show_comparison
 
     with settings.progress() as progress:
         found = compare_speed(*sides, artifacts=settings.artifacts, progress=progress, **choices)
@@ -239,12 +239,12 @@ def _display(settings: Settings) -> Iterator[tuple[Progress, Listener]]:
     """A table that grows on a terminal; lines otherwise."""
     from rich.console import Console
 
-    from deploy.terminal.bench import growing
+    from deploy.terminal.bench import live_table
 
     out = Console(stderr=True)
     if settings.quiet or not out.is_terminal:
         with settings.progress() as progress:
             yield progress, lambda rows: None
         return
-    with growing(out) as table:
+    with live_table(out) as table:
         yield table, table.update

@@ -1,4 +1,4 @@
-"""What a command is doing, on a terminal: a live display."""
+"""Live progress display on a terminal."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from rich.progress import Progress as Bar
 
 from deploy.core import interrupt
 from deploy.core.progress import Progress
-from deploy.terminal.markup import escape
+from deploy.terminal.console import escape
 
 
-class Live(Progress):
-    """A spinner, a bar where the length is known, and the time elapsed."""
+class LiveProgress(Progress):
+    """A spinner per stage, with a bar if its length is known, and the elapsed time.
+
+    Args:
+        bar: Rich's display, started.
+        console: prints messages above the display.
+        verbose: print details too.
+    """
 
     def __init__(self, bar: Bar, console: Console, verbose: bool = False) -> None:
         self._verbose = verbose
@@ -27,7 +33,7 @@ class Live(Progress):
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
-        """Draw the stage while it runs; leave its line with its time."""
+        """Show a stage while it runs; its line stays, with the time it took."""
         interrupt.check()
         self._title = title
         self._task = task = self._bar.add_task(escape(title), total=None)
@@ -39,27 +45,27 @@ class Live(Progress):
             self._bar.stop_task(task)
 
     def note(self, text: str) -> None:
-        """A line above the display."""
+        """Print a note above the display."""
         self._console.print(f"[dim]note:[/dim] {escape(text)}", highlight=False)
 
     def detail(self, text: str) -> None:
-        """A line for those who asked to be told more."""
+        """Print a detail above the display if verbose."""
         if self._verbose:
             self._console.print(escape(text), style="dim", highlight=False)
 
     def warn(self, text: str) -> None:
-        """A framed text that cannot be missed."""
+        """Print a framed warning above the display."""
         self._console.print(Panel(escape(text), title="WARNING", border_style="bold yellow"))
 
     def advance(self, done: int, total: int, text: str = "") -> None:
-        """Move the bar of the present stage."""
+        """Move the bar of the current stage."""
         if self._task is not None:
             self._bar.update(self._task, completed=done, total=total, description=escape(text or self._title))
 
 
 @contextmanager
-def live(verbose: bool) -> Iterator[Progress]:
-    """A display on a terminal."""
+def live_progress(verbose: bool) -> Iterator[Progress]:
+    """Open a live display on stderr."""
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(finished_text="✓"),
@@ -68,4 +74,4 @@ def live(verbose: bool) -> Iterator[Progress]:
         TimeElapsedColumn(),
     )
     with Bar(*columns, console=console) as bar:
-        yield Live(bar, console, verbose)
+        yield LiveProgress(bar, console, verbose)
