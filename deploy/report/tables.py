@@ -114,8 +114,8 @@ RESULTS: tuple[Column, ...] = (
         _parity,
         _parity,
         number=False,
-        legend="pass = agrees with the float64 reference, reference = PyTorch in float32, measured = INT8 with its error in "
-        "the evidence, ! = interference was detected",
+        legend="pass = agrees with the float64 reference, reference = PyTorch in float32, measured = INT8, with its error "
+        "in the evidence, ! = interference was detected",
     ),
     Column("latency", "latency", latency_text, _median_ns, legend="median with its 95 % confidence interval"),
     Column(
@@ -141,8 +141,8 @@ RESULTS: tuple[Column, ...] = (
         "roofline",
         _roofline,
         _part("limit", "attained"),
-        legend="lower bound of the latency on this machine divided by the latency, and what sets the bound, * = the bound "
-        "excludes operators of unknown cost",
+        legend="lower bound of the latency on this machine / latency, and what sets the bound, * = the bound excludes "
+        "operators of unknown cost",
     ),
     Column("size", "size", lambda row: size(row["bytes"]), _field("bytes")),
     Column("parameters", "parameters", _formatted("parameters", ",d"), _field("parameters")),

@@ -73,7 +73,7 @@ def _location_rows(found: Location, verdict: str) -> list[tuple[str, str]]:
     counted = f"{found.agreed} of {found.compared} tensors match a tensor of the model"
     if not found.tensor:
         where = "; the difference comes from ONNX Runtime's graph optimizations" if verdict == "fail" else ""
-        return [("located", f"all tensors agree when nodes run one at a time{where} ({counted})")]
+        return [("located", f"every tensor agrees when nodes run one at a time{where} ({counted})")]
     noise = (
         "no tensor of the model has this size"
         if found.noise is None or found.own is None
