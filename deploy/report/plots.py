@@ -72,7 +72,8 @@ def _latency(rows: Sequence[JsonObject]) -> Plot | None:
             _points(
                 name,
                 members,
-                y=[order.index(row["slug"]) + _offset(index, len(series)) for row in members],
+                _latencies_ms(members),
+                [order.index(row["slug"]) + _offset(index, len(series)) for row in members],
                 error_x=_latency_errors(members),
             )
             for index, (name, members) in enumerate(series)
@@ -97,7 +98,7 @@ def _latency(rows: Sequence[JsonObject]) -> Plot | None:
 
 def _offset(index: int, count: int) -> float:
     """Return where a series stands within its model's row, so that intervals do not overlap on the plot."""
-    return _rounded(SPREAD * (0.5 - (index + 0.5) / count))
+    return SPREAD * (0.5 - (index + 0.5) / count)
 
 
 def _accuracy(rows: Sequence[JsonObject]) -> Plot | None:
@@ -142,7 +143,8 @@ def _accuracy_figure(rows: Sequence[JsonObject], front: Sequence[JsonObject]) ->
             points = _points(
                 name,
                 group,
-                y=[_rounded(100 * item["top1"]) for item in known],
+                _latencies_ms(group),
+                [100 * item["top1"] for item in known],
                 error_x=_latency_errors(group),
                 error_y=_errors(
                     [100 * (item["top1_interval"][1] - item["top1"]) for item in known],
@@ -171,16 +173,10 @@ def _distributions(rows: Sequence[JsonObject]) -> Plot | None:
             if len(values) < 2:
                 continue
             steps = len(values) - 1
-            data.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines",
-                    "name": f"{row['backend']} {row['precision']}",
-                    "x": [_rounded(value * MS_PER_NS) for value in values],
-                    "y": [_rounded(100 * index / steps) for index in range(steps + 1)],
-                    "line": {"color": _color(row["backend"]), "dash": DASHES.get(row["precision"], "dashdot")},
-                }
-            )
+            shares = [100 * index / steps for index in range(steps + 1)]
+            line = {"color": _color(row["backend"]), "dash": DASHES.get(row["precision"], "dashdot")}
+            name = f"{row['backend']} {row['precision']}"
+            data.append(_trace("lines", name, [value * MS_PER_NS for value in values], shares, line=line))
         if data:
             figures[", ".join(key)] = {
                 "data": data,
@@ -223,18 +219,12 @@ def _batches(rows: Sequence[JsonObject]) -> Plot | None:
 
 
 def _batch_lines(name: Series, rows: Sequence[JsonObject]) -> list[Figure]:
-    common = {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": " ".join(name),
-        "legendgroup": " ".join(name),
-        "x": [row["batch"] for row in rows],
-        "marker": _marker(name),
-        "line": {"color": _color(name[0])},
-    }
+    title, batches = " ".join(name), [row["batch"] for row in rows]
+    style = {"legendgroup": title, "marker": _marker(name), "line": {"color": _color(name[0])}}
+    throughputs = [row["throughput"] for row in rows]
     return [
-        {**common, "y": [_rounded(_median_ns(row) * MS_PER_NS) for row in rows]},
-        {**common, "y": [_rounded(row["throughput"]) for row in rows], "yaxis": "y2", "showlegend": False},
+        _trace("lines+markers", title, batches, _latencies_ms(rows), **style),
+        _trace("lines+markers", title, batches, throughputs, yaxis="y2", showlegend=False, **style),
     ]
 
 
@@ -249,9 +239,9 @@ def _roofline(rows: Sequence[JsonObject], limits: Sequence[JsonObject]) -> Plot 
         intensities = [_operations(row) / row["work"]["bytes"] for row in group]
         data = list(_roofs(machine, min(intensities) / 2, max(intensities) * 2))
         for name, members in _by_series(group):
-            points = _points(name, members, y=[_rounded(_operations(row) / _median_ns(row)) for row in members])
-            points["x"] = [_rounded(_operations(row) / row["work"]["bytes"]) for row in members]
-            data.append(points)
+            x = [_operations(row) / row["work"]["bytes"] for row in members]
+            y = [_operations(row) / _median_ns(row) for row in members]
+            data.append(_points(name, members, x, y))
         figures[setting] = {
             "data": data,
             "layout": {
@@ -279,14 +269,9 @@ def _roofs(limits: JsonObject, low: float, high: float) -> Iterator[Figure]:
     for precision, peak in limits["operations"].items():
         ridge = peak / bandwidth
         points = sorted({low, min(max(ridge, low), high), high})
-        yield {
-            "type": "scatter",
-            "mode": "lines",
-            "name": f"{precision} roof ({limits['by'].get(precision, 'measured')})",
-            "x": [_rounded(point) for point in points],
-            "y": [_rounded(min(peak, point * bandwidth) / 1e9) for point in points],
-            "line": {"color": "#888888", "dash": "solid" if precision == "fp32" else "dash"},
-        }
+        name = f"{precision} roof ({limits['by'].get(precision, 'measured')})"
+        line = {"color": "#888888", "dash": "solid" if precision == "fp32" else "dash"}
+        yield _trace("lines", name, points, [min(peak, point * bandwidth) / 1e9 for point in points], line=line)
 
 
 def _sensitivity(models: Sequence[JsonObject]) -> Plot | None:
@@ -299,7 +284,7 @@ def _sensitivity(models: Sequence[JsonObject]) -> Plot | None:
                 {
                     "type": "bar",
                     "orientation": "h",
-                    "x": [_rounded(float(layer["sqnr_db"])) for layer in layers],
+                    "x": _rounded([float(layer["sqnr_db"]) for layer in layers]),
                     "y": [layer["layer"] for layer in layers],
                     "marker": {"color": _color(item["target"])},
                 }
@@ -325,17 +310,16 @@ def _curves(curves: Mapping[str, Sequence[JsonObject]]) -> Plot | None:
     figures, texts = {}, []
     for slug, rows in curves.items():
         data = [
-            {
-                "type": "scatter",
-                "mode": "lines+markers" if len(rows) < 3 else "lines",
-                "name": split,
-                "legendgroup": split,
-                "showlegend": axis == "y",
-                "x": [row["epoch"] for row in rows],
-                "y": [_rounded(factor * row[f"{split}_{column}"]) for row in rows],
-                "yaxis": axis,
-                "line": {"color": color, "dash": dash},
-            }
+            _trace(
+                "lines+markers" if len(rows) < 3 else "lines",
+                split,
+                [row["epoch"] for row in rows],
+                [factor * row[f"{split}_{column}"] for row in rows],
+                legendgroup=split,
+                showlegend=axis == "y",
+                yaxis=axis,
+                line={"color": color, "dash": dash},
+            )
             for split, color, dash in (("train", _color("torch"), "dash"), ("test", _color("onnxruntime"), "solid"))
             for column, axis, factor in (("loss", "y", 1), ("top1", "y2", 100))
         ]
@@ -353,23 +337,14 @@ def _curves(curves: Mapping[str, Sequence[JsonObject]]) -> Plot | None:
     return Plot(name="curves", title="Training", text=f"Final test top-1: {'; '.join(texts)}.", figures=figures)
 
 
-def _points(name: Series, rows: Sequence[JsonObject], **more: Any) -> Figure:
-    """Return a series of points at the rows' latencies.
+def _trace(mode: str, name: str, x: Sequence[float], y: Sequence[float], **more: Any) -> Figure:
+    return {"type": "scatter", "mode": mode, "name": name, "x": _rounded(x), "y": _rounded(y), **more}
 
-    Args:
-        name: backend and precision.
-        rows: rows of the series.
-        more: what else belongs to the trace, ``y`` at least.
-    """
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": " ".join(name),
-        "x": [_rounded(_median_ns(row) * MS_PER_NS) for row in rows],
-        "text": [row["slug"] for row in rows],
-        "marker": _marker(name),
-        **more,
-    }
+
+def _points(name: Series, rows: Sequence[JsonObject], x: Sequence[float], y: Sequence[float], **more: Any) -> Figure:
+    """Return one point per row, labeled with its model."""
+    slugs = [row["slug"] for row in rows]
+    return _trace("markers", " ".join(name), x, y, text=slugs, marker=_marker(name), **more)
 
 
 def _marker(name: Series) -> dict[str, Any]:
@@ -395,19 +370,23 @@ def _errors(plus: Sequence[float], minus: Sequence[float]) -> dict[str, Any]:
     return {
         "type": "data",
         "symmetric": False,
-        "array": list(map(_rounded, plus)),
-        "arrayminus": list(map(_rounded, minus)),
+        "array": _rounded(plus),
+        "arrayminus": _rounded(minus),
         "thickness": 1.2,
     }
 
 
-def _rounded(value: float) -> float:
-    """Return a value with five significant digits, to keep the page small."""
-    return float(f"{value:.5g}")
+def _rounded(values: Sequence[float]) -> list[float]:
+    """Return values with five significant digits, to keep the page small."""
+    return [float(f"{value:.5g}") for value in values]
 
 
 def _median_ns(row: JsonObject) -> float:
     return float(row["latency"]["median_ns"]["value"])
+
+
+def _latencies_ms(rows: Sequence[JsonObject]) -> list[float]:
+    return [_median_ns(row) * MS_PER_NS for row in rows]
 
 
 def _interval_ns(row: JsonObject) -> tuple[float, float]:

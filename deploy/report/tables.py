@@ -114,8 +114,8 @@ RESULTS: tuple[Column, ...] = (
         _parity,
         _parity,
         number=False,
-        legend="pass = agrees with the float64 reference, reference = PyTorch in float32, measured = INT8, with its error "
-        "in the evidence, ! = interference was detected",
+        legend="pass = agrees with the float64 reference, reference = PyTorch in float32, measured = INT8, with its "
+        "error in the evidence, ! = interference was detected",
     ),
     Column("latency", "latency", latency_text, _median_ns, legend="median with its 95 % confidence interval"),
     Column(

@@ -6,19 +6,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.live import Live
 from rich.spinner import Spinner
-from rich.table import Table
 
 from deploy.core.progress import Progress
 from deploy.support import words
 from deploy.support.words import UNKNOWN, duration, size, spread, times_faster
-from deploy.terminal.console import console, escape, rows
+from deploy.terminal.console import console, escape, rows, table
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from deploy.bench.measure import BenchmarkReport
     from deploy.bench.records import SkippedCell
@@ -92,20 +91,17 @@ def latency_table(found: Sequence[LatencyRow], width: int) -> Table:
         width: terminal width in characters; decides how many columns are shown.
     """
     shown = max((count for minimum, count in COLUMNS_THAT_FIT.items() if width >= minimum), default=NARROW)
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     empty = {
         name
         for name, filled in (("roofline", any(row.floor for row in found)), ("top-1", any(map(_top1, found))))
         if not filled
     }
     columns = [index for index, name in enumerate(HEADS[:shown]) if name not in empty]
-    for index in columns:
-        left = index < LEFT_ALIGNED
-        table.add_column(HEADS[index], justify="left" if left else "right", no_wrap=not left, overflow="fold")
+    result = table(*(HEADS[index] for index in columns), numbers=HEADS[LEFT_ALIGNED:])
     for row in found:
         cells = cells_of(row)
-        table.add_row(*(escape(cells[index]) for index in columns))
-    return table
+        result.add_row(*(escape(cells[index]) for index in columns))
+    return result
 
 
 def show_bench(report: BenchmarkReport) -> None:

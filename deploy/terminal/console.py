@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 import rich.markup
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -45,6 +46,20 @@ def rows(pairs: Iterable[tuple[str, str]]) -> Table:
     for name, value in pairs:
         table.add_row(name, value)
     return table
+
+
+def table(*heads: str, numbers: Collection[str] = ()) -> Table:
+    """Return an empty table with a line below its heads.
+
+    Args:
+        heads: heads of the columns.
+        numbers: those of them whose cells are right-aligned and never wrapped; cells of the others fold.
+    """
+    result = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for head in heads:
+        right = head in numbers
+        result.add_column(head, justify="right" if right else "left", no_wrap=right, overflow="fold")
+    return result
 
 
 def weights_line(weights: Weights) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from deploy.support.words import duration
-from deploy.terminal.console import console, escape, rows
+from deploy.terminal.console import console, escape, rows, table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from deploy.bench.layers import LayerTime
     from deploy.bench.profile import Explanation
 
@@ -60,12 +59,8 @@ def _named(layers: Sequence[LayerTime]) -> str:
 
 
 def _layers(layers: Sequence[LayerTime], total: float) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("layer", "operator", "arithmetic"):
-        table.add_column(name, overflow="fold")
-    for name in ("time", "share"):
-        table.add_column(name, justify="right", no_wrap=True)
+    result = table("layer", "operator", "arithmetic", "time", "share", numbers=("time", "share"))
     for item in layers:
         cells = (escape(item.layer), item.operator, item.arithmetic, duration(item.ns))
-        table.add_row(*cells, f"{item.ns / total:.1%}")
-    return table
+        result.add_row(*cells, f"{item.ns / total:.1%}")
+    return result

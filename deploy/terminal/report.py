@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from deploy.report.tables import advice_line, machine_line, skipped
 from deploy.support.words import UNKNOWN, duration, spread
-from deploy.terminal.console import console, escape, rows
+from deploy.terminal.console import console, escape, rows, table
 
 if TYPE_CHECKING:
     from deploy.report.compare import CellChange, ReportComparison
@@ -39,12 +36,11 @@ def show_changes(found: ReportComparison) -> None:
     for side, machines in (("old", found.old), ("new", found.new)):
         out.print(rows((side, escape(machine_line(item))) for item in machines))
     if changed:
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for name in ("configuration", "old", "new", "new / old", "verdict", "other changes"):
-            table.add_column(name, justify="right" if name in ("old", "new", "new / old") else "left", overflow="fold")
+        numbers = ("old", "new", "new / old")
+        changes = table("configuration", *numbers, "verdict", "other changes", numbers=numbers)
         for item in changed:
-            table.add_row(*_cells(item))
-        out.print(table)
+            changes.add_row(*_cells(item))
+        out.print(changes)
     unchanged = len(found.changes) - len(changed)
     out.print(f"{unchanged} of {len(found.changes)} configurations show no detectable change.")
     for title, names in (("only in old", found.gone), ("only in new", found.added)):

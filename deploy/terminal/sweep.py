@@ -8,17 +8,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.spinner import Spinner
-from rich.table import Table
 from rich.text import Text
 
 from deploy.support.words import UNKNOWN, duration, spread
-from deploy.terminal.console import console, escape, rows
+from deploy.terminal.console import console, escape, rows, table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from deploy.sweeps.sweep import DryRun, Found, SweepReport
     from deploy.sweeps.task import Task
 
@@ -96,13 +96,8 @@ def _counts(states: Counter[str]) -> str:
 
 def _latencies(found: Sequence[Found]) -> Table:
     machines = list(dict.fromkeys(item.cell.machine for item in found))
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("model", "backend", "precision"):
-        table.add_column(name, overflow="fold")
-    table.add_column("batch", justify="right")
-    for machine in machines:
-        table.add_column(escape(machine or "latency"), justify="right", no_wrap=True)
-        table.add_column("95 % CI", justify="right", no_wrap=True)
+    numbers = ["batch", *(head for machine in machines for head in (escape(machine or "latency"), "95 % CI"))]
+    result = table("model", "backend", "precision", *numbers, numbers=numbers)
     lines: dict[tuple[str, str, str, str], dict[str | None, list[str]]] = {}
     for item in found:
         cell = item.cell
@@ -110,8 +105,8 @@ def _latencies(found: Sequence[Found]) -> Table:
         lines.setdefault(configuration, {})[cell.machine] = _latency(item)
     for configuration, cells in lines.items():
         groups = (cells.get(machine, ["", ""]) for machine in machines)
-        table.add_row(*map(escape, [*configuration, *(text for group in groups for text in group)]))
-    return table
+        result.add_row(*map(escape, [*configuration, *(text for group in groups for text in group)]))
+    return result
 
 
 def _latency(item: Found) -> list[str]:
@@ -139,15 +134,12 @@ def show_dry_run(dry: DryRun) -> None:
     """Print the tasks of a sweep, the size of its matrix, and the estimated time."""
     out = console(piped=150)
     plan = dry.plan
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("task", "state", "machine"):
-        table.add_column(name, overflow="fold")
-    table.add_column("estimate", justify="right")
+    tasks = table("task", "state", "machine", "estimate", numbers=("estimate",))
     for task in plan.tasks:
         seconds = dry.seconds.get(task.name)
         cost = "" if dry.states[task.name] == "kept" else "unknown" if seconds is None else f"{seconds:.1f} s"
-        table.add_row(*map(escape, (task.name, dry.states[task.name], task.machine or "any", cost)))
-    out.print(table)
+        tasks.add_row(*map(escape, (task.name, dry.states[task.name], task.machine or "any", cost)))
+    out.print(tasks)
     sizes: dict[str, set[Any]] = {
         "models": {cell.model for cell in plan.cells},
         "precisions": {cell.precision for cell in plan.cells},
