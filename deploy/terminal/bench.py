@@ -10,10 +10,10 @@ from rich.console import Group
 from rich.live import Live
 from rich.spinner import Spinner
 
-from deploy.core.progress import Progress
 from deploy.support import words
 from deploy.support.words import UNKNOWN, duration, size, spread, times_faster
 from deploy.terminal.console import console, escape, rows, table
+from deploy.terminal.live import ConsoleProgress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,9 +47,10 @@ COLUMNS_THAT_FIT = {100: 12, 140: 15}
 """Number of columns shown on a terminal of at least this width; `NARROW` on a narrower one."""
 STATUS = {"reference": "ref", "pass": "✓", "measured": "~"}
 LEGEND = (
-    "status: ref reference of the parity check, ✓ parity check passed, ~ INT8 with measured error, ! interference "
-    "detected; latency: median across processes; 95 % CI: its confidence interval; speedup: relative to the baseline, "
-    "≈ interval includes 1; roofline: latency limit found by --limits / latency, and what limits it; –: too few samples"
+    "status: ref = reference of the parity check, ✓ = parity check passed, ~ = INT8 with measured error, "
+    "! = interference detected; latency: median across processes; 95 % CI: its confidence interval; speedup: relative "
+    "to the baseline, ≈ = the interval includes 1; roofline: lower bound of the latency (--limits) / latency, and what "
+    "sets the bound; –: too few samples"
 )
 
 
@@ -181,10 +182,11 @@ def as_markdown(report: BenchmarkReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-class LatencyTable(Progress):
+class LatencyTable(ConsoleProgress):
     """A table on stderr that grows while configurations are timed, with the current step below it."""
 
     def __init__(self, live: Live) -> None:
+        super().__init__(live.console)
         self._live = live
         self._rows: Sequence[LatencyRow] = ()
         self._step = ""
@@ -207,16 +209,8 @@ class LatencyTable(Progress):
         self._step = f"{done} of {total}: {text}"
         self._draw()
 
-    def note(self, text: str) -> None:
-        """Print a note above the table."""
-        self._live.console.print(f"[dim]note:[/] {escape(text)}", highlight=False)
-
-    def warn(self, text: str) -> None:
-        """Print a warning above the table."""
-        self._live.console.print(f"[bold yellow]WARNING:[/] {escape(text)}", highlight=False)
-
     def _draw(self) -> None:
-        parts: list[Any] = [latency_table(self._rows, self._live.console.width)] if self._rows else []
+        parts: list[Any] = [latency_table(self._rows, self._console.width)] if self._rows else []
         parts += [Spinner("dots", escape(self._step))] if self._step else []
         self._live.update(Group(*parts))
 

@@ -1,4 +1,4 @@
-"""Live progress display on a terminal."""
+"""Progress on a terminal: a live display with messages above it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,42 @@ from deploy.core.progress import Progress
 from deploy.terminal.console import escape
 
 
-class LiveProgress(Progress):
+class ConsoleProgress(Progress):
+    """Prints messages above a live display.
+
+    Args:
+        console: console of the display.
+        verbose: print details too.
+    """
+
+    def __init__(self, console: Console, verbose: bool = False) -> None:
+        self._console, self._verbose = console, verbose
+
+    def note(self, text: str) -> None:
+        """Print a note."""
+        self._console.print(f"[dim]note:[/dim] {escape(text)}", highlight=False)
+
+    def detail(self, text: str) -> None:
+        """Print a detail if verbose."""
+        if self._verbose:
+            self._console.print(escape(text), style="dim", highlight=False)
+
+    def warn(self, text: str) -> None:
+        """Print a framed warning."""
+        self._console.print(Panel(escape(text), title="WARNING", border_style="bold yellow"))
+
+
+class LiveProgress(ConsoleProgress):
     """A spinner per stage, with a bar if its length is known, and the elapsed time.
 
     Args:
         bar: Rich's display, started.
-        console: prints messages above the display.
         verbose: print details too.
     """
 
-    def __init__(self, bar: Bar, console: Console, verbose: bool = False) -> None:
-        self._verbose = verbose
+    def __init__(self, bar: Bar, verbose: bool = False) -> None:
+        super().__init__(bar.console, verbose)
         self._bar = bar
-        self._console = console
         self._task: TaskID | None = None
         self._title = ""
 
@@ -44,19 +67,6 @@ class LiveProgress(Progress):
         finally:
             self._bar.stop_task(task)
 
-    def note(self, text: str) -> None:
-        """Print a note above the display."""
-        self._console.print(f"[dim]note:[/dim] {escape(text)}", highlight=False)
-
-    def detail(self, text: str) -> None:
-        """Print a detail above the display if verbose."""
-        if self._verbose:
-            self._console.print(escape(text), style="dim", highlight=False)
-
-    def warn(self, text: str) -> None:
-        """Print a framed warning above the display."""
-        self._console.print(Panel(escape(text), title="WARNING", border_style="bold yellow"))
-
     def advance(self, done: int, total: int, text: str = "") -> None:
         """Move the bar of the current stage."""
         if self._task is not None:
@@ -66,12 +76,11 @@ class LiveProgress(Progress):
 @contextmanager
 def live_progress(verbose: bool) -> Iterator[Progress]:
     """Open a live display on stderr."""
-    console = Console(stderr=True)
     columns = (
         SpinnerColumn(finished_text="✓"),
         TextColumn("{task.description}"),
         BarColumn(20),
         TimeElapsedColumn(),
     )
-    with Bar(*columns, console=console) as bar:
-        yield LiveProgress(bar, console, verbose)
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        yield LiveProgress(bar, verbose)
