@@ -23,8 +23,7 @@ Examples:
 @click.option(
     "--baseline",
     metavar="BACKEND",
-    show_default="torch",
-    help="Backend whose float32 latency speedups are relative to.",
+    help="Backend whose float32 latency speedups are relative to. [default: torch]",
 )
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
 @click.option(

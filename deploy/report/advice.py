@@ -91,7 +91,7 @@ def _not_faster(
     if profile is None:
         words = ["deploy", "bench", row["model"], "--backends", row["backend"], "--precision", "int8"]
         words += ["--batch", str(row["batch"]), "--threads", str(row["threads"]), "--explain"]
-        text += f". There is no profile of it ({shlex.join(words)})"
+        text += f". No profile is recorded ({shlex.join(words)})"
     else:
         text += f". Profile: {'; '.join(_reasons(profile))}"
     yield _entry(row, "int8", text)
@@ -121,8 +121,9 @@ def _reasons(profile: JsonObject) -> list[str]:
     if profile["slower"]:
         worst = profile["slower"][0]
         factor = worst["ns"] / worst["float_ns"]
+        count = len(profile["slower"])
         reasons.append(
-            f"{len(profile['slower'])} layers are slower than in float, {worst['layer']} by a factor of {factor:.1f}"
+            f"layers slower than in float: {count}, the worst ({worst['layer']}) by a factor of {factor:.1f}"
         )
     return reasons or ["the INT8 layers themselves take as long as the float ones"]
 
