@@ -17,11 +17,11 @@ from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
 from deploy.exporting.export import export_model
-from deploy.models.open import EXPORTS, open_model, request_of
+from deploy.models.open import open_model, request_of
 from deploy.models.request import ModelRequest
 from deploy.quantization.quantize import quantize
 from deploy.support.engine_file import FORMAT
-from deploy.support.stored import newest_of_each
+from deploy.support.stored import EXPORTS, newest_of_each
 
 INT8 = "int8"
 

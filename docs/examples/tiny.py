@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from deploy.models.zoo._entry import ZooEntry, require_counts
+from deploy.models.zoo_entry import ZooEntry, require_counts
 
 
 class Tiny(nn.Module):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from deploy.models.zoo._entry import ZooEntry
+from deploy.models.zoo_entry import ZooEntry
 
 
 class BatchNorm(nn.Module):

@@ -17,8 +17,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from deploy.models.zoo._entry import ZooEntry, require_choice, require_counts
 from deploy.models.zoo.batchnorm import BatchNorm
+from deploy.models.zoo_entry import ZooEntry, require_choice, require_counts
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {
     "none": nn.Identity,

@@ -17,8 +17,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from deploy.models.zoo._entry import ZooEntry, require_counts
-from deploy.models.zoo._initialize import he_normal_
+from deploy.models.zoo_entry import ZooEntry, he_normal_, require_counts
 
 # Output channels and stride of the thirteen blocks, at width multiplier 1.
 BLOCKS: tuple[tuple[int, int], ...] = (

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 import pytest
 import torch
 import torchvision
+from deploy.models.zoo._entry import ZooEntry
 from torch import Tensor, nn
 
 import deploy.models.zoo
-from deploy.models.zoo._entry import ZooEntry
 from deploy.models.zoo.densenet import DenseBlock
 from deploy.models.zoo.googlenet import Inception
 from deploy.models.zoo.inception import InceptionBlock, SmallInceptionBlock
