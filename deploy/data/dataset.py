@@ -115,10 +115,11 @@ class Dataset:
         """Return the images at ``indices``, in that order, without copying or decoding them."""
         chosen = np.asarray(indices, dtype=np.intp)
         labels = None if self.labels is None else self.labels[chosen]
-        images = self.images
-        if isinstance(images, _Subset):
-            images, chosen = images.images, images.indices[chosen]
-        return dataclasses.replace(self, images=_Subset(images, chosen), labels=labels, split=split or self.split)
+        if isinstance(self.images, _Subset):
+            images = _Subset(self.images.images, self.images.indices[chosen])
+        else:
+            images = _Subset(self.images, chosen)
+        return dataclasses.replace(self, images=images, labels=labels, split=split or self.split)
 
     def spread(self, count: int) -> Dataset:
         """Return at most ``count`` images, evenly spaced over the data set."""

@@ -1,4 +1,4 @@
-"""AlexNet: five convolutions and three fully connected layers, the network that won ImageNet in 2012.
+"""AlexNet: five convolutions and three fully connected layers; winner of the ImageNet challenge of 2012.
 
 Paper: Krizhevsky, Sutskever, Hinton, "ImageNet Classification with Deep Convolutional Neural Networks", 2012.
 Input: one gray image of 224x224. Parameters: 46,764,746.
@@ -27,7 +27,7 @@ class AlexNet(nn.Module):
         Args:
             in_channels: Channels of the image.
             num_classes: Number of logits.
-            dropout: Probability with which a hidden fully connected unit is dropped in training.
+            dropout: Probability of dropping a hidden unit of the fully connected layers in training.
         """
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)

@@ -1,4 +1,4 @@
-"""GoogLeNet: nine Inception blocks, each running four kinds of convolution side by side.
+"""GoogLeNet: nine Inception blocks, each with four parallel branches.
 
 Paper: Szegedy, Liu, Jia, Sermanet, Reed, Anguelov, Erhan, Vanhoucke, Rabinovich, "Going Deeper with
 Convolutions", 2014. Input: one gray image of 96x96. Parameters: 5,977,530.
@@ -20,7 +20,7 @@ from deploy.models.zoo_entry import ZooEntry, he_normal_, require_counts
 
 
 class Inception(nn.Module):
-    """Four branches over the same input, their channels put one after the other; height and width stay."""
+    """Four parallel branches whose outputs are concatenated along the channels; keeps height and width."""
 
     def __init__(self, in_channels: int, c1: int, c2: tuple[int, int], c3: tuple[int, int], c4: int) -> None:
         """Create the block.
@@ -61,7 +61,7 @@ class Inception(nn.Module):
 
 
 class GoogLeNet(nn.Module):
-    """GoogLeNet; the shape comments are for 96x96 images, and any from 32x32 on will do."""
+    """GoogLeNet; the shape comments are for 96x96 images, and any size of at least 32x32 works."""
 
     def __init__(self, *, in_channels: int, num_classes: int) -> None:
         """Create the network for images of `in_channels` channels and `num_classes` logits."""

@@ -4,11 +4,11 @@ Paper: LeCun, Bottou, Bengio, Haffner, "Gradient-Based Learning Applied to Docum
 Input: one gray image, 32x32 (`lenet5`) or 28x28 (`lenet`, `lenet_bn`). Parameters: 61,706; `lenet_bn` 62,158.
 
 Variants:
-    lenet5: the paper's sizes; choose the activation and the pooling. `activation="none"` is the version
-        without any activation, which is linear but for its max-pooling.
-    lenet: MNIST's sizes, the first convolution padded to make up for it, average pooling.
+    lenet5: the paper's sizes, with a choice of activation and pooling. `activation="none"` has no activation
+        and is linear except for max pooling.
+    lenet: for MNIST's 28x28 images, with a padded first convolution and average pooling.
     lenet_bn: lenet with sigmoid and the batch normalization of `batchnorm.py` after every convolution and
-        every fully connected layer but the last, whose outputs are the logits.
+        every fully connected layer except the last.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class LeNet(nn.Module):
         Args:
             in_channels: Channels of the image.
             num_classes: Number of logits.
-            padding: Of the first convolution, so that its output is 28x28.
-            activation: A key of `ACTIVATIONS`, applied after each layer but the last.
+            padding: Of the first convolution; its output must be 28x28.
+            activation: A key of `ACTIVATIONS`, applied after each layer except the last.
             pool: A key of `POOLINGS`.
         """
         super().__init__()

@@ -1,4 +1,4 @@
-"""VGG: blocks of 3x3 convolutions, each block halving the image and widening it.
+"""VGG: blocks of 3x3 convolutions; each block halves the height and width.
 
 Paper: Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2014,
 configuration A. Input: one gray image of 224x224. Parameters: 128,806,154 and 43,093,322.
@@ -6,7 +6,7 @@ configuration A. Input: one gray image of 224x224. Parameters: 128,806,154 and 4
 Variants:
     vgg11_gray: the paper's eight convolutions, for ten classes.
     vgg11_small: a quarter of the channels in every convolution; the fully connected layers keep their width.
-    Both train without dropout unless asked (`dropout=0.5` is the paper's).
+    Both have no dropout by default; the paper uses `dropout=0.5`.
     The networks for color images and 1000 classes are torchvision's `vgg11` to `vgg19`.
 """
 
@@ -35,10 +35,10 @@ class VGG11(nn.Module):
         """Create the network.
 
         Args:
-            width: Channels of the first block; the paper's is 64.
+            width: Channels of the first block; 64 in the paper.
             in_channels: Channels of the image.
             num_classes: Number of logits.
-            dropout: Probability with which a hidden fully connected unit is dropped in training.
+            dropout: Probability of dropping a hidden unit of the fully connected layers in training.
         """
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)

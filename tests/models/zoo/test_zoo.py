@@ -14,7 +14,6 @@ from collections.abc import Mapping
 import pytest
 import torch
 import torchvision
-from deploy.models.zoo._entry import ZooEntry
 from torch import Tensor, nn
 
 import deploy.models.zoo
@@ -22,6 +21,7 @@ from deploy.models.zoo.densenet import DenseBlock
 from deploy.models.zoo.googlenet import Inception
 from deploy.models.zoo.inception import InceptionBlock, SmallInceptionBlock
 from deploy.models.zoo.resnet import ResNet
+from deploy.models.zoo_entry import ZooEntry
 
 FAMILIES = sorted(
     module.name for module in pkgutil.iter_modules(deploy.models.zoo.__path__) if not module.name.startswith("_")
