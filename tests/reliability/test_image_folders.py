@@ -161,7 +161,7 @@ def empty_class(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [
-        (none, 1, "no image in it"),
+        (none, 1, "FOLDER/<class>"),
         (one, 1, "1 image is too few"),
         (few, 0, "5 samples"),
         (alike, 0, "are the same"),

@@ -1,7 +1,7 @@
 """Every network of the zoo: shapes, parameter counts, options, gradients, export.
 
-Most tests build on the meta device, where tensors have shapes and no memory, so that the large networks are
-as quick as the small ones.
+Most tests build on the meta device, where tensors have shapes but no memory, so that large networks are as fast
+as small ones.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def build(name: str, **options: object) -> nn.Module:
 
 
 def build_meta(name: str, **options: object) -> nn.Module:
-    """Build a network of shapes only."""
+    """Build a network on the meta device."""
     with torch.device("meta"):
         return ENTRIES[name].build(**options)
 
@@ -52,7 +52,7 @@ def images(name: str, batch: int, device: str = "cpu") -> Tensor:
 
 
 def count(network: nn.Module) -> int:
-    """Return the number of trainable numbers."""
+    """Return the number of trainable values."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -63,7 +63,7 @@ def without_gradient(network: nn.Module, x: Tensor) -> list[str]:
 
 
 def test_the_zoo_is_complete() -> None:
-    """The files hold the networks of the specification, and none takes a name of torchvision's."""
+    """The zoo has the networks of the specification, none with a name of torchvision."""
     assert set(ENTRIES) == {
         *("lenet5", "lenet", "lenet_bn", "alexnet_gray", "vgg11_gray", "vgg11_small", "nin"),
         *("googlenet_gray", "inception_block", "inception_small", "resnet18_gray", "resnet18_digits"),
@@ -74,7 +74,7 @@ def test_the_zoo_is_complete() -> None:
 
 @every_network
 def test_entry_is_consistent(name: str) -> None:
-    """An entry lists exactly the options `build` takes, all by keyword, with a default that is allowed."""
+    """An entry lists exactly the options of `build`, all keyword-only, with allowed defaults."""
     entry = ENTRIES[name]
     parameters = inspect.signature(entry.build).parameters
     assert set(parameters) == set(entry.options)
@@ -88,7 +88,7 @@ def test_entry_is_consistent(name: str) -> None:
 
 @every_network
 def test_parameters_and_shapes(name: str) -> None:
-    """The stated number of parameters, all in use; the stated shape after each stage, in the stated order."""
+    """Parameters and stage shapes are as declared, and every parameter gets a gradient."""
     entry = ENTRIES[name]
     network = build_meta(name)
     assert count(network) == entry.parameters
@@ -101,7 +101,7 @@ def test_parameters_and_shapes(name: str) -> None:
     assert seen == [(stage, (3, *shape)) for stage, shape in zip(entry.stages, entry.shapes, strict=True)]
 
 
-# One network for each class: the others differ from these in numbers only. The slow have the most layers.
+# One network per class; the others differ only in sizes. The slow ones have the most layers.
 QUICK = ["lenet5", "lenet_bn", "alexnet_gray", "nin", "inception_block", "inception_small"]
 SLOW = ["vgg11_small", "googlenet_gray", "resnet18_digits", "densenet_gray", "mobilenet_v1"]
 EXPORTED = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
@@ -119,23 +119,23 @@ def test_export_with_dynamic_batch(name: str) -> None:
 
 @every_network
 def test_channels_and_classes(name: str) -> None:
-    """The first layer takes `in_channels`, the last gives `num_classes`, and neither may be 0."""
+    """The first layer takes `in_channels`, the last returns `num_classes`, and neither may be 0."""
     entry = ENTRIES[name]
     _, height, width = entry.input_shape
     sizes = {option: size for option, size in [("in_channels", 2), ("num_classes", 7)] if option in entry.options}
     output = build_meta(name, **sizes)(torch.zeros(2, 2, height, width, device="meta"))
     assert output.shape[1] == sizes.get("num_classes", entry.shapes[-1][0])
     for option in sizes:
-        with pytest.raises(ValueError, match=f"{option} must be a whole number of at least 1; got 0"):
+        with pytest.raises(ValueError, match=f"{option}.*0"):
             entry.build(**{option: 0})
 
 
 @every_network
 def test_wrong_choice_names_the_allowed_values(name: str) -> None:
-    """A value outside a closed list is refused with the list."""
+    """The error for a value that is not allowed lists the allowed values."""
     for option, allowed in ENTRIES[name].options.items():
         if isinstance(allowed, tuple):
-            with pytest.raises(ValueError, match=f"{option} must be one of .*{allowed[-1]!r}; got 'swish'"):
+            with pytest.raises(ValueError, match=f"{option}.*{allowed[-1]!r}.*'swish'"):
                 build_meta(name, **{option: "swish"})
 
 
@@ -144,7 +144,7 @@ SMALL = ["lenet5", "lenet", "lenet_bn", "googlenet_gray", "inception_small", "de
 
 @pytest.mark.parametrize("name", SMALL)
 def test_samples_do_not_mix_in_evaluation(name: str) -> None:
-    """A sample's output is the same alone and in a batch, and answers to the sample."""
+    """A sample's output is the same alone and in a batch, and depends on the sample."""
     network = build(name).eval().double()
     x = images(name, 3).double()
     with torch.no_grad():
@@ -156,7 +156,7 @@ def test_samples_do_not_mix_in_evaluation(name: str) -> None:
 
 
 def test_the_seed_decides_the_weights() -> None:
-    """The same seed gives the same network, another call another one."""
+    """The same seed gives the same weights; a second call without it gives others."""
     first, again, other = build("lenet5"), build("lenet5"), ENTRIES["lenet5"].build()
     for a, b, c in zip(first.parameters(), again.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b) and not torch.equal(a, c)
@@ -165,7 +165,7 @@ def test_the_seed_decides_the_weights() -> None:
 @pytest.mark.parametrize("activation", ["none", "relu", "sigmoid", "tanh"])
 @pytest.mark.parametrize("pool", ["max", "avg"])
 def test_lenet5_options(activation: str, pool: str) -> None:
-    """Each option changes what runs and no parameter; without activation, average pooling makes it affine."""
+    """The options change the layers but no parameter; without activation, average pooling makes it affine."""
     network = build("lenet5", activation=activation, pool=pool).eval().double()
     kinds = {"none": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
     pools = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
@@ -183,7 +183,7 @@ def test_lenet_takes_relu_or_sigmoid() -> None:
     """The 28x28 LeNet has average pooling and two activations."""
     assert isinstance(build("lenet", activation="sigmoid").activation, nn.Sigmoid)
     assert isinstance(build("lenet").pool1, nn.AvgPool2d)
-    with pytest.raises(ValueError, match="activation must be one of 'relu', 'sigmoid'; got 'tanh'"):
+    with pytest.raises(ValueError, match=r"activation.*'relu', 'sigmoid'.*'tanh'"):
         build("lenet", activation="tanh")
 
 
@@ -205,10 +205,10 @@ def test_dropout_is_inactive_in_evaluation(name: str, layers: int) -> None:
 
 @pytest.mark.parametrize("name", ["alexnet_gray", "nin", "vgg11_gray", "vgg11_small"])
 def test_dropout_option(name: str) -> None:
-    """The probability can be chosen, between 0 and 1; VGG has none unless asked."""
+    """The probability must be between 0 and 1; the default of VGG is 0."""
     assert build_meta(name, dropout=0.25).get_submodule("dropout").p == 0.25
     assert build_meta(name).get_submodule("dropout").p == (0.0 if name.startswith("vgg") else 0.5)
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match=r"1\.5"):
         build_meta(name, dropout=1.5)
 
 
@@ -221,7 +221,7 @@ def test_dropout_option(name: str) -> None:
     ],
 )
 def test_number_of_activations(name: str, relus: int) -> None:
-    """Relu runs as often as the architecture says: no layer has lost its activation."""
+    """Relu runs as often as in the paper: no layer lacks its activation."""
     network = build_meta(name)
     calls: list[nn.Module] = []
     for module in network.modules():
@@ -240,8 +240,8 @@ def test_nin_has_relu_after_each_convolution() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_nin_begins_with_every_class_awake(seed: int) -> None:
-    """No class is 0 for every image, which the last relu would keep so for ever."""
+def test_nin_starts_without_dead_classes(seed: int) -> None:
+    """No class is 0 for all images; with the last relu it would never get a gradient."""
     torch.manual_seed(seed)
     network = ENTRIES["nin"].build().eval()
     with torch.no_grad():
@@ -298,7 +298,7 @@ def test_dense_block_appends_to_its_input() -> None:
 
 @pytest.mark.parametrize("size", [32, 96])
 def test_densenet_takes_other_sizes(size: int) -> None:
-    """The global average makes the head fit any image from 32x32 on."""
+    """Global average pooling accepts any image of at least 32x32."""
     assert build_meta("densenet_gray")(torch.zeros(2, 1, size, size, device="meta")).shape == (2, 10)
 
 
@@ -311,9 +311,9 @@ def test_mobilenet_width_multiplier(alpha: float, parameters: int) -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
-def test_mobilenet_refuses_a_width_that_is_none(alpha: float) -> None:
+def test_mobilenet_refuses_invalid_widths(alpha: float) -> None:
     """The width multiplier is a positive number."""
-    with pytest.raises(ValueError, match="width_multiplier must be a number above 0"):
+    with pytest.raises(ValueError, match=f"width_multiplier.*{alpha}"):
         build_meta("mobilenet_v1", width_multiplier=alpha)
 
 
@@ -328,18 +328,18 @@ def test_use_residual(name: str) -> None:
     assert without_gradient(plain, images(name, 2, device="meta")) == []
 
 
-def test_plain18_digits_is_the_twin_of_resnet18_digits() -> None:
+def test_plain18_digits_is_resnet18_digits_without_shortcuts() -> None:
     """The plain network is the residual one with `use_residual=False`, and exports no shortcut."""
-    plain, twin = build("plain18_digits").eval(), build("resnet18_digits", use_residual=False).eval()
+    plain, other = build("plain18_digits").eval(), build("resnet18_digits", use_residual=False).eval()
     x = images("plain18_digits", 2)
-    assert torch.equal(plain(x), twin(x))
+    assert torch.equal(plain(x), other(x))
     program = torch.export.export(plain, (x,))
     assert not [key for key in program.state_dict if "shortcut" in key]
     assert not [node for node in program.graph.nodes if "aten.add.Tensor" in str(node.target)]
 
 
 class NoShortcut(nn.Module):
-    """In the place of a torchvision block's `downsample`, adds nothing to its output."""
+    """Replaces `downsample` of a torchvision block and adds nothing to the output."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return zeros of the scalar shape."""
@@ -348,7 +348,7 @@ class NoShortcut(nn.Module):
 
 @pytest.mark.parametrize("use_residual", [True, False])
 def test_resnet18_equals_torchvision(use_residual: bool) -> None:
-    """With torchvision's weights the network gives torchvision's outputs, with and without shortcuts."""
+    """With torchvision's weights, the outputs equal torchvision's, with and without shortcuts."""
     torch.manual_seed(0)
     theirs = torchvision.models.resnet18(weights=None).eval()
     if not use_residual:
@@ -370,8 +370,8 @@ def test_resnet18_equals_torchvision(use_residual: bool) -> None:
 
 
 @pytest.mark.parametrize(("name", "residual"), [("plain18", "resnet18"), ("plain34", "resnet34")])
-def test_plain_twins_have_torchvision_names(name: str, residual: str) -> None:
-    """A plain twin's parameters are torchvision's, name by name and shape by shape, less the shortcuts."""
+def test_plain_networks_have_torchvision_names(name: str, residual: str) -> None:
+    """The parameters have torchvision's names and shapes, without those of the shortcuts."""
     with torch.device("meta"):
         theirs = torchvision.models.get_model(residual, weights=None).state_dict()
     expected = {key: value.shape for key, value in theirs.items() if "downsample" not in key}
