@@ -19,7 +19,7 @@ _SPLIT_FOLDERS = {"train": ("train",), "tune": ("val", "test"), "test": ("test",
 """Folders that serve as each split, in order of preference."""
 
 
-def known() -> list[str]:
+def bundled_names() -> list[str]:
     """Return the names of the bundled data sets as the user writes them."""
     return [name.replace("_", "-") for name in registry.names(SOURCES)]
 
@@ -79,7 +79,7 @@ def open_splits(
 
 def _open(data: str, split: str, root: Path | None, skip_bad: bool, limit: int | None, progress: Progress) -> Dataset:
     path = Path(data).expanduser()
-    if data in known():
+    if data in bundled_names():
         dataset = _bundled(data, "train" if split == "train" else "test", root)
         return dataset.spread(limit) if limit else dataset
     if path.is_dir():
@@ -96,8 +96,8 @@ def _open(data: str, split: str, root: Path | None, skip_bad: bool, limit: int |
         raise DataError(f"{path}: neither a folder nor a .npy or .npz file.", LAYOUT)
     if path.suffix or len(path.parts) > 1:
         raise DataError(f"{path}: no such file or folder.")
-    names = ", ".join(known())
-    raise UnknownNameError("data set", data, known(), f"known: {names}; or give the path of a folder or file")
+    names = bundled_names()
+    raise UnknownNameError("data set", data, names, f"known: {', '.join(names)}; or give the path of a folder or file")
 
 
 def _bundled(name: str, split: str, root: Path | None) -> Dataset:

@@ -20,17 +20,18 @@ from deploy.core.tensors import Dim, TensorSpec, parse_input
 from deploy.models.request import ModelRequest
 
 
-def build_factory(request: ModelRequest, reference: str) -> Model:
+def build_factory(request: ModelRequest) -> Model:
     """Build a model by calling ``pkg.module:factory`` or ``path/file.py:factory``.
 
     Args:
-        request: gives the options of the call, and the inputs.
-        reference: where the factory is; it may also be a module instance.
+        request: its name is the reference to the factory (or to a torch.nn.Module instance); its options are the
+            arguments.
 
     Raises:
         ModelError: the factory cannot be imported, raises, or does not return a torch.nn.Module.
         InputSpecError: ``--input`` is missing.
     """
+    reference = request.name
     where, _, attribute = reference.rpartition(":")
     module = _import(where)
     if not hasattr(module, attribute):
@@ -125,13 +126,14 @@ def _keywords(module: torch.nn.Module, specs: tuple[TensorSpec, ...]) -> frozens
     return frozenset(names) if len(names) > 1 and all(name in parameters for name in names) else frozenset()
 
 
-def build_program(request: ModelRequest, path: Path) -> Model:
+def build_program(request: ModelRequest) -> Model:
     """Load an ExportedProgram (``.pt2``); its dynamic dimensions become those of the model.
 
     Raises:
         ModelError: the file is not an ExportedProgram, or needs another version of torch.
         UsageError: the request has options.
     """
+    path = Path(request.name)
     try:
         program = torch.export.load(str(path))
     except Exception as exc:

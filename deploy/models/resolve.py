@@ -84,9 +84,9 @@ def architecture(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
     """
     with untrained.seeded(request.seed):
         if request.name.endswith(".pt2"):
-            return python.build_program(request, Path(request.name)), None, request.name
+            return python.build_program(request), None, request.name
         if ":" in request.name:
-            return python.build_factory(request, request.name), None, request.name
+            return python.build_factory(request), None, request.name
         source, bare = _find(request.name)
         return python.with_inputs(source.build(bare, request), request), source, bare
 

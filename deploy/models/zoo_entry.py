@@ -12,29 +12,18 @@ from torch import nn
 class ZooEntry:
     """One named network of the zoo.
 
-    `input_shape`, `parameters` and `shapes` describe the network with its default options.
-
     Attributes:
         build: Returns a new network in training mode; takes keyword options only. Its weights come
             from torch's global generator, which the caller seeds.
-        input_shape: Channels, height and width of one image.
+        input_shape: Channels, height and width of one image, with the default options.
         summary: A description in one line, with the year.
-        paper: Authors, title and year.
-        parameters: Number of trainable values.
         options: For each option of `build`, the allowed values, or the type that its text is parsed as.
-        stages: Names of the submodules whose outputs `shapes` lists, in the order they run;
-            the empty name is the network itself (as in `nn.Module.get_submodule`).
-        shapes: The output shape of each of the `stages`, without the batch dimension.
     """
 
     build: Callable[..., nn.Module]
     input_shape: tuple[int, int, int]
     summary: str
-    paper: str
-    parameters: int
     options: Mapping[str, tuple[object, ...] | type]
-    stages: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
 
 
 def require_choice(option: str, value: object, allowed: tuple[object, ...]) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from deploy.core.errors import DataError
-from deploy.data.collection import known, open_dataset, open_splits
+from deploy.data.collection import bundled_names, open_dataset, open_splits
 
 
 def test_names() -> None:
-    assert known() == ["cifar10", "digits", "fashion-mnist", "mnist"]
+    assert bundled_names() == ["cifar10", "digits", "fashion-mnist", "mnist"]
 
 
 def test_digits_are_complete_balanced_and_reproducible() -> None:

@@ -122,13 +122,6 @@ ENTRIES: Mapping[str, ZooEntry] = {
         build=googlenet_gray,
         input_shape=(1, 96, 96),
         summary="GoogLeNet (Inception v1) on gray 96x96 images, ten classes (2014)",
-        paper=(
-            "Szegedy, Liu, Jia, Sermanet, Reed, Anguelov, Erhan, Vanhoucke, Rabinovich, "
-            "Going Deeper with Convolutions, 2014"
-        ),
-        parameters=5_977_530,
         options={"in_channels": int, "num_classes": int},
-        stages=("stage1", "stage2", "stage3", "stage4", "stage5", "fc"),
-        shapes=((64, 24, 24), (192, 12, 12), (480, 6, 6), (832, 3, 3), (1024,), (10,)),
     ),
 }

@@ -153,25 +153,12 @@ ENTRIES: Mapping[str, ZooEntry] = {
         build=inception_block,
         input_shape=(192, 35, 35),
         summary="a single Inception v3 block on a feature map (2015)",
-        paper=(
-            "Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, Rethinking the Inception Architecture for Computer Vision, 2015"
-        ),
-        parameters=172_768,
         options={"pool_features": int, "in_channels": int},
-        stages=("",),
-        shapes=((256, 35, 35),),
     ),
     "inception_small": ZooEntry(
         build=inception_small,
         input_shape=(3, 32, 32),
         summary="two Inception blocks with batch normalization for CIFAR-10 (2015)",
-        paper=(
-            "Ioffe, Szegedy, Batch Normalization: Accelerating Deep Network Training "
-            "by Reducing Internal Covariate Shift, 2015"
-        ),
-        parameters=577_194,
         options={"in_channels": int, "num_classes": int},
-        stages=("conv1", "conv2", "stage1", "stage2", "flatten", "fc"),
-        shapes=((64, 14, 14), (128, 7, 7), (256, 4, 4), (384, 2, 2), (384,), (10,)),
     ),
 }

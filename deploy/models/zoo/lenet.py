@@ -119,44 +119,28 @@ def lenet_bn(*, in_channels: int = 1, num_classes: int = 10) -> LeNetBN:
     return LeNetBN(in_channels=in_channels, num_classes=num_classes)
 
 
-_PAPER = "LeCun, Bottou, Bengio, Haffner, Gradient-Based Learning Applied to Document Recognition, 1998"
-_STAGES = ("conv1", "pool1", "conv2", "pool2", "flatten", "fc1", "fc2", "fc3")
-_SHAPES = ((6, 28, 28), (6, 14, 14), (16, 10, 10), (16, 5, 5), (400,), (120,), (84,), (10,))
-
 ENTRIES: Mapping[str, ZooEntry] = {
     "lenet5": ZooEntry(
         build=lenet5,
         input_shape=(1, 32, 32),
         summary="LeNet-5 on 32x32 digits, any activation and pooling (1998)",
-        paper=_PAPER,
-        parameters=61_706,
         options={
             "activation": tuple(ACTIVATIONS),
             "pool": tuple(POOLINGS),
             "in_channels": int,
             "num_classes": int,
         },
-        stages=_STAGES,
-        shapes=_SHAPES,
     ),
     "lenet": ZooEntry(
         build=lenet,
         input_shape=(1, 28, 28),
         summary="LeNet on 28x28 images with average pooling (1998)",
-        paper=_PAPER,
-        parameters=61_706,
         options={"activation": ("relu", "sigmoid"), "in_channels": int, "num_classes": int},
-        stages=_STAGES,
-        shapes=_SHAPES,
     ),
     "lenet_bn": ZooEntry(
         build=lenet_bn,
         input_shape=(1, 28, 28),
         summary="LeNet with batch normalization written from scratch (1998, 2015)",
-        paper=f"{_PAPER}; Ioffe, Szegedy, Batch Normalization, 2015",
-        parameters=62_158,
         options={"in_channels": int, "num_classes": int},
-        stages=_STAGES,
-        shapes=_SHAPES,
     ),
 }

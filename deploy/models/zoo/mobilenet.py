@@ -98,25 +98,6 @@ ENTRIES: Mapping[str, ZooEntry] = {
         build=mobilenet_v1,
         input_shape=(3, 224, 224),
         summary="MobileNet v1, depthwise separable convolutions (2017)",
-        paper=(
-            "Howard, Zhu, Chen, Kalenichenko, Wang, Weyand, Andreetto, Adam, "
-            "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications, 2017"
-        ),
-        parameters=4_231_976,
         options={"width_multiplier": float, "in_channels": int, "num_classes": int},
-        stages=("stem", *(f"blocks.{i}" for i in range(13)), "flatten", "fc"),
-        shapes=(
-            (32, 112, 112),
-            (64, 112, 112),
-            (128, 56, 56),
-            (128, 56, 56),
-            (256, 28, 28),
-            (256, 28, 28),
-            *((512, 14, 14),) * 6,
-            (1024, 7, 7),
-            (1024, 7, 7),
-            (1024,),
-            (1000,),
-        ),
     ),
 }

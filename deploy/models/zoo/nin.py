@@ -100,23 +100,6 @@ ENTRIES: Mapping[str, ZooEntry] = {
         build=nin,
         input_shape=(1, 224, 224),
         summary="Network in Network on gray images, ten classes (2013)",
-        paper="Lin, Chen, Yan, Network In Network, 2013",
-        parameters=1_992_166,
         options={"in_channels": int, "num_classes": int, "dropout": float},
-        stages=(
-            *("block1", "pool1", "block2", "pool2", "block3", "pool3", "block4"),
-            *("avgpool", "flatten"),
-        ),
-        shapes=(
-            (96, 54, 54),
-            (96, 26, 26),
-            (256, 26, 26),
-            (256, 12, 12),
-            (384, 12, 12),
-            (384, 5, 5),
-            (10, 5, 5),
-            (10, 1, 1),
-            (10,),
-        ),
     ),
 }

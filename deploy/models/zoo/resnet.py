@@ -179,62 +179,38 @@ def plain34(*, in_channels: int = 3, num_classes: int = 1000) -> ResNet:
     return _plain((3, 4, 6, 3), in_channels, num_classes)
 
 
-_PAPER = "He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition, 2015"
 _PLAIN_OPTIONS: Mapping[str, type] = {"in_channels": int, "num_classes": int}
 _RESIDUAL_OPTIONS: Mapping[str, type] = {"use_residual": bool, **_PLAIN_OPTIONS}
-_STAGES = ("maxpool", "layer1", "layer2", "layer3", "layer4", "flatten", "fc")
-_MAPS_224 = ((64, 56, 56), (64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7))
-_MAPS_32 = ((64, 8, 8), (64, 8, 8), (128, 4, 4), (256, 2, 2), (512, 1, 1))
 
 ENTRIES: Mapping[str, ZooEntry] = {
     "resnet18_gray": ZooEntry(
         build=resnet18_gray,
         input_shape=(1, 224, 224),
         summary="ResNet-18 on gray images, ten classes (2015)",
-        paper=_PAPER,
-        parameters=11_178_378,
         options=_RESIDUAL_OPTIONS,
-        stages=_STAGES,
-        shapes=(*_MAPS_224, (512,), (10,)),
     ),
     "resnet18_digits": ZooEntry(
         build=resnet18_digits,
         input_shape=(1, 32, 32),
         summary="ResNet-18 on 32x32 digits (2015)",
-        paper=_PAPER,
-        parameters=11_180_170,
         options=_RESIDUAL_OPTIONS,
-        stages=_STAGES,
-        shapes=(*_MAPS_32, (512,), (10,)),
     ),
     "plain18_digits": ZooEntry(
         build=plain18_digits,
         input_shape=(1, 32, 32),
         summary="ResNet-18 on 32x32 digits without shortcuts (2015)",
-        paper=_PAPER,
-        parameters=11_005_450,
         options=_PLAIN_OPTIONS,
-        stages=_STAGES,
-        shapes=(*_MAPS_32, (512,), (10,)),
     ),
     "plain18": ZooEntry(
         build=plain18,
         input_shape=(3, 224, 224),
         summary="ResNet-18 without shortcuts (2015)",
-        paper=_PAPER,
-        parameters=11_515_688,
         options=_PLAIN_OPTIONS,
-        stages=_STAGES,
-        shapes=(*_MAPS_224, (512,), (1000,)),
     ),
     "plain34": ZooEntry(
         build=plain34,
         input_shape=(3, 224, 224),
         summary="ResNet-34 without shortcuts (2015)",
-        paper=_PAPER,
-        parameters=21_623_848,
         options=_PLAIN_OPTIONS,
-        stages=_STAGES,
-        shapes=(*_MAPS_224, (512,), (1000,)),
     ),
 }

@@ -79,49 +79,19 @@ def vgg11_small(*, in_channels: int = 1, num_classes: int = 10, dropout: float =
     return VGG11(width=16, in_channels=in_channels, num_classes=num_classes, dropout=dropout)
 
 
-_PAPER = "Simonyan, Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, 2014"
 _OPTIONS: Mapping[str, type] = {"in_channels": int, "num_classes": int, "dropout": float}
-_STAGES = ("block1", "block2", "block3", "block4", "block5", "flatten", "fc1", "fc2", "fc3")
 
 ENTRIES: Mapping[str, ZooEntry] = {
     "vgg11_gray": ZooEntry(
         build=vgg11_gray,
         input_shape=(1, 224, 224),
         summary="VGG-11 on gray images, ten classes (2014)",
-        paper=_PAPER,
-        parameters=128_806_154,
         options=_OPTIONS,
-        stages=_STAGES,
-        shapes=(
-            (64, 112, 112),
-            (128, 56, 56),
-            (256, 28, 28),
-            (512, 14, 14),
-            (512, 7, 7),
-            (25088,),
-            (4096,),
-            (4096,),
-            (10,),
-        ),
     ),
     "vgg11_small": ZooEntry(
         build=vgg11_small,
         input_shape=(1, 224, 224),
         summary="VGG-11 with a quarter of the channels on gray images, ten classes (2014)",
-        paper=_PAPER,
-        parameters=43_093_322,
         options=_OPTIONS,
-        stages=_STAGES,
-        shapes=(
-            (16, 112, 112),
-            (32, 56, 56),
-            (64, 28, 28),
-            (128, 14, 14),
-            (128, 7, 7),
-            (6272,),
-            (4096,),
-            (4096,),
-            (10,),
-        ),
     ),
 }
