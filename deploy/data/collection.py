@@ -15,7 +15,7 @@ from deploy.data.dataset import Dataset, stratified_split
 from deploy.data.folder import LAYOUT, load_folder, subfolders
 
 SOURCES = "deploy.data.sources"
-_SPLIT_FOLDERS = {"train": ("train",), "tune": ("val", "test"), "test": ("test", "val")}
+_SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "test"), "test": ("test", "val")}
 """Folders that serve as each split, in order of preference."""
 
 
@@ -37,8 +37,9 @@ def open_dataset(
 
     Args:
         data: name of a bundled data set, a folder, or a ``.npy`` or ``.npz`` file.
-        split: ``train`` or ``test``, for bundled data sets and for folders that contain ``train`` and ``test`` or
-            ``val`` (``test`` is preferred). Data without splits is returned whole, as ``all``.
+        split: ``train``, ``val`` or ``test``, for bundled data sets and for folders with subfolders of these names;
+            ``val`` and ``test`` replace each other if one is missing. Data without splits is returned whole, as
+            ``all``.
         root: folder with the files of bundled data sets, or to download them to.
         skip_bad: skip unreadable images with a warning instead of raising.
         limit: maximum number of images, evenly spaced over the data set; only these are examined.
@@ -49,7 +50,25 @@ def open_dataset(
         DataError: the data cannot be used.
         MissingPackageError: the data set needs a package that is not installed.
     """
-    return _open(str(data), split, root, skip_bad, limit, progress)
+    path = Path(data).expanduser()
+    names = bundled_names()
+    part = "train" if split == "train" else "test"
+    if str(data) in names:
+        dataset = _bundled(str(data), part, root)
+        return dataset.spread(limit) if limit else dataset
+    if path.is_dir():
+        folder = _split_folder(path, split)
+        dataset = load_folder(folder or path, skip_bad=skip_bad, limit=limit, progress=progress)
+        return dataset if folder is None else dataclasses.replace(dataset, name=path.resolve().name, split=part)
+    if path.is_file() and path.suffix in (".npy", ".npz"):
+        dataset = load_arrays(path)
+        return dataset.spread(limit) if limit else dataset
+    if path.exists():
+        raise DataError(f"{path}: neither a folder nor a .npy or .npz file.", LAYOUT)
+    if path.suffix or len(path.parts) > 1:
+        raise DataError(f"{path}: no such file or folder.")
+    hint = f"known: {', '.join(names)}; or give the path of a folder or file"
+    raise UnknownNameError("data set", str(data), names, hint)
 
 
 def open_splits(
@@ -57,13 +76,13 @@ def open_splits(
 ) -> tuple[Dataset, Dataset]:
     """Open the training images and the held-out images that choose the best epoch.
 
-    Data without splits is divided by `stratified_split`; of the folders ``val`` and ``test``, ``val`` is preferred.
+    Data without splits is divided by `stratified_split`; of the splits ``val`` and ``test``, ``val`` is preferred.
 
     Raises:
         DataError: as `open_dataset`; also without labels, with fewer than two classes, or with a class that is only
             in the held-out images.
     """
-    train = _open(str(data), "train", root, skip_bad, None, progress)
+    train = open_dataset(data, split="train", root=root, skip_bad=skip_bad, progress=progress)
     labels = train.labeled()
     if len(train.classes) < 2:
         raise DataError(f"{train.name}: has only one class ({train.classes[0]}); two are needed.", LAYOUT)
@@ -74,30 +93,8 @@ def open_splits(
         raise DataError(f"{train.name}: no image of class {missing!r}.", hint)
     if train.split == "all":
         return stratified_split(train)
-    return train, _relabel(_open(str(data), "tune", root, skip_bad, None, progress), train.classes)
-
-
-def _open(data: str, split: str, root: Path | None, skip_bad: bool, limit: int | None, progress: Progress) -> Dataset:
-    path = Path(data).expanduser()
-    if data in bundled_names():
-        dataset = _bundled(data, "train" if split == "train" else "test", root)
-        return dataset.spread(limit) if limit else dataset
-    if path.is_dir():
-        chosen = _split_folder(path, split)
-        dataset = load_folder(chosen or path, skip_bad=skip_bad, limit=limit, progress=progress)
-        if chosen is None:
-            return dataset
-        name = path.resolve().name
-        return dataclasses.replace(dataset, name=name, split="train" if split == "train" else "test")
-    if path.is_file() and path.suffix in (".npy", ".npz"):
-        dataset = load_arrays(path)
-        return dataset.spread(limit) if limit else dataset
-    if path.exists():
-        raise DataError(f"{path}: neither a folder nor a .npy or .npz file.", LAYOUT)
-    if path.suffix or len(path.parts) > 1:
-        raise DataError(f"{path}: no such file or folder.")
-    names = bundled_names()
-    raise UnknownNameError("data set", data, names, f"known: {', '.join(names)}; or give the path of a folder or file")
+    held_out = open_dataset(data, split="val", root=root, skip_bad=skip_bad, progress=progress)
+    return train, _relabel(held_out, train.classes)
 
 
 def _bundled(name: str, split: str, root: Path | None) -> Dataset:
