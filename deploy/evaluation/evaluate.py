@@ -14,13 +14,12 @@ from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.data.collection import open_dataset
-from deploy.data.dataset import Dataset
-from deploy.data.split import divide
+from deploy.data.dataset import Dataset, stratified_split
 from deploy.evaluation.accuracy import Accuracy, AccuracyComparison
 from deploy.evaluation.images import seen_in_training
 from deploy.evaluation.records import save
 from deploy.evaluation.run import EvaluatedModel, Judged, judge, subject
-from deploy.models.open import newest_export
+from deploy.support.stored import newest_export
 
 MAX_DROP = 1.0
 """Percentage points of top-1 that an artifact may lose before the check fails."""
@@ -167,7 +166,7 @@ def _unseen(dataset: Dataset, subjects: list[EvaluatedModel], progress: Progress
     if "all" in seen:
         progress.warn(f"{dataset.name}: a model was trained on these very images; its accuracy here says nothing.")
     elif "part" in seen and dataset.split == "all":
-        dataset = divide(dataset)[1]
+        dataset = stratified_split(dataset)[1]
         progress.note(f"{dataset.name} was trained on: only the {len(dataset)} images held out then are judged")
     return dataset
 

@@ -1,16 +1,15 @@
-"""What training and evaluation share: images for a model, labels for its outputs, answers of a runner."""
+"""Shared by training and evaluation: labels for the outputs of a model, and its answers to images."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.core.errors import DataError, UsageError
-from deploy.core.model import Model, Preprocessing, Weights
+from deploy.core.errors import DataError
+from deploy.core.model import Preprocessing, Weights
 from deploy.data.dataset import Dataset
 from deploy.data.preprocess import batches
 from deploy.evaluation.accuracy import Answers
@@ -19,29 +18,6 @@ Classify = Callable[[NDArray[np.float32]], NDArray[Any]]
 """From images (N, C, H, W) to logits (N, classes)."""
 
 _DIGEST = 12
-
-
-def image_preprocessing(model: Model) -> Preprocessing:
-    """How images become the model's input; where the model does not say, resized to it and scaled to [-1, 1].
-
-    An input whose height and width are fixed (``--input``) wins over the size of the published recipe.
-
-    Raises:
-        UsageError: it does not take one batch of images.
-    """
-    specs = model.inputs
-    if len(specs) != 1 or len(specs[0].shape) != 4 or specs[0].dtype != "float32" or model.listed:
-        takes = "; ".join(map(str, specs))
-        raise UsageError(f"{model.name} takes {takes}: not one batch of images (batch, channels, height, width).")
-    _, channels, height, width = specs[0].concrete({"batch": 1, **model.sizes})
-    recipe = model.preprocessing
-    if recipe is not None and not set(specs[0].shape[2:]) <= {*recipe.crop}:
-        fixed = all(isinstance(dim, int) for dim in specs[0].shape[2:])
-        return dataclasses.replace(recipe, crop=(height, width), resize=None) if fixed else recipe
-    if recipe is not None:
-        return recipe
-    half = (0.5,) * channels
-    return Preprocessing(crop=(height, width), mean=half, std=half, gray=channels == 1)
 
 
 def labels_for(dataset: Dataset, outputs: int, names: tuple[str, ...], model: str) -> tuple[NDArray[np.int64], str]:

@@ -23,13 +23,14 @@ from deploy.core.runner import Runner
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
 from deploy.data.dataset import Dataset
-from deploy.data.preprocess import prepare
+from deploy.data.preprocess import image_preprocessing, prepare
 from deploy.evaluation.accuracy import Answers
-from deploy.evaluation.images import Classify, answers_of, image_preprocessing, labels_for
-from deploy.models.open import manifest_beside, open_model, request_of
+from deploy.evaluation.images import Classify, answers_of, labels_for
+from deploy.models.open import open_model, request_of
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
 from deploy.support.runtime import Runtime, runtime_of
+from deploy.support.stored import manifest_beside
 
 CHECKPOINT = "safetensors"
 SILENTLY_LEFT_OUT = ("calibration",)

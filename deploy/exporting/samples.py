@@ -17,8 +17,7 @@ from deploy.core.tensors import TensorSpec
 from deploy.data.arrays import IMAGES
 from deploy.data.collection import open_dataset
 from deploy.data.dataset import Dataset
-from deploy.data.preprocess import batches
-from deploy.evaluation.images import image_preprocessing
+from deploy.data.preprocess import batches, image_preprocessing
 from deploy.parity.probes import MOST_REAL
 
 ProbeSamples = Fetches | Dataset
