@@ -15,7 +15,8 @@ from deploy.core.errors import DataError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.progress import Progress
 from deploy.core.runner import Fetches
-from deploy.evaluation.accuracy import Accuracy, AccuracyComparison, Answers
+from deploy.evaluation.accuracy import Accuracy, AccuracyComparison
+from deploy.evaluation.predictions import Predictions
 from deploy.parity.fidelity import Fidelity, OutputFidelity
 from deploy.quantization.data import CalibrationSamples
 from deploy.support.runtime import Runtime, runtime_of, simulated
@@ -170,14 +171,14 @@ class Judge:
             runtime=words,
         )
 
-    def _answers(self, outputs: list[Fetches]) -> Answers | None:
+    def _answers(self, outputs: list[Fetches]) -> Predictions | None:
         labels = self._samples.labels
         name = next(iter(outputs[0]), "") if outputs else ""
         if labels is None or not name or outputs[0][name].ndim != 2:
             return None
         logits = np.concatenate([item[name] for item in outputs])
         labels = labels[: len(logits)]
-        return Answers.judge(logits, labels) if labels.max() < logits.shape[1] else None
+        return Predictions.from_logits(logits, labels) if labels.max() < logits.shape[1] else None
 
 
 def decibels(value: float | None) -> str:

@@ -18,8 +18,8 @@ from deploy.core.errors import ModelError, UsageError, WeightsError
 from deploy.core.model import Model, Preprocessing, name_outputs
 from deploy.data.dataset import Dataset
 from deploy.data.preprocess import batches
-from deploy.evaluation.accuracy import Accuracy, Answers
-from deploy.evaluation.images import answers_of
+from deploy.evaluation.accuracy import Accuracy
+from deploy.evaluation.predictions import Predictions, predict
 from deploy.models.weights import check_finite
 
 RATES = {"sgd": 0.05, "adamw": 0.003}
@@ -181,8 +181,8 @@ class Trainer:
         first = next(iter(named))
         return {"main": named.pop(first), **named}
 
-    def look(self, held_out: Dataset) -> tuple[Answers, float]:
-        """Answers to the held-out images, and the mean loss over them.
+    def look(self, held_out: Dataset) -> tuple[Predictions, float]:
+        """Predictions for the held-out images, and the mean loss over them.
 
         Raises:
             DivergedError: the loss is not finite.
@@ -199,18 +199,20 @@ class Trainer:
             lost.append(F.cross_entropy(logits, right, reduction="none").numpy())
             return np.asarray(logits.numpy())
 
-        answers = answers_of(
+        predictions = predict(
             classify, held_out, labels, self.preprocessing, self.recipe.batch_size, lambda done, total: None
         )
         loss = float(np.concatenate(lost).mean())
         if not math.isfinite(loss):
             raise DivergedError(f"the loss over the held-out images is {loss}")
-        return answers, loss
+        return predictions, loss
 
 
-def row(epoch: int, trained: dict[str, float], answers: Answers, loss: float, seconds: float) -> dict[str, float]:
+def row(
+    epoch: int, trained: dict[str, float], predictions: Predictions, loss: float, seconds: float
+) -> dict[str, float]:
     """One line of the training curve; epochs count from 1."""
-    accuracy = Accuracy.of(answers)
+    accuracy = Accuracy.of(predictions)
     seen = {"test_loss": loss, "test_top1": accuracy.top1, "seconds": round(seconds, 3)}
     return {"epoch": epoch + 1, **trained, **seen}
 

@@ -19,8 +19,9 @@ from deploy.core.progress import Progress
 from deploy.core.store import Transaction, storage_errors
 from deploy.core.tensors import TensorSpec
 from deploy.data.dataset import Dataset
-from deploy.evaluation.accuracy import Accuracy, Answers
-from deploy.evaluation.images import trained_on
+from deploy.evaluation.accuracy import Accuracy
+from deploy.evaluation.leakage import trained_on
+from deploy.evaluation.predictions import Predictions
 from deploy.training.curve import can_draw, picture, table
 from deploy.training.loop import DivergedError, Recipe, Trainer, row
 from deploy.training.state import finished_bytes, read_state, restore, state_bytes, weights_bytes
@@ -177,7 +178,7 @@ class Run:
         files = (*last.manifest.files, Payload.of(self.transaction.path(self.png)))
         self.transaction.publish(dataclasses.replace(last.manifest, files=files))
 
-    def _publish(self, role: str, answers: Answers, beside: Mapping[str, bytes] | None = None) -> Artifact:
+    def _publish(self, role: str, predictions: Predictions, beside: Mapping[str, bytes] | None = None) -> Artifact:
         target = self.transaction.folder / self.names[role]
         files = {self.names[role]: weights_bytes(self.model.module), **(beside or {})}
         with storage_errors(target):
@@ -203,7 +204,7 @@ class Run:
                 "last": role == "last",
                 "threads": torch.get_num_threads(),
             },
-            accuracy={"data": self.asked["held_out"], "chosen": chosen, **Accuracy.of(answers).to_dict()},
+            accuracy={"data": self.asked["held_out"], "chosen": chosen, **Accuracy.of(predictions).to_dict()},
         )
         return self.transaction.publish(manifest)
 
