@@ -54,10 +54,14 @@ def command(
     Exit code 3: the file differs from the model; 4: the comparison is inconclusive.
     """
     from deploy.exporting.check import check
-    from deploy.exporting.samples import load_samples
 
     asked = request(model, weights, arch, seed, inputs, options) if model else None
     with settings.progress() as progress:
+        samples = None
+        if data is not None:
+            from deploy.exporting.samples import load_samples
+
+            samples = load_samples(data, progress)
         report = check(
             asked,
             onnx=onnx,
@@ -65,7 +69,7 @@ def command(
             precision=precision,
             backend=backend,
             locate_fault=locate_fault,
-            samples=load_samples(data, progress),
+            samples=samples,
             progress=progress,
         )
 

@@ -84,11 +84,14 @@ def command(
     Exit code 3: the file differs from the model and is written to rejected/ instead; 4: the comparison is
     inconclusive.
     """
-    from deploy.exporting.samples import load_samples
-
     asked = request(model, weights, arch, seed, inputs, options)
     names = None if dynamic is None else [name for name in dynamic.split(",") if name and name != "none"]
     with settings.progress() as progress:
+        samples = None
+        if data is not None:
+            from deploy.exporting.samples import load_samples
+
+            samples = load_samples(data, progress)
         report = _export(
             asked,
             format_,
@@ -97,7 +100,7 @@ def command(
             opset=opset,
             precision=precision,
             strategy=strategy,
-            samples=load_samples(data, progress),
+            samples=samples,
             progress=progress,
         )
     emit(report.to_dict(), as_json, lambda: _show(report))

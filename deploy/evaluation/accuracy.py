@@ -20,7 +20,6 @@ class Accuracy:
     """Shares in [0, 1] with their 95 % Wilson intervals.
 
     Attributes:
-        images: number of images.
         top1: share of images whose predicted class is correct.
         top5: share of images whose correct class is among the five largest logits; None with five classes or fewer.
         confidence: mean softmax probability of the predicted class.

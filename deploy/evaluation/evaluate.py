@@ -34,10 +34,11 @@ from deploy.evaluation.labels import labels_for
 from deploy.evaluation.leakage import seen_in_training
 from deploy.evaluation.predictions import Classify, Predictions, predict
 from deploy.evaluation.records import save
-from deploy.models.open import manifest_beside, newest_export, open_model, request_of
+from deploy.models.open import open_model, request_of
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
 from deploy.support.runtime import runtime_of
+from deploy.support.stored import manifest_beside, newest_export
 
 MAX_DROP = 1.0
 """Percentage points of top-1 accuracy that an artifact may lose by default."""
@@ -52,14 +53,9 @@ class AccuracyRow:
     """Accuracy of one runner of a model.
 
     Attributes:
-        model: name of the model.
-        slug: folder of the model.
         digest: SHA-256 of the file; for PyTorch, the identity of the weights.
         file: the artifact; None for PyTorch with weights that are not an artifact.
-        runtime: name of the runtime.
-        precision: precision of the artifact.
-        target: the target of a quantized artifact.
-        accuracy: accuracy on the images.
+        target: target of a quantized artifact.
         comparison: comparison with PyTorch; None for PyTorch itself, or if ``note`` gives a reason.
         verdict: ``reference``, ``pass``, ``fail`` or ``inconclusive``.
         note: reason for the verdict.
@@ -87,10 +83,8 @@ class EvaluationReport:
     """The result of `evaluate_models`.
 
     Attributes:
-        data: summary of the images.
         rows: for each model PyTorch first, then its artifacts.
         max_drop: allowed loss of top-1 accuracy, in percentage points.
-        seconds: duration.
     """
 
     data: Mapping[str, Any]

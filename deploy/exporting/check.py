@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.core.artifact import Artifact, sha256
 from deploy.core.backend import ONNX, find_backend
@@ -17,12 +17,15 @@ from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.exporting.locate import locate
 from deploy.exporting.prove import prove
-from deploy.exporting.samples import ProbeSamples
-from deploy.models.open import EXPORTS, manifest_beside, newest_export, open_model
+from deploy.models.open import open_model
 from deploy.models.request import ModelRequest
 from deploy.parity.locate import Location
 from deploy.parity.verdict import ParityReport
 from deploy.support import onnx_file
+from deploy.support.stored import EXPORTS, manifest_beside, newest_export
+
+if TYPE_CHECKING:
+    from deploy.exporting.samples import ProbeSamples
 
 DEFAULT_BACKEND = "onnxruntime"
 """The backend that runs the file if none is given."""
@@ -33,9 +36,7 @@ class CheckReport:
     """The result of `check`.
 
     Attributes:
-        path: the file.
-        model: the model it was checked against.
-        parity: result of the parity check.
+        model: the model that the file was checked against.
         backend: the backend that ran the file.
         location: the first tensor that differs from the model; None unless it was requested.
     """

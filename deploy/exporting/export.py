@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.core.artifact import Artifact, Manifest, Payload
 from deploy.core.errors import BackendError, ExportError, InputSpecError, UsageError
@@ -18,13 +18,15 @@ from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec, symbols
 from deploy.exporting.prove import prove
-from deploy.exporting.samples import ProbeSamples
 from deploy.models.open import open_model
 from deploy.models.request import ModelRequest
 from deploy.parity.probes import can_negate
 from deploy.parity.verdict import ParityReport, Verdict
 from exporters import torch_to_onnx
 from exporters.torch_to_onnx import Exported
+
+if TYPE_CHECKING:
+    from deploy.exporting.samples import ProbeSamples
 
 PRECISIONS = ("fp32", "fp16")
 REJECTED = "rejected"
@@ -37,9 +39,7 @@ class ExportReport:
 
     Attributes:
         artifact: the file and its manifest; in the folder ``rejected`` if the parity check failed.
-        parity: result of the parity check.
         strategy: the strategy that was used, ``export`` or ``trace``.
-        opset: ONNX operator set of the file.
         notes: other strategies that were tried, and why they were not used.
         seconds: duration of the export and the parity check.
     """
@@ -232,7 +232,7 @@ def _with_decisions(parity: ParityReport, exported: Exported, job: _Job) -> Pari
     more = f" and {len(exported.decided) - 1} more places" if len(exported.decided) > 1 else ""
     negated = ", including negated ones," if can_negate(job.inputs) else ""
     note = (
-        f"tracing recorded one branch of the control flow at {exported.decided[0]}{more}; the graph has no other branch, "
+        f"tracing recorded one branch of the control flow at {exported.decided[0]}{more}; the graph has no other, "
         f"and parity is shown only for the branches that the probes{negated} take"
     )
     job.progress.warn(f"{note}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,12 +16,14 @@ from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.tensors import TensorSpec
-from deploy.exporting.samples import ProbeSamples, fit_samples
 from deploy.models.untrained import statistic_names
 from deploy.parity.compare import compare
 from deploy.parity.probes import make_probes
 from deploy.parity.verdict import ParityReport
 from deploy.parity.weights import NormTensors, match_weights
+
+if TYPE_CHECKING:
+    from deploy.exporting.samples import ProbeSamples
 
 LOW_MEMORY_BYTES = 2**30
 """Files of at least this size are opened with one copy of their weights."""
@@ -118,7 +121,11 @@ def check_outputs(
             samples=0,
             seed=seed,
         )
-    real = fit_samples(samples, model, inputs)
+    real = None
+    if samples is not None:
+        from deploy.exporting.samples import fit_samples  # imports readers of data sets
+
+        real = fit_samples(samples, model, inputs)
     probes = make_probes(inputs, model.sizes, seed=seed, samples=real, negated=negated)
     return compare(
         reference,

@@ -6,7 +6,6 @@ import hashlib
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -15,16 +14,18 @@ from deploy.core.model import Model
 from deploy.core.progress import SILENT, Progress
 from deploy.core.runner import Fetches
 from deploy.core.tensors import TensorSpec
+from deploy.data.arrays import IMAGES
+from deploy.data.collection import open_dataset
+from deploy.data.dataset import Dataset
+from deploy.data.preprocess import batches
+from deploy.evaluation.images import image_preprocessing
 from deploy.parity.probes import MAX_REAL_SAMPLES
 
-if TYPE_CHECKING:
-    from deploy.data.dataset import Dataset
-
-ProbeSamples: TypeAlias = "Fetches | Dataset"
+ProbeSamples = Fetches | Dataset
 """Arrays by input name, ready for the model; or images."""
 
 
-def load_samples(data: str | None, progress: Progress = SILENT) -> ProbeSamples | None:
+def load_samples(data: str, progress: Progress = SILENT) -> ProbeSamples:
     """Load samples from a file, a folder or a bundled data set.
 
     A ``.npz`` holds arrays by input name, a ``.npy`` the array of a model with one input. Arrays are used as they are,
@@ -36,17 +37,12 @@ def load_samples(data: str | None, progress: Progress = SILENT) -> ProbeSamples 
         progress: receives progress messages.
 
     Returns:
-        Arrays by input name (the array of a ``.npy`` under ``""``) or images; None without ``data``.
+        Arrays by input name (the array of a ``.npy`` under ``""``) or images.
 
     Raises:
         DataError: not an array file, or images that cannot be read.
         UnknownNameError: neither a name nor a path.
     """
-    if data is None:
-        return None
-    from deploy.data.arrays import IMAGES
-    from deploy.data.collection import open_dataset
-
     path = Path(data)
     if path.suffix not in (".npy", ".npz"):
         return open_dataset(data, limit=MAX_REAL_SAMPLES, progress=progress)
@@ -71,7 +67,7 @@ def digest_of(arrays: Fetches) -> str:
     return digest.hexdigest()
 
 
-def fit_samples(samples: ProbeSamples | None, model: Model, inputs: Sequence[TensorSpec]) -> Fetches | None:
+def fit_samples(samples: ProbeSamples, model: Model, inputs: Sequence[TensorSpec]) -> Fetches:
     """Convert samples to arrays by input name.
 
     Args:
@@ -83,12 +79,7 @@ def fit_samples(samples: ProbeSamples | None, model: Model, inputs: Sequence[Ten
         DataError: the samples do not fit the inputs.
         UsageError: the samples are images and the model does not take images.
     """
-    if samples is None:
-        return None
-    if not isinstance(samples, dict):
-        from deploy.data.preprocess import batches
-        from deploy.evaluation.images import image_preprocessing
-
+    if isinstance(samples, Dataset):
         images, _ = next(batches(samples, image_preprocessing(model), MAX_REAL_SAMPLES))
         samples = {inputs[0].name: images}
     return fit_arrays(samples, inputs)

@@ -110,9 +110,6 @@ class _Tally:
 
     Attributes:
         accumulated: statistics by output and group of probes.
-        faults: reasons to fail.
-        notes: what the user must know of the comparison.
-        ran: whether the candidate ran any probe.
         errors: the candidate's errors, by the sizes of the probe.
         rows: decisions of the reference.
         own_unmatched: rows that PyTorch's own run and the reference do not share.

@@ -24,8 +24,6 @@ class OutputFidelity:
     """One output over all samples.
 
     Attributes:
-        output: its name.
-        samples: number of samples.
         sqnr_db: signal-to-quantization-noise ratio in dB. The signal is the root mean square of the float output
             minus its mean over samples, so a constant offset does not count. Infinite where nothing differs, None
             where nothing varies.

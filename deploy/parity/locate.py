@@ -31,9 +31,6 @@ class OperatorRecord:
     """The output of one operator in PyTorch.
 
     Attributes:
-        operator: its name.
-        module: the module that called it.
-        shape: shape of the output.
         reference: sketch of the output in float64.
         baseline: sketch of the output in the precision of the graph.
     """

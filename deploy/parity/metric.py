@@ -17,8 +17,7 @@ class RunningMean:
     """Mean over samples of one shape, and the sum of squared deviations from it (Welford 1962).
 
     Attributes:
-        count: number of samples.
-        mean: elementwise mean, in the shape of a sample.
+        mean: in the shape of a sample.
         squares: sum of squared deviations, over samples and elements.
     """
 
@@ -41,7 +40,6 @@ class Noise:
     Attributes:
         squares: sum of squared differences.
         worst: mean squared difference of the worst sample.
-        worst_at: that sample.
         peak: largest absolute difference.
     """
 
@@ -65,8 +63,6 @@ class Accumulator:
     """Statistics of one output over one group of probes.
 
     Attributes:
-        elements: number of values compared.
-        samples: number of samples of floats compared.
         centered: mean of the reference and deviations from it, by sample shape.
         baseline, candidate: noise of PyTorch's run in the artifact's precision, and of the artifact.
         faults: reasons why the candidate fails.

@@ -31,15 +31,12 @@ class OutputParity:
     """One output over one group of probes. Ratios are noise over signal (NSR), without unit.
 
     Attributes:
-        output: its name.
         group: ``unit``, ``large`` or ``constant``; see `deploy.parity.probes.Probe`.
         reason: why the verdict is not ``pass``.
         signal: root mean square of the float64 output minus its mean over samples.
         torch, candidate: NSR of PyTorch's own run in the artifact's precision, and of the artifact.
         torch_worst, candidate_worst: the same for the worst sample.
-        worst_at: the sample where the artifact is worst.
         peak: largest absolute difference of the artifact from float64, in the unit of the output.
-        samples: number of samples.
         envelope: limit of the artifact's NSR, as a multiple of PyTorch's.
     """
 
@@ -73,11 +70,8 @@ class ParityReport:
         precision: precision of the artifact and of the PyTorch run it is compared with.
         outputs: every output over every group of probes.
         dynamic: sizes that were run, by dynamic dimension.
-        probes: number of probes.
-        samples: number of samples.
-        seed: random seed of the probes.
         weights: how each weight of the model was found in the graph (see `deploy.parity.weights`).
-        notes: what the user must know of the comparison.
+        notes: remarks on the comparison.
         digest: SHA-256 of the file.
     """
 

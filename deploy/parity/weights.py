@@ -16,7 +16,7 @@ from deploy.support import onnx_file
 
 Array = NDArray[Any]
 _MAX_COINCIDENCE = 16
-"""Constants with at most this many elements may match by chance, so they are not evidence that a weight is looked up."""
+"""Constants with at most this many elements may match by chance, so they are no evidence of a lookup."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

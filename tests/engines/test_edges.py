@@ -97,8 +97,8 @@ def test_another_backend_runs_the_file(run: Run, nets: Path) -> None:
     refused = run("check", "--backend", "openvin")
     assert refused.code == 2 and "Did you mean openvino" in refused.err
     refused = run("check", "--backend", "openvino", "--locate")
-    assert refused.code == 2 and "it tells nothing of openvino" in refused.err
+    assert refused.code == 2 and "--locate" in refused.err and "openvino" in refused.err
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     checked = run("check", "--backend", "openvino")
     assert checked.code == 0, checked.err
-    assert "openvino" in checked.out and "ONNX Runtime" not in checked.out
+    assert "OpenVINO" in checked.out and "ONNX Runtime" not in checked.out
