@@ -52,7 +52,7 @@ Examples:
     type=click.Choice(["auto", "export", "trace"]),
     default="auto",
     show_default=True,
-    help="export: torch.export; trace: run once and record the operators; auto: the first that passes the parity check.",
+    help="export: torch.export; trace: run once and record; auto: the first that passes the parity check.",
 )
 @samples_option
 @model_options

@@ -105,7 +105,7 @@ def export_model(
         dynamic: names of the dynamic dimensions; default ``batch`` and those named in ``--input``.
         opset: ONNX operator set; default: the strategy's own.
         precision: ``fp32`` or ``fp16``.
-        strategy: ``export`` (torch.export), ``trace`` (run once and record), or ``auto``, which tries them in this order.
+        strategy: ``export`` (torch.export), ``trace`` (run once and record), or ``auto``: both, in this order.
         samples: real samples, probed in addition: arrays by input name, or images; see
             `deploy.exporting.samples.load_samples`.
         progress: receives progress messages.
