@@ -21,8 +21,7 @@ from deploy.core.errors import ModelError, UsageError, WeightsError
 from deploy.core.model import Model, name_outputs
 from deploy.data.dataset import Dataset
 from deploy.data.preprocess import batches, image_preprocessing
-from deploy.evaluation.accuracy import Answers
-from deploy.evaluation.images import answers_of
+from deploy.evaluation.predictions import Predictions, predict
 from deploy.models.weights import check_finite
 
 LEARNING_RATES = {"sgd": 0.05, "adamw": 0.003}
@@ -190,8 +189,8 @@ class Trainer:
         first = next(iter(named))
         return {"main": named.pop(first), **named}
 
-    def evaluate(self, held_out: Dataset) -> tuple[Answers, float]:
-        """Return the answers to the held-out images, and the mean loss.
+    def evaluate(self, held_out: Dataset) -> tuple[Predictions, float]:
+        """Return the predictions for the held-out images, and the mean loss.
 
         Raises:
             DivergedError: the loss is not finite.
@@ -208,13 +207,13 @@ class Trainer:
             losses.append(F.cross_entropy(logits, expected, reduction="none").numpy())
             return np.asarray(logits.numpy())
 
-        answers = answers_of(
+        predictions = predict(
             classify, held_out, labels, self.preprocessing, self.recipe.batch_size, lambda done, total: None
         )
         loss = float(np.concatenate(losses).mean())
         if not math.isfinite(loss):
             raise DivergedError(f"the held-out loss is {loss}")
-        return answers, loss
+        return predictions, loss
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

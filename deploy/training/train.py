@@ -23,8 +23,9 @@ from deploy.core.store import Store, Transaction, storage_errors
 from deploy.core.tensors import TensorSpec
 from deploy.data.collection import open_splits
 from deploy.data.dataset import Dataset
-from deploy.evaluation.accuracy import Accuracy, Answers
-from deploy.evaluation.images import trained_on
+from deploy.evaluation.accuracy import Accuracy
+from deploy.evaluation.leakage import trained_on
+from deploy.evaluation.predictions import Predictions
 from deploy.models.request import ModelRequest
 from deploy.training.curve import can_plot, plot, table
 from deploy.training.loop import LEARNING_RATES, DivergedError, Recipe, Trainer, deterministic
@@ -261,8 +262,8 @@ class _TrainingRun:
             self.progress.advance(epoch * steps + step, epochs * steps, text)
 
         trained = self.trainer.train(epoch, advance)
-        answers, loss = self.trainer.evaluate(self.held_out)
-        top1 = Accuracy.of(answers).top1
+        predictions, loss = self.trainer.evaluate(self.held_out)
+        top1 = Accuracy.of(predictions).top1
         seconds = round(time.perf_counter() - started, 3)
         self.history.append({"epoch": epoch + 1, **trained, "test_loss": loss, "test_top1": top1, "seconds": seconds})
         self.progress.note(
@@ -271,8 +272,8 @@ class _TrainingRun:
         )
         if (top1, -loss) > (self.best["top1"], -self.best["loss"]):
             self.best = {"epoch": epoch + 1, "top1": top1, "loss": loss}
-            self._publish("best", answers)
-        self._publish("last", answers, self._state_and_curve())
+            self._publish("best", predictions)
+        self._publish("last", predictions, self._state_and_curve())
         self.published = len(self.history)
         for name in (self.state, self.csv, self.png):  # files of an earlier training that this one does not have
             if name not in self._listed_files():
@@ -313,7 +314,7 @@ class _TrainingRun:
         files = (*last.manifest.files, Payload.of(self.transaction.path(self.png)))
         self.transaction.publish(dataclasses.replace(last.manifest, files=files))
 
-    def _publish(self, role: str, answers: Answers, more_files: Mapping[str, bytes] | None = None) -> None:
+    def _publish(self, role: str, predictions: Predictions, more_files: Mapping[str, bytes] | None = None) -> None:
         """Write the ``best`` or the ``last`` checkpoint with its manifest."""
         target = self.transaction.folder / self.names[role]
         files = {self.names[role]: dump_weights(self.model.module), **(more_files or {})}
@@ -343,7 +344,7 @@ class _TrainingRun:
                 "last": role == "last",
                 "threads": torch.get_num_threads(),
             },
-            accuracy={"data": self.settings["held_out"], "chosen": chosen, **Accuracy.of(answers).to_dict()},
+            accuracy={"data": self.settings["held_out"], "chosen": chosen, **Accuracy.of(predictions).to_dict()},
         )
         self.transaction.publish(manifest)
 
