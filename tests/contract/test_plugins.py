@@ -18,13 +18,6 @@ def test_model_sources(name: str) -> None:
     assert "\n" not in source.summary(listed[0])
 
 
-@pytest.mark.parametrize("name", registry.names("deploy.backends"))
-def test_backends(name: str) -> None:
-    backend = registry.load("deploy.backends", name)
-    assert backend.__doc__
-    assert callable(getattr(backend, "open", None)) or callable(getattr(backend, "from_model", None))
-
-
 @pytest.mark.parametrize("name", registry.names("deploy.bench.scenarios"))
 def test_scenarios(name: str) -> None:
     scenario = registry.load("deploy.bench.scenarios", name)

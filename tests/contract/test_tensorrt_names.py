@@ -33,7 +33,7 @@ VARIABLES = {
         "convolution": "IConvolutionLayer",
     },
     "deploy/support/tensorrt_library.py": {},
-    "deploy/backends/tensorrt.py": {
+    "deploy/backends/tensorrt/runner.py": {
         "engine": "ICudaEngine",
         "_context": "IExecutionContext",
         "runtime_config": "IRuntimeConfig",
