@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from calibration import Observations
 from calibration.layers import LayerNoise
-from calibration.wire import unpack
+from calibration.observations import unpack
 from deploy.core.child import Child
 from deploy.core.errors import ArtifactError, DataError, DeployError, DigestError
 from deploy.core.runner import Feeds, Fetches

@@ -10,8 +10,9 @@ from typing import Any
 import onnx
 
 import calibration
+from calibration.graph import weighted_layers
 from calibration.layers import LayerNoise
-from calibration.sensitivity import FloatLayerPlan, layers, rank, relax
+from calibration.sensitivity import FloatLayerPlan, choose_float_layers, rank_layers
 from calibration.table import CalibrationTable
 from deploy.core.artifact import Artifact, Payload
 from deploy.core.isolated import IsolatedRunner
@@ -85,7 +86,7 @@ class Job:
     ) -> Artifact:
         """Write the graph of the plan with its manifest; one that failed goes to the folder of rejected ones."""
         path = self.write(plan.keep_float)
-        evidence = plan.steps[-1].reached if plan.steps else plan.start
+        evidence = plan.result
         manifest = self.source.derived(
             format=FORMAT,
             precision=PRECISIONS[self.half],
@@ -95,7 +96,7 @@ class Job:
                 **options,
                 "calibration": dict(self.table.key),
                 "keep_float": [step.layer for step in plan.steps],
-                "plan": [_told(step.layer, step.reached) for step in plan.steps],
+                "plan": [_told(step.layer, step.result) for step in plan.steps],
             },
             parity={
                 "verdict": options["verdict"],
@@ -110,8 +111,8 @@ class Job:
         return self.transaction.publish(manifest, REJECTED if options["verdict"] == "fail" else "")
 
 
-def _told(layer: str, reached: Evidence) -> dict[str, Any]:
-    return {"layer": layer, "sqnr_db": reached.sqnr_db, "drop": reached.drop}
+def _told(layer: str, result: Evidence) -> dict[str, Any]:
+    return {"layer": layer, "sqnr_db": result.sqnr_db, "drop": result.drop}
 
 
 def search(job: Job, runner: IsolatedRunner, bounds: QualityBounds, progress: Progress) -> FloatLayerPlan[Evidence]:
@@ -124,7 +125,7 @@ def search(job: Job, runner: IsolatedRunner, bounds: QualityBounds, progress: Pr
         judge = job.judge(runner, job.data.evidence)
         start = judge.measure(job.write(()), progress)
     if not bounds.given or bounds.hold(start):
-        return FloatLayerPlan(start=start, steps=(), holds=True)
+        return FloatLayerPlan(start=start, steps=(), sufficient=True)
     progress.note(f"{'; '.join(bounds.broken(start))}: looking for layers to keep in float")
     order = _ranked(job, runner, progress)
     with progress.stage("giving layers back to float"):
@@ -133,16 +134,18 @@ def search(job: Job, runner: IsolatedRunner, bounds: QualityBounds, progress: Pr
         def measure(keep: frozenset[str]) -> Evidence:
             return judge.measure(job.write(keep), progress) if keep else start
 
-        plan = relax(order[:-1], measure, bounds.hold)  # with the last one nothing would be left in eight bits
+        plan = choose_float_layers(
+            order[:-1], measure, bounds.hold
+        )  # with the last one nothing would be left in eight bits
     for step in plan.steps:
-        lost = "" if step.reached.drop is None else f", {step.reached.drop:.2f} points lost"
-        progress.note(f"{step.layer} in float: {decibels(step.reached.sqnr_db)}{lost}")
+        lost = "" if step.result.drop is None else f", {step.result.drop:.2f} points lost"
+        progress.note(f"{step.layer} in float: {decibels(step.result.sqnr_db)}{lost}")
     return plan
 
 
 def _ranked(job: Job, runner: IsolatedRunner, progress: Progress) -> list[str]:
     """Layers, the most sensitive first: each one's Q/DQ alone, on a few samples."""
-    names = layers(job.graph)
+    names = weighted_layers(job.graph)
     every = {node.name for node in job.graph.graph.node}
     with progress.stage("ranking layers"):
         judge = job.judge(runner, job.data.evidence.head(RANKED_ON))
@@ -155,4 +158,4 @@ def _ranked(job: Job, runner: IsolatedRunner, progress: Progress) -> list[str]:
             sqnr = judge.measure(job.write(every - {name}), progress).sqnr_db
             return float("inf") if sqnr is None else sqnr
 
-        return [name for name, _ in rank(names, alone)]
+        return [name for name, _ in rank_layers(names, alone)]

@@ -11,7 +11,8 @@ from typing import Any
 import calibration
 from calibration.layers import LayerNoise
 from calibration.sensitivity import FloatLayerPlan
-from calibration.table import CalibrationTable
+from calibration.table import STATISTICS, CalibrationTable
+from calibration.target import find_target
 from deploy.core import registry
 from deploy.core.artifact import Artifact
 from deploy.core.errors import UnknownNameError, UsageError
@@ -27,7 +28,6 @@ from deploy.quantization.evidence import Evidence, QualityBounds
 from deploy.quantization.job import Job, search
 from deploy.quantization.source import Source, open_source
 
-TARGETS, METHODS = "calibration.targets", "calibration.statistics"
 HALF_OPSET = 19
 """The first whose Q/DQ takes scales in half precision."""
 
@@ -117,13 +117,16 @@ def quantize(
         DeployError: see `deploy.core.errors`; nothing is left behind but a complete calibration table.
     """
     began = time.perf_counter()
-    for package, kind, name in ((TARGETS, "target", target), (METHODS, "calibration method", method)):
-        if name not in registry.names(package):
-            raise UnknownNameError(kind, name, registry.names(package), f"known: {', '.join(registry.names(package))}")
+    declared = find_target(target)
+    methods = registry.names(STATISTICS)
+    if method not in methods:
+        raise UnknownNameError("calibration method", method, methods, f"known: {', '.join(methods)}")
     if samples < 2:
         raise UsageError("at least two samples are needed to calibrate with.")
-    if half and target != "tensorrt":
-        raise UsageError(f"--fp16 is for the target tensorrt: on {target} half precision is no faster.")
+    if half and not declared.half:
+        raise UsageError(
+            f"--fp16: {declared.title} runs no faster in float16.", "omit --fp16, or use --target tensorrt"
+        )
     store = Store(artifacts or default_root())
     source = open_source(model, store, preprocess, progress)
     bounds = QualityBounds(min_sqnr=min_sqnr, max_drop=max_drop)
@@ -147,7 +150,7 @@ def quantize(
                 source=source, graph=graph, table=table, target=target, data=data, transaction=transaction, half=half
             )
             plan = search(job, runner, bounds, progress)
-            evidence = plan.steps[-1].reached if plan.steps else plan.start
+            evidence = plan.result
             with progress.stage("layer by layer"):
                 worst = tuple(job.layer_noise(plan.keep_float, child))
             broken = tuple(bounds.broken(evidence))

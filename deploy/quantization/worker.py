@@ -10,7 +10,7 @@ import onnx
 
 import calibration
 from calibration.layers import NoiseMeter
-from calibration.wire import pack
+from calibration.observations import pack
 from deploy.core.child import serve
 from deploy.core.errors import ArtifactError, DataError
 from deploy.core.runner import Fetches

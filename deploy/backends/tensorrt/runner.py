@@ -177,7 +177,8 @@ class TensorRTRunner(Runner):
     def _bindings(self, engine: Any) -> tuple[list[Binding], list[Binding]]:
         """Return the inputs and the outputs of the engine."""
         module = self._library.module
-        inputs, outputs = [], []
+        inputs: list[Binding] = []
+        outputs: list[Binding] = []
         for index in range(engine.num_io_tensors):
             name = engine.get_tensor_name(index)
             is_input = engine.get_tensor_mode(name) == module.TensorIOMode.INPUT
