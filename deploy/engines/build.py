@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from deploy.engines.job import BuildJob, prepare
 from deploy.engines.request import BuildRequest as BuildRequest
 from deploy.support.cuda_driver import gpus
 from exporters.onnx_to_tensorrt import Built, Profile
-from exporters.trtexec import quoted, trtexec
+from exporters.trtexec import trtexec
 
 if TYPE_CHECKING:
     from deploy.engines.proof import EngineProof
@@ -97,7 +98,7 @@ class TrtexecReport:
     @property
     def line(self) -> str:
         """For a POSIX shell."""
-        return quoted(self.arguments)
+        return shlex.join(self.arguments)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -18,7 +18,6 @@ from deploy.quantization.source import Source, open_source
 from deploy.support.cuda_driver import gpus
 from deploy.support.engine_file import FORMAT
 from deploy.support.tensorrt_library import Library, open_library
-from exporters.limits import SINGLE_FILE_LIMIT
 from exporters.onnx_to_tensorrt import Built, EngineOptions, build
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ class BuildJob:
                 progress.detail(f"{self.library.name}: {text}")
 
         try:
-            built = build(self.graph, path, self.library, self.options, hear=hear, advance=advance)
+            built = build(self.graph, path, self.library, self.options, on_message=hear, on_progress=advance)
         except ExportError:
             interrupt.check()  # a canceled build is no failure of the graph
             raise
@@ -176,7 +175,7 @@ def _halved(source: Source, store: Store) -> Artifact:
 
     with store.transaction(source.slug) as transaction:
         path = transaction.path(f"{source.slug}.fp16-{TARGET}.onnx")
-        to_half(source.path, path, SINGLE_FILE_LIMIT)
+        to_half(source.path, path)
         files = [item for item in (path, path.with_name(f"{path.name}.data")) if item.exists()]
         return transaction.publish(
             source.derived(

@@ -195,7 +195,7 @@ def _first_that_holds(
                     precision=job.options.precision,
                     seed=job.seed,
                     samples=job.samples,
-                    mirrored=bool(made.decided),
+                    mirrored=bool(made.traced_branches),
                     progress=job.progress,
                 )
         except BackendError as exc:
@@ -213,11 +213,11 @@ def _first_that_holds(
 
 def _with_decisions(parity: ParityReport, made: Exported, job: _Job) -> ParityReport:
     """Say, in the evidence too, that tracing took one way where the model can take several."""
-    if not made.decided:
+    if not made.traced_branches:
         return parity
-    more = f" and {len(made.decided) - 1} more places" if len(made.decided) > 1 else ""
+    more = f" and {len(made.traced_branches) - 1} more places" if len(made.traced_branches) > 1 else ""
     note = (
-        f"the trace took one way by what it saw at {made.decided[0]}{more}; the graph has no other: "
+        f"the trace took one way by what it saw at {made.traced_branches[0]}{more}; the graph has no other: "
         "parity is shown for the ways that the probes take"
     )
     if can_mirror(job.inputs):

@@ -71,7 +71,7 @@ def _content(name: str, artifacts: tuple[Artifact, ...], asked: Asked, progress:
         except ExportError as exc:
             why = exc.message
         else:
-            after = labels_to_onnx(labels, logits=given.name, dtype=given.dtype, most=TOP)
+            after = labels_to_onnx(labels, logits=given.name, dtype=given.dtype, top_k=TOP)
             pipeline = Pipeline(
                 preprocessing=before.SerializeToString(), labels=after.SerializeToString(), top=min(TOP, classes)
             )

@@ -25,7 +25,6 @@ from deploy.quantization.data import CalibrationData, CalibrationSamples
 from deploy.quantization.evidence import Evidence, Judge, QualityBounds, decibels
 from deploy.quantization.source import Source
 from exporters.half import to_half
-from exporters.limits import SINGLE_FILE_LIMIT
 
 FORMAT = "onnx"
 PRECISIONS = {False: "int8", True: "int8-fp16"}
@@ -67,7 +66,7 @@ class Job:
         """Write it."""
         onnx.save(self.quantized(keep_float), str(self.path))
         if self.half:
-            to_half(self.path, self.path, SINGLE_FILE_LIMIT)
+            to_half(self.path, self.path)
         return self.path
 
     def judge(self, runner: IsolatedRunner, samples: CalibrationSamples) -> Judge:
