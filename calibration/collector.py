@@ -49,15 +49,14 @@ class Collector:
     Args:
         model: a float32 graph from `calibration.prepare`.
         samples: total number of samples, if known; without it the stability of the ranges is not measured.
-        threads: threads of ONNX Runtime within an operator; 0 leaves the choice to ONNX Runtime.
 
     Raises:
         BackendError: ONNX Runtime cannot open the graph.
     """
 
-    def __init__(self, model: onnx.ModelProto, *, samples: int | None = None, threads: int = 0) -> None:
+    def __init__(self, model: onnx.ModelProto, *, samples: int | None = None) -> None:
         observed, self._shared = tensors_to_observe(model)
-        self._session = TensorSession(model, observed, threads=threads)
+        self._session = TensorSession(model, observed)
         self._tensors = {name: Observation() for name in observed}
         self._samples = samples
         self._pool = ThreadPoolExecutor(1)
@@ -110,22 +109,19 @@ class Collector:
                 item.early = item.early or item.all.copy()
 
 
-def collect(
-    model: onnx.ModelProto, feeds: Iterable[Feeds], *, samples: int | None = None, threads: int = 0
-) -> Observations:
+def collect(model: onnx.ModelProto, feeds: Iterable[Feeds], *, samples: int | None = None) -> Observations:
     """Run every batch once and return the histograms of all activations.
 
     Args:
         model: as for `Collector`.
         feeds: batches: arrays by input name, samples along the first axis.
         samples: as for `Collector`.
-        threads: as for `Collector`.
 
     Raises:
         DataError: there were no samples, or a tensor contains NaN or infinity.
         BackendError: ONNX Runtime cannot open or run the graph.
     """
-    collector = Collector(model, samples=samples, threads=threads)
+    collector = Collector(model, samples=samples)
     try:
         for batch in feeds:
             collector.add(batch)

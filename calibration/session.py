@@ -23,16 +23,13 @@ class TensorSession:
     Args:
         model: the graph; not changed.
         tensors: names of the tensors; inputs of the graph among them are left out.
-        threads: threads within an operator; 0 leaves the choice to ONNX Runtime.
         fusion: False runs every operator as it is written in the graph.
 
     Raises:
         BackendError: ONNX Runtime cannot open the graph.
     """
 
-    def __init__(
-        self, model: onnx.ModelProto, tensors: Sequence[str], *, threads: int = 0, fusion: bool = True
-    ) -> None:
+    def __init__(self, model: onnx.ModelProto, tensors: Sequence[str], *, fusion: bool = True) -> None:
         inputs = {value.name for value in model.graph.input}
         self._names = [name for name in tensors if name not in inputs]
         extended = copy.deepcopy(model)
@@ -40,7 +37,6 @@ class TensorSession:
         extended.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._names if name not in outputs)
         settings = ort.SessionOptions()
         settings.log_severity_level = 4
-        settings.intra_op_num_threads = threads
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not fusion:
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

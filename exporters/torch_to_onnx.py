@@ -56,7 +56,6 @@ class Exported:
         outputs: outputs of the graph, with its names of dimensions.
         traced_branches: lines of Python code, as ``file.py:12``, where a value decided which branch was traced; the
             graph contains that branch only.
-        log: messages of the exporter.
     """
 
     path: Path
@@ -65,7 +64,6 @@ class Exported:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     traced_branches: tuple[str, ...]
-    log: str
 
 
 def export(
@@ -106,7 +104,6 @@ def export(
         inputs=tuple(_spec(value) for value in saved.graph.input),
         outputs=tuple(_spec(value) for value in saved.graph.output),
         traced_branches=_traced_branches(caught),
-        log=log(),
     )
     _check_interface(exported, inputs, names)
     if options.opset not in (None, exported.opset):

@@ -5,6 +5,7 @@ import inspect
 
 import pytest
 
+from calibration import table, target
 from deploy.core import registry
 from deploy.core.errors import UnknownNameError
 
@@ -23,6 +24,20 @@ def test_scenarios(name: str) -> None:
     scenario = registry.load("deploy.bench.scenarios", name)
     wanted = inspect.signature(scenario.run).parameters
     assert scenario.__doc__ and next(iter(wanted)) == "runner" and {"time_s", "seed"} <= set(wanted)
+
+
+@pytest.mark.parametrize("name", registry.names(target.PACKAGE))
+def test_calibration_targets(name: str) -> None:
+    module = registry.load(target.PACKAGE, name)
+    assert module.__doc__ and module.TARGET.title and module.TARGET.name == name
+    assert target.find_target(name) is module.TARGET
+    assert list(inspect.signature(module.TARGET.quantize).parameters) == ["model", "ranges", "keep_float", "features"]
+
+
+@pytest.mark.parametrize("name", registry.names(table.STATISTICS))
+def test_calibration_statistics(name: str) -> None:
+    module = registry.load(table.STATISTICS, name)
+    assert module.__doc__ and list(inspect.signature(module.choose).parameters) == ["histogram", "grid"]
 
 
 @pytest.mark.parametrize("name", registry.names("deploy.models.zoo"))

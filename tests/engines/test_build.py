@@ -141,7 +141,7 @@ def test_the_command_of_the_other_tool(run: Run, artifacts: Path) -> None:
 def test_compute_capabilities(artifacts: Path, tmp_path: Path) -> None:
     report = build(artifacts, compute_capabilities=("8.6", "8.9"))
     assert report.artifact.manifest.options["compute_capabilities"] == ["8.6", "8.9"]
-    with pytest.raises(UsageError, match=r"--compute-capability 3.5: tensorrt-rtx .* knows .*8\.6"):
+    with pytest.raises(UsageError, match=r"--compute-capability 3\.5.*8\.6"):
         build(artifacts, compute_capabilities=("3.5",))
     with pytest.raises(UsageError, match="--timing-cache"):
         build(artifacts, timing_cache=tmp_path / "timing.cache")
