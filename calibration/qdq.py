@@ -69,7 +69,7 @@ def add_pairs(model: onnx.ModelProto, readers: Mapping[str, Collection[str]], ra
 
     Args:
         model: changed in place.
-        readers: by tensor, the names of the nodes that shall read the quantized tensor.
+        readers: by tensor, the names of the nodes that read the quantized tensor afterwards.
         ranges: symmetric range of each of these tensors.
     """
     graph = model.graph
