@@ -205,7 +205,7 @@ def _export_and_check(
                     precision=job.options.precision,
                     seed=job.seed,
                     samples=job.samples,
-                    negated=bool(exported.decided),
+                    negated=bool(exported.traced_branches),
                     progress=job.progress,
                 )
         except ExportError as exc:
@@ -227,13 +227,13 @@ def _export_and_check(
 
 def _with_decisions(parity: ParityReport, exported: Exported, job: _Job) -> ParityReport:
     """Add a note if tracing recorded only one branch of the model's control flow."""
-    if not exported.decided:
+    if not exported.traced_branches:
         return parity
-    more = f" and {len(exported.decided) - 1} more places" if len(exported.decided) > 1 else ""
+    more = f" and {len(exported.traced_branches) - 1} more places" if len(exported.traced_branches) > 1 else ""
     negated = ", including negated ones," if can_negate(job.inputs) else ""
     note = (
-        f"tracing recorded one branch of the control flow at {exported.decided[0]}{more}; the graph has no other, "
-        f"and parity is shown only for the branches that the probes{negated} take"
+        f"tracing recorded one branch of the control flow at {exported.traced_branches[0]}{more}; "
+        f"the graph has no other, and parity is shown only for the branches that the probes{negated} take"
     )
     job.progress.warn(f"{note}.")
     return dataclasses.replace(parity, notes=(*parity.notes, note))
