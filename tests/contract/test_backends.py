@@ -226,4 +226,4 @@ def test_a_profile_names_the_operators(backend: Backend, tmp_path: Path) -> None
         rows = module.profile_model(_model(), _feeds(2), 3)
     assert rows
     for row in rows:
-        assert set(row) == {"layer", "operator", "arithmetic", "ns"} and row["ns"] > 0
+        assert set(row) == {"layer", "operator", "arithmetic", "ns"} and row["ns"] >= 0
