@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import RESULTS, write
+from deploy.sweeps.executor import Node
 from deploy.sweeps.schedule import Schedule
-from deploy.sweeps.task import Node, Task
+from deploy.sweeps.task import Task
 
 NODES = (1, 10, 100)
 KINDS = ("cpu", "gpu-a", "gpu-b")
@@ -131,7 +132,7 @@ def simulate(models: int, count: int, seed: int, medians: Mapping[str, float], *
         for task, node in schedule.take(nodes):
             heapq.heappush(running, (clock + takes[task.name], task.name, node.name))
         clock, name, where = heapq.heappop(running)
-        schedule.ended(name, by_name[where], well=True)
+        schedule.ended(name, by_name[where], succeeded=True)
     spent = time.perf_counter() - began
     least, why = bound(tasks, takes, nodes)
     return {"hours": clock / 3600, "over_bound": clock / least, "bound_by": why, "schedule_seconds": spent}

@@ -20,7 +20,7 @@ from deploy.terminal.markup import escape
 from deploy.terminal.results import console, rows
 
 if TYPE_CHECKING:
-    from deploy.sweeps.sweep import DryRun, Found, SweepReport
+    from deploy.sweeps.sweep import CellResult, DryRun, SweepReport
     from deploy.sweeps.task import Task
 
 COLORS = {"done": "green", "found": "green", "kept": "green", "failed": "bold red", "skipped": "yellow"}
@@ -78,17 +78,17 @@ def board(out: Console, total: int) -> Iterator[SweepTable]:
 def show_sweep(report: SweepReport) -> None:
     """Every cell, a group of columns for each kind of machine; what failed; how long it took."""
     out = console(piped=150)
-    out.print(_table(report.found))
-    failed = [item for item in report.outcomes if not item.well]
+    out.print(_table(report.cells))
+    failed = [item for item in report.outcomes if not item.succeeded]
     out.print(rows((f"[bold red]{item.state}[/]", escape(f"{item.task.name}: {item.why}")) for item in failed))
     told = {item.why for item in failed}
-    out.print(rows(_absences([item for item in report.found if not any(why in item.why for why in told)])))
+    out.print(rows(_absences([item for item in report.cells if not any(why in item.why for why in told)])))
     states = Counter(item.state for item in report.outcomes)
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
     out.print(f"{len(report.outcomes)} tasks: {counts}; {report.work_seconds:.0f} s of work in {report.seconds:.0f} s")
 
 
-def _table(found: Sequence[Found]) -> Table:
+def _table(found: Sequence[CellResult]) -> Table:
     machines = list(dict.fromkeys(item.cell.machine for item in found))
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("model", "backend", "precision"):
@@ -108,14 +108,14 @@ def _table(found: Sequence[Found]) -> Table:
     return table
 
 
-def _cells(item: Found) -> list[str]:
+def _cells(item: CellResult) -> list[str]:
     stats = item.row.stats if item.row else None
     if stats is None:
         return ["–", ""]
     return [duration(stats.median.value), spread(stats.median.value, stats.median.low, stats.median.high)]
 
 
-def _absences(found: Sequence[Found]) -> Iterator[tuple[str, str]]:
+def _absences(found: Sequence[CellResult]) -> Iterator[tuple[str, str]]:
     """The same reason once, with what it holds for."""
     reasons: dict[str, list[str]] = {}
     for item in found:
