@@ -1,9 +1,9 @@
-"""What the proof costs: ``deploy export resnet18`` with parity, beside a bare script that only exports.
+"""Measure the cost of the parity check: ``deploy export resnet18`` relative to a script that only exports.
 
     python -m benchmarks.overhead [ROUNDS] [MODEL]
 
-Whole processes, interleaved, each round one of each in seeded random order; the figure is the median of the rounds'
-ratios. Written to results/overhead.json.
+Whole processes; each round runs both in seeded random order. The result is the median ratio over rounds. Writes
+results/overhead.json.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks._common import interval, write
+from benchmarks.common import interval, write
 
 TARGET = 1.6
 BARE = """
@@ -29,7 +29,7 @@ torch.onnx.export(model, (torch.randn(2, 3, 224, 224),), sys.argv[2], dynamo=Tru
 
 
 def main() -> None:
-    """Measure."""
+    """Run all rounds and write the results."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     model = sys.argv[2] if len(sys.argv) > 2 else "resnet18"
     order = random.Random(0)

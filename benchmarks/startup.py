@@ -1,8 +1,8 @@
-"""How long the command line takes to say its help, beside a bare Python and ``import click``.
+"""Measure the startup time of the command line, compared with Python alone and ``import click``.
 
     python -m benchmarks.startup [ROUNDS]
 
-Whole processes, interleaved in seeded random order. Written to results/startup.json.
+Whole processes, interleaved in seeded random order. Writes results/startup.json.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks._common import interval, write
+from benchmarks.common import interval, write
 
 TARGET_S = 0.12
 
 
 def main() -> None:
-    """Measure."""
+    """Run all rounds and write the results."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 30
     command = str(Path(sys.executable).with_name("deploy"))
     cases = {

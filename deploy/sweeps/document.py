@@ -60,7 +60,8 @@ class Document:
                     raise self.error(line, "a key is not text.")
                 if key in values:
                     raise self.error(line, f"{key}: duplicate key.")
-                self.lines[(*place, key)] = line
+                below = (*place, key)
+                self.lines[below] = line
                 values[key] = self._plain(value_node, below)
             return values
         if isinstance(node, yaml.SequenceNode):

@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: running the command line, and writing results with machine and versions."""
+"""Shared by the benchmark scripts: run the command line; read and write results."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def deploy(*arguments: str, timeout: float | None = None) -> tuple[int, dict[str, Any], float]:
-    """Run ``deploy`` with ``--json`` in a process of its own.
+    """Run ``deploy`` with ``--json`` in a new process.
 
     Returns:
-        Exit code, the JSON document (empty where there is none), and seconds.
+        Exit code (124 after ``timeout`` seconds), JSON document (empty if there is none), and duration in seconds.
     """
     began = time.perf_counter()
     process = subprocess.Popen(
@@ -44,7 +44,7 @@ def deploy(*arguments: str, timeout: float | None = None) -> tuple[int, dict[str
 
 
 def write(name: str, document: dict[str, Any]) -> Path:
-    """Write a result beside the others, with the machine and the versions it was measured with."""
+    """Write a result with the machine and the package versions; return its path."""
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"machine": machine(), "versions": versions(), **document}, indent=1) + "\n"
@@ -53,15 +53,20 @@ def write(name: str, document: dict[str, Any]) -> Path:
 
 
 def load(name: str) -> dict[str, Any]:
-    """A result written before, or an empty one."""
+    """Return a stored result; empty if there is none."""
     path = RESULTS / f"{name}.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return result
 
 
 def interval(samples: list[float], resamples: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of the median, seeded."""
+    """Return the 95 % bootstrap confidence interval of the median, with a fixed seed."""
     values = np.asarray(samples)
     picks = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
     low, high = np.percentile(np.median(values[picks], axis=1), [2.5, 97.5])
     return float(low), float(high)
+
+
+def table_cell(text: str, max_length: int | None = None) -> str:
+    """Return a text as a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")[:max_length]

@@ -1,4 +1,7 @@
-"""A worker whose every call takes longer by a known share: ``SLOWDOWN=1.03 python -m benchmarks._slowed RUNNER``."""
+"""A timing worker whose calls are slowed by a known factor.
+
+SLOWDOWN=1.03 python -m benchmarks.slowed_runner RUNNER
+"""
 
 from __future__ import annotations
 
@@ -12,22 +15,22 @@ from deploy.core.runner import Feeds, Fetches, Runner
 
 
 class Slowed(Runner):
-    """Runs another runner, then waits, busy, until ``factor`` times what it took has passed."""
+    """Runs another runner, then busy-waits until ``factor`` times its duration has passed."""
 
     def __init__(self, inner: Runner, factor: float) -> None:
         self._inner, self._factor = inner, factor
         self.inputs, self.outputs = inner.inputs, inner.outputs
 
     def run(self, feeds: Feeds) -> Fetches:
-        """Run once."""
+        """Run the inner runner once, without slowdown."""
         return self._inner.run(feeds)
 
     def bind(self, feeds: Feeds) -> None:
-        """As the inner does."""
+        """Bind the inner runner."""
         self._inner.bind(feeds)
 
     def launch(self) -> None:
-        """Run, then wait."""
+        """Run, then busy-wait."""
         began = perf_counter_ns()
         self._inner.launch()
         self._inner.synchronize()
@@ -36,7 +39,7 @@ class Slowed(Runner):
             pass
 
     def fetch(self) -> Fetches:
-        """As the inner does."""
+        """Fetch from the inner runner."""
         return self._inner.fetch()
 
 
