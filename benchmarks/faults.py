@@ -224,7 +224,7 @@ class _Architecture:
         return [self.candidate.run(probe.feeds) for probe in self.probes]
 
     def judge(self, path: Path) -> tuple[str, str, dict[str, bool], bool]:
-        """Return the verdict, its first reason, what the common comparisons detect, and whether an output bit changed."""
+        """Return the verdict, its first reason, what common comparisons detect, and whether an output bit changed."""
         outputs = self.outputs(path)
         report = compare(self.reference, self.baseline, Recorded(outputs), self.probes)
         changed = any(
