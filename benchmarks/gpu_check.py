@@ -57,7 +57,7 @@ class Row:
     """The result of a configuration.
 
     Attributes:
-        way: backend and options.
+        backend: backend and its options.
         precision: ``fp32``, ``fp16`` or ``int8``.
         verdict: verdict of the parity check; ``measured`` for INT8; None if it was not checked.
         absent: why it did not run; empty if it ran.
@@ -65,7 +65,7 @@ class Row:
         device_ms: median time on the GPU, if the backend measures it.
     """
 
-    way: str
+    backend: str
     precision: str
     verdict: str | None = None
     absent: str = ""
@@ -75,7 +75,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A configuration: how to open its runner, and the shape ranges that it accepts."""
+    """How to open the runner of a configuration, and the shape ranges that it accepts."""
 
     name: str
     precision: str
@@ -111,7 +111,7 @@ def main() -> None:
         print("no NVIDIA GPU with a driver found; nothing was checked or written")
         sys.exit(1)
     print(f"{devices[0].name}, compute capability {devices[0].capability}, driver for CUDA {devices[0].cuda}")
-    torch.backends.cudnn.allow_tf32 = False  # as in the other backends
+    torch.backends.cudnn.allow_tf32 = False  # full float32, as in the other backends
     with tempfile.TemporaryDirectory() as folder:
         report = doctor(Path(folder))
         for finding in report.findings:
@@ -140,17 +140,17 @@ def _model(name: str, folder: Path, batch: int, rounds: int) -> list[Row]:
         names = list(PyTorchRunner(model).run(feeds))
     rows: list[Row] = []
     checked: list[tuple[Row, Runner]] = []
-    for way, absent in _configurations(request, model, folder, batch):
-        row = Row(way=way.name, precision=way.precision, absent=absent)
+    for configuration, absent in _configurations(request, model, folder, batch):
+        row = Row(backend=configuration.name, precision=configuration.precision, absent=absent)
         rows.append(row)
-        runner = None if absent else _attempt(row, way.open)
+        runner = None if absent else _attempt(row, configuration.open)
         if runner is None:
             continue
-        if way.precision == "int8":
+        if configuration.precision == "int8":
             row.verdict = "measured"
         else:
-            row.verdict = _attempt(row, partial(_verdict, model, runner, names, way))
-        print(f"{name} {row.way} {row.precision}: {row.verdict or row.absent}", flush=True)
+            row.verdict = _attempt(row, partial(_verdict, model, runner, names, configuration))
+        print(f"{name} {row.backend} {row.precision}: {row.verdict or row.absent}", flush=True)
         if row.verdict in ("pass", "measured", "inconclusive"):
             checked.append((row, runner))
         else:
@@ -161,8 +161,8 @@ def _model(name: str, folder: Path, batch: int, rounds: int) -> list[Row]:
     return rows
 
 
-def _verdict(model: Model, runner: Runner, names: Sequence[str], way: Configuration) -> str:
-    return check_engine(model, Direct(runner, names), way.profiles, way.precision, SILENT).verdict
+def _verdict(model: Model, runner: Runner, names: Sequence[str], configuration: Configuration) -> str:
+    return check_engine(model, Direct(runner, names), configuration.profiles, configuration.precision, SILENT).verdict
 
 
 def _attempt(row: Row, work: Callable[[], Any]) -> Any:
@@ -185,7 +185,7 @@ def _configurations(request: ModelRequest, model: Model, folder: Path, batch: in
             configurations.append((Configuration("torch" + " graph" * graph, precision, eager), ""))
         compiled = _lazily(torch_compile.from_model, request, precision=precision)
         configurations.append((Configuration("torch.compile", precision, compiled, _one_size(model, batch)), ""))
-        row = Row(way="export", precision=precision)
+        row = Row(backend="export", precision=precision)
         made = _attempt(row, partial(export_model, request, artifacts=folder, precision=precision))
         for provider in ("cuda", "tensorrt"):
             opener = partial(onnxruntime.open, made.artifact.path if made else Path(), provider=provider)
@@ -221,7 +221,7 @@ def _engine(
         batch=f"1:{batch}:{max(batch, 8)}",
         runtime=runtime,
     )
-    row = Row(way=runtime, precision=precision)
+    row = Row(backend=runtime, precision=precision)
     report: BuildReport | None = _attempt(row, partial(build_engine, request, artifacts=folder))
     configurations = []
     for graph in (False, True):
@@ -258,19 +258,20 @@ def _warm(runner: Runner, feeds: Feeds) -> None:
 
 def _table(models: dict[str, list[Row]]) -> str:
     lines = [
-        "| model | runs on | precision | verdict | median ms (95 % interval over rounds) | speedup over torch fp32 |"
+        "| model | backend | precision | verdict | median ms (95 % interval over rounds) | speedup over torch fp32 |",
+        "|---|---|---|---|---|---|",
     ]
-    lines.append("|---|---|---|---|---|---|")
     for name, rows in models.items():
-        base = next((geometric(row.medians_ms).value for row in rows if row.way == "torch" and row.medians_ms), None)
+        timed = [row for row in rows if row.medians_ms]
+        base = next((geometric(row.medians_ms).value for row in timed if row.backend == "torch"), None)
         for row in rows:
+            start = f"| {name} | {row.backend} | {row.precision} | {row.verdict or 'absent'}"
             if not row.medians_ms:
-                lines.append(f"| {name} | {row.way} | {row.precision} | {row.verdict or 'absent'} | {row.absent} | |")
+                lines.append(f"{start} | {row.absent} | |")
                 continue
             median = geometric(row.medians_ms)
             speedup = f"{base / median.value:.2f} ×" if base else ""
-            text = f"{median.value:.3f} ({median.low:.3f} to {median.high:.3f})"
-            lines.append(f"| {name} | {row.way} | {row.precision} | {row.verdict} | {text} | {speedup} |")
+            lines.append(f"{start} | {median.value:.3f} ({median.low:.3f} to {median.high:.3f}) | {speedup} |")
     return "\n".join(lines)
 
 

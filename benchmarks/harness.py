@@ -4,7 +4,7 @@
 
 ``overhead``: the measured latency of an empty call in a worker process, and that of a plain loop of such calls.
 ``verdicts``: a file compared with itself, and with itself where every call is followed by a busy wait of 3 % of its
-duration, ``--trials`` times each: the verdicts of ``deploy bench --compare`` within 60 s, and of common alternatives on
+duration, ``--trials`` times each: the verdicts of ``deploy compare`` within 60 s, and of common alternatives on
 the same machine at the same time (`benchmarks.two_loops`). ``agreement``: medians relative to OpenVINO's
 ``benchmark_app`` on the same file with the same threads, interleaved. ``intervals``: simulated coverage of the
 confidence intervals. Writes results/harness.json after every trial; an interrupted run resumes.

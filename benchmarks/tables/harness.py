@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.common import load
 
 NAMES = {
-    "ours": "`deploy bench --compare`, at most 60 s",
+    "ours": "`deploy compare`, at most 60 s",
     "loop": "one loop after the other, Welch's t-test",
     "torch": "`torch.utils.benchmark`, medians rounded to their significant digits",
 }
