@@ -130,7 +130,7 @@ def _opener(path: Path, slowdown: float) -> Callable[[], BenchProcess]:
 
     def start() -> BenchProcess:
         os.environ["SLOWDOWN"] = str(slowdown)
-        process = BenchProcess("deploy.backends.onnxruntime.runner", 1, module="benchmarks.slowed_runner")
+        process = BenchProcess("deploy.backends.onnxruntime.runner", 1, target="benchmarks.slowed_runner:SlowedWorker")
         process.submit_open(feeds, path=path, model=None, options={"threads": 1})
         return process
 

@@ -1,16 +1,11 @@
-"""A timing worker whose calls are slowed by a known factor.
-
-SLOWDOWN=1.03 python -m benchmarks.slowed_runner RUNNER
-"""
+"""A timing worker whose calls are slowed by a known factor, the environment variable ``SLOWDOWN``."""
 
 from __future__ import annotations
 
 import os
-import sys
 from time import perf_counter_ns
 
 from deploy.bench.worker import TimingWorker
-from deploy.core.child import serve
 from deploy.core.runner import Feeds, Fetches, Runner
 
 
@@ -43,6 +38,9 @@ class Slowed(Runner):
         return self._inner.fetch()
 
 
-if __name__ == "__main__":
-    factor = float(os.environ.get("SLOWDOWN", "1"))
-    serve(TimingWorker(sys.argv[1], lambda runner: Slowed(runner, factor)).answer)
+class SlowedWorker(TimingWorker):
+    """Times a `Slowed` runner."""
+
+    def __init__(self, runner: str) -> None:
+        factor = float(os.environ.get("SLOWDOWN", "1"))
+        super().__init__(runner, lambda inner: Slowed(inner, factor))

@@ -1,4 +1,4 @@
-"""A backend that only reads: what it reaches is the bandwidth of memory."""
+"""A runner that only reads memory: its rate is the memory bandwidth."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from deploy.core.runner import Feeds, Fetches, Runner
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryOptions:
-    """What is read.
+    """What to read.
 
     Attributes:
-        bytes: the same ones in every run.
-        threads: that share the reading; 0 leaves it to PyTorch.
+        bytes: size of the array that every run reads.
+        threads: threads that share the reading; 0 leaves the choice to PyTorch.
     """
 
     bytes: int = 1 << 26
@@ -36,14 +36,19 @@ class MemoryRunner(Runner):
         self._array = torch.ones(options.bytes // 4)
 
     def run(self, feeds: Feeds) -> Fetches:
-        """Read, and tell the sum."""
+        """Read the array and return its sum."""
         return {"sum": self._array.sum().numpy()}
 
     def launch(self) -> None:
-        """Read."""
+        """Read the array."""
         self._array.sum()
 
 
 def open(path: Path, **options: Any) -> MemoryRunner:
-    """Open memory; the path says nothing."""
+    """Allocate the array; ``path`` is ignored.
+
+    Args:
+        path: ignored.
+        options: fields of `MemoryOptions`.
+    """
     return MemoryRunner(MemoryOptions(**options))

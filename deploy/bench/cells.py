@@ -1,4 +1,4 @@
-"""Which cells a benchmark has: what runs, where it is or how it is made, and what is known of its being right."""
+"""Planned cells: one model x backend x precision x batch size each, with what is known of its parity."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from deploy.support.cuda_driver import gpus
 
 REFERENCE = "reference"
 PASSED = ("pass", REFERENCE, "measured")
-"""Verdicts with which a time may be shown; ``measured`` is eight bits without a bound that somebody set."""
+"""Verdicts with which a latency may be shown; ``measured`` is INT8 without a bound set by the user."""
+
+LATENCY = "latency"
+SCENARIOS = "deploy.bench.scenarios"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,11 +30,13 @@ class PlannedCell:
     """A cell that can be timed.
 
     Attributes:
-        path: of the file, or None where the backend runs the model.
-        model: the request that rebuilds the model with its very weights, for a backend that runs it.
-        options: of the backend.
-        evidence: on what runs; None where it must still be proven in the process that is timed.
-        about: for the record.
+        cell: identity of the cell.
+        path: file to open; None where the backend runs the PyTorch model.
+        model: request that rebuilds the model with exactly these weights, for a backend that runs it.
+        options: options of the backend's runner.
+        inputs: inputs of the file or model.
+        evidence: parity evidence; None where it must be checked in the process that is timed.
+        about: further fields of the record.
     """
 
     cell: Cell
@@ -47,29 +52,37 @@ class PlannedCell:
         """The backend that runs it."""
         return find_backend(self.cell.backend)
 
+    @property
+    def passed(self) -> bool:
+        """Whether its latency may be shown."""
+        return self.evidence is not None and self.evidence["verdict"] in PASSED
 
-def choose_backends(asked: tuple[str, ...]) -> tuple[str, ...]:
-    """The backends of a benchmark.
+    @property
+    def refusal(self) -> str:
+        """Why its latency may not be shown."""
+        evidence = self.evidence or {"verdict": "unproven", "reasons": []}
+        reasons = "; ".join(evidence.get("reasons", [])[:2])
+        return f"not timed, parity {evidence['verdict']}" + (f": {reasons}" if reasons else "")
+
+
+def choose_backends(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the backends to time: the named ones, else every installed default backend.
 
     Raises:
-        UnknownNameError: one is not known.
-        MissingPackageError: one that was asked for is not installed.
+        UnknownNameError: no backend has this name.
+        MissingPackageError: a named backend is not installed.
     """
-    for name in asked:
+    for name in names:
         find_backend(name).require()
-    return asked or tuple(item.name for item in backends().values() if item.default and item.installed)
-
-
-LATENCY = "latency"
-SCENARIOS = "deploy.bench.scenarios"
+    return names or tuple(item.name for item in backends().values() if item.default and item.installed)
 
 
 def check_scenario(name: str) -> None:
-    """Refuse a scenario that there is not.
+    """Check that a scenario exists and can run.
 
     Raises:
-        UnknownNameError: it is not known.
-        MissingPackageError: it needs a package that is not installed.
+        UnknownNameError: no scenario has this name.
+        MissingPackageError: the scenario needs a package that is not installed.
     """
     known = (LATENCY, *registry.names(SCENARIOS))
     if name not in known:
@@ -79,36 +92,45 @@ def check_scenario(name: str) -> None:
 
 
 def fingerprint(device: str, kind: str | None = None) -> dict[str, Any]:
-    """What of the machine decides times.
+    """Return the parts of the machine's description that decide latencies.
 
     Args:
         device: ``cuda`` adds the GPUs.
-        kind: of the machine, in a sweep over several.
+        kind: kind of this machine, in a sweep over several.
     """
     found = {key: value for key, value in machine().items() if key in ("cpu", "cores", "architecture")}
-    there = {"gpu": ", ".join(item.name for item in gpus())} if device == "cuda" else {}
-    return {**found, **there, **({"kind": kind} if kind else {})}
+    gpu = {"gpu": ", ".join(item.name for item in gpus())} if device == "cuda" else {}
+    return {**found, **gpu, **({"kind": kind} if kind else {})}
 
 
 def sizes_at(inputs: tuple[TensorSpec, ...], batch: int, others: Mapping[str, int]) -> dict[str, int]:
-    """Sizes of the symbolic dimensions for a batch.
+    """Return the size of every symbolic dimension for a batch size.
+
+    Args:
+        inputs: inputs of the file or model.
+        batch: batch size.
+        others: sizes of the other dimensions.
 
     Raises:
-        UsageError: the batch is fixed at another size, or a dimension has none.
+        UsageError: the batch is fixed at another size, or a dimension has no size.
     """
     found = symbols(inputs)
     if "batch" not in found:
         fixed = inputs[0].shape[0] if inputs and inputs[0].shape else None
         if fixed != batch:
-            raise UsageError(f"its batch is fixed at {fixed}; export it with --dynamic batch.")
+            raise UsageError(f"the batch size is fixed at {fixed}; export the model with --dynamic batch.")
     missing = [name for name in found if name != "batch" and name not in others]
     if missing:
-        raise UsageError(f"no size for its dimension {missing[0]!r}; give one with --size {missing[0]}=N.")
+        raise UsageError(f"the dimension {missing[0]!r} has no size; export the model with --input NAME:DIMS.")
     return {name: batch if name == "batch" else others[name] for name in found}
 
 
 def evidence_of(artifact: Artifact, backend: Backend, device: str) -> dict[str, Any] | None:
-    """Return what the manifest records of this file on this backend and device; None if it must be checked first."""
+    """Return the parity evidence that the manifest has for this file on this backend and device.
+
+    Returns:
+        ``verdict``, ``reasons`` and ``by``; None where parity must be checked first.
+    """
     proof, manifest = artifact.manifest.parity, artifact.manifest
     if proof is None or device != ("cuda" if manifest.format == ENGINE else "cpu"):
         return None
@@ -121,7 +143,7 @@ def evidence_of(artifact: Artifact, backend: Backend, device: str) -> dict[str, 
             return {**verdict, "by": f"quantize, on {backend.title}", "outputs": outputs}
         return {
             "verdict": "unproven",
-            "reasons": [f"its evidence was taken on {proof.get('runtime')}"],
+            "reasons": [f"the INT8 evidence was measured on {proof.get('runtime')}"],
             "by": "quantize",
         }
     if ONNX not in backend.default_for or not backend.versions().items() <= manifest.versions.items():

@@ -1,4 +1,4 @@
-"""The only clock: how long a bound runner takes, call by call."""
+"""The clock: time single calls of a runner with bound inputs."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from numpy.typing import NDArray
 from deploy.core.runner import Runner
 
 AGREE = 0.01
-"""Warm-up is over when the medians of two windows in a row differ by less than this share."""
+"""The warm-up ends when the medians of two consecutive windows differ by less than this share."""
 
 WINDOW_NS = 100_000_000
 WINDOW_CALLS = 5
-"""A window of the warm-up: at least so long, and at least so many calls."""
+"""Minimum duration and number of calls of a warm-up window."""
 
-LEAST = 5
-"""Calls that are timed however long they take."""
+MIN_CALLS = 5
+"""Minimum number of timed calls, however long they take."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Warmth:
-    """How the warm-up went.
+class WarmUp:
+    """Result of a warm-up.
 
     Attributes:
-        calls: that were made.
-        spent_ns: in all.
-        settled: whether the last two windows agreed before the time was up.
+        calls: number of calls.
+        spent_ns: total duration, nanoseconds.
+        settled: whether the last two windows agreed.
     """
 
     calls: int
@@ -39,35 +39,35 @@ class Warmth:
     settled: bool
 
 
-def warm_up(runner: Runner, most_ns: int, window_ns: int = WINDOW_NS) -> Warmth:
-    """Run until two windows agree within `AGREE`, or the time is up; two windows are always run.
+def warm_up(runner: Runner, max_ns: int, window_ns: int = WINDOW_NS) -> WarmUp:
+    """Run until two windows agree within `AGREE`, or the time is up; at least two windows run.
 
     Args:
-        runner: with its inputs bound.
-        most_ns: nanoseconds after which no further window is begun.
-        window_ns: length of a window.
+        runner: runner with bound inputs.
+        max_ns: no window starts after this many nanoseconds.
+        window_ns: duration of a window, nanoseconds.
     """
     began, calls = perf_counter_ns(), 0
     before = settled = None
     while True:
-        window = sample(runner, window_ns, least=WINDOW_CALLS)
+        window = sample(runner, window_ns, min_calls=WINDOW_CALLS)
         calls += len(window)
         median = float(np.median(window))
         settled = before is not None and abs(median - before) <= AGREE * before
         spent = perf_counter_ns() - began
-        if settled or (before is not None and spent >= most_ns):
-            return Warmth(calls=calls, spent_ns=spent, settled=bool(settled))
+        if settled or (before is not None and spent >= max_ns):
+            return WarmUp(calls=calls, spent_ns=spent, settled=bool(settled))
         before = median
 
 
-def sample(runner: Runner, time_ns: int, least: int = LEAST, most: int = 1_000_000) -> NDArray[np.int64]:
-    """Time single calls, ``launch`` to the end of ``synchronize``, until the time is up.
+def sample(runner: Runner, time_ns: int, min_calls: int = MIN_CALLS, max_calls: int = 1_000_000) -> NDArray[np.int64]:
+    """Time single calls, from ``launch`` to the end of ``synchronize``.
 
     Args:
-        runner: with its inputs bound.
-        time_ns: nanoseconds to fill.
-        least: calls that are made even if they take longer.
-        most: calls after which it stops early.
+        runner: runner with bound inputs.
+        time_ns: total duration, nanoseconds.
+        min_calls: minimum number of calls, even if they take longer.
+        max_calls: maximum number of calls.
 
     Returns:
         Nanoseconds of every call, in order.
@@ -77,20 +77,20 @@ def sample(runner: Runner, time_ns: int, least: int = LEAST, most: int = 1_000_0
     keep = found.append
     with _undisturbed():
         end = clock() + time_ns
-        for _ in range(most):
+        for _ in range(max_calls):
             before = clock()
             launch()
             synchronize()
             after = clock()
             keep(after - before)
-            if after >= end and len(found) >= least:
+            if after >= end and len(found) >= min_calls:
                 break
     return np.array(found, np.int64)
 
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Without the garbage collector of Python, which would run within some call or other."""
+    """Disable Python's garbage collector, which would run during some calls."""
     was = gc.isenabled()
     gc.collect()
     gc.disable()

@@ -1,4 +1,4 @@
-"""``deploy bench --compare``: is one thing faster than another, and is that more than noise?"""
+"""``deploy compare``: is one thing faster than another, and is that more than noise?"""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from deploy.bench.cells import PASSED, PlannedCell, choose_backends
+from deploy.bench.cells import PlannedCell, choose_backends
 from deploy.bench.plan import Choices, plan_model
 from deploy.bench.process import BenchProcess
-from deploy.bench.rows import plain_interval
 from deploy.bench.sequential import LOOKS, Guard, Verdict, guard, interval_at, paired, verdict_of
-from deploy.bench.statistics import Interval
+from deploy.bench.statistics import Interval, plain_interval
 from deploy.core.artifact import Artifact
 from deploy.core.backend import ONNX, backends, default_backend
 from deploy.core.environment import machine, usable_cores, versions
@@ -29,27 +28,29 @@ from deploy.core.store import Store
 from deploy.models.request import ModelRequest
 from deploy.parity.probes import probes_at
 
-BLOCK_S = 0.03
-BLOCK_CALLS = 3
+TURN_S = 0.03
+TURN_CALLS = 3
+"""Two processes take turns; a turn lasts at least this many seconds and calls."""
+
 PAIR_S = 1.2
-LEAST_TURNS = 5
-"""Two processes take turns, each for so many seconds and calls at the least, for so long and so many turns in all."""
+MIN_TURNS = 5
+"""A pair of processes runs at least this many seconds and turns of each."""
 
 WARM_S = 3.0
 FLAGS_IGNORED = ("others", "stolen")
-"""Neither says anything over a turn: the counters of the system tick a hundred times a second."""
+"""Kinds of interference that mean nothing over one turn: the kernel counts them in ticks of 10 ms."""
 MARGIN = 0.02
 TIME_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComparedSide:
-    """One of the two.
+    """One of the two things that are compared.
 
     Attributes:
-        name: as it was asked for.
+        name: as the user wrote it.
         plan: what runs.
-        medians: nanoseconds, of each pair's process: the middle of its turns' medians.
+        medians: median latency in nanoseconds of each pair's process.
     """
 
     name: str
@@ -57,20 +58,24 @@ class ComparedSide:
     medians: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         cell = asdict(self.plan.cell)
         return {"name": self.name, **cell, "evidence": dict(self.plan.evidence or {}), "medians_ns": self.medians}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpeedComparison:
-    """What was found.
+    """Result of `compare_speed`.
 
     Attributes:
-        ratio: the second's time over the first's; its interval may be read although the comparison stopped early.
-        verdict: of the second: ``faster``, ``slower``, ``no difference`` (within ``margin``) or ``cannot tell``.
-        guard: where a bound was given: ``pass``, ``fail`` or ``inconclusive``.
-        flags: what else the machine did, by kind.
+        first: the first side.
+        second: the second side.
+        ratio: latency of the second over the first, with an interval that stays valid under early stopping.
+        verdict: verdict on the second: ``faster``, ``slower``, ``no difference`` (within ``margin``), ``cannot tell``.
+        margin: share below which a difference counts as none.
+        guard: with a bound: ``pass``, ``fail`` or ``inconclusive``; otherwise None.
+        allowed: the bound: share by which the second may be slower.
+        flags: interference during the comparison, by kind.
         seconds: wall time.
     """
 
@@ -85,7 +90,7 @@ class SpeedComparison:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "first": self.first.to_dict(),
             "second": self.second.to_dict(),
@@ -104,12 +109,23 @@ class SpeedComparison:
 
 @dataclass(slots=True)
 class Pairs:
-    """Times of both sides, pair by pair, as they come."""
+    """Latencies of both sides, pair by pair: medians and ratios, and the interference seen."""
 
     first: list[float] = field(default_factory=list)
     second: list[float] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)
     flags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Operand:
+    """What the user wrote for one side: a model or file, a backend, a precision."""
+
+    model: str
+    backend: str
+    precision: str
+    is_backend: bool = False
+    is_file: bool = False
 
 
 def compare_speed(
@@ -132,33 +148,38 @@ def compare_speed(
     """Compare two files, two models or two backends.
 
     Args:
-        first: a file, a model, or a backend where ``model`` is given; ``WHAT@BACKEND`` says both.
+        first: a file, a model, or a backend if ``model`` is given; ``WHAT@BACKEND`` names both.
         second: likewise; the verdict is on it.
-        model: what two backends run.
-        precision: of models; None for float32, or what a file is.
-        batch: its size.
-        threads: within an operator; None for all cores.
+        model: the model that backends run.
+        precision: precision of models; None takes float32. A file has its own.
+        batch: batch size.
+        threads: threads within an operator; None takes all cores.
         device: ``cpu`` or ``cuda``.
-        calib: data to quantize with where an INT8 file is missing.
-        margin: share below which a difference does not matter.
-        fail_if_slower: share; the second may not be slower by more (see `deploy.bench.sequential.guard`).
-        time_limit_s: seconds after which no further pair of processes is begun; at least five pairs are run.
-        seed: of inputs.
-        artifacts: the artifacts directory.
-        progress: told what happens.
+        calib: calibration data for a missing INT8 file.
+        margin: share below which a difference counts as none.
+        fail_if_slower: share by which the second may be slower (see `deploy.bench.sequential.guard`).
+        time_limit_s: no pair of processes starts after this many seconds; at least five pairs run.
+        seed: seed of the inputs.
+        artifacts: artifacts directory.
+        progress: receives progress messages.
 
     Raises:
-        DeployError: one of the two cannot be run, or is not proven.
+        UsageError: an argument is wrong, or would have no effect.
+        DeployError: a side cannot run, or has not passed its parity check.
     """
     began = time.perf_counter()
+    operands = [_read(text, model, precision) for text in (first, second)]
+    if model is not None and not any(item.is_backend for item in operands):
+        raise UsageError("--model has no effect: neither A nor B is a backend.")
+    if calib is not None and not any(item.precision == "int8" and not item.is_file for item in operands):
+        raise UsageError("--calib has no effect: no model is compared in int8.")
     store = Store(artifacts or default_root())
     with tempfile.TemporaryDirectory(prefix="deploy-bench-") as scratch:
         sides = []
-        for index, text in enumerate((first, second)):
-            what, backend, wanted = _read(text, model, precision)
+        for index, (text, operand) in enumerate(zip((first, second), operands, strict=True)):
             choices = Choices(
-                backends=choose_backends((backend,)),
-                precisions=(wanted,),
+                backends=choose_backends((operand.backend,)),
+                precisions=(operand.precision,),
                 batches=(batch,),
                 threads=threads or usable_cores(),
                 device=device,
@@ -167,13 +188,13 @@ def compare_speed(
             )
             folder = Path(scratch) / str(index)
             folder.mkdir()
-            sides.append(ComparedSide(name=text, plan=_one(what, choices, store, folder, progress)))
+            sides.append(ComparedSide(name=text, plan=_plan(operand.model, choices, store, folder, progress)))
         with progress.stage("timing in pairs"):
-            limit = time.perf_counter() + time_limit_s
+            deadline = time.perf_counter() + time_limit_s
             found = run_pairs(
                 [_opener(side.plan, seed) for side in sides],
                 decided=lambda interval: _decided(interval, margin, fail_if_slower),
-                more=lambda: time.perf_counter() < limit,
+                more=lambda: time.perf_counter() < deadline,
                 progress=progress,
             )
     ratio = interval_at(found.ratios)
@@ -196,49 +217,51 @@ def _decided(interval: Interval, margin: float, allowed: float | None) -> bool:
     return verdict_of(interval, margin) != "cannot tell"
 
 
-def _read(text: str, model: str | None, precision: str | None) -> tuple[str, str, str]:
-    """What runs, on which backend, in which precision.
+def _read(text: str, model: str | None, precision: str | None) -> _Operand:
+    """Read one side.
 
     Raises:
-        UsageError: it cannot be told.
+        UsageError: it cannot be told what runs, or a file has another precision than asked for.
     """
     what, _, backend = text.rpartition("@")
     if not what and text in backends():
         if model is None:
-            raise UsageError(
-                f"{text} is a backend: say which model it runs.", f"deploy bench MODEL --compare {text} OTHER"
-            )
-        return model, text, precision or "fp32"
-    what = what or text
-    backend = backend if what != text else ""
-    if Path(what).suffix in (".onnx", ".engine"):
-        manifest = Artifact.open(Path(what)).manifest
-        return what, backend or _runs(manifest.format, manifest.target), manifest.precision
-    return what, backend or default_backend(ONNX).name, precision or "fp32"
+            raise UsageError(f"{text} is a backend; name the model it runs.", f"deploy compare {text} B --model MODEL")
+        return _Operand(model=model, backend=text, precision=precision or "fp32", is_backend=True)
+    if not what:
+        what, backend = text, ""
+    if Path(what).suffix not in (".onnx", ".engine"):
+        return _Operand(model=what, backend=backend or default_backend(ONNX).name, precision=precision or "fp32")
+    manifest = Artifact.open(Path(what)).manifest
+    if precision not in (None, manifest.precision):
+        raise UsageError(f"{what}: the file is {manifest.precision}, so --precision {precision} does not apply.")
+    return _Operand(
+        model=what,
+        backend=backend or _backend_of(manifest.format, manifest.target),
+        precision=manifest.precision,
+        is_file=True,
+    )
 
 
-def _runs(format: str, target: str | None) -> str:
-    """The backend of a file, where none was named."""
+def _backend_of(format: str, target: str | None) -> str:
+    """Return the backend of a file where none was named."""
     fitting = [item for item in backends().values() if item.opens(format, target)]
     if not fitting:
-        raise UsageError(f"no backend runs {format} files for {target}.")
+        raise UsageError(f"no backend runs {format} files for {target}; name one: FILE@BACKEND.")
     return min(fitting, key=lambda item: format not in item.default_for).name
 
 
-def _one(what: str, choices: Choices, store: Store, scratch: Path, progress: Progress) -> PlannedCell:
-    plans, absent = plan_model(ModelRequest(name=what), choices, store, scratch, progress)
+def _plan(what: str, choices: Choices, store: Store, scratch: Path, progress: Progress) -> PlannedCell:
+    plans, skipped = plan_model(ModelRequest(name=what), choices, store, scratch, progress)
     if not plans:
-        raise BackendError(f"{what}: {absent[0].why}")
-    evidence = plans[0].evidence or {}
-    if evidence.get("verdict") not in PASSED:
-        raise BackendError(
-            f"{what}: no number without parity: {evidence.get('verdict')}: {'; '.join(evidence.get('reasons', [])[:2])}"
-        )
+        raise BackendError(f"{what}: {skipped[0].why}")
+    if not plans[0].passed:
+        raise BackendError(f"{what}: {plans[0].refusal}")
     return plans[0]
 
 
 Opener = Callable[[], BenchProcess]
-"""Starts a process and opens in it what is to be timed."""
+"""Starts a process that begins to open what is timed."""
 
 
 def _opener(plan: PlannedCell, seed: int) -> Opener:
@@ -260,22 +283,22 @@ def run_pairs(
     looks: Sequence[int] = LOOKS,
     progress: Progress = SILENT,
 ) -> Pairs:
-    """Time two things in fresh pairs of processes until it is decided at a look, or there is no time for more.
+    """Time two things in fresh pairs of processes until the comparison is decided at a look, or time is up.
 
     Args:
-        openers: of the first and the second.
-        decided: from the interval of the ratio, at a look.
-        more: whether a further pair may be begun; asked once the first look has been reached.
-        looks: numbers of pairs.
-        progress: told of every pair.
+        openers: openers of the first and the second.
+        decided: whether the interval of the ratio, at a look, decides the comparison.
+        more: whether another pair may start; called after the first look.
+        looks: numbers of pairs at which the comparison is looked at.
+        progress: receives progress messages.
 
     Raises:
-        BackendError: one of them fails.
+        BackendError: a process fails.
     """
     found = Pairs()
     for count in range(1, looks[-1] + 1):
-        progress.advance(count - 1, looks[-1], f"pair {count} of {looks[-1]} at the most")
-        _pair(openers, found, swapped=count % 2 == 0)
+        progress.advance(count - 1, looks[-1], f"pair {count} of at most {looks[-1]}")
+        _run_pair(openers, found, swapped=count % 2 == 0)
         if count in looks and decided(interval_at(found.ratios)):
             break
         if count >= looks[0] and not more():
@@ -283,7 +306,7 @@ def run_pairs(
     return found
 
 
-def _pair(openers: Sequence[Opener], found: Pairs, *, swapped: bool) -> None:
+def _run_pair(openers: Sequence[Opener], found: Pairs, *, swapped: bool) -> None:
     with ExitStack() as stack:
         order = [1, 0] if swapped else [0, 1]
         processes: dict[int, BenchProcess] = {}
@@ -292,15 +315,15 @@ def _pair(openers: Sequence[Opener], found: Pairs, *, swapped: bool) -> None:
         for index in order:
             processes[index].opened()
             processes[index].warm(WARM_S)
-        blocks: dict[int, list[float]] = {0: [], 1: []}
+        turns: dict[int, list[float]] = {0: [], 1: []}
         end = time.perf_counter() + PAIR_S
-        while len(blocks[0]) < LEAST_TURNS or time.perf_counter() < end:
+        while len(turns[0]) < MIN_TURNS or time.perf_counter() < end:
             order.reverse()
             for index in order:
-                told, samples = processes[index].time(BLOCK_S, least=BLOCK_CALLS)
-                blocks[index].append(float(np.median(samples)))
-                flags = told["interference"]["flags"]
+                timing, samples = processes[index].time(TURN_S, min_calls=TURN_CALLS)
+                turns[index].append(float(np.median(samples)))
+                flags = timing["interference"]["flags"]
                 found.flags.update({kind: text for kind, text in flags.items() if kind not in FLAGS_IGNORED})
-    found.first.append(float(np.median(blocks[0])))
-    found.second.append(float(np.median(blocks[1])))
-    found.ratios.append(paired(blocks[0], blocks[1]))
+    found.first.append(float(np.median(turns[0])))
+    found.second.append(float(np.median(turns[1])))
+    found.ratios.append(paired(turns[0], turns[1]))

@@ -1,4 +1,4 @@
-"""What a GPU has used, through NVML, where there is one and ``pynvml`` is installed."""
+"""Energy of an NVIDIA GPU, read through NVML (package ``nvidia-ml-py``)."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 
 @cache
 def _device() -> Any | None:
-    """NVML and its first device."""
+    """Return NVML and its first device; None without package, driver or GPU."""
     try:
         nvml = importlib.import_module("pynvml")
         nvml.nvmlInit()
         return nvml, nvml.nvmlDeviceGetHandleByIndex(0)
-    except Exception:  # not installed, no driver, no device: there is nothing to read
+    except Exception:
         return None
 
 
 def joules() -> float | None:
-    """Energy of the first GPU since its driver was loaded; None where that cannot be read."""
+    """Return the energy in joules that the first GPU has used since its driver was loaded; None if unknown."""
     found = _device()
     if found is None:
         return None
     nvml, handle = found
     try:
         return float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000.0
-    except Exception:  # a GPU older than the counter
+    except Exception:  # the GPU is older than the counter
         return None

@@ -1,4 +1,4 @@
-"""What else the machine did while something was timed, so that a disturbed row says so."""
+"""Interference while something is timed: steal time, competing load, throttling, clock changes."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-STOLEN = 0.01
-"""Share of the processor time that another machine on the same host may take."""
+MAX_STEAL = 0.01
+"""Share of processor time that the hypervisor may give to other virtual machines before a row is flagged."""
 
-OTHERS = 0.15
-"""Cores that other processes of this machine may keep busy."""
+MAX_LOAD = 0.15
+"""Cores that other processes may keep busy before a row is flagged."""
 
-SLOWER = 0.05
-"""Share by which the clock frequency may have moved."""
+MAX_CLOCK_CHANGE = 0.05
+"""Share by which the clock frequency may change before a row is flagged."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """Counters of the system, as far as it has them.
+    """Counters of the system; those it does not have are 0.
 
     Attributes:
         at: monotonic seconds.
         busy, stolen, total: ticks of all processors.
         own: processor seconds of this process and its threads.
-        throttled: periods in which the control group ran out of its quota.
-        hot: times a core was slowed for its heat.
-        mhz: of the processors, the mean; None where the system does not tell.
+        throttled: periods in which the control group used up its CPU quota.
+        hot: number of times a core was throttled for heat.
+        mhz: mean clock frequency of the processors; None if unknown.
     """
 
     at: float
@@ -43,7 +43,7 @@ class Snapshot:
 
 
 def snapshot() -> Snapshot:
-    """Read the counters; those that the system does not have are 0."""
+    """Read the counters."""
     ticks = [int(item) for item in _read("/proc/stat").partition("\n")[0].split()[1:9]] or [0] * 8
     user, nice, system, idle, iowait, irq, softirq, stolen = ticks
     busy = user + nice + system + irq + softirq
@@ -64,7 +64,7 @@ _CORES = Path("/sys/devices/system/cpu")
 
 
 def between(first: Snapshot, second: Snapshot) -> dict[str, Any]:
-    """What happened between two snapshots: shares, cores, and the flags that follow, in words."""
+    """Return the interference between two snapshots: shares, cores, and flags (see `flags`)."""
     total = second.total - first.total
     seconds = max(second.at - first.at, 1e-9)
     tick = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
@@ -82,32 +82,33 @@ def between(first: Snapshot, second: Snapshot) -> dict[str, Any]:
 
 
 def flags(found: Mapping[str, Any]) -> dict[str, str]:
-    """What of it may have moved a time: in words, by the name of what was counted."""
-    told = {}
-    if found["stolen"] > STOLEN:
-        told["stolen"] = f"the host took {found['stolen']:.0%} of the processor time"
-    if found["others"] > OTHERS:
-        told["others"] = f"other processes kept {found['others']:.2f} cores busy"
+    """Return a sentence for each kind of interference above its threshold."""
+    result = {}
+    if found["stolen"] > MAX_STEAL:
+        result["stolen"] = f"the hypervisor took {found['stolen']:.0%} of the processor time"
+    if found["others"] > MAX_LOAD:
+        result["others"] = f"other processes kept {found['others']:.2f} cores busy"
     if found["throttled"]:
-        told["throttled"] = f"the control group was out of its quota {found['throttled']} times"
+        result["throttled"] = f"the control group used up its CPU quota {found['throttled']} times"
     if found["hot"]:
-        told["hot"] = f"a core was slowed for heat {found['hot']} times"
+        result["hot"] = f"a core was throttled for heat {found['hot']} times"
     if found["mhz"]:
         first, second = found["mhz"]
-        if abs(second - first) > SLOWER * first:
-            told["mhz"] = f"the clock went from {first} to {second} MHz"
-    return told
+        if abs(second - first) > MAX_CLOCK_CHANGE * first:
+            result["mhz"] = f"the clock frequency changed from {first} to {second} MHz"
+    return result
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conditions:
-    """What holds for a whole run.
+    """Conditions of a whole run.
 
     Attributes:
         affinity: processors this process may use.
         quota: cores that the control group allows; None for all.
-        governor: of the clock frequency; empty where the system does not tell.
-        load: processes that wanted to run in the last minute, when it began; None where the system does not tell.
+        governor: governor of the clock frequency; empty if unknown.
+        load: 1-minute load average at the start; None if unknown.
+        warnings: conditions that make latencies less reproducible, as sentences.
     """
 
     affinity: tuple[int, ...]
@@ -118,16 +119,18 @@ class Conditions:
 
 
 def conditions() -> Conditions:
-    """Read what holds now."""
+    """Read the present conditions."""
     affinity = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
     quota = _quota()
     governor = _text(_CORES / "cpu0/cpufreq/scaling_governor")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     warnings = []
     if governor and governor != "performance":
-        warnings.append(f"the clock frequency is scaled by {governor!r}: times move with the load")
+        warnings.append(f"the CPU governor is {governor!r}, so latencies vary with the load")
     if quota is not None and affinity and quota < len(affinity):
-        warnings.append(f"the control group allows {quota:g} of {len(affinity)} cores: more threads than that wait")
+        warnings.append(
+            f"the control group allows {quota:g} of {len(affinity)} cores; more threads than that are throttled"
+        )
     return Conditions(affinity=affinity, quota=quota, governor=governor, load=load, warnings=tuple(warnings))
 
 
@@ -144,7 +147,7 @@ def _throttled() -> int:
 
 
 def _group() -> Path:
-    """Our control group (version 2)."""
+    """Return the folder of this process's control group (version 2)."""
     own = next((line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
     return Path("/sys/fs/cgroup") / own.strip("/")
 

@@ -1,24 +1,47 @@
-"""The floor under a latency: what the machine could do at best, from peaks that were measured on it.
+"""The floor under a latency: the roofline of this machine, from peak rates measured on it.
 
-The roofline of Williams, Waterman and Patterson (Communications of the ACM 52, 2009, p. 65): no run is shorter than its
-operations at the peak of arithmetic, nor than its bytes at the peak of memory.
+Roofline model: Williams, Waterman and Patterson, Communications of the ACM 52, 2009, p. 65. A call takes at least its
+operations at peak arithmetic, and at least its bytes at peak memory bandwidth.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from deploy.core.backend import ONNX, RunSettings, backends
+from deploy.core.environment import machine, versions
+from deploy.core.errors import BackendError
+from deploy.core.progress import Progress
+from deploy.core.store import LIMITS, Store, write_file
+
+if TYPE_CHECKING:
+    from deploy.bench.cells import PlannedCell
+    from deploy.bench.records import CellRecord
+
+BANDWIDTH = "deploy.bench.bandwidth"
+"""Runner module that reads memory."""
+
+SECONDS = 0.3
+SIZES = tuple(2**power for power in (16, 18, 20, 22, 24, 26, 28))
+"""Bytes of the arrays that are read: 64 KiB to 256 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MachineLimits:
-    """What was measured.
+    """Peak rates of a machine.
 
     Attributes:
-        threads: it was measured with.
-        operations: a second, by precision; a multiply-add is two.
-        bandwidth: bytes a second, by the size in bytes of what is read again and again: small sets lie in a cache.
+        threads: threads used for the measurement.
+        operations: operations per second by precision; a multiply-add counts as two.
+        bandwidth: bytes per second by the size in bytes of the array read; small arrays fit in a cache.
         by: what reached each peak.
     """
 
@@ -28,46 +51,38 @@ class MachineLimits:
     by: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "threads": self.threads,
-            "operations": dict(self.operations),
-            "bandwidth": {str(size): value for size, value in self.bandwidth.items()},
-            "by": dict(self.by),
-        }
+        """Return plain values for JSON."""
+        return {**asdict(self), "bandwidth": {str(size): value for size, value in self.bandwidth.items()}}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MachineLimits:
-        """The inverse of `to_dict`."""
+        """Build it from the result of `to_dict`."""
         bandwidth = {int(size): float(value) for size, value in data["bandwidth"].items()}
         return cls(threads=data["threads"], operations=data["operations"], bandwidth=bandwidth, by=data["by"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """What one call must do.
+    """Work of one call.
 
     Attributes:
-        operations: by precision.
-        bytes: weights, inputs and outputs once.
-        unknown: operators whose cost is not known, with their number; they are not in the floor.
+        operations: operations by precision.
+        bytes: bytes of weights, inputs and outputs, each counted once.
+        unknown: number of operators of unknown cost, by type; the floor leaves them out.
     """
 
     operations: Mapping[str, int]
     bytes: int
     unknown: Mapping[str, int]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Floor:
-    """The shortest a call could be on this machine.
+    """The shortest possible latency on this machine.
 
     Attributes:
-        nanoseconds: the larger of ``compute_ns`` and ``memory_ns``.
+        compute_ns: operations at peak arithmetic, nanoseconds.
+        memory_ns: bytes at peak bandwidth, nanoseconds.
         unknown: operators that it leaves out.
     """
 
@@ -77,16 +92,20 @@ class Floor:
 
     @property
     def nanoseconds(self) -> float:
-        """Of the whole."""
+        """The larger of the two bounds."""
         return max(self.compute_ns, self.memory_ns)
 
     @property
     def bound(self) -> Literal["compute-bound", "memory-bound"]:
-        """Which of the two holds it up."""
+        """Which bound is the larger one."""
         return "compute-bound" if self.compute_ns >= self.memory_ns else "memory-bound"
 
     def to_dict(self, median_ns: float | None) -> dict[str, Any]:
-        """Plain values for JSON, with the share of the attainable that a measured median is."""
+        """Return plain values for JSON.
+
+        Args:
+            median_ns: measured median latency, for the attained share of the floor; None if unknown.
+        """
         return {
             "floor_ns": self.nanoseconds,
             "compute_ns": self.compute_ns,
@@ -98,18 +117,131 @@ class Floor:
 
 
 def floor(work: Work, limits: MachineLimits) -> Floor:
-    """The floor of a call.
+    """Return the floor of a call.
 
-    Half precision is taken to be no slower than single: a runtime may compute it so. What is read is taken to lie in
-    the fastest memory that holds it.
+    FP16 is assumed to be no slower than FP32, since a runtime may compute it in FP32. Data is assumed to be in the
+    fastest memory level that holds it.
 
     Args:
-        work: of the call.
-        limits: of the machine.
+        work: work of the call.
+        limits: peak rates of the machine.
     """
     peaks = dict(limits.operations)
     peaks["fp16"] = max(peaks.get("fp16", 0.0), peaks["fp32"])
     compute = sum(count / peaks.get(precision, peaks["fp32"]) for precision, count in work.operations.items())
-    holds = max((size for size in limits.bandwidth if size <= work.bytes), default=0)
-    bandwidth = max(value for size, value in limits.bandwidth.items() if size >= holds)
+    level = max((size for size in limits.bandwidth if size <= work.bytes), default=0)
+    bandwidth = max(value for size, value in limits.bandwidth.items() if size >= level)
     return Floor(compute_ns=1e9 * compute, memory_ns=1e9 * work.bytes / bandwidth, unknown=work.unknown)
+
+
+def floor_of(record: CellRecord, limits: MachineLimits) -> Floor | None:
+    """Return the floor of a recorded cell; None where its work is unknown."""
+    work = record.about.get("work")
+    return None if work is None else floor(Work(**work), limits)
+
+
+def work_of(plan: PlannedCell, store: Store) -> dict[str, Any]:
+    """Return the work of one call for the cell's record: from its file, or from the float export for PyTorch.
+
+    Returns:
+        ``work`` (see `Work`) and ``parameters``; empty where no file tells.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    from deploy.support.onnx_costs import costs  # imports onnx
+
+    path = plan.path if plan.path is not None and plan.path.suffix == ".onnx" else _float_export(plan, store)
+    if path is None:
+        return {}
+    found = costs(path, plan.cell.sizes)
+    work = Work(operations=found.by_precision, bytes=found.least_bytes, unknown=found.unknown)
+    return {"work": asdict(work), "parameters": found.parameters}
+
+
+def _float_export(plan: PlannedCell, store: Store) -> Path | None:
+    if plan.path is not None:  # the arithmetic of an engine differs from that of the float export
+        return None
+    for item in store.artifacts(plan.cell.slug):
+        manifest = item.manifest
+        if (manifest.format, manifest.precision, manifest.target) == (ONNX, "fp32", None):
+            return item.path
+    return None
+
+
+def machine_limits(threads: int, store: Store, progress: Progress, *, again: bool = False) -> MachineLimits:
+    """Return the peak rates of this machine; those of an earlier run where machine and versions are the same.
+
+    Args:
+        threads: threads to measure with.
+        store: artifacts directory, where the rates are kept.
+        progress: receives progress messages.
+        again: measure even if the rates are known.
+
+    Raises:
+        BackendError: nothing could be measured.
+    """
+    key = {"machine": machine(), "versions": versions(), "threads": threads}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    path = store.root / LIMITS / f"{digest}.json"
+    if path.is_file() and not again:
+        try:
+            return MachineLimits.from_dict(json.loads(path.read_text(encoding="utf-8"))["limits"])
+        except (ValueError, KeyError, TypeError):
+            progress.note(f"{path}: damaged; measuring the peak rates of this machine again")
+    with progress.stage("measuring the peak rates of this machine"):
+        limits = _measure(threads)
+    write_file(path, (json.dumps({**key, "limits": limits.to_dict()}, indent=1) + "\n").encode())
+    return limits
+
+
+def stored_limits(root: Path) -> list[tuple[Mapping[str, Any], MachineLimits]]:
+    """Return all recorded peak rates with the description of their machine, newest first; damaged files are skipped."""
+    found = []
+    for path in sorted((root / LIMITS).glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            found.append((document["machine"], MachineLimits.from_dict(document["limits"])))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def _measure(threads: int) -> MachineLimits:
+    from deploy.support import peak_graphs  # imports onnx
+
+    operations: dict[str, float] = {}
+    by: dict[str, str] = {}
+    engines = [item for item in backends().values() if item.default and item.installed and ONNX in item.formats]
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in ("fp32", "int8"):
+            for kind, shape in peak_graphs.INPUTS.items():
+                path = Path(folder) / f"{kind}.{precision}.onnx"
+                peak_graphs.write(path, kind, precision)
+                feeds = {"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
+                for engine in engines:
+                    options = engine.options(RunSettings(threads=threads))
+                    seconds = _seconds(engine.runner, threads, path, feeds, options)
+                    reached = peak_graphs.OPERATIONS[kind] / seconds
+                    if reached > operations.get(precision, 0.0):
+                        operations[precision] = reached
+                        by[precision] = f"{kind} on {engine.name}"
+    bandwidth = {
+        size: size / _seconds(BANDWIDTH, threads, None, {}, {"threads": threads, "bytes": size}) for size in SIZES
+    }
+    return MachineLimits(threads=threads, operations=operations, bandwidth=bandwidth, by=by)
+
+
+def _seconds(
+    runner: str, threads: int, path: Path | None, feeds: dict[str, np.ndarray], options: dict[str, Any]
+) -> float:
+    """Return the 10th percentile of the latency: a peak is a fast call, not a typical one."""
+    from deploy.bench.process import BenchProcess
+
+    with BenchProcess(runner, threads) as process:
+        process.open(feeds, path=path, model=None, options=options)
+        process.warm(1.0)
+        _, samples = process.time(SECONDS)
+    if not len(samples):
+        raise BackendError(f"{runner}: no call finished in {SECONDS} s.")
+    return float(np.quantile(samples, 0.1)) / 1e9

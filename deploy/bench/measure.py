@@ -1,23 +1,23 @@
-"""``deploy bench``: how long every artifact takes on every backend, each in processes of its own."""
+"""``deploy bench``: time every artifact on every backend, each cell in fresh processes."""
 
 from __future__ import annotations
 
+import random
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.bench.cells import PASSED, PlannedCell, check_scenario, choose_backends
+from deploy.bench.cells import PlannedCell, check_scenario, choose_backends
 from deploy.bench.interference import Conditions, conditions
-from deploy.bench.limits import Floor
-from deploy.bench.measured_limits import floor_of, measured_limits, work_of
+from deploy.bench.limits import Floor, floor_of, machine_limits, work_of
 from deploy.bench.plan import Choices, Wanted, plan_model
 from deploy.bench.records import CellRecord, SkippedCell, load, record_path, save, save_absent
 from deploy.bench.repetition import Budget, repeat
 from deploy.bench.rows import LatencyRow, rows_of
-from deploy.bench.schedule import interleaved
+from deploy.core.backend import find_backend
 from deploy.core.environment import machine, now, usable_cores, versions
 from deploy.core.errors import ArtifactError, DeployError, UsageError
 from deploy.core.paths import default_root
@@ -29,17 +29,18 @@ REPETITIONS = 5
 BASELINE = "torch"
 
 Listener = Callable[[Sequence[LatencyRow]], None]
-"""Told of all rows so far whenever one has changed."""
+"""Called with all rows so far whenever one has changed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarkReport:
-    """What `measure_speed` measured.
+    """Result of `measure_speed`.
 
     Attributes:
-        rows: a cell each, in the order of models, precisions, backends and batches.
-        absent: cells that could not be timed, and why.
-        conditions: of the machine when it began.
+        rows: one row per cell, ordered by model, precision, backend and batch size.
+        absent: cells that were skipped, with the reason.
+        conditions: state of the machine at the start.
+        seed: seed of the inputs and of the order of processes.
         seconds: wall time.
     """
 
@@ -50,7 +51,7 @@ class BenchmarkReport:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "machine": machine(),
             "versions": versions(),
@@ -90,40 +91,46 @@ def measure_speed(
     """Time models on backends.
 
     Args:
-        models: names or files of the store; none takes every model in the store.
-        backends: as users name them; none takes torch, onnxruntime and openvino where installed.
-        precisions: ``fp32``, ``fp16``, ``int8``; None takes those that there are files of.
-        batches: sizes of the batch.
-        threads: within an operator, for every backend; None for all cores this process may use.
+        models: model names or files with a manifest; none takes every exported model in the artifacts directory.
+        backends: names of backends; none takes the installed default ones.
+        precisions: ``fp32``, ``fp16``, ``int8``; None takes those that have a file.
+        batches: batch sizes.
+        threads: threads within an operator, for every backend; None takes all cores of this process.
         device: ``cpu`` or ``cuda``.
         graph: replay CUDA graphs; such cells are labeled.
-        scenario: ``latency``, or a file of `deploy.bench.scenarios`.
-        options: of the scenario.
-        sizes: of symbolic dimensions other than the batch.
-        calib: data to quantize with where an INT8 file is missing.
-        repetitions: processes a cell.
-        budget: of each process.
-        seed: of inputs, untrained weights and the order.
-        again: measure what was measured before.
-        baseline: the backend, in float32, whose times the speed-ups are against.
-        limits: measure what the machine can do at best, once, and tell how near each row comes.
-        artifacts: the artifacts directory.
-        progress: told what happens.
-        listener: told of rows as they come.
-        wanted: which of the combinations to time.
-        kind: of this machine, in a sweep over several: rows of different kinds are told apart by it.
+        scenario: ``latency``, or a plug-in of `deploy.bench.scenarios`.
+        options: options of the scenario.
+        sizes: sizes of symbolic dimensions other than the batch.
+        calib: calibration data for a missing INT8 file.
+        repetitions: worker processes per cell.
+        budget: time limits of each process.
+        seed: seed of inputs, untrained weights and the order of processes.
+        again: repeat measurements that are already recorded.
+        baseline: the backend, in float32, that speedups are relative to.
+        limits: measure the peak rates of this machine once, and the floor of each cell.
+        artifacts: artifacts directory.
+        progress: receives progress messages.
+        listener: called with the rows as they come.
+        wanted: selects combinations.
+        kind: kind of this machine, in a sweep over several; rows carry it.
+
+    Returns:
+        The report; a cell that fails is a row with the reason.
 
     Raises:
-        DeployError: see `deploy.core.errors`; a cell that fails is a row, not an error.
+        UsageError: an argument is wrong, or names an unknown backend or scenario.
+        DeployError: a model is unknown or a file is damaged.
     """
     began = time.perf_counter()
     if repetitions < 1:
         raise UsageError("at least one repetition is needed.")
+    find_backend(baseline)
+    check_scenario(scenario)
     budget = budget or Budget()
     store = Store(artifacts or default_root())
     choices = Choices(
         backends=choose_backends(tuple(backends)),
-        asked=bool(backends),
+        named=bool(backends),
         precisions=tuple(precisions) if precisions else None,
         batches=tuple(batches),
         threads=threads or usable_cores(),
@@ -137,23 +144,16 @@ def measure_speed(
         graph=graph,
         kind=kind,
     )
-    check_scenario(scenario)
     present = conditions()
     for warning in present.warnings:
         progress.warn(warning)
     with tempfile.TemporaryDirectory(prefix="deploy-bench-") as scratch:
-        plans: list[PlannedCell] = []
-        absent: list[SkippedCell] = []
-        for request in _requests(models, store):
-            found, missing = plan_model(request, choices, store, Path(scratch), progress)
-            plans += found
-            absent += missing + [_unproven(plan, kind) for plan in found if not _proven(plan)]
-        for item in absent:
+        ready, skipped = _plan(_requests(models, store), choices, store, Path(scratch), progress)
+        for item in skipped:
             save_absent(store.root, item)
-        ready = [plan for plan in plans if _proven(plan)]
         here = {**machine(), **({"kind": kind} if kind else {})}
-        around = {"machine": here, "versions": versions(), "conditions": asdict(present), "seed": seed}
-        records = {plan.cell.key: _begun(plan, store, around, again=again) for plan in ready}
+        context = {"machine": here, "versions": versions(), "conditions": asdict(present), "seed": seed}
+        records = {plan.cell.key: _start_or_resume(plan, store, context, again=again) for plan in ready}
         floors = _floors(records, choices.threads, store, progress) if limits else {}
 
         def rows() -> list[LatencyRow]:
@@ -162,22 +162,15 @@ def measure_speed(
         _measure(ready, records, repetitions, budget, seed, store, progress, lambda: listener(rows()))
     return BenchmarkReport(
         rows=tuple(rows()),
-        absent=tuple(absent),
+        absent=tuple(skipped),
         conditions=present,
         seed=seed,
         seconds=time.perf_counter() - began,
     )
 
 
-def _floors(records: Mapping[str, CellRecord], threads: int, store: Store, progress: Progress) -> dict[str, Floor]:
-    """The floor of every cell whose work is known."""
-    limits = measured_limits(threads, store, progress)
-    found = {key: floor_of(record, limits) for key, record in records.items()}
-    return {key: item for key, item in found.items() if item is not None}
-
-
 def _requests(models: Sequence[str | ModelRequest], store: Store) -> list[ModelRequest]:
-    """What to time; without names, every model that has an export in the store.
+    """Return the models to time; without names, every model that has an ONNX file in the artifacts directory.
 
     Raises:
         ArtifactError: there is none.
@@ -186,33 +179,52 @@ def _requests(models: Sequence[str | ModelRequest], store: Store) -> list[ModelR
         return [ModelRequest(name=item) if isinstance(item, str) else item for item in models]
     found = [artifact.manifest.model for artifact in store.artifacts() if artifact.manifest.format == "onnx"]
     if not found:
-        raise ArtifactError(f"{store.root}: no model there.", "deploy export MODEL --format onnx")
+        raise ArtifactError(f"{store.root}: no exported model found.", "deploy export MODEL --format onnx")
     return [ModelRequest(name=name) for name in sorted(set(found))]
 
 
-def _proven(plan: PlannedCell) -> bool:
-    return plan.evidence is not None and plan.evidence["verdict"] in PASSED
+def _plan(
+    requests: Sequence[ModelRequest], choices: Choices, store: Store, scratch: Path, progress: Progress
+) -> tuple[list[PlannedCell], list[SkippedCell]]:
+    """Plan all cells: those whose parity check passed, and those that are skipped."""
+    ready: list[PlannedCell] = []
+    skipped: list[SkippedCell] = []
+    for request in requests:
+        plans, impossible = plan_model(request, choices, store, scratch, progress)
+        ready += [plan for plan in plans if plan.passed]
+        skipped += impossible + [_refused(plan, choices.kind) for plan in plans if not plan.passed]
+    return ready, skipped
 
 
-def _unproven(plan: PlannedCell, kind: str | None) -> SkippedCell:
-    evidence = plan.evidence or {"verdict": "unproven", "reasons": []}
-    why = f"no number without parity: {evidence['verdict']}: {'; '.join(evidence['reasons'][:2])}"
+def _refused(plan: PlannedCell, kind: str | None) -> SkippedCell:
     cell = plan.cell
     return SkippedCell(
-        model=cell.model, backend=cell.backend, precision=cell.precision, batch=cell.batch, why=why, machine=kind
+        model=cell.model,
+        backend=cell.backend,
+        precision=cell.precision,
+        batch=cell.batch,
+        why=plan.refusal,
+        machine=kind,
     )
 
 
-def _begun(plan: PlannedCell, store: Store, around: Mapping[str, Any], *, again: bool) -> CellRecord:
-    """The record of an earlier run to go on with, or a new one that says what is around it."""
+def _start_or_resume(plan: PlannedCell, store: Store, context: Mapping[str, Any], *, again: bool) -> CellRecord:
+    """Return the record of an earlier run, or a new one."""
     path = record_path(store.root, plan.cell)
     if path.is_file() and not again:
         try:
             return load(path)
         except DeployError:
             pass
-    about = {**plan.about, **work_of(plan, store), **around, "created": now()}
+    about = {**plan.about, **work_of(plan, store), **context, "created": now()}
     return CellRecord(cell=plan.cell, evidence=plan.evidence or {}, about=about)
+
+
+def _floors(records: Mapping[str, CellRecord], threads: int, store: Store, progress: Progress) -> dict[str, Floor]:
+    """Return the floor of every cell whose work is known."""
+    limits = machine_limits(threads, store, progress)
+    found = {key: floor_of(record, limits) for key, record in records.items()}
+    return {key: item for key, item in found.items() if item is not None}
 
 
 def _measure(
@@ -223,23 +235,34 @@ def _measure(
     seed: int,
     store: Store,
     progress: Progress,
-    tell: Callable[[], None],
+    notify: Callable[[], None],
 ) -> None:
-    """Fill the records up, process by process; each is on the disk before the next begins."""
+    """Run the missing repetitions, process by process; each is on disk before the next starts."""
     by_key = {plan.cell.key: plan for plan in plans}
-    left = [
+    missing = [
         (number, key)
         for number, key in interleaved(sorted(by_key), repetitions, seed)
         if all(item.number != number for item in records[key].repetitions)
     ]
-    tell()
+    notify()
     with progress.stage("timing"):
-        for done, (number, key) in enumerate(left):
+        for done, (number, key) in enumerate(missing):
             plan = by_key[key]
-            progress.advance(done, len(left), f"{plan.cell}, process {number + 1} of {repetitions}")
-            if records[key].failure:  # what failed once is not tried again
+            progress.advance(done, len(missing), f"{plan.cell}, process {number + 1} of {repetitions}")
+            if records[key].failure:  # a cell that failed once is not tried again
                 continue
             records[key] = records[key].adding(repeat(plan, number, budget, seed, store))
             save(store.root, records[key])
-            tell()
-        progress.advance(len(left), len(left), "timing")
+            notify()
+        progress.advance(len(missing), len(missing), "timing")
+
+
+def interleaved(keys: Sequence[str], repetitions: int, seed: int) -> Iterator[tuple[int, str]]:
+    """Yield every key once per repetition, in a new random order each time, so that drift affects all keys alike.
+
+    Yields:
+        The number of the repetition, from 0, and the key.
+    """
+    order = random.Random(seed)
+    for number in range(repetitions):
+        yield from ((number, key) for key in order.sample(list(keys), len(keys)))

@@ -1,4 +1,4 @@
-"""From names and choices to cells."""
+"""From model names and choices to planned cells."""
 
 from __future__ import annotations
 
@@ -6,52 +6,53 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from deploy.bench.cells import (
-    REFERENCE,
-    PlannedCell,
-    evidence_of,
-    fingerprint,
-    sizes_at,
-)
-from deploy.bench.proof import Prover, proven
+from deploy.bench.cells import REFERENCE, PlannedCell, evidence_of, fingerprint, sizes_at
 from deploy.bench.records import Cell, SkippedCell, load, record_path
-from deploy.bench.subject import INT8, TimedModel
+from deploy.bench.timed_model import INT8, TimedModel
 from deploy.core.artifact import Artifact, sha256
-from deploy.core.backend import ENGINE, ONNX, RunSettings, find_backend
+from deploy.core.backend import ENGINE, ONNX, Backend, RunSettings, find_backend
 from deploy.core.errors import DeployError, UnknownNameError
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest
 
-EAGER = {"verdict": REFERENCE, "reasons": [], "by": "it is what the others are held against"}
+if TYPE_CHECKING:
+    from deploy.bench.parity import ParityChecker
 
+EAGER = {"verdict": REFERENCE, "reasons": [], "by": "the reference of the other backends"}
 
 Wanted = Callable[[str, str, str], bool]
-"""Of a model, a backend and a precision: whether they are to be timed."""
+"""From model, backend and precision to whether the combination is timed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choices:
-    """What a benchmark was asked for.
+    """What to time.
 
     Attributes:
-        asked: the backends were named, and are not a choice of ours.
-        precisions: None takes those that a model has files of.
-        calib: data to quantize with where an INT8 file is missing.
-        sizes: of symbolic dimensions other than the batch.
-        options: of the scenario, part of every cell.
-        wanted: which combinations.
-        graph: replay CUDA graphs where a backend has them.
-        kind: of this machine, in a sweep over several.
+        backends: names of backends.
+        named: the user named the backends; otherwise they are the default ones.
+        precisions: precisions; None takes those that have a file.
+        batches: batch sizes.
+        threads: threads within an operator.
+        device: ``cpu`` or ``cuda``.
+        calib: calibration data for a missing INT8 file.
+        seed: seed of inputs and probes.
+        scenario: name of the scenario.
+        sizes: sizes of symbolic dimensions other than the batch.
+        options: options of the scenario, part of every cell.
+        wanted: selects combinations.
+        graph: replay CUDA graphs.
+        kind: kind of this machine, in a sweep over several.
     """
 
     backends: tuple[str, ...]
     precisions: tuple[str, ...] | None
     batches: tuple[int, ...]
     threads: int
-    asked: bool = True
+    named: bool = True
     device: str = "cpu"
     calib: str | None = None
     seed: int = 0
@@ -62,41 +63,47 @@ class Choices:
     graph: bool = False
     kind: str | None = None
 
+    def settings(self, precision: str) -> RunSettings:
+        """Return how a backend runs a cell of this precision."""
+        return RunSettings(device=self.device, threads=self.threads, precision=precision, cuda_graph=self.graph)
+
 
 def plan_model(
     request: ModelRequest, choices: Choices, store: Store, scratch: Path, progress: Progress
 ) -> tuple[list[PlannedCell], list[SkippedCell]]:
-    """The cells of a model, or of one file, proven; and what cannot be timed, with the reason.
+    """Plan the cells of a model or file, each with its parity evidence.
 
     Args:
         request: the model or file.
-        choices: of the benchmark.
-        store: where files are found and made.
-        scratch: a folder for weights, which must live as long as the plans.
-        progress: told of everything that is made.
+        choices: what to time.
+        store: artifacts directory.
+        scratch: folder for weight files; must live as long as the cells are timed.
+        progress: receives progress messages.
+
+    Returns:
+        Cells that can be timed, and skipped cells with the reason.
 
     Raises:
-        DeployError: the model is not known, or a file is damaged.
+        DeployError: the model is unknown, or a file is damaged.
     """
-    subject = TimedModel(request, store, scratch, choices.calib, progress)
-    found = list(_cells(subject, choices, store, progress))
-    return [item for item in found if isinstance(item, PlannedCell)], [
-        item for item in found if isinstance(item, SkippedCell)
-    ]
+    model = TimedModel(request, store, scratch, choices.calib, progress)
+    found = list(_cells(model, choices, store, progress))
+    planned = [item for item in found if isinstance(item, PlannedCell)]
+    return planned, [item for item in found if isinstance(item, SkippedCell)]
 
 
 def _cells(
-    subject: TimedModel, choices: Choices, store: Store, progress: Progress
+    model: TimedModel, choices: Choices, store: Store, progress: Progress
 ) -> Iterator[PlannedCell | SkippedCell]:
-    backends = choices.backends if choices.asked else _fitting(subject, choices)
-    provers: list[Prover] = []
-    for precision in choices.precisions or subject.precisions():
+    backends = choices.backends if choices.named else _fitting(model, choices)
+    checkers: list[ParityChecker] = []
+    for precision in choices.precisions or model.precisions():
         found: dict[str, list[PlannedCell | SkippedCell]] = {}
-        # what runs files comes first: a model is timed at the sizes that its files have
+        # backends that run files come first, so that PyTorch is timed at the sizes that the files fix
         for backend in sorted(backends, key=lambda name: not find_backend(name).runs_files):
-            if choices.wanted(subject.name, backend, precision):
+            if choices.wanted(model.name, backend, precision):
                 found[backend] = [
-                    _cell(subject, choices, backend, precision, batch, store, provers, progress)
+                    _cell(model, choices, backend, precision, batch, store, checkers, progress)
                     for batch in choices.batches
                 ]
         for backend in backends:
@@ -104,29 +111,30 @@ def _cells(
 
 
 def _cell(
-    subject: TimedModel,
+    model: TimedModel,
     choices: Choices,
     backend: str,
     precision: str,
     batch: int,
     store: Store,
-    provers: list[Prover],
+    checkers: list[ParityChecker],
     progress: Progress,
 ) -> PlannedCell | SkippedCell:
-    """One cell, proven; or why there is none."""
     try:
-        plan = _remembered(_plan(subject, choices, backend, precision, batch), store)
+        plan = _with_recorded_evidence(_plan(model, choices, find_backend(backend), precision, batch), store)
         if plan.evidence is None:
-            if not provers:
-                provers.append(Prover(subject.model(), choices.seed))
+            from deploy.bench.parity import ParityChecker  # imports PyTorch
+
+            if not checkers:
+                checkers.append(ParityChecker(model.model(), choices.seed))
             with progress.stage(f"{plan.cell}: checking parity"):
-                plan = proven(plan, provers[0])
+                plan = checkers[0].check(plan)
         return plan
     except UnknownNameError:
         raise
     except DeployError as exc:
         return SkippedCell(
-            model=subject.name,
+            model=model.name,
             backend=backend,
             precision=precision,
             batch=batch,
@@ -135,16 +143,16 @@ def _cell(
         )
 
 
-def _fitting(subject: TimedModel, choices: Choices) -> tuple[str, ...]:
-    """Where no backend was asked for: those that run the file, or all."""
-    own = subject.backends()
+def _fitting(model: TimedModel, choices: Choices) -> tuple[str, ...]:
+    """Return the backends where none was named: those that can run the file, or all default ones."""
+    own = model.backends()
     if own is not None:
         return own
-    return tuple(name for name in choices.backends if find_backend(name).runs_files or not subject.is_file)
+    return tuple(name for name in choices.backends if find_backend(name).runs_files or not model.is_file)
 
 
-def _remembered(plan: PlannedCell, store: Store) -> PlannedCell:
-    """With the evidence of an earlier run of the very same cell."""
+def _with_recorded_evidence(plan: PlannedCell, store: Store) -> PlannedCell:
+    """Return the cell with the evidence of an earlier run of the same cell, where there is one."""
     path = record_path(store.root, plan.cell)
     if plan.evidence is not None or not path.is_file():
         return plan
@@ -154,88 +162,79 @@ def _remembered(plan: PlannedCell, store: Store) -> PlannedCell:
         return plan
 
 
-def _plan(subject: TimedModel, choices: Choices, backend: str, precision: str, batch: int) -> PlannedCell:
-    """One cell.
+def _plan(model: TimedModel, choices: Choices, backend: Backend, precision: str, batch: int) -> PlannedCell:
+    """Plan one cell.
 
     Raises:
-        DeployError: there cannot be one.
+        DeployError: the cell is impossible.
     """
-    runs = find_backend(backend)
-    if precision not in runs.precisions:
-        raise DeployError(f"{backend} does not run {precision}.")
-    if choices.device not in runs.devices:
-        raise DeployError(f"{backend} does not run on {choices.device}.")
-    if choices.graph and not runs.cuda_graphs:
-        raise DeployError(f"{backend} cannot replay CUDA graphs.")
-    if precision == INT8 and ONNX in runs.formats and not runs.targets:
-        raise DeployError(f"{backend} declares no quantization target, so there is no INT8 file for it.")
+    if precision not in backend.precisions:
+        raise DeployError(f"{backend.name} does not run {precision}.")
+    if choices.device not in backend.devices:
+        raise DeployError(f"{backend.name} does not run on {choices.device}.")
+    if choices.graph and not backend.cuda_graphs:
+        raise DeployError(f"{backend.name} cannot replay CUDA graphs.")
+    if precision == INT8 and ONNX in backend.formats and not backend.targets:
+        raise DeployError(f"{backend.name} declares no quantization target, so there is no INT8 file for it.")
     common = {
-        "backend": backend,
+        "backend": backend.name,
         "precision": precision,
         "batch": batch,
         "threads": choices.threads,
         "device": choices.device,
         "scenario": choices.scenario,
         "options": {**choices.options, **({"graph": True} if choices.graph else {})},
-        "versions": runs.versions(),
+        "versions": backend.versions(),
         "machine": fingerprint(choices.device, choices.kind),
     }
-    if ENGINE in runs.formats:
-        return _of_file(subject.engine(precision), choices, common)
-    if runs.runs_files:
-        return _of_file(subject.file(precision, runs.targets[0] if precision == INT8 else None), choices, common)
-    if subject.is_file:
-        raise DeployError(f"{backend} runs models, not files.")
-    return _of_model(subject, choices, common)
+    if ENGINE in backend.formats:
+        return _of_file(model.engine(precision), backend, choices, common)
+    if backend.runs_files:
+        target = backend.targets[0] if precision == INT8 else None
+        return _of_file(model.file(precision, target), backend, choices, common)
+    if model.is_file:
+        raise DeployError(f"{backend.name} runs models, not files.")
+    return _of_model(model, backend, choices, common)
 
 
-def _of_file(artifact: Artifact, choices: Choices, common: dict[str, Any]) -> PlannedCell:
+def _of_file(artifact: Artifact, backend: Backend, choices: Choices, common: dict[str, Any]) -> PlannedCell:
     manifest = artifact.manifest
-    sizes = sizes_at(manifest.inputs, common["batch"], {**manifest.options.get("sizes", {}), **choices.sizes})
-    backend = find_backend(common["backend"])
-    cell = Cell(
-        model=manifest.model,
-        slug=manifest.slug,
-        digest=manifest.files[0].sha256,
-        target=manifest.target,
-        sizes=sizes,
-        **common,
-    )
-    about = {
-        "file": artifact.path.name,
-        "bytes": sum(item.bytes for item in manifest.files),
-        "trained": manifest.weights.trained,
-        "weights": list(manifest.weights.identity),
-        "top1": (((manifest.parity or {}).get("accuracy")) or {}).get("top1"),
-    }
     return PlannedCell(
-        cell=cell,
+        cell=Cell(
+            model=manifest.model,
+            slug=manifest.slug,
+            digest=manifest.files[0].sha256,
+            target=manifest.target,
+            sizes=sizes_at(manifest.inputs, common["batch"], {**manifest.options.get("sizes", {}), **choices.sizes}),
+            **common,
+        ),
         path=artifact.path,
         model=None,
-        options=backend.options(_settings(choices, common["precision"])),
+        options=backend.options(choices.settings(common["precision"])),
         inputs=manifest.inputs,
         evidence=evidence_of(artifact, backend, choices.device),
-        about=about,
+        about={
+            "file": artifact.path.name,
+            "bytes": sum(item.bytes for item in manifest.files),
+            "trained": manifest.weights.trained,
+            "weights": list(manifest.weights.identity),
+            "top1": (((manifest.parity or {}).get("accuracy")) or {}).get("top1"),
+        },
     )
 
 
-def _settings(choices: Choices, precision: str) -> RunSettings:
-    return RunSettings(device=choices.device, threads=choices.threads, precision=precision, cuda_graph=choices.graph)
-
-
-def _of_model(subject: TimedModel, choices: Choices, common: dict[str, Any]) -> PlannedCell:
-    model, inputs = subject.model(), subject.inputs()
+def _of_model(timed: TimedModel, backend: Backend, choices: Choices, common: dict[str, Any]) -> PlannedCell:
+    model, inputs = timed.model(), timed.inputs()
+    request, weights = timed.rebuilt()
     sizes = sizes_at(inputs, common["batch"], {**model.sizes, **choices.sizes})
-    request, weights = subject.rebuilt()
-    backend = find_backend(common["backend"])
-    eager = backend.reference and (common["precision"], choices.device) == ("fp32", "cpu")
+    is_reference = backend.reference and (common["precision"], choices.device) == ("fp32", "cpu")
     return PlannedCell(
         cell=Cell(model=model.name, slug=model.slug, digest=sha256(weights), sizes=sizes, **common),
         path=None,
         model=request,
-        options=backend.options(_settings(choices, common["precision"])),
+        options=backend.options(choices.settings(common["precision"])),
         inputs=inputs,
-        evidence=EAGER if eager else None,
+        evidence=EAGER if is_reference else None,
         about={
             "file": None,
             "bytes": weights.stat().st_size,

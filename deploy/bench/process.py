@@ -1,4 +1,4 @@
-"""One process to be timed, from outside: started with its threads fixed, spoken to, ended."""
+"""The parent's side of a timed process: start it with a fixed number of threads, send requests, end it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from deploy.core.child import Child
+from deploy.core.remote import Remote
 from deploy.core.runner import Feeds, Fetches
 from deploy.core.tensors import TensorSpec
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
 KEEP = 2000
-"""Samples that are kept of one process."""
+"""Samples kept per process."""
 
 SCENARIO_TRIALS = 10
-"""A scenario may run so many trials until it is taken for hung."""
+"""Trials a scenario may run before its process is killed as unresponsive."""
 
 OPEN_S = 600.0
 """Seconds that opening may take; compilers are slow."""
@@ -29,13 +30,13 @@ OPEN_S = 600.0
 class BenchProcess:
     """A fresh process with one backend; a context manager that ends it.
 
-    It is also a candidate for `deploy.parity.compare`: what is proven is the very process that is timed.
+    It is also a candidate for `deploy.parity.compare`, so that the parity check runs the process that is timed.
 
     Args:
         runner: module that opens files or models: `deploy.core.backend.Backend.runner`.
-        threads: for every library that asks the environment.
-        module: the worker's module.
-        patience_s: seconds it may take for anything but opening, beyond what it was asked to spend.
+        threads: threads of every library that reads their number from the environment.
+        target: class of the object in the process.
+        patience_s: seconds a request may take beyond the time it asks for; opening has its own limit.
     """
 
     def __init__(
@@ -43,39 +44,38 @@ class BenchProcess:
         runner: str,
         threads: int,
         *,
-        module: str = "deploy.bench.worker",
+        target: str = "deploy.bench.worker:TimingWorker",
         patience_s: float = 120.0,
     ) -> None:
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
-        self._patience = patience_s
+        self._patience_s = patience_s
         environment = {**os.environ, **dict.fromkeys(THREADS, str(threads))}
-        self._child = Child(module, runner, (runner,), environment)
+        self._remote = Remote(target, (runner,), name=runner, environment=environment)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._child.close()
+        self._remote.close()
 
     def submit_open(
         self, feeds: Feeds, *, path: Path | None, model: Mapping[str, Any] | None, options: Mapping[str, Any]
     ) -> None:
-        """Begin to open a file or a model and to call it once; `opened` waits for it."""
-        request = {"do": "open", "path": str(path) if path else None, "model": model, "options": dict(options)}
-        self._child.send(request, feeds)
+        """Start to open a file or a model and to call it once; `opened` waits for it."""
+        self._remote.send("open", feeds, path=str(path) if path else None, model=model, options=dict(options))
 
     def opened(self) -> dict[str, Any]:
         """Wait for `submit_open`.
 
         Returns:
-            ``import_ns``, ``load_ns``, ``first_ns``, and ``peak_bytes`` of memory.
+            ``import_ns``, ``load_ns``, ``first_ns`` and ``peak_bytes``.
 
         Raises:
-            BackendError: it was refused.
-            BackendCrashedError: the process died, or took too long.
+            DeployError: the backend refused the file or model, or the model could not be built.
+            BackendCrashedError: the process died or did not reply in time.
         """
-        reply, _ = self._child.receive(OPEN_S)
+        reply, _ = self._remote.receive(OPEN_S)
         self.inputs = TensorSpec.all_of(reply.pop("inputs"))
         return reply
 
@@ -87,34 +87,39 @@ class BenchProcess:
         return self.opened()
 
     def submit(self, feeds: Feeds) -> None:
-        """Begin an untimed run; `result` waits for it."""
-        self._child.send({"do": "run"}, feeds)
+        """Start an untimed run; `result` waits for its outputs."""
+        self._remote.send("run", feeds)
 
     def result(self) -> Fetches:
-        """Outputs of the run begun by `submit`."""
-        return self._child.receive(self._patience)[1]
+        """Return the outputs of the run that `submit` started."""
+        return self._remote.receive(self._patience_s)[1]
 
     def copies(self, feeds: Feeds) -> dict[str, Any]:
-        """``bind_ns`` and ``fetch_ns``: what laying out inputs and fetching outputs takes."""
-        return self._child.call({"do": "copies"}, feeds, self._patience)[0]
+        """Measure ``bind_ns`` and ``fetch_ns``, the times to lay out inputs and to fetch outputs."""
+        return self._remote.call("copies", feeds, timeout_s=self._patience_s)[0]
 
-    def warm(self, most_s: float, window_s: float = 0.1) -> dict[str, Any]:
-        """Warm up, for ``most_s`` seconds at most; see `deploy.bench.clock.warm_up`."""
-        request = {"do": "warm", "most_ns": int(most_s * 1e9), "window_ns": int(window_s * 1e9)}
-        return self._child.call(request, None, most_s + self._patience)[0]
+    def warm(self, max_s: float, window_s: float = 0.1) -> dict[str, Any]:
+        """Warm up for at most ``max_s`` seconds; see `deploy.bench.clock.warm_up`."""
+        timeout_s = max_s + self._patience_s
+        max_ns, window_ns = int(max_s * 1e9), int(window_s * 1e9)
+        return self._remote.call("warm", timeout_s=timeout_s, max_ns=max_ns, window_ns=window_ns)[0]
 
-    def time(self, seconds: float, *, keep: int = KEEP, least: int = 5) -> tuple[dict[str, Any], NDArray[np.int64]]:
-        """Time calls for so long; what happened meanwhile, and nanoseconds."""
-        request = {"do": "time", "time_ns": int(seconds * 1e9), "keep": keep, "least": least}
-        reply, arrays = self._child.call(request, None, seconds + self._patience)
+    def time(self, seconds: float, *, keep: int = KEEP, min_calls: int = 5) -> tuple[dict[str, Any], NDArray[np.int64]]:
+        """Time calls for so many seconds, at least ``min_calls`` of them.
+
+        Returns:
+            What happened meanwhile, and at most ``keep`` times in nanoseconds.
+        """
+        timeout_s, time_ns = seconds + self._patience_s, int(seconds * 1e9)
+        reply, arrays = self._remote.call("time", timeout_s=timeout_s, time_ns=time_ns, keep=keep, min_calls=min_calls)
         return reply, arrays["samples"]
 
     def scenario(
         self, name: str, options: Mapping[str, Any], *, keep: int = KEEP
     ) -> tuple[dict[str, Any], NDArray[np.int64]]:
-        """Run a file of `deploy.bench.scenarios`; it may take several times as long as one trial of it."""
-        request = {"do": "scenario", "name": name, "options": dict(options), "keep": keep}
-        reply, arrays = self._child.call(request, None, SCENARIO_TRIALS * (options["time_s"] + self._patience))
+        """Run a scenario of `deploy.bench.scenarios`; it may run several trials of ``time_s`` seconds."""
+        timeout_s = SCENARIO_TRIALS * (options["time_s"] + self._patience_s)
+        reply, arrays = self._remote.call("scenario", timeout_s=timeout_s, name=name, options=dict(options), keep=keep)
         return reply, arrays["samples"]
 
     def profile(
@@ -126,12 +131,14 @@ class BenchProcess:
         options: Mapping[str, Any],
         calls: int,
     ) -> list[dict[str, Any]]:
-        """Time by operator of a file or model, opened for that alone.
+        """Profile the operators of a file or model, opened for that alone.
 
         Raises:
-            BackendError: the backend has no profiler.
+            UsageError: the backend has no profiler.
         """
-        request = {"do": "profile", "path": str(path) if path else None, "model": model}
-        reply, _ = self._child.call({**request, "options": dict(options), "calls": calls}, feeds, OPEN_S)
-        found: list[dict[str, Any]] = reply["operators"]
-        return found
+        file = str(path) if path else None
+        reply, _ = self._remote.call(
+            "profile", feeds, timeout_s=OPEN_S, path=file, model=model, options=dict(options), calls=calls
+        )
+        operators: list[dict[str, Any]] = reply["operators"]
+        return operators

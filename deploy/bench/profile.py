@@ -1,22 +1,22 @@
-"""``deploy bench --explain``: where the time of a cell goes, and why eight bits are not faster where they are not."""
+"""``deploy profile``: where the time of one call goes, and why INT8 is not faster where it is not."""
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from deploy.bench.cells import PlannedCell, choose_backends
-from deploy.bench.layers import LayerTime, Profile, slower
 from deploy.bench.plan import Choices, plan_model
 from deploy.bench.process import BenchProcess
 from deploy.bench.records import save_profile
-from deploy.bench.subject import INT8
+from deploy.bench.timed_model import INT8
+from deploy.core.artifact import Artifact
 from deploy.core.backend import find_backend
 from deploy.core.environment import usable_cores
 from deploy.core.errors import BackendError, UsageError
@@ -30,14 +30,128 @@ CALLS = 50
 WALL_S = 0.5
 WARM_S = 2.0
 
+Kind = Literal["compute", "qdq", "reformat"]
+
+QDQ = ("QuantizeLinear", "DequantizeLinear", "FakeQuantize", "Convert", "Cast")
+REFORMAT = ("Reorder", "ReorderInput", "ReorderOutput", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Split")
+"""Operators that quantize or cast, and operators that only move data; all others compute."""
+
+SUFFIXES = ("_nchwc", "_quant", "/WithoutBiases", "/fq_input_0")
+"""Suffixes that runtimes append to the name of the layer a node was made from."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Explanation:
-    """One cell, taken apart.
+class LayerTime:
+    """Time of a node as it ran, after fusion.
 
     Attributes:
-        profile: of it.
-        before: in eight bits, the profile of the float file on the same backend.
+        layer: its name.
+        operator: its type, as the runtime calls it.
+        ns: nanoseconds per call of the model.
+        arithmetic: ``int8``, ``float``, or empty where the profiler does not tell.
+    """
+
+    layer: str
+    operator: str
+    ns: float
+    arithmetic: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        """What the time is spent on."""
+        if self.operator in QDQ:
+            return "qdq"
+        return "reformat" if self.operator in REFORMAT else "compute"
+
+    @property
+    def origin(self) -> str:
+        """The name without the runtime's suffixes, to find the same layer in another profile."""
+        name = self.layer
+        for suffix in SUFFIXES:
+            name = name.removesuffix(suffix)
+        return name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Profile:
+    """Profile of one cell; times in nanoseconds per call.
+
+    Attributes:
+        layers: layers, the slowest first.
+        wall_ns: median latency without the profiler.
+    """
+
+    layers: tuple[LayerTime, ...]
+    wall_ns: float
+
+    @classmethod
+    def of(cls, items: Iterable[Mapping[str, Any]], wall_ns: float) -> Profile:
+        """Build a profile from a backend profiler's nodes; nodes of the same name are added up.
+
+        Args:
+            items: mappings with ``layer``, ``operator``, ``ns`` and optionally ``arithmetic``.
+            wall_ns: median latency without the profiler.
+        """
+        found: dict[tuple[str, str, str], float] = {}
+        for item in items:
+            key = (item["layer"], item["operator"], item.get("arithmetic", ""))
+            found[key] = found.get(key, 0.0) + float(item["ns"])
+        layers = [
+            LayerTime(layer=name, operator=operator, ns=value, arithmetic=arithmetic)
+            for (name, operator, arithmetic), value in found.items()
+        ]
+        return cls(layers=tuple(sorted(layers, key=lambda item: -item.ns)), wall_ns=wall_ns)
+
+    @property
+    def total_ns(self) -> float:
+        """Sum over all layers."""
+        return sum(item.ns for item in self.layers)
+
+    def by_operator(self) -> dict[str, float]:
+        """Return nanoseconds by operator type, the slowest first."""
+        found: dict[str, float] = {}
+        for item in self.layers:
+            found[item.operator] = found.get(item.operator, 0.0) + item.ns
+        return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+
+    def share(self, kind: Kind) -> float:
+        """Return the share of the layers' time that is spent on a kind."""
+        total = self.total_ns
+        return sum(item.ns for item in self.layers if item.kind == kind) / total if total else 0.0
+
+    def slower_than(self, before: Profile) -> list[tuple[LayerTime, float]]:
+        """Return the layers that take longer than the layer of the same origin did before, the worst first.
+
+        Returns:
+            Each layer with its nanoseconds before. Layers that a runtime fused into another one cannot be matched.
+        """
+        known: dict[str, float] = {}
+        for item in before.layers:
+            known[item.origin] = known.get(item.origin, 0.0) + item.ns
+        worse = [(item, known[item.origin]) for item in self.layers if item.ns > known.get(item.origin, float("inf"))]
+        return sorted(worse, key=lambda pair: pair[1] - pair[0].ns)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "wall_ns": self.wall_ns,
+            "layers_ns": self.total_ns,
+            "outside_layers_ns": self.wall_ns - self.total_ns,
+            "by_operator_ns": self.by_operator(),
+            "qdq_share": self.share("qdq"),
+            "reformat_share": self.share("reformat"),
+            "layers": [{**asdict(item), "kind": item.kind} for item in self.layers],
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProfiledCell:
+    """A profiled cell.
+
+    Attributes:
+        plan: the cell.
+        profile: its profile.
+        before: for INT8, the profile of the float file on the same backend.
     """
 
     plan: PlannedCell
@@ -46,23 +160,23 @@ class Explanation:
 
     @property
     def in_float(self) -> list[LayerTime]:
-        """In eight bits: layers that compute in float nevertheless, the longest first."""
+        """For INT8: layers that still compute in float, the slowest first."""
         if self.plan.cell.precision != INT8:
             return []
         return [item for item in self.profile.layers if item.kind == "compute" and item.arithmetic == "float"]
 
     @property
     def unfused(self) -> list[LayerTime]:
-        """Quantizing and dequantizing that became operators of their own."""
+        """Q/DQ nodes that the runtime did not fuse."""
         return [item for item in self.profile.layers if item.kind == "qdq"]
 
     @property
     def slower(self) -> list[tuple[LayerTime, float]]:
-        """In eight bits: layers that take longer than in float, with what they took there in nanoseconds."""
-        return [] if self.before is None else slower(self.before, self.profile)
+        """For INT8: layers slower than in float, with their nanoseconds there."""
+        return [] if self.before is None else self.profile.slower_than(self.before)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             **dataclasses.asdict(self.plan.cell),
             **self.profile.to_dict(),
@@ -73,69 +187,83 @@ class Explanation:
         }
 
 
-def explain(
+def profile_model(
     model: str | ModelRequest,
     *,
     backends: Sequence[str] = (),
-    precision: str = "fp32",
+    precision: str | None = None,
     batch: int = 1,
     threads: int | None = None,
     calib: str | None = None,
     seed: int = 0,
     artifacts: Path | None = None,
     progress: Progress = SILENT,
-) -> list[Explanation]:
-    """Profile a model on backends.
+) -> list[ProfiledCell]:
+    """Profile a model or file on backends, on the CPU.
 
     Args:
-        model: a name or a file of the store.
-        backends: as users name them; none takes onnxruntime and openvino where installed.
-        precision: ``fp32``, ``fp16`` or ``int8``; the last is set beside ``fp32``.
-        batch: its size.
-        threads: within an operator; None for all cores.
-        calib: data to quantize with where an INT8 file is missing.
-        seed: of inputs.
-        artifacts: the artifacts directory.
-        progress: told what happens.
+        model: a model name, a request, or a file with a manifest.
+        backends: names of backends; none takes the installed default ones that run files.
+        precision: ``fp32``, ``fp16`` or ``int8`` (shown beside ``fp32``); None takes a file's own, else ``fp32``.
+        batch: batch size.
+        threads: threads within an operator; None takes all cores.
+        calib: calibration data for a missing INT8 file.
+        seed: seed of the inputs.
+        artifacts: artifacts directory.
+        progress: receives progress messages.
 
     Raises:
-        BackendError: a cell cannot be run.
-        UsageError: a backend has no profiler.
+        BackendError: no cell can run.
+        UsageError: a backend has no profiler, or an argument would have no effect.
     """
     store = Store(artifacts or default_root())
+    request = ModelRequest(name=model) if isinstance(model, str) else model
+    path = Path(request.name)
+    own = Artifact.open(path).manifest.precision if path.suffix in (".onnx", ".engine") and path.is_file() else None
+    if own is not None and precision not in (None, own):
+        raise UsageError(f"{path}: the file is {own}, so --precision {precision} does not apply.")
+    chosen = precision or own or "fp32"
+    if calib is not None and chosen != INT8:
+        raise UsageError("--calib has no effect without --precision int8.")
+    names = tuple(backends) or tuple(name for name in choose_backends(()) if find_backend(name).runs_files)
+    for name in choose_backends(names):
+        if not find_backend(name).profiler:
+            raise UsageError(f"the backend {name} has no profiler.")
     choices = Choices(
-        backends=tuple(backends) or tuple(name for name in choose_backends(()) if find_backend(name).runs_files),
-        precisions=(precision,) if precision != INT8 else (INT8, "fp32"),
+        backends=names,
+        named=bool(backends),
+        precisions=(INT8, "fp32") if chosen == INT8 and own is None else (chosen,),
         batches=(batch,),
         threads=threads or usable_cores(),
         calib=calib,
         seed=seed,
     )
-    for name in choose_backends(choices.backends):
-        if not find_backend(name).profiler:
-            raise UsageError(f"the backend {name} has no profiler that tells layers.")
-    request = ModelRequest(name=model) if isinstance(model, str) else model
+    profiles: dict[tuple[str, str], ProfiledCell] = {}
     with tempfile.TemporaryDirectory(prefix="deploy-bench-") as scratch:
-        plans, absent = plan_model(request, choices, store, Path(scratch), progress)
-        found = {}
+        plans, skipped = plan_model(request, choices, store, Path(scratch), progress)
         for plan in plans:
             with progress.stage(f"{plan.cell}: profiling"):
-                found[plan.cell.backend, plan.cell.precision] = Explanation(plan=plan, profile=_profile(plan, seed))
-    floats = {backend: item.profile for (backend, kind), item in found.items() if kind == "fp32"}
-    told = [
-        dataclasses.replace(item, before=floats.get(backend) if kind == INT8 else None)
-        for (backend, kind), item in found.items()
-        if kind == precision
+                cell = ProfiledCell(plan=plan, profile=_profile(plan, seed))
+            profiles[plan.cell.backend, plan.cell.precision] = cell
+    result = [
+        dataclasses.replace(item, before=_float_profile(profiles, backend) if chosen == INT8 else None)
+        for (backend, precision), item in profiles.items()
+        if precision == chosen
     ]
-    if not told:
-        raise BackendError(f"{request.name}: nothing to explain: {absent[0].why if absent else 'no cell'}")
-    for item in told:
+    if not result:
+        raise BackendError(f"{request.name}: nothing to profile: {skipped[0].why if skipped else 'no backend runs it'}")
+    for item in result:
         save_profile(store.root, item.plan.cell, item.to_dict())
-    return told
+    return result
+
+
+def _float_profile(profiles: Mapping[tuple[str, str], ProfiledCell], backend: str) -> Profile | None:
+    found = profiles.get((backend, "fp32"))
+    return None if found is None else found.profile
 
 
 def _profile(plan: PlannedCell, seed: int) -> Profile:
-    """Without a profiler for the time in all, then with it, in a process of its own each."""
+    """Measure the latency without the profiler, then the layers with it, each in its own process."""
     feeds = probes_at(plan.inputs, plan.cell.sizes, seed=seed)[0].feeds
     with BenchProcess(plan.backend.runner, plan.cell.threads) as process:
         process.open(feeds, path=plan.path, model=plan.model, options=plan.options)

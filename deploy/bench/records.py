@@ -1,4 +1,4 @@
-"""What was timed, on disk: a file a cell with every repetition in it; and what could not be timed, and why."""
+"""Records on disk: one file per cell with all its repetitions, and skipped cells with the reason."""
 
 from __future__ import annotations
 
@@ -23,18 +23,22 @@ FOLDER, _, ABSENT, _ = records.FOLDERS
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """What is timed; two runs with the same `key` may be put together.
+    """Identity of a cell; measurements with the same `key` may be combined.
 
     Attributes:
         model, slug: as in manifests.
-        backend: as users name it, ``torch-compile``.
+        backend: name of the backend, ``torch-compile``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
         digest: SHA-256 of the file that runs, or of the weights that PyTorch runs.
-        target: of an INT8 file.
-        sizes: of every dynamic dimension, the batch among them.
-        threads: within an operator, the same for every backend.
-        options: of the backend, and of the scenario.
-        versions: of the packages that run it.
-        machine: the part of its description that decides times, with the ``kind`` it has in a sweep over several.
+        batch: batch size.
+        sizes: size of every dynamic dimension, including the batch.
+        threads: threads within an operator, the same for every backend.
+        device: ``cpu`` or ``cuda``.
+        target: quantization target of an INT8 file.
+        scenario: name of the scenario.
+        options: options of the backend and the scenario.
+        versions: versions of the packages that run it.
+        machine: parts of the machine's description that decide latencies, with its ``kind`` in a sweep over several.
     """
 
     model: str
@@ -54,7 +58,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """Sixteen hexadecimal digits that name it."""
+        """Sixteen hexadecimal digits that identify it."""
         return records.key_of(dataclasses.asdict(self))
 
     def __str__(self) -> str:
@@ -63,13 +67,14 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Repetition:
-    """One process; times in nanoseconds.
+    """Measurements of one process.
 
     Attributes:
-        samples: of single calls, or of requests.
-        thinned: one of so many calls was kept.
-        details: what the worker told: import, load, first call, warm-up, memory, copies, interference.
-        failure: why there are no samples; empty where there are.
+        number: number of the repetition, from 0.
+        samples: nanoseconds of single calls, or of requests.
+        thinned: one of this many samples was kept.
+        details: further measurements: import, load, first call, warm-up, memory, copies, interference.
+        failure: reason for having no samples; empty otherwise.
     """
 
     number: int
@@ -81,11 +86,13 @@ class Repetition:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellRecord:
-    """A cell with what was found so far.
+    """A cell with its measurements so far.
 
     Attributes:
-        evidence: verdict and reasons on what ran (``pass``, ``reference``, ``measured`` …).
-        about: bytes on disk, operations, weights, command, conditions: what the report shows.
+        cell: the cell.
+        evidence: parity verdict (``pass``, ``reference``, ``measured`` ...) and reasons.
+        about: bytes on disk, operations, weights, conditions: fields of the report.
+        repetitions: measurements, one per process.
     """
 
     cell: Cell
@@ -100,34 +107,34 @@ class CellRecord:
 
     @property
     def failure(self) -> str:
-        """Why nothing could be timed; empty where something was."""
+        """Reason for having no samples at all; empty otherwise."""
         return "" if self.timed else next((item.failure for item in self.repetitions), "")
 
     def adding(self, repetition: Repetition) -> CellRecord:
-        """With one more repetition, in place of an earlier one of its number."""
+        """Return the record with one more repetition, which replaces one of the same number."""
         others = [item for item in self.repetitions if item.number != repetition.number]
         ordered = sorted([*others, repetition], key=lambda item: item.number)
         return dataclasses.replace(self, repetitions=tuple(ordered))
 
 
 def record_path(root: Path, cell: Cell) -> Path:
-    """Where the record of a cell lies."""
+    """Return the path of a cell's record."""
     name = f"{cell.slug}.{cell.precision}-{cell.backend}-b{cell.batch}.{cell.key}.json"
     return root / cell.slug / FOLDER / name
 
 
 def save(root: Path, record: CellRecord) -> Path:
-    """Write a record, durably and at once.
+    """Write a record atomically and durably; return its path.
 
     Raises:
-        StorageError: the disk refused.
+        StorageError: it cannot be written.
     """
     path = record_path(root, record.cell)
     content = {
         "cell": dataclasses.asdict(record.cell),
         "evidence": dict(record.evidence),
         "about": dict(record.about),
-        "repetitions": [_plain(item) for item in record.repetitions],
+        "repetitions": [_packed(item) for item in record.repetitions],
     }
     records.save(path, KIND, SCHEMA, content)
     return path
@@ -137,8 +144,8 @@ def load(path: Path) -> CellRecord:
     """Read a record.
 
     Raises:
-        ArtifactError: it is damaged, or of another schema.
-        DigestError: it is not what was written.
+        ArtifactError: it is damaged, or has another schema.
+        DigestError: its content was changed.
     """
     document = records.load(path, KIND, SCHEMA)
     try:
@@ -146,7 +153,7 @@ def load(path: Path) -> CellRecord:
             cell=Cell(**document["cell"]),
             evidence=document["evidence"],
             about=document["about"],
-            repetitions=tuple(_revive(item) for item in document["repetitions"]),
+            repetitions=tuple(_unpacked(item) for item in document["repetitions"]),
         )
     except (TypeError, KeyError, ValueError, zlib.error) as exc:
         raise ArtifactError(f"{path}: the record is damaged: {exc}.") from exc
@@ -156,15 +163,15 @@ PROFILE = "profile"
 
 
 def save_profile(root: Path, cell: Cell, profile: Mapping[str, Any]) -> Path:
-    """Keep where the time of a cell goes, beside its record.
+    """Write the profile of a cell beside its record; return its path.
 
     Args:
-        root: the artifacts directory.
-        cell: what was profiled.
-        profile: plain values, those of the cell among them.
+        root: artifacts directory.
+        cell: the profiled cell.
+        profile: plain values, including those of the cell.
 
     Raises:
-        StorageError: the disk refused.
+        StorageError: it cannot be written.
     """
     path = record_path(root, cell)
     path = path.with_name(f"{path.name.removesuffix(f'{cell.key}.json')}{PROFILE}.{cell.key}.json")
@@ -176,7 +183,7 @@ def load_profile(path: Path) -> dict[str, Any]:
     """Read what `save_profile` wrote.
 
     Raises:
-        ArtifactError: it is damaged, or of another schema.
+        ArtifactError: it is damaged, or has another schema.
     """
     found: dict[str, Any] = records.load(path, PROFILE, SCHEMA)[PROFILE]
     return found
@@ -184,11 +191,15 @@ def load_profile(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SkippedCell:
-    """A cell that could not be timed, and why.
+    """A cell that could not be timed.
 
     Attributes:
-        model: as it was asked for.
-        machine: the kind of machine, where a sweep had several.
+        model: name as the user wrote it.
+        backend: name of the backend.
+        precision: precision.
+        batch: batch size; None if it does not matter.
+        why: the reason.
+        machine: kind of the machine, in a sweep over several.
     """
 
     model: str
@@ -199,21 +210,21 @@ class SkippedCell:
     machine: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return dataclasses.asdict(self)
 
 
 def save_absent(root: Path, item: SkippedCell) -> None:
-    """Keep that a cell could not be timed; it takes the place of an earlier reason.
+    """Record that a cell was skipped; it replaces an earlier reason.
 
     Raises:
-        StorageError: the disk refused.
+        StorageError: it cannot be written.
     """
     records.save(absent_path(root, item), "absence", SCHEMA, item.to_dict())
 
 
 def absent_path(root: Path, item: SkippedCell) -> Path:
-    """Where it is kept that a cell could not be timed."""
+    """Return the path of a skipped cell's record."""
     where = [] if item.machine is None else [item.machine]
     key = records.key_of([item.model, item.backend, item.precision, item.batch, *where])
     return root / ABSENT / f"{key}.json"
@@ -223,21 +234,21 @@ def load_absent(path: Path) -> SkippedCell:
     """Read what `save_absent` wrote.
 
     Raises:
-        ArtifactError: it is damaged, or of another schema.
+        ArtifactError: it is damaged, or has another schema.
     """
     document = records.load(path, "absence", SCHEMA)
     try:
-        known = {"machine": None, **document}  # which the first records did not tell
+        known = {"machine": None, **document}  # the first records lack it
         return SkippedCell(**{item.name: known[item.name] for item in dataclasses.fields(SkippedCell)})
     except KeyError as exc:
         raise ArtifactError(f"{path}: the record is damaged: it lacks {exc}.") from exc
 
 
-def _plain(item: Repetition) -> dict[str, Any]:
+def _packed(item: Repetition) -> dict[str, Any]:
     packed = zlib.compress(item.samples.astype("<i8").tobytes(), 9)
     return {**dataclasses.asdict(item), "samples": base64.b85encode(packed).decode()}
 
 
-def _revive(item: dict[str, Any]) -> Repetition:
+def _unpacked(item: dict[str, Any]) -> Repetition:
     samples = np.frombuffer(zlib.decompress(base64.b85decode(item["samples"])), "<i8")
     return Repetition(**{**item, "samples": samples})

@@ -1,4 +1,4 @@
-"""One repetition of one cell: a fresh process, opened, warmed up, timed."""
+"""One repetition of one cell: a fresh process that opens it, warms it up and times it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 from deploy.bench.cells import LATENCY, PlannedCell
 from deploy.bench.process import BenchProcess
 from deploy.bench.records import Repetition, record_path
-from deploy.core.errors import BackendError
+from deploy.core.errors import DeployError
 from deploy.core.store import Store
 from deploy.parity.probes import probes_at
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """How long one process may take, in seconds.
+    """Time limits of one process, in seconds.
 
     Attributes:
-        time_s: of timed calls.
-        warm_s: of the warm-up, at the most.
-        patience_s: until a process that does not answer is taken for hung.
+        time_s: duration of the timed calls.
+        warm_s: maximum duration of the warm-up.
+        patience_s: a process that does not respond for so long is killed.
     """
 
     time_s: float = 1.0
@@ -31,7 +31,18 @@ class Budget:
 
 
 def repeat(plan: PlannedCell, number: int, budget: Budget, seed: int, store: Store) -> Repetition:
-    """Time a plan once; a process that fails, dies or hangs is a repetition with its reason."""
+    """Time a cell once.
+
+    Args:
+        plan: the cell.
+        number: number of the repetition, from 0.
+        budget: time limits.
+        seed: seed of the inputs and of the scenario.
+        store: artifacts directory, for scenarios that write a log.
+
+    Returns:
+        The repetition; a process that fails, dies or hangs gives one with the reason and no samples.
+    """
     cell = plan.cell
     feeds = probes_at(plan.inputs, cell.sizes, seed=seed)[0].feeds
     details: dict[str, Any] = {}
@@ -41,20 +52,19 @@ def repeat(plan: PlannedCell, number: int, budget: Budget, seed: int, store: Sto
             details["copies"] = process.copies(feeds)
             details["warmth"] = process.warm(budget.warm_s)
             if cell.scenario == LATENCY:
-                told, samples = process.time(budget.time_s)
+                timing, samples = process.time(budget.time_s)
             else:
-                told, samples = process.scenario(
-                    cell.scenario, {**cell.options, "seed": seed, **_log(plan, number, store)}
-                )
-        details |= told
-    except BackendError as exc:
+                options = {**cell.options, "seed": seed, **_log_folder(plan, number, store)}
+                timing, samples = process.scenario(cell.scenario, options)
+        details |= timing
+    except DeployError as exc:
         why = exc.message + (f" ({exc.hint})" if exc.hint else "")
         return Repetition(number=number, samples=np.array([], np.int64), details=details, failure=why)
     return Repetition(number=number, samples=samples, thinned=details.pop("thinned", 1), details=details)
 
 
-def _log(plan: PlannedCell, number: int, store: Store) -> dict[str, str]:
-    """Where a scenario that keeps a log of its own keeps it: beside the record."""
+def _log_folder(plan: PlannedCell, number: int, store: Store) -> dict[str, str]:
+    """Return the option with the folder, beside the record, of a scenario that writes its own log."""
     if plan.cell.scenario != "loadgen":
         return {}
     record = record_path(store.root, plan.cell)
@@ -62,7 +72,7 @@ def _log(plan: PlannedCell, number: int, store: Store) -> dict[str, str]:
 
 
 def flags_of(repetition: Repetition) -> dict[str, str]:
-    """What may have moved its times: in words, by kind."""
+    """Return what may have disturbed a repetition: a sentence for each kind of interference."""
     details = repetition.details
     found = dict(details.get("interference", {}).get("flags", {}))
     if not details.get("warmth", {}).get("settled", True):

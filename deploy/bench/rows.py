@@ -1,4 +1,4 @@
-"""From records to the rows that people read."""
+"""From records to rows with statistics, speedups and flags."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from deploy.bench.limits import Floor
 from deploy.bench.records import CellRecord
 from deploy.bench.repetition import flags_of
-from deploy.bench.statistics import Interval, LatencyStats, ratio, summarize
+from deploy.bench.statistics import Interval, LatencyStats, plain_interval, ratio, summarize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +20,9 @@ class LatencyRow:
     """A cell with its statistics.
 
     Attributes:
-        record: what was found.
-        floor: the shortest it could be on this machine; None where limits were not asked for.
-        speedup: against the baseline at the same model and batch, from repetitions side by side; None without one.
+        record: the measurements.
+        speedup: over the baseline at the same model and batch, from paired repetitions; None without a baseline.
+        floor: shortest possible latency on this machine; None if it was not measured.
     """
 
     record: CellRecord
@@ -31,13 +31,13 @@ class LatencyRow:
 
     @cached_property
     def stats(self) -> LatencyStats | None:
-        """None where nothing could be timed."""
+        """Statistics; None if nothing could be timed."""
         timed = self.record.timed
         return summarize([item.samples for item in timed]) if timed else None
 
     @property
     def throughput(self) -> float | None:
-        """Samples a second: from the mean latency, or as a scenario that has a rate of its own achieved it."""
+        """Samples per second: from the mean latency, or the rate that the scenario achieved."""
         achieved = self.detail("achieved_per_s")
         if achieved is not None:
             return self.record.cell.batch * achieved
@@ -45,7 +45,7 @@ class LatencyRow:
 
     @property
     def flags(self) -> dict[str, str]:
-        """What may have moved the times, by kind, with the number of processes it was seen in."""
+        """Interference by kind, with the number of processes it was seen in."""
         seen: dict[str, list[str]] = {}
         for item in self.record.timed:
             for kind, text in flags_of(item).items():
@@ -54,24 +54,24 @@ class LatencyRow:
         return {kind: f"{max(texts)} (in {len(texts)} of {total} processes)" for kind, texts in sorted(seen.items())}
 
     def detail(self, name: str) -> float | None:
-        """The median over processes of a number the worker told, ``load_ns``, ``first_ns``, ``peak_bytes``."""
+        """Return the median over processes of a number in the details: ``load_ns``, ``first_ns``, ``peak_bytes``."""
         values = [item.details[name] for item in self.record.timed if item.details.get(name) is not None]
         return float(np.median(values)) if values else None
 
     def _copies(self) -> dict[str, float] | None:
-        """Medians over processes of what laying out inputs and fetching outputs takes; not part of the latency."""
+        """Return medians over processes of binding inputs and fetching outputs, which are not part of the latency."""
         found = [item.details["copies"] for item in self.record.timed if "copies" in item.details]
         names = ("bind_ns", "fetch_ns")
         return {name: float(np.median([item[name] for item in found])) for name in names} if found else None
 
     def _joules(self) -> float | None:
-        """Energy of the GPU a call, where it could be read."""
-        told = [(item.details.get("joules"), item.details.get("calls")) for item in self.record.timed]
-        used = [energy / calls for energy, calls in told if energy is not None and calls]
+        """Return the GPU's energy per call in joules; None if unknown."""
+        readings = [(item.details.get("joules"), item.details.get("calls")) for item in self.record.timed]
+        used = [energy / calls for energy, calls in readings if energy is not None and calls]
         return float(np.median(used)) if used else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; times in nanoseconds; infinite ends are None."""
+        """Return plain values for JSON; times in nanoseconds, unknown ends of intervals None."""
         stats = self.stats
         cell = asdict(self.record.cell)
         return {
@@ -80,7 +80,7 @@ class LatencyRow:
             "status": "failed" if self.record.failure else "timed",
             "failure": self.record.failure or None,
             "evidence": dict(self.record.evidence),
-            **{name: value for name, value in self.record.about.items() if name not in AROUND},
+            **{name: value for name, value in self.record.about.items() if name not in CONTEXT},
             "latency": _plain(stats),
             "throughput": self.throughput,
             "speedup": plain_interval(self.speedup),
@@ -112,16 +112,8 @@ def _scenario(details: Mapping[str, Any]) -> dict[str, Any]:
     return {name: details[name] for name in SCENARIO_DETAILS if name in details}
 
 
-AROUND = ("machine", "versions", "conditions", "work")
-"""What is around a record, which a report of many rows tells once."""
-
-
-def plain_interval(interval: Interval | None) -> dict[str, float | None] | None:
-    """Plain values for JSON."""
-    if interval is None:
-        return None
-    known = interval.low > 0
-    return {"value": interval.value, "low": interval.low if known else None, "high": interval.high if known else None}
+CONTEXT = ("machine", "versions", "conditions", "work")
+"""Fields of a record that a report of many rows gives once."""
 
 
 def _plain(stats: LatencyStats | None) -> dict[str, Any] | None:
@@ -138,12 +130,18 @@ def _plain(stats: LatencyStats | None) -> dict[str, Any] | None:
 
 
 def medians(record: CellRecord) -> dict[int, float]:
-    """The median of every repetition that was timed, by its number."""
+    """Return the median in nanoseconds of every timed repetition, by its number."""
     return {item.number: float(np.median(item.samples)) for item in record.timed}
 
 
 def rows_of(records: Sequence[CellRecord], baseline: str, floors: Mapping[str, Floor]) -> list[LatencyRow]:
-    """Rows with their speed-up against the baseline backend in float32, and their floors by key."""
+    """Return rows with their speedup over the baseline backend in float32.
+
+    Args:
+        records: the measurements.
+        baseline: name of the backend.
+        floors: floors by the key of the cell.
+    """
     bases = {
         _group(record): record
         for record in records

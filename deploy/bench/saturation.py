@@ -1,4 +1,4 @@
-"""``deploy bench --scenario throughput``: larger and larger batches until no more comes of it."""
+"""``deploy bench --scenario throughput``: double the batch until throughput stops growing."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.bench.measure import BenchmarkReport, measure_speed
+from deploy.bench.plan import Wanted
 from deploy.bench.rows import LatencyRow
 from deploy.models.request import ModelRequest
 
 GAIN = 0.05
-"""A doubled batch that gives less than this share more samples a second is one too many."""
+"""Doubling the batch must raise throughput by at least this share to go on."""
 
-MOST = 256
+MAX_BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,9 +24,13 @@ class Saturation:
     """Where the batches of one model, backend and precision ended.
 
     Attributes:
-        batch: the smallest batch whose throughput is within `GAIN` of the best, and its samples a second.
-        largest: the largest batch that ran.
-        why: what ended them.
+        model: name of the model.
+        backend: name of the backend.
+        precision: precision.
+        batch: smallest batch whose throughput is within `GAIN` of the highest.
+        throughput: samples per second at that batch.
+        largest: largest batch that ran.
+        why: reason for stopping.
     """
 
     model: str
@@ -39,51 +44,58 @@ class Saturation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SaturationReport:
-    """What `saturate` measured: every row, and where each model ended."""
+    """Result of `saturate`.
+
+    Attributes:
+        report: all rows.
+        ends: where each model, backend and precision ended.
+    """
 
     report: BenchmarkReport
     ends: tuple[Saturation, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {**self.report.to_dict(), "saturation": [dataclasses.asdict(item) for item in self.ends]}
 
 
 Key = tuple[str, str, str]
+"""Model, backend and precision."""
 
 
-def saturate(models: Sequence[str | ModelRequest] = (), *, most: int = MOST, **options: Any) -> SaturationReport:
-    """Time batches of 1, 2, 4 … until throughput is saturated, a batch is refused, or memory ends.
+def saturate(
+    models: Sequence[str | ModelRequest] = (), *, max_batch: int = MAX_BATCH, **options: Any
+) -> SaturationReport:
+    """Time batches of 1, 2, 4 ... until throughput is saturated, a batch is refused, or memory runs out.
 
     Args:
-        models: as in `deploy.bench.measure.measure_speed`.
-        most: the largest batch.
-        options: as in `deploy.bench.measure.measure_speed`, but for the batches.
+        models: as for `deploy.bench.measure.measure_speed`.
+        max_batch: largest batch size.
+        options: as for `deploy.bench.measure.measure_speed`, except ``batches`` and ``scenario``.
 
     Raises:
-        DeployError: as in `deploy.bench.measure.measure_speed`.
+        DeployError: as for `deploy.bench.measure.measure_speed`.
     """
     began = time.perf_counter()
     rows: dict[Key, list[LatencyRow]] = {}
     ended: dict[Key, str] = {}
     reports: list[BenchmarkReport] = []
     batch = 1
-    while batch <= most and (not reports or set(rows) - set(ended)):
+    while batch <= max_batch and (not reports or set(rows) - set(ended)):
         tried = set(rows) - set(ended)
-        report = measure_speed(models, batches=(batch,), wanted=_wanted(tried if reports else None), **options)
+        report = measure_speed(models, batches=(batch,), wanted=_only(tried if reports else None), **options)
         reports.append(report)
         for row in report.rows:
-            _take(row, rows, ended)
+            _add(row, rows, ended)
         for key in tried - {_key(row) for row in report.rows}:
             ended[key] = next(
                 (item.why for item in report.absent if (item.backend, item.precision) == key[1:]), "refused"
             )
         batch *= 2
-    ends = [_end(key, found, ended.get(key, f"batch {most} is the largest asked for")) for key, found in rows.items()]
+    ends = [_end(key, found, ended.get(key, f"reached the maximum batch {max_batch}")) for key, found in rows.items()]
     whole = dataclasses.replace(
         reports[0],
         rows=tuple(row for found in rows.values() for row in found),
-        absent=reports[0].absent,
         seconds=time.perf_counter() - began,
     )
     return SaturationReport(report=whole, ends=tuple(item for item in ends if item is not None))
@@ -94,25 +106,25 @@ def _key(row: LatencyRow) -> Key:
     return cell.model, cell.backend, cell.precision
 
 
-def _wanted(left: set[Key] | None) -> Any:
-    """The combinations that are not ended; models may be named in short."""
+def _only(keys: set[Key] | None) -> Wanted:
+    """Select the combinations that have not ended; None selects all. Models may be given by their short name."""
 
     def wanted(model: str, backend: str, precision: str) -> bool:
-        return left is None or any(
-            (backend, precision) == key[1:] and (model == key[0] or key[0].endswith(f"/{model}")) for key in left
+        return keys is None or any(
+            (backend, precision) == key[1:] and (model == key[0] or key[0].endswith(f"/{model}")) for key in keys
         )
 
     return wanted
 
 
-def _take(row: LatencyRow, rows: dict[Key, list[LatencyRow]], ended: dict[Key, str]) -> None:
+def _add(row: LatencyRow, rows: dict[Key, list[LatencyRow]], ended: dict[Key, str]) -> None:
     key = _key(row)
     before = rows.setdefault(key, [])
-    best = max((item.throughput or 0.0 for item in before), default=0.0)
+    highest = max((item.throughput or 0.0 for item in before), default=0.0)
     before.append(row)
     if row.record.failure:
         ended[key] = row.record.failure
-    elif (row.throughput or 0.0) < best * (1 + GAIN):
+    elif (row.throughput or 0.0) < highest * (1 + GAIN):
         ended[key] = "saturated"
 
 
@@ -120,12 +132,13 @@ def _end(key: Key, found: Sequence[LatencyRow], why: str) -> Saturation | None:
     ran: Mapping[int, float] = {row.record.cell.batch: row.throughput for row in found if row.throughput}
     if not ran:
         return None
-    best = max(ran.values())
-    batch = min(size for size, value in ran.items() if value * (1 + GAIN) >= best)
+    highest = max(ran.values())
+    batch = min(size for size, value in ran.items() if value * (1 + GAIN) >= highest)
+    model, backend, precision = key
     return Saturation(
-        model=key[0],
-        backend=key[1],
-        precision=key[2],
+        model=model,
+        backend=backend,
+        precision=precision,
         batch=batch,
         throughput=ran[batch],
         largest=max(ran),

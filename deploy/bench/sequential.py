@@ -1,9 +1,9 @@
-"""A comparison that may be looked at while it runs, and stopped as soon as it is decided.
+"""Sequential comparison of two latencies: it stops as soon as it is decided.
 
-Looking again and again at an ordinary 95 % interval finds a difference that is not there far more often than 5 % of
-the time. Here the looks are few and fixed beforehand, and the interval at each is wide enough for all of them together
-(repeated confidence intervals: Jennison and Turnbull, Journal of the Royal Statistical Society B 51, 1989, p. 305, with
-Pocock's constant boundary, Biometrika 64, 1977, p. 191): it may be read at whichever look the comparison ends.
+Looking repeatedly at an ordinary 95 % interval reports a false difference far more often than 5 % of the time. Here the
+looks are few and fixed in advance, and the interval at each look is wide enough for all looks together (repeated
+confidence intervals: Jennison and Turnbull, Journal of the Royal Statistical Society B 51, 1989, p. 305, with Pocock's
+constant boundary, Biometrika 64, 1977, p. 191). It is therefore valid at whichever look the comparison stops.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ from typing import Literal
 from deploy.bench.statistics import Interval, geometric
 
 LOOKS = (5, 8, 12, 18)
-"""Numbers of process pairs after which the comparison is looked at."""
+"""Numbers of process pairs at which the interval is evaluated."""
 
 NOMINAL = 0.005
-"""Error of the interval at one look. Over all four looks together 1.5 % of comparisons of equals are called different;
-looking at an ordinary interval after every pair, 17.7 % (simulated: ``benchmarks.harness``)."""
+"""Error rate of the interval at one look. Over all four looks, 1.5 % of comparisons of equals report a difference; with
+an ordinary interval after every pair it is 17.7 % (simulated: ``benchmarks.harness``)."""
 
 Verdict = Literal["faster", "slower", "no difference", "cannot tell"]
 
 
 def interval_at(ratios: Sequence[float]) -> Interval:
-    """How many times the second takes what the first takes, to be read at a look.
+    """Return the ratio of latencies, second over first, with its interval at a look.
 
     Args:
-        ratios: of the second's time over the first's, one for each pair of processes.
+        ratios: one ratio per pair of processes.
     """
     return geometric(ratios, 1 - NOMINAL)
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> float:
-    """The ratio of two processes that took turns: the median over turns of the ratio in a turn.
+    """Return the ratio, second over first, of two processes that took turns: the median of the ratios per turn.
 
-    What disturbs the machine for longer than a turn hits both of it, and what is shorter spoils one turn of many.
+    Interference that lasts longer than a turn affects both processes; shorter interference affects few turns.
 
     Args:
-        first: a time for each turn.
-        second: of the other process, turn by turn.
+        first: one latency per turn.
+        second: latencies of the other process, turn by turn.
     """
     return math.exp(median(math.log(two / one) for one, two in zip(first, second, strict=True)))
 
 
 def verdict_of(interval: Interval, margin: float) -> Verdict:
-    """What the interval of a ratio says of the second of two; what lies within the margin does not matter.
+    """Return the verdict on the second of two.
 
     Args:
-        interval: of the second's time over the first's.
-        margin: the share below which a difference does not matter, 0.02 for 2 %.
+        interval: ratio of latencies, second over first.
+        margin: share below which a difference counts as none, 0.02 for 2 %.
     """
     if interval.high <= 1.0 + margin and interval.low >= 1.0 / (1.0 + margin):
         return "no difference"
@@ -64,14 +64,15 @@ Guard = Literal["pass", "fail", "inconclusive"]
 
 
 def guard(interval: Interval, allowed: float) -> Guard:
-    """Whether the second of two is slower by more than is allowed.
-
-    ``fail``: it is shown to be slower, and by its best estimate by more than that. ``pass``: the whole interval lies
-    below it. ``inconclusive``: neither.
+    """Tell whether the second of two is slower by more than allowed.
 
     Args:
-        interval: of the second's time over the first's.
+        interval: ratio of latencies, second over first.
         allowed: share, 0.03 for 3 %.
+
+    Returns:
+        ``fail`` if the second is significantly slower and the estimate exceeds the bound; ``pass`` if the whole
+        interval is below the bound; otherwise ``inconclusive``.
     """
     if interval.high < 1.0 + allowed:
         return "pass"

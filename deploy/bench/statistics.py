@@ -1,8 +1,9 @@
-"""What may be said of latencies: quantiles where there are enough samples, and intervals that hold over processes.
+"""Statistics of latencies: quantiles with enough samples, and confidence intervals over processes.
 
-Samples of one process are not independent: they share its memory layout, its clock, the neighbors of that minute. So
-every interval here takes the process as the unit: Student's t on the processes' log medians. With five processes a
-bootstrap over them holds in 84 % where it says 95 % (simulated: ``benchmarks.harness``; docs/timing.md).
+Samples of one process are not independent: they share its memory layout, clock frequency and competing load. Every
+interval therefore takes the process as the unit: Student's t on the log medians of the processes. With five processes,
+a 95 % bootstrap interval over processes covers the true value in only 84 % of cases (simulated:
+``benchmarks.harness``; docs/timing.md).
 """
 
 from __future__ import annotations
@@ -16,39 +17,38 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 Samples = Sequence[NDArray[np.int64]]
-"""Nanoseconds of every call, an array a process."""
+"""Nanoseconds of every call, one array per process."""
 
-BEYOND = 10
-"""A quantile is told only where so many samples are expected beyond it: p90 from 100, p95 from 200, p99 from 1000."""
+MIN_BEYOND = 10
+"""A quantile is given only if this many samples are expected beyond it: p90 from 100, p95 from 200, p99 from 1000."""
 
 LEVEL = 0.95
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interval:
-    """A value with the ends of its confidence interval; infinite ends where one process says nothing of others."""
+    """A value with its confidence interval; with a single process the interval is (0, infinity)."""
 
     value: float
     low: float
     high: float
 
-    def overlaps(self, other: Interval) -> bool:
-        """Whether the two have a value in common."""
-        return self.low <= other.high and other.low <= self.high
-
     def scaled(self, factor: float) -> Interval:
-        """In another unit."""
+        """Return the interval in another unit."""
         return Interval(value=self.value * factor, low=self.low * factor, high=self.high * factor)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatencyStats:
-    """Latencies of one cell over all its processes; times in nanoseconds.
+    """Statistics of one cell over all its processes; times in nanoseconds.
 
     Attributes:
-        median: the processes' medians together, with its interval.
-        quantiles: ``p90``, ``p95``, ``p99``; None where there are too few samples.
-        mean: of all samples.
+        processes: number of processes.
+        samples: number of samples.
+        minimum: smallest sample.
+        median: geometric mean of the processes' medians, with its interval.
+        mean: mean of all samples.
+        quantiles: ``p90``, ``p95``, ``p99``; None with too few samples.
     """
 
     processes: int
@@ -60,14 +60,14 @@ class LatencyStats:
 
 
 def summarize(samples: Samples) -> LatencyStats:
-    """Statistics of a cell.
+    """Return the statistics of a cell.
 
     Raises:
-        ValueError: there is no sample.
+        ValueError: there are no samples.
     """
     every = np.concatenate([part for part in samples if len(part)])
     quantiles = {
-        f"p{share}": float(np.quantile(every, share / 100)) if len(every) * (100 - share) >= 100 * BEYOND else None
+        f"p{share}": float(np.quantile(every, share / 100)) if len(every) * (100 - share) >= 100 * MIN_BEYOND else None
         for share in (90, 95, 99)
     }
     return LatencyStats(
@@ -81,11 +81,11 @@ def summarize(samples: Samples) -> LatencyStats:
 
 
 def geometric(values: Sequence[float], level: float = LEVEL) -> Interval:
-    """The geometric mean of positive values with Student's interval of its logarithm.
+    """Return the geometric mean of positive values, with Student's t interval on the log scale.
 
     Args:
         values: independent repetitions.
-        level: confidence.
+        level: confidence level.
     """
     logs = [math.log(value) for value in values]
     center = math.fsum(logs) / len(logs)
@@ -97,34 +97,35 @@ def geometric(values: Sequence[float], level: float = LEVEL) -> Interval:
 
 
 def ratio(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> Interval:
-    """How many times ``second`` is ``first``, from repetitions that were taken side by side.
+    """Return the ratio ``second / first`` from paired repetitions.
 
     Args:
-        first: a median for each repetition.
-        second: of the other, repetition by repetition.
-        level: confidence.
+        first: one median per repetition.
+        second: medians of the other, in the same order.
+        level: confidence level.
 
     Raises:
-        ValueError: they are not as many.
+        ValueError: the numbers of repetitions differ.
     """
     return geometric([two / one for one, two in zip(first, second, strict=True)], level)
 
 
 def unpaired_ratio(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> Interval:
-    """How many times ``second`` is ``first``, from repetitions that were not taken side by side.
+    """Return the ratio ``second / first`` from unpaired repetitions.
 
-    Welch's t on logarithms (Biometrika 34, 1947, p. 28); infinite ends where a side has one repetition.
+    Welch's t test on the log scale (Biometrika 34, 1947, p. 28). The interval is (0, infinity) if a side has one
+    repetition.
 
     Args:
         first: medians.
-        second: of the other; need not be as many.
-        level: confidence.
+        second: medians of the other; the number may differ.
+        level: confidence level.
 
     Raises:
         ValueError: a side is empty.
     """
     if not first or not second:
-        raise ValueError("a side has no repetition")
+        raise ValueError("a side has no repetitions")
     sides = [[math.log(value) for value in side] for side in (first, second)]
     means = [math.fsum(side) / len(side) for side in sides]
     center = means[1] - means[0]
@@ -140,3 +141,11 @@ def unpaired_ratio(first: Sequence[float], second: Sequence[float], level: float
     freedom = total**2 / math.fsum(part**2 / (len(side) - 1) for part, side in zip(parts, sides, strict=True))
     half = float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(total)
     return Interval(value=math.exp(center), low=math.exp(center - half), high=math.exp(center + half))
+
+
+def plain_interval(interval: Interval | None) -> dict[str, float | None] | None:
+    """Return an interval as plain values for JSON; unknown ends are None."""
+    if interval is None:
+        return None
+    known = interval.low > 0
+    return {"value": interval.value, "low": interval.low if known else None, "high": interval.high if known else None}

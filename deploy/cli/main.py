@@ -19,14 +19,16 @@ from deploy.core.paths import default_root
 from deploy.core.text import visible
 
 ABOUT = {
-    "bench": "How long models take on every backend, with intervals; or which of two is faster.",
+    "bench": "Time models on backends, with confidence intervals.",
     "check": "Parity of an ONNX file against its model.",
+    "compare": "Tell which of two files, models or backends is faster, with a verdict.",
     "doctor": "What works on this machine, what does not, why, and what mends it.",
     "evaluate": "Accuracy of every artifact of a model, with intervals.",
     "export": "Export a model and prove the file equal to it.",
     "inspect": "What an ONNX file holds: inputs, outputs, operators, cost.",
     "models": "List what can be exported.",
     "package": "Write what a server takes: for Triton, for KServe, or to run alone.",
+    "profile": "Show where the time of one call goes, by operator and layer.",
     "quantize": "Calibrate an export and write an INT8 graph for one target.",
     "report": "One page that compares what was timed: architectures, backends, precisions.",
     "serve": "Answer requests over HTTP: the Open Inference Protocol, and a page to try it.",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from deploy.cli._common import Settings, emit, json_option
 
 if TYPE_CHECKING:
-    from deploy.packaging.package import PackagedModel
+    from deploy.packaging.package import PackagedModel, PackageReport
 
 
 @click.command(
@@ -24,38 +24,59 @@ Examples:
 """
 )
 @click.argument("models", nargs=-1)
-@click.option("--for", "server", required=True, metavar="triton|kserve|standalone", help="What is to take it.")
+@click.option(
+    "--for",
+    "server",
+    required=True,
+    metavar="TARGET",
+    help="Target server: triton, kserve, standalone (no server), or the name of a plug-in.",
+)
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
     default="fp32",
     show_default=True,
-    help="Of the files that names stand for; int8 is the file for ONNX Runtime.",
+    help="Precision of the files, for MODELS given by name.",
 )
 @click.option(
-    "--max-batch", type=click.IntRange(min=1), default=32, show_default=True, help="Samples that may be put together."
+    "--max-batch", type=click.IntRange(min=1), default=32, show_default=True, help="Maximum batch size, in samples."
 )
 @click.option(
-    "--max-delay-us", type=click.IntRange(min=0), default=100, show_default=True, help="A request waits for others."
+    "--max-delay-ms",
+    type=click.FloatRange(min=0),
+    default=0.1,
+    show_default=True,
+    help="How long a request may wait for others to join its batch, in milliseconds.",
 )
-@click.option("--instances", type=click.IntRange(min=1), default=1, show_default=True, help="Of each model.")
 @click.option(
-    "--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True, help="auto: the server's."
+    "--instances", type=click.IntRange(min=1), default=1, show_default=True, help="Number of instances of each model."
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "gpu"]),
+    default="auto",
+    show_default=True,
+    help="Device of the models; auto lets the server choose.",
 )
 @click.option(
     "--preprocessing/--no-preprocessing",
-    "pictures",
     default=True,
     show_default=True,
-    help="Also the way from a picture to names.",
+    help="Package preprocessing and labels, so that the server takes images.",
 )
-@click.option("--data", metavar="NAME|DIR|FILE", help="Pictures for the proof, besides those that are drawn.")
-@click.option("--storage-uri", help="Of kserve: where you will upload the repository.")
-@click.option("--name", help="Of kserve: the service. [default: the first model's]")
-@click.option("--cpu", default="1", show_default=True, help="Of kserve: what the service asks for.")
-@click.option("--memory", default="2Gi", show_default=True, help="Of kserve: what the service asks for.")
-@click.option("--output", type=click.Path(path_type=Path), help="The folder. [default: ARTIFACTS/packages/SERVER]")
-@click.option("--allow-untrained", is_flag=True, help="Package weights that mean nothing.")
+@click.option(
+    "--data", metavar="NAME|DIR|FILE", help="Images for the check against PyTorch, in addition to synthetic ones."
+)
+@click.option("--storage-uri", metavar="URI", help="Where the models will be uploaded; for kserve.")
+@click.option("--name", help="Name of the service; for kserve. [default: the first model's]")
+@click.option("--cpu", default="1", show_default=True, help="CPUs that the service requests; for kserve.")
+@click.option("--memory", default="2Gi", show_default=True, help="Memory that the service requests; for kserve.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Output directory. [default: packages/TARGET in the artifacts directory]",
+)
+@click.option("--allow-untrained", is_flag=True, help="Package models with untrained weights.")
 @json_option
 @click.pass_obj
 def command(
@@ -64,10 +85,10 @@ def command(
     server: str,
     precision: str,
     max_batch: int,
-    max_delay_us: int,
+    max_delay_ms: float,
     instances: int,
     device: str,
-    pictures: bool,
+    preprocessing: bool,
     data: str | None,
     storage_uri: str | None,
     name: str | None,
@@ -77,20 +98,21 @@ def command(
     allow_untrained: bool,
     as_json: bool,
 ) -> None:
-    """Write what a server takes: a Triton model repository, a KServe service, or a folder with a script.
+    """Write a Triton model repository, a KServe service, or a standalone folder.
 
-    MODELS are names in the artifacts directory, or files there; without one, the model of the newest export. Only files
-    whose parity was shown and whose weights are trained are packaged. Pictures go through the package and through
-    PyTorch before it is published; a float32 package that names one otherwise is not. `deploy verify` holds a package
-    against its list. Exit code 3: it did not answer as PyTorch does.
+    MODELS are names in the artifacts directory, or files there; default the model of the newest export. Only files that
+    passed the parity check and have trained weights are packaged. Before a package is published, test images are run
+    through it and through PyTorch; a float32 package that returns other labels is not published. `deploy verify` checks
+    a package for changes.
+
+    Exit code 3: the labels of the package differ from PyTorch's.
     """
-    from deploy.core.text import visible
+    from deploy.core.plain import to_plain
     from deploy.packaging.package import PackageOptions, package_models
 
-    if server != "kserve" and (storage_uri or name):
-        raise click.UsageError("--storage-uri and --name go with --for kserve.")
     options = PackageOptions(
-        max_delay_us=max_delay_us,
+        max_batch=max_batch,
+        max_delay_ms=max_delay_ms,
         instances=instances,
         device=device,
         name=name,
@@ -103,8 +125,7 @@ def command(
             models,
             server=server,
             precision=precision,
-            max_batch=max_batch,
-            pictures=pictures,
+            preprocessing=preprocessing,
             data=data,
             output=output,
             options=options,
@@ -112,19 +133,24 @@ def command(
             artifacts=settings.artifacts,
             progress=progress,
         )
-
-    def show() -> None:
-        for model in report.models:
-            click.echo(visible(f"{model.name}: {_told(model)}"))
-        click.echo(visible(f"packaged for {report.server}: {report.folder}"))
-
-    emit(report.to_dict(), as_json, show)
+    emit(to_plain(report), as_json, lambda: _show(report))
 
 
-def _told(model: PackagedModel) -> str:
-    proof: Any = model.proof
-    if proof is None:
-        return f"tensors in, tensors out ({model.without})" if model.without else "tensors in, tensors out"
-    equal = "" if proof.equal_inputs is None else f"{proof.equal_inputs} of {proof.pictures} prepared to the bit, "
-    ties = f", {proof.ties} of the others tied" if proof.ties else ""
-    return f"{equal}{proof.same} of {proof.pictures} pictures named as by PyTorch{ties}"
+def _show(report: PackageReport) -> None:
+    from deploy.core.text import visible
+
+    for model in report.models:
+        click.echo(visible(f"{model.name}: {_summary(model)}"))
+    click.echo(visible(f"packaged for {report.server}: {report.folder}"))
+
+
+def _summary(model: PackagedModel) -> str:
+    check = model.proof
+    if check is None:
+        return f"labels not compared with PyTorch ({model.without})"
+    text = f"{check.same_first_label} of {check.pictures} test images have the same label as in PyTorch"
+    if check.ties:
+        text += f", {check.ties} of the others are ties"
+    if check.equal_inputs is not None:
+        text += f"; {check.equal_inputs} of {check.pictures} preprocessed identically to the bit"
+    return text

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deploy.cli._common import EXIT, Settings, emit, json_option
+from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
 
 if TYPE_CHECKING:
     from deploy.quantization.quantize import QuantizeReport
@@ -18,7 +19,7 @@ Examples:
   deploy quantize --calib images/                          the newest export, for ONNX Runtime
   deploy quantize resnet18 --calib images/ --target openvino
   deploy quantize zoo/lenet5 --calib digits --max-drop 0.3
-  deploy quantize theirs.onnx --calib images/ --preprocess crop=224 --preprocess mean=0.5,0.5,0.5 \\
+  deploy quantize model.onnx --calib images/ --preprocess crop=224 --preprocess mean=0.5,0.5,0.5 \\
       --preprocess std=0.5,0.5,0.5
 """
 )
@@ -27,41 +28,51 @@ Examples:
     "--calib",
     required=True,
     metavar="DIR|FILE|NAME",
-    help="Samples like those it will meet: a folder of images, .npy, .npz, or a bundled data set (digits).",
+    help="Calibration data: a folder of images, a .npy or .npz file, or a bundled data set (digits).",
 )
 @click.option(
     "--target",
     default="onnxruntime",
     show_default=True,
     metavar="onnxruntime|openvino|tensorrt",
-    help="What will run it: each wants other Q/DQ.",
+    help="Runtime that the INT8 file is made for.",
 )
 @click.option(
     "--method",
-    default="mse",
+    default=DEFAULT_METHOD,
     show_default=True,
     metavar="minmax|percentile|entropy|mse",
-    help="How the range of a tensor is chosen from what was seen of it.",
+    help="How the range of each tensor is chosen.",
 )
-@click.option("--samples", type=click.IntRange(min=2), default=128, show_default=True, help="To calibrate with.")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=2),
+    default=DEFAULT_SAMPLES,
+    show_default=True,
+    help="Number of calibration samples.",
+)
 @click.option(
     "--max-drop",
     type=click.FloatRange(min=0),
     metavar="POINTS",
-    help="Of top-1 that may be lost; layers go back to float until it holds. Needs labels.",
+    help="Largest allowed drop of top-1 accuracy, in percentage points; needs labels. Layers are kept in float "
+    "until it is met.",
 )
 @click.option(
-    "--min-sqnr", type=float, metavar="DB", help="That the worst output must reach; layers go back to float likewise."
+    "--min-sqnr",
+    type=float,
+    metavar="DB",
+    help="Lowest allowed SQNR of any output, in dB. Layers are kept in float until it is met.",
 )
-@click.option("--fp16", "half", is_flag=True, help="What is not in eight bits in half precision; for tensorrt.")
+@click.option("--fp16", is_flag=True, help="Compute layers that are not INT8 in FP16; only for tensorrt.")
 @click.option("--report", "details", is_flag=True, help="Print the ten layers with the most noise.")
 @click.option(
     "--preprocess",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change how images become the input, repeated: resize=256, crop=224, mean=…, std=…, interpolation=…, gray=…",
+    help="Change the model's preprocessing; repeatable: resize=256, crop=224, mean=…, std=…, interpolation=…, gray=…",
 )
-@click.option("--skip-bad", is_flag=True, help="Leave unreadable images out instead of refusing.")
+@click.option("--skip-bad", is_flag=True, help="Skip unreadable images instead of failing.")
 @json_option
 @click.pass_obj
 def command(
@@ -73,19 +84,19 @@ def command(
     samples: int,
     max_drop: float | None,
     min_sqnr: float | None,
-    half: bool,
+    fp16: bool,
     details: bool,
     preprocess: tuple[str, ...],
     skip_bad: bool,
     as_json: bool,
 ) -> int:
-    """Calibrate an export and write an INT8 graph that is right for its target.
+    """Quantize a float32 export to INT8 for one target.
 
-    MODEL is the name of an exported model (it is exported first where it is not) or an ONNX file; without one, the
-    newest float32 export.
+    MODEL is the name of a model or an ONNX file; by default, the newest float32 export. A model without a float32
+    export is exported first.
 
-    The file is judged against the float graph on samples it was not calibrated with, where there are any. Exit code
-    3: --max-drop or --min-sqnr does not hold, whatever stays in float.
+    The INT8 graph is compared with the float graph, on samples that were not used for calibration if there are any.
+    Exit code 3: --max-drop or --min-sqnr cannot be met, or an output value is not finite.
     """
     from deploy.quantization.quantize import quantize
 
@@ -98,7 +109,7 @@ def command(
             samples=samples,
             max_drop=max_drop,
             min_sqnr=min_sqnr,
-            half=half,
+            fp16=fp16,
             preprocess=preprocess,
             skip_bad=skip_bad,
             artifacts=settings.artifacts,

@@ -11,7 +11,7 @@ import click
 from deploy.cli._common import Settings, emit, json_option
 
 if TYPE_CHECKING:
-    from deploy.serving.serve import Serving
+    from deploy.serving.serve import ServerInfo
 
 MEGABYTE = 1 << 20
 
@@ -22,6 +22,7 @@ Examples:
   deploy serve lenet5                                 every file of it, and a page, on http://127.0.0.1:8000
   deploy serve lenet5 --artifact artifacts/lenet5/lenet5.int8-onnxruntime.onnx --no-page
   deploy serve resnet18 --max-batch 16 --max-delay-ms 2 --queue 256
+  deploy serve resnet18 --backend openvino
   curl localhost:8000/v2/models/lenet5
 """
 )
@@ -31,35 +32,68 @@ Examples:
     "files",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Serve this file, repeated for more. [default: every file of MODEL that runs here]",
+    help="Serve only this file; can be repeated. [default: every file of MODEL that runs on this machine]",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; anything else is for everybody.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
-@click.option("--max-batch", type=click.IntRange(min=1), default=32, show_default=True, help="Samples of a batch.")
+@click.option(
+    "--backend",
+    metavar="NAME",
+    help="Backend that runs the files; serve only files that it opens. [default: by each file's format and target]",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on. Non-loopback addresses expose the server without authentication.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="Port to listen on; 0 takes a free port.",
+)
+@click.option(
+    "--max-batch", type=click.IntRange(min=1), default=32, show_default=True, help="Maximum batch size, in samples."
+)
 @click.option(
     "--max-delay-ms",
     type=click.FloatRange(min=0),
     default=0.0,
     show_default=True,
-    help="How long a request may wait for others while a runner is free.",
-)
-@click.option("--queue", type=click.IntRange(min=1), default=1024, show_default=True, help="Samples that may wait.")
-@click.option(
-    "--timeout-ms", type=click.FloatRange(min=1), default=10_000.0, show_default=True, help="A request waits no longer."
+    help="How long a request may wait for others to join its batch, in milliseconds.",
 )
 @click.option(
-    "--max-request-mb", type=click.IntRange(1, 1024), default=64, show_default=True, help="The largest request."
+    "--queue", type=click.IntRange(min=1), default=1024, show_default=True, help="Maximum number of queued samples."
 )
-@click.option("--instances", type=click.IntRange(min=1), default=1, show_default=True, help="Runners of every file.")
-@click.option("--threads", type=click.IntRange(min=1), help="Of every runner. [default: all cores]")
-@click.option("--page/--no-page", default=True, show_default=True, help="The page to try it, with PyTorch beside it.")
-@click.option("--allow-untrained", is_flag=True, help="Serve weights that mean nothing.")
+@click.option(
+    "--timeout-ms",
+    type=click.FloatRange(min=1),
+    default=10_000.0,
+    show_default=True,
+    help="Maximum time of a request in the queue, in milliseconds.",
+)
+@click.option(
+    "--max-request-mb",
+    type=click.IntRange(1, 1024),
+    default=64,
+    show_default=True,
+    help="Maximum size of a request, in MiB.",
+)
+@click.option(
+    "--instances", type=click.IntRange(min=1), default=1, show_default=True, help="Number of runners per file."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads per runner. [default: all cores]")
+@click.option(
+    "--page/--no-page", default=True, show_default=True, help="Serve a demo page that compares the files with PyTorch."
+)
+@click.option("--allow-untrained", is_flag=True, help="Serve models with untrained weights.")
 @json_option
 @click.pass_obj
 def command(
     settings: Settings,
     model: str | None,
     files: tuple[Path, ...],
+    backend: str | None,
     host: str,
     port: int,
     max_batch: int,
@@ -73,14 +107,16 @@ def command(
     allow_untrained: bool,
     as_json: bool,
 ) -> None:
-    """Serve MODEL over HTTP: the Open Inference Protocol v2, with batches made of requests.
+    """Serve MODEL over HTTP with the Open Inference Protocol v2 and dynamic batching.
 
-    MODEL is a name in the artifacts directory, or a file there; without one, the model of the newest export. Only files
-    whose parity was shown and whose weights are trained are served. Requests that find the queue full get 429, those
-    that waited too long 503; /metrics is for Prometheus. SIGINT and SIGTERM stop it when what was begun is answered.
+    MODEL is a name in the artifacts directory, or a file there; default the model of the newest export. Only files that
+    passed the parity check and have trained weights are served. Requests get status 429 if the queue is full and 503 if
+    they waited too long. /metrics returns metrics for Prometheus. On SIGINT or SIGTERM the server finishes the requests
+    in progress, then stops.
 
-    --json prints where it listens, when it does.
+    --json prints the address and the models once the server accepts requests.
     """
+    from deploy.core.plain import to_plain
     from deploy.core.text import visible
     from deploy.serving.serve import ServeOptions, serve
 
@@ -88,27 +124,35 @@ def command(
         host=host,
         port=port,
         max_batch=max_batch,
-        max_delay_s=max_delay_ms / 1000,
+        max_delay_ms=max_delay_ms,
         queue=queue,
-        timeout_s=timeout_ms / 1000,
-        max_request=max_request_mb * MEGABYTE,
+        timeout_ms=timeout_ms,
+        max_request_bytes=max_request_mb * MEGABYTE,
         instances=instances,
         threads=threads,
         page=page,
         allow_untrained=allow_untrained,
     )
 
-    def tell(serving: Serving) -> None:
-        emit(serving.to_dict(), as_json, lambda: click.echo(visible(_told(serving))))
+    def announce(server: ServerInfo) -> None:
+        emit(to_plain(server), as_json, lambda: click.echo(visible(_summary(server))))
         sys.stdout.flush()
 
     with settings.progress() as progress:
-        report = serve(model, files=files, options=options, artifacts=settings.artifacts, progress=progress, ready=tell)
+        report = serve(
+            model,
+            files=files,
+            backend=backend,
+            options=options,
+            artifacts=settings.artifacts,
+            progress=progress,
+            ready=announce,
+        )
     if not settings.quiet:
         click.echo(f"stopped: {report.answered} requests answered, {report.refused} refused", err=True)
 
 
-def _told(serving: Serving) -> str:
-    lines = [f"serving on {serving.url}" + (", with a page to try it" if serving.page else "")]
-    lines += [f"  {serving.url}/v2/models/{name}   {file}" for name, file in serving.models]
+def _summary(server: ServerInfo) -> str:
+    lines = [f"serving on {server.url}" + (", with a demo page" if server.page else "")]
+    lines += [f"  {server.url}/v2/models/{model.name}   {model.file}" for model in server.models]
     return "\n".join(lines)

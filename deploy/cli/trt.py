@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deploy.cli._common import EXIT, Settings, emit, json_option
+from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
 
 if TYPE_CHECKING:
     from deploy.engines.build import BuildReport
@@ -18,12 +19,12 @@ _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """Bytes: a number, or one with KiB, MiB or GiB."""
+    """A size in bytes: a number, or one with KiB, MiB or GiB."""
 
     name = "size"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read it."""
+        """Parse the text."""
         match = re.fullmatch(r"(\d+)\s*([a-z]*)", str(value).strip().lower())
         if match is None or match[2] not in _UNITS:
             self.fail(f"{value!r} is not a size such as 2GiB.", param, ctx)
@@ -34,49 +35,78 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     epilog="""\b
 Examples:
   deploy trt build                                 the newest export, in float32
-  deploy trt build --int8 --calib data/
+  deploy trt build --int8 --calib images/
   deploy trt inspect artifacts/resnet18/resnet18.int8-tensorrt-rtx.engine
 """
 )
 def command() -> None:
-    """Build TensorRT engines, and tell what is in one."""
+    """Build and inspect TensorRT engines."""
 
 
 @command.command(
     epilog="""\b
 Examples:
-  deploy trt build --int8 --calib data/            the newest export
+  deploy trt build --int8 --calib images/          the newest export
   deploy trt build resnet18 --fp16 --batch 1:16:64
-  deploy trt build resnet18 --int8 --fp16 --calib data/ --compute-capability 8.6,8.9
+  deploy trt build resnet18 --int8 --fp16 --calib images/ --compute-capability 8.6,8.9
   deploy trt build zoo/lenet5 --int8 --calib digits --runtime tensorrt-rtx
-  deploy trt build resnet18 --batch 1:1:1,8:16:32  two profiles: alone, and in batches
+  deploy trt build resnet18 --batch 1:1:1,8:16:32  two profiles: single samples and batches
   deploy trt build resnet18 --fp16 --print-trtexec
 """
 )
 @click.argument("model", required=False)
-@click.option("--fp16", is_flag=True, help="Weights and activations in half; inputs and outputs stay float32.")
-@click.option("--int8", is_flag=True, help="Q/DQ for TensorRT, calibrated with --calib; with --fp16 the rest in half.")
-@click.option("--calib", metavar="DIR|FILE|NAME", help="Samples to calibrate with, as in deploy quantize.")
-@click.option("--method", default="mse", show_default=True, metavar="minmax|percentile|entropy|mse")
-@click.option("--samples", type=click.IntRange(min=2), default=128, show_default=True, help="To calibrate with.")
+@click.option("--fp16", is_flag=True, help="Use FP16 weights and activations; inputs and outputs stay float32.")
+@click.option("--int8", is_flag=True, help="Quantize to INT8 with --calib; with --fp16, other layers compute in FP16.")
+@click.option("--calib", metavar="DIR|FILE|NAME", help="Calibration data, as in deploy quantize.")
+@click.option(
+    "--method",
+    default=DEFAULT_METHOD,
+    show_default=True,
+    metavar="minmax|percentile|entropy|mse",
+    help="How the range of each tensor is chosen.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=2),
+    default=DEFAULT_SAMPLES,
+    show_default=True,
+    help="Number of calibration samples.",
+)
 @click.option(
     "--batch",
     metavar="MIN:OPT:MAX[,…]",
-    help="Batch sizes that the engine takes; several ranges make several profiles. [default: 1:8:32]",
+    help="Range of batch sizes; several ranges make several optimization profiles. [default: 1:8:32]",
 )
-@click.option("--shape", "shapes", multiple=True, metavar="NAME:MIN:OPT:MAX[,…]", help="Of another dimension or input.")
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME:MIN:OPT:MAX[,…]",
+    help="Range of another dynamic dimension, or of the shape of an input; repeatable.",
+)
 @click.option(
     "--runtime",
     default="auto",
     show_default=True,
     metavar="tensorrt|tensorrt-rtx|auto",
-    help="auto: tensorrt where it is installed and there is a GPU, else tensorrt-rtx.",
+    help="Library that builds the engine. auto: tensorrt if it is installed and there is a GPU, else tensorrt-rtx.",
 )
-@click.option("--workspace", type=Size(), metavar="2GiB", help="Scratch memory. [default: the library's]")
-@click.option("--timing-cache", type=click.Path(dir_okay=False, path_type=Path), help="A file, read and written.")
-@click.option("--optimization-level", "level", type=click.IntRange(0, 5), help="How long it looks. [default: its own]")
+@click.option("--workspace", type=Size(), metavar="2GiB", help="Limit of scratch GPU memory. [default: the library's]")
 @click.option(
-    "--compute-capability", metavar="8.6,12.0", default="", help="GPUs to prepare for; tensorrt-rtx. [default: all]"
+    "--timing-cache",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File of measured kernel times, read and written; only for tensorrt.",
+)
+@click.option(
+    "--optimization-level",
+    type=click.IntRange(0, 5),
+    help="Builder optimization level: a higher level searches longer. [default: the library's]",
+)
+@click.option(
+    "--compute-capability",
+    metavar="8.6,12.0",
+    default="",
+    help="GPUs to build for; only for tensorrt-rtx. [default: all]",
 )
 @click.option("--print-trtexec", is_flag=True, help="Print the command of NVIDIA's own tool instead of building.")
 @json_option
@@ -94,18 +124,18 @@ def build(
     runtime: str,
     workspace: int | None,
     timing_cache: Path | None,
-    level: int | None,
+    optimization_level: int | None,
     compute_capability: str,
     print_trtexec: bool,
     as_json: bool,
 ) -> int:
-    """Build an engine from an export.
+    """Build a TensorRT engine from a float32 export.
 
-    MODEL is the name of an exported model (it is exported first where it is not) or an ONNX file; without one, the
-    newest float32 export. The precision is written into the graph; the builder chooses none.
+    MODEL is the name of a model or an ONNX file; by default, the newest float32 export. A model without a float32
+    export is exported first. The precision is written into the graph, so the builder does not choose one.
 
-    TensorRT for RTX builds without a GPU. Where there is one, the engine is run and held against the model; exit code
-    3 means that it is not equal to it, 4 that no comparison could tell. One that was not run is called so.
+    TensorRT for RTX builds without a GPU. If there is a GPU, the engine is run and compared with the model. Exit code
+    3: the engine failed the parity check; 4: the check was inconclusive.
     """
     from deploy.engines.build import BuildRequest, build_engine, trtexec_line
 
@@ -121,7 +151,7 @@ def build(
         runtime=runtime,
         workspace_bytes=workspace,
         timing_cache=timing_cache,
-        level=level,
+        optimization_level=optimization_level,
         compute_capabilities=tuple(text for text in compute_capability.split(",") if text),
     )
     with settings.progress() as progress:
@@ -146,10 +176,10 @@ Examples:
 @json_option
 @click.pass_obj
 def inspect(settings: Settings, engine: Path, as_json: bool) -> int:
-    """Tell what is in an engine: inputs, outputs, profiles, sizes, and what its layers compute in.
+    """Show an engine's inputs, outputs, profiles, sizes and the precision of its layers.
 
-    The file is held against its manifest first: an engine is code. Where it fits the library and the GPU that are
-    here, it is opened and asked itself; else its manifest speaks, and the reason is told.
+    ENGINE is first verified against its manifest, since an engine contains code. It is opened if it fits the installed
+    library and the GPU; otherwise the manifest is shown, with the reason.
     """
     from deploy.engines.inspect import inspect_engine
 

@@ -1,22 +1,24 @@
-"""Any backend in a process of its own: a crash of the runtime is an error, not the end of the command."""
+"""A backend in a child process: a crash of the runtime is an error, not the end of the command."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 from deploy.core.backend import find_backend
-from deploy.core.child import Child
+from deploy.core.errors import UsageError
+from deploy.core.remote import Remote, Reply
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
 
 
 class IsolatedRunner(Runner):
-    """A backend in a child process, started before there is a file so that its import costs no time.
+    """A runner in a child process, started before there is a file so that its imports cost no time.
 
     Args:
         backend: name of the backend, ``onnxruntime``.
-        runner: module that opens files; default: the backend's own.
+        runner: module that opens files; None for the backend's own.
 
     Raises:
         UnknownNameError: no backend has this name.
@@ -26,33 +28,47 @@ class IsolatedRunner(Runner):
         self.backend = find_backend(backend)
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
-        self.peak_bytes = 0
-        self._child = Child("deploy.core.isolated_worker", self.backend.title, (runner or self.backend.runner,))
+        self._remote = Remote(
+            "deploy.core.isolated:RunnerHost", (runner or self.backend.runner,), name=self.backend.title
+        )
+
+    @property
+    def pid(self) -> int:
+        """Process ID of the child."""
+        return self._remote.pid
 
     @property
     def dead(self) -> bool:
-        """Whether the child has ended."""
-        return self._child.dead
+        """Whether the child process has ended."""
+        return self._remote.dead
+
+    @property
+    def peak_bytes(self) -> int:
+        """Peak memory of the child process when it last replied."""
+        return self._remote.peak_bytes
 
     def open(self, path: Path, **options: Any) -> None:
-        """Open an artifact in the child.
+        """Open an artifact.
+
+        Args:
+            path: the file.
+            options: options of the backend's ``open``.
 
         Raises:
-            BackendError: the backend refused it.
-            BackendCrashedError: the child died of it.
+            BackendError: the runtime refused the file.
+            BackendCrashedError: the child process died.
         """
-        self._child.send({"do": "open", "path": str(path.resolve()), "options": options})
-        reply, _ = self._receive()
+        reply, _ = self._remote.call("open", path=str(path.resolve()), options=options)
         self.inputs = TensorSpec.all_of(reply["inputs"])
         self.outputs = TensorSpec.all_of(reply["outputs"])
 
     def submit(self, feeds: Feeds) -> None:
-        """Begin a run; `result` waits for it."""
-        self._child.send({"do": "run"}, feeds)
+        """Start a run; `result` waits for its outputs."""
+        self._remote.send("run", feeds)
 
     def result(self) -> Fetches:
-        """Outputs of the run begun by `submit`; see `Runner.run`."""
-        return self._receive()[1]
+        """Return the outputs of the run that `submit` started."""
+        return self._remote.receive()[1]
 
     def run(self, feeds: Feeds) -> Fetches:
         """Run once; see `Runner.run`."""
@@ -60,10 +76,30 @@ class IsolatedRunner(Runner):
         return self.result()
 
     def close(self) -> None:
-        """End the child; a child that is busy is killed."""
-        self._child.close()
+        """End the child process, even while it runs."""
+        self._remote.close()
 
-    def _receive(self) -> tuple[dict[str, Any], Fetches]:
-        reply, arrays = self._child.receive()
-        self.peak_bytes = reply["peak_bytes"]
-        return reply, arrays
+
+class RunnerHost:
+    """The child's side of `IsolatedRunner`.
+
+    Args:
+        runner: module that opens files; imported at once.
+    """
+
+    def __init__(self, runner: str) -> None:
+        self._module = importlib.import_module(runner)
+        self._runner: Runner | None = None
+
+    def open(self, _: Feeds, path: str, options: dict[str, Any]) -> Reply:
+        """Open an artifact and describe its tensors."""
+        runner: Runner = self._module.open(Path(path), **options)
+        self._runner = runner
+        specs = {"inputs": runner.inputs, "outputs": runner.outputs}
+        return {name: [spec.plain() for spec in items] for name, items in specs.items()}, {}
+
+    def run(self, feeds: Feeds) -> Reply:
+        """Run once."""
+        if self._runner is None:
+            raise UsageError("no file was opened.")
+        return {}, self._runner.run(feeds)

@@ -1,1 +1,1 @@
-"""TensorRT engines: built, proven and inspected."""
+"""Files made from an ONNX export: TensorRT engines, and other formats."""

@@ -1,42 +1,143 @@
-"""``deploy trt build``: from a proven float export to a TensorRT engine."""
+"""``deploy trt build``: from a float32 export to a TensorRT engine."""
 
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.core.artifact import Artifact, manifest_path
+from deploy.core import interrupt
+from deploy.core.artifact import Artifact, Manifest, Payload, manifest_path
+from deploy.core.errors import BackendError, ExportError, UsageError
 from deploy.core.paths import default_root
+from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
-from deploy.engines.job import BuildJob, prepare
-from deploy.engines.request import BuildRequest as BuildRequest
+from deploy.engines.profiles import profiles_of
+from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
+from deploy.quantization.source import Source, artifact_digest, open_source
 from deploy.support.cuda_driver import gpus
-from exporters.onnx_to_tensorrt import Built, Profile
-from exporters.trtexec import quoted, trtexec
+from deploy.support.engine_file import FORMAT
+from deploy.support.tensorrt_library import Library, open_library
+from exporters.limits import SINGLE_FILE_LIMIT
+from exporters.onnx_to_tensorrt import Built, EngineOptions, Profile, build
+from exporters.trtexec import trtexec
 
 if TYPE_CHECKING:
     from deploy.engines.proof import EngineProof
+    from deploy.quantization.data import CalibrationData
 
+TARGET = "tensorrt"
 NOT_RUN = "built, not run here"
 REJECTED = "rejected"
-"""Folder of engines that failed their proof."""
+"""Folder of engines that failed the parity check."""
+
+SIZE_CHECK_BYTES = 16 * 2**20
+"""The engine's size is checked only if its weights save more than this: kernels take some megabytes as well."""
+
+_WEIGHTED_TYPES = {"int8": "int8", "int8-fp16": "int8", "fp16": "half", "fp32": "float"}
+"""TensorRT's name of the type that layers with weights compute in, by precision."""
+
+_TYPE_BYTES = {"int8": 1, "uint8": 1, "fp8": 1, "half": 2, "bf16": 2}
+"""Bytes of one weight by TensorRT's name of its type; 4 for all others."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildRequest:
+    """The engine to build.
+
+    Attributes:
+        model: name of a model, an ONNX file, or None for the newest float32 export. A model without a float32 export
+            is exported first.
+        fp16: use FP16 weights and activations; inputs and outputs stay float32.
+        int8: quantize to INT8, calibrated with ``calib``; with ``fp16``, the other layers compute in FP16.
+        calib: calibration data; ``calib``, ``method`` and ``samples`` are those of `deploy.quantize`.
+        method: how the range of each tensor is chosen.
+        samples: maximum number of calibration samples.
+        batch: range ``MIN:OPT:MAX`` of a dynamic batch size, default ``1:8:32``; several ranges, separated by commas,
+            make several optimization profiles.
+        shapes: ranges of other dynamic dimensions, ``NAME:MIN:OPT:MAX``, or of the whole shape of an input,
+            ``INPUT:1x3x64x64:8x3x64x64:32x3x64x64``; several separated by commas as for ``batch``.
+        runtime: ``tensorrt``, ``tensorrt-rtx``, or ``auto``: ``tensorrt`` if it is installed and there is a GPU, else
+            ``tensorrt-rtx``.
+        workspace_bytes: limit of the builder's scratch GPU memory in bytes; None for the library's default.
+        timing_cache: file of measured kernel times, read and written; only for ``tensorrt``.
+        optimization_level: 0 to 5, a higher level searches longer; None for the library's default.
+        compute_capabilities: GPUs to build for, such as ``8.6``; only for ``tensorrt-rtx``. Empty for all.
+    """
+
+    model: str | Path | None = None
+    fp16: bool = False
+    int8: bool = False
+    calib: str | Path | None = None
+    method: str = DEFAULT_METHOD
+    samples: int = DEFAULT_SAMPLES
+    batch: str | None = None
+    shapes: tuple[str, ...] = ()
+    runtime: str = "auto"
+    workspace_bytes: int | None = None
+    timing_cache: Path | None = None
+    optimization_level: int | None = None
+    compute_capabilities: tuple[str, ...] = ()
+
+    @property
+    def precision(self) -> str:
+        """The precision as manifests name it: ``fp32``, ``fp16``, ``int8`` or ``int8-fp16``."""
+        if self.int8:
+            return "int8-fp16" if self.fp16 else "int8"
+        return "fp16" if self.fp16 else "fp32"
+
+    def check(self) -> None:
+        """Check that the fields fit each other.
+
+        Raises:
+            UsageError: ``int8`` without ``calib``, or ``calib`` without ``int8``.
+        """
+        if self.int8 and self.calib is None:
+            raise UsageError("--int8 needs calibration data: --calib.", "deploy trt build --int8 --calib images/")
+        if self.calib is not None and not self.int8:
+            raise UsageError(f"--calib {self.calib}: only --int8 uses calibration data.", "add --int8")
+
+    def command(self, model: str, runtime: str) -> str:
+        """Return the command that builds the engine again.
+
+        Args:
+            model: replaces ``model``: its name or file.
+            runtime: replaces ``runtime``, which may be ``auto``.
+        """
+        flags = [name for name, given in (("--fp16", self.fp16), ("--int8", self.int8)) if given]
+        default = BuildRequest()
+        options = [
+            ("--calib", self.calib),
+            ("--method", self.method if self.method != default.method else None),
+            ("--samples", self.samples if self.samples != default.samples else None),
+            ("--batch", self.batch),
+            *(("--shape", text) for text in self.shapes),
+            ("--runtime", runtime),
+            ("--workspace", self.workspace_bytes),
+            ("--timing-cache", self.timing_cache),
+            ("--optimization-level", self.optimization_level),
+            ("--compute-capability", ",".join(self.compute_capabilities) or None),
+        ]
+        pairs = [str(part) for name, value in options if value is not None for part in (name, value)]
+        return shlex.join(["deploy", "trt", "build", model, *flags, *pairs])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildReport:
-    """What `build_engine` made.
+    """Result of `build_engine`.
 
     Attributes:
-        artifact: the engine with its manifest.
-        built: what the builder told.
+        artifact: the engine and its manifest; an engine that fails is stored in the folder ``rejected``.
+        built: what the builder reported.
         profiles: shape ranges by input, one mapping for each optimization profile.
-        proof: what a run showed; None where there is no GPU.
-        onnx: the graph it was built from, where that is an artifact of its own (FP16, INT8).
-        seconds: wall time of the whole.
+        proof: result of running the engine; None without a GPU.
+        onnx: the FP16 or INT8 graph that the engine was built from; None for float32, which is built from the export.
+        seconds: wall time.
     """
 
     artifact: Artifact
@@ -48,18 +149,16 @@ class BuildReport:
 
     @property
     def verdict(self) -> str | None:
-        """Of the engine's run; None where it was not run."""
+        """Verdict of the parity check, ``measured`` for INT8; None if the engine was not run."""
         return self.proof.verdict if self.proof else None
 
     @property
     def state(self) -> str:
-        """Whether it was run, and what that showed: `NOT_RUN` where nothing was."""
-        if self.verdict is None:
-            return NOT_RUN
-        return f"run here: {self.verdict}"
+        """Whether the engine was run on this machine, with the verdict."""
+        return NOT_RUN if self.verdict is None else f"run here: {self.verdict}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         manifest = self.artifact.manifest
         return {
             "file": str(self.artifact.path),
@@ -68,7 +167,7 @@ class BuildReport:
             "precision": manifest.precision,
             "library": self.built.library,
             "version": self.built.version,
-            "profiles": [{name: asdict(item) for name, item in profile.items()} for profile in self.profiles],
+            "profiles": to_plain(self.profiles),
             "weighted": dict(self.built.weighted),
             "weight_bytes": dict(self.built.weight_bytes),
             "layers": dict(self.built.layers),
@@ -82,13 +181,59 @@ class BuildReport:
         }
 
 
+def build_engine(request: BuildRequest, *, artifacts: Path | None = None, progress: Progress = SILENT) -> BuildReport:
+    """Build a TensorRT engine and, if there is a GPU, run it and compare it with the model.
+
+    The precision is written into the graph before the build: FP16 and INT8 graphs are artifacts of their own. An FP32
+    or FP16 engine passes or fails the parity check against the float64 model; an INT8 engine is compared with the
+    float graph and its verdict is ``measured``.
+
+    Args:
+        request: the engine to build.
+        artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
+        progress: receives progress messages.
+
+    Returns:
+        The engine with the result of running it. A verdict ``fail`` is not an exception.
+
+    Raises:
+        UsageError: an unknown runtime, or a shape range or compute capability that is not possible.
+        MissingPackageError: the library is not installed.
+        ArtifactError: the ONNX file does not exist or is not a float32 export.
+        DigestError: the export differs from its manifest.
+        ExportError: the library does not support the graph, or the build failed.
+        BackendError: the library does not start, or the engine does not compute in the requested precision.
+        DeployError: any other error of `deploy.core.errors`. Only an FP16 or INT8 graph is left behind.
+    """
+    began = time.perf_counter()
+    store = Store(artifacts or default_root())
+    plan = _prepare(request, store, progress)
+    with store.transaction(plan.source.slug) as transaction:
+        path = transaction.path(plan.name)
+        with progress.stage(f"building ({plan.library.name})"):
+            built = _build(plan, path, progress)
+        manifest = _manifest(plan, built, path)
+        proof = _prove(plan, Artifact(path=path, manifest=manifest), store, progress) if gpus() else None
+        if proof is not None:
+            manifest = dataclasses.replace(manifest, parity=proof.parity)
+        artifact = transaction.publish(manifest, REJECTED if proof and proof.verdict == "fail" else "")
+    return BuildReport(
+        artifact=artifact,
+        built=built,
+        profiles=tuple(plan.options.profiles),
+        proof=proof,
+        onnx=plan.onnx,
+        seconds=time.perf_counter() - began,
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrtexecReport:
-    """The command line of NVIDIA's own tool that builds the same engine.
+    """The command of NVIDIA's own tool that builds the same engine.
 
     Attributes:
-        arguments: the tool first.
-        onnx: the graph that it is given; the precision is in it.
+        arguments: the tool and its arguments.
+        onnx: the graph that the tool is given; it contains the precision.
     """
 
     arguments: tuple[str, ...]
@@ -96,70 +241,208 @@ class TrtexecReport:
 
     @property
     def line(self) -> str:
-        """For a POSIX shell."""
-        return quoted(self.arguments)
+        """The command for a POSIX shell."""
+        return shlex.join(self.arguments)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {"line": self.line, "arguments": list(self.arguments), "onnx": str(self.onnx)}
 
 
-def build_engine(request: BuildRequest, *, artifacts: Path | None = None, progress: Progress = SILENT) -> BuildReport:
-    """Build an engine; its precision is written into the graph that the builder is given.
+def trtexec_line(request: BuildRequest, *, artifacts: Path | None = None, progress: Progress = SILENT) -> TrtexecReport:
+    """Prepare the graph as `build_engine` does and return the command of NVIDIA's tool; no engine is built.
+
+    The command writes the engine beside ours under another name, without a manifest.
 
     Args:
-        request: which engine.
+        request: the engine to build.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
-        progress: told what happens.
+        progress: receives progress messages.
 
     Raises:
-        DeployError: see `deploy.core.errors`; nothing is left behind but the graph that says the precision.
+        DeployError: as `build_engine`, except for errors of the build.
     """
-    began = time.perf_counter()
     store = Store(artifacts or default_root())
-    job = prepare(request, store, progress)
-    with store.transaction(job.source.slug) as transaction:
-        path = transaction.path(job.name)
-        with progress.stage(f"building ({job.library.name})"):
-            built = job.build(path, progress)
-        manifest = job.manifest(built, path)
-        proof = _proof(job, Artifact(path=path, manifest=manifest), store, progress) if gpus() else None
-        if proof is not None:
-            manifest = dataclasses.replace(manifest, parity=proof.parity)
-        artifact = transaction.publish(manifest, REJECTED if proof and proof.verdict == "fail" else "")
-    return BuildReport(
-        artifact=artifact,
-        built=built,
-        profiles=tuple(job.options.profiles),
-        proof=proof,
-        onnx=job.onnx,
-        seconds=time.perf_counter() - began,
+    plan = _prepare(request, store, progress)
+    path = store.folder(plan.source.slug) / f"{Path(plan.name).stem}.trtexec.engine"
+    line = trtexec(plan.library.name, plan.graph, path, plan.options)
+    return TrtexecReport(arguments=tuple(line), onnx=plan.graph)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _BuildPlan:
+    """Everything that a build needs.
+
+    Attributes:
+        request: the engine to build.
+        source: the float32 export.
+        onnx: the FP16 or INT8 graph made from the export; None for float32.
+        data: calibration data; None without INT8.
+        library: what builds the engine.
+        options: options of the builder.
+    """
+
+    request: BuildRequest
+    source: Source
+    onnx: Artifact | None
+    data: CalibrationData | None
+    library: Library
+    options: EngineOptions
+
+    @property
+    def graph(self) -> Path:
+        """The ONNX file that the builder is given."""
+        return self.onnx.path if self.onnx else self.source.path
+
+    @property
+    def name(self) -> str:
+        """File name of the engine."""
+        return f"{self.source.slug}.{self.request.precision}-{self.library.name}.engine"
+
+
+def _prepare(request: BuildRequest, store: Store, progress: Progress) -> _BuildPlan:
+    """Find the export, write its FP16 or INT8 graph, and make the profiles."""
+    request.check()
+    library = open_library(request.runtime)
+    progress.note(f"building with {library.name} {library.version}")
+    source = open_source(request.model, store, (), progress)
+    options = EngineOptions(
+        profiles=profiles_of(source.inputs, request.batch, request.shapes),
+        workspace_bytes=request.workspace_bytes,
+        level=request.optimization_level,
+        timing_cache=request.timing_cache,
+        compute_capabilities=request.compute_capabilities,
+    )
+    onnx, data = None, None
+    if request.int8:
+        onnx, data = _int8_graph(source, request, store, progress)
+    elif request.fp16:
+        with progress.stage("converting to FP16"):
+            onnx = _fp16_graph(source, store)
+    return _BuildPlan(request=request, source=source, onnx=onnx, data=data, library=library, options=options)
+
+
+def _int8_graph(
+    source: Source, request: BuildRequest, store: Store, progress: Progress
+) -> tuple[Artifact, CalibrationData]:
+    from deploy.quantization.quantize import quantize  # imports PyTorch and ONNX Runtime
+
+    report = quantize(
+        source.path,
+        calib=str(request.calib),
+        target=TARGET,
+        method=request.method,
+        samples=request.samples,
+        fp16=request.fp16,
+        artifacts=store.root,
+        progress=progress,
+    )
+    if report.verdict == "fail":
+        raise ExportError(
+            f"{report.artifact.path}: {'; '.join(report.reasons)}.",
+            f"deploy quantize {source.path} --target {TARGET} --calib {request.calib} --report",
+        )
+    return report.artifact, report.data
+
+
+def _fp16_graph(source: Source, store: Store) -> Artifact:
+    """Write the export in FP16 as an artifact of its own: the engine's parent, and the input for trtexec."""
+    from exporters.half import to_half  # imports ONNX Runtime's transformers
+
+    with store.transaction(source.slug) as transaction:
+        path = transaction.path(f"{source.slug}.fp16-{TARGET}.onnx")
+        to_half(source.path, path, SINGLE_FILE_LIMIT)
+        files = [item for item in (path, path.with_name(f"{path.name}.data")) if item.exists()]
+        manifest = source.derived_manifest(
+            format="onnx", precision="fp16", target=TARGET, files=tuple(Payload.of(item) for item in files)
+        )
+        return transaction.publish(manifest)
+
+
+def _build(plan: _BuildPlan, path: Path, progress: Progress) -> Built:
+    def advance(done: int, total: int, text: str) -> bool:
+        progress.advance(done, total, f"building: {text}")
+        return not interrupt.pending()
+
+    def hear(severity: str, text: str) -> None:
+        if severity in ("error", "internal_error", "warning"):
+            progress.detail(f"{plan.library.name}: {text}")
+
+    try:
+        built = build(plan.graph, path, plan.library, plan.options, hear=hear, advance=advance)
+    except ExportError:
+        interrupt.check()  # a canceled build is not an error of the graph
+        raise
+    check_precision(built, plan.request.precision, plan.graph, copies=len(plan.options.compute_capabilities) or 1)
+    return built
+
+
+def check_precision(built: Built, precision: str, graph: Path, copies: int = 1) -> None:
+    """Check without a GPU that an engine computes in a precision.
+
+    The parsed network, which is strongly typed, must have a layer with weights in that precision. The engine must be
+    smaller than its weights in float32, if the precision saves more than `SIZE_CHECK_BYTES` of them and the engine
+    contains a single copy.
+
+    Args:
+        built: the engine.
+        precision: ``fp32``, ``fp16``, ``int8`` or ``int8-fp16``.
+        graph: the ONNX file, for messages.
+        copies: number of GPUs that the engine was built for.
+
+    Raises:
+        BackendError: the engine computes in another precision.
+    """
+    expected = _WEIGHTED_TYPES[precision]
+    if not built.weighted.get(expected):
+        actual = ", ".join(f"{count} in {name}" for name, count in built.weighted.items()) or "none"
+        raise BackendError(
+            f"{graph}: the engine was built for {precision}, and none of its layers with weights computes in "
+            f"{expected}: {actual}."
+        )
+    float_bytes = _float_bytes(built.weight_bytes)
+    saved = float_bytes - sum(built.weight_bytes.values())
+    if copies == 1 and saved > SIZE_CHECK_BYTES and built.bytes >= float_bytes:
+        raise BackendError(
+            f"{graph}: the engine was built for {precision}, and with {built.bytes} bytes it is not smaller than its "
+            f"weights in float32 ({float_bytes} bytes)."
+        )
+
+
+def _float_bytes(weight_bytes: Mapping[str, int]) -> int:
+    """Return the size of the weights in float32."""
+    return sum(size * 4 // _TYPE_BYTES.get(name, 4) for name, size in weight_bytes.items())
+
+
+def _manifest(plan: _BuildPlan, built: Built, path: Path) -> Manifest:
+    gpu = next(iter(gpus()), None)
+    model = plan.source.model if plan.source.manifest else str(plan.source.path)
+    return plan.source.derived_manifest(
+        format=FORMAT,
+        precision=plan.request.precision,
+        target=built.library,
+        files=(Payload(file=path.name, sha256=built.sha256, bytes=built.bytes),),
+        options={
+            "library": built.library,
+            "version": built.version,
+            "compute_capabilities": list(plan.options.compute_capabilities),
+            "gpu": asdict(gpu) if gpu else None,
+            "profiles": to_plain(plan.options.profiles),
+            "timing_cache": built.timing_cache,
+            "weighted": dict(built.weighted),
+            "weight_bytes": dict(built.weight_bytes),
+            "layers": dict(built.layers),
+            "calibration": plan.onnx.manifest.options.get("calibration") if plan.onnx else None,
+            "onnx": plan.graph.name,
+            "rebuild": plan.request.command(model, plan.library.name),
+        },
+        parent=artifact_digest(plan.onnx) if plan.onnx else plan.source.digest,
     )
 
 
-def _proof(job: BuildJob, engine: Artifact, store: Store, progress: Progress) -> EngineProof:
-    from deploy.engines.proof import prove_engine  # imports PyTorch, which a build without a GPU does without
+def _prove(plan: _BuildPlan, engine: Artifact, store: Store, progress: Progress) -> EngineProof:
+    from deploy.engines.proof import prove_engine  # imports PyTorch, which a build without a GPU does not need
 
-    manifest_path(engine.path).write_text(engine.manifest.to_json(), encoding="utf-8")  # none is opened without one
-    with progress.stage("proving the engine"):
-        return prove_engine(job, engine, store, progress)
-
-
-def trtexec_line(request: BuildRequest, *, artifacts: Path | None = None, progress: Progress = SILENT) -> TrtexecReport:
-    """Prepare the graph as `build_engine` does, and tell how NVIDIA's tool builds the engine of it; nothing is built.
-
-    The tool's engine goes beside ours under another name: it has no manifest.
-
-    Args:
-        request: which engine.
-        artifacts: as for `build_engine`.
-        progress: told what happens.
-
-    Raises:
-        DeployError: see `deploy.core.errors`.
-    """
-    store = Store(artifacts or default_root())
-    job = prepare(request, store, progress)
-    path = store.folder(job.source.slug) / f"{Path(job.name).stem}.trtexec.engine"
-    line = trtexec(job.library.name, job.graph, path, job.options)
-    return TrtexecReport(arguments=tuple(line), onnx=job.graph)
+    manifest_path(engine.path).write_text(engine.manifest.to_json(), encoding="utf-8")  # an engine needs one to open
+    with progress.stage("checking the engine"):
+        return prove_engine(engine, plan.source, plan.options.profiles, plan.data, store, progress)

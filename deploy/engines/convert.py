@@ -1,4 +1,4 @@
-"""``deploy export --format``: the exporters' file names are edges, and a format is reached by a chain of them."""
+"""``deploy export --format``: reach a format by a chain of exporters, each named ``A_to_B``."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.engines.build import BuildReport, BuildRequest, build_engine
-from deploy.engines.edges import EDGES, Converted, take
+from deploy.engines.edges import EDGES, Converted, run_exporter
 from deploy.exporting.export import ExportReport, export_model
 from deploy.exporting.samples import ProbeSamples
 from deploy.models.request import ModelRequest
 
 START = "torch"
-FIRST = "torch_to_onnx"
-"""The exporter of models: what comes after it starts from a file that was proven."""
 
-ENGINE = "onnx_to_tensorrt"
-"""The exporter with a workflow of its own: it has options, profiles, and a proof that keeps to them."""
+MODEL_EXPORTER = "torch_to_onnx"
+"""The only exporter of PyTorch models; all others convert a file that passed the parity check."""
+
+ENGINE_EXPORTER = "onnx_to_tensorrt"
+"""The exporter that `build_engine` runs, with options, profiles and a parity check of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConvertReport:
-    """What `convert` made.
+    """Result of `convert`.
 
     Attributes:
-        export: the ONNX file with its proof.
-        engine: what was built of it; None where no engine was asked for, or where the export failed its proof.
-        converted: what other exporters made, in order; likewise.
+        export: the ONNX file with its parity check.
+        engine: the engine; None if none was requested or an earlier step failed.
+        converted: results of the other exporters, in order.
     """
 
     export: ExportReport
@@ -42,44 +43,19 @@ class ConvertReport:
 
     @property
     def verdict(self) -> str:
-        """The first that is not ``pass``, of the export and of what was made of it and run; else ``pass``."""
-        found: list[str | None] = [self.export.parity.verdict, self.engine.verdict if self.engine else None]
-        found += [item.verdict for item in self.converted]
-        return next((verdict for verdict in found if verdict not in ("pass", None)), None) or "pass"
+        """The first verdict that is not ``pass``; ``pass`` if there is none."""
+        verdicts: list[str | None] = [self.export.parity.verdict, self.engine.verdict if self.engine else None]
+        verdicts += [item.verdict for item in self.converted]
+        return next((verdict for verdict in verdicts if verdict not in ("pass", None)), None) or "pass"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: the export's; under ``engine`` the engine's, under ``converted`` the others'."""
+        """Return plain values for JSON: the export's, with the keys ``engine`` and ``converted`` for the others."""
         document = self.export.to_dict()
         if self.engine is not None:
             document["engine"] = self.engine.to_dict()
         if self.converted:
             document["converted"] = [item.to_dict() for item in self.converted]
         return document
-
-
-def route(format: str, edges: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The shortest chain of exporters from a PyTorch model to a format.
-
-    Args:
-        format: ``onnx``, ``tensorrt`` ….
-        edges: names ``A_to_B``; default: the files of the package ``exporters`` and what third parties add.
-
-    Raises:
-        UnknownNameError: no chain ends there.
-    """
-    names = [name for name in (edges or registry.names(EDGES)) if "_to_" in name]
-    chains: dict[str, tuple[str, ...]] = {START: ()}
-    reached = [START]
-    for here in reached:  # grows while it is walked: breadth first
-        for name in names:
-            begin, _, end = name.partition("_to_")
-            if begin == here and end not in chains:
-                chains[end] = (*chains[here], name)
-                reached.append(end)
-    if format not in chains or format == START:
-        known = sorted(set(chains) - {START})
-        raise UnknownNameError("format", format, known, f"known: {', '.join(known)}")
-    return chains[format]
 
 
 def convert(
@@ -94,48 +70,76 @@ def convert(
     samples: ProbeSamples | None = None,
     progress: Progress = SILENT,
 ) -> ConvertReport:
-    """Export a model, prove it, and go on to the format that is wanted.
+    """Export a model to ONNX, check its parity, and convert the file to another format.
+
+    A step that fails its parity check ends the chain.
 
     Args:
-        model: as for `deploy.exporting.export.export_model`, like everything that is not said here.
-        format: ``onnx``, or what can be made of it.
-        artifacts: the artifacts directory.
-        dynamic: dimensions that stay open; an engine gets the ranges that `BuildRequest` gives by default.
-        opset: the ONNX operator set.
-        precision: of what is made last; an engine's export stays float32.
-        strategy: of the exporter.
-        samples: real samples for the proof.
-        progress: told what happens.
+        model: the model; ``model``, ``dynamic``, ``opset`` and ``strategy`` are those of `deploy.export_model`.
+        format: ``onnx``, ``tensorrt``, or another format that a chain of exporters reaches.
+        artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
+        dynamic: dimensions to keep dynamic; an engine gets the default ranges of `BuildRequest`.
+        opset: the ONNX opset.
+        precision: ``fp32`` or ``fp16``, of the last file; the export that an engine is built from is float32.
+        strategy: how to export the model.
+        samples: real samples for the parity check of the export.
+        progress: receives progress messages.
 
     Raises:
-        DeployError: see `deploy.core.errors`.
+        UnknownNameError: no chain of exporters reaches the format.
+        DeployError: as `deploy.export_model` and `deploy.build_engine`.
     """
     first, *rest = route(format)
-    if first != FIRST:
-        raise UsageError(f"{format}: {first} begins at a PyTorch model, which only {FIRST} does.")
+    if first != MODEL_EXPORTER:
+        raise UsageError(f"--format {format}: {first} starts from a PyTorch model; only {MODEL_EXPORTER} can do that.")
     export = export_model(
         model,
         artifacts=artifacts,
         dynamic=dynamic,
         opset=opset,
-        precision="fp32" if ENGINE in rest else precision,
+        precision="fp32" if ENGINE_EXPORTER in rest else precision,
         strategy=strategy,
         samples=samples,
         progress=progress,
     )
     engine: BuildReport | None = None
     converted: list[Converted] = []
-    here = export.artifact
+    artifact = export.artifact
     verdict: str = export.parity.verdict
     for edge in rest:
         if verdict == "fail":
             break
-        if edge == ENGINE:
-            request = BuildRequest(model=here.path, fp16=precision == "fp16")
+        if edge == ENGINE_EXPORTER:
+            request = BuildRequest(model=artifact.path, fp16=precision == "fp16")
             engine = build_engine(request, artifacts=artifacts, progress=progress)
-            here, verdict = engine.artifact, engine.verdict or verdict
+            artifact, verdict = engine.artifact, engine.verdict or verdict
         else:
-            step = take(edge, here, Store(artifacts or default_root()), progress)
+            step = run_exporter(edge, artifact, Store(artifacts or default_root()), progress)
             converted.append(step)
-            here, verdict = step.artifact, step.verdict or verdict
+            artifact, verdict = step.artifact, step.verdict or verdict
     return ConvertReport(export=export, engine=engine, converted=tuple(converted))
+
+
+def route(format: str, edges: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Return the shortest chain of exporters from a PyTorch model to a format.
+
+    Args:
+        format: ``onnx``, ``tensorrt`` and so on.
+        edges: exporters ``A_to_B``; default: the files of the package ``exporters`` and third parties' exporters.
+
+    Raises:
+        UnknownNameError: no chain reaches the format.
+    """
+    names = [name for name in (edges or registry.names(EDGES)) if "_to_" in name]
+    chains: dict[str, tuple[str, ...]] = {START: ()}
+    queue = [START]
+    for here in queue:  # breadth first: the queue grows during the loop
+        for name in names:
+            begin, _, end = name.partition("_to_")
+            if begin == here and end not in chains:
+                chains[end] = (*chains[here], name)
+                queue.append(end)
+    known = sorted(set(chains) - {START})
+    if format not in known:
+        raise UnknownNameError("format", format, known, f"known: {', '.join(known)}")
+    return chains[format]

@@ -1,4 +1,4 @@
-"""A step beyond ONNX by an exporter that is one file, ours or a third party's; see docs/extending/edge.md."""
+"""Conversion of an artifact by one exporter, ours or a third party's; see docs/extending/edge.md."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from deploy.core.errors import DeployError, ExportError, MissingPackageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
-from deploy.engines.job import digest_of
+from deploy.exporting.export import REJECTED
 from deploy.exporting.prove import check_outputs
 from deploy.models.open import open_model, request_of
 from deploy.parity.verdict import ParityReport
+from deploy.quantization.source import artifact_digest
 
 EDGES = "exporters"
-REJECTED = "rejected"
 NOT_RUN = "converted, not run here"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Converted:
-    """What one exporter made of an artifact.
+    """Result of one exporter.
 
     Attributes:
-        artifact: the file with its manifest; one that failed its proof lies in the folder ``rejected``.
-        edge: the exporter, ``onnx_to_ort``.
-        backend: what ran the file; None where the exporter names none.
-        parity: what that showed, against the model in float64; None where it was not run.
+        artifact: the file and its manifest; a file that fails is stored in the folder ``rejected``.
+        edge: name of the exporter, ``onnx_to_ort``.
+        backend: backend that ran the file; None if the exporter names none.
+        parity: parity check of the file against the float64 model; None if it was not run.
+        seconds: wall time.
     """
 
     artifact: Artifact
@@ -45,11 +46,11 @@ class Converted:
 
     @property
     def verdict(self) -> str | None:
-        """Of the file's run; None where it was not run."""
+        """Verdict of the parity check; None if the file was not run."""
         return self.parity.verdict if self.parity else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         manifest = self.artifact.manifest
         return {
             "file": str(self.artifact.path),
@@ -68,17 +69,23 @@ class Converted:
         }
 
 
-def take(edge: str, source: Artifact, store: Store, progress: Progress) -> Converted:
-    """Convert an artifact with an exporter, and check_outputs what came out against the model where a backend runs it.
+def run_exporter(edge: str, source: Artifact, store: Store, progress: Progress) -> Converted:
+    """Convert an artifact, and check the file's parity with the model if a backend runs it.
 
-    The exporter is a module with ``convert(source, path)``, which writes ``path`` and may write more files beside it;
-    with ``SUFFIX``, the ending of its files; and, where something runs them, with ``BACKEND``, the name of a plug-in
-    of ``deploy.backends``.
+    The exporter is a module with a function ``convert(source, path)``, which writes ``path`` and may write more files
+    beside it; with ``SUFFIX``, the suffix of its files; and optionally with ``BACKEND``, the name of the plug-in of
+    ``deploy.backends`` that runs them.
+
+    Args:
+        edge: name of the exporter.
+        source: the artifact to convert.
+        store: the artifacts directory.
+        progress: receives progress messages.
 
     Raises:
-        ExportError: it failed, or wrote nothing.
-        MissingPackageError: it needs a package that is not installed.
-        BackendError: the backend refused the file.
+        ExportError: the exporter failed or wrote nothing.
+        MissingPackageError: the exporter needs a package that is not installed.
+        BackendError: the backend cannot open or run the file.
     """
     began = time.perf_counter()
     module = _load(edge)
@@ -91,8 +98,8 @@ def take(edge: str, source: Artifact, store: Store, progress: Progress) -> Conve
         parity = None
         if backend is not None:
             with progress.stage(f"checking parity ({backend})"):
-                parity = _prove(source, path, backend, store, progress)
-        made = Manifest(
+                parity = _check_parity(source, path, backend, store, progress)
+        converted = Manifest(
             model=manifest.model,
             slug=manifest.slug,
             format=edge.partition("_to_")[2],
@@ -105,10 +112,10 @@ def take(edge: str, source: Artifact, store: Store, progress: Progress) -> Conve
             labels=manifest.labels,
             reference=manifest.reference,
             options={**manifest.options, "edge": edge},
-            parent=digest_of(source),
+            parent=artifact_digest(source),
             parity=parity.to_dict() if parity else None,
         )
-        artifact = transaction.publish(made, REJECTED if parity and parity.verdict == "fail" else "")
+        artifact = transaction.publish(converted, REJECTED if parity and parity.verdict == "fail" else "")
     return Converted(artifact=artifact, edge=edge, backend=backend, parity=parity, seconds=time.perf_counter() - began)
 
 
@@ -120,7 +127,7 @@ def _load(edge: str) -> ModuleType:
         raise MissingPackageError(package, f"the exporter {edge}", package) from exc
     missing = [name for name in ("convert", "SUFFIX") if not hasattr(module, name)]
     if missing:
-        raise ExportError(f"the exporter {edge} has no {missing[0]}.", "docs/extending/edge.md says what it needs")
+        raise ExportError(f"the exporter {edge} has no {missing[0]}.", "see docs/extending/edge.md")
     return module
 
 
@@ -133,13 +140,13 @@ def _convert(module: ModuleType, edge: str, source: Path, path: Path) -> None:
         first = next(iter(str(exc).splitlines()), type(exc).__name__)
         raise ExportError(f"{source}: {edge} cannot convert it: {first}") from exc
     if not path.is_file():
-        raise ExportError(f"{source}: {edge} wrote no file {path.name}.")
+        raise ExportError(f"{source}: {edge} did not write {path.name}.")
 
 
-def _prove(source: Artifact, path: Path, backend: str, store: Store, progress: Progress) -> ParityReport:
+def _check_parity(source: Artifact, path: Path, backend: str, store: Store, progress: Progress) -> ParityReport:
     request = request_of(source)
     with IsolatedRunner(backend) as candidate:
-        reference = PyTorchRunner(open_model(request, store, SILENT), "fp64")  # the export has warned where it must
+        reference = PyTorchRunner(open_model(request, store, SILENT), "fp64")  # the export gave the warnings
         precision = source.manifest.precision
         report = check_outputs(reference, path, candidate, precision=precision, seed=request.seed, progress=progress)
     return dataclasses.replace(report, digest=sha256(path))

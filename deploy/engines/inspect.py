@@ -1,35 +1,36 @@
-"""``deploy trt inspect``: what is in an engine, by its manifest, its bytes, and where it can be opened by itself."""
+"""``deploy trt inspect``: what is in an engine, from its manifest and, if it can be opened here, from itself."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError, BackendError, DeployError
+from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
-from deploy.engines.job import digest_of
+from deploy.quantization.source import artifact_digest
 from deploy.support.cuda_driver import gpus
 from deploy.support.engine_file import read_engine, refusal
 from deploy.support.engine_layers import Shares, shares
 from deploy.support.tensorrt_library import cuda_major, deserialize, driver_fault, make_logger, open_library
 
-WANTED = {"int8": "int8", "int8-fp16": "int8", "fp16": "fp16"}
-"""A type that some of an engine's weights must be in, by the precision it was asked for."""
+_WEIGHT_TYPES = {"int8": "int8", "int8-fp16": "int8", "fp16": "fp16"}
+"""Type that some of an engine's weights must have, by precision."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineReport:
-    """What an engine is.
+    """Result of `inspect_engine`.
 
     Attributes:
-        artifact: the engine, held against its manifest.
-        parent_bytes: of the ONNX file it was built from, where that lies beside it still; else None.
-        closed: why it was not opened here; None where it was.
-        shares: what its layers and weights are in, by the engine itself; None where it was not opened.
-        memory_bytes: of the GPU, that a context takes beside the weights; None where it was not opened.
+        artifact: the engine, verified against its manifest.
+        parent_bytes: size of the ONNX file that the engine was built from; None if it is not beside the engine.
+        closed: why the engine could not be opened here; None if it was.
+        shares: types of its layers and weights as the engine reports them; None if it was not opened.
+        memory_bytes: GPU memory of an execution context, without the weights; None if it was not opened.
     """
 
     artifact: Artifact
@@ -40,11 +41,11 @@ class EngineReport:
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """What it was built with."""
+        """Options of the build and what the builder reported, from the manifest."""
         return self.artifact.manifest.options
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         manifest = self.artifact.manifest
         return {
             "file": str(self.artifact.path),
@@ -53,82 +54,88 @@ class EngineReport:
             "memory_bytes": self.memory_bytes,
             "model": manifest.model,
             "precision": manifest.precision,
-            "inputs": [asdict(spec) for spec in manifest.inputs],
-            "outputs": [asdict(spec) for spec in manifest.outputs],
+            "inputs": to_plain(manifest.inputs),
+            "outputs": to_plain(manifest.outputs),
             "parent": manifest.parent,
             "created": manifest.created,
             "closed": self.closed,
-            "shares": self.shares.to_dict() if self.shares else None,
+            "shares": to_plain(self.shares),
             **manifest.options,
         }
 
 
 def inspect_engine(path: Path, *, progress: Progress = SILENT) -> EngineReport:
-    """Read an engine's manifest, hold the engine against it, and open it where it fits what is here.
+    """Verify an engine against its manifest, and open it if it fits the installed library and the GPU.
 
     Args:
         path: the engine.
-        progress: told what the library says.
+        progress: receives progress messages.
 
     Raises:
-        ArtifactError: no such file, no manifest, or not an engine.
-        DigestError: the engine is not what its manifest records.
-        BackendError: it was opened, and is not in the precision that its manifest records.
+        ArtifactError: the file does not exist, has no manifest, or is not an engine.
+        DigestError: the engine differs from its manifest.
+        BackendError: the engine was opened, and its precision is not the one that its manifest records.
     """
     artifact = read_engine(path)
-    closed, found, memory = _open(artifact, progress)
+    closed, types, memory_bytes = _open(artifact, progress)
     return EngineReport(
         artifact=artifact,
         parent_bytes=_parent_bytes(artifact),
         closed=closed,
-        shares=found,
-        memory_bytes=memory,
+        shares=types,
+        memory_bytes=memory_bytes,
     )
 
 
 def _open(artifact: Artifact, progress: Progress) -> tuple[str | None, Shares | None, int | None]:
+    """Return why the engine cannot be opened here, or its layer types and the memory of a context in bytes."""
     name = str(artifact.manifest.options["library"])
     try:
         library = open_library(name)
     except DeployError as exc:
         return exc.message, None, None
     gpu = next(iter(gpus()), None)
-    why = refusal(artifact, library.version, gpu) or driver_fault(library, gpu, cuda_major(name))
-    if why is not None:
-        return why, None, None
+    reason = refusal(artifact, library.version, gpu) or driver_fault(library, gpu, cuda_major(name))
+    if reason is not None:
+        return reason, None, None
     logger = make_logger(library, lambda severity, text: progress.detail(f"{name}: {text}"))
     try:
         engine = deserialize(library, artifact.path.read_bytes(), str(artifact.path), logger)
     except BackendError as exc:
         return exc.message, None, None
-    told = engine.create_engine_inspector().get_engine_information(library.module.LayerInformationFormat.JSON)
-    held = shares(told)
-    check_shares(artifact, held)
-    return None, held, int(engine.device_memory_size_v2)
+    inspector = engine.create_engine_inspector()
+    types = shares(inspector.get_engine_information(library.module.LayerInformationFormat.JSON))
+    check_shares(artifact, types)
+    return None, types, int(engine.device_memory_size_v2)
 
 
-def check_shares(artifact: Artifact, found: Shares) -> None:
-    """An engine that says what its weights are in must hold some in the precision that was asked for.
+def check_shares(artifact: Artifact, types: Shares) -> None:
+    """Check that an engine which reports the types of its weights has some in the precision of its manifest.
+
+    Args:
+        artifact: the engine.
+        types: types of its layers and weights.
 
     Raises:
-        BackendError: it holds none.
+        BackendError: it has none.
     """
     precision = artifact.manifest.precision
-    wanted = WANTED.get(precision)
-    if wanted and found.weights and wanted not in found.weights:
-        told = ", ".join(f"{count} in {kind}" for kind, count in found.weights.items())
+    expected = _WEIGHT_TYPES.get(precision)
+    if expected and types.weights and expected not in types.weights:
+        actual = ", ".join(f"{count} in {name}" for name, count in types.weights.items())
         raise BackendError(
-            f"{artifact.path}: asked for {precision}, and the engine's weights are {told}.",
+            f"{artifact.path}: the engine was built for {precision}, and none of its weights are in {expected}: "
+            f"{actual}.",
             f"rebuild with: {artifact.manifest.options['rebuild']}",
         )
 
 
 def _parent_bytes(artifact: Artifact) -> int | None:
-    for beside in artifact.path.parent.glob("*.onnx"):
+    for path in artifact.path.parent.glob("*.onnx"):
         try:
-            found = Artifact.open(beside)
+            parent = Artifact.open(path)
         except ArtifactError:
             continue
-        if digest_of(found) == artifact.manifest.parent:
-            return sum(item.bytes for item in found.manifest.files)
+        if artifact_digest(parent) == artifact.manifest.parent:
+            return sum(item.bytes for item in parent.manifest.files)
     return None

@@ -1,4 +1,4 @@
-"""From an artifact's symbolic dimensions and what the user typed to the shape ranges of an engine."""
+"""Optimization profiles of an engine, from a graph's symbolic dimensions and the user's ranges."""
 
 from __future__ import annotations
 
@@ -10,50 +10,51 @@ from deploy.core.errors import UsageError
 from deploy.core.tensors import TensorSpec
 from exporters.onnx_to_tensorrt import Profile, ShapeRange
 
-BATCH = "1:8:32"
-_TRIPLE = re.compile(r"(\d+):(\d+):(\d+)\Z")
-_FORM = "three sizes MIN:OPT:MAX are wanted, each at least the one before"
+DEFAULT_BATCH = "1:8:32"
+_SIZES = re.compile(r"(\d+):(\d+):(\d+)\Z")
+_ORDER = "with 1 <= MIN <= OPT <= MAX"
 
 Sizes = tuple[int, int, int]
+"""Min, opt and max of one dimension."""
 Range = TypeVar("Range")
 
 
 def profiles_of(inputs: Sequence[TensorSpec], batch: str | None, shapes: Sequence[str]) -> tuple[Profile, ...]:
-    """The optimization profiles of a graph; none where every dimension is fixed.
+    """Return the optimization profiles of a graph; none if every dimension is fixed.
 
-    A range is written once, for every profile, or once for each profile, separated by commas:
-    ``--batch 1:1:1,8:16:32`` makes two.
+    Each option has one range, which holds for every profile, or one range for each profile, separated by commas:
+    ``--batch 1:1:1,8:16:32`` makes two profiles.
 
     Args:
-        inputs: of the graph.
-        batch: ``MIN:OPT:MAX`` for the dimension ``batch``; None for `BATCH`.
-        shapes: ``DIMENSION:MIN:OPT:MAX`` for another symbolic dimension, or ``INPUT:1x3x64x64:…:…`` for an input's
-            whole shape, repeated.
+        inputs: inputs of the graph.
+        batch: ``MIN:OPT:MAX`` for the dimension ``batch``; None for `DEFAULT_BATCH`.
+        shapes: ``DIMENSION:MIN:OPT:MAX`` for another symbolic dimension, or ``INPUT:1x3x64x64:…:…`` for the whole
+            shape of an input.
 
     Raises:
-        UsageError: not of that form, MIN > OPT > MAX, an unknown name, a dimension without a range or with two, or
-            ranges that are neither one nor as many as the profiles.
+        UsageError: a range is malformed, an unknown name, a dimension has no range or two, or the numbers of ranges
+            differ.
     """
     symbols = {dim for spec in inputs for dim in spec.symbols}
     ranges: dict[str, tuple[Sizes, ...]] = {}
     whole: dict[str, tuple[ShapeRange, ...]] = {}
     if "batch" in symbols:
-        ranges["batch"] = _each("--batch", batch or BATCH, _triple)
+        ranges["batch"] = _parse_each("--batch", batch or DEFAULT_BATCH, _parse_sizes)
     elif batch is not None:
         raise UsageError(f"--batch {batch}: the graph has no dynamic batch.", "deploy export MODEL --dynamic batch")
     for text in shapes:
         name, _, rest = text.partition(":")
         if name in whole or (name in ranges and (name != "batch" or batch is not None)):
-            raise UsageError(f"--shape {text}: {name} has a range already; several profiles are separated by commas.")
+            raise UsageError(
+                f"--shape {text}: {name} already has a range.", "separate the ranges of several profiles by commas"
+            )
         if name in symbols:
-            ranges[name] = _each(f"--shape {name}", rest, _triple)
+            ranges[name] = _parse_each(f"--shape {name}", rest, _parse_sizes)
         elif name in {spec.name for spec in inputs}:
-            whole[name] = _each(f"--shape {name}", rest, _shapes)
+            whole[name] = _parse_each(f"--shape {name}", rest, _parse_shapes)
         else:
             known = ", ".join(sorted(symbols | {spec.name for spec in inputs}))
-            raise UsageError(
-                f"--shape {text}: {name!r} is neither a dynamic dimension nor an input; there are: {known}."
-            )
+            raise UsageError(f"--shape {text}: {name!r} is not a dynamic dimension or an input; known: {known}.")
     return tuple(
         {
             spec.name: _nth(whole[spec.name], index) if spec.name in whole else _range(spec, ranges, index)
@@ -64,41 +65,41 @@ def profiles_of(inputs: Sequence[TensorSpec], batch: str | None, shapes: Sequenc
     )
 
 
-def _each(option: str, text: str, read: Callable[[str, str], Range]) -> tuple[Range, ...]:
-    return tuple(read(option, part) for part in text.split(","))
+def _parse_each(option: str, text: str, parse: Callable[[str, str], Range]) -> tuple[Range, ...]:
+    return tuple(parse(option, part) for part in text.split(","))
+
+
+def _parse_sizes(option: str, text: str) -> Sizes:
+    match = _SIZES.match(text)
+    sizes = [int(part) for part in match.groups()] if match else []
+    if not sizes or not 1 <= sizes[0] <= sizes[1] <= sizes[2]:
+        raise UsageError(f"{option} {text}: not three sizes MIN:OPT:MAX {_ORDER}.")
+    return sizes[0], sizes[1], sizes[2]
+
+
+def _parse_shapes(option: str, text: str) -> ShapeRange:
+    try:
+        shapes = [tuple(int(size) for size in part.split("x")) for part in text.split(":")]
+    except ValueError as exc:
+        raise UsageError(f"{option} {text}: not shapes such as 1x3x224x224.") from exc
+    same_rank = len(shapes) == 3 and len({len(shape) for shape in shapes}) == 1
+    if not same_rank or any(not 1 <= low <= opt <= high for low, opt, high in zip(*shapes, strict=True)):
+        raise UsageError(f"{option} {text}: not three shapes MIN:OPT:MAX {_ORDER} in every dimension.")
+    return ShapeRange(min=shapes[0], opt=shapes[1], max=shapes[2])
 
 
 def _count(ranges: dict[str, tuple[Sizes, ...]], whole: dict[str, tuple[ShapeRange, ...]]) -> int:
-    """How many profiles there are."""
+    """Return the number of profiles."""
     counts = {name: len(given) for name, given in [*ranges.items(), *whole.items()]}
     several = {name: count for name, count in counts.items() if count > 1}
     if len(set(several.values())) > 1:
-        told = ", ".join(f"{name} {count}" for name, count in several.items())
-        raise UsageError(f"each dimension has one range, or one for each profile; there are: {told}.")
+        numbers = ", ".join(f"{name} {count}" for name, count in several.items())
+        raise UsageError(f"--batch, --shape: each needs one range, or one for each profile; given: {numbers}.")
     return max(several.values(), default=1)
 
 
 def _nth(given: tuple[Range, ...], index: int) -> Range:
     return given[index if len(given) > 1 else 0]
-
-
-def _triple(option: str, text: str) -> Sizes:
-    match = _TRIPLE.match(text)
-    sizes = [int(part) for part in match.groups()] if match else []
-    if not sizes or not 1 <= sizes[0] <= sizes[1] <= sizes[2]:
-        raise UsageError(f"{option} {text}: {_FORM}.")
-    return sizes[0], sizes[1], sizes[2]
-
-
-def _shapes(option: str, text: str) -> ShapeRange:
-    try:
-        shapes = [tuple(int(size) for size in part.split("x")) for part in text.split(":")]
-    except ValueError as exc:
-        raise UsageError(f"{option} {text}: shapes are written 1x3x224x224.") from exc
-    ordered = len(shapes) == 3 and len({len(shape) for shape in shapes}) == 1
-    if not ordered or any(not 1 <= low <= opt <= high for low, opt, high in zip(*shapes, strict=True)):
-        raise UsageError(f"{option} {text}: {_FORM.replace('sizes', 'shapes')}.")
-    return ShapeRange(min=shapes[0], opt=shapes[1], max=shapes[2])
 
 
 def _range(spec: TensorSpec, ranges: dict[str, tuple[Sizes, ...]], index: int) -> ShapeRange:
@@ -108,6 +109,6 @@ def _range(spec: TensorSpec, ranges: dict[str, tuple[Sizes, ...]], index: int) -
             f"input {spec}: dimension {missing[0]!r} needs a range.",
             f"deploy trt build --shape {missing[0]}:MIN:OPT:MAX",
         )
-    at = {name: _nth(given, index) for name, given in ranges.items()}
-    low, opt, high = (spec.concrete({name: sizes[end] for name, sizes in at.items()}) for end in range(3))
+    sizes = {name: _nth(given, index) for name, given in ranges.items()}
+    low, opt, high = (spec.concrete({name: three[end] for name, three in sizes.items()}) for end in range(3))
     return ShapeRange(min=low, opt=opt, max=high)

@@ -1,1 +1,1 @@
-"""Packages for servers."""
+"""Packages for inference servers."""

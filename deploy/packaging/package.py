@@ -1,4 +1,4 @@
-"""``deploy package``: what a server takes, written aside, proven from pixel to name, and put in place."""
+"""``deploy package``: write a package for a server, check it against PyTorch, and publish it."""
 
 from __future__ import annotations
 
@@ -6,71 +6,60 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from PIL import Image as Pillow
 
-from deploy.core import registry
 from deploy.core.artifact import Artifact
+from deploy.core.backend import ONNX, find_backend
 from deploy.core.environment import now, versions
 from deploy.core.errors import ArtifactError, UsageError
 from deploy.core.folder import replaced
 from deploy.core.paths import default_root
+from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
-from deploy.packaging.content import PackageOptions as PackageOptions
-from deploy.packaging.contents import Asked, contents_of
-from deploy.packaging.proof import PipelineProof, pictures_for, prove, through_graphs, through_script
+from deploy.packaging.items import build_items
+from deploy.packaging.pipeline_check import PipelineCheck, UInt8Image, check_pipeline, load_images
+from deploy.packaging.target import PackageItem, PackageTarget, find_target
+from deploy.packaging.target import PackageOptions as PackageOptions
 from deploy.support.package_list import PACKAGE, read_package, write_package
 from deploy.support.release import check_release
 from deploy.support.stored import newest_export, newest_of_each
 
-EXAMPLE = "example.png"
 FOLDER = "packages"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackagedModel:
-    """A model as it was packaged.
+    """One model of a finished package.
 
     Attributes:
-        name: what it is called on the server.
+        name: the model's name on the server.
         files: the artifacts it was made from.
-        proof: from pixel to name; None where only tensors go in, or nothing here runs the file.
-        without: why there is no proof, or no pipeline.
+        proof: comparison of its labels with PyTorch's; None if it takes tensors only or cannot be run here.
+        without: why there is no comparison; empty if there is one.
     """
 
     name: str
     files: tuple[Path, ...]
-    proof: PipelineProof | None
+    proof: PipelineCheck | None
     without: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "name": self.name,
-            "files": [str(path) for path in self.files],
-            "proof": self.proof.to_dict() if self.proof else None,
-            "without": self.without,
-        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackageReport:
-    """What `package_models` wrote."""
+    """The package that `package_models` wrote.
+
+    Attributes:
+        server: name of the package target.
+        folder: the package.
+        models: models that this call added; the folder may contain others.
+    """
 
     server: str
     folder: Path
     models: tuple[PackagedModel, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "server": self.server,
-            "folder": str(self.folder),
-            "models": [model.to_dict() for model in self.models],
-        }
 
 
 def package_models(
@@ -78,8 +67,7 @@ def package_models(
     *,
     server: str,
     precision: str = "fp32",
-    max_batch: int = 32,
-    pictures: bool = True,
+    preprocessing: bool = True,
     data: str | None = None,
     output: Path | None = None,
     options: PackageOptions | None = None,
@@ -87,113 +75,127 @@ def package_models(
     artifacts: Path | None = None,
     progress: Progress = SILENT,
 ) -> PackageReport:
-    """Write what a server takes: a folder that is complete and proven, or as it was before.
+    """Write a package for a server; on an error the folder stays as it was.
 
-    A folder that is there already keeps its other models, and earlier versions of these.
+    If the folder is a package that holds several models, its other models and earlier versions are kept.
 
     Args:
-        models: names as in the artifacts directory, or files there (several engines of one model are one model);
-            default the model of the newest export.
-        server: ``triton``, ``kserve`` or ``standalone``.
-        precision: of the files that names stand for; ``int8`` is the one for ONNX Runtime.
-        max_batch: samples that the server may put together.
-        pictures: also package the way from a picture to names, where there is one.
-        data: pictures for the proof besides those that are drawn: a data set's name, a folder, or arrays.
-        output: the folder; default ``packages/SERVER`` in the artifacts directory, for standalone with the model's
-            name.
-        options: how the server runs it.
-        allow_untrained: package weights that mean nothing.
+        models: model names in the artifacts directory, or files there (several engines of one model become one
+            model); default the model of the newest export.
+        server: package target: ``triton``, ``kserve``, ``standalone``, or the name of a plug-in.
+        precision: precision of the files, for models given by name.
+        preprocessing: package the preprocessing from an image to the model's input, and the labels, where possible.
+        data: images for the check, in addition to synthetic ones: a data set's name, a folder, or arrays.
+        output: the folder; default ``packages/SERVER`` in the artifacts directory, or ``packages/SERVER-MODEL`` for a
+            target that holds one model.
+        options: how the server runs the models.
+        allow_untrained: package untrained weights.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
-        progress: told what happens.
+        progress: receives progress messages.
 
     Raises:
-        ArtifactError: no such file, not proven, untrained, or not for this server.
-        DigestError: a file is not what its manifest says.
-        ParityError: the package names a picture otherwise than PyTorch; nothing was published.
-        UsageError: what was asked for cannot be.
-        StorageError: the disk refused.
+        ArtifactError: a file does not exist, its parity was not shown, its weights are untrained, or the target does
+            not take it.
+        DigestError: a file differs from its manifest.
+        ParityError: the labels of a float32 package differ from PyTorch's; it was not published.
+        UsageError: an option does not fit the target or the models.
+        StorageError: the package could not be written.
     """
-    writer = registry.load("deploy.packaging.targets", server, "server")
+    target = find_target(server)
     options = options or PackageOptions()
+    target.check_options(options)
+    if data is not None and not preprocessing:
+        raise UsageError("--data is not used with --no-preprocessing.")
     store = Store(artifacts or default_root())
-    chosen = _chosen(models, precision, writer, store, progress)
+    chosen = _choose(models, precision, target, store, progress)
     for artifact in chosen:
         check_release(artifact, allow_untrained=allow_untrained, progress=progress)
-    asked = Asked(max_batch=max_batch, pictures=pictures)
-    contents, without = contents_of(chosen, asked, progress)
-    place = output or store.root / FOLDER / (server if server != "standalone" else f"{server}-{contents[0].name}")
-    earlier = _earlier(place)
-    shown = pictures_for(data, progress) if any(content.pipeline for content in contents) else []
-    with replaced(place) as fresh:
-        if earlier and server != "standalone":
-            shutil.copytree(place, fresh, dirs_exist_ok=True)
-        writer.write(fresh, contents, options)
-        if server == "standalone":
-            Pillow.fromarray(shown[0]).save(fresh / EXAMPLE)
-        packaged = []
-        for content in contents:
-            proof, why = None, without.get(content.name, "")
-            if content.pipeline is not None and content.artifacts[0].manifest.format == "engine":
-                why = "the engine was not run here: from pixel to name nothing was proven"
-                progress.warn(f"{content.name}: {why}")
-            elif content.pipeline is not None:
-                script = server == "standalone"
-                how = (
-                    through_script(fresh / writer.SCRIPT)
-                    if script
-                    else through_graphs(content, *writer.graphs(fresh, content))
-                )
-                proof = prove(content, how, shown, store, progress)
-            files = tuple(artifact.path for artifact in content.artifacts)
-            packaged.append(PackagedModel(name=content.name, files=files, proof=proof, without=why))
-        told = {**earlier.get("models", {}), **{model.name: model.to_dict() for model in packaged}}
-        write_package(fresh, {"server": server, "models": told, "versions": versions(), "created": now()})
-        if _earlier(place) != earlier:
-            raise ArtifactError(f"{place}: another process changed it meanwhile.", "try again")
-    return PackageReport(server=server, folder=place, models=tuple(packaged))
+    items = build_items(chosen, options.max_batch, preprocessing, progress)
+    if target.single_model and len(items) > 1:
+        raise UsageError(
+            f"a package for {server} holds one model.", f"deploy package {items[0].manifest.model} --for {server}"
+        )
+    folder = output or store.root / FOLDER / (f"{server}-{items[0].name}" if target.single_model else server)
+    existing = _existing(folder)
+    images = load_images(data, progress) if any(item.pipeline for item in items) else []
+    with replaced(folder) as scratch:
+        if existing and not target.single_model:
+            shutil.copytree(folder, scratch, dirs_exist_ok=True)
+        target.write(scratch, items, options)
+        if target.example and images:
+            Pillow.fromarray(images[0]).save(scratch / target.example)
+        packaged = tuple(_check(item, scratch, target, images, store, progress) for item in items)
+        listed = {**existing.get("models", {}), **{model.name: to_plain(model) for model in packaged}}
+        write_package(scratch, {"server": server, "models": listed, "versions": versions(), "created": now()})
+        if _existing(folder) != existing:
+            raise ArtifactError(f"{folder}: another process changed it meanwhile.", "run the command again")
+    return PackageReport(server=server, folder=folder, models=packaged)
 
 
-def _earlier(place: Path) -> dict[str, Any]:
-    """What the list of a package that is there says; nothing where there is none.
-
-    Raises:
-        UsageError: something else is there.
-        ArtifactError: it was changed since.
-    """
-    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
-        return {}
-    if not (place / PACKAGE).is_file():
-        raise UsageError(f"{place}: there is something, and it is no package.", "another place: --output DIR")
-    return read_package(place)
-
-
-def _chosen(
-    models: Sequence[str], precision: str, writer: ModuleType, store: Store, progress: Progress
+def _choose(
+    models: Sequence[str], precision: str, target: PackageTarget, store: Store, progress: Progress
 ) -> list[Artifact]:
-    """The files that are meant.
+    """Return the files to package.
 
     Raises:
-        ArtifactError: there is none, or the server would not run it as it was proven.
+        ArtifactError: there is no such file, or the target does not take it.
     """
     chosen = []
     for name in dict.fromkeys(models or (newest_export(store, progress).manifest.model,)):
         if Path(name).is_file():
             artifact = Artifact.open(Path(name))
         elif precision == "int8":
-            artifact = _quantized(name, store)
+            artifact = _newest_int8(name, target, store)
         else:
             artifact = newest_export(store, progress, name=name, precisions=(precision,))
-        refusal = writer.refuse(artifact)
+        refusal = target.refusal(artifact.manifest)
         if refusal:
             raise ArtifactError(f"{artifact.path}: {refusal}.")
         chosen.append(artifact)
     return chosen
 
 
-def _quantized(name: str, store: Store) -> Artifact:
+def _newest_int8(name: str, target: PackageTarget, store: Store) -> Artifact:
     for artifact in newest_of_each(store, name):
-        if artifact.manifest.precision == "int8" and artifact.manifest.target == "onnxruntime":
+        manifest = artifact.manifest
+        if manifest.format == ONNX and manifest.precision == "int8" and not target.refusal(manifest):
             return artifact
-    raise ArtifactError(
-        f"{store.root}: no INT8 file of {name} for ONNX Runtime.", f"deploy quantize {name} --target onnxruntime"
+    backends = [find_backend(backend) for backend in target.backends]
+    quantized_for = [item for backend in backends if ONNX in backend.formats for item in backend.targets]
+    hint = f"deploy quantize {name} --target {quantized_for[0]}" if quantized_for else "deploy quantize --help"
+    raise ArtifactError(f"{store.root}: no INT8 file of {name} for {target.title}.", hint)
+
+
+def _existing(folder: Path) -> dict[str, Any]:
+    """Return the list of an existing package; empty if the folder is missing or empty.
+
+    Raises:
+        UsageError: the folder contains something else.
+        ArtifactError: the package differs from its list.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return {}
+    if not (folder / PACKAGE).is_file():
+        raise UsageError(f"{folder}: exists and is not a package.", "--output DIR chooses another folder")
+    return read_package(folder)
+
+
+def _check(
+    item: PackageItem,
+    folder: Path,
+    target: PackageTarget,
+    images: Sequence[UInt8Image],
+    store: Store,
+    progress: Progress,
+) -> PackagedModel:
+    """Compare a packaged pipeline with PyTorch, if the model has one and this machine can run it."""
+    check, reason, classify = None, item.no_pipeline, target.classify
+    if item.pipeline is not None:
+        if classify is not None:
+            check = check_pipeline(item, lambda images: classify(folder, item, images), images, store, progress)
+        if check is None:
+            reason = "the package cannot be run on this machine, so its labels were not compared with PyTorch's"
+            progress.warn(f"{item.name}: {reason}")
+    return PackagedModel(
+        name=item.name, files=tuple(artifact.path for artifact in item.artifacts), proof=check, without=reason
     )

@@ -1,1 +1,7 @@
-"""INT8: calibration data, quantized graphs and their evidence."""
+"""INT8: calibration data, quantized graphs and the evidence for them."""
+
+DEFAULT_METHOD = "mse"
+"""How ranges are chosen unless the user says otherwise."""
+
+DEFAULT_SAMPLES = 128
+"""Number of calibration samples unless the user says otherwise."""

@@ -1,4 +1,4 @@
-"""The calibration table of a model: taken where it still holds, made where it does not."""
+"""The calibration table of a model: reused if nothing it depends on has changed, computed otherwise."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ import onnx
 import calibration
 from calibration.table import SCHEMA as TABLE_SCHEMA
 from calibration.table import STABLE, CalibrationTable
-from deploy.core.artifact import Artifact, Manifest, Payload
+from deploy.core.artifact import Artifact, Payload
 from deploy.core.environment import version
 from deploy.core.errors import ArtifactError
+from deploy.core.plain import to_plain
 from deploy.core.progress import Progress
 from deploy.core.runner import Feeds
 from deploy.core.store import Store
-from deploy.quantization.child import GraphChild
 from deploy.quantization.data import CalibrationSamples
-from deploy.quantization.source import Source
+from deploy.quantization.source import PRECISION, Source
+from deploy.quantization.worker import GraphChild
 from deploy.support.onnx_file import opset
 
 FORMAT = "calibration"
-FEW = 32
-"""Samples below which ranges are hardly stable, whatever they say of themselves."""
+STABLE_SAMPLES = 32
+"""Number of samples below which ranges are rarely stable."""
 
 
 def batch_of(graph: onnx.ModelProto) -> tuple[int, bool]:
-    """Samples in a batch, and whether the graph fixes that."""
+    """Return the number of samples in a batch, and whether the graph fixes it."""
     first = next(value for value in graph.graph.input).type.tensor_type.shape.dim
     return calibration.batch_size(graph), bool(first and first[0].dim_value)
 
@@ -43,41 +44,41 @@ def calibrated(
     store: Store,
     progress: Progress,
 ) -> tuple[CalibrationTable, bool]:
-    """The table for these samples and this method, and whether it was there.
+    """Return the calibration table for these samples and this method, and whether it was reused.
 
     Args:
-        source: what is quantized.
-        graph: of it, prepared.
-        samples: to calibrate with.
-        method: of choosing ranges.
-        child: has prepared the graph, and runs it.
-        store: where the table is.
-        progress: told what happens.
+        source: the float export.
+        graph: the prepared graph of the export.
+        samples: the calibration samples.
+        method: name of the method that chooses ranges.
+        child: the process that prepared the graph and runs it.
+        store: the artifacts directory, where the table is stored.
+        progress: receives progress messages.
 
     Raises:
         DataError: the samples cannot be used.
-        BackendError: the graph cannot be run.
+        BackendError: ONNX Runtime cannot run the graph.
     """
     key = _key(source, graph, samples, method)
     path = store.folder(source.slug) / f"{source.slug}.calibration.json"
-    table = _stored(path, key, progress)
+    table = _load(path, key, progress)
     reused = table is not None
     if table is None:
         size, fixed = batch_of(graph)
-        watch = _Alike(samples.batches(size, whole=fixed))
+        watch = _Watched(samples.batches(size, fixed=fixed))
         with progress.stage("calibrating"):
             seen = child.collect(watch, samples=samples.count, advance=progress.advance)
         with progress.stage(f"choosing ranges ({method})"):
             table = CalibrationTable.of(seen, method, key)
-        if watch.alike:
-            progress.warn(f"{samples.summary['name']}: all {seen.samples} samples are the same.")
-        _write(source, table, path.name, store)
+        if watch.identical:
+            progress.warn(f"{samples.summary['name']}: all {seen.samples} samples are identical.")
+        _save(source, table, path.name, store)
     _warn(table, progress)
     return table, reused
 
 
 def _key(source: Source, graph: onnx.ModelProto, samples: CalibrationSamples, method: str) -> dict[str, Any]:
-    """What the ranges depend on; plain values, equal after a trip through JSON."""
+    """Return everything that the ranges depend on, as values that JSON preserves."""
     packages = ("deploy-toolkit", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
     return {
         "graph": source.digest,
@@ -85,21 +86,15 @@ def _key(source: Source, graph: onnx.ModelProto, samples: CalibrationSamples, me
         "weights": list(source.weights.identity),
         "data": samples.summary["digest"],
         "samples": samples.count,
-        "preprocessing": _plain(samples.summary.get("preprocessing")),
+        "preprocessing": to_plain(samples.summary.get("preprocessing")),
         "method": method,
-        "versions": {name: found for name in packages if (found := version(name))},
+        "versions": {name: installed for name in packages if (installed := version(name))},
         "table": TABLE_SCHEMA,
     }
 
 
-def _plain(values: Any) -> Any:
-    if isinstance(values, dict):
-        return {key: _plain(value) for key, value in values.items()}
-    return [_plain(value) for value in values] if isinstance(values, (list, tuple)) else values
-
-
-def _stored(path: Path, key: dict[str, Any], progress: Progress) -> CalibrationTable | None:
-    """The table that is there, if it holds; if not, why not is said."""
+def _load(path: Path, key: dict[str, Any], progress: Progress) -> CalibrationTable | None:
+    """Return the stored table if it is intact and its key is the same."""
     if not path.exists():
         return None
     try:
@@ -113,57 +108,48 @@ def _stored(path: Path, key: dict[str, Any], progress: Progress) -> CalibrationT
     if changed:
         progress.note(f"calibrating again: {', '.join(changed)} changed since {path}")
         return None
-    progress.note(f"taking the ranges of {path}: same graph, data, preprocessing, method and versions")
+    progress.note(f"reusing the ranges of {path}: same graph, data, preprocessing, method and versions")
     return table
 
 
-def _write(source: Source, table: CalibrationTable, name: str, store: Store) -> None:
+def _save(source: Source, table: CalibrationTable, name: str, store: Store) -> None:
     with store.transaction(source.slug) as transaction:
         path = transaction.path(name)
         path.write_text(table.to_json(), encoding="utf-8")
-        transaction.publish(
-            Manifest(
-                model=source.model,
-                slug=source.slug,
-                format=FORMAT,
-                precision="fp32",
-                files=(Payload.of(path),),
-                inputs=source.inputs,
-                outputs=source.outputs,
-                weights=source.weights,
-                preprocessing=source.preprocessing,
-                options=dict(table.key),
-                parent=source.digest,
-            )
+        manifest = source.derived_manifest(
+            format=FORMAT, precision=PRECISION, files=(Payload.of(path),), options=dict(table.key)
         )
+        transaction.publish(manifest)
 
 
 def _warn(table: CalibrationTable, progress: Progress) -> None:
-    if table.samples < FEW:
-        progress.warn(f"{table.samples} samples are few: ranges are seldom stable below {FEW}.")
+    if table.samples < STABLE_SAMPLES:
+        progress.warn(
+            f"{table.samples} calibration samples are few: ranges are rarely stable with fewer than {STABLE_SAMPLES}."
+        )
     moved = table.moved
     if moved is not None and moved > STABLE:
         progress.warn(
-            f"the ranges still moved by {moved:.0%} in the last quarter of the samples "
-            f"(stable is at most {STABLE:.0%}): give more samples."
+            f"the ranges are not stable: they still changed by {moved:.0%} over the last quarter of the samples "
+            f"(stable: at most {STABLE:.0%}). Use more samples."
         )
     dead = table.dead
     if dead:
         count = sum(pair[0] for pair in dead.values())
-        shown = ", ".join(f"{name} ({some} of {every})" for name, (some, every) in list(dead.items())[:3])
-        progress.note(f"{count} channels never changed, in {len(dead)} tensors: {shown}")
+        shown = ", ".join(f"{name} ({constant} of {total})" for name, (constant, total) in list(dead.items())[:3])
+        progress.note(f"{count} constant channels in {len(dead)} tensors: {shown}")
 
 
-class _Alike:
-    """Batches as they come, watched for whether all samples are the same."""
+class _Watched:
+    """Yields batches unchanged and records whether all samples are identical."""
 
     def __init__(self, batches: Iterator[Feeds]) -> None:
         self._batches = batches
         self._first: Feeds | None = None
-        self.alike = True
+        self.identical = True
 
     def __iter__(self) -> Iterator[Feeds]:
         for batch in self._batches:
             first = self._first = self._first or {name: values[:1].copy() for name, values in batch.items()}
-            self.alike &= all(bool(np.all(values == first[name])) for name, values in batch.items())
+            self.identical &= all(bool(np.all(values == first[name])) for name, values in batch.items())
             yield batch

@@ -1,9 +1,9 @@
-"""What a graph is calibrated on, and what it is judged on afterwards: images prepared for it, or ready arrays."""
+"""Calibration data: samples that set the ranges, and samples that the quantized graph is evaluated on."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,21 +20,24 @@ from deploy.data.dataset import Dataset, evenly
 from deploy.data.preprocess import batches
 from deploy.evaluation.images import labels_for
 from deploy.exporting.samples import digest_of, fit_arrays, load_samples
-from deploy.models.request import parse_options, typed
+from deploy.quantization.source import Source
 
-JUDGED = 512
-"""Samples on which a quantized graph is judged at the most."""
+MIN_SAMPLES = 2
+"""Smallest number of samples that ranges are taken from."""
 
-FEWEST = 2
+MAX_EVIDENCE_SAMPLES = 512
+"""Largest number of samples that a quantized graph is evaluated on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationSamples:
-    """Samples that can be fed, a batch at a time.
+    """Samples that are fed in batches.
 
     Attributes:
-        summary: name, digest, how many, how they were prepared: plain values for a manifest.
-        labels: indices of the model's classes, one for each sample; None where there are none.
+        count: number of samples.
+        summary: name, digest, count and preprocessing, as plain values for a manifest.
+        labels: class indices of the model, (count,), int64; None without labels.
+        stream: yields batches of at most the given number of samples.
     """
 
     count: int
@@ -42,14 +45,19 @@ class CalibrationSamples:
     labels: NDArray[np.int64] | None
     stream: Callable[[int], Iterator[Feeds]]
 
-    def batches(self, size: int, *, whole: bool) -> Iterator[Feeds]:
-        """Batches in order; with ``whole``, for a graph whose batch is fixed, a rest that fills none is left out."""
+    def batches(self, size: int, *, fixed: bool) -> Iterator[Feeds]:
+        """Yield batches in order.
+
+        Args:
+            size: number of samples in a batch.
+            fixed: drop an incomplete last batch, for a graph with a fixed batch size.
+        """
         for batch in self.stream(size):
-            if not whole or len(next(iter(batch.values()))) == size:
+            if not fixed or len(next(iter(batch.values()))) == size:
                 yield batch
 
     def head(self, count: int) -> CalibrationSamples:
-        """At most the first ``count``."""
+        """Return the first ``count`` samples, or all if there are fewer."""
 
         def stream(size: int) -> Iterator[Feeds]:
             done = 0
@@ -66,10 +74,12 @@ class CalibrationSamples:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationData:
-    """Samples to calibrate with and samples to judge on.
+    """Samples for calibration and samples for evaluation.
 
     Attributes:
-        apart: none of the latter is among the former.
+        calibration: samples that set the ranges.
+        evidence: samples that the quantized graph is evaluated on.
+        apart: the two sets have no sample in common.
     """
 
     calibration: CalibrationSamples
@@ -77,70 +87,65 @@ class CalibrationData:
     apart: bool
 
 
-def open_data(
-    data: str,
-    inputs: Sequence[TensorSpec],
-    preprocessing: Preprocessing | None,
-    names: tuple[str, ...],
-    model: str,
-    *,
-    samples: int,
-    skip_bad: bool,
-    progress: Progress,
-) -> CalibrationData:
-    """Open what follows ``--calib``.
+def open_data(calib: str, source: Source, *, samples: int, skip_bad: bool, progress: Progress) -> CalibrationData:
+    """Open the data given by ``--calib`` and divide it.
 
     Args:
-        data: a folder of images, a bundled data set, ``.npy`` or ``.npz``.
-        inputs: of the graph.
-        preprocessing: how images become its input; None where it does not take images.
-        names: of the model's classes.
-        model: its name, for messages.
-        samples: to calibrate with, at the most.
-        skip_bad: leave unreadable images out.
-        progress: told what was chosen.
+        calib: a folder of images, a bundled data set, or a ``.npy`` or ``.npz`` file.
+        source: the graph that the samples are for.
+        samples: maximum number of calibration samples.
+        skip_bad: skip unreadable images.
+        progress: receives progress messages.
 
     Raises:
-        DataError: fewer than two samples, or they do not fit.
+        DataError: fewer than `MIN_SAMPLES` samples, or samples that do not fit the graph.
         UsageError: images for a graph that does not take them.
     """
-    if data.endswith((".npy", ".npz")):
-        loaded = load_samples(data, progress)
-        if isinstance(loaded, dict):
-            return _arrays(data, fit_arrays(loaded, inputs), samples, progress)
-    if preprocessing is None:
-        takes = "; ".join(map(str, inputs))
-        raise UsageError(f"{model} takes {takes}, not images.", "give its inputs by name in a .npz file")
-    train, test, apart = _divided(data, samples, skip_bad, progress)
+    loaded = load_samples(calib, progress) if calib.endswith((".npy", ".npz")) else None
+    if isinstance(loaded, dict):
+        data = _from_arrays(calib, fit_arrays(loaded, source.inputs), samples, progress)
+    else:
+        data = _from_images(calib, source, samples, skip_bad, progress)
+    if data.calibration.count < samples:
+        progress.warn(f"{calib}: {data.calibration.count} calibration samples; {samples} were requested.")
+    if not data.apart:
+        progress.note("the quantized graph is evaluated on the calibration samples: there are no others")
+    return data
+
+
+def _from_images(calib: str, source: Source, samples: int, skip_bad: bool, progress: Progress) -> CalibrationData:
+    if source.preprocessing is None:
+        inputs = "; ".join(map(str, source.inputs))
+        raise UsageError(
+            f"{calib}: {source.model} takes {inputs}, not images.", "give its inputs by name in a .npz file"
+        )
+    train, test, apart = _split(calib, samples, skip_bad, progress)
+    spec = source.inputs[0]
     return CalibrationData(
-        calibration=_images(train, inputs[0], preprocessing, None),
-        evidence=_images(test, inputs[0], preprocessing, (names, model)),
+        calibration=_image_samples(train, spec, source.preprocessing, None),
+        evidence=_image_samples(test, spec, source.preprocessing, _labels(test, source)),
         apart=apart,
     )
 
 
-def _divided(data: str, samples: int, skip_bad: bool, progress: Progress) -> tuple[Dataset, Dataset, bool]:
-    """Images to calibrate with, images to judge on, and whether they are others."""
-    most = samples + JUDGED
-    whole = open_dataset(data, split="train", limit=most, skip_bad=skip_bad, progress=progress)
-    if len(whole) < FEWEST:
-        raise DataError(f"{whole.name}: {len(whole)} image is too few to calibrate with.")
-    if whole.split == "train":
-        test = open_dataset(data, split="test", limit=JUDGED, skip_bad=skip_bad, progress=progress)
-        return whole.spread(samples), test, True
-    if len(whole) <= samples:
-        return whole, whole, False
-    chosen = evenly(len(whole), samples)
-    return whole.take(chosen), whole.take(np.setdiff1d(np.arange(len(whole)), chosen)), True
+def _split(calib: str, samples: int, skip_bad: bool, progress: Progress) -> tuple[Dataset, Dataset, bool]:
+    """Return images for calibration, images for evaluation, and whether the two are disjoint."""
+    limit = samples + MAX_EVIDENCE_SAMPLES
+    images = open_dataset(calib, split="train", limit=limit, skip_bad=skip_bad, progress=progress)
+    if len(images) < MIN_SAMPLES:
+        raise DataError(f"{images.name}: {len(images)} image; calibration needs at least {MIN_SAMPLES}.")
+    if images.split == "train":
+        test = open_dataset(calib, split="test", limit=MAX_EVIDENCE_SAMPLES, skip_bad=skip_bad, progress=progress)
+        return images.spread(samples), test, True
+    if len(images) <= samples:
+        return images, images, False
+    chosen = evenly(len(images), samples)
+    return images.take(chosen), images.take(np.setdiff1d(np.arange(len(images)), chosen)), True
 
 
-def _images(
-    dataset: Dataset, spec: TensorSpec, preprocessing: Preprocessing, known: tuple[tuple[str, ...], str] | None
+def _image_samples(
+    dataset: Dataset, spec: TensorSpec, preprocessing: Preprocessing, labels: NDArray[np.int64] | None
 ) -> CalibrationSamples:
-    labels = None
-    if known is not None and dataset.labels is not None:
-        labels = _labels(dataset, *known)
-
     def stream(size: int) -> Iterator[Feeds]:
         for images, _ in batches(dataset, preprocessing, size):
             yield {spec.name: images.astype(spec.dtype, copy=False)}
@@ -153,58 +158,34 @@ def _images(
     )
 
 
-def _labels(dataset: Dataset, names: tuple[str, ...], model: str) -> NDArray[np.int64] | None:
-    """The labels as the model's classes, where it knows them by name or by number."""
+def _labels(dataset: Dataset, source: Source) -> NDArray[np.int64] | None:
+    """Return the labels as class indices of the model; None if they do not match its classes."""
+    if dataset.labels is None or not source.labels:
+        return None
     try:
-        return labels_for(dataset, len(names), names, model)[0] if names else None
+        return labels_for(dataset, len(source.labels), source.labels, source.model)[0]
     except DataError:
         return None
 
 
-def _arrays(data: str, arrays: Fetches, samples: int, progress: Progress) -> CalibrationData:
+def _from_arrays(calib: str, arrays: Fetches, samples: int, progress: Progress) -> CalibrationData:
     count = min(map(len, arrays.values()))
-    if count < FEWEST:
-        raise DataError(f"{data}: {count} sample is too few to calibrate with.")
+    if count < MIN_SAMPLES:
+        raise DataError(f"{calib}: {count} sample; calibration needs at least {MIN_SAMPLES}.")
     for name, values in arrays.items():
         if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-            raise DataError(f"{data}: input {name!r} holds values that are not finite.")
-    progress.note(f"{data}: fed as it is; images that need preparing are given as uint8, or as a folder")
+            raise DataError(f"{calib}: input {name!r} holds values that are not finite.")
+    progress.note(f"{calib}: fed without preprocessing; give images as uint8 arrays or a folder to have them prepared")
     chosen = evenly(count, samples)
-    rest = np.setdiff1d(np.arange(count), chosen)[:JUDGED]
-    apart = len(rest) >= FEWEST
+    rest = np.setdiff1d(np.arange(count), chosen)[:MAX_EVIDENCE_SAMPLES]
+    apart = len(rest) >= MIN_SAMPLES
 
-    def some(indices: NDArray[np.intp]) -> CalibrationSamples:
+    def select(indices: NDArray[np.intp]) -> CalibrationSamples:
         def stream(size: int) -> Iterator[Feeds]:
             for start in range(0, len(indices), size):
                 yield {name: values[indices[start : start + size]] for name, values in arrays.items()}
 
-        summary = {"name": data.rpartition("/")[2], "images": len(indices), "digest": digest_of(arrays)}
+        summary = {"name": calib.rpartition("/")[2], "images": len(indices), "digest": digest_of(arrays)}
         return CalibrationSamples(count=len(indices), summary=summary, labels=None, stream=stream)
 
-    return CalibrationData(calibration=some(chosen), evidence=some(rest if apart else chosen), apart=apart)
-
-
-def override(preprocessing: Preprocessing | None, changes: Sequence[str]) -> Preprocessing | None:
-    """Preprocessing with ``key=value`` changes: ``resize=256``, ``crop=224,224``, ``mean=0.5,0.5,0.5``.
-
-    Raises:
-        UsageError: no such key, or a value that cannot be.
-    """
-    if not changes:
-        return preprocessing
-    known = {field.name for field in dataclasses.fields(Preprocessing)}
-    values: dict[str, Any] = {}
-    for key, text in parse_options(tuple(changes)).items():
-        if key not in known:
-            raise UsageError(f"--preprocess {key}: not one of {', '.join(sorted(known))}.")
-        parts = tuple(typed(part) for part in text.split(","))
-        values[key] = (parts * 2 if key == "crop" and len(parts) == 1 else parts) if key in _TUPLES else parts[0]
-    if preprocessing is None and not {"crop", "mean", "std"} <= set(values):
-        raise UsageError("the model has no preprocessing of its own: give --preprocess crop=…, mean=… and std=….")
-    made = dataclasses.replace(preprocessing, **values) if preprocessing else Preprocessing(**values)
-    if len(made.crop) != 2 or len(made.mean) != len(made.std):
-        raise UsageError("--preprocess: crop takes two sizes, mean and std one value for each channel.")
-    return made
-
-
-_TUPLES = ("crop", "mean", "std")
+    return CalibrationData(calibration=select(chosen), evidence=select(rest if apart else chosen), apart=apart)

@@ -1,4 +1,4 @@
-"""What eight bits cost: the quantized graph beside the float graph on the same samples."""
+"""Accuracy of a quantized graph: its outputs compared with the float graph's on the same samples."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import numpy as np
 from deploy.core.backend import ONNX, RunSettings
 from deploy.core.errors import DataError
 from deploy.core.isolated import IsolatedRunner
+from deploy.core.plain import to_plain
 from deploy.core.progress import Progress
 from deploy.core.runner import Fetches
 from deploy.evaluation.accuracy import Accuracy, AccuracyComparison, Answers
 from deploy.parity.fidelity import Fidelity, OutputFidelity
-from deploy.quantization.data import CalibrationSamples
+from deploy.quantization.data import CalibrationData, CalibrationSamples
 from deploy.support.runtime import Runtime, runtime_of, simulated
 
 
@@ -26,10 +27,11 @@ class Evidence:
     """What was measured on one quantized graph.
 
     Attributes:
-        outputs: each float output's fidelity.
-        accuracy: of the quantized graph, where there are labels; ``comparison`` with the float graph's answers.
-        float_accuracy: of the float graph.
-        runtime: what ran the quantized graph, in words.
+        outputs: fidelity of each float output.
+        accuracy: accuracy of the quantized graph; None without labels.
+        float_accuracy: accuracy of the float graph; None without labels.
+        comparison: the two accuracies compared on the same samples; None without labels.
+        runtime: display name of what ran the quantized graph.
     """
 
     outputs: tuple[OutputFidelity, ...]
@@ -40,38 +42,48 @@ class Evidence:
 
     @property
     def sqnr_db(self) -> float | None:
-        """Of the worst output; None where no output varies."""
-        told = [item.sqnr_db for item in self.outputs if item.sqnr_db is not None]
-        return min(told, default=None)
+        """SQNR of the worst output in dB; None if every output is constant."""
+        return min((item.sqnr_db for item in self.outputs if item.sqnr_db is not None), default=None)
 
     @property
     def drop(self) -> float | None:
-        """Points of top-1 lost; None without labels."""
+        """Drop of top-1 accuracy in percentage points; None without labels."""
         return None if self.comparison is None else 0.0 - 100.0 * self.comparison.difference
 
     @property
     def finite(self) -> bool:
-        """Whether every value was."""
+        """Whether every output value is finite."""
         return not any(item.not_finite for item in self.outputs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
+        return {"runtime": self.runtime, **to_plain(self), "outputs": [item.to_dict() for item in self.outputs]}
+
+    def parity(self, verdict: str, precision: str, data: CalibrationData) -> dict[str, Any]:
+        """Return the ``parity`` entry of a manifest.
+
+        Args:
+            verdict: ``pass``, ``fail`` or ``measured``.
+            precision: precision of the quantized file.
+            data: samples that were measured on.
+        """
         return {
-            "runtime": self.runtime,
-            "outputs": [item.to_dict() for item in self.outputs],
-            "accuracy": self.accuracy.to_dict() if self.accuracy else None,
-            "float_accuracy": self.float_accuracy.to_dict() if self.float_accuracy else None,
-            "comparison": self.comparison.to_dict() if self.comparison else None,
+            "verdict": verdict,
+            "kind": precision,
+            "reference": "the float graph it was made from",
+            "samples": dict(data.evidence.summary),
+            "apart": data.apart,
+            **self.to_dict(),
         }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QualityBounds:
-    """What a quantized graph must hold, where somebody said so.
+    """Bounds that a quantized graph must meet; None for no bound.
 
     Attributes:
-        min_sqnr: of the worst output, in dB.
-        max_drop: points of top-1.
+        min_sqnr: lowest SQNR of the worst output, in dB.
+        max_drop: largest drop of top-1 accuracy, in percentage points.
     """
 
     min_sqnr: float | None = None
@@ -79,72 +91,63 @@ class QualityBounds:
 
     @property
     def given(self) -> bool:
-        """Whether there is any."""
+        """Whether there is a bound."""
         return self.min_sqnr is not None or self.max_drop is not None
 
-    def hold(self, evidence: Evidence) -> bool:
-        """Whether they hold."""
-        return not self.broken(evidence)
+    def met_by(self, evidence: Evidence) -> bool:
+        """Return whether all values are finite and every bound is met."""
+        return not self.violations(evidence)
 
-    def broken(self, evidence: Evidence) -> list[str]:
-        """What does not hold, in words."""
-        found = []
+    def violations(self, evidence: Evidence) -> list[str]:
+        """Return one phrase for each bound that is not met, and one for values that are not finite."""
+        reasons = []
         sqnr, drop = evidence.sqnr_db, evidence.drop
         if not evidence.finite:
-            found.append("values are not finite")
+            reasons.append("output values are not finite")
         if self.min_sqnr is not None and (sqnr is None or sqnr < self.min_sqnr):
-            told = "no output varies" if sqnr is None else f"SQNR {sqnr:.1f} dB"
-            found.append(f"{told}; at least {self.min_sqnr:g} dB were asked for")
+            reasons.append(f"SQNR is {format_sqnr(sqnr)}; the minimum is {self.min_sqnr:g} dB")
         if self.max_drop is not None and (drop is None or drop > self.max_drop):
-            told = "there are no labels" if drop is None else f"{drop:.2f} points of top-1 are lost"
-            found.append(f"{told}; at most {self.max_drop:g} may be")
-        return found
+            measured = "is unknown without labels" if drop is None else f"dropped by {drop:.2f} points"
+            reasons.append(f"top-1 accuracy {measured}; the maximum drop is {self.max_drop:g}")
+        return reasons
 
 
 class Judge:
-    """Runs the float graph once, and quantized graphs after it, on the same samples.
+    """Compares quantized graphs with the float graph, which is run once, on the same samples.
 
     Args:
-        runner: a started worker of ONNX Runtime; the caller closes it.
-        source: the float graph's file.
-        samples: to judge on.
-        size: samples in a batch.
-        whole: the graphs' batch is fixed to that size.
-        target: what the quantized graphs are for; decides what runs them.
+        runner: a started ONNX Runtime worker; the caller closes it.
+        source: file of the float graph.
+        samples: samples to compare on.
+        size: number of samples in a batch.
+        fixed: the graphs have this fixed batch size.
+        target: target of the quantized graphs; it decides which runtime runs them.
 
     Raises:
-        DataError: fewer samples than one fixed batch.
+        DataError: there are fewer samples than one fixed batch.
         BackendError: the float graph cannot be run.
     """
 
     def __init__(
-        self, runner: IsolatedRunner, source: Path, samples: CalibrationSamples, *, size: int, whole: bool, target: str
+        self, runner: IsolatedRunner, source: Path, samples: CalibrationSamples, *, size: int, fixed: bool, target: str
     ) -> None:
-        self._runner, self._samples, self._size, self._whole = runner, samples, size, whole
+        self._runner, self._samples, self._size, self._fixed = runner, samples, size, fixed
         self._target = target
         runner.open(source, **runner.backend.options(RunSettings(shared_cores=True)))
         self._float = list(self._run(runner, None))
         if not self._float:
-            raise DataError(f"{samples.count} samples are fewer than the batch of {size} that {source} fixes.")
-
-    def _run(self, runner: IsolatedRunner, progress: Progress | None) -> Iterator[Fetches]:
-        done = 0
-        for batch in self._samples.batches(self._size, whole=self._whole):
-            yield runner.run(batch)
-            done += len(next(iter(batch.values())))
-            if progress is not None:
-                progress.advance(done, self._samples.count)
+            raise DataError(f"{source}: its batch size is {size}, and there are only {samples.count} samples.")
 
     def measure(self, path: Path, progress: Progress, runtime: Runtime | None = None) -> Evidence:
-        """Run a quantized graph, or an engine made of one.
+        """Run a quantized graph, or an engine built from one, and compare its outputs.
 
         Args:
             path: the file.
-            progress: told how far it is.
-            runtime: what runs it; None for what the target's graphs run with here.
+            progress: receives progress messages.
+            runtime: what runs the file; None for what runs the target's graphs on this machine.
 
         Raises:
-            BackendError: the runtime refuses it.
+            BackendError: the runtime cannot open or run the file.
         """
         runtime = runtime or runtime_of(ONNX, self._target) or simulated()
         options = runtime.options(RunSettings(shared_cores=True))
@@ -155,22 +158,31 @@ class Judge:
             other.open(path, **options)
             return self._compare(self._run(other, progress), runtime.title)
 
-    def _compare(self, found: Iterator[Fetches], words: str) -> Evidence:
+    def _run(self, runner: IsolatedRunner, progress: Progress | None) -> Iterator[Fetches]:
+        done = 0
+        for batch in self._samples.batches(self._size, fixed=self._fixed):
+            yield runner.run(batch)
+            done += len(next(iter(batch.values())))
+            if progress is not None:
+                progress.advance(done, self._samples.count)
+
+    def _compare(self, outputs: Iterator[Fetches], runtime: str) -> Evidence:
         fidelity = Fidelity()
-        answers: list[Fetches] = []
-        for expected, given in zip(self._float, found, strict=True):
-            fidelity.add(expected, given)
-            answers.append(given)
-        ours, theirs = self._answers(self._float), self._answers(answers)
+        quantized: list[Fetches] = []
+        for expected, actual in zip(self._float, outputs, strict=True):
+            fidelity.add(expected, actual)
+            quantized.append(actual)
+        reference, answers = self._answers(self._float), self._answers(quantized)
         return Evidence(
             outputs=fidelity.outputs(),
-            accuracy=Accuracy.of(theirs) if theirs else None,
-            float_accuracy=Accuracy.of(ours) if ours else None,
-            comparison=AccuracyComparison.of(ours, theirs) if ours and theirs else None,
-            runtime=words,
+            accuracy=Accuracy.of(answers) if answers else None,
+            float_accuracy=Accuracy.of(reference) if reference else None,
+            comparison=AccuracyComparison.of(reference, answers) if reference and answers else None,
+            runtime=runtime,
         )
 
     def _answers(self, outputs: list[Fetches]) -> Answers | None:
+        """Return the classifications by the first output; None if it is not logits or there are no labels."""
         labels = self._samples.labels
         name = next(iter(outputs[0]), "") if outputs else ""
         if labels is None or not name or outputs[0][name].ndim != 2:
@@ -180,6 +192,6 @@ class Judge:
         return Answers.judge(logits, labels) if labels.max() < logits.shape[1] else None
 
 
-def decibels(value: float | None) -> str:
-    """A level for people."""
-    return "nothing varies" if value is None else "identical" if value == math.inf else f"{value:.1f} dB"
+def format_sqnr(value: float | None) -> str:
+    """Return an SQNR in dB as text; None means that every output is constant."""
+    return "undefined (constant outputs)" if value is None else "infinite" if value == math.inf else f"{value:.1f} dB"

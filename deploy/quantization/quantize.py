@@ -1,4 +1,4 @@
-"""``deploy quantize``: from a proven float export to an INT8 graph that is right for its target."""
+"""``deploy quantize``: from a float32 export to an INT8 graph for one target."""
 
 from __future__ import annotations
 
@@ -13,37 +13,47 @@ from calibration.layers import LayerNoise
 from calibration.sensitivity import FloatLayerPlan
 from calibration.table import CalibrationTable
 from deploy.core import registry
-from deploy.core.artifact import Artifact
+from deploy.core.artifact import Artifact, Payload
 from deploy.core.errors import UnknownNameError, UsageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.paths import default_root
+from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
-from deploy.quantization.cache import calibrated
-from deploy.quantization.child import GraphChild
-from deploy.quantization.data import CalibrationData, open_data
-from deploy.quantization.defaults import METHOD, SAMPLES
+from deploy.exporting.export import REJECTED
+from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
+from deploy.quantization.cache import batch_of, calibrated
+from deploy.quantization.data import MIN_SAMPLES, CalibrationData, open_data
 from deploy.quantization.evidence import Evidence, QualityBounds
-from deploy.quantization.job import Job, search
-from deploy.quantization.source import Source, open_source
+from deploy.quantization.search import RANKING_SAMPLES, Quantizer, search
+from deploy.quantization.source import open_source
+from deploy.quantization.worker import GraphChild
 
+FORMAT = "onnx"
 TARGETS, METHODS = "calibration.targets", "calibration.statistics"
-HALF_OPSET = 19
-"""The first whose Q/DQ takes scales in half precision."""
+
+FP16_MIN_OPSET = 19
+"""First ONNX opset whose QuantizeLinear and DequantizeLinear take FP16 scales."""
+
+MANIFEST_LAYERS = 10
+"""Number of layers with the most noise that the manifest records."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuantizeReport:
-    """What `quantize` made.
+    """Result of `quantize`.
 
     Attributes:
-        artifact: the INT8 file with its manifest; one that breaks its bounds lies in the folder ``rejected``.
-        verdict: ``pass`` or ``fail`` where bounds were given, else ``measured``; ``fail`` on values not finite.
-        evidence: of the file as it is.
-        plan: layers given back to float, and what each bought; None where no bound asked for it.
-        worst: layers with the most noise, the worst first.
-        table: of the calibration; ``reused`` if it was there before.
-        data: what was calibrated with and judged on.
+        artifact: the INT8 file and its manifest; a file that fails is stored in the folder ``rejected``.
+        verdict: ``pass`` or ``fail`` if bounds were given, else ``measured``; ``fail`` if a value is not finite.
+        reasons: why the verdict is ``fail``; else empty.
+        evidence: comparison of the INT8 graph with the float graph.
+        plan: layers kept in float, with the evidence after each; None if no bound was given.
+        worst: layers in order of their noise, the largest first.
+        table: the calibration table.
+        reused: the table was stored by an earlier run.
+        data: samples for calibration and for evaluation.
+        seconds: wall time.
     """
 
     artifact: Artifact
@@ -58,7 +68,7 @@ class QuantizeReport:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         manifest = self.artifact.manifest
         return {
             "file": str(self.artifact.path),
@@ -70,7 +80,7 @@ class QuantizeReport:
             "evidence": self.evidence.to_dict(),
             "options": dict(manifest.options),
             "parent": manifest.parent,
-            "worst_layers": [asdict(item) for item in self.worst],
+            "worst_layers": to_plain(self.worst),
             "calibration": {**self.data.calibration.summary, "reused": self.reused, "moved": self.table.moved},
             "judged_on": {**self.data.evidence.summary, "apart": self.data.apart},
             "weights": asdict(manifest.weights),
@@ -83,80 +93,118 @@ def quantize(
     *,
     calib: str | Path,
     target: str = "onnxruntime",
-    method: str = METHOD,
-    samples: int = SAMPLES,
+    method: str = DEFAULT_METHOD,
+    samples: int = DEFAULT_SAMPLES,
     max_drop: float | None = None,
     min_sqnr: float | None = None,
-    half: bool = False,
+    fp16: bool = False,
     preprocess: Sequence[str] = (),
     skip_bad: bool = False,
     artifacts: Path | None = None,
     progress: Progress = SILENT,
 ) -> QuantizeReport:
-    """Calibrate a float export and write an INT8 graph for one target.
+    """Calibrate a float32 export and write an INT8 graph for one target.
+
+    The INT8 graph is compared with the float graph on up to 512 samples. They are not calibration samples if the data
+    has a test split or more samples than ``samples``.
 
     Args:
-        model: a name (its newest float32 export, which is made where there is none) or an ONNX file; None takes the
-            newest float32 export.
-        calib: a folder of images, a bundled data set, ``.npy`` or ``.npz``.
-        target: ``onnxruntime``, ``openvino`` or ``tensorrt``.
-        method: ``minmax``, ``percentile``, ``entropy`` or ``mse``.
-        samples: to calibrate with, at the most.
-        max_drop: points of top-1 that may be lost; layers go back to float until that holds. Needs labels.
-        min_sqnr: dB that the worst output must reach; likewise.
-        half: what is not in eight bits computes in float16; for ``tensorrt`` only, whose graph says every precision.
-        preprocess: ``key=value`` changes to the model's preprocessing.
-        skip_bad: leave unreadable images out.
+        model: name of a model, an ONNX file, or None for the newest float32 export. A model without a float32 export
+            is exported first.
+        calib: calibration data: a folder of images, a bundled data set, or a ``.npy`` or ``.npz`` file. Array files
+            hold float arrays in the shape of the model's inputs, the first axis counting samples, or uint8 images
+            (N, H, W, C).
+        target: ``onnxruntime``, ``openvino``, ``tensorrt``, or the name of a plug-in.
+        method: how the range of each tensor is chosen: ``minmax``, ``percentile``, ``entropy``, ``mse``, or the name
+            of a plug-in.
+        samples: maximum number of calibration samples, at least 2.
+        max_drop: largest allowed drop of top-1 accuracy, in percentage points; needs labels. Layers are kept in float
+            until it is met.
+        min_sqnr: lowest allowed signal-to-quantization-noise ratio of any output, in dB. Layers are kept in float
+            until it is met.
+        fp16: compute layers that are not INT8 in FP16; only for the target ``tensorrt``, opset 19 or later.
+        preprocess: ``key=value`` changes to the model's preprocessing, such as ``crop=224``.
+        skip_bad: skip unreadable images.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
-        progress: told what happens.
+        progress: receives progress messages.
 
     Returns:
-        The report; a verdict ``fail`` is for the caller to act on.
+        The INT8 file with its evidence. A verdict ``fail`` is not an exception.
 
     Raises:
-        DeployError: see `deploy.core.errors`; nothing is left behind but a complete calibration table.
+        UsageError: an unknown target or method, or options that do not fit each other, the model or the data.
+        ArtifactError: the ONNX file does not exist or is not a float32 export.
+        DigestError: the export differs from its manifest.
+        DataError: the calibration data cannot be read or does not fit the model.
+        BackendError: a runtime cannot open or run a graph.
+        DeployError: any other error of `deploy.core.errors`. Only a complete calibration table is left behind.
     """
     began = time.perf_counter()
-    for package, kind, name in ((TARGETS, "target", target), (METHODS, "calibration method", method)):
-        if name not in registry.names(package):
-            raise UnknownNameError(kind, name, registry.names(package), f"known: {', '.join(registry.names(package))}")
-    if samples < 2:
-        raise UsageError("at least two samples are needed to calibrate with.")
-    if half and target != "tensorrt":
-        raise UsageError(f"--fp16 is for the target tensorrt: on {target} half precision is no faster.")
+    _check_options(target, method, samples, fp16)
     store = Store(artifacts or default_root())
     source = open_source(model, store, preprocess, progress)
     bounds = QualityBounds(min_sqnr=min_sqnr, max_drop=max_drop)
     with GraphChild() as child, IsolatedRunner("onnxruntime") as runner:
         with progress.stage("reading the data"):
-            data = _data(source, str(calib), samples, skip_bad, progress)
+            data = open_data(str(calib), source, samples=samples, skip_bad=skip_bad, progress=progress)
         if max_drop is not None and data.evidence.labels is None:
             raise UsageError(
-                "--max-drop needs labels that are classes of the model.", "or bound the noise: --min-sqnr 20"
+                f"--max-drop: {calib} has no labels that match the classes of {source.model}.",
+                "bound the SQNR instead: --min-sqnr 20",
             )
         with progress.stage("preparing the graph"):
             graph = child.prepare(source.path)
-        if half and calibration.opset(graph) < HALF_OPSET:
+        if fp16 and calibration.opset(graph) < FP16_MIN_OPSET:
             raise UsageError(
-                f"--fp16 needs opset {HALF_OPSET}, and {source.path} has {calibration.opset(graph)}.",
-                "deploy export --opset 20",
+                f"{source.path}: --fp16 needs opset {FP16_MIN_OPSET}, and the file has {calibration.opset(graph)}.",
+                f"deploy export {source.model if source.manifest else 'MODEL'} --opset 20",
             )
         table, reused = calibrated(source, graph, data.calibration, method, child, store, progress)
         with store.transaction(source.slug) as transaction:
-            job = Job(
-                source=source, graph=graph, table=table, target=target, data=data, transaction=transaction, half=half
+            precision = "int8-fp16" if fp16 else "int8"
+            quantizer = Quantizer(
+                source=source,
+                graph=graph,
+                table=table,
+                target=target,
+                samples=data.evidence,
+                path=transaction.path(f"{source.slug}.{precision}-{target}.onnx"),
+                fp16=fp16,
             )
-            plan = search(job, runner, bounds, progress)
+            plan = search(quantizer, runner, bounds, progress)
             evidence = plan.steps[-1].reached if plan.steps else plan.start
-            with progress.stage("layer by layer"):
-                worst = tuple(job.layer_noise(plan.keep_float, child))
-            broken = tuple(bounds.broken(evidence))
-            verdict = "fail" if broken else "pass" if bounds.given else "measured"
-            artifact = job.publish(plan, worst, {"method": method, "bounds": asdict(bounds), "verdict": verdict})
+            reasons = tuple(bounds.violations(evidence))
+            verdict = "fail" if reasons else "pass" if bounds.given else "measured"
+            with progress.stage("comparing layers"):
+                size, fixed = batch_of(graph)
+                feeds = data.evidence.head(max(RANKING_SAMPLES, size)).batches(size, fixed=fixed)
+                worst = tuple(child.layer_noise(quantizer.quantized(plan.keep_float), feeds))
+            manifest = source.derived_manifest(
+                format=FORMAT,
+                precision=precision,
+                target=target,
+                files=(Payload.of(quantizer.write(plan.keep_float)),),
+                options={
+                    "method": method,
+                    "bounds": asdict(bounds),
+                    "verdict": verdict,
+                    "calibration": dict(table.key),
+                    "keep_float": [step.layer for step in plan.steps],
+                    "plan": [
+                        {"layer": step.layer, "sqnr_db": step.reached.sqnr_db, "drop": step.reached.drop}
+                        for step in plan.steps
+                    ],
+                },
+                parity={
+                    **evidence.parity(verdict, precision, data),
+                    "worst_layers": to_plain(worst[:MANIFEST_LAYERS]),
+                },
+            )
+            artifact = transaction.publish(manifest, REJECTED if verdict == "fail" else "")
     return QuantizeReport(
         artifact=artifact,
         verdict=verdict,
-        reasons=broken,
+        reasons=reasons,
         evidence=evidence,
         plan=plan if bounds.given else None,
         worst=worst,
@@ -167,19 +215,12 @@ def quantize(
     )
 
 
-def _data(source: Source, calib: str, samples: int, skip_bad: bool, progress: Progress) -> CalibrationData:
-    data = open_data(
-        calib,
-        source.inputs,
-        source.preprocessing,
-        source.labels,
-        source.model,
-        samples=samples,
-        skip_bad=skip_bad,
-        progress=progress,
-    )
-    if data.calibration.count < samples:
-        progress.warn(f"{calib}: {data.calibration.count} samples to calibrate with; {samples} were asked for.")
-    if not data.apart:
-        progress.note("the graph is judged on the samples that it is calibrated with: there are no others")
-    return data
+def _check_options(target: str, method: str, samples: int, fp16: bool) -> None:
+    for package, kind, name in ((TARGETS, "target", target), (METHODS, "calibration method", method)):
+        known = registry.names(package)
+        if name not in known:
+            raise UnknownNameError(kind, name, known, f"known: {', '.join(known)}")
+    if samples < MIN_SAMPLES:
+        raise UsageError(f"--samples {samples}: calibration needs at least {MIN_SAMPLES}.")
+    if fp16 and target != "tensorrt":
+        raise UsageError(f"--fp16: not for the target {target}, where FP16 is no faster.", "use --target tensorrt")

@@ -1,21 +1,27 @@
-"""The float graph that is quantized, and what is known of it."""
+"""The float32 export that INT8 graphs and engines are made from.
+
+Imports neither PyTorch nor numpy nor ONNX at module level: a float32 engine is built without them.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deploy.core.artifact import Artifact, Manifest, sha256
-from deploy.core.errors import ArtifactError
+from deploy.core.errors import ArtifactError, UsageError
 from deploy.core.model import Preprocessing, Weights
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
+from deploy.models.request import parse_options, typed
 from deploy.support.stored import manifest_beside, newest_export
 
 PRECISION = "fp32"
+_TUPLES = ("crop", "mean", "std")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,9 +29,16 @@ class Source:
     """A float32 ONNX file.
 
     Attributes:
-        preprocessing: how images become its input, the user's changes applied; None where nothing says.
-        digest: SHA-256 of the file, and of its external data where there is any.
-        manifest: None for a file that somebody else made.
+        path: the file.
+        model: full name of the model; the file's stem without a manifest.
+        slug: name of the model's folder in the artifacts directory.
+        inputs: inputs of the graph.
+        outputs: outputs of the graph.
+        preprocessing: from an image to the input, with the user's changes applied; None if unknown.
+        labels: class names of the model; empty if unknown.
+        weights: where the weights came from.
+        digest: SHA-256 of the file and of each external data file, joined by ``+``.
+        manifest: the manifest; None if the file has none.
     """
 
     path: Path
@@ -39,8 +52,12 @@ class Source:
     digest: str
     manifest: Manifest | None
 
-    def derived(self, **changes: Any) -> Manifest:
-        """The manifest of what was made from it: whose model it is stays, ``changes`` are its other fields."""
+    def derived_manifest(self, **fields: Any) -> Manifest:
+        """Return the manifest of a file made from this one.
+
+        Args:
+            **fields: fields of the new manifest; those that describe the model are copied from this file.
+        """
         return Manifest(
             model=self.model,
             slug=self.slug,
@@ -50,42 +67,46 @@ class Source:
             preprocessing=self.preprocessing,
             labels=self.labels,
             reference=self.manifest.reference if self.manifest else {},
-            **{"parent": self.digest, **changes},
+            **{"parent": self.digest, **fields},
         )
 
 
 def open_source(model: str | Path | None, store: Store, preprocess: Sequence[str], progress: Progress) -> Source:
-    """Find, or make, the float32 export that is meant, and hold it against its digest.
+    """Find the float32 export and verify its digest; export the model first if it has no export.
 
     Args:
-        model: a name, an ONNX file, or None for the newest float32 export.
-        store: where exports are.
+        model: name of a model, an ONNX file, or None for the newest float32 export.
+        store: the artifacts directory.
         preprocess: ``key=value`` changes to the preprocessing.
-        progress: told what was taken.
+        progress: receives progress messages.
 
     Raises:
-        ArtifactError: no such file, or not a float32 ONNX file.
-        DigestError: it is not what its manifest records.
+        ArtifactError: the file does not exist or is not a float32 ONNX file.
+        DigestError: the file differs from its manifest.
+        UsageError: a change to the preprocessing is invalid.
     """
     path, artifact = _find(model, store, progress)
     if artifact is not None:
         artifact.verify()
         manifest = artifact.manifest
         if manifest.precision != PRECISION:
-            raise ArtifactError(f"{path}: it is {manifest.precision}; only a {PRECISION} export can be quantized.")
+            raise ArtifactError(
+                f"{path}: the precision is {manifest.precision}; a float32 export is required.",
+                f"deploy export {manifest.model}",
+            )
         return Source(
             path=path,
             model=manifest.model,
             slug=manifest.slug,
             inputs=manifest.inputs,
             outputs=manifest.outputs,
-            preprocessing=_changed(manifest.preprocessing, preprocess),
+            preprocessing=override(manifest.preprocessing, preprocess),
             labels=manifest.labels,
             weights=manifest.weights,
-            digest="+".join(item.sha256 for item in manifest.files),
+            digest=artifact_digest(artifact),
             manifest=manifest,
         )
-    progress.note(f"{path}: nobody's manifest lies beside it; its parity is not known")
+    progress.note(f"{path}: no manifest found; its parity with the model is unknown")
     from deploy.support.onnx_file import beside, described  # imports onnx
 
     inputs, outputs = described(path)
@@ -96,7 +117,7 @@ def open_source(model: str | Path | None, store: Store, preprocess: Sequence[str
         slug=path.stem,
         inputs=inputs,
         outputs=outputs,
-        preprocessing=_changed(None, preprocess),
+        preprocessing=override(None, preprocess),
         labels=(),
         weights=Weights(source=path.name, trained=True, sha256=digest),
         digest=digest,
@@ -104,12 +125,38 @@ def open_source(model: str | Path | None, store: Store, preprocess: Sequence[str
     )
 
 
-def _changed(known: Preprocessing | None, preprocess: Sequence[str]) -> Preprocessing | None:
-    if not preprocess:
-        return known
-    from deploy.quantization.data import override  # imports what reads images
+def artifact_digest(artifact: Artifact) -> str:
+    """Return the SHA-256 digests of an artifact's files, joined by ``+``: the ``parent`` of what is made from it."""
+    return "+".join(item.sha256 for item in artifact.manifest.files)
 
-    return override(known, preprocess)
+
+def override(preprocessing: Preprocessing | None, changes: Sequence[str]) -> Preprocessing | None:
+    """Return the preprocessing with ``key=value`` changes applied.
+
+    Args:
+        preprocessing: the model's; None if unknown.
+        changes: ``resize=256``, ``crop=224,224``, ``mean=0.5,0.5,0.5`` and so on.
+
+    Raises:
+        UsageError: an unknown key or an invalid value.
+    """
+    if not changes:
+        return preprocessing
+    known = {field.name for field in dataclasses.fields(Preprocessing)}
+    values: dict[str, Any] = {}
+    for key, text in parse_options(tuple(changes)).items():
+        if key not in known:
+            raise UsageError(f"--preprocess {key}: not one of {', '.join(sorted(known))}.")
+        parts = tuple(typed(part) for part in text.split(","))
+        values[key] = (parts * 2 if key == "crop" and len(parts) == 1 else parts) if key in _TUPLES else parts[0]
+    if preprocessing is None and not {"crop", "mean", "std"} <= set(values):
+        raise UsageError(
+            "--preprocess: the model has no preprocessing to change.", "give --preprocess crop=…, mean=… and std=…"
+        )
+    changed = dataclasses.replace(preprocessing, **values) if preprocessing else Preprocessing(**values)
+    if len(changed.crop) != 2 or len(changed.mean) != len(changed.std):
+        raise UsageError("--preprocess: crop needs two sizes, mean and std one value for each channel.")
+    return changed
 
 
 def _find(model: str | Path | None, store: Store, progress: Progress) -> tuple[Path, Artifact | None]:
@@ -123,10 +170,10 @@ def _find(model: str | Path | None, store: Store, progress: Progress) -> tuple[P
             raise
     else:
         return artifact.path, artifact
-    progress.note(f"there is no {PRECISION} export of {model} yet: making it")
+    progress.note(f"{model}: no float32 export found; exporting it first")
     from deploy.exporting.export import export_model  # imports PyTorch
 
     report = export_model(str(model), artifacts=store.root, progress=progress)
     if report.parity.verdict == "fail":
-        raise ArtifactError(f"the export of {model} is not equal to it, so it is not quantized.", "deploy export tells")
+        raise ArtifactError(f"{model}: the export failed the parity check.", f"deploy export {model}")
     return report.artifact.path, report.artifact

@@ -1,66 +1,150 @@
-"""The child of `deploy.quantization.child`: runs float graphs that may be anybody's, and counts what flows."""
+"""The child process that runs a float graph during quantization: a crash of the runtime is an error here."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from typing_extensions import Self
 
 import calibration
-from calibration.layers import NoiseMeter
-from calibration.wire import pack
-from deploy.core.child import serve
-from deploy.core.errors import ArtifactError, DataError
-from deploy.core.runner import Fetches
-from deploy.quantization.child import GRAPH, REFUSED
+from calibration import Observations
+from calibration.layers import LayerNoise, NoiseMeter
+from calibration.wire import pack, unpack
+from deploy.core.errors import UsageError
+from deploy.core.remote import Remote, Reply
+from deploy.core.runner import Feeds, Fetches
 
-Answered = tuple[dict[str, Any], Fetches]
+GRAPH = "graph"
+"""Name of the array that holds a serialized graph."""
+
+
+class GraphChild:
+    """The parent's side; a context manager that ends the process.
+
+    The process starts at once, so that its imports overlap with what the parent does next.
+    """
+
+    def __init__(self) -> None:
+        self._remote = Remote("deploy.quantization.worker:GraphWorker", name="ONNX Runtime")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._remote.close()
+
+    def prepare(self, path: Path) -> onnx.ModelProto:
+        """Run `calibration.prepare` and return the prepared graph; the process keeps it for the next requests.
+
+        Raises:
+            ArtifactError: the file is damaged or cannot be quantized.
+            BackendCrashedError: the process died.
+        """
+        return _parse(self._remote.call("prepare", path=str(path))[1])
+
+    def collect(self, feeds: Iterable[Feeds], *, samples: int, advance: Callable[[int, int], None]) -> Observations:
+        """Run `calibration.collect` over the prepared graph.
+
+        Args:
+            feeds: batches, arrays by input name.
+            samples: number of samples in all batches.
+            advance: called after every batch with the number of samples done and ``samples``.
+
+        Raises:
+            DataError: the samples do not fit the graph, or give values that are not finite.
+            BackendError: ONNX Runtime refused the graph.
+            BackendCrashedError: the process died.
+        """
+        self._remote.call("collect", samples=samples)
+        self._add(feeds, lambda done: advance(done, samples))
+        return unpack(*self._remote.call("observations"))
+
+    def layer_noise(self, quantized: onnx.ModelProto, feeds: Iterable[Feeds]) -> list[LayerNoise]:
+        """Run `calibration.layers.layer_noise` on the prepared graph and one that was quantized from it.
+
+        Raises:
+            BackendError: ONNX Runtime refused one of them.
+            BackendCrashedError: the process died.
+        """
+        self._remote.call("compare", {GRAPH: _serialize(quantized)})
+        self._add(feeds)
+        reply, arrays = self._remote.call("noise")
+        return [
+            LayerNoise(layer=layer, operator=operator, tensor=tensor, sqnr_db=float(value))
+            for (layer, operator, tensor), value in zip(reply["layers"], arrays["sqnr_db"], strict=True)
+        ]
+
+    def _add(self, feeds: Iterable[Feeds], advance: Callable[[int], None] = lambda done: None) -> None:
+        """Send every batch; the next one is read while the process works on the last."""
+        sent = 0
+        for batch in feeds:
+            if sent:
+                self._remote.receive()
+                advance(sent)
+            self._remote.send("add", batch)
+            sent += len(next(iter(batch.values())))
+        if sent:
+            self._remote.receive()
+            advance(sent)
 
 
 class GraphWorker:
-    """Answers one request after the other: a graph is prepared, then one thing at a time is made of batches."""
+    """The child's side: prepares a graph, then collects ranges or measures noise over the batches it is sent."""
 
     def __init__(self) -> None:
         self._graph = onnx.ModelProto()
-        self._running: calibration.Collector | NoiseMeter | None = None
+        self._collector: calibration.Collector | None = None
+        self._meter: NoiseMeter | None = None
 
-    def answer(self, request: dict[str, Any], arrays: Fetches) -> Answered:
-        """Do what is asked; what is wrong with the file or the data is told as such."""
-        try:
-            found: Answered = getattr(self, f"_{request['do']}")(request, arrays)
-        except (ArtifactError, DataError) as exc:
-            return {REFUSED: [type(exc).__name__, exc.message, exc.hint]}, {}
-        return found
+    def prepare(self, _: Feeds, path: str) -> Reply:
+        """Prepare the graph of a file."""
+        self._graph = calibration.prepare(Path(path))
+        return {}, {GRAPH: _serialize(self._graph)}
 
-    def _prepare(self, request: dict[str, Any], arrays: Fetches) -> Answered:
-        self._graph = calibration.prepare(Path(request["path"]))
-        return {}, {GRAPH: np.frombuffer(self._graph.SerializeToString(), np.uint8)}
-
-    def _collect(self, request: dict[str, Any], arrays: Fetches) -> Answered:
-        self._running = calibration.Collector(self._graph, samples=request["samples"])
+    def collect(self, _: Feeds, samples: int) -> Reply:
+        """Start to collect ranges."""
+        self._collector, self._meter = calibration.Collector(self._graph, samples=samples), None
         return {}, {}
 
-    def _compare(self, request: dict[str, Any], arrays: Fetches) -> Answered:
-        self._running = NoiseMeter(self._graph, onnx.load_model_from_string(arrays[GRAPH].tobytes()))
+    def compare(self, arrays: Feeds) -> Reply:
+        """Start to measure the noise of a quantized graph."""
+        self._collector, self._meter = None, NoiseMeter(self._graph, _parse(arrays))
         return {}, {}
 
-    def _add(self, request: dict[str, Any], arrays: Fetches) -> Answered:
-        if self._running is not None:
-            self._running.add(arrays)
+    def add(self, batch: Feeds) -> Reply:
+        """Run a batch."""
+        running = self._collector or self._meter
+        if running is None:
+            raise UsageError("neither collect nor compare was called.")
+        running.add(batch)
         return {}, {}
 
-    def _finish(self, request: dict[str, Any], arrays: Fetches) -> Answered:
-        running, self._running = self._running, None
-        if isinstance(running, calibration.Collector):
-            found = running.finish()
-            running.close()
-            return pack(found)
-        layers = running.finish() if running is not None else []
+    def observations(self, _: Feeds) -> Reply:
+        """Finish `collect`."""
+        if self._collector is None:
+            raise UsageError("collect was not called.")
+        collector, self._collector = self._collector, None
+        observations = collector.finish()
+        collector.close()
+        return pack(observations)
+
+    def noise(self, _: Feeds) -> Reply:
+        """Finish `compare`."""
+        if self._meter is None:
+            raise UsageError("compare was not called.")
+        meter, self._meter = self._meter, None
+        layers = meter.finish()
         named = [[item.layer, item.operator, item.tensor] for item in layers]
         return {"layers": named}, {"sqnr_db": np.asarray([item.sqnr_db for item in layers], np.float64)}
 
 
-if __name__ == "__main__":
-    serve(GraphWorker().answer)
+def _serialize(graph: onnx.ModelProto) -> Any:
+    return np.frombuffer(graph.SerializeToString(), np.uint8)
+
+
+def _parse(arrays: Feeds | Fetches) -> onnx.ModelProto:
+    return onnx.load_model_from_string(arrays[GRAPH].tobytes())

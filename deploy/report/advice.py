@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from deploy.bench.rows import plain_interval
-from deploy.bench.statistics import Interval, ratio
+from deploy.bench.statistics import Interval, plain_interval, ratio
 from deploy.core.backend import title_of
 from deploy.report.rows import same_cell
 
@@ -84,7 +83,7 @@ def _not_faster(row: Plain, rows: Sequence[Plain], profiles: Sequence[Plain]) ->
     text = f"INT8 is {'slower' if gain.high < 1 else 'not detectably faster'} than float32 on {where} ({times})"
     profile = next((item for item in profiles if same_cell(item, row)), None)
     if profile is None:
-        line = f"deploy bench {row['model']} --backends {row['backend']} --precision int8 --explain"
+        line = f"deploy profile {row['model']} --backends {row['backend']} --precision int8"
         text += f"; what takes the time was not looked at: {line}"
     else:
         text += f"; by its profile, {'; '.join(reasons(profile))}"

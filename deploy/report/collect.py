@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.bench.limits import MachineLimits
-from deploy.bench.measured_limits import stored_limits
+from deploy.bench.limits import MachineLimits, stored_limits
 from deploy.bench.records import ABSENT, FOLDER, PROFILE, Cell, CellRecord, SkippedCell, load, load_absent, load_profile
 from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError

@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.bench.rows import plain_interval
-from deploy.bench.statistics import LEVEL, Interval, unpaired_ratio
+from deploy.bench.statistics import LEVEL, Interval, plain_interval, unpaired_ratio
 from deploy.core.errors import ArtifactError
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import REPORT, Store

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.bench.limits import Floor
-from deploy.bench.measured_limits import floor_of
+from deploy.bench.limits import Floor, floor_of
 from deploy.bench.records import CellRecord
 from deploy.bench.rows import LatencyRow, medians, rows_of
 from deploy.bench.statistics import ratio

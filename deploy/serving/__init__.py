@@ -1,1 +1,1 @@
-"""Answering requests over HTTP: the Open Inference Protocol, batches made of requests, and a page to try it."""
+"""An HTTP server for exported models: the Open Inference Protocol, dynamic batching, and a demo page."""

@@ -1,7 +1,6 @@
-"""The server's addresses, as an ASGI application.
+"""The server's ASGI application.
 
-Nothing that a client sends makes memory grow without bound: a body has a largest size, all bodies together have one,
-and so has every queue.
+Memory is bounded whatever clients send: each request body, all bodies together, and every queue have a maximum size.
 """
 
 from __future__ import annotations
@@ -24,51 +23,57 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deploy.core.environment import version
 from deploy.core.errors import DeployError
+from deploy.serving.errors import RequestError
 from deploy.serving.metrics import CONTENT_TYPE, Metrics
+from deploy.serving.models import VERSION, ServedModel
 from deploy.serving.protocol import HEADER_LENGTH, read_request, write_response
-from deploy.serving.refusal import Refusal
-from deploy.serving.served import VERSION, ServedModel
 
 INFER = re.compile(r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?/infer")
 EXTENSIONS = ("binary_tensor_data", "classification")
-GONE = 499
-"""The status of a request whose client has gone, as web servers log it; nobody reads it."""
+CLIENT_CLOSED = 499
+"""Status in the metrics of a request whose client closed the connection, as in nginx."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestLimits:
-    """What a client may send; sizes in bytes, time in seconds.
+    """Limits of what clients may send.
 
     Attributes:
-        body: of one request.
-        bodies: of all requests that are read or answered at a time.
-        read_s: until a body has come.
-        hosts: names that requests may be for; empty for any. A page of another site cannot use a server on this
-            machine through its visitor's browser where they are bounded.
+        body_bytes: maximum size of one request's body.
+        total_bytes: maximum size of the bodies of all requests in progress.
+        read_timeout_s: maximum time to receive a body.
+        hosts: allowed values of the ``Host`` header, without the port; empty for any. They keep web pages of other
+            sites from using a local server through a browser (DNS rebinding).
     """
 
-    body: int = 64 << 20
-    bodies: int = 256 << 20
-    read_s: float = 30.0
+    body_bytes: int = 64 << 20
+    total_bytes: int = 256 << 20
+    read_timeout_s: float = 30.0
     hosts: tuple[str, ...] = ()
 
 
 class Service:
-    """Models by name, and the handlers that answer for them."""
+    """Request handlers for several models.
 
-    def __init__(self, models: Mapping[str, ServedModel], bounds: RequestLimits, metrics: Metrics) -> None:
+    Args:
+        models: models by the names they answer under.
+        limits: limits of what clients may send.
+        metrics: counts requests.
+    """
+
+    def __init__(self, models: Mapping[str, ServedModel], limits: RequestLimits, metrics: Metrics) -> None:
         self.models = models
         self.metrics = metrics
-        self._bounds = bounds
-        self._held = 0
+        self._limits = limits
+        self._body_bytes = 0
 
-    def hurry(self) -> None:
-        """From now on no request waits for others: the server is about to stop."""
-        for item in self.models.values():
-            item.batcher.hurry()
+    def stop_delaying(self) -> None:
+        """Run requests without waiting for others from now on, because the server is stopping."""
+        for model in self.models.values():
+            model.batcher.stop_delaying()
 
-    def application(self, *more: Route) -> ASGIApp:
-        """The protocol's addresses, ``/metrics``, and more."""
+    def application(self, *routes: Route) -> ASGIApp:
+        """Return the application: the protocol's routes, ``/metrics``, and further routes."""
         own: list[Route] = [
             Route("/v2", self._server),
             Route("/v2/health/live", self._live),
@@ -79,79 +84,82 @@ class Service:
             own += [
                 Route(path, self._model),
                 Route(f"{path}/ready", self._model_ready),
-                Route(f"{path}/infer", self._not_posted),
+                Route(f"{path}/infer", self._infer_without_post),
             ]
-        handlers: dict[Any, Callable[..., Awaitable[Response]]] = {Refusal: _refused, HTTPException: _not_there}
-        return self._guarded(Starlette(routes=[*own, *more], exception_handlers=handlers))
+        handlers: dict[Any, Callable[..., Awaitable[Response]]] = {
+            RequestError: _on_request_error,
+            HTTPException: _on_http_exception,
+        }
+        return self._wrap(Starlette(routes=[*own, *routes], exception_handlers=handlers))
 
-    def _guarded(self, inner: ASGIApp) -> ASGIApp:
-        """Hosts are looked at first; requests to infer go straight to their handler, past the framework's routes."""
-        hosts = {name.encode() for name in self._bounds.hosts}
+    def _wrap(self, inner: ASGIApp) -> ASGIApp:
+        """Check hosts first, and pass inference requests directly to their handler, which is faster than routing."""
+        hosts = {name.encode() for name in self._limits.hosts}
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             if hosts and scope["type"] == "http" and _host(scope) not in hosts:
-                refusal = Refusal(403, "this server answers to its own name only.")
-                await _answer(refusal)(scope, receive, send)
+                error = RequestError(403, "the Host header does not name this server.")
+                await _error_response(error)(scope, receive, send)
                 return
-            asked = INFER.fullmatch(scope["path"]) if scope.get("method") == "POST" else None
-            if asked is None:
+            match = INFER.fullmatch(scope["path"]) if scope.get("method") == "POST" else None
+            if match is None:
                 await inner(scope, receive, send)
                 return
-            scope["path_params"] = {name: value for name, value in asked.groupdict().items() if value is not None}
+            scope["path_params"] = {name: value for name, value in match.groupdict().items() if value is not None}
             try:
                 response = await self._infer(Request(scope, receive))
-            except Refusal as exc:
-                response = _answer(exc)
+            except RequestError as exc:
+                response = _error_response(exc)
             await response(scope, receive, send)
 
         return application
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """The body of a request, within the bounds; it counts as held until the context ends.
+        """Receive the body of a request within the limits; its size counts until the context ends.
 
         Raises:
-            Refusal: 413 too large, 429 too much at a time, 408 too slow, 415 compressed.
+            RequestError: status 413 too large, 429 too many requests in progress, 408 too slow, 415 compressed.
         """
         if request.headers.get("content-encoding", "identity") != "identity":
-            raise Refusal(415, "compressed requests are not read.")
+            raise RequestError(415, "compressed requests are not supported.")
         declared = request.headers.get("content-length", "")
-        self._check(int(declared) if declared.isascii() and declared.isdigit() else 0, 0)
+        self._check_size(int(declared) if declared.isascii() and declared.isdigit() else 0, 0)
         parts: list[bytes] = []
         try:
             try:
-                await _within(self._bounds.read_s, self._read(request, parts))
+                await _with_timeout(self._limits.read_timeout_s, self._read(request, parts))
             except asyncio.TimeoutError as exc:
-                raise Refusal(408, f"the request was not there after {self._bounds.read_s:g} s.") from exc
+                raise RequestError(408, f"no complete request after {self._limits.read_timeout_s:g} s.") from exc
             yield parts[0] if len(parts) == 1 else b"".join(parts)
         finally:
-            self._held -= sum(map(len, parts))
+            self._body_bytes -= sum(map(len, parts))
 
     async def _read(self, request: Request, parts: list[bytes]) -> None:
         size = 0
         async for part in request.stream():
-            self._check(size + len(part), len(part))
+            self._check_size(size + len(part), len(part))
             size += len(part)
-            self._held += len(part)
+            self._body_bytes += len(part)
             parts.append(part)
 
-    def _check(self, size: int, more: int) -> None:
-        if size > self._bounds.body:
-            raise Refusal(413, f"the request has more than {self._bounds.body} bytes.")
-        if self._held + more > self._bounds.bodies:
-            raise Refusal(429, "too many requests are being answered.", 1)
+    def _check_size(self, size: int, more: int) -> None:
+        if size > self._limits.body_bytes:
+            raise RequestError(413, f"the request is larger than {self._limits.body_bytes} bytes.")
+        if self._body_bytes + more > self._limits.total_bytes:
+            raise RequestError(429, "too many requests are in progress.", 1)
 
-    def served(self, request: Request) -> ServedModel:
-        """The model that an address names.
+    def find_model(self, request: Request) -> ServedModel:
+        """Return the model that a request's path names.
 
         Raises:
-            Refusal: 404.
+            RequestError: status 404: there is no such model or version.
         """
         name = request.path_params["model"]
         if name not in self.models:
-            raise Refusal(404, f"there is no model {name[:80]!r}; there are: {', '.join(self.models)}.")
+            raise RequestError(404, f"unknown model {name[:80]!r}; the models are {', '.join(self.models)}.")
         if request.path_params.get("version", VERSION) != VERSION:
-            raise Refusal(404, f"there is no version {request.path_params['version'][:20]!r} of {name}.")
+            raise RequestError(404, f"{name} has no version {request.path_params['version'][:20]!r}.")
         return self.models[name]
 
     async def _server(self, request: Request) -> Response:
@@ -163,76 +171,77 @@ class Service:
         return Response()
 
     async def _ready(self, request: Request) -> Response:
-        return Response(status_code=200 if all(item.batcher.alive for item in self.models.values()) else 503)
+        return Response(status_code=200 if all(model.batcher.alive for model in self.models.values()) else 503)
 
     async def _metrics(self, request: Request) -> Response:
-        waiting = {item.name: item.batcher.waiting for item in self.models.values()}
-        return Response(self.metrics.text(waiting), media_type=CONTENT_TYPE)
+        queued = {model.name: model.batcher.queued_samples for model in self.models.values()}
+        return Response(self.metrics.text(queued), media_type=CONTENT_TYPE)
 
     async def _model(self, request: Request) -> Response:
-        return JSONResponse(self.served(request).metadata(request.path_params["model"]))
+        return JSONResponse(self.find_model(request).metadata(request.path_params["model"]))
 
     async def _model_ready(self, request: Request) -> Response:
-        return Response(status_code=200 if self.served(request).batcher.alive else 503)
+        return Response(status_code=200 if self.find_model(request).batcher.alive else 503)
 
-    async def _not_posted(self, request: Request) -> Response:
-        raise Refusal(405, "requests to infer are POSTed.")
+    async def _infer_without_post(self, request: Request) -> Response:
+        raise RequestError(405, "inference requests must use POST.")
 
     async def _infer(self, request: Request) -> Response:
         began = time.perf_counter()
-        served = self.served(request)
-        status = GONE
+        model = self.find_model(request)
+        status = CLIENT_CLOSED
         try:
-            response = await self._answer(served, request)
+            response = await self._run(model, request)
             status = response.status_code
             return response
         except ClientDisconnect:
-            return Response(status_code=GONE)
-        except Refusal as exc:
+            return Response(status_code=CLIENT_CLOSED)
+        except RequestError as exc:
             status = exc.status
             raise
         finally:
-            self.metrics.request(served.name, status, time.perf_counter() - began)
+            self.metrics.request(model.name, status, time.perf_counter() - began)
 
-    async def _answer(self, served: ServedModel, request: Request) -> Response:
+    async def _run(self, model: ServedModel, request: Request) -> Response:
         async with self.body(request) as body:
-            asked = read_request(body, request.headers.get(HEADER_LENGTH), served.inputs, served.outputs)
-            shape = next(iter(asked.feeds.values())).shape
+            inference = read_request(body, request.headers.get(HEADER_LENGTH), model.inputs, model.outputs)
+            shape = next(iter(inference.feeds.values())).shape
             try:
-                answer = await served.batcher.answer(asked.feeds, shape[0] if shape else 1)
+                result = await model.batcher.run(inference.feeds, shape[0] if shape else 1)
             except DeployError as exc:
-                raise Refusal(500, exc.message) from exc
-        content, headers = write_response(request.path_params["model"], VERSION, asked, answer.fetches, served.labels)
+                raise RequestError(500, exc.message) from exc
+        name = request.path_params["model"]
+        content, headers = write_response(name, VERSION, inference, result.fetches, model.labels)
         return Response(content, headers=headers)
 
 
-async def _within(seconds: float, reading: Coroutine[Any, Any, None]) -> None:
-    """Await it for so long.
+async def _with_timeout(timeout_s: float, coroutine: Coroutine[Any, Any, None]) -> None:
+    """Await a coroutine.
 
     Raises:
-        asyncio.TimeoutError: it took longer.
+        asyncio.TimeoutError: it took longer than ``timeout_s``.
     """
-    if sys.version_info >= (3, 11):  # without a task of its own
-        async with asyncio.timeout(seconds):
-            await reading
+    if sys.version_info >= (3, 11):  # cheaper than wait_for, which creates a task
+        async with asyncio.timeout(timeout_s):
+            await coroutine
     else:
-        await asyncio.wait_for(reading, seconds)
+        await asyncio.wait_for(coroutine, timeout_s)
 
 
 def _host(scope: Scope) -> bytes:
-    """The host that a request is for, without the port."""
+    """Return the value of the ``Host`` header, without the port."""
     value: bytes = next((value for name, value in scope["headers"] if name == b"host"), b"")
     return value.rsplit(b":", 1)[0] if not value.endswith(b"]") else value
 
 
-def _answer(refusal: Refusal) -> Response:
-    headers = {"retry-after": str(refusal.retry_after_s)} if refusal.retry_after_s is not None else {}
-    return JSONResponse({"error": refusal.message}, refusal.status, headers=headers)
+def _error_response(error: RequestError) -> Response:
+    headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
+    return JSONResponse({"error": error.message}, error.status, headers=headers)
 
 
-async def _refused(request: Request, exc: Refusal) -> Response:
-    return _answer(exc)
+async def _on_request_error(request: Request, exc: RequestError) -> Response:
+    return _error_response(exc)
 
 
-async def _not_there(request: Request, exc: HTTPException) -> Response:
-    return _answer(Refusal(exc.status_code, str(exc.detail)))
+async def _on_http_exception(request: Request, exc: HTTPException) -> Response:
+    return _error_response(RequestError(exc.status_code, str(exc.detail)))

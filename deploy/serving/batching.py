@@ -1,6 +1,7 @@
-"""Batches made of requests: whatever waits when a runner is free goes in together, up to a size and an age.
+"""Dynamic batching: requests that are queued when a runner is free run together, up to a size and a delay.
 
-Requests are taken in order. The queue is bounded in samples, and a request that waited too long is refused, not run.
+Requests run in the order of their arrival. The queue's size is bounded in samples, and a request that waited too long
+is rejected instead of run.
 """
 
 from __future__ import annotations
@@ -17,37 +18,35 @@ import numpy as np
 
 from deploy.core.errors import DeployError
 from deploy.core.runner import Feeds, Fetches, Runner
-from deploy.serving.refusal import Refusal
-
-STOPPING = "the server is stopping."
+from deploy.serving.errors import RequestError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchingLimits:
-    """What bounds waiting; sizes in samples, times in seconds.
+    """Limits of batches and of the queue.
 
     Attributes:
-        max_batch: samples of a batch.
-        max_delay_s: how long a request waits for others while a runner is free.
-        queue: samples that wait; more are refused at once.
-        timeout_s: a request that waited longer is refused.
+        max_batch: maximum batch size, in samples.
+        max_delay_ms: how long a request may wait for others while a runner is free, in milliseconds.
+        queue: maximum number of queued samples; further requests are rejected at once.
+        timeout_ms: maximum time in the queue, in milliseconds; a request that waited longer is rejected.
     """
 
     max_batch: int = 32
-    max_delay_s: float = 0.0
+    max_delay_ms: float = 0.0
     queue: int = 1024
-    timeout_s: float = 10.0
+    timeout_ms: float = 10_000.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """What a request gets; times in seconds.
+class BatchResult:
+    """The result of one request.
 
     Attributes:
-        fetches: arrays by output name, of this request's samples only.
-        waited_s: from its arrival until its batch began.
-        ran_s: of the whole batch.
-        batch: samples that ran together.
+        fetches: arrays by output name, for this request's samples only.
+        waited_s: seconds from the request's arrival to the start of its batch.
+        ran_s: run time of the whole batch, in seconds.
+        batch: samples in the batch.
     """
 
     fetches: Fetches
@@ -57,26 +56,26 @@ class Answer:
 
 
 Observer = Callable[[int, float, list[float]], None]
-"""Told of every batch: samples, seconds it ran, seconds each of its requests waited."""
+"""Called after every batch with its samples, its run time in seconds, and the seconds each request waited."""
 
 
 @dataclass(eq=False, slots=True)
-class _Waiting:
+class _QueuedRequest:
     feeds: Feeds
     samples: int
     shape: tuple[object, ...]
     arrived: float
-    future: asyncio.Future[Answer]
+    future: asyncio.Future[BatchResult]
 
 
 class Batcher:
-    """Runs requests on runners, a thread each; to be used from one event loop.
+    """A queue of requests and the runners that serve it, one thread each; to be used from one event loop.
 
     Args:
-        runners: equal ones; closed by `close`.
-        batched: requests may be put together along their first dimension.
-        limits: of waiting.
-        observe: called in a runner's thread.
+        runners: runners of the same model; `close` closes them.
+        batched: requests may be concatenated along their first dimension.
+        limits: limits of batches and of the queue.
+        observe: called in a runner's thread after every batch.
     """
 
     def __init__(
@@ -85,16 +84,17 @@ class Batcher:
         *,
         batched: bool,
         limits: BatchingLimits,
-        observe: Observer = lambda samples, ran, waited: None,
+        observe: Observer = lambda samples, ran_s, waited_s: None,
     ) -> None:
         self.limits = limits
         self.batched = batched
         self._observe = observe
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[_QueuedRequest] = deque()
         self._samples = 0
         self._changed = threading.Condition()
         self._closing = False
-        self._delay_s = limits.max_delay_s
+        self._delay_s = limits.max_delay_ms / 1000
+        self._timeout_s = limits.timeout_ms / 1000
         self._runners = list(runners)
         self._threads = [
             threading.Thread(target=self._work, args=(runner,), name=f"runner-{number}", daemon=True)
@@ -104,145 +104,147 @@ class Batcher:
             thread.start()
 
     @property
-    def waiting(self) -> int:
+    def queued_samples(self) -> int:
         """Samples in the queue."""
         return self._samples
 
     @property
     def alive(self) -> bool:
-        """Whether every runner's thread is there to answer."""
+        """Whether every runner's thread is running."""
         return not self._closing and all(thread.is_alive() for thread in self._threads)
 
-    async def answer(self, feeds: Feeds, samples: int) -> Answer:
-        """Wait for the answer to one request.
+    async def run(self, feeds: Feeds, samples: int) -> BatchResult:
+        """Queue one request and wait for its result.
 
         Args:
-            feeds: arrays by input name, the shapes as the runner takes them.
-            samples: how many there are in it.
+            feeds: arrays by input name, with the shapes and dtypes of the model.
+            samples: number of samples in the request.
 
         Raises:
-            Refusal: the queue is full, it waited too long, it is larger than a batch, or the server stops.
-            DeployError: the runner failed on this very request.
+            RequestError: the request is larger than a batch, the queue is full, the request waited too long, or the
+                server is stopping.
+            DeployError: the runner failed on this request.
         """
         if self.batched and samples > self.limits.max_batch:
-            raise Refusal(400, f"{samples} samples in a request: the most is {self.limits.max_batch}.")
+            raise RequestError(400, f"the request has {samples} samples; the maximum is {self.limits.max_batch}.")
         loop = asyncio.get_running_loop()
         shape = tuple((name, value.shape[1:]) for name, value in feeds.items())
-        item = _Waiting(feeds, samples, shape, time.monotonic(), loop.create_future())
+        request = _QueuedRequest(feeds, samples, shape, time.monotonic(), loop.create_future())
         with self._changed:
             if self._closing:
-                raise Refusal(503, STOPPING)
+                raise RequestError(503, "the server is stopping.")
             if self._samples + samples > self.limits.queue:
-                raise Refusal(429, f"{self._samples} samples wait already: the most is {self.limits.queue}.", 1)
-            self._queue.append(item)
+                message = f"the queue is full: {self._samples} of at most {self.limits.queue} samples."
+                raise RequestError(429, message, 1)
+            self._queue.append(request)
             self._samples += samples
             self._changed.notify()
-        return await item.future
+        return await request.future
 
-    def hurry(self) -> None:
-        """From now on no request waits for others."""
+    def stop_delaying(self) -> None:
+        """Run requests without waiting for others from now on."""
         with self._changed:
             self._delay_s = 0.0
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Answer what waits, then free the runners."""
+        """Run the queued requests, then close the runners."""
         with self._changed:
             self._closing = True
-        self.hurry()
+        self.stop_delaying()
         for thread in self._threads:
             thread.join()
         for runner in self._runners:
             runner.close()
 
     def _work(self, runner: Runner) -> None:
-        while group := self._take():
-            self._answer(runner, group)
+        while batch := self._next_batch():
+            self._run(runner, batch)
 
-    def _take(self) -> list[_Waiting]:
-        """The next batch, as soon as it is full or its first request is old enough; nothing when closed."""
+    def _next_batch(self) -> list[_QueuedRequest]:
+        """Return the next batch once it is full or its first request waited long enough; empty when closed."""
         with self._changed:
             while True:
-                self._drop()
+                self._drop_expired()
                 if self._queue:
-                    group = self._together()
-                    patience = self._queue[0].arrived + self._delay_s - time.monotonic()
-                    if patience <= 0 or not self.batched or len(group) < len(self._queue):
+                    batch = self._collect()
+                    remaining_s = self._queue[0].arrived + self._delay_s - time.monotonic()
+                    if remaining_s <= 0 or not self.batched or len(batch) < len(self._queue):
                         break
-                    if sum(item.samples for item in group) >= self.limits.max_batch:
+                    if sum(request.samples for request in batch) >= self.limits.max_batch:
                         break
-                    self._changed.wait(patience)
+                    self._changed.wait(remaining_s)
                 elif self._closing:
                     return []
                 else:
                     self._changed.wait()
-            for item in group:
+            for request in batch:
                 self._queue.popleft()
-                self._samples -= item.samples
-            return group
+                self._samples -= request.samples
+            return batch
 
-    def _together(self) -> list[_Waiting]:
-        """The requests at the head that can run as one batch; one that does not fit ends it, for order is kept."""
-        group: list[_Waiting] = []
-        room = self.limits.max_batch
-        for item in self._queue:
-            if group and (not self.batched or item.samples > room or item.shape != group[0].shape):
+    def _collect(self) -> list[_QueuedRequest]:
+        """Return the first requests that can run as one batch; the first that does not fit ends it."""
+        batch: list[_QueuedRequest] = []
+        free = self.limits.max_batch
+        for request in self._queue:
+            if batch and (not self.batched or request.samples > free or request.shape != batch[0].shape):
                 break
-            group.append(item)
-            room -= item.samples
-        return group
+            batch.append(request)
+            free -= request.samples
+        return batch
 
-    def _drop(self) -> None:
-        """Refuse at the head what waited too long; forget whose client has gone."""
-        oldest = time.monotonic() - self.limits.timeout_s
+    def _drop_expired(self) -> None:
+        """Remove canceled requests from the head of the queue, and reject those that waited too long."""
+        oldest = time.monotonic() - self._timeout_s
         while self._queue and (self._queue[0].future.cancelled() or self._queue[0].arrived < oldest):
-            item = self._queue.popleft()
-            self._samples -= item.samples
-            late = Refusal(503, f"waited longer than {self.limits.timeout_s:g} s.", 1)
-            _deliver([(item, late)])
+            request = self._queue.popleft()
+            self._samples -= request.samples
+            expired = RequestError(503, f"the request waited longer than {self._timeout_s:g} s.", 1)
+            _deliver([(request, expired)])
 
-    def _answer(self, runner: Runner, group: list[_Waiting]) -> None:
+    def _run(self, runner: Runner, batch: list[_QueuedRequest]) -> None:
         began = time.monotonic()
         try:
-            fetches = runner.run(_joined(group))
+            fetches = runner.run(_concatenate(batch))
         except Exception as exc:
-            if len(group) > 1:  # one of them may be to blame: the others are answered
-                for item in group:
-                    self._answer(runner, [item])
+            if len(batch) > 1:  # one request may cause the failure: run each alone
+                for request in batch:
+                    self._run(runner, [request])
                 return
-            _deliver([(group[0], exc if isinstance(exc, DeployError) else DeployError(f"{type(exc).__name__}: {exc}"))])
+            _deliver([(batch[0], exc if isinstance(exc, DeployError) else DeployError(f"{type(exc).__name__}: {exc}"))])
             return
-        ran = time.monotonic() - began
-        size = sum(item.samples for item in group)
-        waited = [began - item.arrived for item in group]
-        delivered: list[tuple[_Waiting, Answer | Exception]] = []
+        ran_s = time.monotonic() - began
+        samples = sum(request.samples for request in batch)
+        waited_s = [began - request.arrived for request in batch]
+        results: list[tuple[_QueuedRequest, BatchResult | Exception]] = []
         start = 0
-        for item, seconds in zip(group, waited, strict=True):
-            stop = start + item.samples
-            own = fetches if len(group) == 1 else {name: value[start:stop] for name, value in fetches.items()}
-            delivered.append((item, Answer(fetches=own, waited_s=seconds, ran_s=ran, batch=size)))
+        for request, seconds in zip(batch, waited_s, strict=True):
+            stop = start + request.samples
+            own = fetches if len(batch) == 1 else {name: value[start:stop] for name, value in fetches.items()}
+            results.append((request, BatchResult(fetches=own, waited_s=seconds, ran_s=ran_s, batch=samples)))
             start = stop
-        _deliver(delivered)
-        self._observe(size, ran, waited)
+        _deliver(results)
+        self._observe(samples, ran_s, waited_s)
 
 
-def _joined(group: Sequence[_Waiting]) -> Feeds:
-    if len(group) == 1:
-        return group[0].feeds
-    return {name: np.concatenate([item.feeds[name] for item in group]) for name in group[0].feeds}
+def _concatenate(batch: Sequence[_QueuedRequest]) -> Feeds:
+    if len(batch) == 1:
+        return batch[0].feeds
+    return {name: np.concatenate([request.feeds[name] for request in batch]) for name in batch[0].feeds}
 
 
-def _deliver(items: Sequence[tuple[_Waiting, Answer | Exception]]) -> None:
-    """Hand results to the event loop, all of a batch in one call."""
+def _deliver(results: Sequence[tuple[_QueuedRequest, BatchResult | Exception]]) -> None:
+    """Pass the results of a batch to the event loop in one call."""
 
     def settle() -> None:
-        for item, result in items:
-            if item.future.done():
+        for request, result in results:
+            if request.future.done():
                 continue
             if isinstance(result, Exception):
-                item.future.set_exception(result)
+                request.future.set_exception(result)
             else:
-                item.future.set_result(result)
+                request.future.set_result(result)
 
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-        items[0][0].future.get_loop().call_soon_threadsafe(settle)
+    with contextlib.suppress(RuntimeError):  # the loop is closed, so no client waits
+        results[0][0].future.get_loop().call_soon_threadsafe(settle)

@@ -1,4 +1,4 @@
-"""What a server counts, in the text format of Prometheus."""
+"""Metrics of a server, in Prometheus's text format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """The counters of one server; a registry of their own, so that two servers in a process do not mix."""
+    """Counters and histograms of one server, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -22,28 +22,28 @@ class Metrics:
             return Histogram(name, text, ["model"], registry=registry, buckets=buckets)
 
         self._requests = Counter(
-            "deploy_requests", "Requests to infer, by status.", ["model", "status"], registry=registry
+            "deploy_requests", "Inference requests by status.", ["model", "status"], registry=registry
         )
         self._samples = Counter("deploy_samples", "Samples that were run.", ["model"], registry=registry)
-        self._queue = Gauge("deploy_queue_samples", "Samples that wait.", ["model"], registry=registry)
-        self._batch = histogram("deploy_batch_samples", "Samples of a batch.", _SIZES)
-        self._waited = histogram("deploy_waiting_seconds", "From the arrival of a request until its batch began.")
-        self._ran = histogram("deploy_run_seconds", "A batch in its runtime.")
-        self._whole = histogram("deploy_request_seconds", "From the head of a request until its answer is written.")
+        self._queue = Gauge("deploy_queue_samples", "Samples in the queue.", ["model"], registry=registry)
+        self._batch = histogram("deploy_batch_samples", "Samples per batch.", _SIZES)
+        self._waited = histogram("deploy_waiting_seconds", "Time from a request's arrival to the start of its batch.")
+        self._ran = histogram("deploy_run_seconds", "Run time of a batch.")
+        self._total = histogram("deploy_request_seconds", "Time from a request's headers to its complete response.")
         self.answered = 0
         self.refused = 0
 
     def request(self, model: str, status: int, seconds: float) -> None:
-        """A request was answered or refused."""
+        """Count a finished request: its HTTP status and its total time."""
         self._requests.labels(model, str(status)).inc()
         if status == 200:
             self.answered += 1
-            self._whole.labels(model).observe(seconds)
+            self._total.labels(model).observe(seconds)
         else:
             self.refused += 1
 
     def batch(self, model: str, samples: int, ran_s: float, waited_s: list[float]) -> None:
-        """A batch was run."""
+        """Count a batch: its samples, its run time, and the time each of its requests waited."""
         self._samples.labels(model).inc(samples)
         self._batch.labels(model).observe(samples)
         self._ran.labels(model).observe(ran_s)
@@ -51,8 +51,12 @@ class Metrics:
         for seconds in waited_s:
             waited.observe(seconds)
 
-    def text(self, waiting: dict[str, int]) -> bytes:
-        """All of it; the queue as it is now."""
-        for model, samples in waiting.items():
+    def text(self, queued: dict[str, int]) -> bytes:
+        """Return all metrics.
+
+        Args:
+            queued: samples in the queue, by model.
+        """
+        for model, samples in queued.items():
             self._queue.labels(model).set(samples)
         return generate_latest(self.registry)

@@ -1,58 +1,48 @@
-"""Which files of a model are served, and each behind its queue."""
+"""The models that a server answers for: choosing a model's files, and opening each behind a queue."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from deploy.core.artifact import Artifact
-from deploy.core.backend import RunSettings
+from deploy.core.backend import Backend, RunSettings
 from deploy.core.environment import usable_cores
 from deploy.core.errors import ArtifactError, UsageError
 from deploy.core.progress import Progress
 from deploy.core.runner import Runner
 from deploy.core.store import Store
-from deploy.core.tensors import batch_symbol
+from deploy.core.tensors import TensorSpec, batch_symbol
 from deploy.serving.batching import Batcher, BatchingLimits
 from deploy.serving.metrics import Metrics
-from deploy.serving.served import ServedModel
+from deploy.serving.protocol import tensor_metadata
 from deploy.support.runtime import Runtime, runtime_of
-from deploy.support.stored import newest_export, newest_of_each
+from deploy.support.stored import names_of, newest_export, newest_of_each
+
+VERSION = "1"
+"""The only version of every model."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Opening:
-    """How files are opened and put behind queues.
+def choose_files(
+    model: str | None, files: Sequence[Path], backend: Backend | None, store: Store, progress: Progress
+) -> list[Artifact]:
+    """Return the files to serve, float32 first; the first file also answers under the model's name.
 
-    Attributes:
-        instances: runners of every file.
-        threads: of every runner; None for all cores this process may use.
-    """
-
-    limits: BatchingLimits
-    metrics: Metrics
-    instances: int
-    threads: int | None
-
-    def batcher(self, runners: Sequence[Runner], name: str, *, batched: bool) -> Batcher:
-        """A queue before runners, whose batches are counted under a name."""
-
-        def observe(samples: int, ran: float, waited: list[float]) -> None:
-            self.metrics.batch(name, samples, ran, waited)
-
-        return Batcher(runners, batched=batched, limits=self.limits, observe=observe)
-
-
-def choose(model: str | None, files: Sequence[Path], store: Store, progress: Progress) -> list[Artifact]:
-    """What to serve, float32 first: the first answers under the model's name.
+    Args:
+        model: a model's name or a file; default the model of the newest export.
+        files: files to serve; empty for every file of the model that runs on this machine.
+        backend: serve only files that this backend opens; None lets each file's format and target decide.
+        store: the artifacts directory.
+        progress: receives progress messages.
 
     Raises:
-        ArtifactError: there is nothing that runs here, or a file that was named does not.
-        UsageError: files of several models.
+        ArtifactError: there are no files to serve, or a given file does not run on this machine.
+        UsageError: the files belong to several models.
     """
     if model is not None and Path(model).is_file():
         files = (Path(model), *files)
@@ -60,72 +50,166 @@ def choose(model: str | None, files: Sequence[Path], store: Store, progress: Pro
         chosen = [Artifact.open(path) for path in files]
         other = next((item.path for item in chosen if item.manifest.model != chosen[0].manifest.model), None)
         if other is not None:
-            raise UsageError(f"{other} is of another model than {chosen[0].path}.")
+            raise UsageError(f"{other}: a file of another model than {chosen[0].path}.")
+        if model is not None and not Path(model).is_file() and model not in names_of(chosen[0].manifest):
+            raise UsageError(f"{chosen[0].path}: a file of {chosen[0].manifest.model}, not of {model}.")
     else:
         name = model or newest_export(store, progress).manifest.model
-        chosen = newest_of_each(store, name)
+        chosen = _newest_files(name, backend, store)
         if not chosen:
-            raise ArtifactError(f"{store.root}: there is no file of {name}.", f"deploy export {name} --format onnx")
+            for_backend = f" for {backend.title}" if backend else ""
+            raise ArtifactError(f"{store.root}: no file of {name}{for_backend}.", f"deploy export {name} --format onnx")
         chosen.sort(key=lambda item: (item.manifest.precision != "fp32", item.path.name))
-    for item in [item for item in chosen if _runtime(item) is None]:
-        reason = f"{item.path.name} is not served: what runs {item.manifest.target or item.manifest.format} is not here"
+    model_name = chosen[0].manifest.model
+    for item in [item for item in chosen if _runtime(item, backend) is None]:
+        if backend is not None:
+            raise ArtifactError(f"{item.path}: {backend.title} does not run this file.")
+        reason = f"no backend on this machine runs {item.manifest.target or item.manifest.format} files"
         if files:
-            raise ArtifactError(f"{reason}.", "deploy doctor")
-        progress.note(reason)
+            raise ArtifactError(f"{item.path}: {reason}.", "deploy doctor")
+        progress.note(f"{item.path.name} is not served: {reason}")
         chosen.remove(item)
     if not chosen:
-        raise ArtifactError("none of its files runs here.", "deploy doctor tells why")
+        raise ArtifactError(f"{store.root}: no file of {model_name} runs on this machine.", "deploy doctor")
     return chosen
 
 
-def _runtime(artifact: Artifact) -> Runtime | None:
-    """What runs a file as its target would; a prediction is not served."""
-    found = runtime_of(artifact.manifest.format, artifact.manifest.target)
-    return None if found is None or found.simulated else found
+def _newest_files(name: str, backend: Backend | None, store: Store) -> list[Artifact]:
+    if backend is None:
+        return newest_of_each(store, name)
+    newest: dict[tuple[str, str, str | None], Artifact] = {}
+    for artifact in store.artifacts():
+        manifest = artifact.manifest
+        if name in names_of(manifest) and backend.opens(manifest.format, manifest.target):
+            newest.setdefault((manifest.format, manifest.precision, manifest.target), artifact)
+    return list(newest.values())
 
 
-def open_served(artifact: Artifact, opening: Opening) -> ServedModel:
-    """Open a file, run it once at the smallest and the largest batch, and put it behind a queue.
-
-    Raises:
-        BackendError: its runtime refused it.
-    """
+def _runtime(artifact: Artifact, backend: Backend | None) -> Runtime | None:
+    """Return what runs a file as intended; None if nothing does. A simulated target is not served."""
     manifest = artifact.manifest
-    runtime = _runtime(artifact)
-    if runtime is None:
-        raise ArtifactError(f"{artifact.path}: nothing here runs it.")
-    backend = importlib.import_module(runtime.backend.runner)
-    options = runtime.options(RunSettings(threads=opening.threads or usable_cores(), shared_cores=True))
-    symbol = batch_symbol(manifest.inputs, manifest.outputs)
-    runners: list[Runner] = []
-    try:
-        for _ in range(opening.instances):
-            runners.append(backend.open(artifact.path, **options))
-            _warm(runners[-1], artifact, symbol, opening.limits.max_batch)
-    except BaseException:
-        for runner in runners:
-            runner.close()
-        raise
-    name = artifact.path.name.removesuffix(artifact.path.suffix)
-    about = {"file": artifact.path.name, "sha256": manifest.files[0].sha256}
-    return ServedModel(
-        name=name,
-        platform=f"{runtime.backend.name}_{manifest.format}",
-        batcher=opening.batcher(runners, name, batched=symbol is not None),
-        inputs=manifest.inputs,
-        outputs=manifest.outputs,
-        labels=manifest.labels,
-        about={**about, "parity": (manifest.parity or {}).get("verdict", "")},
-    )
+    if backend is not None:
+        return Runtime(backend=backend) if backend.opens(manifest.format, manifest.target) else None
+    runtime = runtime_of(manifest.format, manifest.target)
+    return None if runtime is None or runtime.simulated else runtime
 
 
-def _warm(runner: Runner, artifact: Artifact, symbol: str | None, most: int) -> None:
-    known = artifact.manifest.options.get("sizes", {})
-    for batch in (1, most) if symbol else (1,):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServedModel:
+    """A file, or the PyTorch model, behind a queue.
+
+    Attributes:
+        name: name in the metrics and in the protocol.
+        platform: the protocol's name of the runtime and format, ``onnxruntime_onnx``.
+        batcher: queues and runs requests.
+        inputs: inputs of the model.
+        outputs: outputs of the model.
+        labels: class names; empty if there are none.
+        about: plain values for the metadata: the file, its digest, its verdict.
+    """
+
+    name: str
+    platform: str
+    batcher: Batcher
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    labels: tuple[str, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def metadata(self, name: str) -> dict[str, Any]:
+        """Return the model's metadata as the protocol defines it.
+
+        Args:
+            name: the name in the request; a model may have several.
+        """
+        return {
+            "name": name,
+            "versions": [VERSION],
+            "platform": self.platform,
+            "inputs": [tensor_metadata(spec) for spec in self.inputs],
+            "outputs": [tensor_metadata(spec) for spec in self.outputs],
+            "parameters": {**self.about, "max_batch": self.batcher.limits.max_batch if self.batcher.batched else 0},
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelOpener:
+    """Opens models and puts them behind queues.
+
+    Attributes:
+        limits: limits of batches and of queues.
+        metrics: counts batches.
+        backend: runs the files; None lets each file's format and target decide.
+        instances: runners per file.
+        threads: threads per runner; None for all cores that this process may use.
+    """
+
+    limits: BatchingLimits
+    metrics: Metrics
+    backend: Backend | None = None
+    instances: int = 1
+    threads: int | None = None
+
+    def batcher(self, runners: Sequence[Runner], name: str, *, batched: bool) -> Batcher:
+        """Create a queue for runners; its batches are counted under ``name``."""
+
+        def observe(samples: int, ran_s: float, waited_s: list[float]) -> None:
+            self.metrics.batch(name, samples, ran_s, waited_s)
+
+        return Batcher(runners, batched=batched, limits=self.limits, observe=observe)
+
+    def open(self, artifact: Artifact) -> ServedModel:
+        """Open a file and run it once with the smallest and the largest batch.
+
+        Raises:
+            ArtifactError: no backend on this machine runs the file.
+            BackendError: the backend failed to open or run the file.
+        """
+        manifest = artifact.manifest
+        runtime = _runtime(artifact, self.backend)
+        if runtime is None:
+            raise ArtifactError(f"{artifact.path}: no backend on this machine runs this file.", "deploy doctor")
+        devices = runtime.backend.devices
+        settings = RunSettings(
+            device="cpu" if "cpu" in devices else devices[0],
+            threads=self.threads or usable_cores(),
+            shared_cores=True,
+        )
+        options = runtime.options(settings)
+        module = importlib.import_module(runtime.backend.runner)
+        symbol = batch_symbol(manifest.inputs, manifest.outputs)
+        runners: list[Runner] = []
+        try:
+            for _ in range(self.instances):
+                runners.append(module.open(artifact.path, **options))
+                _warm_up(runners[-1], artifact, symbol, self.limits.max_batch)
+        except BaseException:
+            for runner in runners:
+                runner.close()
+            raise
+        name = artifact.path.name.removesuffix(artifact.path.suffix)
+        return ServedModel(
+            name=name,
+            platform=f"{runtime.backend.name}_{manifest.format}",
+            batcher=self.batcher(runners, name, batched=symbol is not None),
+            inputs=manifest.inputs,
+            outputs=manifest.outputs,
+            labels=manifest.labels,
+            about={
+                "file": artifact.path.name,
+                "sha256": manifest.files[0].sha256,
+                "parity": (manifest.parity or {}).get("verdict", ""),
+            },
+        )
+
+
+def _warm_up(runner: Runner, artifact: Artifact, symbol: str | None, max_batch: int) -> None:
+    sizes = artifact.manifest.options.get("sizes", {})
+    for batch in (1, max_batch) if symbol else (1,):
         feeds = {}
         for spec in artifact.manifest.inputs:
-            bound = spec.bind({**known, **({symbol: batch} if symbol else {})})
+            bound = spec.bind({**sizes, **({symbol: batch} if symbol else {})})
             if bound.symbols:
-                return  # a size that nobody knows yet
+                return  # a dimension has no known size
             feeds[spec.name] = np.full(bound.concrete({}), 0 if spec.bounds is None else spec.bounds[0], spec.dtype)
         runner.run(feeds)

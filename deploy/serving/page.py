@@ -1,10 +1,11 @@
-"""The page where a picture can be dropped: what every variant of the model says of it, and how long it took."""
+"""The demo page: top classes and run time of PyTorch and of every served file, for an image that the user chooses."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -15,38 +16,113 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deploy.core.errors import DataError, DeployError
+from deploy.backends.torch.reference import PyTorchRunner
+from deploy.core.artifact import Artifact
+from deploy.core.errors import ArtifactError, DataError, DeployError
+from deploy.core.model import Model, Preprocessing
+from deploy.core.progress import Progress
+from deploy.core.store import Store
+from deploy.core.tensors import batch_symbol
+from deploy.data.folder import decode
+from deploy.data.preprocess import prepare
+from deploy.evaluation.images import image_preprocessing
+from deploy.models.open import open_model, request_of
 from deploy.serving.app import Service
-from deploy.serving.refusal import Refusal
-from deploy.serving.served import ServedModel
+from deploy.serving.errors import RequestError
+from deploy.serving.models import ModelOpener, ServedModel
 
 RUNS = 5
-"""Calls of each variant; the page shows their median."""
+"""Runs of each variant; the page shows their median time."""
 TOP = 5
+"""Classes shown per variant."""
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'"
 _TYPES = {"page.js": "text/javascript", "page.css": "text/css", "page.html": "text/html"}
 
 
+def page_routes(
+    artifact: Artifact,
+    served: Sequence[ServedModel],
+    service: Service,
+    opener: ModelOpener,
+    store: Store,
+    stack: contextlib.ExitStack,
+    progress: Progress,
+) -> list[Route]:
+    """Return the page's routes; none if the model does not take images.
+
+    Args:
+        artifact: the first served file; PyTorch is opened with its weights.
+        served: the files to compare.
+        service: receives images within its limits.
+        opener: puts the PyTorch model behind a queue.
+        store: where trained weights are found.
+        stack: closes the PyTorch model's queue.
+        progress: receives progress messages.
+    """
+    manifest = artifact.manifest
+    variants, remarks = list(served), list[str]()
+    recipe = manifest.preprocessing
+    try:
+        with progress.stage("opening the model in PyTorch"):
+            model = open_model(request_of(artifact), store, progress)
+        if model.weights.identity != manifest.weights.identity:
+            raise ArtifactError(
+                f"{artifact.path.name} was made from other weights than the model has now ({model.weights.source})."
+            )
+        if recipe is None:
+            recipe = image_preprocessing(model)
+            height, width = recipe.crop
+            remarks.append(
+                f"The preprocessing of {manifest.model} is not known: "
+                f"images are resized to {height} x {width} and scaled to [-1, 1]."
+            )
+    except DeployError as exc:
+        remarks.append(f"The page does not show PyTorch: {exc.message}")
+    else:
+        variants.insert(0, _pytorch(model, manifest.labels, opener))
+        stack.callback(variants[0].batcher.close)
+    if recipe is None or len(manifest.inputs) != 1:
+        progress.note("there is no demo page: the preprocessing of the model is not known, or it does not take images")
+        return []
+    for remark in remarks:
+        progress.warn(remark)
+    page = Page(title=manifest.model, variants=variants, remarks=remarks, preprocessing=recipe, service=service)
+    return page.routes()
+
+
+def _pytorch(model: Model, labels: tuple[str, ...], opener: ModelOpener) -> ServedModel:
+    batched = batch_symbol(model.inputs, ()) is not None
+    return ServedModel(
+        name="torch",
+        platform="pytorch",
+        batcher=opener.batcher([PyTorchRunner(model)], "torch", batched=batched),
+        inputs=model.inputs,
+        outputs=(),
+        labels=model.labels or labels,
+        about={"file": model.weights.source},
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """What the page needs.
+    """The page's content and request handlers.
 
     Attributes:
         title: the model's name.
-        variants: what is compared, PyTorch first where it is there.
-        remarks: what is missing or was assumed.
-        prepare: from the bytes of a picture to the model's input, one sample.
-        service: reads bodies within its bounds.
+        variants: what is compared; PyTorch first if it is there.
+        remarks: what is missing or assumed.
+        preprocessing: from an image to the model's input.
+        service: receives images within its limits.
     """
 
     title: str
     variants: Sequence[ServedModel]
     remarks: Sequence[str]
-    prepare: Callable[[bytes], NDArray[Any]]
+    preprocessing: Preprocessing
     service: Service
 
     def routes(self) -> list[Route]:
-        """Its addresses."""
+        """Return the page's routes."""
         assets = [Route(f"/{name}", _asset) for name in ("page.js", "page.css")]
         return [
             Route("/", _asset),
@@ -56,35 +132,35 @@ class Page:
         ]
 
     async def _about(self, request: Request) -> Response:
-        rows = [{"name": item.name, **item.about} for item in self.variants]
-        return JSONResponse({"title": self.title, "variants": rows, "remarks": list(self.remarks), "runs": RUNS})
+        variants = [{"name": item.name, **item.about} for item in self.variants]
+        return JSONResponse({"title": self.title, "variants": variants, "remarks": list(self.remarks), "runs": RUNS})
 
     async def _compare(self, request: Request) -> Response:
         async with self.service.body(request) as body:
             try:
-                sample = await asyncio.to_thread(self.prepare, body)
+                sample = await asyncio.to_thread(lambda: prepare(decode(body), self.preprocessing))
             except DataError as exc:
-                raise Refusal(400, exc.message) from exc
+                raise RequestError(400, exc.message) from exc
             rows = [await self._row(item, sample[None]) for item in self.variants]
         return JSONResponse({"rows": rows, "runs": RUNS})
 
-    async def _row(self, served: ServedModel, batch: NDArray[Any]) -> dict[str, Any]:
-        spec = served.inputs[0]
+    async def _row(self, model: ServedModel, batch: NDArray[Any]) -> dict[str, Any]:
+        spec = model.inputs[0]
         feeds = {spec.name: batch.astype(spec.dtype, copy=False)}
         try:
-            answers = [await served.batcher.answer(feeds, 1) for _ in range(RUNS)]
+            results = [await model.batcher.run(feeds, 1) for _ in range(RUNS)]
         except DeployError as exc:
-            return {"name": served.name, "error": exc.message}
-        logits = next(iter(answers[-1].fetches.values()))
+            return {"name": model.name, "error": exc.message}
+        logits = next(iter(results[-1].fetches.values()))
         return {
-            "name": served.name,
-            "top": _top(logits, served.labels),
-            "median_ms": 1000 * statistics.median(item.ran_s for item in answers),
+            "name": model.name,
+            "top": _top_classes(logits, model.labels),
+            "median_ms": 1000 * statistics.median(result.ran_s for result in results),
         }
 
 
-def _top(logits: NDArray[Any], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """The most probable classes of the first sample, by softmax in float64."""
+def _top_classes(logits: NDArray[Any], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the most probable classes of the first sample, by softmax in float64; none if a logit is not finite."""
     row = logits.reshape(len(logits), -1)[0].astype(np.float64)
     if not np.isfinite(row).all():
         return []

@@ -1,4 +1,4 @@
-"""``deploy serve``: a model's files behind the Open Inference Protocol, on this machine."""
+"""``deploy serve``: serve a model's files over HTTP with the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from deploy.core.artifact import Artifact
+from deploy.core.backend import Backend, backends, find_backend
 from deploy.core.errors import MissingPackageError, UsageError
 from deploy.core.interrupt import Stopped
 from deploy.core.paths import default_root
@@ -22,42 +22,46 @@ from deploy.support.release import check_release
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from deploy.serving.served import ServedModel
+    from deploy.serving.models import ServedModel
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-GRACE_S = 30
-"""Seconds that requests have to be answered in after a signal to stop."""
-WAITING_CONNECTIONS = 1024
+SHUTDOWN_S = 30
+"""Seconds that requests in progress have to finish after a signal to stop."""
+BACKLOG = 1024
+"""Connections that wait to be accepted."""
 SWITCH_S = 0.0005
-"""Seconds after which one Python thread lets another have its turn; Python's own is 5 ms, which a runner that has an
-answer can wait for a busy event loop. What it is worth, `benchmarks.serve_turns` measures: p99 at saturation."""
-BODIES = 4
-"""All requests at a time may have so many times the bytes that one may have."""
+"""Interval in seconds at which Python switches threads. With Python's default of 5 ms, a runner that has finished can
+wait that long for a busy event loop. `benchmarks.serve_turns` measures the effect: p99 at saturation."""
+TOTAL_BODY_FACTOR = 4
+"""The bodies of all requests in progress may total this many times the maximum size of one."""
 PACKAGES = ("uvicorn", "starlette", "orjson", "prometheus_client")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServeOptions:
-    """How a model is served.
+    """How models are served.
 
     Attributes:
-        host, port: where to listen; port 0 takes a free one.
-        max_batch, queue: in samples.
-        max_delay_s, timeout_s: see `deploy.serving.batching.Limits`.
-        max_request: bytes of a request.
-        instances: runners of every file, each with a thread and a copy of the weights.
-        threads: within an operator, of every runner; None for all cores this process may use.
-        page: the page, with PyTorch beside the files.
-        allow_untrained: serve weights that mean nothing.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+        max_batch: maximum batch size, in samples.
+        max_delay_ms: how long a request may wait for others while a runner is free, in milliseconds.
+        queue: maximum number of queued samples.
+        timeout_ms: maximum time in the queue, in milliseconds.
+        max_request_bytes: maximum size of a request.
+        instances: runners per file, each with its own thread and copy of the weights.
+        threads: threads per runner; None for all cores that this process may use.
+        page: serve the demo page, which compares the files with PyTorch.
+        allow_untrained: serve untrained weights.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
     max_batch: int = 32
-    max_delay_s: float = 0.0
+    max_delay_ms: float = 0.0
     queue: int = 1024
-    timeout_s: float = 10.0
-    max_request: int = 64 << 20
+    timeout_ms: float = 10_000.0
+    max_request_bytes: int = 64 << 20
     instances: int = 1
     threads: int | None = None
     page: bool = True
@@ -65,25 +69,31 @@ class ServeOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Serving:
-    """What is being served; models by the names that answer, with their files."""
+class ServedFile:
+    """A name that the server answers under, and its file."""
+
+    name: str
+    file: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerInfo:
+    """A running server.
+
+    Attributes:
+        url: its address.
+        models: names and their files.
+        page: whether it serves the demo page.
+    """
 
     url: str
-    models: tuple[tuple[str, Path], ...]
+    models: tuple[ServedFile, ...]
     page: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "url": self.url,
-            "models": [{"name": name, "file": str(file)} for name, file in self.models],
-            "page": self.page,
-        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServeReport:
-    """What a server did until it was stopped: requests to infer that were answered, and refused."""
+    """Numbers of inference requests that a server answered and refused until it was stopped."""
 
     answered: int
     refused: int
@@ -93,107 +103,147 @@ def serve(
     model: str | None = None,
     *,
     files: Sequence[Path] = (),
+    backend: str | None = None,
     options: ServeOptions | None = None,
     artifacts: Path | None = None,
     progress: Progress = SILENT,
-    ready: Callable[[Serving], None] = lambda serving: None,
+    ready: Callable[[ServerInfo], None] = lambda server: None,
 ) -> ServeReport:
-    """Serve a model until a signal comes; requests that were begun are answered first.
+    """Serve a model until SIGINT or SIGTERM; requests in progress are finished first.
 
-    Each file answers under its own name (``resnet18.int8-onnxruntime``), the first of them under the model's too.
+    Each file answers under its own name (``resnet18.int8-onnxruntime``); the first also answers under the model's name.
 
     Args:
-        model: a name as in the artifacts directory, or a file; default the model of the newest export.
-        files: serve these only, the first under the model's name; default every file of the model that runs here.
-        options: see `ServeOptions`.
+        model: a model name in the artifacts directory, or a file; default the model of the newest export.
+        files: serve only these files, the first under the model's name; default every file of the model that runs on
+            this machine.
+        backend: name of the backend that runs the files; serve only files that it opens. Default: each file's format
+            and target decide.
+        options: how models are served.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
-        progress: told what happens.
-        ready: called when requests are answered.
+        progress: receives progress messages.
+        ready: called once the server accepts requests.
 
     Raises:
-        ArtifactError: there is no file, its parity was not shown, or its weights are untrained.
-        DigestError: a file is not what its manifest says.
-        UsageError: the address cannot be used.
-        MissingPackageError: the server's packages are not installed.
-        BackendError: a runtime refused a file.
+        ArtifactError: there are no files to serve, the parity of one was not shown, or its weights are untrained.
+        DigestError: a file differs from its manifest.
+        UsageError: the address cannot be used, or the backend runs no files.
+        MissingPackageError: a package of the server or the backend is not installed.
+        BackendError: a backend failed to open or run a file.
     """
-    options = options or ServeOptions()
-    for package in PACKAGES:
-        _package(package)
-    from deploy.serving.models import choose
-
-    store = Store(artifacts or default_root())
-    chosen = choose(model, files, store, progress)
-    for artifact in chosen:
-        check_release(artifact, allow_untrained=options.allow_untrained, progress=progress)
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(_listen(options.host, options.port))
-        return _serve(chosen, options, listener, stack, store, progress, ready)
-
-
-def _serve(
-    chosen: Sequence[Artifact],
-    options: ServeOptions,
-    listener: socket.socket,
-    stack: contextlib.ExitStack,
-    store: Store,
-    progress: Progress,
-    ready: Callable[[Serving], None],
-) -> ServeReport:
+    _require_packages()
     from deploy.serving.app import RequestLimits, Service
     from deploy.serving.batching import BatchingLimits
     from deploy.serving.metrics import Metrics
-    from deploy.serving.models import Opening, open_served
+    from deploy.serving.models import ModelOpener, choose_files
 
-    metrics = Metrics()
-    limits = BatchingLimits(
-        max_batch=options.max_batch, max_delay_s=options.max_delay_s, queue=options.queue, timeout_s=options.timeout_s
-    )
-    opening = Opening(limits=limits, metrics=metrics, instances=options.instances, threads=options.threads)
-    served: list[ServedModel] = []
+    options = options or ServeOptions()
+    store = Store(artifacts or default_root())
+    selected = _find_backend(backend) if backend is not None else None
+    chosen = choose_files(model, files, selected, store, progress)
     for artifact in chosen:
-        with progress.stage(f"opening {artifact.path.name}"):
-            served.append(open_served(artifact, opening))
-        stack.callback(served[-1].batcher.close)
-    local = options.host in LOOPBACK
-    if not local:
-        progress.warn(f"whoever reaches {options.host} can use this server: there is no password.")
-    bounds = RequestLimits(
-        body=options.max_request, bodies=BODIES * options.max_request, hosts=tuple(map(_quoted, LOOPBACK)) * local
+        check_release(artifact, allow_untrained=options.allow_untrained, progress=progress)
+    metrics = Metrics()
+    opener = ModelOpener(
+        limits=BatchingLimits(
+            max_batch=options.max_batch,
+            max_delay_ms=options.max_delay_ms,
+            queue=options.queue,
+            timeout_ms=options.timeout_ms,
+        ),
+        metrics=metrics,
+        backend=selected,
+        instances=options.instances,
+        threads=options.threads,
     )
-    slug = chosen[0].manifest.slug
-    names = {slug: served[0], **{item.name: item for item in served}}
-    service = Service(names, bounds, metrics)
-    routes = []
-    if options.page:
-        from deploy.serving.comparison import page_routes
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(_listen(options.host, options.port))
+        served: list[ServedModel] = []
+        for artifact in chosen:
+            with progress.stage(f"opening {artifact.path.name}"):
+                served.append(opener.open(artifact))
+            stack.callback(served[-1].batcher.close)
+        is_local = options.host in LOOPBACK
+        if not is_local:
+            progress.warn(f"the server is reachable at {options.host} without authentication")
+        limits = RequestLimits(
+            body_bytes=options.max_request_bytes,
+            total_bytes=TOTAL_BODY_FACTOR * options.max_request_bytes,
+            hosts=tuple(map(_url_host, LOOPBACK)) if is_local else (),
+        )
+        names = {chosen[0].manifest.slug: served[0], **{item.name: item for item in served}}
+        service = Service(names, limits, metrics)
+        routes = []
+        if options.page:
+            from deploy.serving.page import page_routes
 
-        routes = page_routes(chosen[0], served, service, opening, store, stack, progress)
-    serving = Serving(
-        url=f"http://{_quoted(options.host)}:{listener.getsockname()[1]}",
-        models=tuple(zip(names, (chosen[0].path, *(item.path for item in chosen)), strict=True)),
-        page=bool(routes),
-    )
-    _run(service.application(*routes), listener, lambda: ready(serving), service.hurry)
+            routes = page_routes(chosen[0], served, service, opener, store, stack, progress)
+        paths = (chosen[0].path, *(artifact.path for artifact in chosen))
+        server = ServerInfo(
+            url=f"http://{_url_host(options.host)}:{listener.getsockname()[1]}",
+            models=tuple(ServedFile(name=name, file=path) for name, path in zip(names, paths, strict=True)),
+            page=bool(routes),
+        )
+        _run(service.application(*routes), listener, lambda: ready(server), service.stop_delaying)
     return ServeReport(answered=metrics.answered, refused=metrics.refused)
 
 
-def _quoted(host: str) -> str:
-    """A host as addresses write it."""
+def _require_packages() -> None:
+    for name in PACKAGES:
+        try:
+            import_module(name)
+        except ImportError as exc:
+            raise MissingPackageError(name, "the server", "deploy-toolkit[serve]") from exc
+
+
+def _find_backend(name: str) -> Backend:
+    """Return an installed backend that runs files.
+
+    Raises:
+        UnknownNameError: no backend has this name.
+        UsageError: the backend runs PyTorch models.
+        MissingPackageError: its runtime is not installed.
+    """
+    backend = find_backend(name)
+    if not backend.runs_files:
+        known = ", ".join(item.name for item in backends().values() if item.runs_files)
+        raise UsageError(f"--backend {name}: {backend.title} runs PyTorch models, not files.", f"one of {known}")
+    return backend.require()
+
+
+def _url_host(host: str) -> str:
+    """Return a host as it is written in URLs."""
     return f"[{host}]" if ":" in host else host
 
 
+@contextlib.contextmanager
+def _listen(host: str, port: int) -> Iterator[socket.socket]:
+    """Listen before any file is opened, so that a port in use is reported at once.
+
+    Raises:
+        UsageError: the address cannot be used.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as exc:
+            raise UsageError(f"{host}:{port} cannot be used: {exc.strerror}.", "--port 0 takes a free port") from exc
+        yield listener
+
+
 def _run(
-    application: ASGIApp, listener: socket.socket, ready: Callable[[], None], stopping: Callable[[], None]
+    application: ASGIApp, listener: socket.socket, started: Callable[[], None], stopping: Callable[[], None]
 ) -> None:
-    """Answer until SIGINT or SIGTERM; what was begun is answered."""
+    """Answer requests until SIGINT or SIGTERM, then finish those in progress."""
     import uvicorn
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
-                ready()
+                started()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             stopping()
@@ -206,39 +256,13 @@ def _run(
         server_header=False,
         date_header=False,
         lifespan="off",
-        backlog=WAITING_CONNECTIONS,
-        timeout_graceful_shutdown=GRACE_S,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=SHUTDOWN_S,
     )
-    before = sys.getswitchinterval()
+    interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_S)
     try:
-        with contextlib.suppress(Stopped):  # uvicorn raises the signal again when it has stopped
+        with contextlib.suppress(Stopped):  # uvicorn raises the signal again after it has stopped
             Server(config).run(sockets=[listener])
     finally:
-        sys.setswitchinterval(before)
-
-
-@contextlib.contextmanager
-def _listen(host: str, port: int) -> Iterator[socket.socket]:
-    """A listening socket, before anything is opened: a port that is taken is known at once.
-
-    Raises:
-        UsageError: the address cannot be used.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as exc:
-            raise UsageError(
-                f"{host}:{port} cannot be used: {exc.strerror}.", "another one: --port 0 takes any"
-            ) from exc
-        yield listener
-
-
-def _package(name: str) -> None:
-    try:
-        import_module(name)
-    except ImportError as exc:
-        raise MissingPackageError(name, "the server", "deploy-toolkit[serve]") from exc
+        sys.setswitchinterval(interval)

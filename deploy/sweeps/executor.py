@@ -84,7 +84,7 @@ class ExecutorContext:
 
     Attributes:
         root: the artifacts directory on this machine.
-        worker: module to run as a worker process; see `deploy.sweeps.executors.local`.
+        worker: class of the object in a worker process, ``module:Class``; see `deploy.sweeps.executors.local`.
         job: runs a task in the calling process, for executors with their own processes.
         files: returns the files that a task reads.
         machines: resource of the nodes of each kind of machine.

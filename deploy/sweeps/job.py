@@ -138,14 +138,14 @@ def _float_export(work: Work, store: Store) -> Artifact:
 
 
 def _quantize(work: Work, store: Store, progress: ProgressForwarder) -> Result:
-    from deploy.quantization.defaults import SAMPLES
+    from deploy.quantization import DEFAULT_SAMPLES
     from deploy.quantization.quantize import quantize
 
     report = quantize(
         _float_export(work, store).path,
         calib=work["calib"],
         target=work["target"],
-        samples=work["samples"] or SAMPLES,
+        samples=work["samples"] or DEFAULT_SAMPLES,
         artifacts=store.root,
         progress=progress,
     )
@@ -156,9 +156,8 @@ def _quantize(work: Work, store: Store, progress: ProgressForwarder) -> Result:
 
 
 def _build(work: Work, store: Store, progress: ProgressForwarder) -> Result:
-    from deploy.engines.build import build_engine
-    from deploy.engines.request import BuildRequest
-    from deploy.quantization.defaults import SAMPLES
+    from deploy.engines.build import BuildRequest, build_engine
+    from deploy.quantization import DEFAULT_SAMPLES
 
     int8 = work["precision"] == "int8"
     request = BuildRequest(
@@ -166,7 +165,7 @@ def _build(work: Work, store: Store, progress: ProgressForwarder) -> Result:
         fp16=work["precision"] == "fp16",
         int8=int8,
         calib=work["calib"] if int8 else None,
-        samples=(work["samples"] or SAMPLES) if int8 else SAMPLES,
+        samples=(work["samples"] or DEFAULT_SAMPLES) if int8 else DEFAULT_SAMPLES,
     )
     report = build_engine(request, artifacts=store.root, progress=progress)
     if report.verdict == "fail":

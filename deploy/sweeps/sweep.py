@@ -11,7 +11,8 @@ from typing import Any
 
 from deploy.bench.cells import choose_backends
 from deploy.bench.records import CellRecord, SkippedCell, load, save_absent
-from deploy.bench.rows import LatencyRow, plain_interval, rows_of
+from deploy.bench.rows import LatencyRow, rows_of
+from deploy.bench.statistics import plain_interval
 from deploy.core.environment import usable_cores
 from deploy.core.errors import UsageError
 from deploy.core.paths import default_root
@@ -25,7 +26,7 @@ from deploy.sweeps.plan import SweepCell, SweepPlan, plan
 from deploy.sweeps.spec import SweepSpec, read_spec
 from deploy.sweeps.task import files_of
 
-WORKER = "deploy.sweeps.worker"
+WORKER = "deploy.sweeps.worker:TaskWorker"
 
 
 def run_sweep(

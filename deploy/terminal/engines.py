@@ -33,7 +33,7 @@ def show_built(report: BuildReport) -> None:
 
 def _state(report: BuildReport) -> str:
     """Whether it was run, and what that showed."""
-    why = report.proof.why if report.proof else "there is nothing here that runs it"
+    why = report.proof.reason if report.proof else "there is nothing here that runs it"
     style = STYLE.get(report.verdict or "inconclusive", "bold")
     return f"[{style}]{report.state}[/]" + (f": {escape(why)}" if why else "") + _measured(report)
 

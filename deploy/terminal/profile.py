@@ -13,14 +13,13 @@ from deploy.terminal.markup import escape
 from deploy.terminal.results import console, rows
 
 if TYPE_CHECKING:
-    from deploy.bench.layers import LayerTime
-    from deploy.bench.profile import Explanation
+    from deploy.bench.profile import LayerTime, ProfiledCell
 
 SHOWN = 12
 NAMED = 6
 
 
-def show_explained(found: Sequence[Explanation]) -> None:
+def show_explained(found: Sequence[ProfiledCell]) -> None:
     """Every cell in turn: by operator, the longest layers, and in eight bits what keeps it from being faster."""
     for item in found:
         profile, out = item.profile, console(piped=120)
@@ -38,7 +37,7 @@ def show_explained(found: Sequence[Explanation]) -> None:
         out.print(_layers(profile.layers[:SHOWN], total))
 
 
-def _eight_bits(item: Explanation) -> list[tuple[str, str]]:
+def _eight_bits(item: ProfiledCell) -> list[tuple[str, str]]:
     if item.before is None:
         return []
     ratio = item.before.wall_ns / item.profile.wall_ns

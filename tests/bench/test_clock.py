@@ -31,23 +31,23 @@ class Counting(Runner):
 
 def test_every_call_is_waited_for_and_kept_in_order() -> None:
     runner = Counting()
-    found = clock.sample(runner, 0, least=7)
+    found = clock.sample(runner, 0, min_calls=7)
     assert len(found) == 7 == runner.launched == runner.awaited
     assert found.dtype == np.int64 and (found >= 0).all()
 
 
 def test_slow_calls_are_timed_at_least_so_often_and_fast_ones_at_most() -> None:
-    assert len(clock.sample(Counting(), 10**12, most=100)) == 100
+    assert len(clock.sample(Counting(), 10**12, max_calls=100)) == 100
 
 
 def test_warming_up_runs_two_windows_at_least_and_ends_when_they_agree() -> None:
     steady = Counting(lambda call: sum(range(20_000)) and None)
-    found = clock.warm_up(steady, most_ns=10**11, window_ns=10**6)
+    found = clock.warm_up(steady, max_ns=10**11, window_ns=10**6)
     assert found.settled and found.calls == steady.launched >= 2 * clock.WINDOW_CALLS
 
 
 def test_warming_up_ends_unsettled_when_the_time_is_up() -> None:
-    found = clock.warm_up(Counting(lambda call: sum(range(2000 * call)) and None), most_ns=0, window_ns=10**5)
+    found = clock.warm_up(Counting(lambda call: sum(range(2000 * call)) and None), max_ns=0, window_ns=10**5)
     assert not found.settled
 
 

@@ -1,5 +1,6 @@
 """Records on the disk."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -51,16 +52,25 @@ def test_a_repetition_takes_the_place_of_the_one_with_its_number() -> None:
 
 
 def test_the_key_changes_with_every_field() -> None:
-    keys = {CELL.key}
-    for change in (
-        {"batch": 3},
-        {"digest": "1" * 64},
-        {"threads": 2},
-        {"versions": {"onnxruntime": "2"}},
-        {"device": "cuda"},
-    ):
-        keys.add(Cell(**{**{name: getattr(CELL, name) for name in Cell.__dataclass_fields__}, **change}).key)
-    assert len(keys) == 6
+    changes = {
+        "model": "zoo/n",
+        "slug": "n",
+        "backend": "openvino",
+        "precision": "int8",
+        "digest": "1" * 64,
+        "batch": 3,
+        "sizes": {"batch": 3},
+        "threads": 2,
+        "device": "cuda",
+        "target": "onnxruntime",
+        "scenario": "server",
+        "options": {"rate": 5.0},
+        "versions": {"onnxruntime": "2"},
+        "machine": {"cpu": "another"},
+    }
+    assert set(changes) == {field.name for field in dataclasses.fields(Cell)}
+    keys = {dataclasses.replace(CELL, **{name: value}).key for name, value in changes.items()}
+    assert len(keys) == len(changes) and CELL.key not in keys
 
 
 def test_damage_is_found_by_load_and_by_verify(tmp_path: Path) -> None:
@@ -68,18 +78,18 @@ def test_damage_is_found_by_load_and_by_verify(tmp_path: Path) -> None:
     assert verify(tmp_path).sound == (path,)
     text = path.read_text()
     path.write_text(text.replace('"bytes": 7', '"bytes": 8'))
-    with pytest.raises(DigestError, match="not what was recorded"):
+    with pytest.raises(DigestError, match=path.name):
         load(path)
     assert len(verify(tmp_path).problems) == 1
     path.write_text(text[: len(text) // 2])
-    with pytest.raises(ArtifactError, match="cannot be read"):
+    with pytest.raises(ArtifactError, match=path.name):
         load(path)
 
 
 def test_another_schema_is_refused_by_name(tmp_path: Path) -> None:
     path = save(tmp_path, _record())
     path.write_text(dump_checked({**json.loads(path.read_text()), "schema": 99}))
-    with pytest.raises(ArtifactError, match="record schema 99, this version reads 1"):
+    with pytest.raises(ArtifactError, match="99"):
         load(path)
 
 

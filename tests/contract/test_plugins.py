@@ -1,12 +1,15 @@
 """Every registered plug-in keeps its contract."""
 
+import dataclasses
 import importlib
 import inspect
 
 import pytest
 
 from deploy.core import registry
+from deploy.core.backend import find_backend
 from deploy.core.errors import UnknownNameError
+from deploy.packaging.target import PackageOptions, find_target
 
 
 @pytest.mark.parametrize("name", registry.names("deploy.models.sources"))
@@ -46,10 +49,13 @@ def test_executors(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", registry.names("deploy.packaging.targets"))
-def test_packages(name: str) -> None:
-    package = registry.load("deploy.packaging.targets", name)
-    assert package.__doc__ and callable(package.refuse)
-    assert list(inspect.signature(package.write).parameters) == ["folder", "contents", "options"]
+def test_package_targets(name: str) -> None:
+    target = find_target(name)
+    assert target.name == name and target.title and registry.load("deploy.packaging.targets", name).__doc__
+    assert list(inspect.signature(target.write).parameters) == ["folder", "items", "options"]
+    assert target.classify and list(inspect.signature(target.classify).parameters) == ["folder", "item", "images"]
+    assert target.backends and all(find_backend(backend).runs_files for backend in target.backends)
+    assert set(target.options) <= {field.name for field in dataclasses.fields(PackageOptions)}
 
 
 def test_an_unknown_plugin_is_named_with_its_nearest() -> None:

@@ -1,7 +1,7 @@
-"""Every attribute that the code uses of TensorRT exists in both libraries.
+"""Every TensorRT attribute that the code uses exists in both libraries.
 
-The bindings of TensorRT (package ``tensorrt-cu13-bindings``) install without its libraries. The loader is given stub
-libraries in their place, which is enough to look at the classes, in a process of its own.
+TensorRT's bindings (package ``tensorrt-cu13-bindings``) install without its libraries. A separate process loads them
+with stub libraries, which is enough to look up the attributes of the classes.
 """
 
 import ast
@@ -33,7 +33,7 @@ VARIABLES = {
         "convolution": "IConvolutionLayer",
     },
     "deploy/support/tensorrt_library.py": {},
-    "deploy/backends/tensorrt.py": {
+    "deploy/backends/tensorrt/runner.py": {
         "engine": "ICudaEngine",
         "_context": "IExecutionContext",
         "runtime_config": "IRuntimeConfig",
@@ -42,9 +42,9 @@ VARIABLES = {
     },
     "deploy/engines/inspect.py": {"engine": "ICudaEngine"},
 }
-"""In each file that speaks to a library: what its variables hold. The test reads which attributes are taken of them."""
+"""Classes of the variables in each file that uses a library; the test reads the attributes from the source."""
 
-BY_HAND = {
+UNSEEN = {
     "Runtime.deserialize_cuda_engine",
     "ITimingCache.serialize",
     "IBuilderConfig.create_timing_cache",
@@ -69,7 +69,7 @@ BY_HAND = {
     "LayerType.DEQUANTIZE",
     "LayerType.MATRIX_MULTIPLY",
 }
-"""Used through results of calls, overridden, or compared by name: not seen by reading the code."""
+"""Used on results of calls, overridden, or compared by name: not found by reading the source."""
 
 RTX_ONLY = {
     "ComputeCapability",
@@ -87,7 +87,7 @@ RTX_ONLY = {
     "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
     "IRuntimeConfig.set_runtime_cache",
 }
-"""Taken only where the library is TensorRT for RTX."""
+"""Used only with TensorRT for RTX."""
 
 ENTRY_POINTS = {
     "createInferBuilder_INTERNAL",
@@ -100,25 +100,25 @@ ENTRY_POINTS = {
     "getPluginRegistry",
     "initLibNvInferPlugins",
 }
-"""What the bindings want of the libraries; others, in other versions, are learnt from the loader."""
+"""Symbols that the bindings need; other versions need more, which the loader's errors name."""
 
-LOOK = """
+LOOKUP = """
 import importlib, json, sys
 module = importlib.import_module(sys.argv[1])
-def there(name):
-    here = module
+def exists(name):
+    value = module
     for part in name.split("."):
-        if not hasattr(here, part):
+        if not hasattr(value, part):
             return False
-        here = getattr(here, part)
+        value = getattr(value, part)
     return True
-print(json.dumps({"version": module.__version__, "there": {name: there(name) for name in json.load(sys.stdin)}}))
+print(json.dumps({"version": module.__version__, "exists": {name: exists(name) for name in json.load(sys.stdin)}}))
 """
 
 
 def used() -> set[str]:
-    """``Class.attribute`` and names of the module itself, as the code takes them."""
-    found = set(BY_HAND)
+    """Return every ``Class.attribute`` and every attribute of the module that the code uses."""
+    found = set(UNSEEN)
     for file, variables in VARIABLES.items():
         for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Attribute):
@@ -132,9 +132,9 @@ def used() -> set[str]:
     return found
 
 
-def look(module: str, names: set[str], **environment: str) -> subprocess.CompletedProcess[str]:
+def look_up(module: str, names: set[str], **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LOOK, module],
+        [sys.executable, "-W", "ignore", "-c", LOOKUP, module],
         input=json.dumps(sorted(names)),
         capture_output=True,
         text=True,
@@ -142,8 +142,8 @@ def look(module: str, names: set[str], **environment: str) -> subprocess.Complet
     )
 
 
-def stubs(folder: Path, major: int, names: set[str]) -> None:
-    """Libraries that export ``names``, each a function that gives a null pointer."""
+def write_stubs(folder: Path, major: int, names: set[str]) -> None:
+    """Compile libraries that export ``names``, each a function that returns a null pointer."""
     source = folder / "stub.c"
     source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in sorted(names)))
     for library in ("libnvinfer", "libnvonnxparser", "libnvinfer_plugin"):
@@ -152,37 +152,37 @@ def stubs(folder: Path, major: int, names: set[str]) -> None:
         subprocess.run(line, check=True, capture_output=True)
 
 
-def test_what_is_read_of_the_code() -> None:
+def test_attributes_are_read_from_the_source() -> None:
     names = used()
     assert {"Builder", "BuilderFlag.TF32", "INetworkDefinition.get_layer", "ICudaEngine.get_tensor_mode"} <= names
     assert {"IExecutionContext.execute_async_v3", "TensorIOMode.INPUT", "ParserError.node_operator"} <= names
-    assert names >= RTX_ONLY, "nothing is excused that the code does not use"
+    assert names >= RTX_ONLY, "every exception is used"
 
 
 def test_tensorrt(tmp_path: Path) -> None:
     if find_spec("tensorrt_bindings") is None:
         pytest.skip("the bindings are not installed: pip install tensorrt-cu13-bindings (Linux x86-64)")
     if shutil.which("cc") is None:
-        pytest.skip("there is no C compiler (cc) to make the stub libraries with")
+        pytest.skip("no C compiler (cc) for the stub libraries")
     from importlib.metadata import version
 
     major = int(version("tensorrt-cu13-bindings").partition(".")[0])
     symbols = set(ENTRY_POINTS)
     for _ in range(20):
-        stubs(tmp_path, major, symbols)
-        done = look("tensorrt_bindings", used(), LD_LIBRARY_PATH=str(tmp_path))
-        wanted = re.search(r"undefined symbol: (\w+)", done.stderr)
-        if wanted is None:
+        write_stubs(tmp_path, major, symbols)
+        done = look_up("tensorrt_bindings", used(), LD_LIBRARY_PATH=str(tmp_path))
+        missing_symbol = re.search(r"undefined symbol: (\w+)", done.stderr)
+        if missing_symbol is None:
             break
-        symbols.add(wanted[1])
+        symbols.add(missing_symbol[1])
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    missing = {name for name, there in told["there"].items() if not there}
-    assert missing == RTX_ONLY, f"TensorRT {told['version']}"
+    answer = json.loads(done.stdout)
+    missing = {name for name, exists in answer["exists"].items() if not exists}
+    assert missing == RTX_ONLY, f"TensorRT {answer['version']}"
 
 
 def test_tensorrt_for_rtx() -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    done = look("tensorrt_rtx", used())
+    done = look_up("tensorrt_rtx", used())
     assert done.returncode == 0, done.stderr
-    assert [name for name, there in json.loads(done.stdout)["there"].items() if not there] == []
+    assert [name for name, exists in json.loads(done.stdout)["exists"].items() if not exists] == []

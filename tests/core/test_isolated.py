@@ -51,7 +51,7 @@ def test_a_provider_that_is_not_there_is_an_error_not_another_provider(tmp_path:
 def test_a_crash_is_a_typed_error(tmp_path: Path, number: int) -> None:
     with IsolatedRunner("onnxruntime") as runner:
         runner.open(_model(tmp_path / "m.onnx"))
-        os.kill(runner._child._process.pid, number)
+        os.kill(runner.pid, number)
         while not runner.dead:
             time.sleep(0.01)
         with pytest.raises(BackendCrashedError, match=signal.Signals(number).name):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,7 +30,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     points = []
     for name, group in GROUPS.items():
-        (folder / f"{name}.py").write_bytes((EXAMPLES / f"{name}.py").read_bytes())
+        if (EXAMPLES / name).is_dir():
+            shutil.copytree(EXAMPLES / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(EXAMPLES / f"{name}.py", folder)
         points.append(f"[{group}]\n{name} = {name}\n")
     metadata = folder / "deploy_examples-1.0.dist-info"
     metadata.mkdir()
@@ -64,7 +68,7 @@ def exported(deploy: Deploy) -> Any:
 
 
 def test_every_example_is_tried() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(GROUPS)
+    assert {path.stem for path in EXAMPLES.iterdir() if not path.name.startswith("_")} == set(GROUPS)
 
 
 def test_the_architecture_is_listed_built_and_proven(deploy: Deploy, exported: Any) -> None:
@@ -105,16 +109,39 @@ def test_the_edge_writes_its_format_and_proves_it(deploy: Deploy, exported: Any)
     assert "tiny.fp16.ort" in shown.stdout and "run here: pass, by onnxruntime" in shown.stdout
 
 
-def test_the_backend_runs_a_file_and_is_held_against_the_model(deploy: Deploy, exported: Any) -> None:
-    done = deploy("check", "zoo/lenet5", "--onnx", "nowhere.onnx", "--backend", "onnx_referenc")
-    assert done.returncode == 2 and "Did you mean onnx_reference" in done.stderr
+def test_the_backend_checks_a_file(deploy: Deploy, exported: Any) -> None:
+    done = deploy("check", "zoo/lenet5", "--onnx", "nowhere.onnx", "--backend", "onnx-referenc")
+    assert done.returncode == 2 and "onnx-reference" in done.stderr
     file = ("--onnx", exported["file"])
-    done = deploy("check", "tiny", *file, "--backend", "onnx_reference", "--json")
+    done = deploy("check", "tiny", *file, "--backend", "onnx-reference", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["backend"] == "onnx_reference" and told["parity"]["verdict"] == "pass"
-    shown = deploy("check", "tiny", *file, "--backend", "onnx_reference")
-    assert "run by" in shown.stdout and "onnx_reference" in shown.stdout and "ONNX Runtime" not in shown.stdout
+    report = json.loads(done.stdout)
+    assert report["backend"] == "onnx-reference" and report["parity"]["verdict"] == "pass"
+    shown = deploy("check", "tiny", *file, "--backend", "onnx-reference")
+    assert "ONNX reference" in shown.stdout and "ONNX Runtime" not in shown.stdout
+
+
+TIMING = ("--backends", "onnx-reference,torch", "--precision", "fp32", "--threads", "1", "--repetitions", "1")
+
+
+def test_the_backend_is_timed_and_reported(deploy: Deploy, exported: Any) -> None:
+    done = deploy("bench", "tiny", *TIMING, "--min-time", "0.02", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    rows = {row["backend"]: row for row in document["rows"]}
+    assert set(rows) == {"torch", "onnx-reference"}, document["absent"]
+    row = rows["onnx-reference"]
+    assert row["status"] == "timed" and row["evidence"]["verdict"] == "pass" and "onnx" in row["versions"]
+    reported = deploy("report", "--json")
+    assert reported.returncode == 0, reported.stderr
+    assert {item["backend"] for item in json.loads(reported.stdout)["rows"]} >= {"torch", "onnx-reference"}
+
+
+def test_the_backend_is_swept(deploy: Deploy, exported: Any) -> None:
+    done = deploy("sweep", "tiny", *TIMING, "--min-time", "0.02", "--no-report", "--json")
+    assert done.returncode == 0, done.stderr
+    cells = json.loads(done.stdout)["cells"]
+    assert {(cell["backend"], cell["state"]) for cell in cells} == {("torch", "timed"), ("onnx-reference", "timed")}
 
 
 def test_the_statistic_calibrates(deploy: Deploy, exported: Any) -> None:

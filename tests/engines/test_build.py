@@ -18,9 +18,8 @@ from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.checked import dump_checked
 from deploy.core.errors import ArtifactError, BackendError, DigestError, ExportError, UsageError
 from deploy.core.progress import SILENT, Progress
-from deploy.engines.build import NOT_RUN, BuildReport, BuildRequest, build_engine
+from deploy.engines.build import NOT_RUN, BuildReport, BuildRequest, build_engine, check_precision
 from deploy.engines.inspect import check_shares, inspect_engine
-from deploy.engines.job import check_precision
 from deploy.exporting.export import export_model
 from deploy.support.cuda_driver import gpus
 from deploy.support.engine_layers import Shares
@@ -80,7 +79,7 @@ def test_engines_are_proven_on_a_gpu(artifacts: Path, runtime: str, options: dic
     assert inspect_engine(report.artifact.path).closed is None
 
 
-def test_int8_and_half_together(artifacts: Path) -> None:
+def test_int8_and_fp16_together(artifacts: Path) -> None:
     export_model("lenet5", artifacts=artifacts, opset=20, strategy="export")
     report = build(artifacts, int8=True, fp16=True, calib="digits")
     assert report.artifact.path.name == "lenet5.int8-fp16-tensorrt-rtx.engine"
@@ -90,18 +89,18 @@ def test_int8_and_half_together(artifacts: Path) -> None:
 def test_ranges_of_dimensions(artifacts: Path) -> None:
     report = build(artifacts, batch="2:4:16", shapes=("input:1x1x32x32:2x1x32x32:64x1x32x32",))
     assert report.profiles[0]["input"].max == (64, 1, 32, 32), "an input's own shapes come first"
-    for changes, words in (
-        ({"batch": "8:4:16"}, "each at least the one before"),
-        ({"batch": "x"}, "three sizes"),
-        ({"shapes": ("width:1:2:3",)}, "neither a dynamic dimension nor an input; there are: batch, input"),
-        ({"shapes": ("input:1x1x32x32:1x1x32:1x1x32x32",)}, "three shapes"),
-        ({"shapes": ("input:1xx32",)}, "are written"),
+    for changes, datum in (
+        ({"batch": "8:4:16"}, "--batch 8:4:16"),
+        ({"batch": "x"}, "--batch x"),
+        ({"shapes": ("width:1:2:3",)}, "'width'.*batch, input"),
+        ({"shapes": ("input:1x1x32x32:1x1x32:1x1x32x32",)}, "--shape input 1x1x32x32:1x1x32:1x1x32x32"),
+        ({"shapes": ("input:1xx32",)}, "--shape input 1xx32"),
     ):
-        with pytest.raises(UsageError, match=words):
+        with pytest.raises(UsageError, match=datum):
             build(artifacts, **changes)
     export_model("lenet5", artifacts=artifacts, dynamic=[], strategy="trace")
     assert build(artifacts).profiles == ()
-    with pytest.raises(UsageError, match="no dynamic batch"):
+    with pytest.raises(UsageError, match="--batch 1:2:3"):
         build(artifacts, batch="1:2:3")
 
 
@@ -112,27 +111,27 @@ def test_several_profiles(artifacts: Path) -> None:
     assert [profile["input"]["max"][0] for profile in recorded] == [1, 16]
 
 
-def test_an_engine_that_came_out_otherwise_is_refused(artifacts: Path) -> None:
+def test_an_engine_in_another_precision_is_refused(artifacts: Path) -> None:
     built = build(artifacts).built
     graph = Path("m.onnx")
     check_precision(built, "fp32", graph)
-    for precision, words in (("fp16", "no layer computes in half: 5 in float"), ("int8", "no layer computes in int8")):
-        with pytest.raises(BackendError, match=words):
+    for precision, datum in (("fp16", r"m\.onnx.*fp16.*half: 5 in float"), ("int8", r"m\.onnx.*int8: 5 in float")):
+        with pytest.raises(BackendError, match=datum):
             check_precision(built, precision, graph)
     large = dataclasses.replace(built, weighted={"half": 5}, weight_bytes={"half": 50 * 2**20}, bytes=60 * 2**20)
     check_precision(large, "fp16", graph)
     grown = dataclasses.replace(large, bytes=100 * 2**20)
-    with pytest.raises(BackendError, match="no less than its weights are in float32"):
+    with pytest.raises(BackendError, match=rf"m\.onnx.*fp16.*{grown.bytes}.*{100 * 2**20} bytes"):
         check_precision(grown, "fp16", graph)
     check_precision(grown, "fp16", graph, copies=2)
 
 
-def test_the_command_of_the_other_tool(run: Run, artifacts: Path) -> None:
+def test_the_trtexec_command(run: Run, artifacts: Path) -> None:
     shown = run("trt", "build", "--fp16", "--batch", "1:2:4", "--runtime", "tensorrt-rtx", "--print-trtexec")
     assert shown.code == 0, shown.err
     line = shlex.split(shown.out)
-    half = artifacts / "lenet5" / "lenet5.fp16-tensorrt.onnx"
-    assert line[:2] == ["tensorrt_rtx", f"--onnx={half}"] and half.is_file()
+    graph = artifacts / "lenet5" / "lenet5.fp16-tensorrt.onnx"
+    assert line[:2] == ["tensorrt_rtx", f"--onnx={graph}"] and graph.is_file()
     assert "--optShapes=input:2x1x32x32" in line
     assert not list(artifacts.rglob("*.engine")), "nothing is built"
     assert not verify(artifacts).problems
@@ -141,13 +140,13 @@ def test_the_command_of_the_other_tool(run: Run, artifacts: Path) -> None:
 def test_compute_capabilities(artifacts: Path, tmp_path: Path) -> None:
     report = build(artifacts, compute_capabilities=("8.6", "8.9"))
     assert report.artifact.manifest.options["compute_capabilities"] == ["8.6", "8.9"]
-    with pytest.raises(UsageError, match=r"--compute-capability 3.5: tensorrt-rtx .* knows .*8\.6"):
+    with pytest.raises(UsageError, match=r"--compute-capability 3\.5.*8\.6"):
         build(artifacts, compute_capabilities=("3.5",))
-    with pytest.raises(UsageError, match="times nothing while it builds"):
+    with pytest.raises(UsageError, match=r"tensorrt-rtx.*--timing-cache"):
         build(artifacts, timing_cache=tmp_path / "timing.cache")
 
 
-def test_the_library_tells_how_far_it_is(artifacts: Path) -> None:
+def test_the_library_reports_its_progress(artifacts: Path) -> None:
     class Watching(Listener):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
@@ -160,7 +159,7 @@ def test_the_library_tells_how_far_it_is(artifacts: Path) -> None:
     listener = Watching()
     build(artifacts, progress=listener)
     assert listener.steps and all(0 <= done <= total for done, total in listener.steps)
-    assert any("tensorrt-rtx" in note for note in listener.notes), "which library it took"
+    assert any("tensorrt-rtx" in note for note in listener.notes), "the library is named"
 
 
 def test_an_operator_that_is_not_supported_is_named(artifacts: Path, tmp_path: Path) -> None:
@@ -172,7 +171,7 @@ def test_an_operator_that_is_not_supported_is_named(artifacts: Path, tmp_path: P
         [helper.make_tensor_value_info("y", TensorProto.INT64, [2, "n"])],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "n.onnx")
-    with pytest.raises(ExportError, match=r"does not support NonZero \(which\)"):
+    with pytest.raises(ExportError, match=r"n\.onnx.*NonZero \(which\)"):
         build(artifacts, str(tmp_path / "n.onnx"))
     assert not (artifacts / "n").exists()
 
@@ -190,17 +189,17 @@ def test_a_signal_cancels_the_build(artifacts: Path, monkeypatch: pytest.MonkeyP
     assert not list(artifacts.rglob("*.engine"))
 
 
-def test_an_engine_is_held_against_its_manifest_before_anything_else(artifacts: Path, tmp_path: Path) -> None:
+def test_an_engine_is_verified_against_its_manifest_first(artifacts: Path, tmp_path: Path) -> None:
     path = build(artifacts).artifact.path
     data = path.read_bytes()
-    for spoilt in (data[:-9], data[:100] + bytes([data[100] ^ 1]) + data[101:]):
-        path.write_bytes(spoilt)
+    for damaged in (data[:-9], data[:100] + bytes([data[100] ^ 1]) + data[101:]):
+        path.write_bytes(damaged)
         with pytest.raises(DigestError):
             inspect_engine(path)
     shutil.copy(path, tmp_path / "stray.engine")
-    with pytest.raises(ArtifactError, match="no manifest beside it"):
+    with pytest.raises(ArtifactError, match=r"stray\.engine"):
         inspect_engine(tmp_path / "stray.engine")
-    with pytest.raises(ArtifactError, match="not an engine"):
+    with pytest.raises(ArtifactError, match=r"lenet5\.fp32\.onnx.*onnx"):
         inspect_engine(artifacts / "lenet5" / "lenet5.fp32.onnx")
 
 
@@ -211,9 +210,9 @@ def test_an_engine_of_another_version_is_not_opened(run: Run, artifacts: Path) -
     text = beside.read_text(encoding="utf-8").replace(f'"version": "{version}"', '"version": "1.0.0"')
     beside.write_text(dump_checked(json.loads(text)))
     shown = run("trt", "inspect", path, "--json")
-    assert shown.code == 0, "its manifest is told all the same"
-    rebuild = "rebuild with: deploy trt build zoo/lenet5 --batch 1:2:4 --runtime tensorrt-rtx"
-    assert shown.json["closed"] == f"{path}: built with tensorrt-rtx 1.0.0, found tensorrt-rtx {version}, {rebuild}"
+    assert shown.code == 0, "the manifest is shown"
+    rebuild = "deploy trt build zoo/lenet5 --batch 1:2:4 --runtime tensorrt-rtx"
+    assert all(datum in shown.json["closed"] for datum in (str(path), "tensorrt-rtx 1.0.0", version, rebuild))
     assert shown.json["shares"] is None
 
 
@@ -221,13 +220,13 @@ def test_an_engine_whose_weights_are_in_another_type(artifacts: Path) -> None:
     artifact = build(artifacts, fp16=True).artifact
     check_shares(artifact, Shares(layers={}, weights={"fp16": 9, "fp32": 1}, unknown=0))
     check_shares(artifact, Shares(layers={}, weights={}, unknown=4))
-    with pytest.raises(BackendError, match="asked for fp16, and the engine's weights are 10 in fp32"):
+    with pytest.raises(BackendError, match=r"\.engine.*fp16: 10 in fp32"):
         check_shares(artifact, Shares(layers={}, weights={"fp32": 10}, unknown=0))
 
 
 def test_the_command(run: Run, artifacts: Path) -> None:
     refused = run("trt", "build", "--int8")
-    assert refused.code == 2 and "--int8 needs --calib" in refused.err
+    assert refused.code == 2 and "--int8" in refused.err and "--calib" in refused.err
     assert run("trt", "build", "--calib", "digits").code == 2
     done = run("trt", "build", "--int8", "--calib", "digits", "--runtime", "tensorrt-rtx", "--workspace", "64MiB")
     assert done.code == 0, done.err
@@ -235,20 +234,21 @@ def test_the_command(run: Run, artifacts: Path) -> None:
     shown = run("trt", "inspect", artifacts / "lenet5" / "lenet5.int8-tensorrt-rtx.engine", "--json")
     assert shown.code == 0 and shown.json["weighted"] == {"int8": 5} and shown.json["version"]
     assert run("trt", "build", "--workspace", "lots").code == 2
-    assert "not one of auto" in run("trt", "build", "--runtime", "tensort").err
+    unknown = run("trt", "build", "--runtime", "tensort", "--json")
+    assert unknown.code == 2 and "tensort" in unknown.json["error"]["message"]
 
 
-def test_without_either_library_the_pip_line_is_told(
+def test_without_either_library_the_pip_command_is_given(
     run: Run, artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, module, None)
     refused = run("trt", "build")
     assert refused.code == 1 and "pip install 'deploy-toolkit[rtx]'" in refused.err
-    assert "NVIDIA's own index" in refused.err
+    assert "https://pypi.nvidia.com" in refused.err
 
 
-def test_a_build_of_a_file_imports_nothing_that_it_does_not_need() -> None:
+def test_a_build_imports_no_heavy_package_that_it_does_not_need() -> None:
     heavy = ("torch", "onnx", "onnxruntime", "numpy")
     code = f"import sys, deploy.engines.build; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""`deploy export --format` by an exporter that a third party brings."""
+"""`deploy export --format` with a third party's exporter."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,7 +35,7 @@ def copied(source: Path, path: Path) -> None:
     path.with_name("labels.txt").write_text("none\n")
 
 
-def spoilt(source: Path, path: Path) -> None:
+def damaged(source: Path, path: Path) -> None:
     model = onnx.load(str(source))
     weight = next(item for item in model.graph.initializer if len(item.dims) == 4)
     weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * 1.5, weight.name))
@@ -46,7 +46,7 @@ def export(run: Run, nets: Path, *more: str) -> Ran:
     return run("export", f"{nets}:small", "--input", "x:batch,3,8,8", "--strategy", "trace", "--format", "toy", *more)
 
 
-def test_what_nothing_runs_is_called_so(run: Run, nets: Path, edge: Add) -> None:
+def test_a_file_that_no_backend_runs(run: Run, nets: Path, edge: Add) -> None:
     edge(convert=copied)
     done = export(run, nets, "--json")
     assert done.code == 0, done.err
@@ -57,48 +57,49 @@ def test_what_nothing_runs_is_called_so(run: Run, nets: Path, edge: Add) -> None
     assert [item.file for item in artifact.manifest.files] == [artifact.path.name, "labels.txt"]
     assert artifact.manifest.parent == Artifact.open(Path(done.json["file"])).manifest.files[0].sha256
     shown = export(run, nets)
-    assert "converted, not run here" in shown.out and "names no backend" in shown.out and "in 2 files" in shown.out
+    assert "converted, not run here" in shown.out and "backend" in shown.out and "2 files" in shown.out
 
 
-def test_what_is_not_equal_is_rejected(run: Run, nets: Path, edge: Add) -> None:
-    edge(convert=spoilt, BACKEND="onnxruntime")
+def test_a_file_that_fails_the_parity_check_is_rejected(run: Run, nets: Path, edge: Add) -> None:
+    edge(convert=damaged, BACKEND="onnxruntime")
     done = export(run, nets, "--json")
     assert done.code == 3, done.err
     (made,) = done.json["converted"]
     assert made["verdict"] == "fail" and Path(made["file"]).parent.name == "rejected"
-    assert done.json["parity"]["verdict"] == "pass", "the ONNX file is not to blame"
+    assert done.json["parity"]["verdict"] == "pass", "the ONNX file is right"
 
 
-def test_a_failing_exporter_is_one_sentence(run: Run, nets: Path, edge: Add) -> None:
+def test_a_failing_exporter(run: Run, nets: Path, edge: Add) -> None:
     edge(convert=lambda source, path: 1 / 0)
     refused = export(run, nets)
-    assert refused.code == 1 and "onnx_to_toy cannot convert it: division by zero" in refused.err
+    assert refused.code == 1 and "onnx_to_toy" in refused.err and "division by zero" in refused.err
     edge(convert=lambda source, path: None)
     refused = export(run, nets)
-    assert refused.code == 1 and "onnx_to_toy wrote no file" in refused.err
+    assert refused.code == 1 and "onnx_to_toy" in refused.err and ".toy.onnx" in refused.err
     edge()
     refused = export(run, nets)
-    assert refused.code == 1 and "the exporter onnx_to_toy has no convert" in refused.err
+    assert refused.code == 1 and "onnx_to_toy" in refused.err and "no convert" in refused.err
 
 
-def test_only_our_exporter_begins_at_a_model(run: Run, nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_our_exporter_starts_from_a_model(run: Run, nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_extras", lambda package: {"torch_to_toy": None} if package == "exporters" else {})
     registry.names.cache_clear()
     try:
         refused = export(run, nets)
     finally:
         registry.names.cache_clear()
-    assert refused.code == 2 and "torch_to_toy begins at a PyTorch model" in refused.err
+    assert refused.code == 2 and "torch_to_toy" in refused.err
 
 
 def test_another_backend_runs_the_file(run: Run, nets: Path) -> None:
     done = run("export", f"{nets}:small", "--input", "x:batch,3,8,8", "--strategy", "trace")
     assert done.code == 0, done.err
-    refused = run("check", "--backend", "openvin")
-    assert refused.code == 2 and "Did you mean openvino" in refused.err
-    refused = run("check", "--backend", "openvino", "--locate")
-    assert refused.code == 2 and "it tells nothing of openvino" in refused.err
+    refused = run("check", "--backend", "openvin", "--json")
+    assert refused.code == 2 and "openvino" in refused.json["error"]["message"]
+    refused = run("check", "--backend", "openvino", "--locate", "--json")
+    assert refused.code == 2 and refused.json["error"]["kind"] == "UsageError"
+    assert "openvino" in refused.json["error"]["message"]
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     checked = run("check", "--backend", "openvino")
     assert checked.code == 0, checked.err
-    assert "openvino" in checked.out and "ONNX Runtime" not in checked.out
+    assert "openvino" in checked.out.lower() and "ONNX Runtime" not in checked.out

@@ -1,4 +1,4 @@
-"""The proof of an engine at the sizes of its profiles; ONNX Runtime stands where the engine does on a GPU."""
+"""The parity check of an engine at the sizes of its profiles, with ONNX Runtime in place of the engine."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ SPEC = TensorSpec(name="x", dtype="float32", shape=("batch", 3, "height", 8))
         ("1:1:1,8:16:32", {1, 16}),
     ],
 )
-def test_probes_are_those_that_a_profile_takes(batch: str, sizes: set[int]) -> None:
+def test_probes_fit_a_profile(batch: str, sizes: set[int]) -> None:
     profiles = profiles_of([SPEC], batch, ["height:8:8:8"])
     probes = fitting_probes([SPEC], {"x": "x"}, {"height": 8}, profiles)
     assert {probe.feeds["x"].shape[0] for probe in probes} == sizes
@@ -34,7 +34,7 @@ def test_probes_are_those_that_a_profile_takes(batch: str, sizes: set[int]) -> N
     for profile in profiles:
         low, high = profile["x"].min[0], profile["x"].max[0]
         inside = [probe.feeds["x"].shape[0] for probe in probes if low <= probe.feeds["x"].shape[0] <= high]
-        assert sum(inside) >= 3, "each profile is judged on samples enough"
+        assert sum(inside) >= 3, "each profile is checked on enough samples"
 
 
 def test_without_profiles_every_probe_is_run() -> None:

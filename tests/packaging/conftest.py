@@ -1,4 +1,4 @@
-"""What is packaged in the tests, and Triton's own description of a configuration."""
+"""Artifacts to package, and Triton's own definition of a configuration."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 
 @pytest.fixture
 def made(trained: Path, store: Path) -> Path:
-    """An artifacts directory of this test's own: LeNet-5, trained on digits."""
+    """A copy of the artifacts of LeNet-5, trained on digits."""
     shutil.copytree(trained, store)
     return store
 
 
 @pytest.fixture(scope="session")
 def parsed() -> Callable[[Path], Any]:
-    """Reads a configuration by Triton's protobuf; the rest of its client is not needed for that."""
+    """Reads a configuration with Triton's protobuf definition, without the rest of its client."""
     from google.protobuf import text_format
 
     found = importlib.util.find_spec("tritonclient")

@@ -162,9 +162,9 @@ def empty_class(root: Path) -> None:
     ("change", "code", "words"),
     [
         (none, 1, "no image in it"),
-        (one, 1, "1 image is too few"),
-        (few, 0, "5 samples"),
-        (alike, 0, "are the same"),
+        (one, 1, "1 image"),
+        (few, 0, "5 calibration samples"),
+        (alike, 0, "identical"),
         (empty_class, 1, "2"),
     ],
 )

@@ -134,7 +134,9 @@ def test_advice_on_eight_bits_that_gain_nothing(tmp_path: Path) -> None:
     add_record(tmp_path, backend="onnxruntime", ms=1.0)
     slow = add_record(tmp_path, backend="onnxruntime", precision="int8", ms=1.2)
     texts = [item["text"] for item in write_report(artifacts=tmp_path).document["advice"] if item["kind"] == "int8"]
-    assert len(texts) == 1 and "INT8 is slower than float32 on ONNX Runtime" in texts[0] and "--explain" in texts[0]
+    assert (
+        len(texts) == 1 and "INT8 is slower than float32 on ONNX Runtime" in texts[0] and "deploy profile" in texts[0]
+    )
     layers = [
         {"layer": "conv", "operator": "Conv", "ns": 60.0, "arithmetic": "float", "kind": "compute"},
         {"layer": "q", "operator": "QuantizeLinear", "ns": 40.0, "arithmetic": "", "kind": "qdq"},

@@ -1,4 +1,4 @@
-"""A server of its own process, as a user starts it."""
+"""A server in a process of its own, started from the command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,27 +22,29 @@ class Server:
     """A running ``deploy serve``."""
 
     process: subprocess.Popen[str]
-    told: dict[str, Any]
+    info: dict[str, Any]
 
     @property
     def address(self) -> str:
-        return str(self.told["url"]).removeprefix("http://")
+        return str(self.info["url"]).removeprefix("http://")
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
-        """Exit code, and what it said on standard error."""
+        """Stop the server; return its exit code and its standard error."""
         self.process.send_signal(number)
         _, err = self.process.communicate(timeout=60)
         return self.process.returncode, err
 
 
 @contextmanager
-def serving(artifacts: Path, *arguments: object) -> Iterator[Server]:
+def serving(artifacts: Path, *arguments: object, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Run ``deploy serve`` on a free port until the block ends."""
     words = ["--artifacts", artifacts, "serve", *arguments, "--port", 0, "--json"]
     process = subprocess.Popen(
         [sys.executable, "-m", "deploy.cli.main", *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=None if environment is None else dict(environment),
     )
     try:
         assert process.stdout is not None and process.stderr is not None
@@ -58,7 +60,7 @@ def serving(artifacts: Path, *arguments: object) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def served(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """LeNet-5 in float32, and in eight bits for ONNX Runtime."""
+    """An artifacts directory with LeNet-5 in float32, and in INT8 for ONNX Runtime."""
     import shutil
 
     from deploy.quantization.quantize import quantize
@@ -74,16 +76,16 @@ def served(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(served: Path) -> Iterator[Server]:
     """A server without a page, for tests that do not change it."""
-    with serving(served, "lenet5", "--no-page") as found:
-        yield found
+    with serving(served, "lenet5", "--no-page") as running:
+        yield running
 
 
-Asked = Callable[..., tuple[int, dict[str, str], bytes]]
+Ask = Callable[..., tuple[int, dict[str, str], bytes]]
 
 
 @pytest.fixture
-def ask(server: Server) -> Asked:
-    """One request on a connection of its own: status, headers, body."""
+def ask(server: Server) -> Ask:
+    """Send one request on a connection of its own; return status, headers and body."""
     from http.client import HTTPConnection
 
     def call(method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""Clients that nobody here wrote, many at a time; queues that are full; signals."""
+"""Triton's own client, many clients at a time, full queues, and signals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.serving.conftest import Asked, Server, serving
+from tests.serving.conftest import Ask, Server, serving
 
 http = pytest.importorskip("tritonclient.http", reason="pip install 'tritonclient[http]'")
 REQUESTS, CLIENTS = 10_000, 8
@@ -34,11 +34,12 @@ def test_tritons_own_client(server: Server, binary: bool) -> None:
     wanted = [http.InferRequestedOutput("logits", binary_data=binary)]
     found = client.infer("lenet5", _inputs(samples, binary=binary), outputs=wanted, request_id="a")
     assert found.as_numpy("logits").shape == (3, 10) and found.get_response()["id"] == "a"
-    with pytest.raises(http.InferenceServerException, match="there is no input"):
+    with pytest.raises(http.InferenceServerException, match="'x'") as refused:
         client.infer("lenet5", [http.InferInput("x", [1], "FP32").set_data_from_numpy(np.zeros(1, np.float32))])
+    assert refused.value.status() == "400"
 
 
-def test_ten_thousand_answers_are_each_their_own(server: Server, served: Path) -> None:
+def test_ten_thousand_requests_each_get_their_own_answer(server: Server, served: Path) -> None:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(served / "lenet5" / "lenet5.fp32.onnx"))
@@ -61,7 +62,7 @@ def test_ten_thousand_answers_are_each_their_own(server: Server, served: Path) -
     assert wrong == []
 
 
-def test_requests_are_put_together(ask: Asked, server: Server) -> None:
+def test_requests_are_put_together(ask: Ask, server: Server) -> None:
     text = ask("GET", "/metrics")[2].decode()
     numbers = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     batches = float(numbers['deploy_batch_samples_count{model="lenet5.fp32"}'])
@@ -70,7 +71,7 @@ def test_requests_are_put_together(ask: Asked, server: Server) -> None:
     assert float(numbers['deploy_requests_total{model="lenet5.fp32",status="200"}']) >= REQUESTS
 
 
-def test_a_full_queue_refuses_and_everything_taken_is_answered(served: Path) -> None:
+def test_a_full_queue_refuses_and_every_queued_request_is_answered(served: Path) -> None:
     body = json.dumps(
         {"inputs": [{"name": "input", "datatype": "FP32", "shape": [4, 1, 32, 32], "data": [0.0] * 4096}]}
     )
@@ -99,8 +100,8 @@ def test_a_full_queue_refuses_and_everything_taken_is_answered(served: Path) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_it_when_what_was_begun_is_answered(served: Path, number: int) -> None:
-    """The request would wait for others for twenty seconds; the signal ends the waiting, and it is answered."""
+def test_a_signal_stops_the_server_after_requests_in_progress(served: Path, number: int) -> None:
+    """The request would wait 20 s for others; the signal ends the wait, and the request is answered."""
     with serving(served, "lenet5", "--no-page", "--max-delay-ms", 20_000, "--timeout-ms", 60_000) as server:
         status: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Requests that are right and requests that are wrong, to a real server."""
+"""Valid and invalid requests to a real server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.serving.conftest import Asked, Server
+from tests.serving.conftest import Ask, Server
 
 INFER = "/v2/models/lenet5/infer"
 ZEROS = np.zeros((1, 1, 32, 32), np.float32)
@@ -20,8 +20,8 @@ def _request(**changes: Any) -> dict[str, Any]:
     return {"inputs": [{**tensor, **changes}]}
 
 
-def test_metadata_and_health(ask: Asked, server: Server) -> None:
-    assert [item["name"] for item in server.told["models"]] == ["lenet5", "lenet5.fp32", "lenet5.int8-onnxruntime"]
+def test_metadata_and_health(ask: Ask, server: Server) -> None:
+    assert [item["name"] for item in server.info["models"]] == ["lenet5", "lenet5.fp32", "lenet5.int8-onnxruntime"]
     assert json.loads(ask("GET", "/v2")[2])["extensions"] == ["binary_tensor_data", "classification"]
     assert ask("GET", "/v2/health/live")[0] == ask("GET", "/v2/health/ready")[0] == 200
     assert ask("GET", "/v2/models/lenet5/ready")[0] == ask("GET", "/v2/models/lenet5/versions/1/ready")[0] == 200
@@ -31,7 +31,7 @@ def test_metadata_and_health(ask: Asked, server: Server) -> None:
     assert about["parameters"]["parity"] == "pass"
 
 
-def test_json_flat_and_nested_and_binary_give_the_same(ask: Asked) -> None:
+def test_json_flat_and_nested_and_binary_give_the_same(ask: Ask) -> None:
     sample = np.random.default_rng(0).normal(size=(1, 1, 32, 32)).astype(np.float32)
     flat = ask("POST", INFER, json.dumps({"id": "7", **_request(data=sample.ravel().tolist())}))
     nested = ask("POST", INFER, json.dumps(_request(data=sample.tolist())))
@@ -59,7 +59,7 @@ def test_json_flat_and_nested_and_binary_give_the_same(ask: Asked) -> None:
     assert json.loads(nested[2])["outputs"][0]["data"] == document["outputs"][0]["data"]
 
 
-def test_classes_by_name(ask: Asked) -> None:
+def test_classes_by_name(ask: Ask) -> None:
     outputs = [{"name": "logits", "parameters": {"classification": 3}}]
     status, _, body = ask("POST", INFER, json.dumps({**_request(), "outputs": outputs}))
     (output,) = json.loads(body)["outputs"]
@@ -106,7 +106,7 @@ BAD: dict[str, tuple[Any, int]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_malformed_request_is_refused_in_words(ask: Asked, name: str) -> None:
+def test_a_malformed_request_is_refused_with_a_reason(ask: Ask, name: str) -> None:
     body, wanted = BAD[name]
     status, _, content = ask("POST", INFER, body if isinstance(body, bytes) else json.dumps(body))
     assert status == wanted, content
@@ -127,9 +127,7 @@ def test_a_malformed_request_is_refused_in_words(ask: Asked, name: str) -> None:
         ("POST", INFER, {"Host": "evil.example"}, 403),
     ],
 )
-def test_other_requests_that_are_wrong(
-    ask: Asked, method: str, path: str, headers: dict[str, str], wanted: int
-) -> None:
+def test_other_invalid_requests(ask: Ask, method: str, path: str, headers: dict[str, str], wanted: int) -> None:
     status, _, content = ask(method, path, json.dumps(_request()), headers)
     assert status == wanted and json.loads(content)["error"]
 
@@ -143,7 +141,7 @@ def test_other_requests_that_are_wrong(
         b"POST " + INFER.encode() + b" HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
     ],
 )
-def test_what_is_no_http_is_refused(server: Server, ask: Asked, raw: bytes) -> None:
+def test_invalid_http_is_refused(server: Server, ask: Ask, raw: bytes) -> None:
     host, port = server.address.split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(raw)

@@ -1,1 +1,1 @@
-"""How requests come; one file each. Without one they come one after the other, and only the call is timed."""
+"""How requests arrive, one file per scenario. Without a scenario, calls follow one another and each is timed."""

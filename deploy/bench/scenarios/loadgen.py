@@ -1,4 +1,4 @@
-"""MLPerf's load generator asks; its own log is kept. A run as short as ours is no submission to MLPerf."""
+"""MLPerf's load generator issues the queries; its log is kept. These short runs are not valid MLPerf submissions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MODES = {
     "offline": lg.TestScenario.Offline,
     "server": lg.TestScenario.Server,
 }
-QUERIES = 100
-"""The fewest queries of a run."""
+MIN_QUERIES = 100
+"""Minimum number of queries of a run."""
 
 ESTIMATE_NS = 200_000_000
-"""The load generator wants to be told beforehand how long a query takes; it is found out in so long."""
+"""Duration of the run that estimates the latency of a query, which the load generator wants in advance."""
 
 SUMMARY = "mlperf_log_summary.txt"
 
@@ -38,22 +38,22 @@ def run(
     p99_ms: float | None = None,
     seed: int = 0,
 ) -> tuple[dict[str, Any], NDArray[np.int64]]:
-    """Let the load generator ask.
+    """Let the load generator issue queries.
 
     Args:
-        runner: with its inputs bound; every query sample is one run of it.
-        time_s: seconds that the run lasts at the least.
-        log_dir: a folder for its log.
+        runner: runner with bound inputs; every query sample is one run of it.
+        time_s: minimum duration of the run, seconds.
+        log_dir: folder for the load generator's log.
         mode: ``single-stream``, ``offline`` or ``server``.
-        rate: expected queries a second; None for what is found possible (half of it for ``server``).
-        p99_ms: of ``server``, the latency that must hold.
-        seed: of the order and of the arrivals.
+        rate: expected queries per second; None takes the measured maximum (half of it for ``server``).
+        p99_ms: bound on the 99th percentile, for ``server``.
+        seed: seed of the order and of the arrivals.
 
     Returns:
-        Its summary, and nanoseconds of every call.
+        The summary, and nanoseconds of every call.
 
     Raises:
-        UnknownNameError: there is no such mode.
+        UnknownNameError: no mode has this name.
     """
     if mode not in MODES:
         raise UnknownNameError("mode of the load generator", mode, MODES, f"known: {', '.join(MODES)}")
@@ -87,7 +87,7 @@ def _settings(mode: str, time_s: float, rate: float | None, possible: float, p99
     settings.scenario = MODES[mode]
     settings.mode = lg.TestMode.PerformanceOnly
     settings.min_duration_ms = int(time_s * 1000)
-    settings.min_query_count = QUERIES if mode != "offline" else 1
+    settings.min_query_count = MIN_QUERIES if mode != "offline" else 1
     settings.qsl_rng_seed = settings.sample_index_rng_seed = settings.schedule_rng_seed = seed
     settings.single_stream_expected_latency_ns = int(1e9 / (rate or possible))
     settings.offline_expected_qps = rate or possible
@@ -109,7 +109,7 @@ def _log(folder: str) -> Any:
 
 
 def _summary(text: str) -> dict[str, str]:
-    """The lines ``name : value`` of the summary, up to the settings of the test."""
+    """Parse the lines ``name : value`` of the summary, up to the settings of the test."""
     lines = text.partition("Test Parameters Used")[0].splitlines()
     pairs = (line.partition(":") for line in lines if ":" in line)
     return {name.strip(): value.strip() for name, _, value in pairs if value.strip()}

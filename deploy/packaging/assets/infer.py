@@ -1,4 +1,4 @@
-"""Name what pictures show: python infer.py PICTURE ...  (needs numpy, pillow and onnxruntime, nothing else)."""
+"""Classify images: python infer.py IMAGE ...  (needs numpy, pillow and onnxruntime only)."""
 
 import hashlib
 import json
@@ -15,33 +15,33 @@ TOP = 5
 
 
 def load() -> tuple[onnxruntime.InferenceSession, dict[str, Any]]:
-    """The model and its manifest; its files are held against their digests first."""
+    """Check the digests of the model's files, then open it; return the session and the manifest."""
     manifest = json.loads(next(HERE.glob("*.onnx.json")).read_text(encoding="utf-8"))
     for file in manifest["files"]:
         if hashlib.sha256((HERE / file["file"]).read_bytes()).hexdigest() != file["sha256"]:
-            sys.exit(f"{file['file']}: its content is not what the manifest records")
+            sys.exit(f"{file['file']}: its digest differs from the manifest")
     model = HERE / manifest["files"][0]["file"]
     return onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"]), manifest
 
 
 def prepare(path: str, recipe: dict[str, Any]) -> Any:
-    """One picture as the model was trained to see it: float32 (1, channels, height, width)."""
+    """Preprocess one image file: float32 (1, channels, height, width)."""
     opened = Image.open(path)
     if opened.mode.startswith(("I", "F")):
-        sys.exit(f"{path}: more than 8 bits a channel; convert it first")
+        sys.exit(f"{path}: more than 8 bits per channel; convert it first")
     image: Image.Image = opened.convert("L" if len(recipe["mean"]) == 1 else "RGB")
     (height, width), short = recipe["crop"], min(image.size)
     size: tuple[int, ...] = (width, height)
-    if recipe["resize"]:  # the shorter side; the other keeps its proportion
+    if recipe["resize"]:  # the shorter side; the aspect ratio is kept
         size = tuple(recipe["resize"] if side == short else int(recipe["resize"] * side / short) for side in image.size)
     if size != image.size:
         image = image.resize((size[0], size[1]), Image.Resampling[recipe["interpolation"].upper()])
-    lack = [max(0, want - have) for want, have in zip((width, height), image.size, strict=True)]
+    missing = [max(0, want - have) for want, have in zip((width, height), image.size, strict=True)]
     left, top = (
-        -(less // 2) if less else round((have - want) / 2)
-        for less, have, want in zip(lack, image.size, (width, height), strict=True)
+        -(gap // 2) if gap else round((have - want) / 2)
+        for gap, have, want in zip(missing, image.size, (width, height), strict=True)
     )
-    image = image.crop((left, top, left + width, top + height))  # black where the picture is smaller
+    image = image.crop((left, top, left + width, top + height))  # padded with black where the image is smaller
     values = np.asarray(image).reshape(height, width, -1).astype(np.float32) / np.float32(255)
     mean, std = np.float32(recipe["mean"]), np.float32(recipe["std"])
     return ((values - mean) / std).transpose(2, 0, 1)[None]

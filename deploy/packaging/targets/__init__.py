@@ -1,4 +1,1 @@
-"""What a server takes: one file here for each kind.
-
-``refuse`` says why a file is not for it, ``write`` fills a folder; ``graphs`` or ``SCRIPT`` say how it is tried.
-"""
+"""Package targets: one module each, which defines ``TARGET`` (see `deploy.packaging.target.PackageTarget`)."""

@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from deploy.core.backend import ENGINE
 from deploy.core.errors import UsageError
-from deploy.packaging.content import Content, PackageOptions
+from deploy.packaging.target import PackageItem, PackageOptions, Predictions
 from deploy.packaging.targets import triton
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 REPOSITORY = "models"
 FILE = "inferenceservice.yaml"
 
-refuse = triton.refuse
 
-
-def write(folder: Path, contents: Sequence[Content], options: PackageOptions) -> None:
-    """Write the service, and the repository to be uploaded to its storage URI.
+def write(folder: Path, items: Sequence[PackageItem], options: PackageOptions) -> None:
+    """Write the service and the model repository to upload to its storage URI.
 
     Raises:
-        UsageError: there is no storage URI, or the name is none that Kubernetes takes.
+        UsageError: there is no storage URI, or Kubernetes does not allow the service's name.
     """
     if not options.storage_uri:
         raise UsageError(
-            "KServe fetches models from a storage URI.", "--storage-uri s3://bucket/models, and upload to it"
+            "--for kserve needs the storage URI that the models will be uploaded to.",
+            "--storage-uri s3://bucket/models",
         )
-    name = options.name or re.sub(r"[^a-z0-9]+", "-", contents[0].name.lower()).strip("-")
+    name = options.name or re.sub(r"[^a-z0-9]+", "-", items[0].name.lower()).strip("-")
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", name):
-        raise UsageError(f"{name!r} is no name for a service: small letters, digits and hyphens.", "--name NAME")
+        raise UsageError(
+            f"{name!r} is not a valid service name: use lowercase letters, digits and hyphens.", "--name NAME"
+        )
     (folder / REPOSITORY).mkdir(exist_ok=True)
-    triton.write(folder / REPOSITORY, contents, options)
-    is_engine = any(content.artifacts[0].manifest.format == "engine" for content in contents)
+    triton.write(folder / REPOSITORY, items, options)
+    is_engine = any(item.manifest.format == ENGINE for item in items)
     (folder / FILE).write_text(_service(name, options, is_engine), encoding="utf-8")
 
 
-def graphs(folder: Path, content: Content) -> tuple[Path, Path, Path]:
-    """Where the three graphs of a model's newest pipeline lie."""
-    return triton.graphs(folder / REPOSITORY, content)
+def classify(folder: Path, item: PackageItem, images: Sequence[NDArray[np.uint8]]) -> Predictions | None:
+    """Run images through a pipeline's graphs; see `triton.classify`."""
+    return triton.classify(folder / REPOSITORY, item, images)
 
 
 def _service(name: str, options: PackageOptions, is_engine: bool) -> str:
@@ -63,3 +71,13 @@ def _service(name: str, options: PackageOptions, is_engine: bool) -> str:
     for kind in ("requests", "limits"):
         lines += [f"        {kind}:", *(f"          {quantity}" for quantity in quantities)]
     return "\n".join(lines) + "\n"
+
+
+TARGET = dataclasses.replace(
+    triton.TARGET,
+    name="kserve",
+    title="KServe",
+    write=write,
+    options=(*triton.TARGET.options, "name", "storage_uri", "cpu", "memory"),
+    classify=classify,
+)

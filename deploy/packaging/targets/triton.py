@@ -1,72 +1,81 @@
 """A model repository for the Triton Inference Server.
 
-Each model is a folder with its ``config.pbtxt`` and a folder for every version; artifacts keep their names and their
-manifests, and the configuration names the file. A model with a pipeline gets three more: preprocessing, labels, and the
-ensemble that joins them. The ensemble takes one picture a request, so it has no batch of its own; the model in its
-middle batches across requests, and Triton adds and removes the batch dimension between the two kinds.
+Each model is a folder with its ``config.pbtxt`` and one folder per version. Artifacts keep their names and manifests;
+the configuration names the file. A model with a pipeline has three more models: preprocessing, labels, and the ensemble
+that connects them. The ensemble takes one image per request, so it has no batch dimension; the model inside it batches
+across requests, and Triton adds and removes the batch dimension between the two kinds.
 
-Source: Triton's ``model_config.proto``; the joining of models with a batch dimension to those without is
-``EnsembleContext::ReshapeTensorDims``.
+Source: Triton's ``model_config.proto``; ``EnsembleContext::ReshapeTensorDims`` connects models with and without a batch
+dimension.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.core.artifact import Artifact, sha256
+from deploy.core.backend import ENGINE
 from deploy.core.errors import UsageError
 from deploy.core.tensors import DATATYPES, TensorSpec
-from deploy.packaging.content import Content, PackageOptions, Pipeline, copy_artifact
-from deploy.packaging.protobuf_text import Word, text
+from deploy.packaging.target import (
+    PackageItem,
+    PackageOptions,
+    PackageTarget,
+    Pipeline,
+    Predictions,
+    copy_artifact,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 LABELS = "labels.txt"
 GRAPH = "model.onnx"
-BEFORE, AFTER, WHOLE = "preprocessing", "labels", "pipeline"
-"""What the names of a pipeline's models end in."""
+PREPROCESSING, POSTPROCESSING, ENSEMBLE = "preprocessing", "labels", "pipeline"
+"""Suffixes of the names of a pipeline's models."""
 IMAGE = TensorSpec(name="image", dtype="uint8", shape=("height", "width", 3))
 KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}
-WARM_SIDE = 256
-"""Height and width in pixels of the picture that warms the preprocessing."""
+WARMUP_SIDE = 256
+"""Height and width in pixels of the preprocessing's warm-up image."""
 
 
-def refuse(artifact: Artifact) -> str | None:
-    """Why Triton would not run a file as it was proven; None if it would."""
-    manifest = artifact.manifest
-    if manifest.format == "engine":
-        library = manifest.options.get("library")
-        return None if library == "tensorrt" else f"Triton's TensorRT backend does not read engines of {library}"
-    if manifest.format != "onnx":
-        return f"Triton has no backend here for {manifest.format}"
-    if manifest.target not in (None, "onnxruntime"):
-        return f"its INT8 was made for {manifest.target}, and Triton would run it with ONNX Runtime"
-    return None
+class EnumName(str):
+    """A protobuf enum value's name, which the text format writes without quotes."""
+
+    __slots__ = ()
 
 
-def write(folder: Path, contents: Sequence[Content], options: PackageOptions) -> None:
-    """Add models to a repository; one that is there gets a new version, and a new configuration.
+def write(folder: Path, items: Sequence[PackageItem], options: PackageOptions) -> None:
+    """Add models to a repository; a model that is already there gets a new version and a new configuration.
 
     Args:
         folder: the repository.
-        contents: the models.
-        options: how they are run.
+        items: the models.
+        options: how the server runs them.
 
     Raises:
-        UsageError: engines that one configuration cannot name.
+        UsageError: engines that one configuration cannot name, or an engine with ``device`` ``cpu``.
     """
-    for content in contents:
-        version = _version(folder / content.name, content.artifacts)
-        _model(folder / content.name, version, content, options)
-        if content.pipeline is not None:
-            _pipeline(folder, version, content, content.pipeline)
+    for item in items:
+        version = _next_version(folder / item.name, item.artifacts)
+        _write_model(folder / item.name, version, item, options)
+        if item.pipeline is not None:
+            _write_pipeline(folder, version, item, item.pipeline)
 
 
-def _version(folder: Path, artifacts: Sequence[Artifact]) -> int:
-    """The number of the newest version if it holds these very files, else the next one."""
-    numbers = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
-    newest = max(numbers, default=0)
+def _newest_version(folder: Path) -> int:
+    """Return the highest version number; 0 if there is no version."""
+    return max((int(path.name) for path in folder.glob("*") if path.name.isdigit()), default=0)
+
+
+def _next_version(folder: Path, artifacts: Sequence[Artifact]) -> int:
+    """Return the newest version's number if it contains exactly these files, otherwise the next number."""
+    newest = _newest_version(folder)
     paths = [folder / str(newest) / artifact.path.name for artifact in artifacts]
     same = newest and all(
         path.is_file() and sha256(path) == artifact.manifest.files[0].sha256
@@ -75,57 +84,60 @@ def _version(folder: Path, artifacts: Sequence[Artifact]) -> int:
     return newest if same else newest + 1
 
 
-def _fresh(folder: Path, version: int) -> Path:
-    place = folder / str(version)
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    return place
+def _empty_version(folder: Path, version: int) -> Path:
+    path = folder / str(version)
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
 
 
-def _model(folder: Path, version: int, content: Content, options: PackageOptions) -> None:
-    place = _fresh(folder, version)
-    for artifact in content.artifacts:
-        copy_artifact(artifact, place)
-    is_engine = content.artifacts[0].manifest.format == "engine"
-    batched = content.batch is not None
-    outputs = [_tensor(spec, batched) for spec in content.outputs]
-    if content.labels:
-        (folder / LABELS).write_text("".join(f"{label}\n" for label in content.labels), encoding="utf-8")
+def _write_model(folder: Path, version: int, item: PackageItem, options: PackageOptions) -> None:
+    is_engine = item.manifest.format == ENGINE
+    if is_engine and options.device == "cpu":
+        raise UsageError(f"{item.artifacts[0].path}: a TensorRT engine does not run on the CPU.", "--device gpu")
+    path = _empty_version(folder, version)
+    for artifact in item.artifacts:
+        copy_artifact(artifact, path)
+    batched = item.batch is not None
+    outputs = [_tensor(spec, batched) for spec in item.outputs]
+    if item.labels:
+        (folder / LABELS).write_text("".join(f"{label}\n" for label in item.labels), encoding="utf-8")
         outputs[0]["label_filename"] = LABELS
     config: dict[str, Any] = {
-        "name": content.name,
+        "name": item.name,
         "backend": "tensorrt" if is_engine else "onnxruntime",
-        "max_batch_size": content.max_batch if batched else 0,
-        "input": [_tensor(spec, batched) for spec in content.inputs],
+        "max_batch_size": options.max_batch if batched else 0,
+        "input": [_tensor(spec, batched) for spec in item.inputs],
         "output": outputs,
-        "default_model_filename": content.artifacts[0].path.name,
+        "default_model_filename": item.artifacts[0].path.name,
     }
     if is_engine:
-        config["cc_model_filenames"] = [{"key": key, "value": name} for key, name in _by_gpu(content.artifacts).items()]
+        config["cc_model_filenames"] = [{"key": key, "value": name} for key, name in _by_gpu(item.artifacts).items()]
     kind = KINDS["gpu" if is_engine else options.device]
-    config["instance_group"] = {"count": options.instances, "kind": Word(kind)}
+    config["instance_group"] = {"count": options.instances, "kind": EnumName(kind)}
     if batched:
-        config["dynamic_batching"] = {"max_queue_delay_microseconds": options.max_delay_us}
-    warm = _warm_up(content)
-    if warm:
-        config["model_warmup"] = warm
+        config["dynamic_batching"] = {"max_queue_delay_microseconds": round(1000 * options.max_delay_ms)}
+    warmup = _warmup(item, options.max_batch)
+    if warmup:
+        config["model_warmup"] = warmup
     _write_config(folder, config)
 
 
 def _by_gpu(engines: Sequence[Artifact]) -> Mapping[str, str]:
-    """File names by compute capability.
+    """Return file names by compute capability.
 
     Raises:
-        UsageError: two for one GPU, or an engine that does not say its own.
+        UsageError: two engines for the same compute capability, or a manifest that records none.
     """
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for engine in engines:
         capability = str((engine.manifest.options.get("gpu") or {}).get("capability") or "")
-        if not capability or capability in found:
-            said = f"is for compute capability {capability} too" if capability else "does not say which GPU it is for"
-            raise UsageError(f"{engine.path}: {said}.")
-        found[capability] = engine.path.name
-    return found
+        if not capability:
+            raise UsageError(f"{engine.path}: its manifest does not record the GPU it was built for.")
+        if capability in files:
+            raise UsageError(f"{engine.path}: {files[capability]} is also for compute capability {capability}.")
+        files[capability] = engine.path.name
+    return files
 
 
 def _tensor(spec: TensorSpec, batched: bool) -> dict[str, Any]:
@@ -134,69 +146,73 @@ def _tensor(spec: TensorSpec, batched: bool) -> dict[str, Any]:
     return {"name": spec.name, "data_type": _type(spec), "dims": dims}
 
 
-def _type(spec: TensorSpec) -> Word:
-    return Word("TYPE_" + DATATYPES[spec.dtype])
+def _type(spec: TensorSpec) -> EnumName:
+    return EnumName("TYPE_" + DATATYPES[spec.dtype])
 
 
-def _warm_up(content: Content) -> list[dict[str, Any]]:
-    """Requests at the smallest and the largest batch; none where a size is not known."""
-    known = content.artifacts[0].manifest.options.get("sizes", {})
+def _warmup(item: PackageItem, max_batch: int) -> list[dict[str, Any]]:
+    """Return warm-up requests with the smallest and the largest batch; none if an input's size is unknown."""
+    sizes = item.manifest.options.get("sizes", {})
     inputs = []
-    for spec in content.inputs:
-        bound = spec.bind({name: size for name, size in known.items() if name != content.batch})
-        shape = bound.shape[1:] if content.batch else bound.shape
+    for spec in item.inputs:
+        bound = spec.bind({name: size for name, size in sizes.items() if name != item.batch})
+        shape = bound.shape[1:] if item.batch else bound.shape
         if not all(isinstance(dim, int) for dim in shape):
             return []
-        values = "random_data" if spec.dtype.startswith("float") else "zero_data"  # an index must exist
+        values = "random_data" if spec.dtype.startswith("float") else "zero_data"  # integers may be indices
         entry = {"data_type": _type(spec), "dims": list(shape), values: True}
         inputs.append({"key": spec.name, "value": entry})
-    sizes = sorted({1, content.max_batch}) if content.batch else [0]
-    return [{"name": f"batch_{size}", "batch_size": size, "inputs": inputs} for size in sizes]
+    batches = sorted({1, max_batch}) if item.batch else [0]
+    return [{"name": f"batch_{batch}", "batch_size": batch, "inputs": inputs} for batch in batches]
 
 
-def _pipeline(folder: Path, version: int, content: Content, pipeline: Pipeline) -> None:
-    taken, given = content.inputs[0], content.outputs[0]
-    before, after, whole = (f"{content.name}_{suffix}" for suffix in (BEFORE, AFTER, WHOLE))
-    sample = TensorSpec(name=taken.name, dtype=taken.dtype, shape=(1, *taken.shape[1:]))
-    image = {**_tensor(IMAGE, False), "name": "image"}
-    label: dict[str, Any] = {"name": "label", "data_type": Word("TYPE_STRING"), "dims": [-1, pipeline.top]}
-    probability = {"name": "probability", "data_type": Word("TYPE_FP32"), "dims": [-1, pipeline.top]}
-    picture = {"data_type": Word("TYPE_UINT8"), "dims": [WARM_SIDE, WARM_SIDE, 3], "random_data": True}
-    parts: tuple[tuple[Any, ...], ...] = (
-        (before, pipeline.preprocessing, [image], [_tensor(sample, False)], [("image", picture)]),
-        (after, pipeline.labels, [_tensor(given, False)], [label, probability], []),
-    )
-    for name, onnx, inputs, outputs, warm in parts:
-        (_fresh(folder / name, version) / GRAPH).write_bytes(onnx)
-        config: dict[str, Any] = {
-            "name": name,
-            "backend": "onnxruntime",
-            "max_batch_size": 0,
-            "input": inputs,
-            "output": outputs,
-            "default_model_filename": GRAPH,
-            "instance_group": {"count": 1, "kind": Word("KIND_CPU")},
-        }
-        if warm:
-            requests = [{"key": key, "value": value} for key, value in warm]
-            config["model_warmup"] = {"name": "picture", "batch_size": 0, "inputs": requests}
-        _write_config(folder / name, config)
-    _fresh(folder / whole, version)
-    (folder / whole / str(version) / ".keep").touch()  # version folders of an ensemble are empty, and have to exist
+def _write_pipeline(folder: Path, version: int, item: PackageItem, pipeline: Pipeline) -> None:
+    """Write the preprocessing, the labels and the ensemble of a model."""
+    model_input, model_output = item.inputs[0], item.outputs[0]
+    before, after, ensemble = (f"{item.name}_{suffix}" for suffix in (PREPROCESSING, POSTPROCESSING, ENSEMBLE))
+    sample = TensorSpec(name=model_input.name, dtype=model_input.dtype, shape=(1, *model_input.shape[1:]))
+    image = _tensor(IMAGE, False)
+    label: dict[str, Any] = {"name": "label", "data_type": EnumName("TYPE_STRING"), "dims": [-1, pipeline.top]}
+    probability = {"name": "probability", "data_type": EnumName("TYPE_FP32"), "dims": [-1, pipeline.top]}
+    preprocessing = _graph_config(before, [image], [_tensor(sample, False)])
+    warmup = {"data_type": _type(IMAGE), "dims": [WARMUP_SIDE, WARMUP_SIDE, 3], "random_data": True}
+    preprocessing["model_warmup"] = {
+        "name": "image",
+        "batch_size": 0,
+        "inputs": [{"key": IMAGE.name, "value": warmup}],
+    }
+    postprocessing = _graph_config(after, [_tensor(model_output, False)], [label, probability])
+    for config, graph in ((preprocessing, pipeline.preprocessing), (postprocessing, pipeline.labels)):
+        (_empty_version(folder / config["name"], version) / GRAPH).write_bytes(graph)
+        _write_config(folder / config["name"], config)
+    # an ensemble's version folder is empty but has to exist
+    (_empty_version(folder / ensemble, version) / ".keep").touch()
     steps = [
-        (before, {"image": "image"}, {taken.name: "sample"}),
-        (content.name, {taken.name: "sample"}, {given.name: "scores"}),
-        (after, {given.name: "scores"}, {"label": "label", "probability": "probability"}),
+        (before, {"image": "image"}, {model_input.name: "sample"}),
+        (item.name, {model_input.name: "sample"}, {model_output.name: "scores"}),
+        (after, {model_output.name: "scores"}, {"label": "label", "probability": "probability"}),
     ]
-    ensemble = {
-        "name": whole,
+    config = {
+        "name": ensemble,
         "platform": "ensemble",
         "max_batch_size": 0,
         "input": [image],
         "output": [label, probability],
         "ensemble_scheduling": {"step": [_step(*step) for step in steps]},
     }
-    _write_config(folder / whole, ensemble)
+    _write_config(folder / ensemble, config)
+
+
+def _graph_config(name: str, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "backend": "onnxruntime",
+        "max_batch_size": 0,
+        "input": inputs,
+        "output": outputs,
+        "default_model_filename": GRAPH,
+        "instance_group": {"count": 1, "kind": EnumName("KIND_CPU")},
+    }
 
 
 def _step(name: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> dict[str, Any]:
@@ -209,11 +225,55 @@ def _step(name: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> d
 
 
 def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    (folder / "config.pbtxt").write_text(text(config), encoding="utf-8")
+    (folder / "config.pbtxt").write_text(_protobuf_text(config), encoding="utf-8")
 
 
-def graphs(folder: Path, content: Content) -> tuple[Path, Path, Path]:
-    """Where the three graphs of a model's newest pipeline lie: preprocessing, model, labels."""
-    newest = max(int(path.name) for path in (folder / content.name).iterdir() if path.name.isdigit())
-    before, after = (folder / f"{content.name}_{suffix}" / str(newest) / GRAPH for suffix in (BEFORE, AFTER))
-    return before, folder / content.name / str(newest) / content.artifacts[0].path.name, after
+def _protobuf_text(message: Mapping[str, Any], indent: str = "") -> str:
+    """Format a message in protobuf's text format: one line per value; lists are repeated fields."""
+    lines = []
+    for name, value in message.items():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, Mapping):
+                lines.append(f"{indent}{name} {{\n{_protobuf_text(item, indent + '  ')}{indent}}}\n")
+            else:
+                lines.append(f"{indent}{name}: {_scalar(item)}\n")
+    return "".join(lines)
+
+
+def _scalar(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (EnumName, int)):
+        return str(value)
+    return json.dumps(str(value), ensure_ascii=True)
+
+
+def classify(folder: Path, item: PackageItem, images: Sequence[NDArray[np.uint8]]) -> Predictions | None:
+    """Run images through the three graphs of a model's newest pipeline; None for an engine.
+
+    Raises:
+        BackendError: ONNX Runtime failed to open or run a graph.
+    """
+    if item.manifest.format == ENGINE:
+        return None
+    from deploy.packaging.pipeline_check import classify_with_graphs
+
+    version = str(_newest_version(folder / item.name))
+    return classify_with_graphs(
+        item,
+        images,
+        preprocessing=folder / f"{item.name}_{PREPROCESSING}" / version / GRAPH,
+        model=folder / item.name / version / item.artifacts[0].path.name,
+        labels=folder / f"{item.name}_{POSTPROCESSING}" / version / GRAPH,
+    )
+
+
+TARGET = PackageTarget(
+    name="triton",
+    title="Triton Inference Server",
+    write=write,
+    backends=("onnxruntime", "tensorrt"),
+    excluded_targets=("tensorrt-rtx",),
+    options=("max_batch", "max_delay_ms", "instances", "device"),
+    classify=classify,
+)

@@ -32,11 +32,11 @@ function show(rows) {
   table.tHead.replaceChildren(head);
   const times = make("tr");
   const ms = (row) => (row.error ? "" : `${row.median_ms.toPrecision(3)} ms`);
-  times.append(make("th", "one picture"), ...rows.map((row) => make("td", ms(row))));
+  times.append(make("th", "time, batch 1"), ...rows.map((row) => make("td", ms(row))));
   const body = [times];
   const reference = rows[0].top || [];
-  const most = Math.max(...rows.map((row) => (row.top || []).length));
-  for (let rank = 0; rank < most; rank += 1) {
+  const ranks = Math.max(...rows.map((row) => (row.top || []).length));
+  for (let rank = 0; rank < ranks; rank += 1) {
     const line = make("tr");
     line.append(make("th", `${rank + 1}`));
     for (const row of rows) line.append(cell((row.top || [])[rank], (reference[rank] || {}).index));
@@ -54,7 +54,7 @@ async function compare(file) {
   picture.src = URL.createObjectURL(file);
   picture.hidden = false;
   find("invitation").hidden = true;
-  say("…");
+  say("Running …");
   try {
     show((await json(await fetch("/compare", { method: "POST", body: file }))).rows);
   } catch (error) {

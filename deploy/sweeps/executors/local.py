@@ -1,7 +1,7 @@
 """Run tasks on this machine in worker processes; an idle worker is reused for the next task.
 
-The worker is a module that answers requests (`deploy.core.child.serve_saying`) with the keys ``work`` and ``root``. If
-a worker dies, its task fails with the reason and the worker is replaced.
+The worker is a remote object (`deploy.core.remote`) with a method ``run(arrays, work, root)``. If a worker dies, its
+task fails with the reason and the worker is replaced.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from deploy.core.child import INTERIM, Child
 from deploy.core.environment import usable_cores
 from deploy.core.errors import DeployError, UsageError
+from deploy.core.remote import Remote
 from deploy.support.cuda_driver import gpus
 from deploy.sweeps.executor import Executor, ExecutorContext, Node, TaskEnd, TaskMessage
 from deploy.sweeps.task import Task
@@ -42,8 +43,8 @@ class LocalExecutor:
             )
         self._context = context
         self._events: queue.SimpleQueue[TaskMessage | TaskEnd] = queue.SimpleQueue()
-        self._idle: list[Child] = []
-        self._busy: dict[str, tuple[Child, threading.Thread]] = {}
+        self._idle: list[Remote] = []
+        self._busy: dict[str, tuple[Remote, threading.Thread]] = {}
         self._closing = False
 
     def nodes(self) -> Sequence[Node]:
@@ -58,20 +59,18 @@ class LocalExecutor:
         self._busy[task.name] = (worker, thread)
         thread.start()
 
-    def _worker(self) -> Child:
+    def _worker(self) -> Remote:
         environment = dict(os.environ)
         if self._context.jobs > 1:
             environment[THREADS] = str(max(1, usable_cores() // self._context.jobs))
-        return Child(self._context.worker, "the sweep's worker", environment=environment)
+        return Remote(self._context.worker, name="sweep worker", environment=environment)
 
-    def _run(self, task: Task, worker: Child) -> None:
+    def _run(self, task: Task, worker: Remote) -> None:
+        def listen(message: Mapping[str, Any]) -> None:
+            self._events.put(TaskMessage(task=task.name, message=message))
+
         try:
-            worker.send({"work": dict(task.work), "root": str(self._context.root)})
-            while True:
-                reply, _ = worker.receive()
-                if INTERIM not in reply:
-                    break
-                self._events.put(TaskMessage(task=task.name, message=reply[INTERIM]))
+            reply, _ = worker.call("run", listener=listen, work=dict(task.work), root=str(self._context.root))
         except DeployError as exc:
             if not self._closing:
                 self._events.put(TaskEnd(task=task.name, node=HERE, why=exc.message))

@@ -1,15 +1,15 @@
-"""Why a request is not answered, as HTTP says it."""
+"""Errors that a client receives."""
 
 from __future__ import annotations
 
 
-class Refusal(Exception):
-    """A request that gets a status instead of an answer.
+class RequestError(Exception):
+    """A request that is answered with an error status.
 
     Args:
-        status: of HTTP; 4xx where the client can mend it.
+        status: HTTP status; 4xx if the client can correct the request.
         message: what is wrong, for the client.
-        retry_after_s: seconds after which trying again makes sense; None where it does not.
+        retry_after_s: seconds after which the client may try again; None if trying again does not help.
     """
 
     def __init__(self, status: int, message: str, retry_after_s: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Proof of what is timed, in a process like those that are timed, at the very sizes."""
+"""Parity check of what is timed: in a process like those that are timed, at exactly the timed sizes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from deploy.parity.compare import compare
 from deploy.parity.probes import Probe, probes_at
 
 
-class Prover:
-    """Holds backends against one model in float64, which is computed once for all of them.
+class ParityChecker:
+    """Checks cells of one model against its float64 outputs, which are computed once.
 
     Args:
-        model: the reference.
-        seed: of the probes.
+        model: the reference model.
+        seed: seed of the probes.
     """
 
     def __init__(self, model: Model, seed: int) -> None:
@@ -28,12 +28,15 @@ class Prover:
         self._runners = {name: CachedRunner(PyTorchRunner(model, name)) for name in ("fp64", "fp32", "fp16")}
         self._probes: dict[tuple[tuple[str, int], ...], list[Probe]] = {}
 
-    def prove(self, plan: PlannedCell) -> dict[str, Any]:
-        """The evidence on a plan.
+    def check(self, plan: PlannedCell) -> PlannedCell:
+        """Return the cell with its parity evidence.
 
         Raises:
-            BackendError: it cannot be run.
+            BackendError: the cell cannot be run.
         """
+        return dataclasses.replace(plan, evidence=self._evidence(plan))
+
+    def _evidence(self, plan: PlannedCell) -> dict[str, Any]:
         cell = plan.cell
         rename, specs, faults = match_inputs(self._model, plan.inputs)
         by = f"bench, on {cell.backend}, at this size"
@@ -54,8 +57,3 @@ class Prover:
             )
         margin = report.to_dict()["margin"]
         return {"verdict": report.verdict, "reasons": list(report.reasons), "margin": margin, "by": by}
-
-
-def proven(plan: PlannedCell, prover: Prover) -> PlannedCell:
-    """A plan with its evidence; one that was proven before is left as it is."""
-    return plan if plan.evidence is not None else dataclasses.replace(plan, evidence=prover.prove(plan))

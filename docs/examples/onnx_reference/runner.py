@@ -1,4 +1,4 @@
-"""ONNX's own reference implementation: no graph optimization, no fusion, plain numpy; slow, and independent."""
+"""Runner of ONNX's reference implementation: numpy, node by node, no graph optimization; slow, and independent."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from deploy.core.errors import BackendError
+from deploy.core.errors import BackendError, UsageError
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
 
 
 class ReferenceRunner(Runner):
-    """An ONNX file run node by node."""
+    """Runs an ONNX file node by node."""
 
     def __init__(self, path: Path) -> None:
         try:
             model = onnx.load(str(path))
             self._evaluator = ReferenceEvaluator(model)
-        except Exception as exc:  # whatever the library says, the user reads which file it was
+        except Exception as exc:
             raise BackendError(f"{path}: ONNX's reference implementation cannot open it: {exc}") from exc
         self.inputs = tuple(_spec(value) for value in model.graph.input)
         self.outputs = tuple(_spec(value) for value in model.graph.output)
@@ -43,7 +43,7 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
 
 def open(path: Path, **options: Any) -> ReferenceRunner:
-    """Open an ONNX file; there is nothing to choose."""
+    """Open an ONNX file; there are no options."""
     if options:
-        raise BackendError(f"onnx_reference has no option {next(iter(options))!r}.")
+        raise UsageError(f"onnx-reference has no option {next(iter(options))!r}.")
     return ReferenceRunner(path)

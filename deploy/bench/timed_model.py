@@ -1,0 +1,161 @@
+"""One model of a benchmark: its files and its module, found in the artifacts directory or made on demand.
+
+Exporting, quantizing and PyTorch are imported only where something has to be made or PyTorch runs the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deploy.core.artifact import Artifact
+from deploy.core.backend import ENGINE, ONNX, backends
+from deploy.core.errors import ArtifactError, ExportError
+from deploy.core.progress import Progress
+from deploy.core.store import Store
+from deploy.core.tensors import TensorSpec
+from deploy.models.request import ModelRequest
+from deploy.support.stored import EXPORTS, newest_of_each
+
+if TYPE_CHECKING:
+    from deploy.core.model import Model
+
+INT8 = "int8"
+PRECISIONS = ("fp32", "fp16", INT8)
+
+
+class TimedModel:
+    """A model, or one file, that is timed.
+
+    Args:
+        request: the model, or an ONNX or engine file with a manifest.
+        store: artifacts directory.
+        scratch: folder for weight files; must live as long as the cells are timed.
+        calib: calibration data for a missing INT8 file.
+        progress: receives progress messages.
+
+    Raises:
+        DigestError: a file differs from its manifest.
+        ArtifactError: the named file has no manifest.
+    """
+
+    def __init__(
+        self, request: ModelRequest, store: Store, scratch: Path, calib: str | None, progress: Progress
+    ) -> None:
+        self.name = request.name
+        self.is_file = Path(request.name).suffix in (".onnx", ".engine") and Path(request.name).is_file()
+        self._request, self._store, self._scratch = request, store, scratch
+        self._calib, self._progress = calib, progress
+        self._model: Model | None = None
+        self._weights: Path | None = None
+        self.files = [Artifact.open(Path(request.name))] if self.is_file else newest_of_each(store, request.name)
+        for artifact in self.files:
+            artifact.verify()
+
+    def backends(self) -> tuple[str, ...] | None:
+        """Return the backends of the named file; None for a model, and for a float ONNX file, which any may run."""
+        manifest = self.files[0].manifest if self.is_file else None
+        if manifest is None or (manifest.format == ONNX and manifest.target is None):
+            return None
+        return tuple(item.name for item in backends().values() if item.opens(manifest.format, manifest.target))
+
+    def precisions(self) -> Sequence[str]:
+        """Return the precisions that have a file; fp32 where none has."""
+        known = {artifact.manifest.precision for artifact in self.files}
+        return [item for item in PRECISIONS if item in known] or ["fp32"]
+
+    def file(self, precision: str, target: str | None) -> Artifact:
+        """Return the ONNX file of a precision and target; make it if it is missing.
+
+        Raises:
+            ArtifactError: it is missing and cannot be made: another file was named, or there is no calibration data.
+            ExportError: the file that was made fails its parity check.
+        """
+        for artifact in self.files:
+            manifest = artifact.manifest
+            if (manifest.format, manifest.precision, manifest.target) == (ONNX, precision, target):
+                return artifact
+        if self.is_file:
+            wanted = precision + (f" for {target}" if target else "")
+            raise ArtifactError(f"{self.name}: this file is not {wanted}.")
+        made = self._quantize(str(target)) if precision == INT8 else self._export(precision)
+        self.files.append(made)
+        return made
+
+    def engine(self, precision: str) -> Artifact:
+        """Return the newest TensorRT engine of a precision.
+
+        Raises:
+            ArtifactError: there is none.
+        """
+        found = [item for item in self.files if item.manifest.format == ENGINE and item.manifest.precision == precision]
+        if not found:
+            flags = {"fp16": " --fp16", INT8: " --int8 --calib DATA"}.get(precision, "")
+            raise ArtifactError(f"no {precision} engine of {self.name} found: deploy trt build {self.name}{flags}")
+        return found[0]
+
+    def _export(self, precision: str) -> Artifact:
+        from deploy.exporting.export import export_model
+        from deploy.models.open import request_of
+
+        self._progress.note(f"no {precision} file of {self.name} found: exporting")
+        request = request_of(self.files[0]) if self.files else self._request
+        made = export_model(request, artifacts=self._store.root, precision=precision, progress=self._progress)
+        if made.parity.verdict == "fail":
+            raise ExportError(f"the {precision} export fails its parity check: {'; '.join(made.parity.reasons[:1])}")
+        return made.artifact
+
+    def _quantize(self, target: str) -> Artifact:
+        from deploy.quantization.quantize import quantize
+
+        if self._calib is None:
+            raise ArtifactError(
+                f"no INT8 file for {target} found, and no --calib to make one: "
+                f"deploy quantize {self.name} --calib DATA --target {target}"
+            )
+        source = self.file("fp32", None)
+        self._progress.note(f"no INT8 file of {self.name} for {target} found: quantizing")
+        root = self._store.root
+        return quantize(source.path, calib=self._calib, target=target, artifacts=root, progress=self._progress).artifact
+
+    def model(self) -> Model:
+        """Return the PyTorch model, built once, with the settings of its float export."""
+        from deploy.models.open import open_model, request_of
+
+        if self._model is None:
+            exports = self._exports()
+            known = exports or self.files
+            request = request_of(known[0]) if known else self._request
+            with self._progress.stage(f"{self.name}: building the model"):
+                self._model = open_model(request, self._store, self._progress)
+            self._warn_of_other_weights(self._model, exports)
+        return self._model
+
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Return the model's inputs with the sizes that its float export fixes, so that both are timed alike."""
+        own = self.model().inputs
+        exported = (item.manifest.inputs for item in self._exports())
+        return next((specs for specs in exported if [item.name for item in specs] == [item.name for item in own]), own)
+
+    def _exports(self) -> list[Artifact]:
+        return [item for item in self.files if item.manifest.precision in EXPORTS and item.manifest.target is None]
+
+    def _warn_of_other_weights(self, model: Model, exports: Sequence[Artifact]) -> None:
+        for artifact in exports:
+            exported = artifact.manifest.weights.sha256
+            if model.weights.sha256 and exported and model.weights.sha256 != exported:
+                self._progress.warn(f"{artifact.path}: exported from other weights than PyTorch runs now.")
+
+    def rebuilt(self) -> tuple[Mapping[str, Any], Path]:
+        """Return a request that rebuilds `model` with the same weights in another process, and the weight file."""
+        from safetensors.torch import save_file
+
+        model = self.model()
+        if self._weights is None:
+            self._weights = self._scratch / f"{model.slug}.safetensors"
+            state = {name: value.detach().clone().contiguous() for name, value in model.module.state_dict().items()}
+            save_file(state, self._weights)
+        request = dataclasses.replace(ModelRequest.from_dict(model.reference), weights=str(self._weights))
+        return request.to_dict(), self._weights

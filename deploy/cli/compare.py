@@ -1,0 +1,98 @@
+"""``deploy compare``."""
+
+from __future__ import annotations
+
+import click
+
+from deploy.cli._common import EXIT, Settings, emit, json_option
+from deploy.cli._options import Percent
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  deploy compare old/m.fp32.onnx new/m.fp32.onnx --fail-if-slower 3%
+  deploy compare torch onnxruntime --model resnet18
+  deploy compare resnet18@openvino resnet18@onnxruntime
+  deploy compare resnet18 mobilenet_v2 --batch 8
+"""
+)
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--model", metavar="MODEL", help="Model to run, where A and B are backends.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="Precision to run models in. [default: fp32; a file has its own]",
+)
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Batch size.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads per process. [default: all cores]")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Device to run on."
+)
+@click.option("--calib", metavar="DIR|FILE|NAME", help="Calibration data, where an INT8 file has to be made first.")
+@click.option(
+    "--margin", type=Percent(), default="2%", show_default=True, help="Differences below this count as equal."
+)
+@click.option("--fail-if-slower", type=Percent(), metavar="3%", help="Exit with 3 if B is slower than A by more.")
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=1),
+    default=60.0,
+    show_default=True,
+    help="Start no new pair of processes after this many seconds.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the inputs.")
+@json_option
+@click.pass_obj
+def command(
+    settings: Settings,
+    first: str,
+    second: str,
+    model: str | None,
+    precision: str | None,
+    batch: int,
+    threads: int | None,
+    device: str,
+    calib: str | None,
+    margin: float,
+    fail_if_slower: float | None,
+    time_limit: float,
+    seed: int,
+    as_json: bool,
+) -> int:
+    """Tell whether B is faster than A, and whether that is more than noise.
+
+    A and B are files, models, or backends of --model; WHAT@BACKEND names both. They run in pairs of fresh processes
+    that take turns until the difference is decided or the time is up. The verdict on B is: faster, slower, no
+    difference (within --margin), or cannot tell.
+
+    Exit code 3: B is slower by more than --fail-if-slower; 4: the measurements cannot tell.
+    """
+    return run(
+        settings,
+        first,
+        second,
+        as_json,
+        model=model,
+        precision=precision,
+        batch=batch,
+        threads=threads,
+        device=device,
+        calib=calib,
+        margin=margin,
+        fail_if_slower=fail_if_slower,
+        time_limit_s=time_limit,
+        seed=seed,
+    )
+
+
+def run(settings: Settings, first: str, second: str, as_json: bool, **options: object) -> int:
+    """Compare, show the result, and return the exit code; options are those of `deploy.bench.compare`."""
+    from deploy.bench.compare import compare_speed
+    from deploy.terminal.bench import show_comparison
+
+    with settings.progress() as progress:
+        found = compare_speed(first, second, artifacts=settings.artifacts, progress=progress, **options)  # type: ignore[arg-type]
+    emit(found.to_dict(), as_json, lambda: show_comparison(found))
+    return EXIT[found.guard or "pass"]

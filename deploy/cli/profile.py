@@ -1,0 +1,70 @@
+"""``deploy profile``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from deploy.cli._common import Settings, Several, emit, json_option
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  deploy profile resnet18
+  deploy profile resnet18 --precision int8 --backends onnxruntime    INT8 beside FP32, layer by layer
+  deploy profile artifacts/lenet5/lenet5.fp32.onnx --batch 8
+"""
+)
+@click.argument("model")
+@click.option("--backends", type=Several(), help="Backends, comma-separated. [default: installed ones that run files]")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="Precision; int8 is shown beside fp32. [default: fp32; a file has its own]",
+)
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Batch size.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads per process. [default: all cores]")
+@click.option("--calib", metavar="DIR|FILE|NAME", help="Calibration data, where an INT8 file has to be made first.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the inputs.")
+@json_option
+@click.pass_obj
+def command(
+    settings: Settings,
+    model: str,
+    backends: tuple[str, ...] | None,
+    precision: str | None,
+    batch: int,
+    threads: int | None,
+    calib: str | None,
+    seed: int,
+    as_json: bool,
+) -> int:
+    """Show where the time of one call goes, by operator and layer.
+
+    Each backend's own profiler measures the layers. With --precision int8 the FP32 profile stands beside it, so that
+    layers that still compute in float, unfused Q/DQ pairs and slower layers can be seen.
+    """
+    return run(
+        settings,
+        model,
+        as_json,
+        backends=backends or (),
+        precision=precision,
+        batch=batch,
+        threads=threads,
+        calib=calib,
+        seed=seed,
+    )
+
+
+def run(settings: Settings, model: str, as_json: bool, **options: Any) -> int:
+    """Profile, show the result, and return the exit code; options are those of `deploy.bench.profile`."""
+    from deploy.bench.profile import profile_model
+    from deploy.terminal.profile import show_explained
+
+    with settings.progress() as progress:
+        found = profile_model(model, artifacts=settings.artifacts, progress=progress, **options)
+    emit({"cells": [item.to_dict() for item in found]}, as_json, lambda: show_explained(found))
+    return 0

@@ -1,0 +1,252 @@
+"""Objects that live in a child process: a crash or a hang there is an error here, not the end of the command.
+
+The parent starts ``python -m deploy.core.remote MODULE:CLASS ARGUMENTS…`` with `Remote`. The child builds the object
+and answers each request with the result of one of its methods. Both sides speak `deploy.core.wire` on the child's
+standard streams. A method takes the arrays that were sent, then keyword arguments of plain values, and returns a
+`Reply`. It may send messages before its reply with `notify`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+from typing_extensions import Self
+
+from deploy.core import errors, wire
+from deploy.core.errors import BackendCrashedError, BackendError, DeployError
+from deploy.core.runner import Feeds, Fetches
+
+Reply = tuple[dict[str, Any], Fetches]
+"""Plain values and arrays."""
+
+Listener = Callable[[dict[str, Any]], None]
+"""Receives what a method sends with `notify`."""
+
+
+class Remote:
+    """An object in a child process; a context manager that ends the process.
+
+    The process starts at once, so that its imports overlap with what the parent does next.
+
+    Args:
+        target: class of the object, ``package.module:Class``.
+        arguments: of the class.
+        name: name of the process in error messages.
+        environment: environment variables of the process; None for those of the parent.
+
+    Attributes:
+        peak_bytes: peak memory of the process when it last replied; 0 where the system does not report it.
+    """
+
+    def __init__(
+        self, target: str, arguments: Sequence[str] = (), *, name: str, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.name = name
+        self.peak_bytes = 0
+        self._timeout_s: float | None = None
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "deploy.core.remote", target, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=None if environment is None else dict(environment),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """Process ID of the child."""
+        return self._process.pid
+
+    @property
+    def dead(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.poll() is not None
+
+    def send(self, method: str, arrays: Feeds | None = None, **arguments: Any) -> None:
+        """Start a method; `receive` waits for its reply.
+
+        Args:
+            method: name of the method.
+            arrays: its first argument.
+            arguments: its other arguments, plain values.
+
+        Raises:
+            BackendCrashedError: the process has died.
+        """
+        try:
+            wire.send(cast(BinaryIO, self._process.stdin), {"method": method, "arguments": arguments}, arrays)
+        except OSError as exc:
+            raise self._crashed() from exc
+
+    def receive(self, timeout_s: float | None = None, listener: Listener | None = None) -> Reply:
+        """Wait for the reply to the last `send`.
+
+        Args:
+            timeout_s: seconds after which the process is killed.
+            listener: receives the messages that the method sends before its reply.
+
+        Returns:
+            What the method returned, with ``peak_bytes`` added to its values.
+
+        Raises:
+            DeployError: the method raised it.
+            BackendError: the method raised an error that is no `DeployError`.
+            BackendCrashedError: the process died, or did not reply in time.
+        """
+        timer = threading.Timer(timeout_s, self._give_up, (timeout_s,)) if timeout_s else None
+        if timer:
+            timer.start()
+        try:
+            while True:
+                reply, arrays = wire.receive(cast(BinaryIO, self._process.stdout))
+                if "message" not in reply:
+                    break
+                if listener:
+                    listener(reply["message"])
+        except EOFError as exc:
+            raise self._crashed() from exc
+        finally:
+            if timer:
+                timer.cancel()
+        self.peak_bytes = reply["peak_bytes"]
+        if "error" in reply:
+            raise _decode_error(reply["error"])
+        return {**reply["result"], "peak_bytes": self.peak_bytes}, arrays
+
+    def call(
+        self,
+        method: str,
+        arrays: Feeds | None = None,
+        *,
+        timeout_s: float | None = None,
+        listener: Listener | None = None,
+        **arguments: Any,
+    ) -> Reply:
+        """Run a method: `send`, then `receive`."""
+        self.send(method, arrays, **arguments)
+        return self.receive(timeout_s, listener)
+
+    def terminate(self, grace_s: float) -> None:
+        """Ask the process to stop, so that it can discard partial results, then `close` it.
+
+        Args:
+            grace_s: seconds until the process is killed.
+        """
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(grace_s)
+        self.close()
+
+    def close(self) -> None:
+        """Kill the process if it still runs, and free its pipes."""
+        if not self.dead:
+            self._process.kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):  # an unsent request to a dead process
+                    stream.close()
+        self._process.wait()
+        self._log.close()
+
+    def _give_up(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._process.kill()
+
+    def _crashed(self) -> BackendCrashedError:
+        code = self._process.wait()
+        if self._timeout_s is not None:
+            return BackendCrashedError(
+                f"the {self.name} process did not respond within {self._timeout_s:g} s and was killed."
+            )
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+        self._log.seek(0)
+        last = self._log.read()[-2000:].decode(errors="replace").strip().splitlines()[-1:]
+        hint = "the machine may have run out of memory" if code == -signal.SIGKILL else None
+        return BackendCrashedError(f"the {self.name} process {how}{': ' if last else '.'}{''.join(last)}", hint)
+
+
+def notify(message: Mapping[str, Any]) -> None:
+    """Send a message to the parent before the reply; for methods of an object in a child process."""
+    assert _replies is not None, "this process serves no object"
+    wire.send(_replies, {"message": dict(message)})
+
+
+_replies: BinaryIO | None = None
+
+
+def main() -> None:
+    """Serve the object that the command line names, until the parent closes the pipe."""
+    global _replies
+    requests = sys.stdin.buffer
+    _replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints must not break the protocol
+    module, _, name = sys.argv[1].partition(":")
+    target = getattr(importlib.import_module(module), name)(*sys.argv[2:])
+    while True:
+        try:
+            request, arrays = wire.receive(requests)
+        except EOFError:
+            return
+        fetches: Fetches = {}
+        try:
+            result, fetches = getattr(target, request["method"])(arrays, **request["arguments"])
+            reply: dict[str, Any] = {"result": result}
+        except Exception as exc:
+            reply = {"error": _encode_error(exc)}
+        wire.send(_replies, {**reply, "peak_bytes": _peak_bytes()}, fetches)
+
+
+def _encode_error(exc: Exception) -> dict[str, Any]:
+    if not isinstance(exc, DeployError):
+        exc = BackendError(f"{type(exc).__name__}: {exc}".rstrip(": "))
+    known = next(kind for kind in type(exc).__mro__ if kind.__module__ == errors.__name__)
+    fields = {name: getattr(exc, name) for name in ("message", "hint", "suggestions") if hasattr(exc, name)}
+    return {"kind": known.__name__, "fields": fields}
+
+
+def _decode_error(error: Mapping[str, Any]) -> DeployError:
+    kind: type[DeployError] = getattr(errors, error["kind"])
+    exc = kind.__new__(kind, error["fields"]["message"])
+    vars(exc).update(
+        {name: tuple(value) if isinstance(value, list) else value for name, value in error["fields"].items()}
+    )
+    return exc
+
+
+def _peak_bytes() -> int:
+    """Return the peak memory of this process in bytes; 0 where the system does not report it."""
+    try:  # getrusage would include what the parent used before this process became another program
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+if __name__ == "__main__":
+    from deploy.core import remote  # the module that targets import: `notify` must find its pipe
+
+    remote.main()

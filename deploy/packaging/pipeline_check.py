@@ -1,0 +1,226 @@
+"""Compares the labels that a package returns for test images with those of the PyTorch model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from deploy.backends.onnxruntime import runner as onnxruntime
+from deploy.backends.torch.reference import PyTorchRunner
+from deploy.core.environment import version
+from deploy.core.errors import ArtifactError, BackendError, DataError, ParityError
+from deploy.core.model import Model
+from deploy.core.progress import Progress
+from deploy.core.store import Store
+from deploy.data.collection import open_dataset
+from deploy.data.preprocess import prepare
+from deploy.evaluation.images import image_preprocessing
+from deploy.models.open import open_model, request_of
+from deploy.packaging.target import PackageItem, Predictions, RankedLabel
+
+UInt8Image = NDArray[np.uint8]
+SIZES = ((480, 640), (640, 480), (224, 224), (256, 256), (97, 61), (333, 500), (900, 300), (32, 32))
+"""Heights and widths in pixels of the synthetic images."""
+MAX_IMAGES = 64
+"""Number of images taken from ``--data``, evenly spaced."""
+TIE = 1e-4
+"""Two PyTorch scores that differ by less than this, relative to the largest score, may be returned in either order."""
+_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PipelineCheck:
+    """How the labels of a package compare with those of PyTorch.
+
+    Attributes:
+        pictures: number of test images.
+        equal_inputs: number of images whose preprocessed values equal Pillow's to the bit; None if not compared.
+        same_first_label: number of images with PyTorch's label in first place.
+        ties: number of the other images for which PyTorch's two best scores are tied.
+        example: labels and probabilities of the first image, as the package returned them.
+        pillow: version of Pillow.
+    """
+
+    pictures: int
+    equal_inputs: int | None
+    same_first_label: int
+    ties: int
+    example: tuple[RankedLabel, ...]
+    pillow: str | None = field(default_factory=lambda: version("pillow"))
+
+
+def load_images(data: str | None, progress: Progress) -> list[UInt8Image]:
+    """Return images of a data set, followed by seeded synthetic images of several sizes, smooth and noisy.
+
+    Args:
+        data: a data set's name, a folder, or arrays; None for synthetic images only.
+        progress: receives progress messages.
+
+    Returns:
+        uint8 images, (height, width, 3).
+
+    Raises:
+        DataError: the data set cannot be read, or has more than 8 bits per channel.
+    """
+    rng = np.random.default_rng(0)
+    synthetic = []
+    for number, (height, width) in enumerate(SIZES):
+        rows, columns = np.mgrid[:height, :width]
+        waves = np.stack([np.sin(rows / (9 + 5 * c + number)) + np.cos(columns / (13 + 3 * c)) for c in range(3)], -1)
+        noise = rng.normal(size=(height, width, 3))
+        synthetic.append(np.clip(127 + 55 * waves + (4, 40)[number % 2] * noise, 0, 255).astype(np.uint8))
+    if data is None:
+        return synthetic
+    real: list[UInt8Image] = []
+    dataset = open_dataset(data, limit=MAX_IMAGES, progress=progress)
+    for index in np.unique(np.linspace(0, len(dataset) - 1, MAX_IMAGES).astype(int)):
+        image = dataset.images[int(index)]
+        if image.dtype != np.uint8:
+            raise DataError(f"{dataset.name}: images with more than 8 bits per channel cannot be sent to a package.")
+        real.append(np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3))))
+    return real + synthetic
+
+
+def check_pipeline(
+    item: PackageItem,
+    classify: Callable[[Sequence[UInt8Image]], Predictions | None],
+    images: Sequence[UInt8Image],
+    store: Store,
+    progress: Progress,
+) -> PipelineCheck | None:
+    """Compare the labels of a packaged pipeline with those of the PyTorch model.
+
+    Args:
+        item: the packaged model.
+        classify: runs images through the package; returns None if it cannot be run on this machine.
+        images: test images, uint8 (height, width, 3).
+        store: where trained weights are found.
+        progress: receives progress messages.
+
+    Returns:
+        The comparison; None if the package cannot be run on this machine.
+
+    Raises:
+        ParityError: the first label of a float32 package differs from PyTorch's, and it is no tie.
+        ArtifactError: the model's weights are no longer those of the file.
+    """
+    with progress.stage(f"{item.name}: running {len(images)} images through the package and PyTorch"):
+        predictions = classify(images)
+        if predictions is None:
+            return None
+        expected = _pytorch_scores(item, images, store, progress)
+    same = ties = 0
+    for scores, labels in zip(expected, predictions.labels, strict=True):
+        first, second = np.sort(scores)[::-1][:2] if len(scores) > 1 else (scores[0], -np.inf)
+        if labels[0].label == item.labels[int(scores.argmax())]:
+            same += 1
+        elif first - second <= TIE * np.abs(scores).max():
+            ties += 1
+    different = len(images) - same - ties
+    if item.manifest.precision == "fp32" and different:
+        raise ParityError(
+            f"{item.name}: the labels of {different} of {len(images)} images differ from PyTorch's; "
+            "the package was not published.",
+            "--no-preprocessing packages the model alone",
+        )
+    return PipelineCheck(
+        pictures=len(images),
+        equal_inputs=predictions.equal_inputs,
+        same_first_label=same,
+        ties=ties,
+        example=predictions.labels[0],
+    )
+
+
+def _pytorch_scores(
+    item: PackageItem, images: Sequence[UInt8Image], store: Store, progress: Progress
+) -> list[NDArray[Any]]:
+    model = _open_model(item, store, progress)
+    recipe = image_preprocessing(model) if model.preprocessing else item.manifest.preprocessing
+    if recipe is None:
+        raise ArtifactError(f"{item.artifacts[0].path}: its manifest records no preprocessing.")
+    runner, name = PyTorchRunner(model), model.inputs[0].name
+    return [next(iter(runner.run({name: prepare(image, recipe)[None]}).values()))[0] for image in images]
+
+
+def _open_model(item: PackageItem, store: Store, progress: Progress) -> Model:
+    artifact = item.artifacts[0]
+    model = open_model(request_of(artifact), store, progress)
+    if model.weights.identity != artifact.manifest.weights.identity:
+        raise ArtifactError(
+            f"{artifact.path}: made from other weights than {model.name} has now ({model.weights.source}).",
+            f"deploy export {artifact.manifest.model} --format onnx",
+        )
+    return model
+
+
+def classify_with_graphs(
+    item: PackageItem, images: Sequence[UInt8Image], *, preprocessing: Path, model: Path, labels: Path
+) -> Predictions:
+    """Run images through the three ONNX graphs of a pipeline with ONNX Runtime.
+
+    Args:
+        item: the packaged model.
+        images: uint8 images, (height, width, 3).
+        preprocessing: graph from an image to the model's input.
+        model: the model.
+        labels: graph from the model's output to labels.
+
+    Raises:
+        BackendError: ONNX Runtime failed to open or run a graph.
+    """
+    recipe = item.manifest.preprocessing
+    model_input, model_output = item.inputs[0].name, item.outputs[0].name
+    ranked, equal = [], 0
+    with onnxruntime.open(preprocessing) as first, onnxruntime.open(model) as second, onnxruntime.open(labels) as third:
+        for image in images:
+            sample = first.run({"image": image})[model_input]
+            equal += int(recipe is not None and np.array_equal(sample[0], prepare(image, recipe)))
+            result = third.run({model_output: second.run({model_input: sample})[model_output]})
+            pairs = zip(result["label"][0], result["probability"][0], strict=True)
+            ranked.append(tuple(RankedLabel(label=str(label), probability=float(value)) for label, value in pairs))
+    return Predictions(labels=ranked, equal_inputs=equal)
+
+
+def classify_with_script(script: Path, images: Sequence[UInt8Image]) -> Predictions:
+    """Run images through a script in a process of its own.
+
+    Args:
+        script: takes image files as arguments; prints each file's name, then a line ``  PROBABILITY  LABEL`` for each
+            label.
+        images: uint8 images, (height, width, 3).
+
+    Raises:
+        BackendError: the script failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{number}.png" for number in range(len(images))]
+        for path, image in zip(paths, images, strict=True):
+            Pillow.fromarray(image).save(path)
+        done = subprocess.run(
+            [sys.executable, script, *paths], capture_output=True, text=True, encoding="utf-8", timeout=_TIMEOUT_S
+        )
+    if done.returncode:
+        reason = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise BackendError(f"{script.name} failed: {reason[-1]}")
+    return Predictions(labels=_parse(done.stdout))
+
+
+def _parse(text: str) -> list[tuple[RankedLabel, ...]]:
+    ranked: list[list[RankedLabel]] = []
+    for line in text.removesuffix("\n").split("\n"):
+        if not line.startswith("  "):
+            ranked.append([])
+            continue
+        probability, _, label = line.removeprefix("  ").partition("  ")
+        ranked[-1].append(RankedLabel(label=label, probability=float(probability)))
+    return [tuple(labels) for labels in ranked]

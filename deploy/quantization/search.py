@@ -1,0 +1,119 @@
+"""Which layers stay in float: the most sensitive first, until the quality bounds are met."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+import calibration
+from calibration.sensitivity import FloatLayerPlan, layers, rank, relax
+from calibration.table import CalibrationTable
+from deploy.core.isolated import IsolatedRunner
+from deploy.core.progress import Progress
+from deploy.quantization.cache import batch_of
+from deploy.quantization.data import CalibrationSamples
+from deploy.quantization.evidence import Evidence, Judge, QualityBounds, format_sqnr
+from deploy.quantization.source import Source
+from exporters.half import to_half
+from exporters.limits import SINGLE_FILE_LIMIT
+
+RANKING_SAMPLES = 16
+"""Number of samples on which layers are ranked and compared one by one; one batch if the graph fixes a larger one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quantizer:
+    """Writes quantized versions of a graph for one target, each with other layers in float.
+
+    Attributes:
+        source: the float export.
+        graph: its prepared graph.
+        table: the calibration table.
+        target: target of the quantized graphs.
+        samples: samples to evaluate on.
+        path: the file that is written.
+        fp16: layers that are not quantized compute in FP16; inputs and outputs stay float32.
+    """
+
+    source: Source
+    graph: onnx.ModelProto
+    table: CalibrationTable
+    target: str
+    samples: CalibrationSamples
+    path: Path
+    fp16: bool
+
+    def quantized(self, keep_float: Collection[str]) -> onnx.ModelProto:
+        """Return the quantized graph with the named nodes in float."""
+        return calibration.quantize(self.graph, self.table, self.target, keep_float=keep_float)
+
+    def write(self, keep_float: Collection[str]) -> Path:
+        """Write the quantized graph with the named nodes in float."""
+        onnx.save(self.quantized(keep_float), str(self.path))
+        if self.fp16:
+            to_half(self.path, self.path, SINGLE_FILE_LIMIT)
+        return self.path
+
+    def judge(self, runner: IsolatedRunner, samples: CalibrationSamples) -> Judge:
+        """Return a judge of quantized graphs on ``samples``."""
+        size, fixed = batch_of(self.graph)
+        return Judge(runner, self.source.path, samples, size=size, fixed=fixed, target=self.target)
+
+
+def search(
+    quantizer: Quantizer, runner: IsolatedRunner, bounds: QualityBounds, progress: Progress
+) -> FloatLayerPlan[Evidence]:
+    """Quantize every layer; while a bound is not met, keep one more layer in float.
+
+    Args:
+        quantizer: writes the graphs.
+        runner: a started ONNX Runtime worker.
+        bounds: without any, every layer is quantized.
+        progress: receives progress messages.
+
+    Returns:
+        The layers kept in float, with the evidence after each. One layer always stays quantized.
+
+    Raises:
+        BackendError: a runtime cannot open or run a graph.
+    """
+    with progress.stage("evaluating"):
+        judge = quantizer.judge(runner, quantizer.samples)
+        start = judge.measure(quantizer.write(()), progress)
+    if not bounds.given or bounds.met_by(start):
+        return FloatLayerPlan(start=start, steps=(), holds=True)
+    progress.note(f"{'; '.join(bounds.violations(start))}: searching for layers to keep in float")
+    order = _ranked(quantizer, runner, progress)
+    with progress.stage("keeping layers in float"):
+
+        def measure(keep: frozenset[str]) -> Evidence:
+            return judge.measure(quantizer.write(keep), progress) if keep else start
+
+        plan = relax(order[:-1], measure, bounds.met_by)  # without the last layer nothing would be INT8
+    for step in plan.steps:
+        drop = "" if step.reached.drop is None else f", top-1 drop {step.reached.drop:.2f} points"
+        progress.note(f"{step.layer} kept in float: SQNR {format_sqnr(step.reached.sqnr_db)}{drop}")
+    return plan
+
+
+def _ranked(quantizer: Quantizer, runner: IsolatedRunner, progress: Progress) -> list[str]:
+    """Return the layers, the most sensitive first, by the SQNR with only that layer quantized."""
+    names = layers(quantizer.graph)
+    nodes = {node.name for node in quantizer.graph.graph.node}
+    with progress.stage("ranking layers"):
+        size, fixed = batch_of(quantizer.graph)
+        samples = quantizer.samples.head(max(RANKING_SAMPLES, size) if fixed else RANKING_SAMPLES)
+        judge = quantizer.judge(runner, samples)
+        done = 0
+
+        def alone(name: str) -> float:
+            nonlocal done
+            done += 1
+            progress.advance(done, len(names), f"ranking layers: {name}")
+            sqnr = judge.measure(quantizer.write(nodes - {name}), progress).sqnr_db
+            return float("inf") if sqnr is None else sqnr
+
+        return [name for name, _ in rank(names, alone)]
