@@ -68,12 +68,12 @@ for _ in range(5):
     run()
 print("ready", flush=True)
 for line in sys.stdin:
-    taken = []
+    times_ns = []
     for _ in range(int(line)):
         began = time.perf_counter_ns()
         run()
-        taken.append(time.perf_counter_ns() - began)
-    print(*taken, flush=True)
+        times_ns.append(time.perf_counter_ns() - began)
+    print(*times_ns, flush=True)
 """
 
 NNCF = """
@@ -173,10 +173,10 @@ def _measure(backend: str, files: Mapping[str, Path], threads: int, blocks: int)
         worker.wait()
     base = np.asarray(rows["float32"]["blocks_ms"])
     for file in workers:
-        taken = np.asarray(rows[file]["blocks_ms"])
-        ratios = (base / taken).tolist()
+        block_ms = np.asarray(rows[file]["blocks_ms"])
+        ratios = (base / block_ms).tolist()
         rows[file] |= {
-            "median_ms": float(np.median(taken)),
+            "median_ms": float(np.median(block_ms)),
             "speed_up": float(np.median(ratios)),
             "speed_up_interval": interval(ratios),
         }

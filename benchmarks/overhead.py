@@ -33,7 +33,7 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     model = sys.argv[2] if len(sys.argv) > 2 else "resnet18"
     order = random.Random(0)
-    taken: dict[str, list[float]] = {"bare": [], "deploy": []}
+    times_s: dict[str, list[float]] = {"bare": [], "deploy": []}
     with tempfile.TemporaryDirectory() as folder:
         command = str(Path(sys.executable).with_name("deploy"))
         deploy = [command, "--artifacts", folder, "export", model, "--weights", "none"]
@@ -45,17 +45,17 @@ def main() -> None:
             for name in order.sample(list(cases), len(cases)):
                 began = time.perf_counter()
                 subprocess.run(cases[name], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                taken[name].append(time.perf_counter() - began)
-            print(index, {name: round(times[-1], 2) for name, times in taken.items()}, flush=True)
-    ratios = [mine / bare for mine, bare in zip(taken["deploy"], taken["bare"], strict=True)]
+                times_s[name].append(time.perf_counter() - began)
+            print(index, {name: round(times[-1], 2) for name, times in times_s.items()}, flush=True)
+    ratios = [mine / bare for mine, bare in zip(times_s["deploy"], times_s["bare"], strict=True)]
     result = {
         "model": model,
         "rounds": rounds,
-        "median_s": {name: statistics.median(times) for name, times in taken.items()},
+        "median_s": {name: statistics.median(times) for name, times in times_s.items()},
         "ratio": statistics.median(ratios),
         "ratio_interval": interval(ratios),
         "target": TARGET,
-        "samples_s": taken,
+        "samples_s": times_s,
     }
     print({key: value for key, value in result.items() if key != "samples_s"})
     write("overhead", result)

@@ -68,7 +68,7 @@ options = ort.SessionOptions()
 options.intra_op_num_threads = 1
 session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 seconds, sample = float(sys.argv[2]), tuple(json.loads(sys.argv[3]))
-name, found = session.get_inputs()[0].name, {}
+name, rows = session.get_inputs()[0].name, {}
 for batch in json.loads(sys.argv[4]):
     x = np.random.default_rng(0).normal(size=(batch, *sample)).astype(np.float32)
     for _ in range(3):
@@ -78,8 +78,8 @@ for batch in json.loads(sys.argv[4]):
         began = time.perf_counter()
         session.run(None, {name: x})
         times.append(time.perf_counter() - began)
-    found[batch] = {"samples_per_s": batch * len(times) / sum(times), "p50_s": sorted(times)[len(times) // 2]}
-print(json.dumps(found))
+    rows[batch] = {"samples_per_s": batch * len(times) / sum(times), "p50_s": sorted(times)[len(times) // 2]}
+print(json.dumps(rows))
 """
 
 
@@ -299,11 +299,11 @@ def _body(shape: tuple[int, ...]) -> tuple[int, bytes]:
 
 def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """Return medians over rounds with intervals; ratios are computed within a round."""
-    bare = [max(row["samples_per_s"] for row in found["bare"].values()) for found in rounds]
+    bare = [max(row["samples_per_s"] for row in item["bare"].values()) for item in rounds]
     summary: dict[str, Any] = {"bare_samples_per_s": estimate(bare)}
-    summary["bare_p50_s"] = estimate([found["bare"]["1"]["p50_s"] for found in rounds])
+    summary["bare_p50_s"] = estimate([item["bare"]["1"]["p50_s"] for item in rounds])
     for layout in LAYOUTS:
-        served = [found[layout] for found in rounds]
+        served = [item[layout] for item in rounds]
         rows: dict[str, Any] = {}
         for case in served[0]:
             rows[case] = {key: estimate([row[case][key] for row in served]) for key in served[0][case]}
@@ -321,12 +321,12 @@ def estimate(values: list[float]) -> dict[str, Any]:
     return {"median": statistics.median(values), "interval": interval(values)}
 
 
-def _brief(found: dict[str, Any]) -> dict[str, Any]:
+def _brief(result: dict[str, Any]) -> dict[str, Any]:
     return {
-        "bare": {batch: round(row["samples_per_s"]) for batch, row in found["bare"].items()},
+        "bare": {batch: round(row["samples_per_s"]) for batch, row in result["bare"].items()},
         **{
             layout: {case: (round(row["samples_per_s"]), round(row["p99_s"] * 1e3, 2))
-                     for case, row in found[layout].items()}
+                     for case, row in result[layout].items()}
             for layout in LAYOUTS
         },
     }  # fmt: skip

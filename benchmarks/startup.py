@@ -37,8 +37,8 @@ def main() -> None:
             subprocess.run(cases[name], check=True, stdout=subprocess.DEVNULL)
             samples[name].append(time.perf_counter() - began)
     rows = {
-        name: {"median_s": statistics.median(taken), "interval_s": interval(taken), "min_s": min(taken)}
-        for name, taken in samples.items()
+        name: {"median_s": statistics.median(values), "interval_s": interval(values), "min_s": min(values)}
+        for name, values in samples.items()
     }
     for name, row in rows.items():
         print(f"{name:24} {row['median_s']:.3f} s")

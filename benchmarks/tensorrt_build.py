@@ -173,24 +173,24 @@ def _compare(model: str, rounds: int) -> dict[str, Any]:
             "deploy": [*command, "--runtime", "tensorrt-rtx"],
             "deploy --fp16": [*command, "--runtime", "tensorrt-rtx", "--fp16"],
         }
-        taken: dict[str, list[float]] = {name: [] for name in cases}
+        times_s: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(rounds):
             for name in order.sample(list(cases), len(cases)):
                 began = time.perf_counter()
                 subprocess.run(cases[name], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                taken[name].append(time.perf_counter() - began)
+                times_s[name].append(time.perf_counter() - began)
     ratios = {
-        name: [mine / bare for mine, bare in zip(times, taken["bare"], strict=True)]
-        for name, times in taken.items()
+        name: [mine / bare for mine, bare in zip(times, times_s["bare"], strict=True)]
+        for name, times in times_s.items()
         if name != "bare"
     }
     return {
         "rounds": rounds,
-        "median_s": {name: statistics.median(times) for name, times in taken.items()},
+        "median_s": {name: statistics.median(times) for name, times in times_s.items()},
         "ratio": {name: statistics.median(values) for name, values in ratios.items()},
         "ratio_interval": {name: interval(values) for name, values in ratios.items()},
         "target": TARGET,
-        "samples_s": taken,
+        "samples_s": times_s,
     }
 
 

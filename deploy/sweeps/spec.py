@@ -23,10 +23,11 @@ Place = tuple[str | int, ...]
 """Keys and positions from the top of a specification to a value: ``("machines", 1, "cpus")``."""
 
 WORDS = {
+    "Expected": "expected",
     "Object missing": "missing",
     "`object`": "a mapping",
     "`array`": "a list",
-    "`null`": "nothing",
+    " | null`": "`",
     r"`str` matching regex '\\S'": "non-blank text",
 }
 """What YAML users call the things that msgspec's messages name."""
@@ -153,20 +154,20 @@ def parse_spec(values: Any) -> SweepSpec:
     Raises:
         SpecError: a field is missing, unknown, repeated, or has an invalid value.
     """
-    given = _given((), values, SweepSpec)
+    given = _fields_of((), values, SweepSpec)
     if isinstance(given, dict):
         for name, kind in (("models", SweepModel), ("machines", Machine)):
             if isinstance(items := given.get(name), (list, tuple)):
-                given[name] = [_given((name, position), item, kind) for position, item in enumerate(items)]
+                given[name] = [_fields_of((name, position), item, kind) for position, item in enumerate(items)]
     try:
         spec = msgspec.convert(given, SweepSpec)
     except msgspec.ValidationError as exc:
-        raise _translated(exc) from exc
+        raise _translated(exc, given) from exc
     _check(spec)
     return spec
 
 
-def _given(place: Place, values: Any, kind: type) -> Any:
+def _fields_of(place: Place, values: Any, kind: type) -> Any:
     """Return the fields of a mapping that have a value; refuse unknown ones."""
     if isinstance(values, str) and kind is SweepModel:
         return {"name": values}
@@ -185,11 +186,15 @@ def _given(place: Place, values: Any, kind: type) -> Any:
     return given
 
 
-def _translated(exc: msgspec.ValidationError) -> SpecError:
-    """Return the error with the place that msgspec's message ends with: ``… - at `$.machines[1].name```."""
+def _translated(exc: msgspec.ValidationError, values: Any) -> SpecError:
+    """Return the error with its value and the place at the end of the message: ``… - at `$.models[1].name```."""
     message, _, path = str(exc).partition(" - at ")
     place = tuple(int(index) if index else key for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", path))
     hint = " Put the value in quotes." if re.search("`str.*`, got `(bool|int|float)`", message) else ""
+    if message.startswith("Expected"):
+        for part in place:
+            values = values[part]
+        message = f"{message.partition(', got ')[0]}, got {values!r:.40}"
     for word, plain in WORDS.items():
         message = message.replace(word, plain)
     return SpecError(place, f"{message}.{hint}")
@@ -199,7 +204,8 @@ def _check(spec: SweepSpec) -> None:
     """Check names, and fields against each other."""
     if not spec.models:
         raise SpecError(("models",), "at least one model is required.")
-    _check_distinct(("models",), [item.title.rpartition("/")[2] for item in spec.models])
+    slugs = [item.title.rpartition("/")[2] for item in spec.models]
+    _check_distinct(("models",), slugs, "; both models would write the same files")
     _check_distinct(("machines",), [item.name for item in spec.machines])
     for name in ("precisions", "batches", "backends"):
         _check_distinct((name,), getattr(spec, name))
@@ -232,11 +238,10 @@ def _check_known(place: Place, value: str, known: Collection[str]) -> None:
         raise SpecError(place, f"{value!r} is not one of {', '.join(known)}.{_suggestion(value, known)}")
 
 
-def _check_distinct(place: Place, values: Sequence[Any]) -> None:
-    """Check that no value is repeated; two models of one name would also overwrite each other's files."""
+def _check_distinct(place: Place, values: Sequence[Any], why: str = "") -> None:
     for position, value in enumerate(values):
         if value in values[:position]:
-            raise SpecError((*place, position), f"{value} is given twice.")
+            raise SpecError((*place, position), f"{value} is given twice{why}.")
 
 
 def _suggestion(value: Any, known: Collection[str]) -> str:

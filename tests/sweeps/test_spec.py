@@ -135,6 +135,9 @@ def test_an_error_has_its_line_and_key(tmp_path: Path, text: str, line: int, key
         ({"models": [{}]}, "`name`"),
         ({"precisions": ["int8"]}, "calib"),
         ({"batches": [1, 8, 1]}, "1 "),
+        ({"batches": [0]}, "got 0"),
+        ({"threads": "two"}, "'two'"),
+        ({"machines": ["x"]}, "'x'"),
     ],
 )
 def test_an_error_names_what_is_meant(values: dict[str, Any], datum: str) -> None:
