@@ -261,12 +261,12 @@ def _display(settings: Settings) -> Iterator[tuple[Progress, Listener]]:
     """A live table on a terminal; lines otherwise."""
     from rich.console import Console
 
-    from deploy.terminal.bench import growing
+    from deploy.terminal.bench import live_table
 
     out = Console(stderr=True)
     if settings.quiet or not out.is_terminal:
         with settings.progress() as progress:
             yield progress, lambda rows: None
         return
-    with growing(out) as table:
+    with live_table(out) as table:
         yield table, table.update

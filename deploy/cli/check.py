@@ -80,18 +80,18 @@ def command(
 
 def _show(report: CheckReport) -> None:
     from deploy.exporting.check import RUNTIME
-    from deploy.terminal import results as terminal
-    from deploy.terminal.markup import escape
+    from deploy.terminal.check import parity_rows, show_check
+    from deploy.terminal.console import console, escape, rows, weights_line
 
     if report.backend == RUNTIME:
-        terminal.show_check(report)
+        show_check(report)
         return
-    proof = terminal.parity_rows(report.parity)  # which speaks of ONNX Runtime, as exports are proven on it
+    proof = parity_rows(report.parity)  # which speaks of ONNX Runtime, as exports are proven on it
     pairs = [
         ("file", f"[bold]{escape(str(report.path))}[/]"),
         ("model", escape(report.model.name)),
-        ("trained", terminal.weights_line(report.model.weights)),
+        ("trained", weights_line(report.model.weights)),
         ("run by", escape(report.backend)),
         *((name, text.replace("ONNX Runtime", escape(report.backend), 1)) for name, text in proof),
     ]
-    terminal.console().print(terminal.rows(pairs))
+    console().print(rows(pairs))

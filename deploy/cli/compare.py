@@ -90,7 +90,7 @@ def command(
 def run(settings: Settings, first: str, second: str, as_json: bool, **options: object) -> int:
     """Compare, show the result, and return the exit code; options are those of `deploy.bench.compare`."""
     from deploy.bench.compare import compare_speed
-    from deploy.terminal.bench import show_comparison
+    from deploy.terminal.compare import show_comparison
 
     with settings.progress() as progress:
         found = compare_speed(first, second, artifacts=settings.artifacts, progress=progress, **options)  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ def command(settings: Settings, as_json: bool) -> int:
     report = doctor(settings.artifacts)
 
     def show() -> None:
-        from deploy.terminal.results import show_doctor
+        from deploy.terminal.doctor import show_doctor
 
         show_doctor(report)
 

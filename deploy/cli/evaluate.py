@@ -81,8 +81,7 @@ def _show(report: EvaluationReport) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from deploy.terminal.markup import escape
-    from deploy.terminal.results import STYLE, console, rows
+    from deploy.terminal.console import STYLE, console, escape, rows
 
     data = report.data
     title = f"{data['images']} images of {data['name']} ({data['split']})"

@@ -99,11 +99,11 @@ def command(
         )
 
     def show() -> None:
-        from deploy.terminal.results import show_export
+        from deploy.terminal.export import show_export
 
         show_export(report.export)
         if report.engine is not None:
-            from deploy.terminal.engines import show_built
+            from deploy.terminal.trt import show_built
 
             show_built(report.engine)
         for item in report.converted:
@@ -114,8 +114,7 @@ def command(
 
 
 def _show_converted(made: Converted) -> None:
-    from deploy.terminal.markup import escape
-    from deploy.terminal.results import console, rows
+    from deploy.terminal.console import console, escape, rows
 
     manifest, told = made.artifact.manifest, made.to_dict()
     reasons = made.parity.reasons[:5] if made.parity else ("the exporter names no backend that runs it",)

@@ -30,7 +30,7 @@ def command(settings: Settings, file: Path, batch: int, as_json: bool) -> None:
     report = inspect(file, batch=batch)
 
     def show() -> None:
-        from deploy.terminal.results import show_inspect
+        from deploy.terminal.inspect import show_inspect
 
         show_inspect(report)
 

@@ -30,7 +30,7 @@ def command(settings: Settings, pattern: str | None, as_layers: bool, options: t
     from deploy.models.catalog import layers, list_models, to_dict
     from deploy.models.request import parse_options
     from deploy.models.resolve import known_names
-    from deploy.terminal.results import show_layers, show_models
+    from deploy.terminal.models import show_layers, show_models
 
     if as_layers:
         if pattern is None:

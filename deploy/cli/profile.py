@@ -62,9 +62,9 @@ def command(
 def run(settings: Settings, model: str, as_json: bool, **options: Any) -> int:
     """Profile, show the result, and return the exit code; options are those of `deploy.bench.profile`."""
     from deploy.bench.profile import profile_model
-    from deploy.terminal.profile import show_explained
+    from deploy.terminal.profile import show_profiles
 
     with settings.progress() as progress:
         found = profile_model(model, artifacts=settings.artifacts, progress=progress, **options)
-    emit({"cells": [item.to_dict() for item in found]}, as_json, lambda: show_explained(found))
+    emit({"cells": [item.to_dict() for item in found]}, as_json, lambda: show_profiles(found))
     return 0

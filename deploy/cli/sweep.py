@@ -149,9 +149,9 @@ def _watching(settings: Settings, total: int) -> Iterator[tuple[Progress, Watch]
             return
         from rich.console import Console
 
-        from deploy.terminal.sweep import board
+        from deploy.terminal.sweep import live_table
 
-        with board(Console(stderr=True), total) as watch:
+        with live_table(Console(stderr=True), total) as watch:
             yield progress, watch
 
 

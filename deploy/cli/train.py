@@ -108,8 +108,7 @@ def command(
 
 
 def _show(report: TrainReport) -> None:
-    from deploy.terminal.markup import escape
-    from deploy.terminal.results import console, rows
+    from deploy.terminal.console import console, escape, rows
 
     accuracy, data = report.accuracy, report.data
     low, high = accuracy["top1_interval"]

@@ -190,12 +190,12 @@ def inspect(settings: Settings, engine: Path, as_json: bool) -> int:
 
 
 def _show(report: BuildReport) -> None:
-    from deploy.terminal.engines import show_built
+    from deploy.terminal.trt import show_built
 
     show_built(report)
 
 
 def _show_engine(report: EngineReport) -> None:
-    from deploy.terminal.engines import show_engine
+    from deploy.terminal.trt import show_engine
 
     show_engine(report)

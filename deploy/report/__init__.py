@@ -1,1 +1,1 @@
-"""Results for people: terminal, pages, tables."""
+"""The report: a page, Markdown, CSV and JSON that compare what was timed."""

@@ -1,47 +1,51 @@
-"""Advice: which backend and precision for each model, and why eight bits are not faster where they are not.
+"""Advice: the fastest backend and precision of each model, and why INT8 is not faster where it is not.
 
-Only from rows of the report, each of which was measured. Nothing is advised that was not timed here.
+Advice is based only on configurations that were timed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
 from deploy.bench.statistics import Interval, plain_interval, ratio
 from deploy.core.backend import title_of
-from deploy.report.rows import same_cell
-
-Plain = Mapping[str, Any]
+from deploy.report.rows import JsonObject, same_cell
+from deploy.support.words import duration
 
 LATENCY = "latency"
-UNCLEAR = 1.2
-"""An interval around no difference whose ends are farther apart than this factor tells nothing."""
+MAX_INTERVAL_RATIO = 1.2
+"""An interval around 1 whose upper end exceeds its lower end by more than this factor is inconclusive."""
+MIN_SHARE = 0.05
+"""Shares of the time below this are not mentioned."""
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "int8": "INT8"}
 
 
-def advice(rows: Sequence[Plain], profiles: Sequence[Plain], baseline: str) -> list[dict[str, str]]:
-    """One entry a model and setting, the fastest that is proven; another where eight bits gained nothing.
+def advice(rows: Sequence[JsonObject], profiles: Sequence[JsonObject], baseline: str) -> list[dict[str, str]]:
+    """Return the fastest configuration of every model and setting, and a remark for every INT8 file that is not faster.
 
     Args:
-        rows: of the report.
-        profiles: what ``deploy bench --explain`` found.
-        baseline: the backend that speed-ups are against.
+        rows: rows of the report, each with its whole machine.
+        profiles: profiles of configurations.
+        baseline: backend that speedups are relative to.
 
     Returns:
-        ``where``, ``model``, ``kind`` (``fastest`` or ``int8``) and ``text``.
+        Entries with ``where``, ``model``, ``kind`` (``fastest`` or ``int8``) and ``text``.
     """
     timed = [row for row in rows if row["latency"] and row["scenario"] == LATENCY]
-    found = []
+    entries = []
     for _, group in groupby(sorted(timed, key=_setting), key=_setting):
         members = list(group)
-        found.append(_fastest(members, baseline))
-        found += [item for row in members if row["precision"] == "int8" for item in _not_faster(row, members, profiles)]
-    return found
+        entries.append(_fastest(members, baseline))
+        for row in members:
+            if row["precision"] == "int8":
+                entries += _not_faster(row, members, profiles)
+    return entries
 
 
-def _setting(row: Plain) -> tuple[Any, ...]:
+def _setting(row: JsonObject) -> tuple[Any, ...]:
     machine = row["machine"]
     return (
         row["slug"],
@@ -55,107 +59,106 @@ def _setting(row: Plain) -> tuple[Any, ...]:
     )
 
 
-def _fastest(rows: Sequence[Plain], baseline: str) -> dict[str, str]:
+def _fastest(rows: Sequence[JsonObject], baseline: str) -> dict[str, str]:
     best = next(row for row in rows if row["mark"] == "best")
-    if len(rows) == 1:
-        return _entry(best, "fastest", f"only {what(best)} was timed: {_time(best)}; {_accuracy(best)}")
-    ties = [what(row) for row in rows if row["mark"] == "tie"]
-    text = f"{what(best)} is fastest: {_time(best)}"
+    verb = "is the only configuration timed" if len(rows) == 1 else "is fastest"
+    text = f"{_label(best)} {verb}: {_latency(best)}"
     if best["speedup"]:
-        text += f", {_times(best['speedup'])} of {title_of(baseline)} in float32"
+        text += f", speedup {_speedup(best['speedup'])} over {title_of(baseline)} in float32"
     text += f"; {_accuracy(best)}"
+    ties = [_label(row) for row in rows if row["mark"] == "tie"]
     if ties:
-        text += f". Not told apart from it: {', '.join(ties)}"
+        text += f". Not detectably slower: {', '.join(ties)}"
     return _entry(best, "fastest", text)
 
 
-def _not_faster(row: Plain, rows: Sequence[Plain], profiles: Sequence[Plain]) -> Iterator[dict[str, str]]:
-    """Where eight bits do not detectably beat float32 on the same backend: that, with what the profile says of it."""
-    plain = [item for item in rows if item["precision"] == "fp32" and item["backend"] == row["backend"]]
-    gain = _gain(plain[0], row) if plain else None
+def _not_faster(
+    row: JsonObject, rows: Sequence[JsonObject], profiles: Sequence[JsonObject]
+) -> Iterator[dict[str, str]]:
+    """Yield an entry with the reason if INT8 is not detectably faster than float32 on the same backend."""
+    floats = [item for item in rows if item["precision"] == "fp32" and item["backend"] == row["backend"]]
+    gain = _gain(floats[0], row) if floats else None
     if gain is None or gain.low > 1:
         return
-    where, times = title_of(row["backend"]), _times(plain_interval(gain) or {})
-    if gain.high > 1 and gain.high / max(gain.low, 1e-9) > UNCLEAR:
-        text = f"whether INT8 is faster than float32 on {where} cannot be told ({times}): measure on a quieter machine"
-        yield _entry(row, "int8", f"{text}, or with more --repetitions")
+    backend, speedup = title_of(row["backend"]), f"speedup {_speedup(plain_interval(gain) or {})}"
+    if gain.high > 1 and gain.high / max(gain.low, 1e-9) > MAX_INTERVAL_RATIO:
+        text = f"INT8 compared with float32 on {backend}: inconclusive, {speedup}"
+        yield _entry(row, "int8", f"{text}. Measure on a quieter machine or with more --repetitions")
         return
-    text = f"INT8 is {'slower' if gain.high < 1 else 'not detectably faster'} than float32 on {where} ({times})"
+    text = f"INT8 is {'slower' if gain.high < 1 else 'not detectably faster'} than float32 on {backend}: {speedup}"
     profile = next((item for item in profiles if same_cell(item, row)), None)
     if profile is None:
-        line = f"deploy profile {row['model']} --backends {row['backend']} --precision int8"
-        text += f"; what takes the time was not looked at: {line}"
+        words = ["deploy", "profile", row["model"], "--backends", row["backend"], "--precision", "int8"]
+        words += ["--batch", str(row["batch"]), "--threads", str(row["threads"])]
+        text += f". No profile is recorded ({shlex.join(words)})"
     else:
-        text += f"; by its profile, {'; '.join(reasons(profile))}"
+        text += f". Profile: {'; '.join(_reasons(profile))}"
     yield _entry(row, "int8", text)
 
 
-def _entry(row: Plain, kind: str, text: str) -> dict[str, str]:
+def _entry(row: JsonObject, kind: str, text: str) -> dict[str, str]:
     return {"where": _where(row), "model": row["slug"], "kind": kind, "text": f"{text}."}
 
 
-def _gain(plain: Plain, row: Plain) -> Interval | None:
-    """How many times faster than float, from processes of the same number."""
-    pairs = list(zip(row["medians_ns"], plain["medians_ns"], strict=False))
-    return ratio([one for one, _ in pairs], [two for _, two in pairs]) if pairs else None
+def _gain(float_row: JsonObject, row: JsonObject) -> Interval | None:
+    """Return the speedup over float32, from pairs of processes with the same number."""
+    pairs = list(zip(row["medians_ns"], float_row["medians_ns"], strict=False))
+    return ratio([first for first, _ in pairs], [second for _, second in pairs]) if pairs else None
 
 
-def reasons(profile: Plain) -> list[str]:
-    """What a profile says of eight bits that gain nothing, the largest share of the time first."""
-    total = sum(layer["ns"] for layer in profile["layers"]) or 1.0
-    shares = {
-        "is in layers that compute in float": sum(
-            layer["ns"] for layer in profile["layers"] if layer["layer"] in profile["in_float"]
-        ),
-        "goes to quantizing and dequantizing on their own": sum(
-            layer["ns"] for layer in profile["layers"] if layer["kind"] == "qdq"
-        ),
-        "goes to moving values into another layout": sum(
-            layer["ns"] for layer in profile["layers"] if layer["kind"] == "reformat"
-        ),
+def _reasons(profile: JsonObject) -> list[str]:
+    """Return why INT8 is not faster according to a profile, the largest share of the time first."""
+    layers = profile["layers"]
+    total = sum(layer["ns"] for layer in layers) or 1.0
+    times = {
+        "is in layers that compute in float": [item for item in layers if item["layer"] in profile["in_float"]],
+        "is in separate quantize and dequantize operators": [item for item in layers if item["kind"] == "qdq"],
+        "is in layout conversions": [item for item in layers if item["kind"] == "reformat"],
     }
-    told = sorted(((value / total, words) for words, value in shares.items() if value / total >= 0.05), reverse=True)
-    found = [f"{share:.0%} of the time {words}" for share, words in told]
+    shares = sorted(((sum(item["ns"] for item in part) / total, text) for text, part in times.items()), reverse=True)
+    reasons = [f"{share:.0%} of the time {text}" for share, text in shares if share >= MIN_SHARE]
     if profile["slower"]:
         worst = profile["slower"][0]
-        more = f"{worst['layer']} takes {worst['ns'] / worst['float_ns']:.1f}× what it took in float"
-        found.append(f"{len(profile['slower'])} layers are slower than in float, {more}")
-    return found or ["its integer layers themselves take as long as the float ones"]
+        factor = worst["ns"] / worst["float_ns"]
+        count = len(profile["slower"])
+        reasons.append(
+            f"layers slower than in float: {count}, the worst ({worst['layer']}) by a factor of {factor:.1f}"
+        )
+    return reasons or ["the INT8 layers themselves take as long as the float ones"]
 
 
-def what(row: Plain) -> str:
-    """Backend and precision in words."""
+def _label(row: JsonObject) -> str:
     return f"{PRECISIONS.get(row['precision'], row['precision'])} on {title_of(row['backend'])}"
 
 
-def _where(row: Plain) -> str:
+def _where(row: JsonObject) -> str:
     threads = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
     device = row["machine"].get("cpu", "this machine") if row["device"] == "cpu" else "CUDA"
     kind = f"{row['machine']['kind']}: " if row["machine"].get("kind") else ""
     return f"{kind}{device}, {threads}, batch {row['batch']}"
 
 
-def _time(row: Plain) -> str:
+def _latency(row: JsonObject) -> str:
     median = row["latency"]["median_ns"]
     if median["low"] is None:
-        return f"{median['value'] / 1e6:.3g} ms (one process, no interval)"
-    return f"{median['value'] / 1e6:.3g} ms ({median['low'] / 1e6:.3g} to {median['high'] / 1e6:.3g})"
+        return f"{duration(median['value'])} (one process, no confidence interval)"
+    return f"{duration(median['value'])} (95 % CI {duration(median['low'])} to {duration(median['high'])})"
 
 
-def _times(interval: Mapping[str, float | None]) -> str:
+def _speedup(interval: JsonObject) -> str:
     value, low, high = interval["value"], interval["low"], interval["high"]
     ends = "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
-    return f"{value:.2f} ×{ends} the speed"
+    return f"{value:.2f}×{ends}"
 
 
-def _accuracy(row: Plain) -> str:
+def _accuracy(row: JsonObject) -> str:
     known = row["accuracy"]
     if known is None:
-        return "its accuracy was not measured" + ("" if row["trained"] else " (untrained weights)")
+        return "accuracy not measured" + ("" if row["trained"] else " (untrained weights)")
     if known["difference"] is None:
-        return f"top-1 {known['top1']:.1%} of {known['images']} images of {known['data']}"
+        return f"top-1 {known['top1']:.1%} on {known['images']} images of {known['data']}"
     low, high = (100 * end for end in known["difference_interval"])
     return (
-        f"top-1 {100 * known['difference']:+.1f} points against PyTorch ({low:+.1f} to {high:+.1f}, "
+        f"top-1 {100 * known['difference']:+.1f} points relative to PyTorch ({low:+.1f} to {high:+.1f}, "
         f"{known['images']} images of {known['data']})"
     )

@@ -1,12 +1,12 @@
-"""What the artifacts directory knows: records of timings, of accuracy, of profiles; manifests, curves, limits."""
+"""Reads what a report shows from the artifacts directory."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from deploy.bench.limits import MachineLimits, stored_limits
 from deploy.bench.records import ABSENT, FOLDER, PROFILE, Cell, CellRecord, SkippedCell, load, load_absent, load_profile
@@ -17,67 +17,86 @@ from deploy.core.records import is_record
 from deploy.core.store import Store
 from deploy.evaluation import records as accuracy
 
+Document = TypeVar("Document")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Collection:
-    """All that a report is made of.
+class ReportInputs:
+    """Everything a report is made from.
 
     Attributes:
-        records: the newest of every cell and machine, with the file of each.
-        superseded: how many older ones were left out.
-        judged: records of accuracy, the newest first.
-        profiles: by the cells they are of.
-        absent: cells without a record, and why.
-        artifacts: of every model that has one.
-        curves: rows of training, by slug.
-        limits: of machines, the newest first.
+        records: the newest record of every configuration and machine, with its file.
+        superseded: number of older records that were left out.
+        accuracies: accuracy documents with their files, the newest first.
+        profiles: profiles of configurations, with their files.
+        skipped: configurations without a record, with the reason.
+        artifacts: artifacts of the models in `records`.
+        curves: training curves by slug, one row per epoch.
+        limits: machines and their measured limits, the newest first.
     """
 
     records: tuple[tuple[Path, CellRecord], ...]
     superseded: int
-    judged: tuple[tuple[Path, Mapping[str, Any]], ...]
+    accuracies: tuple[tuple[Path, Mapping[str, Any]], ...]
     profiles: tuple[tuple[Path, Mapping[str, Any]], ...]
-    absent: tuple[SkippedCell, ...]
+    skipped: tuple[SkippedCell, ...]
     artifacts: tuple[Artifact, ...]
     curves: Mapping[str, Sequence[Mapping[str, float]]]
     limits: tuple[tuple[Mapping[str, Any], MachineLimits], ...]
 
 
-def collect(store: Store, models: Sequence[str], progress: Progress) -> Collection:
-    """Read it.
+def collect(store: Store, models: Sequence[str], progress: Progress) -> ReportInputs:
+    """Read everything a report is made from.
 
     Args:
-        store: the artifacts directory.
-        models: names or slugs; none takes all.
-        progress: warned of every record that is damaged and therefore left out.
+        store: artifacts directory.
+        models: model names or slugs; empty for all models.
+        progress: receives a warning for each damaged record, which is left out.
     """
-    every = [(path, record) for path, record in _records(store, progress) if named(record, models)]
+    files = [path for path in store.root.glob(f"*/{FOLDER}/*.json") if is_record(path)]
+    every = [
+        (path, record)
+        for path, record in _load_all((path for path in files if not _is_profile(path)), load, progress)
+        if is_of(record.cell, models)
+    ]
     newest = _newest(every)
     slugs = {record.cell.slug for _, record in newest}
-    known = {(name, *_measured(cell)) for cell, name in _names(newest)}
-    absent = [item for item in _absent(store, progress) if not models or item.model in models]
-    return Collection(
+    profiles = _load_all(filter(_is_profile, files), load_profile, progress)
+    documents = _load_all(
+        (path for slug in slugs for path in (store.folder(slug) / accuracy.FOLDER).glob("*.json") if is_record(path)),
+        accuracy.load,
+        progress,
+    )
+    skipped = (item for _, item in _load_all((store.root / ABSENT).glob("*.json"), load_absent, progress))
+    timed = {
+        (name, cell.backend, cell.precision, cell.batch, cell.machine.get("kind"))
+        for cell in (record.cell for _, record in newest)
+        for name in _names(cell)
+    }
+    return ReportInputs(
         records=tuple(newest),
         superseded=len(every) - len(newest),
-        judged=tuple(_judged(store, slugs, progress)),
-        profiles=tuple(_profiles(store, slugs, progress)),
-        absent=tuple(item for item in absent if _named(item) not in known),
+        accuracies=tuple(sorted(documents, key=lambda pair: str(pair[1]["created"]), reverse=True)),
+        profiles=tuple((path, profile) for path, profile in profiles if profile["slug"] in slugs),
+        skipped=tuple(
+            item
+            for item in skipped
+            if (not models or item.model in models)
+            and (item.model, item.backend, item.precision, item.batch, item.machine) not in timed
+        ),
         artifacts=tuple(item for item in store.artifacts() if item.manifest.slug in slugs),
         curves={slug: curve for slug in sorted(slugs) if (curve := _curve(store, slug))},
         limits=tuple(stored_limits(store.root)),
     )
 
 
-def identity(record: CellRecord) -> tuple[Any, ...]:
-    """What two records have in common of which only the newer counts: all but what ran, its version and the seconds."""
-    cell = record.cell
-    options = {name: value for name, value in cell.options.items() if name != "time_s"}
-    return (*setting(record), cell.backend, cell.precision, cell.target, repr(sorted(options.items())))
+def is_of(cell: Cell, models: Sequence[str]) -> bool:
+    """Return whether a configuration is of one of these models, or no model is named."""
+    return not models or not _names(cell).isdisjoint(models)
 
 
-def setting(record: CellRecord) -> tuple[Any, ...]:
-    """What rows must share to be compared with each other."""
-    cell = record.cell
+def setting(cell: Cell) -> tuple[Any, ...]:
+    """Return what configurations must have in common for their latencies to be comparable."""
     return (
         cell.slug,
         cell.batch,
@@ -89,81 +108,44 @@ def setting(record: CellRecord) -> tuple[Any, ...]:
     )
 
 
-def named(record: CellRecord, models: Sequence[str]) -> bool:
-    """Whether a record is of one of these models; of any where none is named."""
-    cell = record.cell
-    return not models or not {cell.model, cell.slug, cell.model.partition("/")[2]}.isdisjoint(models)
+def _names(cell: Cell) -> set[str]:
+    """Return the names by which users may call the model of a configuration."""
+    return {cell.model, cell.slug, cell.model.partition("/")[2]}
 
 
-def _measured(cell: Cell) -> tuple[str, str, int, str | None]:
-    return cell.backend, cell.precision, cell.batch, cell.machine.get("kind")
-
-
-def _named(item: SkippedCell) -> tuple[str, str, str, int | None, str | None]:
-    return item.model, item.backend, item.precision, item.batch, item.machine
-
-
-def _names(records: Sequence[tuple[Path, CellRecord]]) -> Iterator[tuple[Cell, str]]:
-    """Cells with every name that a model goes by."""
-    for _, record in records:
-        cell = record.cell
-        yield from ((cell, name) for name in (cell.model, cell.slug, cell.model.partition("/")[2]))
-
-
-def _sound(paths: Iterator[Path] | Sequence[Path], read: Any, progress: Progress) -> Iterator[tuple[Path, Any]]:
-    for path in sorted(paths):
-        try:
-            yield path, read(path)
-        except ArtifactError as exc:
-            progress.warn(f"left out: {exc.message}")
-
-
-def _in(store: Store, folder: str) -> list[Path]:
-    return [path for path in store.root.glob(f"*/{folder}/*.json") if is_record(path)]
-
-
-def _is_profile(path: Path) -> bool:
-    return path.name.split(".")[-3] == PROFILE
-
-
-def _records(store: Store, progress: Progress) -> Iterator[tuple[Path, CellRecord]]:
-    return _sound([path for path in _in(store, FOLDER) if not _is_profile(path)], load, progress)
-
-
-def _profiles(store: Store, slugs: set[str], progress: Progress) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    found = _sound([path for path in _in(store, FOLDER) if _is_profile(path)], load_profile, progress)
-    return ((path, profile) for path, profile in found if profile["slug"] in slugs)
-
-
-def _judged(store: Store, slugs: set[str], progress: Progress) -> list[tuple[Path, Mapping[str, Any]]]:
-    found = _sound(
-        [path for path in _in(store, accuracy.FOLDER) if path.parent.parent.name in slugs], accuracy.load, progress
-    )
-    return sorted(found, key=lambda pair: pair[1]["created"], reverse=True)
-
-
-def _absent(store: Store, progress: Progress) -> list[SkippedCell]:
-    return [item for _, item in _sound((store.root / ABSENT).glob("*.json"), load_absent, progress)]
-
-
-def _newest(records: Sequence[tuple[Path, CellRecord]]) -> list[tuple[Path, CellRecord]]:
-    found: dict[tuple[Any, ...], tuple[Path, CellRecord]] = {}
+def _newest(records: Iterable[tuple[Path, CellRecord]]) -> list[tuple[Path, CellRecord]]:
+    """Keep the newest of the records that differ only in file digest, package versions and measuring time."""
+    newest: dict[tuple[Any, ...], tuple[Path, CellRecord]] = {}
     for path, record in records:
-        key = identity(record)
-        if key not in found or _created(record) >= _created(found[key][1]):
-            found[key] = (path, record)
-    return list(found.values())
+        cell = record.cell
+        options = sorted((name, value) for name, value in cell.options.items() if name != "time_s")
+        key = (*setting(cell), cell.backend, cell.precision, cell.target, repr(options))
+        if key not in newest or _created(record) >= _created(newest[key][1]):
+            newest[key] = (path, record)
+    return list(newest.values())
 
 
 def _created(record: CellRecord) -> str:
     return str(record.about.get("created", ""))
 
 
+def _load_all(
+    paths: Iterable[Path], read: Callable[[Path], Document], progress: Progress
+) -> Iterator[tuple[Path, Document]]:
+    for path in sorted(paths):
+        try:
+            yield path, read(path)
+        except ArtifactError as exc:
+            progress.warn(f"left out of the report: {exc.message}")
+
+
+def _is_profile(path: Path) -> bool:
+    return path.name.split(".")[-3] == PROFILE
+
+
 def _curve(store: Store, slug: str) -> list[dict[str, float]]:
-    """Rows of a training; none where there was no training, or what is there is something else."""
+    """Read the training curve of a model; empty if there is none or it cannot be read."""
     path = store.folder(slug) / f"{slug}.training.csv"
-    if not path.is_file():
-        return []
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]

@@ -1,36 +1,37 @@
-"""``deploy report --compare``: two machines, or two commits: what changed beyond noise."""
+"""``deploy report --compare``: what changed between two reports, beyond run-to-run variation."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.bench.statistics import LEVEL, Interval, plain_interval, unpaired_ratio
+from deploy.bench.statistics import LEVEL, Interval, geometric, plain_interval, unpaired_ratio
 from deploy.core.errors import ArtifactError
+from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import REPORT, Store
 from deploy.report.collect import collect
-from deploy.report.write import KIND, SCHEMA, describe
+from deploy.report.rows import JsonObject
+from deploy.report.write import BASELINE, KIND, SCHEMA, describe
 
-FAMILY = 1 - LEVEL
-"""How often any of all verdicts of a comparison may be wrong where nothing changed."""
-
-SAME = ("slug", "backend", "precision", "target", "batch", "sizes", "threads", "device", "scenario")
+FAMILY_ERROR_RATE = 1 - LEVEL
+"""Probability that any verdict of a comparison is wrong if nothing changed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Change:
-    """One cell in both reports.
+class CellChange:
+    """One configuration that is in both reports.
 
     Attributes:
-        name: of the cell.
-        ratio: latency of the new over the old, with its 95 % interval; None where one was not timed.
-        verdict: ``faster`` or ``slower`` where that holds for all cells together, else ``no change shown``.
-        others: what else changed, in words: file size, accuracy, parity, failure.
+        name: name of the configuration.
+        old_ns, new_ns: geometric mean of the processes' median latencies; None if it was not timed.
+        ratio: new latency over old latency with its 95 % interval; None if one of them was not timed.
+        verdict: ``faster`` or ``slower`` if significant after correction for all configurations, else
+            ``no change shown``.
+        others: other changes in words: file size, accuracy, parity verdict, failure.
     """
 
     name: str
@@ -42,30 +43,25 @@ class Change:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Changes:
-    """What `compare_reports` found.
+class ReportComparison:
+    """Result of `compare_reports`.
 
     Attributes:
-        old, new: machines of the two sides, as they describe themselves.
-        changes: of the cells in both.
-        gone, added: names of cells in one only.
+        old, new: machines of the two reports.
+        changes: configurations in both reports.
+        gone, added: names of the configurations in only the old, only the new report.
     """
 
     old: Sequence[Mapping[str, Any]]
     new: Sequence[Mapping[str, Any]]
-    changes: tuple[Change, ...]
+    changes: tuple[CellChange, ...]
     gone: tuple[str, ...]
     added: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "old": list(self.old),
-            "new": list(self.new),
-            "changes": [{**asdict(item), "ratio": plain_interval(item.ratio)} for item in self.changes],
-            "gone": list(self.gone),
-            "added": list(self.added),
-        }
+        """Return plain values for JSON."""
+        changes = [{**to_plain(item), "ratio": plain_interval(item.ratio)} for item in self.changes]
+        return {**to_plain(self), "changes": changes}
 
 
 def compare_reports(
@@ -73,100 +69,90 @@ def compare_reports(
     new: Path,
     *,
     models: Sequence[str] = (),
-    baseline: str = "torch",
     progress: Progress = SILENT,
-) -> Changes:
-    """Compare what was timed in two places or at two times.
+) -> ReportComparison:
+    """Compare the latencies of two machines or of two points in time.
 
-    The two were not timed side by side: their ratio is that of two independent groups of processes (Welch's t on log
-    medians), and what drifted in between is in it. Verdicts hold together: each is at 5 % over the number of cells
-    (Bonferroni), so that one of twenty comparisons of nothing has a verdict at all.
+    The two sides were not timed in turn, so ratios are those of independent groups of processes (Welch's t on log
+    medians) and include any drift in between. Verdicts use the Bonferroni correction: the probability that any of them
+    is wrong if nothing changed is at most 5 %.
 
     Args:
-        old: an artifacts directory, or the ``report.json`` of one.
-        new: another.
-        models: names; none takes all.
-        baseline: as for `deploy.report.write.write_report`.
-        progress: told what happens.
+        old: an artifacts directory or a ``report.json``.
+        new: the same, to compare with `old`.
+        models: model names; empty for all models.
+        progress: receives progress messages.
 
     Raises:
-        ArtifactError: one of them is no report, or has nothing that was timed.
+        ArtifactError: one of them is not a report, or contains no timings.
     """
-    first, second = (_document(path, models, baseline, progress) for path in (old, new))
-    ours, theirs = _cells(first), _cells(second)
-    both = [name for name in ours if name in theirs]
-    return Changes(
+    first, second = (_document(path, models, progress) for path in (old, new))
+    before, after = _rows_by_name(first), _rows_by_name(second)
+    both = [name for name in before if name in after]
+    return ReportComparison(
         old=first["machines"],
         new=second["machines"],
-        changes=tuple(_change(name, ours[name], theirs[name], len(both)) for name in both),
-        gone=tuple(name for name in ours if name not in theirs),
-        added=tuple(name for name in theirs if name not in ours),
+        changes=tuple(_change(name, before[name], after[name], len(both)) for name in both),
+        gone=tuple(name for name in before if name not in after),
+        added=tuple(name for name in after if name not in before),
     )
 
 
-def _document(path: Path, models: Sequence[str], baseline: str, progress: Progress) -> Mapping[str, Any]:
+def _document(path: Path, models: Sequence[str], progress: Progress) -> JsonObject:
     if path.is_dir():
-        found = collect(Store(path), models, progress)
-        if not found.records:
-            raise ArtifactError(f"{path}: nothing was timed there.", "deploy --artifacts DIR bench MODEL")
-        return describe(found, baseline, path / REPORT)
+        inputs = collect(Store(path), models, progress)
+        if not inputs.records:
+            raise ArtifactError(f"{path}: no timings found.", f"deploy --artifacts {path} bench MODEL")
+        return describe(inputs, BASELINE, path / REPORT)  # speedups are not compared
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc}.") from exc
     if not isinstance(document, dict) or (document.get("kind"), document.get("schema")) != (KIND, SCHEMA):
-        raise ArtifactError(f"{path}: not a report of this version of deploy-toolkit.", "deploy report")
+        raise ArtifactError(f"{path}: not a report.json of this version of deploy-toolkit.", "deploy report")
     rows = [row for row in document["rows"] if not models or not {row["slug"], row["model"]}.isdisjoint(models)]
     return {**document, "rows": rows}
 
 
-def _cells(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Rows by name; of a cell on several machines the first."""
-    found: dict[str, Mapping[str, Any]] = {}
+def _rows_by_name(document: JsonObject) -> dict[str, JsonObject]:
+    """Return rows by the name of their configuration; of several machines, the first."""
+    rows: dict[str, JsonObject] = {}
     for row in document["rows"]:
-        name = f"{row['slug']} {row['backend']} {row['precision']} batch {row['batch']}, {row['threads']} threads"
-        extra = [row["device"]] if row["device"] != "cpu" else []
-        extra += [row["scenario"]] if row["scenario"] != "latency" else []
-        extra += [f"{key}={value}" for key, value in row["sizes"].items() if key != "batch"]
-        found.setdefault(", ".join([name, *extra]), row)
-    return found
+        parts = [f"{row['slug']} {row['backend']} {row['precision']} batch {row['batch']}", f"{row['threads']} threads"]
+        parts += [row["device"]] if row["device"] != "cpu" else []
+        parts += [row["scenario"]] if row["scenario"] != "latency" else []
+        parts += [f"{name}={size}" for name, size in row["sizes"].items() if name != "batch"]
+        rows.setdefault(", ".join(parts), row)
+    return rows
 
 
-def _change(name: str, old: Mapping[str, Any], new: Mapping[str, Any], cells: int) -> Change:
+def _change(name: str, old: JsonObject, new: JsonObject, cells: int) -> CellChange:
     before, after = old["medians_ns"], new["medians_ns"]
     ratio = unpaired_ratio(before, after) if before and after else None
     verdict = "no change shown"
     if ratio is not None:
-        strict = unpaired_ratio(before, after, 1 - FAMILY / cells)
-        verdict = "faster" if strict.high < 1 else "slower" if strict.low > 1 else verdict
-    return Change(
+        corrected = unpaired_ratio(before, after, 1 - FAMILY_ERROR_RATE / cells)
+        verdict = "faster" if corrected.high < 1 else "slower" if corrected.low > 1 else verdict
+    return CellChange(
         name=name,
-        old_ns=_typical(before),
-        new_ns=_typical(after),
+        old_ns=geometric(before).value if before else None,
+        new_ns=geometric(after).value if after else None,
         ratio=ratio,
         verdict=verdict,
         others=tuple(_others(old, new)),
     )
 
 
-def _typical(medians: Sequence[float]) -> float | None:
-    return math.exp(math.fsum(map(math.log, medians)) / len(medians)) if medians else None
-
-
-def _others(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    found = []
+def _others(old: JsonObject, new: JsonObject) -> Iterator[str]:
     if (old["failure"] or "") != (new["failure"] or ""):
-        found.append(f"failed: {new['failure']}" if new["failure"] else "no longer fails")
+        yield f"failed: {new['failure']}" if new["failure"] else "no longer fails"
     if old["bytes"] != new["bytes"]:
-        found.append(f"size {new['bytes'] / old['bytes'] - 1:+.1%}")
+        yield f"size {new['bytes'] / old['bytes'] - 1:+.1%}"
     verdicts = [row["evidence"].get("verdict") for row in (old, new)]
     if verdicts[0] != verdicts[1]:
-        found.append(f"parity {verdicts[0]}, now {verdicts[1]}")
-    tops = [row["accuracy"] for row in (old, new)]
-    if all(tops) and tops[0]["digest"] == tops[1]["digest"] and _apart(*(top["top1_interval"] for top in tops)):
-        found.append(f"top-1 {tops[0]['top1']:.1%}, now {tops[1]['top1']:.1%}")
-    return found
-
-
-def _apart(one: Sequence[float], other: Sequence[float]) -> bool:
-    return one[1] < other[0] or other[1] < one[0]
+        yield f"parity {verdicts[0]}, now {verdicts[1]}"
+    before, after = old["accuracy"], new["accuracy"]
+    if before and after and before["digest"] == after["digest"]:
+        first, second = before["top1_interval"], after["top1_interval"]
+        if first[1] < second[0] or second[1] < first[0]:
+            yield f"top-1 {before['top1']:.1%}, now {after['top1']:.1%}"

@@ -1,7 +1,7 @@
-"""The report as one HTML file: opens anywhere, asks nobody for anything.
+"""The report as one HTML file that opens offline and makes no network requests.
 
-Plotly's script and the figures lie in it compressed; the browser unpacks them. The table is plain HTML, there before
-any script has run. The policy in the page's head forbids every request.
+The file contains Plotly's script and the figures compressed; the browser unpacks them. The table is plain HTML and does
+not depend on scripts. The content security policy in the page's head forbids every request.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.resources import files
 from typing import Any
 
 from deploy.core.errors import MissingPackageError
-from deploy.report.machines import HEADS, WHAT, side_by_side
-from deploy.report.plots import plots
-from deploy.report.tables import LEGEND, absences, columns_of, common_settings, machine_line
+from deploy.core.plain import to_plain
+from deploy.report.machines import CONFIGURATION_HEADS, MACHINE_HEADS, side_by_side
+from deploy.report.plots import make_plots
+from deploy.report.rows import JsonObject
+from deploy.report.tables import common_settings, legend, machine_line, shown_columns, skipped
 
-ASSETS = "deploy.report"
 SHOWN = 100
-"""Rows that are laid out until the reader asks for all; the others can be sorted and found as well."""
+"""Rows in the page's layout until the reader asks for all; sorting and filtering cover the others too."""
 
 
-def page(document: Mapping[str, Any]) -> str:
-    """The page of a report.
+def render_page(document: JsonObject) -> str:
+    """Return the page of a report.
 
     Args:
         document: see `deploy.report.write.describe`.
@@ -37,8 +37,9 @@ def page(document: Mapping[str, Any]) -> str:
     jinja2, plotly = _package("jinja2"), _package("plotly.offline")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["sortable"] = _sortable
-    drawn = plots(document)
+    plots = make_plots(document)
     rows = document["rows"]
+    columns = shown_columns(rows)
     evidence = [
         {
             **{name: row[name] for name in ("slug", "backend", "precision", "command", "links", "created", "flags")},
@@ -53,20 +54,20 @@ def page(document: Mapping[str, Any]) -> str:
         environment.from_string(_asset("page.html")).render(
             document=document,
             rows=rows,
-            columns=columns_of(rows),
-            absences=absences(document),
+            columns=columns,
+            skipped=skipped(document),
             side=side_by_side(rows, document["machines"]),
-            side_what=WHAT,
-            side_heads=HEADS,
+            configuration_heads=CONFIGURATION_HEADS,
+            machine_heads=MACHINE_HEADS,
             machines=[machine_line(item) for item in document["machines"]],
             shown=SHOWN,
             settings=common_settings(rows),
             choices=_choices(rows),
-            legend=LEGEND,
-            plots=drawn,
+            legend=legend(columns),
+            plots=plots,
             style=_asset("page.css"),
             script=_asset("page.js"),
-            data=_packed(json.dumps({"plots": [asdict(item) for item in drawn], "rows": evidence})),
+            data=_packed(json.dumps({"plots": to_plain(plots), "rows": evidence})),
             plotly=_packed(plotly.get_plotlyjs()),
         )
     )
@@ -80,20 +81,20 @@ def _package(name: str) -> Any:
 
 
 def _asset(name: str) -> str:
-    return (files(ASSETS) / "assets" / name).read_text(encoding="utf-8")
+    return (files("deploy.report") / "assets" / name).read_text(encoding="utf-8")
 
 
 def _packed(text: str) -> str:
-    """Compressed, in letters that no HTML parser takes for its own."""
+    """Return text compressed and in base64, which is safe in HTML."""
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
 
 
 def _sortable(key: float | str | None) -> str:
-    """A sort key as the script reads it; what is not known is empty and comes last."""
+    """Return a sort key as the script reads it; an unknown one is empty and comes last."""
     return "" if key is None else repr(key) if isinstance(key, float) else str(key)
 
 
-def _choices(rows: list[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """What the table can be narrowed to by a click."""
-    found = {name: sorted({row[name] for row in rows}) for name in ("backend", "precision")}
-    return {name: values for name, values in found.items() if len(values) > 1}
+def _choices(rows: Sequence[JsonObject]) -> dict[str, list[str]]:
+    """Return the values that the table can be filtered by, for each field in which rows differ."""
+    values = {name: sorted({row[name] for row in rows}) for name in ("backend", "precision")}
+    return {name: known for name, known in values.items() if len(known) > 1}

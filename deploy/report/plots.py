@@ -1,71 +1,88 @@
-"""The report's plots, as figures for Plotly: traces and axes in plain values, and a text of each."""
+"""The report's plots, as figures for Plotly: traces and layouts in plain values, and each plot's content in words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
-from deploy.report.plot_parts import (
-    MILLI,
-    Figure,
-    Plain,
-    Plot,
-    by_setting,
-    color_of,
-    ends,
-    error_x,
-    fastest,
-    in_words,
-    marker,
-    median,
-    rounded,
-    series,
-    setting_of,
-)
-from deploy.report.plots_why import curves, roofline, sensitivity
+from deploy.core.backend import backends
+from deploy.report.rows import JsonObject
+from deploy.support.words import duration
+
+Figure = dict[str, Any]
+Series = tuple[str, str]
+"""Backend and precision."""
+
+OTHER_COLOR = "#56B4E9"
+"""Color of a backend that declares none. The built-in ones use Okabe and Ito's color-blind-safe palette."""
+SYMBOLS = {"fp32": "circle", "fp16": "square", "int8": "diamond"}
+DASHES = {"fp32": "solid", "fp16": "dot", "int8": "dash"}
+MS_PER_NS = 1e-6
+SPREAD = 0.7
+"""Height over which the series of one model are spread in the latency plot, in rows."""
 
 
-def plots(document: Plain) -> list[Plot]:
-    """The plots for which there is something to show."""
-    rows = [row for row in document["rows"] if row["latency"]]
-    single = [row for row in rows if row["scenario"] == "latency"]
-    found = [
-        _latency(single),
-        _front(single),
-        _distributions(single),
-        _batches(single),
-        roofline(single, document["limits"]),
-        sensitivity(document["sensitivity"]),
-        curves(document["curves"]),
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plot:
+    """One plot of the page.
+
+    Attributes:
+        name: id on the page.
+        title: heading.
+        text: content in words, as caption and for screen readers.
+        figures: figures by the choice that shows them; a single one needs no choice.
+    """
+
+    name: str
+    title: str
+    text: str
+    figures: Mapping[str, Figure]
+
+
+def make_plots(document: JsonObject) -> list[Plot]:
+    """Return the plots for which the report has data.
+
+    Args:
+        document: see `deploy.report.write.describe`.
+    """
+    rows = [row for row in document["rows"] if row["latency"] and row["scenario"] == "latency"]
+    plots = [
+        _latency(rows),
+        _accuracy(rows),
+        _distributions(rows),
+        _batches(rows),
+        _roofline(rows, document["limits"]),
+        _sensitivity(document["sensitivity"]),
+        _curves(document["curves"]),
     ]
-    return [item for item in found if item is not None]
+    return [plot for plot in plots if plot is not None]
 
 
-def _latency(rows: Sequence[Plain]) -> Plot | None:
+def _latency(rows: Sequence[JsonObject]) -> Plot | None:
+    """Median latency of each model, a series per backend and precision."""
     if not rows:
         return None
     figures = {}
-    for setting, group in by_setting(rows).items():
-        order = [row["slug"] for row in reversed(fastest(group))]
-        lines = series(group)
+    for setting, group in _by_setting(rows).items():
+        order = [row["slug"] for row in reversed(_fastest(group))]
+        series = _by_series(group)
         data = [
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": " ".join(name),
-                "x": [rounded(median(row) * MILLI) for row in members],
-                "y": [order.index(row["slug"]) + _apart(index, len(lines)) for row in members],
-                "text": [row["slug"] for row in members],
-                "error_x": error_x(members),
-                "marker": marker(name),
-            }
-            for index, (name, members) in enumerate(lines)
+            _points(
+                name,
+                members,
+                _latencies_ms(members),
+                [order.index(row["slug"]) + _offset(index, len(series)) for row in members],
+                error_x=_latency_errors(members),
+            )
+            for index, (name, members) in enumerate(series)
         ]
         figures[setting] = {
             "data": data,
             "layout": {
-                "height": 150 + max(30, 9 * len(lines)) * len(order),
-                "xaxis": {"type": "log", "title": {"text": "median latency in ms, with its 95 % interval"}},
+                "height": 150 + max(30, 9 * len(series)) * len(order),
+                "xaxis": {"type": "log", "title": {"text": "median latency in ms, with its 95 % confidence interval"}},
                 "yaxis": {
                     "tickvals": list(range(len(order))),
                     "ticktext": order,
@@ -74,151 +91,343 @@ def _latency(rows: Sequence[Plain]) -> Plot | None:
                 },
             },
         }
-    first = next(iter(by_setting(rows).values()))
-    text = "The fastest of each architecture: " + "; ".join(in_words(row) for row in fastest(first)) + "."
-    return Plot(name="latency", title="Latency by architecture and backend", text=text, figures=figures)
+    setting, group = next(iter(_by_setting(rows).items()))
+    text = f"Fastest configuration of each model ({setting}): {'; '.join(map(_label, _fastest(group)))}."
+    return Plot(name="latency", title="Latency by model and backend", text=text, figures=figures)
 
 
-def _apart(index: int, count: int) -> float:
-    """Where a series stands within its architecture, so that intervals do not lie on each other."""
-    return rounded(0.7 * (0.5 - (index + 0.5) / count))
+def _offset(index: int, count: int) -> float:
+    """Return where a series stands within its model's row, so that intervals do not overlap on the plot."""
+    return SPREAD * (0.5 - (index + 0.5) / count)
 
 
-def _front(rows: Sequence[Plain]) -> Plot | None:
+def _accuracy(rows: Sequence[JsonObject]) -> Plot | None:
+    """Top-1 accuracy against latency, with the Pareto front."""
     figures, texts = {}, []
-    for setting, group in by_setting([row for row in rows if row["accuracy"]]).items():
+    for setting, group in _by_setting([row for row in rows if row["accuracy"]]).items():
         for data_name in dict.fromkeys(row["accuracy"]["data"] for row in group):
-            judged = [row for row in group if row["accuracy"]["data"] == data_name]
-            front = [row for row in judged if not any(beats(other, row) for other in judged)]
-            figures[f"{data_name}, {setting}"] = _front_figure(judged, front)
-            told = ", ".join(f"{in_words(row)} {row['accuracy']['top1']:.1%}" for row in sorted(front, key=median))
-            texts.append(f"{data_name}, {setting}: on the front {told}.")
+            members = [row for row in group if row["accuracy"]["data"] == data_name]
+            front = [row for row in members if not any(dominates(other, row) for other in members)]
+            figures[f"{data_name}, {setting}"] = _accuracy_figure(members, front)
+            labels = (f"{_label(row)} {row['accuracy']['top1']:.1%}" for row in sorted(front, key=_median_ns))
+            texts.append(f"On the front ({data_name}, {setting}): {', '.join(labels)}.")
     if not figures:
         return None
-    text = "Filled: nothing is detectably faster or more accurate without being detectably worse in the other. "
-    return Plot(name="front", title="Accuracy and latency", text=text + " ".join(texts[:1]), figures=figures)
+    text = (
+        "Filled points are on the Pareto front: no other configuration is detectably better in latency or accuracy "
+        "without being detectably worse in the other. "
+    )
+    return Plot(name="front", title="Accuracy and latency", text=text + texts[0], figures=figures)
 
 
-def beats(one: Plain, other: Plain) -> bool:
-    """Whether a row is detectably better in latency or accuracy, and not detectably worse in the other.
+def dominates(first: JsonObject, second: JsonObject) -> bool:
+    """Return whether a row is detectably better than another in latency or accuracy, and not worse in the other.
 
-    Intervals that overlap separate nothing.
+    Values whose confidence intervals overlap count as equal.
     """
-    faster, slower = ends(one)[1] < ends(other)[0], ends(one)[0] > ends(other)[1]
-    ours, theirs = one["accuracy"]["top1_interval"], other["accuracy"]["top1_interval"]
-    better, worse = ours[0] > theirs[1], ours[1] < theirs[0]
+    (low, high), (other_low, other_high) = _interval_ns(first), _interval_ns(second)
+    top1, other_top1 = first["accuracy"]["top1_interval"], second["accuracy"]["top1_interval"]
+    faster, slower = high < other_low, low > other_high
+    better, worse = top1[0] > other_top1[1], top1[1] < other_top1[0]
     return (faster and not worse) or (better and not slower)
 
 
-def _front_figure(rows: Sequence[Plain], front: Sequence[Plain]) -> Figure:
+def _accuracy_figure(rows: Sequence[JsonObject], front: Sequence[JsonObject]) -> Figure:
     data = []
-    for name, members in series(rows):
+    for name, members in _by_series(rows):
         for on_front in (True, False):
             group = [row for row in members if (row in front) is on_front]
             if not group:
                 continue
-            tops = [row["accuracy"] for row in group]
-            data.append(
-                {
-                    "type": "scatter",
-                    "mode": "markers",
-                    "name": " ".join(name) + ("" if on_front else ", beaten"),
-                    "x": [rounded(median(row) * MILLI) for row in group],
-                    "y": [rounded(100 * top["top1"]) for top in tops],
-                    "text": [row["slug"] for row in group],
-                    "error_x": error_x(group),
-                    "error_y": {
-                        "type": "data",
-                        "symmetric": False,
-                        "array": [rounded(100 * (top["top1_interval"][1] - top["top1"])) for top in tops],
-                        "arrayminus": [rounded(100 * (top["top1"] - top["top1_interval"][0])) for top in tops],
-                        "thickness": 1.2,
-                    },
-                    "marker": marker(name, hollow=not on_front, size=10),
-                }
+            known = [row["accuracy"] for row in group]
+            points = _points(
+                name,
+                group,
+                _latencies_ms(group),
+                [100 * item["top1"] for item in known],
+                error_x=_latency_errors(group),
+                error_y=_errors(
+                    [100 * (item["top1_interval"][1] - item["top1"]) for item in known],
+                    [100 * (item["top1"] - item["top1_interval"][0]) for item in known],
+                ),
             )
-    axes = {
+            if not on_front:
+                points["name"] += ", not on the front"
+                points["marker"]["symbol"] += "-open"
+            data.append(points)
+    layout = {
         "xaxis": {"type": "log", "title": {"text": "median latency in ms"}},
         "yaxis": {"title": {"text": "top-1 accuracy in %"}},
         "height": 480,
     }
-    return {"data": data, "layout": axes}
+    return {"data": data, "layout": layout}
 
 
-def _distributions(rows: Sequence[Plain]) -> Plot | None:
+def _distributions(rows: Sequence[JsonObject]) -> Plot | None:
+    """Cumulative distribution of the latencies of single calls."""
     figures: dict[str, Figure] = {}
-    for key, group in groupby(rows, key=lambda row: (row["slug"], setting_of(row))):
+    for key, group in groupby(rows, key=lambda row: (row["slug"], _setting(row))):
         data = []
         for row in group:
             values = row["quantiles_ns"]
             if len(values) < 2:
                 continue
             steps = len(values) - 1
-            data.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines",
-                    "name": f"{row['backend']} {row['precision']}",
-                    "x": [rounded(value * MILLI) for value in values],
-                    "y": [rounded(100 * index / steps) for index in range(steps + 1)],
-                    "line": {
-                        "color": color_of(row["backend"]),
-                        "dash": {"fp32": "solid", "fp16": "dot", "int8": "dash"}.get(row["precision"], "dashdot"),
-                    },
-                }
-            )
+            shares = [100 * index / steps for index in range(steps + 1)]
+            line = {"color": _color(row["backend"]), "dash": DASHES.get(row["precision"], "dashdot")}
+            name = f"{row['backend']} {row['precision']}"
+            data.append(_trace("lines", name, [value * MS_PER_NS for value in values], shares, line=line))
         if data:
             figures[", ".join(key)] = {
                 "data": data,
                 "layout": {
                     "xaxis": {"type": "log", "title": {"text": "latency in ms"}},
-                    "yaxis": {"title": {"text": "share of calls that took no longer, in %"}},
+                    "yaxis": {"title": {"text": "cumulative share of calls in %"}},
                     "height": 420,
                 },
             }
     if not figures:
         return None
-    text = "Order statistics of all timed calls: how large a share of them took no longer than a given time."
-    return Plot(name="distributions", title="Distribution of the timed calls", text=text, figures=figures)
+    text = "Cumulative distribution of the latency of single calls, all processes together."
+    return Plot(name="distributions", title="Latency distribution", text=text, figures=figures)
 
 
-def _batches(rows: Sequence[Plain]) -> Plot | None:
-    figures, told = {}, []
+def _batches(rows: Sequence[JsonObject]) -> Plot | None:
+    """Latency and throughput by batch size."""
+    figures: dict[str, Figure] = {}
     for slug in dict.fromkeys(row["slug"] for row in rows):
-        data = []
-        for name, members in series([row for row in rows if row["slug"] == slug]):
+        data: list[Figure] = []
+        for name, members in _by_series([row for row in rows if row["slug"] == slug]):
             for where in dict.fromkeys((row["threads"], row["machine"]) for row in members):
                 line = sorted(
                     (row for row in members if (row["threads"], row["machine"]) == where), key=lambda row: row["batch"]
                 )
                 if len({row["batch"] for row in line}) > 1:
-                    data += list(_batch_lines(name, line))
+                    data += _batch_lines(name, line)
         if data:
-            figures[slug] = {"data": data, "layout": _TWO_AXES}
-            told.append(slug)
+            layout = {
+                "xaxis": {"type": "log", "dtick": 0.30103, "anchor": "y2", "title": {"text": "batch"}},
+                "yaxis": {"type": "log", "domain": [0.55, 1.0], "title": {"text": "latency in ms"}},
+                "yaxis2": {"type": "log", "domain": [0.0, 0.45], "title": {"text": "samples / s"}},
+                "height": 560,
+            }
+            figures[slug] = {"data": data, "layout": layout}
     if not figures:
         return None
-    text = f"Latency above and samples per second below, for batches of {', '.join(told)}."
-    return Plot(name="batches", title="Larger batches", text=text, figures=figures)
+    text = f"Latency (top) and throughput (bottom) by batch size: {', '.join(figures)}."
+    return Plot(name="batches", title="Batch size", text=text, figures=figures)
 
 
-_TWO_AXES: Figure = {
-    "xaxis": {"type": "log", "dtick": 0.30103, "anchor": "y2", "title": {"text": "batch"}},
-    "yaxis": {"type": "log", "domain": [0.55, 1.0], "title": {"text": "latency in ms"}},
-    "yaxis2": {"type": "log", "domain": [0.0, 0.45], "title": {"text": "samples / s"}},
-    "height": 560,
-}
+def _batch_lines(name: Series, rows: Sequence[JsonObject]) -> list[Figure]:
+    title, batches = " ".join(name), [row["batch"] for row in rows]
+    style = {"legendgroup": title, "marker": _marker(name), "line": {"color": _color(name[0])}}
+    throughputs = [row["throughput"] for row in rows]
+    return [
+        _trace("lines+markers", title, batches, _latencies_ms(rows), **style),
+        _trace("lines+markers", title, batches, throughputs, yaxis="y2", showlegend=False, **style),
+    ]
 
 
-def _batch_lines(name: tuple[str, str], rows: Sequence[Plain]) -> Iterator[Figure]:
-    common = {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": " ".join(name),
-        "legendgroup": " ".join(name),
-        "x": [row["batch"] for row in rows],
-        "marker": marker(name),
-        "line": {"color": color_of(name[0])},
+def _roofline(rows: Sequence[JsonObject], limits: Sequence[JsonObject]) -> Plot | None:
+    """Operations per second against arithmetic intensity, below the machine's roofs."""
+    known = [row for row in rows if row["work"] and row["limit"]]
+    figures = {}
+    for setting, group in _by_setting(known).items():
+        machine = next((item for item in limits if item["threads"] == group[0]["threads"]), None)
+        if machine is None:
+            continue
+        intensities = [_operations(row) / row["work"]["bytes"] for row in group]
+        data = list(_roofs(machine, min(intensities) / 2, max(intensities) * 2))
+        for name, members in _by_series(group):
+            x = [_operations(row) / row["work"]["bytes"] for row in members]
+            y = [_operations(row) / _median_ns(row) for row in members]
+            data.append(_points(name, members, x, y))
+        figures[setting] = {
+            "data": data,
+            "layout": {
+                "xaxis": {"type": "log", "title": {"text": "arithmetic intensity in operations / byte"}},
+                "yaxis": {"type": "log", "title": {"text": "10⁹ operations / s"}},
+                "height": 480,
+            },
+        }
+    if not figures:
+        return None
+    setting, group = next(iter(_by_setting(known).items()))
+    best = max(group, key=lambda row: float(row["limit"]["attained"]))
+    text = f"Closest to its roof ({setting}): {_label(best)}, {best['limit']['attained']:.0%} of the attainable."
+    return Plot(name="roofline", title="Roofline", text=text, figures=figures)
+
+
+def _operations(row: JsonObject) -> float:
+    """Return the number of operations of one call."""
+    return float(sum(row["work"]["operations"].values()))
+
+
+def _roofs(limits: JsonObject, low: float, high: float) -> Iterator[Figure]:
+    """Yield the roof of each precision between two arithmetic intensities."""
+    bandwidth = limits["bandwidth"][max(limits["bandwidth"], key=int)]
+    for precision, peak in limits["operations"].items():
+        ridge = peak / bandwidth
+        points = sorted({low, min(max(ridge, low), high), high})
+        name = f"{precision} roof ({limits['by'].get(precision, 'measured')})"
+        line = {"color": "#888888", "dash": "solid" if precision == "fp32" else "dash"}
+        yield _trace("lines", name, points, [min(peak, point * bandwidth) / 1e9 for point in points], line=line)
+
+
+def _sensitivity(models: Sequence[JsonObject]) -> Plot | None:
+    """SQNR of the noisiest layers of each INT8 file, the worst on top."""
+    figures = {}
+    for item in models:
+        layers = sorted(item["layers"], key=lambda layer: -float(layer["sqnr_db"]))
+        figures[f"{item['slug']}, for {item['target']}"] = {
+            "data": [
+                {
+                    "type": "bar",
+                    "orientation": "h",
+                    "x": _rounded([float(layer["sqnr_db"]) for layer in layers]),
+                    "y": [layer["layer"] for layer in layers],
+                    "marker": {"color": _color(item["target"])},
+                }
+            ],
+            "layout": {
+                "height": 140 + 22 * len(layers),
+                "xaxis": {"title": {"text": "SQNR in dB (lower is worse)"}},
+                "yaxis": {"automargin": True},
+            },
+        }
+    if not figures:
+        return None
+    worst = min((float(layer["sqnr_db"]), layer["layer"], item["slug"]) for item in models for layer in item["layers"])
+    text = (
+        "SQNR of the layers with the most quantization noise; the lowest is "
+        f"{worst[0]:.1f} dB, in {worst[1]} of {worst[2]}."
+    )
+    return Plot(name="sensitivity", title="Quantization noise by layer", text=text, figures=figures)
+
+
+def _curves(curves: Mapping[str, Sequence[JsonObject]]) -> Plot | None:
+    """Loss and accuracy of each trained model by epoch."""
+    figures, texts = {}, []
+    for slug, rows in curves.items():
+        data = [
+            _trace(
+                "lines+markers" if len(rows) < 3 else "lines",
+                split,
+                [row["epoch"] for row in rows],
+                [factor * row[f"{split}_{column}"] for row in rows],
+                legendgroup=split,
+                showlegend=axis == "y",
+                yaxis=axis,
+                line={"color": color, "dash": dash},
+            )
+            for split, color, dash in (("train", _color("torch"), "dash"), ("test", _color("onnxruntime"), "solid"))
+            for column, axis, factor in (("loss", "y", 1), ("top1", "y2", 100))
+        ]
+        layout = {
+            "xaxis": {"anchor": "y2", "title": {"text": "epoch"}},
+            "yaxis": {"type": "log", "domain": [0.55, 1.0], "title": {"text": "cross-entropy"}},
+            "yaxis2": {"domain": [0.0, 0.45], "title": {"text": "top-1 in %"}},
+            "height": 520,
+        }
+        figures[slug] = {"data": data, "layout": layout}
+        epochs = f"{len(rows)} epoch{'' if len(rows) == 1 else 's'}"
+        texts.append(f"{slug} {100 * rows[-1]['test_top1']:.1f} % after {epochs}")
+    if not figures:
+        return None
+    return Plot(name="curves", title="Training", text=f"Final test top-1: {'; '.join(texts)}.", figures=figures)
+
+
+def _trace(mode: str, name: str, x: Sequence[float], y: Sequence[float], **more: Any) -> Figure:
+    return {"type": "scatter", "mode": mode, "name": name, "x": _rounded(x), "y": _rounded(y), **more}
+
+
+def _points(name: Series, rows: Sequence[JsonObject], x: Sequence[float], y: Sequence[float], **more: Any) -> Figure:
+    """Return one point per row, labeled with its model."""
+    slugs = [row["slug"] for row in rows]
+    return _trace("markers", " ".join(name), x, y, text=slugs, marker=_marker(name), **more)
+
+
+def _marker(name: Series) -> dict[str, Any]:
+    backend, precision = name
+    return {"color": _color(backend), "symbol": SYMBOLS.get(precision, "x"), "size": 9}
+
+
+def _color(backend: str) -> str:
+    """Return the color of a backend or quantization target, ``#RRGGBB``."""
+    known = backends()
+    return (known[backend].color if backend in known else None) or OTHER_COLOR
+
+
+def _latency_errors(rows: Sequence[JsonObject]) -> dict[str, Any]:
+    """Return error bars of the rows' latencies, in milliseconds."""
+    return _errors(
+        [(_interval_ns(row)[1] - _median_ns(row)) * MS_PER_NS for row in rows],
+        [(_median_ns(row) - _interval_ns(row)[0]) * MS_PER_NS for row in rows],
+    )
+
+
+def _errors(plus: Sequence[float], minus: Sequence[float]) -> dict[str, Any]:
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": _rounded(plus),
+        "arrayminus": _rounded(minus),
+        "thickness": 1.2,
     }
-    yield {**common, "y": [rounded(median(row) * MILLI) for row in rows]}
-    yield {**common, "y": [rounded(row["throughput"]) for row in rows], "yaxis": "y2", "showlegend": False}
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    """Return values with five significant digits, to keep the page small."""
+    return [float(f"{value:.5g}") for value in values]
+
+
+def _median_ns(row: JsonObject) -> float:
+    return float(row["latency"]["median_ns"]["value"])
+
+
+def _latencies_ms(rows: Sequence[JsonObject]) -> list[float]:
+    return [_median_ns(row) * MS_PER_NS for row in rows]
+
+
+def _interval_ns(row: JsonObject) -> tuple[float, float]:
+    """Return the confidence interval of a median latency; the median itself if there is none."""
+    median = row["latency"]["median_ns"]
+    if median["low"] is None:
+        return median["value"], median["value"]
+    return median["low"], median["high"]
+
+
+def _setting(row: JsonObject) -> str:
+    """Return in words what rows must share to be in one figure."""
+    words = [f"batch {row['batch']}", f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"]
+    words += [row["device"]] if row["device"] != "cpu" else []
+    return ", ".join([*words, f"machine {row['machine'] + 1}"])
+
+
+def _by_setting(rows: Sequence[JsonObject]) -> dict[str, list[JsonObject]]:
+    """Return comparable rows together; the setting with the most rows first."""
+    groups: dict[str, list[JsonObject]] = {}
+    for row in rows:
+        groups.setdefault(_setting(row), []).append(row)
+    return dict(sorted(groups.items(), key=lambda pair: -len(pair[1])))
+
+
+def _by_series(rows: Sequence[JsonObject]) -> list[tuple[Series, list[JsonObject]]]:
+    """Return rows by backend and precision."""
+
+    def key(row: JsonObject) -> Series:
+        return row["backend"], row["precision"]
+
+    return [(name, list(group)) for name, group in groupby(sorted(rows, key=key), key=key)]
+
+
+def _fastest(rows: Sequence[JsonObject]) -> list[JsonObject]:
+    """Return the fastest row of each model, in the order of their latencies."""
+    fastest: dict[str, JsonObject] = {}
+    for row in sorted(rows, key=_median_ns):
+        fastest.setdefault(row["slug"], row)
+    return list(fastest.values())
+
+
+def _label(row: JsonObject) -> str:
+    return f"{row['slug']} {duration(_median_ns(row))} ({row['backend']} {row['precision']})"

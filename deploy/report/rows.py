@@ -1,10 +1,11 @@
-"""From records to the rows of the report: plain values, each with its evidence and the command that repeats it."""
+"""The rows of a report: plain values, each with links to its evidence and the command that repeats it."""
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,54 +17,68 @@ from deploy.bench.records import CellRecord
 from deploy.bench.rows import LatencyRow, medians, rows_of
 from deploy.bench.statistics import ratio
 from deploy.core.artifact import Artifact, manifest_path
-from deploy.report.collect import Collection, setting
+from deploy.report.collect import ReportInputs, setting
 
-QUANTILES = 100
-"""Order statistics of a row's samples that the report shows; fewer where there are many rows."""
-MOST_QUANTILES = 40_000
+JsonObject = Mapping[str, Any]
+"""A row, a machine, a profile or a whole report as plain values."""
+
+MAX_QUANTILES = 100
+MAX_TOTAL_QUANTILES = 40_000
+"""Order statistics per row, and in a report of many rows."""
 
 
-def report_rows(found: Collection, baseline: str, folder: Path) -> list[dict[str, Any]]:
-    """A row for every record, models together, the fastest of each first.
+def report_rows(inputs: ReportInputs, baseline: str, folder: Path) -> list[dict[str, Any]]:
+    """Return one row per record, grouped by model and batch, the fastest first.
 
     Args:
-        found: what the artifacts directory knows.
-        baseline: the backend, in float32, that speed-ups are against.
-        folder: where the report is written; links are relative to it.
+        inputs: what the artifacts directory contains.
+        baseline: backend whose float32 latency speedups are relative to.
+        folder: folder of the report; links are relative to it.
     """
-    records = [record for _, record in found.records]
-    floors = {record.cell.key: item for record in records if (item := _floor(record, found)) is not None}
+    records = [record for _, record in inputs.records]
+    floors = {record.cell.key: item for record in records if (item := _floor(record, inputs)) is not None}
     marks = _marks(records)
-    count = max(10, min(QUANTILES, MOST_QUANTILES // max(len(records), 1)))
+    count = max(10, min(MAX_QUANTILES, MAX_TOTAL_QUANTILES // max(len(records), 1)))
     rows = []
-    for (path, record), row in zip(found.records, rows_of(records, baseline, floors), strict=True):
-        plain = row.to_dict()
+    for (path, record), row in zip(inputs.records, rows_of(records, baseline, floors), strict=True):
         about = record.about
+        machine = about.get("machine") or record.cell.machine
         rows.append(
             {
-                **{name: value for name, value in plain.items() if name not in ("scenario_details", "top1")},
+                **{name: value for name, value in row.to_dict().items() if name not in ("scenario_details", "top1")},
                 "medians_ns": list(medians(record).values()),
                 "quantiles_ns": _quantiles(row, count),
                 "mark": marks.get(record.cell.key),
-                "accuracy": _accuracy(record, found),
+                "accuracy": _accuracy(record, inputs),
                 "parameters": about.get("parameters"),
-                "machine": _machine(record),
+                "machine": {name: value for name, value in machine.items() if value is not None},
                 "conditions": about.get("conditions"),
                 "versions": about.get("versions", {}),
                 "work": about.get("work"),
                 "created": about.get("created"),
-                "command": command(record),
-                "links": {name: _relative(item, folder) for name, item in _evidence(path, record, found)},
+                "command": _command(record),
+                "links": {
+                    name: Path(os.path.relpath(item, folder)).as_posix() for name, item in _links(path, record, inputs)
+                },
             }
         )
-    return sorted(rows, key=lambda row: (row["slug"], row["batch"], (row["latency"] or FOREVER)["median_ns"]["value"]))
+    return sorted(rows, key=_order)
 
 
-FOREVER: Mapping[str, Any] = {"median_ns": {"value": float("inf")}}
+def _order(row: JsonObject) -> tuple[str, int, float]:
+    """Return the sort key of a row; rows without a latency come last in their group."""
+    latency = row["latency"]
+    return row["slug"], row["batch"], latency["median_ns"]["value"] if latency else math.inf
 
 
-def command(record: CellRecord) -> str:
-    """What measures this row again."""
+def same_cell(profile: JsonObject, row: JsonObject) -> bool:
+    """Return whether a profile is of the configuration of a row."""
+    fields = ("slug", "backend", "precision", "digest", "batch", "threads", "device")
+    return all(profile[name] == row[name] for name in fields)
+
+
+def _command(record: CellRecord) -> str:
+    """Return the command that repeats a measurement."""
     cell = record.cell
     words = ["deploy", "bench", cell.model, "--backends", cell.backend, "--precision", cell.precision]
     words += ["--batch", str(cell.batch), "--threads", str(cell.threads)]
@@ -71,25 +86,20 @@ def command(record: CellRecord) -> str:
         words += ["--device", cell.device]
     if cell.scenario != "latency":
         words += ["--scenario", cell.scenario]
-    for name, flag in (("rate", "--rate"), ("p99_ms", "--p99"), ("mode", "--mode"), ("time_s", "--min-time")):
+    for name, option in (("rate", "--rate"), ("p99_ms", "--p99"), ("mode", "--mode"), ("time_s", "--min-time")):
         if name in cell.options and (name, cell.options[name]) != ("time_s", 1.0):
-            words += [flag, str(cell.options[name])]
+            words += [option, str(cell.options[name])]
     if cell.options.get("graph"):
         words.append("--graph")
     return shlex.join([*words, "--again"])
 
 
-def _machine(record: CellRecord) -> dict[str, Any]:
-    known = record.about.get("machine") or record.cell.machine
-    return {name: value for name, value in known.items() if value is not None}
-
-
-def _floor(record: CellRecord, found: Collection) -> Floor | None:
-    """Under a record, from the limits of its own machine with as many threads."""
+def _floor(record: CellRecord, inputs: ReportInputs) -> Floor | None:
+    """Return the lowest possible latency, from the limits of the same machine with the same number of threads."""
     cell = record.cell
-    own = {name: value for name, value in cell.machine.items() if name != "kind"}
-    for machine, limits in found.limits:
-        if limits.threads == cell.threads and own.items() <= machine.items():
+    machine_of_record = {name: value for name, value in cell.machine.items() if name != "kind"}
+    for machine, limits in inputs.limits:
+        if limits.threads == cell.threads and machine_of_record.items() <= machine.items():
             return floor_of(record, limits) if cell.device == "cpu" else None
     return None
 
@@ -98,87 +108,76 @@ def _quantiles(row: LatencyRow, count: int) -> list[int]:
     timed = row.record.timed
     if not timed:
         return []
-    every = np.concatenate([item.samples for item in timed])
-    return [int(value) for value in np.quantile(every, np.linspace(0, 1, min(count, len(every)) + 1))]
+    samples = np.concatenate([item.samples for item in timed])
+    return [int(value) for value in np.quantile(samples, np.linspace(0, 1, min(count, len(samples)) + 1))]
 
 
 def _marks(records: Sequence[CellRecord]) -> dict[str, str]:
-    """``best`` of a setting, and ``tie`` for what is not detectably slower than the best; by key."""
+    """Return, by key, ``best`` for the fastest of comparable records and ``tie`` for those not detectably slower."""
     groups: dict[tuple[Any, ...], list[CellRecord]] = {}
     for record in records:
         if record.timed:
-            groups.setdefault(setting(record), []).append(record)
-    marks = {}
+            groups.setdefault(setting(record.cell), []).append(record)
+    marks: dict[str, str] = {}
     for group in groups.values():
-        typical = {item.cell.key: float(np.exp(np.mean(np.log(list(medians(item).values()))))) for item in group}
-        best = min(group, key=lambda item: typical[item.cell.key])
+        best = min(group, key=lambda item: float(np.mean(np.log(list(medians(item).values())))))
+        marks |= {item.cell.key: "tie" for item in group if not _slower(best, item)}
         marks[best.cell.key] = "best"
-        for other in group:
-            if other is not best and not _slower(best, other):
-                marks[other.cell.key] = "tie"
     return marks
 
 
 def _slower(best: CellRecord, other: CellRecord) -> bool:
-    ours, theirs = medians(best), medians(other)
-    both = sorted(set(ours) & set(theirs))
-    return bool(both) and ratio([ours[item] for item in both], [theirs[item] for item in both]).low > 1
+    first, second = medians(best), medians(other)
+    both = sorted(set(first) & set(second))
+    return bool(both) and ratio([first[number] for number in both], [second[number] for number in both]).low > 1
 
 
-def _judged(record: CellRecord, found: Collection) -> tuple[Path, Mapping[str, Any], Mapping[str, Any]] | None:
-    """The newest accuracy of the very file, or of the very weights that PyTorch runs: its file, images and row."""
-    ran = record.cell.digest if record.about.get("file") else record.about.get("weights")
-    for path, document in found.judged:
+def _accuracy_row(record: CellRecord, inputs: ReportInputs) -> tuple[Path, JsonObject, JsonObject] | None:
+    """Find the newest accuracy of the file that was timed, or of the weights that PyTorch ran.
+
+    Returns:
+        The accuracy document's path, its data set and the row in it; None if the accuracy was not measured.
+    """
+    digest = record.cell.digest if record.about.get("file") else record.about.get("weights")
+    for path, document in inputs.accuracies:
         for row in document["rows"]:
-            if path.parent.parent.name == record.cell.slug and row["digest"] == ran:
+            if path.parent.parent.name == record.cell.slug and row["digest"] == digest:
                 return path, document["data"], row
     return None
 
 
-def _accuracy(record: CellRecord, found: Collection) -> dict[str, Any] | None:
-    judged = _judged(record, found)
-    if judged is None:
+def _accuracy(record: CellRecord, inputs: ReportInputs) -> dict[str, Any] | None:
+    known = _accuracy_row(record, inputs)
+    if known is None:
         return None
-    _, data, row = judged
-    compared = row["comparison"] or {}
+    _, data, row = known
+    comparison = row["comparison"] or {}
     return {
         **{name: row["accuracy"][name] for name in ("top1", "top1_interval", "images")},
-        **{name: compared.get(name) for name in ("difference", "difference_interval", "verdict")},
+        **{name: comparison.get(name) for name in ("difference", "difference_interval", "verdict")},
         "data": data["name"],
         "digest": data["digest"],
         "on": row["runtime"],
     }
 
 
-def _evidence(path: Path, record: CellRecord, found: Collection) -> list[tuple[str, Path]]:
-    links = [("raw samples", path)]
+def _links(path: Path, record: CellRecord, inputs: ReportInputs) -> Iterator[tuple[str, Path]]:
+    """Yield the files that support a row, with the names of the links to them."""
     cell = record.cell
-    mine = [item for item in found.artifacts if item.manifest.slug == cell.slug]
-    for item in mine:
-        if _ran(item, record):
-            links.append(("manifest and parity", manifest_path(item.path)))
-    tables = [item for item in mine if item.manifest.format == "calibration"]
+    artifacts = [item for item in inputs.artifacts if item.manifest.slug == cell.slug]
+    yield "raw samples", path
+    yield from (("manifest and parity", manifest_path(item.path)) for item in artifacts if _is_of(record, item))
     if cell.precision == "int8":
-        links += [("calibration table", item.path) for item in tables if item.path.exists()]
-    if (judged := _judged(record, found)) is not None:
-        links.append(("accuracy", judged[0]))
-    links += [("profile", place) for place, profile in found.profiles if same_cell(profile, asdict(cell))]
-    return links
+        tables = (item.path for item in artifacts if item.manifest.format == "calibration")
+        yield from (("calibration table", table) for table in tables if table.exists())
+    if (known := _accuracy_row(record, inputs)) is not None:
+        yield "accuracy", known[0]
+    yield from (("profile", file) for file, profile in inputs.profiles if same_cell(profile, asdict(cell)))
 
 
-def _ran(artifact: Artifact, record: CellRecord) -> bool:
-    """Whether a record is of this artifact: of this file, or of these weights in PyTorch."""
+def _is_of(record: CellRecord, artifact: Artifact) -> bool:
+    """Return whether a record is of this artifact: of its file, or of its weights run by PyTorch."""
     manifest = artifact.manifest
     if record.about.get("file"):
         return manifest.files[0].sha256 == record.cell.digest
     return manifest.format == "safetensors" and [manifest.files[0].sha256] == record.about.get("weights")
-
-
-def same_cell(profile: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    """Whether a profile is of what a row timed."""
-    fields = ("slug", "backend", "precision", "digest", "batch", "threads", "device")
-    return all(profile[name] == row[name] for name in fields)
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return Path(os.path.relpath(path, folder)).as_posix()

@@ -1,4 +1,4 @@
-"""``deploy report``: one page of everything that was measured."""
+"""``deploy report``: write one page that compares everything that was timed."""
 
 from __future__ import annotations
 
@@ -14,29 +14,33 @@ from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import REPORT, Store, write_file
 from deploy.report.advice import advice
-from deploy.report.collect import Collection, collect, named
-from deploy.report.page import page
+from deploy.report.collect import ReportInputs, collect, is_of
+from deploy.report.markdown import as_markdown
+from deploy.report.page import render_page
 from deploy.report.rows import report_rows
-from deploy.report.tables import as_csv, as_markdown
+from deploy.support.words import as_csv
 
 SCHEMA = 1
 KIND = "report"
+BASELINE = "torch"
+LISTS = ("medians_ns", "quantiles_ns")
+"""Fields that are left out of the CSV file."""
 
-HOW = (
-    "Every row was timed in fresh processes, one after the other in an order drawn anew for each round; intervals "
-    "(95 %) are over processes, Student's t on their log medians.",
-    "Only what was proven equal to the model in float64, or in eight bits measured against it, has a time; ties are "
-    "rows that are not detectably slower than the fastest of their model.",
+METHOD = (
+    "Each configuration ran in several fresh worker processes, in a new random order each round. Intervals are 95 % "
+    "confidence intervals across processes (Student's t on log medians).",
+    "A file is timed only if it passed the parity check against the float64 reference or, for INT8, if its error was "
+    "measured. A tie is a configuration that is not detectably slower than the fastest one of its model.",
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What `write_report` wrote.
+    """Result of `write_report`.
 
     Attributes:
-        folder: of ``index.html``, ``report.md``, ``report.csv`` and ``report.json``.
-        document: what they show, plain values.
+        folder: contains ``index.html``, ``report.md``, ``report.csv`` and ``report.json``.
+        document: content of ``report.json``.
     """
 
     folder: Path
@@ -44,52 +48,52 @@ class Report:
 
     @property
     def page(self) -> Path:
-        """The page."""
+        """Path of the HTML page."""
         return self.folder / "index.html"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {"page": str(self.page), **self.document}
 
 
 def write_report(
     models: Sequence[str] = (),
     *,
-    baseline: str = "torch",
+    baseline: str = BASELINE,
     artifacts: Path | None = None,
     progress: Progress = SILENT,
 ) -> Report:
-    """Write the page, the tables and the data of everything that was timed.
+    """Write a report on everything that was timed, as HTML, Markdown, CSV and JSON.
 
     Args:
-        models: names; none takes all that have records.
-        baseline: the backend, in float32, that speed-ups are against.
-        artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
-        progress: warned of damaged records, which are left out.
+        models: model names; empty for all models that were timed.
+        baseline: backend whose float32 latency speedups are relative to.
+        artifacts: artifacts directory; None for ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
+        progress: receives progress messages, and a warning for each damaged record, which is left out.
 
     Raises:
-        ArtifactError: nothing was timed.
+        ArtifactError: there are no timings.
         MissingPackageError: Plotly or Jinja is not installed.
-        StorageError: the disk refused.
+        StorageError: a file cannot be written.
     """
     store = Store(artifacts or default_root())
     folder = store.root / REPORT
     with progress.stage("reading the records"):
-        found = collect(store, models, progress)
-    if not found.records:
-        which = f" of {', '.join(models)}" if models else ""
-        raise ArtifactError(f"{store.root}: nothing{which} was timed.", "deploy bench MODEL")
+        inputs = collect(store, models, progress)
+    if not inputs.records:
+        which = f" for {', '.join(models)}" if models else ""
+        raise ArtifactError(f"{store.root}: no timings found{which}.", "deploy bench MODEL")
     for name in models:
-        if not any(named(record, [name]) for _, record in found.records):
-            progress.warn(f"nothing of {name} was timed")
-    document = describe(found, baseline, folder)
+        if not any(is_of(record.cell, [name]) for _, record in inputs.records):
+            progress.warn(f"{name}: no timings found")
+    document = describe(inputs, baseline, folder)
     if not any((row["backend"], row["precision"]) == (baseline, "fp32") for row in document["rows"]):
-        progress.warn(f"nothing was timed with {baseline} in float32: there are no speed-ups")
+        progress.warn(f"no speedups: the baseline {baseline} was not timed in float32")
     with progress.stage("writing the page"):
         texts = {
-            "index.html": page(document),
+            "index.html": render_page(document),
             "report.md": as_markdown(document),
-            "report.csv": as_csv(document),
+            "report.csv": as_csv(document["rows"], without=LISTS),
             "report.json": json.dumps(document, indent=1) + "\n",
         }
         for name, text in texts.items():
@@ -97,46 +101,46 @@ def write_report(
     return Report(folder=folder, document=document)
 
 
-def describe(found: Collection, baseline: str, folder: Path) -> dict[str, Any]:
-    """The report as plain values.
+def describe(inputs: ReportInputs, baseline: str, folder: Path) -> dict[str, Any]:
+    """Return a report as plain values, the content of ``report.json``.
 
     Args:
-        found: what it is made of.
-        baseline: as for `write_report`.
-        folder: that links are relative to.
+        inputs: what the artifacts directory contains.
+        baseline: backend whose float32 latency speedups are relative to.
+        folder: folder of the report; links are relative to it.
     """
-    rows = report_rows(found, baseline, folder)
+    rows = report_rows(inputs, baseline, folder)
     machines: list[dict[str, Any]] = []
     for row in rows:
-        own = {"machine": row.pop("machine"), "versions": row.pop("versions"), "conditions": row.pop("conditions")}
+        own = {name: row.pop(name) for name in ("machine", "versions", "conditions")}
         same = [index for index, item in enumerate(machines) if item["machine"] == own["machine"]]
         if not same:
             machines.append(own)
         row["machine"] = same[0] if same else len(machines) - 1
-    whole = [{**row, "machine": machines[row["machine"]]["machine"]} for row in rows]
+    with_machines = [{**row, "machine": machines[row["machine"]]["machine"]} for row in rows]
     return {
         "kind": KIND,
         "schema": SCHEMA,
         "created": now(),
         "deploy": version("deploy-toolkit"),
-        "how": list(HOW),
+        "how": list(METHOD),
         "baseline": baseline,
-        "seeds": sorted({record.about["seed"] for _, record in found.records if "seed" in record.about}),
+        "seeds": sorted({record.about["seed"] for _, record in inputs.records if "seed" in record.about}),
         "machines": machines,
         "rows": rows,
-        "absent": [item.to_dict() for item in found.absent],
-        "superseded": found.superseded,
-        "advice": advice(whole, [profile for _, profile in found.profiles], baseline),
-        "sensitivity": list(_sensitivity(found)),
-        "curves": {slug: [dict(row) for row in curve] for slug, curve in found.curves.items()},
-        "limits": [{"machine": dict(machine), **limits.to_dict()} for machine, limits in found.limits],
+        "absent": [item.to_dict() for item in inputs.skipped],
+        "superseded": inputs.superseded,
+        "advice": advice(with_machines, [profile for _, profile in inputs.profiles], baseline),
+        "sensitivity": list(_sensitivity(inputs)),
+        "curves": {slug: [dict(row) for row in curve] for slug, curve in inputs.curves.items()},
+        "limits": [{"machine": dict(machine), **limits.to_dict()} for machine, limits in inputs.limits],
     }
 
 
-def _sensitivity(found: Collection) -> Iterator[dict[str, Any]]:
-    """Noise of the layers with the most of it, of every INT8 file that a row ran."""
-    ran = {record.cell.digest for _, record in found.records}
-    for item in found.artifacts:
+def _sensitivity(inputs: ReportInputs) -> Iterator[dict[str, Any]]:
+    """Yield the layers with the most quantization noise, for each INT8 file that was timed."""
+    timed = {record.cell.digest for _, record in inputs.records}
+    for item in inputs.artifacts:
         layers = (item.manifest.parity or {}).get("worst_layers")
-        if layers and item.manifest.files[0].sha256 in ran:
+        if layers and item.manifest.files[0].sha256 in timed:
             yield {"slug": item.manifest.slug, "target": item.manifest.target, "layers": layers}

@@ -1,1 +1,1 @@
-"""What commands draw on a terminal."""
+"""Terminal output of the commands, drawn with Rich."""

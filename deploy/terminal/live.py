@@ -1,4 +1,4 @@
-"""What a command is doing, on a terminal: a live display."""
+"""Progress on a terminal: a live display with messages above it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,51 @@ from rich.progress import Progress as Bar
 
 from deploy.core import interrupt
 from deploy.core.progress import Progress
-from deploy.terminal.markup import escape
+from deploy.terminal.console import escape
 
 
-class Live(Progress):
-    """A spinner, a bar where the length is known, and the time elapsed."""
+class ConsoleProgress(Progress):
+    """Prints messages above a live display.
 
-    def __init__(self, bar: Bar, console: Console, verbose: bool = False) -> None:
-        self._verbose = verbose
+    Args:
+        console: console of the display.
+        verbose: print details too.
+    """
+
+    def __init__(self, console: Console, verbose: bool = False) -> None:
+        self._console, self._verbose = console, verbose
+
+    def note(self, text: str) -> None:
+        """Print a note."""
+        self._console.print(f"[dim]note:[/dim] {escape(text)}", highlight=False)
+
+    def detail(self, text: str) -> None:
+        """Print a detail if verbose."""
+        if self._verbose:
+            self._console.print(escape(text), style="dim", highlight=False)
+
+    def warn(self, text: str) -> None:
+        """Print a framed warning."""
+        self._console.print(Panel(escape(text), title="WARNING", border_style="bold yellow"))
+
+
+class LiveProgress(ConsoleProgress):
+    """A spinner per stage, with a bar if its length is known, and the elapsed time.
+
+    Args:
+        bar: Rich's display, started.
+        verbose: print details too.
+    """
+
+    def __init__(self, bar: Bar, verbose: bool = False) -> None:
+        super().__init__(bar.console, verbose)
         self._bar = bar
-        self._console = console
         self._task: TaskID | None = None
         self._title = ""
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
-        """Draw the stage while it runs; leave its line with its time."""
+        """Show a stage while it runs; its line stays, with the time it took."""
         interrupt.check()
         self._title = title
         self._task = task = self._bar.add_task(escape(title), total=None)
@@ -38,34 +67,20 @@ class Live(Progress):
         finally:
             self._bar.stop_task(task)
 
-    def note(self, text: str) -> None:
-        """A line above the display."""
-        self._console.print(f"[dim]note:[/dim] {escape(text)}", highlight=False)
-
-    def detail(self, text: str) -> None:
-        """A line for those who asked to be told more."""
-        if self._verbose:
-            self._console.print(escape(text), style="dim", highlight=False)
-
-    def warn(self, text: str) -> None:
-        """A framed text that cannot be missed."""
-        self._console.print(Panel(escape(text), title="WARNING", border_style="bold yellow"))
-
     def advance(self, done: int, total: int, text: str = "") -> None:
-        """Move the bar of the present stage."""
+        """Move the bar of the current stage."""
         if self._task is not None:
             self._bar.update(self._task, completed=done, total=total, description=escape(text or self._title))
 
 
 @contextmanager
-def live(verbose: bool) -> Iterator[Progress]:
-    """A display on a terminal."""
-    console = Console(stderr=True)
+def live_progress(verbose: bool) -> Iterator[Progress]:
+    """Open a live display on stderr."""
     columns = (
         SpinnerColumn(finished_text="✓"),
         TextColumn("{task.description}"),
         BarColumn(20),
         TimeElapsedColumn(),
     )
-    with Bar(*columns, console=console) as bar:
-        yield Live(bar, console, verbose)
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        yield LiveProgress(bar, verbose)

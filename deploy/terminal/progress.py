@@ -1,4 +1,4 @@
-"""What a command is doing, on stderr: a live display on a terminal, plain lines otherwise."""
+"""Progress on stderr: a live display on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from deploy.core.progress import Progress
 from deploy.core.text import visible
 
 
-class Plain(Progress):
-    """One line a stage; for logs and pipes."""
+class LineProgress(Progress):
+    """One line per stage, for logs and pipes.
+
+    Args:
+        quiet: print warnings only.
+        verbose: print details too.
+    """
 
     def __init__(self, quiet: bool, verbose: bool = False) -> None:
         self.quiet, self.verbose = quiet, verbose
 
     def _line(self, text: str) -> None:
-        print(visible(text), file=sys.stderr, flush=True)  # noqa: T201  (the one place that writes plain lines)
+        print(visible(text), file=sys.stderr, flush=True)  # noqa: T201
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
-        """Name the stage, then how long it took."""
+        """Print the title and the time of a stage when it ends."""
         interrupt.check()
         began = time.perf_counter()
         yield
@@ -32,27 +37,33 @@ class Plain(Progress):
             self._line(f"{title}: {time.perf_counter() - began:.1f} s")
 
     def note(self, text: str) -> None:
-        """A line."""
+        """Print a note unless quiet."""
         if not self.quiet:
             self._line(f"note: {text}")
 
     def detail(self, text: str) -> None:
-        """A line for those who asked to be told more."""
+        """Print a detail if verbose."""
         if self.verbose:
             self._line(text)
 
     def warn(self, text: str) -> None:
-        """A line that is never left out."""
+        """Print a warning, even if quiet."""
         self._line(f"WARNING: {text}")
 
 
 @contextmanager
 def display(*, quiet: bool = False, verbose: bool = False, drawn: bool = True) -> Iterator[Progress]:
-    """A listener that fits where stderr goes; what draws on a terminal is imported only for one."""
-    if quiet or not drawn or not sys.stderr.isatty():
-        yield Plain(quiet, verbose)
-        return
-    from deploy.terminal.live import live
+    """Open the progress display that suits stderr.
 
-    with live(verbose) as listener:
-        yield listener
+    Args:
+        quiet: print warnings only.
+        verbose: print details too.
+        drawn: allow a live display; False for a command that draws its own.
+    """
+    if quiet or not drawn or not sys.stderr.isatty():
+        yield LineProgress(quiet, verbose)
+        return
+    from deploy.terminal.live import live_progress  # imports Rich, which pipes and logs do not need
+
+    with live_progress(verbose) as progress:
+        yield progress

@@ -1,4 +1,4 @@
-"""An artifacts directory with records, made through the doors that write them."""
+"""An artifacts directory with records, written by the functions that commands use."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ def add_record(
     processes: int = 5,
     samples: int = 40,
     seed: int = 0,
-    what: str | None = None,
+    digest: str | None = None,
     **more: Any,
 ) -> CellRecord:
     """A record whose processes' medians scatter by ``noise`` around ``ms``."""
@@ -37,7 +37,7 @@ def add_record(
         slug=slug,
         backend=backend,
         precision=precision,
-        digest=what or f"{backend}-{precision}".ljust(64, "0"),
+        digest=digest or f"{backend}-{precision}".ljust(64, "0"),
         batch=batch,
         sizes={"batch": batch},
         threads=1,
@@ -69,17 +69,17 @@ def add_record(
     return record
 
 
-def add_accuracy(root: Path, slug: str, whats: dict[Any, tuple[int, float]], total: int = 1000) -> None:
-    """How many of ``total`` images each file or weights got right, and the difference to PyTorch in points."""
+def add_accuracy(root: Path, slug: str, results: dict[Any, tuple[int, float]], total: int = 1000) -> None:
+    """Record correct images of ``total`` and the difference from PyTorch in points, by digest of file or weights."""
     from deploy.evaluation.statistics import wilson
 
     rows = []
-    for what, (right, points) in whats.items():
+    for digest, (right, points) in results.items():
         top1 = {"top1": right / total, "top1_interval": wilson(right, total), "images": total}
         compared = {"difference": points / 100, "difference_interval": [points / 100 - 0.01, points / 100 + 0.01]}
         rows.append(
             {
-                "digest": list(what) if isinstance(what, tuple) else what,
+                "digest": list(digest) if isinstance(digest, tuple) else digest,
                 "accuracy": top1,
                 "comparison": None if points == 0 else {**compared, "verdict": "no detectable difference"},
                 "runtime": "onnxruntime",
@@ -99,6 +99,5 @@ def filled(tmp_path: Path) -> Path:
         add_record(root, slug, "openvino", ms=2 * factor, seed=1, noise=0.02)
         add_record(root, slug, "onnxruntime", "int8", ms=0.9 * factor)
     weights = ("w" * 64,)
-    whats = {weights: (990, 0.0), "onnxruntime-int8".ljust(64, "0"): (985, -0.5)}
-    add_accuracy(root, "net", whats)
+    add_accuracy(root, "net", {weights: (990, 0.0), "onnxruntime-int8".ljust(64, "0"): (985, -0.5)})
     return root

@@ -12,14 +12,14 @@ from tests.report.conftest import add_record
 
 @pytest.fixture
 def opened(browser: Any, filled: Path) -> Iterator[Any]:
-    """The page, with what the console and the network told in ``told``."""
+    """The page, with console messages and network requests in ``events``."""
     add_record(filled, "<b>bold</b>".replace("/", "_"), ms=50)
     found = write_report(artifacts=filled)
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.told = []
-    page.on("console", lambda message: page.told.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: page.told.append(f"error: {error}"))
-    page.on("request", lambda request: page.told.append(f"request: {request.url}"))
+    page.events = []
+    page.on("console", lambda message: page.events.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: page.events.append(f"error: {error}"))
+    page.on("request", lambda request: page.events.append(f"request: {request.url}"))
     page.goto(found.page.as_uri())
     yield page
     page.close()
@@ -31,19 +31,19 @@ def _column(page: Any, name: str) -> list[str]:
 
 
 def _latencies(page: Any) -> list[float]:
-    """What the column is sorted by, in the order of the rows."""
+    """Return the sort keys of the latency column, in row order."""
     cells = page.locator("#table td.latency")
     return [float(cells.nth(index).get_attribute("data-key")) for index in range(cells.count())]
 
 
-def test_it_opens_in_silence_and_draws_every_plot(opened: Any) -> None:
+def test_it_draws_every_plot_without_console_messages_or_requests(opened: Any) -> None:
     places = opened.locator("div.plot")
     assert places.count() >= 3
     for index in range(places.count()):
         places.nth(index).scroll_into_view_if_needed()
         opened.locator(f"div.plot[data-plot='{index}'][data-drawn]").wait_for()
         assert places.nth(index).locator("svg.main-svg").count() >= 1
-    assert opened.told == [f"request: {opened.url}"], "one request, for the page itself, and nothing on the console"
+    assert opened.events == [f"request: {opened.url}"], "one request, for the page itself, and nothing on the console"
 
 
 def test_it_sorts_by_numbers_and_back(opened: Any) -> None:
@@ -60,11 +60,11 @@ def test_it_sorts_by_numbers_and_back(opened: Any) -> None:
         float(value) for value in opened.eval_on_selector_all("td.latency", "cells => cells.map(c => c.dataset.key)")
     ]
     assert keys == sorted(keys, reverse=True)
-    opened.get_by_role("button", name="architecture").click()
+    opened.get_by_role("button", name="model").click()
     assert sorted(_column(opened, "model")) == sorted(before)
 
 
-def test_it_narrows_by_words_and_choice(opened: Any) -> None:
+def test_it_filters_by_words_and_choice(opened: Any) -> None:
     opened.locator("input[name=text]").fill("wide int8")
     assert _column(opened, "model") == ["wide"]
     assert opened.locator("#count").inner_text() == "1 of 9 rows"
@@ -98,7 +98,7 @@ def test_dark_and_light(opened: Any) -> None:
     assert ground() == before
 
 
-def test_a_telephone_scrolls_one_way_only(browser: Any, filled: Path) -> None:
+def test_a_phone_needs_no_horizontal_scrolling(browser: Any, filled: Path) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 800})
     page.goto(write_report(artifacts=filled).page.as_uri())
     page.locator("div.plot").first.scroll_into_view_if_needed()
@@ -107,7 +107,7 @@ def test_a_telephone_scrolls_one_way_only(browser: Any, filled: Path) -> None:
     page.close()
 
 
-def test_without_scripts_the_table_is_there(browser: Any, filled: Path) -> None:
+def test_the_table_needs_no_scripts(browser: Any, filled: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(write_report(artifacts=filled).page.as_uri())
@@ -116,14 +116,14 @@ def test_without_scripts_the_table_is_there(browser: Any, filled: Path) -> None:
     context.close()
 
 
-def test_many_rows_are_sorted_and_found_whether_they_are_shown_or_not(browser: Any, tmp_path: Path) -> None:
+def test_sorting_and_filtering_cover_hidden_rows(browser: Any, tmp_path: Path) -> None:
     for index in range(130):
         add_record(tmp_path, f"net{index:03}", ms=1000 - index, processes=2, samples=3)
     page = browser.new_page()
     page.goto(write_report(artifacts=tmp_path).page.as_uri())
     assert page.locator("#count").inner_text() == "130 of 130 rows, the first 100 shown"
     page.get_by_role("button", name="latency").click()
-    assert _column(page, "model")[0].startswith("net12"), "the quickest were not among the first hundred"
+    assert _column(page, "model")[0].startswith("net12"), "the fastest rows were hidden before"
     page.locator("input[name=text]").fill("net127")
     assert _column(page, "model") == ["net127"]
     page.locator("input[name=text]").fill("")

@@ -1,4 +1,4 @@
-"""The page, without a browser: what is in the file."""
+"""The page without a browser."""
 
 import re
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import plotly.graph_objects as go
 import pytest
 
-from deploy.report.page import page
-from deploy.report.plots import beats, plots
+from deploy.report.page import render_page
+from deploy.report.plots import dominates, make_plots
 from deploy.report.write import write_report
 from tests.report.conftest import add_accuracy, add_record
 
@@ -24,11 +24,11 @@ def test_names_stay_text(tmp_path: Path) -> None:
         "advice": advice,
         "absent": [{"model": EVIL, "backend": "b", "precision": "p", "why": EVIL}],
     }
-    text = page(document)
+    text = render_page(document)
     assert EVIL not in text and text.count("&lt;script&gt;alert(1)") >= 4
 
 
-def test_the_page_asks_nobody_and_is_small(filled: Path) -> None:
+def test_the_page_requests_nothing_and_is_small(filled: Path) -> None:
     text = write_report(artifacts=filled).page.read_text()
     assert "default-src 'none'" in text
     outside = re.sub(r'<script type="text/plain".*?</script>', "", text, flags=re.S)
@@ -36,12 +36,17 @@ def test_the_page_asks_nobody_and_is_small(filled: Path) -> None:
     assert len(text) < 2_500_000
 
 
-def test_the_same_records_give_the_same_page(filled: Path) -> None:
-    document = {**write_report(artifacts=filled).document, "created": "2026-01-01"}
-    assert page(document) == page(document)
+def test_the_same_records_give_the_same_files(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = []
+    for seconds in (1.0e9, 1.1e9):  # the wall clock, which gzip would record
+        monkeypatch.setattr("time.time", lambda seconds=seconds: seconds)
+        monkeypatch.setattr("deploy.report.write.now", lambda: "2026-01-01T00:00:00")
+        folder = write_report(artifacts=filled).folder
+        texts.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert len(texts[0]) == 4 and texts[0] == texts[1]
 
 
-def test_figures_are_what_plotly_takes(filled: Path) -> None:
+def test_plotly_accepts_every_figure(filled: Path) -> None:
     for batch in (2, 4, 8):
         add_record(filled, "net", "torch", batch=batch, ms=4 * batch**0.5)
     document = dict(write_report(artifacts=filled).document)
@@ -52,27 +57,27 @@ def test_figures_are_what_plotly_takes(filled: Path) -> None:
     document["limits"] = [limits]
     floor = {"attained": 0.5, "bound": "compute-bound", "unknown": {}}
     document["rows"] = [{**row, "limit": floor} for row in document["rows"]]
-    shown = plots(document)
+    shown = make_plots(document)
     names = {"latency", "front", "distributions", "batches", "roofline", "sensitivity", "curves"}
     assert {item.name for item in shown} == names
     for item in shown:
         assert item.text and item.figures
         for figure in item.figures.values():
-            go.Figure(figure)  # refuses what there is not
+            go.Figure(figure)  # raises on unknown properties
 
 
-def test_a_front_does_not_separate_what_overlaps(tmp_path: Path) -> None:
+def test_overlapping_intervals_stay_on_the_front(tmp_path: Path) -> None:
     models = (("fast", 1.0, 900), ("same", 0.95, 905), ("good", 3.0, 990), ("bad", 3.0, 800))
     for index, (slug, ms, right) in enumerate(models):
         weights = str(index) * 64
         add_record(tmp_path, slug, ms=ms, noise=0.05, weights=[weights])
         add_accuracy(tmp_path, slug, {(weights,): (right, 0.0)})
     rows = {row["slug"]: row for row in write_report(artifacts=tmp_path).document["rows"]}
-    front = {slug for slug, row in rows.items() if not any(beats(other, row) for other in rows.values())}
+    front = {slug for slug, row in rows.items() if not any(dominates(other, row) for other in rows.values())}
     assert front == {"fast", "same", "good"}
 
 
-def test_without_plotly_the_command_says_what_to_install(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_plotly_names_the_extra_to_install(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     from deploy.core.errors import MissingPackageError

@@ -65,7 +65,7 @@ def test_every_kind_of_machine_and_no_file_is_sent_twice(cluster: Any, trained: 
     assert verify(store).problems == ()
     page = write_report(artifacts=store)
     text = (page.folder / "report.md").read_text()
-    assert "## Machines side by side" in text and "left: latency | left: faster | right: latency" in text
+    assert "## Machines side by side" in text and "left: latency | left: speedup | right: latency" in text
     assert 'colspan="2">left</th>' in page.page.read_text()
     advised = {item["where"].partition(":")[0] for item in page.document["advice"]}
     assert advised == {LEFT, RIGHT}, "there is advice for each kind of machine"

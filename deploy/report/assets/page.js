@@ -8,32 +8,31 @@
   const count = document.getElementById("count");
   const more = document.getElementById("more");
 
-  // what is sorted and searched is read once, and only so many rows are laid out as a reader can take in: two thousand
-  // are then sorted within a few frames
+  // sort keys and texts are read once and only the first rows are laid out, so that 2000 rows sort within a few frames
   const keys = rows.map((row) => Array.from(row.cells, (cell) => cell.dataset.key));
   const texts = rows.map((row) => row.textContent.toLowerCase());
   const order = rows.map((_, index) => index);
-  let fitting = order;
+  let matching = order;
   let limit = body.rows.length;
 
   function compare(column, number, factor) {
     const collator = new Intl.Collator();
-    return (one, other) => {
-      const [a, b] = [keys[one][column], keys[other][column]];
-      if (a === "" || b === "") return a === b ? one - other : a === "" ? 1 : -1;
-      const found = number ? Number(a) - Number(b) : collator.compare(a, b);
-      return factor * found || one - other;
+    return (first, second) => {
+      const [a, b] = [keys[first][column], keys[second][column]];
+      if (a === "" || b === "") return a === b ? first - second : a === "" ? 1 : -1;
+      const comparison = number ? Number(a) - Number(b) : collator.compare(a, b);
+      return factor * comparison || first - second;
     };
   }
 
   function show() {
     const words = filters.elements.text.value.toLowerCase().split(/\s+/).filter(Boolean);
     const chosen = Array.from(filters.querySelectorAll("select")).filter((item) => item.value);
-    fitting = order.filter((index) => words.every((word) => texts[index].includes(word))
+    matching = order.filter((index) => words.every((word) => texts[index].includes(word))
       && chosen.every((item) => rows[index].dataset[item.name] === item.value));
-    body.replaceChildren(...fitting.slice(0, limit).map((index) => rows[index]));
-    const hidden = Math.max(0, fitting.length - limit);
-    count.textContent = `${fitting.length} of ${rows.length} rows${hidden ? `, the first ${limit} shown` : ""}`;
+    body.replaceChildren(...matching.slice(0, limit).map((index) => rows[index]));
+    const hidden = Math.max(0, matching.length - limit);
+    count.textContent = `${matching.length} of ${rows.length} rows${hidden ? `, the first ${limit} shown` : ""}`;
     more.hidden = !hidden;
   }
 
@@ -103,13 +102,11 @@
     const layout = {
       ...figure.layout, font: { color: ink, family: "system-ui, sans-serif" }, margin: { l: 60, r: 16, t: 16, b: 56 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
-      legend: { orientation: "h", y: -0.12, yanchor: "top", yref: "paper" },
+      legend: { orientation: "h", y: 0, yanchor: "bottom", yref: "container" },
     };
     for (const name of Object.keys(layout).filter((item) => /^[xy]axis/.test(item))) {
       layout[name] = { ...axis, ...layout[name] };
     }
-    const below = 90 / layout.height;
-    layout.legend.y = -below;
     await Plotly.react(place, figure.data, layout, { responsive: true, displaylogo: false });
     place.dataset.drawn = "true";
   }
@@ -143,14 +140,14 @@
     }
     const command = document.createElement("code");
     command.textContent = row.command;
-    line(list, "again", command);
-    if (row.by) line(list, "parity by", row.by);
+    line(list, "command", command);
+    if (row.by) line(list, "parity checked by", row.by);
     row.reasons.forEach((reason) => line(list, reason));
     if (row.accuracy) line(list, "accuracy", `on ${row.accuracy.images} images of ${row.accuracy.data}, run by ${row.accuracy.on}`);
-    Object.values(row.flags).forEach((flag) => line(list, "disturbed", flag));
+    Object.values(row.flags).forEach((flag) => line(list, "interference", flag));
     const unknown = Object.entries(row.unknown);
     if (unknown.length) line(list, "operators of unknown cost", unknown.map(([name, times]) => `${name} ${times}`).join(", "));
-    if (row.created) line(list, "begun", row.created.slice(0, 16).replace("T", " ") + " UTC");
+    if (row.created) line(list, "measured", row.created.slice(0, 16).replace("T", " ") + " UTC");
     details.append(list);
   }, true);
 })();

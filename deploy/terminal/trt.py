@@ -1,13 +1,12 @@
-"""TensorRT engines, on a terminal."""
+"""Terminal output of ``deploy trt``: an engine that was built or inspected."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deploy.support.words import size
-from deploy.terminal.markup import escape
-from deploy.terminal.results import STYLE, console, rows, weights_line
+from deploy.terminal.console import STYLE, console, escape, rows, weights_line
 
 if TYPE_CHECKING:
     from deploy.engines.build import BuildReport
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def show_built(report: BuildReport) -> None:
-    """The closing summary of a build."""
+    """Print the summary of a build."""
     manifest = report.artifact.manifest
     pairs = [
         ("file", f"[bold]{escape(str(report.artifact.path))}[/]"),
@@ -32,26 +31,25 @@ def show_built(report: BuildReport) -> None:
 
 
 def _state(report: BuildReport) -> str:
-    """Whether it was run, and what that showed."""
-    why = report.proof.reason if report.proof else "there is nothing here that runs it"
+    """Return whether the engine was run, the verdict, and the SQNR of an INT8 engine's worst output."""
+    why = report.proof.reason if report.proof else "no suitable GPU"
     style = STYLE.get(report.verdict or "inconclusive", "bold")
     return f"[{style}]{report.state}[/]" + (f": {escape(why)}" if why else "") + _measured(report)
 
 
 def _measured(report: BuildReport) -> str:
-    """The worst output's distance from the float graph, where the engine is in eight bits."""
     outputs = (report.proof.parity or {}).get("outputs", []) if report.proof and report.verdict == "measured" else []
-    found = [item["sqnr_db"] for item in outputs if item["sqnr_db"] is not None]
-    return f" (SQNR {min(found):.1f} dB beside the float graph)" if found else ""
+    ratios = [item["sqnr_db"] for item in outputs if item["sqnr_db"] is not None]
+    return f" (SQNR {min(ratios):.1f} dB relative to the float graph)" if ratios else ""
 
 
 def show_engine(report: EngineReport) -> None:
-    """What an engine is."""
+    """Print the description of an engine."""
     manifest = report.artifact.manifest
-    of = f" (the ONNX it was built from: {size(report.parent_bytes)})" if report.parent_bytes else ""
+    parent = f" (ONNX file it was built from: {size(report.parent_bytes)})" if report.parent_bytes else ""
     pairs = [
         ("file", f"[bold]{escape(str(report.artifact.path))}[/]"),
-        ("size", size(manifest.files[0].bytes) + of),
+        ("size", size(manifest.files[0].bytes) + parent),
         ("model", escape(manifest.model)),
         ("library", f"{report.options['library']} {report.options['version']}"),
         ("inputs", "\n".join(escape(str(spec)) for spec in manifest.inputs)),
@@ -59,20 +57,20 @@ def show_engine(report: EngineReport) -> None:
         *_options(report.options),
         ("layers", ", ".join(f"{count} {kind.lower()}" for kind, count in report.options["layers"].items())),
         *_opened(report),
-        ("digest", "as its manifest records"),
+        ("digest", "matches the manifest"),
     ]
     console().print(rows(pair for pair in pairs if pair[1]))
 
 
 def _opened(report: EngineReport) -> list[tuple[str, str]]:
-    """What the engine says of itself, or why it was not asked."""
+    """Return what the engine itself reports, or why it was not opened."""
     if report.shares is None:
-        return [("not opened", f"{escape(report.closed or '')}; what is told is its manifest's")]
-    found = report.shares
+        return [("not opened", f"{escape(report.closed or '')}; the values above are from the manifest")]
+    shares = report.shares
     return [
-        ("engine's layers", _share(found.layers) + (f", {found.unknown} do not say" if found.unknown else "")),
-        ("engine's weights", _share(found.weights) or "it does not say"),
-        ("memory", f"{size(report.memory_bytes or 0)} of the GPU for a context"),
+        ("engine's layers", _share(shares.layers) + (f", {shares.unknown} of unknown type" if shares.unknown else "")),
+        ("engine's weights", _share(shares.weights) or "not reported"),
+        ("memory", f"{size(report.memory_bytes or 0)} of GPU memory per execution context"),
     ]
 
 
@@ -84,17 +82,16 @@ def _share(counts: Mapping[str, int]) -> str:
 def _options(options: Mapping[str, Any]) -> list[tuple[str, str]]:
     weighted = options["weighted"]
     total = sum(weighted.values())
-    computes = ", ".join(f"{count} of {total} in {kind}" for kind, count in weighted.items())
-    bytes_ = options["weight_bytes"]
-    weights = ", ".join(f"{size(count)} in {kind}" for kind, count in bytes_.items())
+    layers = ", ".join(f"{count} of {total} in {kind}" for kind, count in weighted.items())
+    weights = ", ".join(f"{size(count)} in {kind}" for kind, count in options["weight_bytes"].items())
     profiles = [
         f"{escape(name)} {_shape(item['min'])} to {_shape(item['max'])}, optimized for {_shape(item['opt'])}"
         for profile in options["profiles"]
         for name, item in profile.items()
     ]
     return [
-        ("weighted layers", f"{computes} (by the types of the parsed network)"),
-        ("weights", f"{weights} (of the parsed network)"),
+        ("weighted layers", f"{layers} (types in the parsed network)"),
+        ("weights", f"{weights} (in the parsed network)"),
         ("profiles" if len(options["profiles"]) > 1 else "profile", "\n".join(profiles)),
         ("GPUs", escape(", ".join(options["compute_capabilities"]) or _gpus(options))),
     ]
@@ -103,8 +100,8 @@ def _options(options: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _gpus(options: Mapping[str, Any]) -> str:
     if options["library"] == "tensorrt" and options["gpu"]:
         return f"{options['gpu']['name']} (compute capability {options['gpu']['capability']})"
-    return "the library's own choice"
+    return "chosen by the library"
 
 
-def _shape(sizes: list[int] | tuple[int, ...]) -> str:
+def _shape(sizes: Sequence[int]) -> str:
     return "×".join(map(str, sizes))

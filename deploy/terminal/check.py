@@ -1,0 +1,88 @@
+"""Terminal output of ``deploy check``, and the parity lines that ``deploy export`` prints too."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from deploy.terminal.console import STYLE, console, escape, rows, weights_line
+
+if TYPE_CHECKING:
+    from deploy.exporting.check import CheckReport
+    from deploy.parity.locate import Location
+    from deploy.parity.verdict import OutputParity, ParityReport
+
+
+def parity_rows(report: ParityReport) -> list[tuple[str, str]]:
+    """Return a parity report as pairs of names and values for `deploy.terminal.console.rows`."""
+    pairs = [("parity", _headline(report))]
+    pairs.extend(("", escape(reason)) for reason in report.reasons[:5])
+    worst = report.worst()
+    if worst is not None and worst.verdict != "inconclusive" and worst.samples:
+        pairs.append(("noise / signal", _ratios(worst, report.precision)))
+    blind = [item for item in report.outputs if item.group != "unit" and item.verdict == "inconclusive"]
+    pairs.extend(("", f"inconclusive: {escape(item.output)} at {item.group} probes ({item.reason})") for item in blind)
+    if report.weights is not None:
+        pairs.append(("weights", _accounts(report.weights)))
+    pairs.extend(("note", escape(note)) for note in report.notes)
+    return pairs
+
+
+def _headline(report: ParityReport) -> str:
+    run = "; ".join(f"{name} {', '.join(map(str, sizes))}" for name, sizes in report.dynamic.items())
+    over = f"{report.probes} probes" + (f", run at {escape(run)}" if run else ", fixed sizes")
+    return f"[{STYLE[report.verdict]}]{report.verdict}[/]  ({over})"
+
+
+def _ratios(item: OutputParity, precision: str) -> str:
+    margin = "" if not math.isfinite(item.margin) else f"; margin {item.margin:.1f}×"
+    return (
+        f"ONNX Runtime {item.candidate:.1e}, PyTorch's own {precision} {item.torch:.1e} "
+        f"(limit {item.envelope:.0f}×{margin}; {escape(item.output)}, {item.group} probes)"
+    )
+
+
+def _accounts(weights: Any) -> str:
+    words = {
+        "identical": "identical",
+        "folded": "folded into convolutions and recomputed",
+        "gathered": "looked up at constant indices",
+        "unused": "not read by the model",
+        "listed": "not found unchanged (folded into other constants, or altered)",
+    }
+    counts = weights["counts"]
+    text = ", ".join(f"{counts[key]} {words[key]}" for key in words if counts[key])
+    named = ", ".join(weights["listed"][:3]) + (" …" if len(weights["listed"]) > 3 else "")
+    return text + (f": {escape(named)}" if named else "")
+
+
+def show_check(report: CheckReport) -> None:
+    """Print the result of a parity check."""
+    pairs = [
+        ("file", f"[bold]{escape(str(report.path))}[/]"),
+        ("model", escape(report.model.name)),
+        ("trained", weights_line(report.model.weights)),
+        *parity_rows(report.parity),
+    ]
+    if report.located and report.location is not None:
+        pairs.extend(_location_rows(report.location, report.parity.verdict))
+    console().print(rows(pairs))
+
+
+def _location_rows(found: Location, verdict: str) -> list[tuple[str, str]]:
+    counted = f"{found.agreed} of {found.compared} tensors match a tensor of the model"
+    if not found.tensor:
+        where = "; the difference comes from ONNX Runtime's graph optimizations" if verdict == "fail" else ""
+        return [("located", f"every tensor agrees when nodes run one at a time{where} ({counted})")]
+    noise = (
+        "no tensor of the model has this size"
+        if found.noise is None or found.own is None
+        else (f"noise / signal {found.noise:.1e}, PyTorch's own {found.own:.1e}")
+    )
+    return [
+        ("first difference", f"[bold]{escape(found.tensor)}[/] ({noise})"),
+        ("node", escape(f"{found.node} ({found.operator})")),
+        ("module", escape(found.module or "not recorded")),
+        ("last agreement", escape(found.after or "the input")),
+        ("", counted),
+    ]

@@ -1,0 +1,69 @@
+"""Console, tables and markup that all commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
+
+import rich.markup
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from deploy.core.text import visible
+
+if TYPE_CHECKING:
+    from deploy.core.model import Weights
+
+STYLE = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
+"""Rich styles of verdicts."""
+
+
+def console(piped: int | None = None) -> Console:
+    """Return a console on stdout.
+
+    Args:
+        piped: line width in characters if stdout is not a terminal; None for Rich's default of 80.
+    """
+    out = Console(highlight=False, soft_wrap=True)
+    return out if out.is_terminal or piped is None else Console(highlight=False, soft_wrap=True, width=piped)
+
+
+def escape(text: str) -> str:
+    """Return text that prints literally: Rich markup and terminal control characters in it have no effect."""
+    return rich.markup.escape(visible(text))
+
+
+def rows(pairs: Iterable[tuple[str, str]]) -> Table:
+    """Return a two-column table of names and values.
+
+    Args:
+        pairs: names and values, both Rich markup.
+    """
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        table.add_row(name, value)
+    return table
+
+
+def table(*heads: str, numbers: Collection[str] = ()) -> Table:
+    """Return an empty table with a line below its heads.
+
+    Args:
+        heads: heads of the columns.
+        numbers: those of them whose cells are right-aligned and never wrapped; cells of the others fold.
+    """
+    result = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for head in heads:
+        right = head in numbers
+        result.add_column(head, justify="right" if right else "left", no_wrap=right, overflow="fold")
+    return result
+
+
+def weights_line(weights: Weights) -> str:
+    """Return the origin of weights as Rich markup; untrained weights stand out."""
+    if weights.trained:
+        return escape(weights.source)
+    return f"[bold yellow]UNTRAINED[/] (seed {weights.seed}): random weights, predictions are meaningless"
