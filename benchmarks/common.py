@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,26 @@ def deploy(*arguments: str, timeout: float | None = None) -> tuple[int, dict[str
     except ValueError:
         document = {}
     return process.returncode, document, elapsed
+
+
+def deploy_or_exit(*arguments: str) -> dict[str, Any]:
+    """Run ``deploy`` and return its JSON document; exit if it fails."""
+    code, document, _ = deploy(*arguments)
+    if code:
+        raise SystemExit(f"deploy {' '.join(arguments)}: exit {code}: {document.get('error')}")
+    return document
+
+
+def time_interleaved(cases: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[float]]:
+    """Run every command once per round, in seeded random order; return the seconds of each run."""
+    order = random.Random(0)
+    times_s: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name in order.sample(list(cases), len(cases)):
+            began = time.perf_counter()
+            subprocess.run(cases[name], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            times_s[name].append(time.perf_counter() - began)
+    return times_s
 
 
 def write(name: str, document: dict[str, Any]) -> Path:

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import deploy, load, write
+from benchmarks.common import deploy_or_exit, load, write
 from deploy.core import registry
 
 RECIPES = {
@@ -56,13 +56,13 @@ def main() -> None:
 def _measure(name: str, work: Path) -> dict[str, Any]:
     where = ("-q", "--artifacts", str(work))
     if not (work / name / f"{name}.fp32.onnx").exists():
-        _must(deploy(*where, "train", f"zoo/{name}", "--data", "digits", *shlex.split(RECIPES[name])))
-        _must(deploy(*where, "export", f"zoo/{name}"))
+        deploy_or_exit(*where, "train", f"zoo/{name}", "--data", "digits", *shlex.split(RECIPES[name]))
+        deploy_or_exit(*where, "export", f"zoo/{name}")
     row: dict[str, Any] = {"recipe": RECIPES[name], "int8": {}}
     for method in registry.names("calibration.statistics"):
         for target in registry.names("calibration.targets"):
             command = (*where, "quantize", name, "--calib", "digits", "--method", method, "--target", target)
-            document = _must(deploy(*command))
+            document = deploy_or_exit(*command)
             evidence = document["evidence"]
             row["float_top1"] = evidence["float_accuracy"]["top1"]
             row["int8"][f"{method} {target}"] = {
@@ -76,13 +76,6 @@ def _measure(name: str, work: Path) -> dict[str, Any]:
                 "bytes": document["bytes"],
             }
     return row
-
-
-def _must(answer: tuple[int, dict[str, Any], float]) -> dict[str, Any]:
-    code, document, _ = answer
-    if code:
-        raise SystemExit(f"exit {code}: {document}")
-    return document
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import RESULTS, deploy
+from benchmarks.common import RESULTS, deploy_or_exit
 from benchmarks.int8_accuracy import RECIPES
 from benchmarks.int8_speed import ARCHITECTURES
 from deploy.core.store import LIMITS, Store
@@ -66,15 +66,15 @@ def _prepare(name: str, work: Path) -> None:
     made = {(item.manifest.precision, item.manifest.target) for item in files if item.manifest.format == "onnx"}
     if ("fp32", None) not in made:
         if name in TRAINED:
-            _must("train", *where, "train", full, "--data", "digits", *shlex.split(RECIPES[name]))
-        _must("export", *where, "export", full, *(() if name in TRAINED else ("--weights", "none")))
+            deploy_or_exit(*where, "train", full, "--data", "digits", *shlex.split(RECIPES[name]))
+        deploy_or_exit(*where, "export", full, *(() if name in TRAINED else ("--weights", "none")))
     for target in TARGETS:
         if ("int8", target) not in made:
             calib = "digits" if name in TRAINED else str(_samples(name, work))
-            _must("quantize", *where, "quantize", full, "--calib", calib, "--target", target, "--samples", "64")
+            deploy_or_exit(*where, "quantize", full, "--calib", calib, "--target", target, "--samples", "64")
             print(name, target, flush=True)
     if name in TRAINED and not (work / name / "evaluation").is_dir():
-        _must("evaluate", *where, "evaluate", full, "--data", "digits")
+        deploy_or_exit(*where, "evaluate", full, "--data", "digits")
 
 
 def _samples(name: str, work: Path) -> Path:
@@ -85,12 +85,6 @@ def _samples(name: str, work: Path) -> Path:
         shape = (64, *spec.concrete({"batch": 1})[1:])
         np.save(path, np.random.default_rng(0).standard_normal(shape, np.float32))
     return path
-
-
-def _must(what: str, *command: str) -> None:
-    code, document, _ = deploy(*command)
-    if code:
-        raise SystemExit(f"{what}: exit {code}: {document}")
 
 
 def _publish(work: Path) -> None:

@@ -8,15 +8,12 @@ results/overhead.json.
 
 from __future__ import annotations
 
-import random
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from benchmarks.common import interval, write
+from benchmarks.common import interval, time_interleaved, write
 
 TARGET = 1.6
 BARE = """
@@ -32,8 +29,6 @@ def main() -> None:
     """Run all rounds and write the results."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     model = sys.argv[2] if len(sys.argv) > 2 else "resnet18"
-    order = random.Random(0)
-    times_s: dict[str, list[float]] = {"bare": [], "deploy": []}
     with tempfile.TemporaryDirectory() as folder:
         command = str(Path(sys.executable).with_name("deploy"))
         deploy = [command, "--artifacts", folder, "export", model, "--weights", "none"]
@@ -41,12 +36,7 @@ def main() -> None:
             "bare": [sys.executable, "-c", BARE, model, f"{folder}/bare.onnx"],
             "deploy": [*deploy, "--format", "onnx"],
         }
-        for index in range(rounds):
-            for name in order.sample(list(cases), len(cases)):
-                began = time.perf_counter()
-                subprocess.run(cases[name], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                times_s[name].append(time.perf_counter() - began)
-            print(index, {name: round(times[-1], 2) for name, times in times_s.items()}, flush=True)
+        times_s = time_interleaved(cases, rounds)
     ratios = [mine / bare for mine, bare in zip(times_s["deploy"], times_s["bare"], strict=True)]
     result = {
         "model": model,

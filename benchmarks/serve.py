@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common import deploy, interval, write
+from benchmarks.common import deploy_or_exit, interval, write
 from deploy.serving.serve import SWITCH_S
 
 CORE, GENERATOR = "0", "1"
@@ -170,9 +170,7 @@ def make(work: Path, file: File) -> None:
     np.save(work / "noise.npy", np.random.default_rng(0).normal(size=(16, 3, 224, 224)).astype(np.float32))
     for command in file.commands:
         arguments = [str(work / part) if part.endswith(".npy") else part for part in command]
-        code, _, _ = deploy("--artifacts", str(work / "artifacts"), *arguments)
-        if code:
-            sys.exit(f"deploy {' '.join(arguments)}: exit {code}")
+        deploy_or_exit("--artifacts", str(work / "artifacts"), *arguments)
 
 
 def _round(work: Path, file: File, seconds: float, order: random.Random) -> dict[str, Any]:

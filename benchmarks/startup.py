@@ -7,14 +7,11 @@ Whole processes, interleaved in seeded random order. Writes results/startup.json
 
 from __future__ import annotations
 
-import random
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-from benchmarks.common import interval, write
+from benchmarks.common import interval, time_interleaved, write
 
 TARGET_S = 0.12
 
@@ -29,13 +26,7 @@ def main() -> None:
         "deploy --help": [command, "--help"],
         "deploy export --help": [command, "export", "--help"],
     }
-    samples: dict[str, list[float]] = {name: [] for name in cases}
-    order = random.Random(0)
-    for _ in range(rounds):
-        for name in order.sample(list(cases), len(cases)):
-            began = time.perf_counter()
-            subprocess.run(cases[name], check=True, stdout=subprocess.DEVNULL)
-            samples[name].append(time.perf_counter() - began)
+    samples = time_interleaved(cases, rounds)
     rows = {
         name: {"median_s": statistics.median(values), "interval_s": interval(values), "min_s": min(values)}
         for name, values in samples.items()

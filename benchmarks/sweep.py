@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import deploy, interval, write
+from benchmarks.common import deploy_or_exit, interval, write
 
 MODELS = ("lenet5", "inception_small", "resnet18_digits")
 EPOCHS = {"lenet5": "3", "inception_small": "2", "resnet18_digits": "1"}
@@ -59,16 +59,15 @@ def main() -> None:
     write("sweep", _summary(rounds))
 
 
-def _run(root: Path, *arguments: str) -> tuple[dict[str, Any], float]:
-    code, document, seconds = deploy("--artifacts", str(root), *arguments)
-    if code:
-        sys.exit(f"deploy {' '.join(arguments)}: exit {code}: {document.get('error')}")
-    return document, seconds
+def _run(root: Path, *arguments: str) -> dict[str, Any]:
+    return deploy_or_exit("--artifacts", str(root), *arguments)
 
 
 def _sweep(root: Path) -> dict[str, Any]:
     options = ("--precision", PRECISIONS, "--backends", BACKENDS, "--calib", "digits", "--data", "digits")
-    report, seconds = _run(root, "sweep", *MODELS, *options, "--threads", "1")
+    began = time.perf_counter()
+    report = _run(root, "sweep", *MODELS, *options, "--threads", "1")
+    seconds = time.perf_counter() - began
     if any(task["state"] not in ("done", "kept") for task in report["tasks"]):
         sys.exit("a task failed")
     return {"seconds": seconds, "work_seconds": report["work_seconds"], "tasks": report["tasks"]}

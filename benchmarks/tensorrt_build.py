@@ -18,17 +18,15 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
-import random
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import deploy, interval, load, write
+from benchmarks.common import deploy, deploy_or_exit, interval, load, time_interleaved, write
 
 NAME = "tensorrt_build"
 TIMEOUT_S = 3600.0
@@ -161,24 +159,16 @@ def _overhead(pattern: str, rounds: int) -> None:
 
 def _compare(model: str, rounds: int) -> dict[str, Any]:
     """Compare the builder alone with ``deploy trt build`` on one export, with and without conversion to FP16."""
-    order = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
-        code, document, _ = deploy("-q", "--artifacts", folder, "export", f"torchvision/{model}", "--weights", "none")
-        if code:
-            sys.exit(f"{model}: export failed: {document}")
-        path = document["file"]
-        command = [str(Path(sys.executable).with_name("deploy")), "-q", "--artifacts", folder, "trt", "build", path]
+        options = ("-q", "--artifacts", folder)
+        path = deploy_or_exit(*options, "export", f"torchvision/{model}", "--weights", "none")["file"]
+        command = [str(Path(sys.executable).with_name("deploy")), *options, "trt", "build", path]
         cases = {
             "bare": [sys.executable, "-c", BARE, path, f"{folder}/bare.engine"],
             "deploy": [*command, "--runtime", "tensorrt-rtx"],
             "deploy --fp16": [*command, "--runtime", "tensorrt-rtx", "--fp16"],
         }
-        times_s: dict[str, list[float]] = {name: [] for name in cases}
-        for _ in range(rounds):
-            for name in order.sample(list(cases), len(cases)):
-                began = time.perf_counter()
-                subprocess.run(cases[name], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                times_s[name].append(time.perf_counter() - began)
+        times_s = time_interleaved(cases, rounds)
     ratios = {
         name: [mine / bare for mine, bare in zip(times, times_s["bare"], strict=True)]
         for name, times in times_s.items()
