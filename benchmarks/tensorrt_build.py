@@ -44,12 +44,12 @@ from deploy.core.progress import SILENT
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
 from deploy.exporting.export import choose_dynamic
-from exporters.torch_to_onnx import Options, example, export
+from exporters.torch_to_onnx import ExportOptions, example, export
 name, folder, strategy, dynamic, samples = sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
 request = ModelRequest(name=name, weights="none")
 model = resolve(request, SILENT)
 inputs = choose_dynamic(model, request, [item for item in dynamic.split(",") if item])
-made = export(model, inputs, folder / "model.onnx", Options(), strategy=strategy)
+made = export(model, inputs, folder / "model.onnx", ExportOptions(), strategy=strategy)
 rng = np.random.default_rng(0)
 sizes = {**model.sizes, "batch": 1}
 spec = model.inputs[0]

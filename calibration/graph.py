@@ -1,4 +1,4 @@
-"""A float graph made ready: one that can be observed and rounded, and computes what it did."""
+"""Float graphs: preparation for calibration, and what the other modules read of their structure."""
 
 from __future__ import annotations
 
@@ -9,38 +9,47 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from deploy.core.errors import ArtifactError
 from deploy.support import onnx_file
+from deploy.support.onnx_file import opset
+from deploy.support.runtime_errors import first_line
 
-Array = NDArray[Any]
-
-OLDEST_OPSET = 13
-"""The first with a scale for each channel."""
+MIN_OPSET = 13
+"""The first operator set with a scale for each channel."""
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""Operators whose arithmetic eight bits make faster."""
+"""Operators with weights, which run faster in INT8."""
+
+CLIPPING = ("Relu", "Clip")
+"""Activations that INT8 runtimes fuse into the preceding operator, so that only values they pass are represented."""
 
 SAME_VALUES = (
     "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Slice", "Gather", "Dropout",
     "DepthToSpace", "SpaceToDepth",
 )  # fmt: skip
-"""Operators whose outputs hold nothing but values of their first input."""
+"""Operators whose outputs contain only values of their first input."""
+
+_QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
+_LARGE_BYTES = 1 << 12
+"""Stored tensors of this size are weights, whose values do not affect shape inference."""
 
 
 def prepare(path: Path) -> onnx.ModelProto:
-    """Read a float32 graph, with batch normalizations folded, constants computed and every shape inferred.
+    """Read a float32 graph with batch normalizations folded, constants computed and all shapes inferred.
 
-    ONNX Runtime's basic optimizations do the folding; they keep to standard operators.
+    ONNX Runtime's basic optimizations do the folding; they produce standard operators only.
+
+    Args:
+        path: the ONNX file.
 
     Raises:
-        ArtifactError: it is damaged, already quantized, in half precision, of an opset before 13, or a weight in it
+        ArtifactError: the file is damaged, already quantized, in half precision, of an opset before 13, or a weight
             is not finite.
     """
     model = onnx_file.load(path)
-    _refuse(model, path)
-    _refuse_broken(model, path)
+    _check_quantizable(model, path)
+    _check_weights(model, path)
     with tempfile.TemporaryDirectory(prefix="deploy-calibration-") as folder:
         optimized = Path(folder) / "prepared.onnx"
         settings = ort.SessionOptions()
@@ -54,80 +63,87 @@ def prepare(path: Path) -> onnx.ModelProto:
             prepared = onnx.load(str(optimized))
         except Exception as exc:
             onnx_file.check(path)
-            reason = str(exc).strip().splitlines()[0][:300]
-            raise ArtifactError(f"{path}: ONNX Runtime cannot prepare it: {reason}") from exc
+            raise ArtifactError(f"{path}: ONNX Runtime cannot optimize the graph: {first_line(exc)}") from exc
     _pool_means(prepared)
     _name_nodes(prepared)
-    _forget_domains(prepared)
-    return with_shapes(prepared)
+    _drop_unused_opsets(prepared)
+    return infer_shapes(prepared)
 
 
-_LARGE = 1 << 12
-"""Bytes from which on a stored tensor says nothing of shapes: weights, not axes."""
-
-
-def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model, its shapes inferred; large weights are set aside meanwhile, for inference copies them twice."""
-    aside = {item.name: item.raw_data for item in model.graph.initializer if len(item.raw_data) >= _LARGE}
+def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Infer the shapes of a graph in place and return it; large weights are left out, since inference copies them."""
+    weights = {item.name: item.raw_data for item in model.graph.initializer if len(item.raw_data) >= _LARGE_BYTES}
     for item in model.graph.initializer:
-        if item.name in aside:
+        if item.name in weights:
             item.ClearField("raw_data")
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     finally:
         for item in model.graph.initializer:
-            if item.name in aside:
-                item.raw_data = aside[item.name]
+            if item.name in weights:
+                item.raw_data = weights[item.name]
     del model.graph.value_info[:], model.graph.output[:]
     model.graph.value_info.extend(inferred.graph.value_info)
     model.graph.output.extend(inferred.graph.output)
     return model
 
 
-def _refuse(model: onnx.ModelProto, path: Path) -> None:
-    kinds = {node.op_type for node in onnx_file.all_nodes(model)}
-    if kinds & {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}:
-        raise ArtifactError(f"{path}: it is quantized already.", "give the float export that it was made from")
-    if opset(model) < OLDEST_OPSET:
-        raise ArtifactError(
-            f"{path}: opset {opset(model)} has no scale for each channel; {OLDEST_OPSET} is the first that has.",
-            "export the model again",
-        )
-    halves = [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16]
-    if halves:
-        raise ArtifactError(f"{path}: its weights are float16 ({halves[0]}).", "quantize the float32 export")
-    if not any(node.op_type in WEIGHTED for node in model.graph.node):
-        raise ArtifactError(f"{path}: it has no {', '.join(WEIGHTED)}: nothing that eight bits make faster.")
+def tensors_to_observe(model: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
+    """Divide the float activations of a graph into tensors to observe and tensors that share a range.
+
+    A tensor shares the range of another one that contains the same values, or of the clipping activation that is its
+    only consumer.
+
+    Args:
+        model: a prepared graph.
+
+    Returns:
+        The tensors to observe, in execution order; and for each other tensor the observed one whose range it uses.
+    """
+    stored, types, readers = initializers(model), tensor_types(model), consumers(model)
+    outputs = {value.name for value in model.graph.output}
+
+    def is_float_activation(name: str) -> bool:
+        return name in types and types[name].elem_type == onnx.TensorProto.FLOAT and name not in stored
+
+    observed = [value.name for value in model.graph.input if is_float_activation(value.name)]
+    shared: dict[str, str] = {}
+    for node in model.graph.node:
+        for name in filter(is_float_activation, node.output):
+            nodes = readers.get(name, [])
+            if node.op_type in SAME_VALUES and is_float_activation(node.input[0]):
+                shared[name] = node.input[0]
+            elif len(nodes) == 1 and nodes[0].op_type in CLIPPING and name not in outputs:
+                shared[name] = nodes[0].output[0]
+            else:
+                observed.append(name)
+
+    def root(name: str) -> str:
+        while name in shared:
+            name = shared[name]
+        return name
+
+    return observed, {name: root(name) for name in shared}
 
 
-def _refuse_broken(model: onnx.ModelProto, path: Path) -> None:
-    """A weight that is not finite has no scale; elsewhere, as in a mask, an infinity has its use."""
+def weighted_layers(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the nodes with stored weights, in execution order."""
     stored = initializers(model)
-    nodes = [node for node in model.graph.node if node.op_type in (*WEIGHTED, "BatchNormalization")]
-    for name in dict.fromkeys(name for node in nodes for name in node.input[1:] if name in stored):
-        values = onnx_file.array(stored[name], path)
-        count = int(values.size - np.isfinite(values).sum()) if values.dtype.kind == "f" else 0
-        if count:
-            raise ArtifactError(f"{path}: tensor {name!r} holds {count} values that are not finite.")
-
-
-def opset(model: onnx.ModelProto) -> int:
-    """The version of the standard operator set; 0 where there is none."""
-    return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
+    return [node.name for node in model.graph.node if node.op_type in WEIGHTED and node.input[1] in stored]
 
 
 def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Stored tensors by name."""
+    """Return the initializers by name."""
     return {tensor.name: tensor for tensor in model.graph.initializer}
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
-    """An attribute's value, or ``default``."""
+    """Return the value of an attribute, or ``default``."""
     return next((onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)
 
 
-def types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
-    """Element type and shape of every tensor for which they are known."""
+def tensor_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
+    """Return element type and shape of every tensor for which they are known."""
     graph = model.graph
     return {
         value.name: value.type.tensor_type
@@ -136,24 +152,50 @@ def types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
     }
 
 
-def elements(kind: onnx.TypeProto.Tensor) -> int:
-    """Values in a tensor, each unknown dimension counted as one."""
+def element_count(kind: onnx.TypeProto.Tensor) -> int:
+    """Return the number of elements of a tensor; unknown dimensions count as one."""
     return int(np.prod([max(dim.dim_value, 1) for dim in kind.shape.dim], dtype=np.int64))
 
 
 def consumers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    """The nodes that read each tensor."""
-    found: dict[str, list[onnx.NodeProto]] = {}
+    """Return the nodes that read each tensor."""
+    nodes: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in dict.fromkeys(node.input):
-            found.setdefault(name, []).append(node)
-    return found
+            nodes.setdefault(name, []).append(node)
+    return nodes
+
+
+def _check_quantizable(model: onnx.ModelProto, path: Path) -> None:
+    if _QUANTIZED & {node.op_type for node in onnx_file.all_nodes(model)}:
+        raise ArtifactError(f"{path}: the graph is already quantized.", "use the float32 export")
+    if opset(model) < MIN_OPSET:
+        raise ArtifactError(
+            f"{path}: opset {opset(model)} does not support per-channel scales; opset {MIN_OPSET} is the minimum.",
+            "deploy export MODEL --opset 20",
+        )
+    halves = [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16]
+    if halves:
+        raise ArtifactError(f"{path}: the weights are float16 ({halves[0]}).", "use the float32 export")
+    if not any(node.op_type in WEIGHTED for node in model.graph.node):
+        raise ArtifactError(f"{path}: the graph has no {', '.join(WEIGHTED)}, so INT8 would not make it faster.")
+
+
+def _check_weights(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse weights that are not finite; other tensors, such as masks, may contain infinity."""
+    stored = initializers(model)
+    nodes = [node for node in model.graph.node if node.op_type in (*WEIGHTED, "BatchNormalization")]
+    for name in dict.fromkeys(name for node in nodes for name in node.input[1:] if name in stored):
+        values = onnx_file.array(stored[name], path)
+        count = int(values.size - np.isfinite(values).sum()) if values.dtype.kind == "f" else 0
+        if count:
+            raise ArtifactError(f"{path}: tensor {name!r} contains {count} values that are not finite.")
 
 
 def _pool_means(model: onnx.ModelProto) -> None:
-    """A mean over all positions is a global average pool, for which runtimes have eight-bit code."""
+    """Replace a mean over all positions by a global average pool, for which runtimes have INT8 kernels."""
     stored = initializers(model)
-    ranks = {name: len(kind.shape.dim) for name, kind in types(with_shapes(model)).items()}
+    ranks = {name: len(kind.shape.dim) for name, kind in tensor_types(infer_shapes(model)).items()}
     for index in reversed(range(len(model.graph.node))):
         node = model.graph.node[index]
         if node.op_type != "ReduceMean" or ranks.get(node.input[0]) != 4:
@@ -173,17 +215,17 @@ def _pool_means(model: onnx.ModelProto) -> None:
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
-    """Every node gets a name of its own: the quantizer tells nodes apart by it."""
-    seen: set[str] = set()
+    """Give every node a unique name, by which the quantizer identifies it."""
+    names: set[str] = set()
     for index, node in enumerate(model.graph.node):
-        if not node.name or node.name in seen:
+        if not node.name or node.name in names:
             node.name = f"{node.op_type}_{index}"
-        seen.add(node.name)
+        names.add(node.name)
 
 
-def _forget_domains(model: onnx.ModelProto) -> None:
-    """Drop the operator sets that no node is of; ONNX Runtime lists all it knows."""
-    used = {node.domain for node in onnx_file.all_nodes(model)} | {"", "ai.onnx"}
-    kept = [item for item in model.opset_import if item.domain in used]
+def _drop_unused_opsets(model: onnx.ModelProto) -> None:
+    """Remove operator sets without nodes; ONNX Runtime lists all that it knows."""
+    domains = {node.domain for node in onnx_file.all_nodes(model)} | {"", "ai.onnx"}
+    used = [item for item in model.opset_import if item.domain in domains]
     del model.opset_import[:]
-    model.opset_import.extend(kept)
+    model.opset_import.extend(used)

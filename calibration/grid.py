@@ -1,4 +1,4 @@
-"""The integers that a target rounds activations to."""
+"""The integer grid to which a target rounds activations."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Range = tuple[float, float]
+"""Lower and upper end; zero lies between them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
-    """Eight bits, evenly spaced over a range that holds zero.
+    """Eight-bit integers, evenly spaced over a range that contains zero.
 
     Attributes:
-        symmetric: -127 to 127 about zero; else 0 to 255 with zero at any of them.
+        symmetric: integers from -127 to 127 around zero; False: 0 to 255 with any zero-point.
     """
 
     symmetric: bool
@@ -28,11 +29,11 @@ class Grid:
 
     @property
     def steps(self) -> int:
-        """How many steps there are between the ends of the range."""
+        """Number of steps between the ends of the range."""
         return 254 if self.symmetric else 255
 
     def around(self, low: float, high: float) -> Range:
-        """The range of this grid that holds ``low``, ``high`` and zero."""
+        """Return the smallest range of this grid that contains ``low``, ``high`` and zero."""
         low, high = min(low, 0.0), max(high, 0.0)
         if self.symmetric:
             largest = max(-low, high)
@@ -40,8 +41,16 @@ class Grid:
         return low, high
 
     def round(self, values: Array, span: Range) -> Array:
-        """What eight bits make of ``values``: rounded to the grid over ``span``, saturated at its ends."""
+        """Quantize and dequantize values.
+
+        Args:
+            values: float64, any shape.
+            span: the range; values outside saturate at its ends.
+
+        Returns:
+            The rounded values, in the shape of ``values``.
+        """
         step = (span[1] - span[0]) / self.steps
         zero = 0.0 if self.symmetric else np.rint(-span[0] / step)
-        least = -127.0 if self.symmetric else 0.0
-        return (np.clip(np.rint(values / step) + zero, least, least + self.steps) - zero) * step
+        first = -127.0 if self.symmetric else 0.0
+        return (np.clip(np.rint(values / step) + zero, first, first + self.steps) - zero) * step

@@ -1,12 +1,13 @@
 """A histogram of a stream of values whose range is not known in advance.
 
-Bins have the width of a power of two and are aligned at zero. When a value falls outside, the width doubles and
-neighboring bins are merged. Scaling by a power of two and rounding down are exact in floating point, so the counts are
-those of a histogram made at once over all values: the order and the batches in which they came leave no trace.
+The width of a bin is a power of two, and bins are aligned at zero. When a value falls outside, the width doubles and
+neighboring bins are merged. Scaling by a power of two and rounding down are exact in floating point, so the counts
+equal those of a histogram over all values at once, whatever the order and the batches.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -18,28 +19,29 @@ Values = NDArray[np.floating[Any]]
 Counts = NDArray[np.int64]
 
 SIDE = 4096
-"""Bins on each side of zero; more than half of those on the longer side are in use."""
+"""Bins on each side of zero; the largest magnitude falls into the outer half of one side."""
 
-_FINEST = -126
-"""Least binary logarithm of a width: its inverse is still a float32."""
+_MIN_EXPONENT = -126
+"""Smallest binary logarithm of a width; its inverse is still a float32."""
 
 _CHUNK = 1 << 15
-"""Values at a time: what fits into the processor's cache."""
+"""Values that are counted at a time, so that they fit into the CPU's cache."""
 
 
 class Histogram:
-    """Counts of finite values; memory is that of `SIDE` counters on each side, whatever is added.
+    """Counts of finite values, in 2 * `SIDE` counters.
 
     Attributes:
-        counts: int64 (2 * SIDE,); bin ``i`` holds values in ``[i - SIDE, i - SIDE + 1) * width``.
+        counts: int64, shape (2 * SIDE,); bin ``i`` counts values in ``[i - SIDE, i - SIDE + 1) * width``.
         exponent: binary logarithm of the width of a bin.
-        low, high: smallest and largest value; both 0 before anything was added.
-        total: how many values were added.
+        low: smallest value; 0 if the histogram is empty.
+        high: largest value; 0 if the histogram is empty.
+        total: number of values.
     """
 
     def __init__(self) -> None:
         self.counts: Counts = np.zeros(2 * SIDE, np.int64)
-        self.exponent = _FINEST
+        self.exponent = _MIN_EXPONENT
         self.low = self.high = 0.0
         self.total = 0
 
@@ -49,14 +51,14 @@ class Histogram:
         return math.ldexp(1.0, self.exponent)
 
     def add(self, values: Values, ends: tuple[float, float] | None = None) -> None:
-        """Count more values, of any shape.
+        """Count values.
 
         Args:
-            values: to count.
-            ends: the smallest and the largest of them (NaN where one is), where they are known already.
+            values: floats, any shape.
+            ends: their minimum and maximum (NaN if one is NaN), if already known.
 
         Raises:
-            ValueError: one of them is not finite.
+            ValueError: a value is not finite; the message is what it is, "NaN" or "an infinite value".
         """
         flat = values.reshape(-1)
         if not flat.size:
@@ -81,10 +83,10 @@ class Histogram:
             self.counts[SIDE:] += np.bincount(scaled.astype(np.intp), minlength=SIDE)
 
     def _widen(self, largest: float) -> None:
-        """Double the width until the largest magnitude has a bin."""
+        """Double the width until the largest magnitude falls into a bin."""
         if largest == 0.0:
             return
-        needed = max(math.frexp(largest)[1] - int(math.log2(SIDE)), _FINEST)
+        needed = max(math.frexp(largest)[1] - int(math.log2(SIDE)), _MIN_EXPONENT)
         steps = needed - self.exponent
         if steps <= 0:
             return
@@ -95,20 +97,16 @@ class Histogram:
             self._halve()
 
     def _halve(self) -> None:
-        """Merge neighbors; bins keep their alignment at zero."""
+        """Merge neighboring bins; the alignment at zero is kept."""
         merged = self.counts.reshape(SIDE, 2).sum(axis=1)
         self.counts[:] = 0
         self.counts[SIDE // 2 : SIDE // 2 + SIDE] = merged
 
     def used(self) -> tuple[NDArray[np.float64], Counts]:
-        """Lower edges of the bins that hold something, and their counts."""
+        """Return lower edges (float64) and counts (int64) of the bins that are not empty, both of shape (bins,)."""
         index = np.flatnonzero(self.counts)
         return (index - SIDE).astype(np.float64) * self.width, self.counts[index]
 
     def copy(self) -> Self:
-        """The histogram as it is now."""
-        twin = type(self)()
-        twin.counts = self.counts.copy()
-        twin.exponent, twin.low, twin.high = self.exponent, self.low, self.high
-        twin.total = self.total
-        return twin
+        """Return an independent copy."""
+        return copy.deepcopy(self)

@@ -1,4 +1,4 @@
-"""Statistics that try ranges and keep the one of the lowest cost."""
+"""Search for the range with the lowest cost, for statistics that define one."""
 
 from __future__ import annotations
 
@@ -9,21 +9,27 @@ import numpy as np
 from calibration.grid import Array, Grid, Range
 from calibration.histogram import Histogram
 
-SMALLEST = 0.05
-"""Share of the full range that is tried at the least."""
+MIN_SHARE = 0.05
+"""Smallest range to try, as a share of the full range."""
 
-_TRIED = 25
-_FINER = 4
+_COARSE_STEPS = 25
+_FINE_STEPS = 4
 
 Cost = Callable[[Range], float]
 Ends = tuple[bool, bool]
 
 
 def best_range(histogram: Histogram, grid: Grid, cost: Cost) -> Range:
-    """Shrink the full range where that costs less.
+    """Return the range with the lowest cost within the range of all values.
 
-    A symmetric range, and one with a single end, is shrunk as a whole. The two ends of another are shrunk together
-    and then each alone, and from the start each alone, for an outlier sits at one end; the cheaper result is taken.
+    A symmetric range and a range that ends at zero are shrunk as a whole. Otherwise both ends are shrunk together and
+    then one at a time, and, since outliers may lie at one end only, also one at a time from the full range; the cheaper
+    result is returned.
+
+    Args:
+        histogram: the values.
+        grid: grid of the activations.
+        cost: cost of a range.
     """
     full = grid.around(histogram.low, histogram.high)
     if full[0] == full[1]:
@@ -31,26 +37,25 @@ def best_range(histogram: Histogram, grid: Grid, cost: Cost) -> Range:
     together = _shrink(full, full, (True, True), cost)
     if grid.symmetric or 0.0 in full:
         return together
-    found = []
-    for start in (together, full):
-        span = start
+    candidates = []
+    for span in (together, full):
         for ends in ((False, True), (True, False)):
             span = _shrink(span, full, ends, cost)
-        found.append(span)
-    return min(found, key=cost)
+        candidates.append(span)
+    return min(candidates, key=cost)
 
 
 def _shrink(span: Range, full: Range, ends: Ends, cost: Cost) -> Range:
-    """The cheapest share of the full range at the given ends, tried coarsely and then finely about the best."""
+    """Replace the chosen ends by the cheapest share of the full range, found by a coarse and then a fine search."""
 
     def at(share: float) -> Range:
-        low, high = (share * most if moves else kept for kept, most, moves in zip(span, full, ends, strict=True))
+        low, high = (share * widest if moves else end for end, widest, moves in zip(span, full, ends, strict=True))
         return low, high
 
     def cheapest(shares: Array) -> float:
         return float(shares[int(np.argmin([cost(at(float(share))) for share in shares]))])
 
-    coarse = np.geomspace(1.0, SMALLEST, _TRIED)
+    coarse = np.geomspace(1.0, MIN_SHARE, _COARSE_STEPS)
     ratio = coarse[1] / coarse[0]
-    fine = cheapest(coarse) * np.geomspace(1.0 / ratio, ratio, 2 * _FINER + 1)
+    fine = cheapest(coarse) * np.geomspace(1.0 / ratio, ratio, 2 * _FINE_STEPS + 1)
     return at(cheapest(np.unique(np.minimum(fine, 1.0))[::-1]))

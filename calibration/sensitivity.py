@@ -1,4 +1,4 @@
-"""Which layers eight bits hurt, and how many must be given back to float until a bound holds."""
+"""Sensitivity of layers to quantization, and the choice of layers to keep in float."""
 
 from __future__ import annotations
 
@@ -6,70 +6,77 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-import onnx
-
-from calibration.graph import WEIGHTED, initializers
-
-Reached = TypeVar("Reached")
-
-
-def layers(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes with weights, in execution order."""
-    stored = initializers(model)
-    return [node.name for node in model.graph.node if node.op_type in WEIGHTED and node.input[1] in stored]
-
-
-def rank(names: Sequence[str], sqnr_alone: Callable[[str], float]) -> list[tuple[str, float]]:
-    """Layers with the SQNR of the output, in dB, where each alone is quantized; the most sensitive first."""
-    return sorted(((name, sqnr_alone(name)) for name in names), key=lambda item: item[1])
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RelaxationStep(Generic[Reached]):
-    """One more layer in float, and what was then reached."""
-
-    layer: str
-    reached: Reached
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FloatLayerPlan(Generic[Reached]):
-    """Layers given back to float, in order.
+class FloatLayerStep(Generic[Result]):
+    """One more layer in float.
 
     Attributes:
-        start: what was reached with every layer quantized.
-        steps: one a layer.
-        holds: whether the bound holds after the last.
+        layer: name of the node.
+        result: the measurement with this layer and those of all earlier steps in float.
     """
 
-    start: Reached
-    steps: tuple[RelaxationStep[Reached], ...]
-    holds: bool
+    layer: str
+    result: Result
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FloatLayerPlan(Generic[Result]):
+    """Layers to keep in float, in the order in which they were chosen.
+
+    Attributes:
+        start: the measurement with every layer quantized.
+        steps: one step a layer.
+        sufficient: whether the last measurement satisfies the bounds.
+    """
+
+    start: Result
+    steps: tuple[FloatLayerStep[Result], ...]
+    sufficient: bool
+
+    @property
+    def result(self) -> Result:
+        """The measurement with all these layers in float."""
+        return self.steps[-1].result if self.steps else self.start
 
     @property
     def keep_float(self) -> frozenset[str]:
-        """The layers in float."""
+        """Names of the layers."""
         return frozenset(step.layer for step in self.steps)
 
 
-def relax(
-    order: Sequence[str],
-    measure: Callable[[frozenset[str]], Reached],
-    holds: Callable[[Reached], bool],
-) -> FloatLayerPlan[Reached]:
-    """Give layers back to float, in ``order``, until the bound holds or none is left.
+def rank_layers(names: Sequence[str], sqnr_alone: Callable[[str], float]) -> list[tuple[str, float]]:
+    """Sort layers by sensitivity, the most sensitive first.
 
     Args:
-        order: layers, the most sensitive first.
-        measure: what is reached with these layers in float.
-        holds: whether that is enough.
+        names: names of the nodes.
+        sqnr_alone: SQNR of the output in dB if only this layer is quantized.
+
+    Returns:
+        Names and SQNR in dB.
     """
-    start = measure(frozenset())
-    steps: list[RelaxationStep[Reached]] = []
-    reached = start
+    return sorted(((name, sqnr_alone(name)) for name in names), key=lambda item: item[1])
+
+
+def choose_float_layers(
+    order: Sequence[str],
+    measure: Callable[[frozenset[str]], Result],
+    is_sufficient: Callable[[Result], bool],
+) -> FloatLayerPlan[Result]:
+    """Keep more and more layers in float until a measurement is sufficient or no layer is left.
+
+    Args:
+        order: names of the nodes, the most sensitive first.
+        measure: measures a graph with these layers in float.
+        is_sufficient: whether a measurement satisfies the bounds.
+    """
+    start = result = measure(frozenset())
+    steps: list[FloatLayerStep[Result]] = []
     for name in order:
-        if holds(reached):
+        if is_sufficient(result):
             break
-        reached = measure(frozenset([*(step.layer for step in steps), name]))
-        steps.append(RelaxationStep(layer=name, reached=reached))
-    return FloatLayerPlan(start=start, steps=tuple(steps), holds=holds(reached))
+        result = measure(frozenset([*(step.layer for step in steps), name]))
+        steps.append(FloatLayerStep(layer=name, result=result))
+    return FloatLayerPlan(start=start, steps=tuple(steps), sufficient=is_sufficient(result))

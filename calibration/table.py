@@ -1,38 +1,46 @@
-"""The calibration table: the range of every activation, and what it was found from."""
+"""The calibration table: the range of every activation, and what the ranges depend on."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from calibration.collecting import Observation, Observations
 from calibration.grid import Grid, Range
+from calibration.histogram import Histogram
+from calibration.observations import Observation, Observations
 from deploy.core import registry
 from deploy.core.errors import ArtifactError, DataError
+from deploy.core.plain import from_plain, to_plain
 
 SCHEMA = 1
 STABLE = 0.05
-"""Share of its range by which a tensor may still move in the last quarter of the data."""
+"""Ranges are stable if 95 % of the tensors change by less than this share in the last quarter of the data."""
 
-_GRIDS = (Grid(symmetric=False), Grid(symmetric=True))
+STATISTICS = "calibration.statistics"
+Statistic = Callable[[Histogram, Grid], Range]
+"""The ``choose`` of a plug-in of `STATISTICS`: from the histogram of a tensor to its INT8 range."""
+
+_ASYMMETRIC, _SYMMETRIC = Grid(symmetric=False), Grid(symmetric=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorRange:
-    """What eight bits shall cover of one tensor.
+    """The INT8 ranges of one tensor.
 
     Attributes:
-        asymmetric, symmetric: the range on either grid (`Grid`).
-        low, high: smallest and largest value seen.
-        moved: share of the asymmetric range by which it changed in the last quarter of the data; None if untold.
-        channels: of a tensor (N, C, H, W), else 0.
-        dead: channels that never changed.
+        asymmetric: the range on the asymmetric `Grid`.
+        symmetric: the range on the symmetric `Grid`.
+        low: smallest value.
+        high: largest value.
+        moved: change of the asymmetric range in the last quarter of the data, as a share of its width; None if unknown.
+        channels: number of channels of a tensor (N, C, H, W), else 0.
+        dead: number of channels with a constant value.
     """
 
     asymmetric: Range
@@ -43,16 +51,38 @@ class TensorRange:
     channels: int
     dead: int
 
+    @classmethod
+    def of(cls, seen: Observation, choose: Statistic) -> TensorRange:
+        """Choose the ranges of a tensor."""
+        asymmetric = choose(seen.all, _ASYMMETRIC)
+        return cls(
+            asymmetric=asymmetric,
+            symmetric=choose(seen.all, _SYMMETRIC),
+            low=seen.all.low,
+            high=seen.all.high,
+            moved=None if seen.early is None else _change(choose(seen.early, _ASYMMETRIC), asymmetric),
+            channels=0 if seen.channels is None else seen.channels.shape[1],
+            dead=seen.dead,
+        )
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether both ranges are finite and contain zero."""
+        return all(
+            math.isfinite(low) and math.isfinite(high) and low <= 0.0 <= high
+            for low, high in (self.asymmetric, self.symmetric)
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationTable:
     """Ranges by tensor, in execution order.
 
     Attributes:
-        key: what they depend on, field by field; a table is used again only where all are equal.
-        tensors: those that were observed.
-        shared: tensors that have the range of another.
-        samples: how many were seen.
+        key: what the ranges depend on; a stored table is used again only if every field is equal.
+        tensors: ranges of the observed tensors.
+        shared: tensors that use the range of another tensor, and that tensor.
+        samples: number of calibration samples.
     """
 
     key: Mapping[str, Any]
@@ -62,85 +92,72 @@ class CalibrationTable:
 
     @classmethod
     def of(cls, seen: Observations, method: str, key: Mapping[str, Any]) -> CalibrationTable:
-        """Choose every range by one statistic.
+        """Choose all ranges with one statistic.
 
         Args:
             seen: the histograms.
-            method: ``minmax``, ``percentile``, ``entropy``, ``mse``, or a third party's.
+            method: ``minmax``, ``percentile``, ``entropy``, ``mse``, or a third-party statistic.
             key: what the ranges depend on.
 
         Raises:
-            UnknownNameError: no such method.
-            DataError: every tensor was zero throughout.
+            UnknownNameError: no statistic has this name.
+            DataError: every tensor was zero on every sample.
         """
-        choose = registry.load("calibration.statistics", method, "calibration method").choose
-        tensors = {name: _range(item, choose) for name, item in seen.tensors.items()}
+        choose: Statistic = registry.load(STATISTICS, method, "calibration method").choose
+        tensors = {name: TensorRange.of(item, choose) for name, item in seen.tensors.items()}
         if all(item.low == item.high == 0.0 for item in tensors.values()):
-            raise DataError("every activation was zero on every sample: there is nothing to calibrate.")
+            raise DataError("every activation is zero on every calibration sample.")
         return cls(key=dict(key), tensors=tensors, shared=seen.shared, samples=seen.samples)
 
     def ranges(self, grid: Grid) -> dict[str, Range]:
-        """The range of every float activation on a grid."""
-        found: dict[str, Range] = {name: getattr(item, grid.name) for name, item in self.tensors.items()}
-        return found | {name: found[root] for name, root in self.shared.items()}
+        """Return the range of every float activation on a grid."""
+        ranges: dict[str, Range] = {name: getattr(item, grid.name) for name, item in self.tensors.items()}
+        return ranges | {name: ranges[root] for name, root in self.shared.items()}
 
     @property
     def moved(self) -> float | None:
-        """By how much all but one in twenty of the tensors at most moved in the last quarter of the data."""
-        every = [item.moved for item in self.tensors.values() if item.moved is not None]
-        return float(np.percentile(every, 95)) if every else None
+        """The 95th percentile of `TensorRange.moved`; None if unknown."""
+        shares = [item.moved for item in self.tensors.values() if item.moved is not None]
+        return float(np.percentile(shares, 95)) if shares else None
 
     @property
     def dead(self) -> dict[str, tuple[int, int]]:
-        """Tensors with channels that never changed: how many, and of how many."""
+        """Tensors with constant channels: their number, and the number of all channels."""
         return {name: (item.dead, item.channels) for name, item in self.tensors.items() if item.dead}
 
     def changed(self, key: Mapping[str, Any]) -> list[str]:
-        """The fields of ``key`` that differ from the table's."""
+        """Return the names of the fields in which ``key`` differs from the table's."""
         return [name for name in {**self.key, **key} if self.key.get(name) != key.get(name)]
 
     def to_json(self) -> str:
-        """The table's text."""
-        return json.dumps({"schema": SCHEMA, **dataclasses.asdict(self)}, indent=1) + "\n"
+        """Return the table as JSON."""
+        return json.dumps({"schema": SCHEMA, **to_plain(self)}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> CalibrationTable:
         """Read a table.
 
+        Args:
+            text: the JSON.
+            path: the file, for messages.
+
         Raises:
-            ArtifactError: it is not one, or of another schema.
+            ArtifactError: the text is not a calibration table, or has another schema version.
         """
         try:
-            data = json.loads(text)
-            if data.pop("schema") != SCHEMA:
-                raise ArtifactError(f"{path}: another schema than this version's ({SCHEMA}).")
-            tensors = {name: _revive(item) for name, item in data.pop("tensors").items()}
-            return cls(tensors=tensors, **data)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+            values = json.loads(text)
+            if isinstance(values, dict) and values.get("schema") != SCHEMA:
+                raise ArtifactError(f"{path}: schema {values.get('schema')} is not supported; expected {SCHEMA}.")
+            table = from_plain(cls, values)
+        except (ValueError, RecursionError) as exc:
             raise ArtifactError(f"{path}: not a calibration table: {exc}.") from exc
+        for name, item in table.tensors.items():
+            if not item.is_valid:
+                raise ArtifactError(f"{path}: tensor {name!r} has an invalid range.")
+        return table
 
 
-def _range(item: Observation, choose: Any) -> TensorRange:
-    asymmetric, symmetric = (choose(item.all, grid) for grid in _GRIDS)
-    return TensorRange(
-        asymmetric=asymmetric,
-        symmetric=symmetric,
-        low=item.all.low,
-        high=item.all.high,
-        moved=None if item.early is None else _moved(choose(item.early, _GRIDS[0]), asymmetric),
-        channels=0 if item.channels is None else item.channels.shape[1],
-        dead=item.dead,
-    )
-
-
-def _moved(early: Range, late: Range) -> float:
+def _change(early: Range, late: Range) -> float:
+    """Return the change of a range as a share of its final width."""
     width = late[1] - late[0]
     return (abs(late[0] - early[0]) + abs(late[1] - early[1])) / width if width else 0.0
-
-
-def _revive(item: dict[str, Any]) -> TensorRange:
-    spans = {name: tuple(map(float, item[name])) for name in ("asymmetric", "symmetric")}
-    found = TensorRange(**{**item, **spans})
-    if not all(len(span) == 2 and np.isfinite(span).all() and span[0] <= 0.0 <= span[1] for span in spans.values()):
-        raise ValueError("a range is not one")
-    return found

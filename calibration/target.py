@@ -1,35 +1,124 @@
-"""One door to all targets."""
+"""INT8 targets: what a target declares about itself, and quantization for one of them.
+
+Each plug-in of ``calibration.targets`` is a module that defines ``TARGET``, a `Target`, and imports ONNX and ONNX
+Runtime only when it quantizes. Third-party targets register through an entry point in the group
+``calibration.targets`` that loads such a module.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 
-import onnx
-
-from calibration.table import CalibrationTable
+from calibration.grid import Grid, Range
 from deploy.core import registry
 from deploy.core.environment import cpu_features
+from deploy.core.errors import DeployError, UnknownNameError
 
-TARGETS = "calibration.targets"
+if TYPE_CHECKING:
+    import onnx
+
+    from calibration.table import CalibrationTable
+
+PACKAGE = "calibration.targets"
+
+Quantize = Callable[["onnx.ModelProto", Mapping[str, Range], Collection[str], Collection[str]], "onnx.ModelProto"]
+"""From a prepared graph, the range of every float activation, names of nodes to keep in float and CPU features to the
+quantized graph, in which tensors keep their names."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QdqRules:
+    """Where Q/DQ pairs are placed and which types they have.
+
+    Attributes:
+        grid: grid of the activations: asymmetric is uint8, symmetric is int8 with zero-point 0. Weights are always
+            symmetric int8 with a scale for each output channel.
+        operators: operator types whose inputs are quantized.
+        outputs: quantize the outputs of these operators too.
+        bias: quantize biases to int32; False keeps them in float.
+        reduce_range: use seven bits for weights, for CPUs whose 16-bit sums of products overflow.
+        dedicated_pairs: give every consumer of a tensor a Q/DQ pair of its own.
+    """
+
+    grid: Grid
+    operators: tuple[str, ...]
+    outputs: bool = True
+    bias: bool = True
+    reduce_range: bool = False
+    dedicated_pairs: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A target's declaration.
+
+    Attributes:
+        name: name on the command line, ``openvino``.
+        title: display name, ``OpenVINO``.
+        grid: grid of the activations; decides which range `quantize` receives.
+        half: the operators that are not quantized may run in float16 (``deploy quantize --fp16``).
+        quantize: writes Q/DQ pairs into a graph.
+    """
+
+    name: str
+    title: str
+    grid: Grid
+    quantize: Quantize
+    half: bool = False
+
+
+@cache
+def targets() -> Mapping[str, Target]:
+    """Return all declared targets by name, sorted.
+
+    Raises:
+        DeployError: a third-party plug-in cannot be imported or declares no `Target`.
+    """
+    declared = [_declared(plugin) for plugin in registry.names(PACKAGE)]
+    return {target.name: target for target in sorted(declared, key=lambda target: target.name)}
+
+
+def find_target(name: str) -> Target:
+    """Return a target by its name.
+
+    Raises:
+        UnknownNameError: no target has this name.
+    """
+    known = targets()
+    if name not in known:
+        raise UnknownNameError("target", name, known, f"known: {', '.join(known)}")
+    return known[name]
 
 
 def quantize(
     model: onnx.ModelProto, table: CalibrationTable, target: str, *, keep_float: Collection[str] = ()
 ) -> onnx.ModelProto:
-    """Write Q/DQ for a target into a graph.
+    """Quantize a graph for a target.
 
     Args:
-        model: a float32 graph, as `calibration.prepare` returns it.
+        model: a float32 graph from `calibration.prepare`; not changed.
         table: ranges of its activations.
-        target: ``onnxruntime``, ``openvino``, ``tensorrt``, or a third party's.
-        keep_float: names of nodes that are left as they are.
+        target: name of the target: ``onnxruntime``, ``openvino``, ``tensorrt`` or a third-party one.
+        keep_float: names of nodes to keep in float.
 
     Returns:
-        A new graph; its tensors keep their names.
+        A new graph with Q/DQ pairs; its tensors keep their names.
 
     Raises:
-        UnknownNameError: no such target.
+        UnknownNameError: no target has this name.
     """
-    rules = registry.load(TARGETS, target, "target")
-    made: onnx.ModelProto = rules.quantize(model, table.ranges(rules.GRID), frozenset(keep_float), cpu_features())
-    return made
+    declared = find_target(target)
+    return declared.quantize(model, table.ranges(declared.grid), frozenset(keep_float), cpu_features())
+
+
+def _declared(plugin: str) -> Target:
+    try:
+        declared = registry.load(PACKAGE, plugin, "target").TARGET
+    except Exception as exc:
+        raise DeployError(f"the target plug-in {plugin!r} cannot be loaded: {exc}.") from exc
+    if not isinstance(declared, Target):
+        raise DeployError(f"the target plug-in {plugin!r}: TARGET is not a calibration.target.Target.")
+    return declared

@@ -1,1 +1,1 @@
-"""From one format to the next: the file name is the edge, ``torch_to_onnx``."""
+"""Exporters from one format to another; the module is named after both, ``torch_to_onnx``."""

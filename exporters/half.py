@@ -9,24 +9,27 @@ import onnx
 from google.protobuf.message import EncodeError
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from deploy.support.onnx_file import load
+from deploy.support.onnx_file import SINGLE_FILE_LIMIT, load
 
 
-def to_half(source: Path, path: Path, single_file_limit: int) -> None:
-    """Write a file with half-precision weights and activations; inputs and outputs stay float32.
+def to_half(source: Path, path: Path, single_file_limit: int = SINGLE_FILE_LIMIT) -> None:
+    """Write a file with float16 weights and activations; inputs and outputs stay float32.
 
-    Operators that have no half-precision kernel, or need float32 arguments, keep float32 between casts.
+    Operators without a float16 kernel, or that need float32 arguments, stay in float32 between casts.
 
     Args:
         source: the ONNX file, which may be ``path`` itself; its weights may lie in files beside it.
-        path: where to write.
-        single_file_limit: bytes from which weights go to ``<path>.data``.
+        path: the file to write.
+        single_file_limit: size of the model in bytes from which weights go to ``<path>.data``.
+
+    Raises:
+        ArtifactError: the source is damaged, or its external data lies outside its folder.
     """
-    model = load(source)  # external data that points elsewhere is refused before it is read
+    model = load(source)  # checks the location of external data before it is read
     onnx.load_external_data_for_model(model, str(source.parent))
     data = path.with_name(f"{path.name}.data")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # values beyond half's range: the parity check judges them, with numbers
+        warnings.simplefilter("ignore")  # about values outside the range of float16, which the parity check reports
         half = convert_float_to_float16(
             model, keep_io_types=True, disable_shape_infer=_exceeds(model, single_file_limit)
         )
@@ -38,5 +41,5 @@ def to_half(source: Path, path: Path, single_file_limit: int) -> None:
 def _exceeds(model: onnx.ModelProto, limit: int) -> bool:
     try:
         return bool(model.ByteSize() >= limit)
-    except EncodeError:  # of 2 GB and more protobuf does not even tell the size
+    except EncodeError:  # protobuf cannot compute a size of 2 GB and more
         return True

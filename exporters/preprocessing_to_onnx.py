@@ -1,9 +1,9 @@
-"""A model's preprocessing as an ONNX graph: Pillow's resampling in integers, the same to the bit.
+"""A model's preprocessing as an ONNX graph that equals Pillow bit for bit.
 
-ONNX's own ``Resize`` differs from Pillow by several gray levels, so the graph computes what Pillow computes: weights in
-float64, rounded to 22 bits behind the point, along rows and along columns, each pass rounded to bytes. All sums are of
-integers below 2^53, so float64 holds them exactly, in whatever order they are added. Which pass comes first is seen in
-the last bit; Pillow 13 begins with the columns of tall pictures, and earlier ones never do.
+ONNX's ``Resize`` differs from Pillow by several gray levels, so the graph repeats Pillow's arithmetic: weights in
+float64, rounded to 22 fractional bits, applied to rows and to columns, with each pass rounded to bytes. All sums are of
+integers below 2^53, which float64 represents exactly, so the order of summation does not matter. The order of the two
+passes decides the last bit: Pillow 13 starts with the columns of tall images, earlier versions never do.
 
 Source: Pillow, ``src/libImaging/Resample.c`` (8 bits a channel) and ``Geometry.c`` (nearest).
 """
@@ -24,51 +24,53 @@ from deploy.core.model import Preprocessing
 
 IMAGE = "image"
 TALL_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
-"""Whether the Pillow that is installed begins with the columns of tall pictures; the graph does as that one does."""
+"""Whether the installed Pillow starts with the columns of tall images, which the graph then does too."""
+
 OPSET = 18
-_IR = 9
-_BITS = 22
+_IR_VERSION = 9
+_WEIGHT_BITS = 22
 _GRAY = (19595.0, 38470.0, 7471.0)
-"""Pillow's weights of red, green and blue, in 1/65536."""
+"""Pillow's weights of red, green and blue, in units of 1/65536."""
 
 
 def preprocessing_to_onnx(recipe: Preprocessing, *, output: str, dtype: str = "float32") -> onnx.ModelProto:
-    """The graph from one picture to one sample.
+    """Build the graph from one image to one sample.
 
     Args:
-        recipe: what the model wants.
-        output: name of the result, the model's input.
-        dtype: of the result; the arithmetic is float32 either way.
+        recipe: the model's preprocessing.
+        output: name of the output, the model's input.
+        dtype: type of the output; mean and std are applied in float32.
 
     Returns:
-        A model that takes ``image``, uint8 (height, width, 3), and gives ``output``, (1, channels, *crop).
+        A model with the input ``image``, uint8 (height, width, 3), and the output ``output``, (1, channels, *crop).
 
     Raises:
-        ExportError: an interpolation that the graph would not do exactly.
+        ExportError: the interpolation is not supported.
     """
     if recipe.interpolation not in (*_FILTERS, "nearest"):
         known = ", ".join((*_FILTERS, "nearest"))
-        raise ExportError(f"interpolation {recipe.interpolation!r} has no exact graph; these have: {known}.")
+        raise ExportError(f"interpolation {recipe.interpolation!r} is not supported; supported: {known}.")
     graph = _Graph()
     planes = graph.op("Transpose", graph.op("Cast", IMAGE, to=TensorProto.DOUBLE), perm=[2, 0, 1])
     if recipe.gray:
         weighted = graph.op("Mul", planes, graph.constant(np.array(_GRAY).reshape(3, 1, 1)))
         planes = graph.op("ReduceSum", weighted, graph.constant(np.array([0])), keepdims=1)
         planes = graph.floored(graph.op("Add", planes, graph.constant(32768.0)), 65536.0)
-    have = graph.op("Shape", IMAGE, start=0, end=2)
-    want = graph.constant(np.array(recipe.crop))
-    size = want if recipe.resize is None else _resized(graph, have, recipe.resize)
-    first = _first(graph, size, want)
-    take = _nearest if recipe.interpolation == "nearest" else _resampled
+    image_size = graph.op("Shape", IMAGE, start=0, end=2)
+    crop = graph.constant(np.array(recipe.crop))
+    resized = crop if recipe.resize is None else _resized_size(graph, image_size, recipe.resize)
+    offset = _crop_offset(graph, resized, crop)
+    resample = _nearest if recipe.interpolation == "nearest" else _convolved
 
     def passes(*axes: int) -> str:
         result = planes
         for axis in axes:
-            result = take(graph, result, axis, recipe, [graph.item(value, axis) for value in (have, size, first)])
+            sizes = [graph.item(value, axis) for value in (image_size, resized, offset)]
+            result = resample(graph, result, axis, recipe, sizes)
         return result
 
-    if take is _resampled and TALL_FIRST:
-        planes = graph.either(_tall(graph, have, size), lambda: passes(0, 1), lambda: passes(1, 0))
+    if resample is _convolved and TALL_FIRST:
+        planes = graph.either(_is_tall(graph, image_size, resized), lambda: passes(0, 1), lambda: passes(1, 0))
     else:
         planes = passes(1, 0)
     scaled = graph.op("Div", graph.op("Cast", planes, to=TensorProto.FLOAT), graph.constant(np.float32(255)))
@@ -82,37 +84,37 @@ def preprocessing_to_onnx(recipe: Preprocessing, *, output: str, dtype: str = "f
     return graph.model("preprocessing", image, [result])
 
 
-def labels_to_onnx(labels: Sequence[str], *, logits: str, dtype: str, most: int) -> onnx.ModelProto:
-    """The graph from logits to the names of the most probable classes.
+def labels_to_onnx(labels: Sequence[str], *, logits: str, dtype: str, top_k: int) -> onnx.ModelProto:
+    """Build the graph from logits to the most probable classes.
 
     Args:
-        labels: a name for every class.
+        labels: name of every class.
         logits: name of the input, the model's output.
-        dtype: of the input.
-        most: names to give.
+        dtype: type of the input.
+        top_k: number of classes to return; at most all of them.
 
     Returns:
-        A model that takes ``logits`` (batch, classes) and gives ``label``, strings, and ``probability``, float32, both
-        (batch, most), the most probable first.
+        A model with the input ``logits`` (batch, classes) and the outputs ``label``, strings, and ``probability``,
+        float32, both of shape (batch, top_k), the most probable class first.
     """
     graph = _Graph()
-    weights = graph.op("Softmax", graph.op("Cast", logits, to=TensorProto.FLOAT), axis=-1)
-    most = min(most, len(labels))
-    count = graph.constant(np.array([most]))
-    graph.nodes.append(helper.make_node("TopK", [weights, count], ["probability", "index"], axis=-1))
+    probabilities = graph.op("Softmax", graph.op("Cast", logits, to=TensorProto.FLOAT), axis=-1)
+    top_k = min(top_k, len(labels))
+    count = graph.constant(np.array([top_k]))
+    graph.nodes.append(helper.make_node("TopK", [probabilities, count], ["probability", "index"], axis=-1))
     graph.nodes.append(helper.make_node("Gather", [graph.constant(np.array(labels, object)), "index"], ["label"]))
-    taken = helper.make_tensor_value_info(
+    source = helper.make_tensor_value_info(
         logits, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), ["batch", len(labels)]
     )
-    given = [
-        helper.make_tensor_value_info("label", TensorProto.STRING, ["batch", most]),
-        helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["batch", most]),
+    results = [
+        helper.make_tensor_value_info("label", TensorProto.STRING, ["batch", top_k]),
+        helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["batch", top_k]),
     ]
-    return graph.model("labels", taken, given)
+    return graph.model("labels", source, results)
 
 
 class _Graph:
-    """Nodes with names that nobody has to think of."""
+    """A graph under construction; names of nodes and constants are generated."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -120,6 +122,7 @@ class _Graph:
         self._constants: list[onnx.TensorProto] = []
 
     def op(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """Append a node and return the name of its output."""
         name = f"{operator.lower()}_{next(self._names)}"
         self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
         return name
@@ -131,26 +134,26 @@ class _Graph:
         return name
 
     def item(self, vector: str, index: int) -> str:
-        """One element, as a scalar."""
+        """Return one element as a scalar."""
         return self.op("Gather", vector, self.constant(index))
 
     def double(self, value: str) -> str:
         return self.op("Cast", value, to=TensorProto.DOUBLE)
 
-    def whole(self, value: str) -> str:
-        """Truncated, as int64."""
+    def truncated(self, value: str) -> str:
+        """Round toward zero, to int64."""
         return self.op("Cast", value, to=TensorProto.INT64)
 
     def floored(self, value: str, divisor: float) -> str:
-        """Divided by a power of two and rounded down."""
+        """Divide by a power of two and round down."""
         return self.op("Floor", self.op("Div", value, self.constant(divisor)))
 
-    def span(self, stop: str) -> str:
-        """0, 1 … stop - 1 in float64."""
+    def arange(self, stop: str) -> str:
+        """Return 0, 1 … stop - 1 in float64."""
         return self.double(self.op("Range", self.constant(0), stop, self.constant(1)))
 
     def either(self, condition: str, yes: Callable[[], str], no: Callable[[], str]) -> str:
-        """What one of two parts of the graph gives; only that one runs."""
+        """Return the result of one of two subgraphs; only that one runs."""
         return self.op("If", condition, then_branch=self._branch(yes), else_branch=self._branch(no))
 
     def _branch(self, build: Callable[[], str]) -> onnx.GraphProto:
@@ -159,118 +162,117 @@ class _Graph:
         nodes, self.nodes = self.nodes, outer
         return helper.make_graph(nodes, result.name, [], [result])
 
-    def model(self, name: str, taken: onnx.ValueInfoProto, given: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
-        graph = helper.make_graph(self.nodes, name, [taken], given, self._constants)
-        made = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR, producer_name="deploy"
+    def model(self, name: str, source: onnx.ValueInfoProto, results: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
+        graph = helper.make_graph(self.nodes, name, [source], results, self._constants)
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="deploy"
         )
-        onnx.checker.check_model(made, full_check=True)
-        return made
+        onnx.checker.check_model(model, full_check=True)
+        return model
 
 
-def _resized(graph: _Graph, have: str, short: int) -> str:
-    """Height and width after the shorter side became ``short``: the other is truncated, as torchvision does."""
-    least = graph.op("ReduceMin", have, keepdims=0)
-    most = graph.op("ReduceMax", have, keepdims=0)
-    product = graph.double(graph.op("Mul", most, graph.constant(short)))
-    other = graph.whole(graph.op("Div", product, graph.double(least)))
-    is_least = graph.op("Equal", have, least)  # of a square both are, and both become the same
-    return graph.op("Where", is_least, graph.constant(short), other)
+def _resized_size(graph: _Graph, image_size: str, short_side: int) -> str:
+    """Return height and width after resizing the shorter side; the other is truncated, as in torchvision."""
+    shorter = graph.op("ReduceMin", image_size, keepdims=0)
+    longer = graph.op("ReduceMax", image_size, keepdims=0)
+    product = graph.double(graph.op("Mul", longer, graph.constant(short_side)))
+    other = graph.truncated(graph.op("Div", product, graph.double(shorter)))
+    is_shorter = graph.op("Equal", image_size, shorter)  # both sides of a square
+    return graph.op("Where", is_shorter, graph.constant(short_side), other)
 
 
-def _first(graph: _Graph, size: str, want: str) -> str:
-    """Where the crop begins in the resized picture; below zero where that is smaller and is padded."""
-    room = graph.op("Sub", size, want)
-    half = graph.whole(graph.op("Round", graph.op("Div", graph.double(room), graph.constant(2.0))))
-    lack = graph.op("Neg", graph.op("Div", graph.op("Neg", room), graph.constant(2)))
-    return graph.op("Where", graph.op("Less", room, graph.constant(0)), lack, half)
+def _crop_offset(graph: _Graph, size: str, crop: str) -> str:
+    """Return where the crop starts in the resized image; negative if the image is smaller and is padded."""
+    margin = graph.op("Sub", size, crop)
+    half = graph.truncated(graph.op("Round", graph.op("Div", graph.double(margin), graph.constant(2.0))))
+    padding = graph.op("Neg", graph.op("Div", graph.op("Neg", margin), graph.constant(2)))
+    return graph.op("Where", graph.op("Less", margin, graph.constant(0)), padding, half)
 
 
-def _tall(graph: _Graph, have: str, size: str) -> str:
-    """Whether the height shrinks, and by more than twice the pixels that the width does."""
-    lost = graph.op("Sub", have, size)
-    rows, columns = graph.item(lost, 0), graph.item(lost, 1)
+def _is_tall(graph: _Graph, image_size: str, size: str) -> str:
+    """Return whether the height shrinks, and by more than twice the pixels by which the width shrinks."""
+    difference = graph.op("Sub", image_size, size)
+    rows, columns = graph.item(difference, 0), graph.item(difference, 1)
     more = graph.op("Greater", rows, graph.op("Mul", columns, graph.constant(2)))
     return graph.op("And", graph.op("Greater", rows, graph.constant(0)), more)
 
 
-def _resampled(graph: _Graph, planes: str, axis: int, recipe: Preprocessing, sizes: Sequence[str]) -> str:
-    """One pass: every line becomes sums of its pixels times weights, rounded to bytes."""
-    have, size, first = sizes
-    weights = _weights(graph, recipe, axis, have, size, first)
+def _convolved(graph: _Graph, planes: str, axis: int, recipe: Preprocessing, sizes: Sequence[str]) -> str:
+    """Resample one axis: every line becomes weighted sums of its pixels, rounded to bytes."""
+    weights = _weights(graph, recipe, axis, *sizes)
     if axis == 1:
         sums = graph.op("MatMul", planes, graph.op("Transpose", weights, perm=[1, 0]))
     else:
         sums = graph.op("MatMul", weights, planes)
-    rounded = graph.floored(graph.op("Add", sums, graph.constant(2.0 ** (_BITS - 1))), 2.0**_BITS)
+    rounded = graph.floored(graph.op("Add", sums, graph.constant(2.0 ** (_WEIGHT_BITS - 1))), 2.0**_WEIGHT_BITS)
     return graph.op("Clip", rounded, graph.constant(0.0), graph.constant(255.0))
 
 
-def _weights(graph: _Graph, recipe: Preprocessing, axis: int, have: str, size: str, first: str) -> str:
-    """Integers (crop, have), in 2^-22: of the pixels of a line in each pixel that the crop takes."""
-    support, curve = _FILTERS[recipe.interpolation]
+def _weights(graph: _Graph, recipe: Preprocessing, axis: int, image_size: str, size: str, crop_offset: str) -> str:
+    """Return the weights of the image's pixels in each pixel of the crop: integers (crop, image), in units of 2^-22."""
+    support, kernel = _FILTERS[recipe.interpolation]
     half = graph.constant(0.5)
-    scale = graph.op("Div", graph.double(have), graph.double(size))
+    scale = graph.op("Div", graph.double(image_size), graph.double(size))
     stretch = graph.op("Max", scale, graph.constant(1.0))
-    reach = graph.op("Mul", graph.constant(support), stretch)
-    pixels = graph.constant(np.arange(recipe.crop[axis], dtype=np.float64)[:, None])
-    place = graph.op("Add", pixels, graph.double(first))
-    center = graph.op("Mul", graph.op("Add", place, half), scale)
-    low = graph.op("Floor", graph.op("Add", graph.op("Sub", center, reach), half))
-    high = graph.op("Floor", graph.op("Add", graph.op("Add", center, reach), half))
-    pixel = graph.span(have)
-    away = graph.op("Div", graph.constant(1.0), stretch)
-    offset = graph.op("Mul", graph.op("Add", graph.op("Sub", pixel, center), half), away)
-    inside = graph.op("And", graph.op("GreaterOrEqual", pixel, low), graph.op("Less", pixel, high))
-    there = graph.op(
+    radius = graph.op("Mul", graph.constant(support), stretch)
+    crop_pixels = graph.constant(np.arange(recipe.crop[axis], dtype=np.float64)[:, None])
+    position = graph.op("Add", crop_pixels, graph.double(crop_offset))
+    center = graph.op("Mul", graph.op("Add", position, half), scale)
+    low = graph.op("Floor", graph.op("Add", graph.op("Sub", center, radius), half))
+    high = graph.op("Floor", graph.op("Add", graph.op("Add", center, radius), half))
+    pixel = graph.arange(image_size)
+    inverse = graph.op("Div", graph.constant(1.0), stretch)
+    distance = graph.op("Mul", graph.op("Add", graph.op("Sub", pixel, center), half), inverse)
+    in_support = graph.op("And", graph.op("GreaterOrEqual", pixel, low), graph.op("Less", pixel, high))
+    in_image = graph.op(
         "And",
-        graph.op("GreaterOrEqual", place, graph.constant(0.0)),
-        graph.op("Less", place, graph.double(size)),
+        graph.op("GreaterOrEqual", position, graph.constant(0.0)),
+        graph.op("Less", position, graph.double(size)),
     )
     zero = graph.constant(0.0)
-    raw = graph.op("Where", graph.op("And", inside, there), curve(graph, offset), zero)
+    raw = graph.op("Where", graph.op("And", in_support, in_image), kernel(graph, distance), zero)
     total = graph.op("ReduceSum", raw, graph.constant(np.array([1])), keepdims=1)
-    total = graph.op("Where", graph.op("Equal", total, zero), graph.constant(1.0), total)  # black beside the picture
-    fixed = graph.op("Mul", graph.op("Div", raw, total), graph.constant(2.0**_BITS))
-    away_from_zero = graph.op("Floor", graph.op("Add", graph.op("Abs", fixed), half))
-    return graph.op("Mul", graph.op("Sign", fixed), away_from_zero)
+    total = graph.op("Where", graph.op("Equal", total, zero), graph.constant(1.0), total)  # padding is black
+    fixed = graph.op("Mul", graph.op("Div", raw, total), graph.constant(2.0**_WEIGHT_BITS))
+    magnitude = graph.op("Floor", graph.op("Add", graph.op("Abs", fixed), half))
+    return graph.op("Mul", graph.op("Sign", fixed), magnitude)
 
 
 def _nearest(graph: _Graph, planes: str, axis: int, recipe: Preprocessing, sizes: Sequence[str]) -> str:
-    """The pixel below each center; Pillow adds the step up, pixel after pixel, and so does the graph."""
-    have, size, first = sizes
-    step = graph.op("Div", graph.double(have), graph.double(size))
+    """Select the pixel below each center; like Pillow, the graph accumulates the step pixel by pixel."""
+    image_size, size, crop_offset = sizes
+    step = graph.op("Div", graph.double(image_size), graph.double(size))
     steps = graph.op("Expand", step, graph.op("Unsqueeze", size, graph.constant(np.array([0]))))
-    begin = graph.op("Mul", step, graph.constant(0.5))
+    start = graph.op("Mul", step, graph.constant(0.5))
     rest = graph.op("Slice", steps, graph.constant(np.array([1])), graph.constant(np.array([np.iinfo(np.int64).max])))
-    joined = graph.op("Concat", graph.op("Unsqueeze", begin, graph.constant(np.array([0]))), rest, axis=0)
-    source = graph.whole(graph.op("CumSum", joined, graph.constant(np.int64(0))))
-    place = graph.op("Add", graph.constant(np.arange(recipe.crop[axis])), first)
+    joined = graph.op("Concat", graph.op("Unsqueeze", start, graph.constant(np.array([0]))), rest, axis=0)
+    source = graph.truncated(graph.op("CumSum", joined, graph.constant(np.int64(0))))
+    position = graph.op("Add", graph.constant(np.arange(recipe.crop[axis])), crop_offset)
     last = graph.op("Sub", size, graph.constant(1))
-    held = graph.op("Min", graph.op("Max", place, graph.constant(0)), last)
-    taken = graph.op("Gather", planes, graph.op("Gather", source, held), axis=axis + 1)
-    there = graph.op("Cast", graph.op("Equal", place, held), to=TensorProto.DOUBLE)
-    mask = there if axis == 1 else graph.op("Unsqueeze", there, graph.constant(np.array([1])))
-    return graph.op("Mul", taken, mask)
+    clamped = graph.op("Min", graph.op("Max", position, graph.constant(0)), last)
+    pixels = graph.op("Gather", planes, graph.op("Gather", source, clamped), axis=axis + 1)
+    in_image = graph.op("Cast", graph.op("Equal", position, clamped), to=TensorProto.DOUBLE)
+    mask = in_image if axis == 1 else graph.op("Unsqueeze", in_image, graph.constant(np.array([1])))
+    return graph.op("Mul", pixels, mask)
 
 
-def _triangle(graph: _Graph, offset: str) -> str:
+def _triangle(graph: _Graph, distance: str) -> str:
     one = graph.constant(1.0)
-    return graph.op("Max", graph.op("Sub", one, graph.op("Abs", offset)), graph.constant(0.0))
+    return graph.op("Max", graph.op("Sub", one, graph.op("Abs", distance)), graph.constant(0.0))
 
 
-def _box(graph: _Graph, offset: str) -> str:
+def _box(graph: _Graph, distance: str) -> str:
     inside = graph.op(
         "And",
-        graph.op("Greater", offset, graph.constant(-0.5)),
-        graph.op("LessOrEqual", offset, graph.constant(0.5)),
+        graph.op("Greater", distance, graph.constant(-0.5)),
+        graph.op("LessOrEqual", distance, graph.constant(0.5)),
     )
     return graph.double(inside)
 
 
-def _cubic(graph: _Graph, offset: str) -> str:
-    """Keys' curve with a = -1/2, the polynomials nested as Pillow nests them."""
-    x = graph.op("Abs", offset)
+def _cubic(graph: _Graph, distance: str) -> str:
+    """Keys' kernel with a = -1/2, with the polynomials nested as in Pillow."""
+    x = graph.op("Abs", distance)
 
     def polynomial(*steps: tuple[str, float | str]) -> str:
         value = x
@@ -280,8 +282,8 @@ def _cubic(graph: _Graph, offset: str) -> str:
 
     near = polynomial(("Mul", 1.5), ("Sub", 2.5), ("Mul", x), ("Mul", x), ("Add", 1.0))
     far = polynomial(("Sub", 5.0), ("Mul", x), ("Add", 8.0), ("Mul", x), ("Sub", 4.0), ("Mul", -0.5))
-    beyond = graph.op("Where", graph.op("Less", x, graph.constant(2.0)), far, graph.constant(0.0))
-    return graph.op("Where", graph.op("Less", x, graph.constant(1.0)), near, beyond)
+    outer = graph.op("Where", graph.op("Less", x, graph.constant(2.0)), far, graph.constant(0.0))
+    return graph.op("Where", graph.op("Less", x, graph.constant(1.0)), near, outer)
 
 
 _FILTERS: dict[str, tuple[float, Callable[[_Graph, str], str]]] = {
@@ -289,4 +291,4 @@ _FILTERS: dict[str, tuple[float, Callable[[_Graph, str], str]]] = {
     "bicubic": (2.0, _cubic),
     "box": (0.5, _box),
 }
-"""Support in pixels, and the curve, by interpolation."""
+"""Radius of the support in pixels, and the kernel, by interpolation."""

@@ -1,4 +1,4 @@
-"""PyTorch to ONNX: by torch.export where it can, by tracing where it cannot, and never without saying which."""
+"""PyTorch to ONNX, by torch.export or by tracing."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ import torch
 from deploy.core.errors import DeployError, ExportError, ModelError, StorageError
 from deploy.core.model import Model
 from deploy.core.tensors import TensorSpec, symbols
-from exporters.limits import SINGLE_FILE_LIMIT
+from deploy.support.onnx_file import SINGLE_FILE_LIMIT, opset
 
-INPUT_FORMAT = "torch"
-OUTPUT_SUFFIX = ".onnx"
 TRACE_OPSET = 17
-_KEPT_METADATA = ("namespace", "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy")
+"""Default operator set of tracing."""
+
+_NODE_METADATA = ("namespace", "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy")
+"""Metadata of nodes that is kept; it relates nodes to modules."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportOptions:
-    """What to make.
+    """Options of an export.
 
     Attributes:
-        opset: the ONNX operator set, or None for the strategy's own default.
-        precision: ``fp32``, or ``fp16`` for half-precision weights and activations with float32 inputs and outputs.
+        opset: the ONNX operator set; None for the strategy's default.
+        precision: ``fp32``, or ``fp16`` for float16 weights and activations with float32 inputs and outputs.
     """
 
     opset: int | None = None
@@ -45,14 +46,16 @@ class ExportOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exported:
-    """What was made.
+    """An exported file.
 
     Attributes:
+        path: the file.
         strategy: ``export`` or ``trace``.
-        outputs: what the graph gives, dimensions named as the graph names them.
-        decided: places in Python code where tracing took one way by a value that it saw, as ``file.py:12``: the graph
-            has that way only.
-        log: everything the exporter said.
+        opset: operator set of the graph.
+        inputs: inputs of the graph.
+        outputs: outputs of the graph, with its names of dimensions.
+        traced_branches: lines of Python code, as ``file.py:12``, where a value decided which branch was traced; the
+            graph contains that branch only.
     """
 
     path: Path
@@ -60,8 +63,7 @@ class Exported:
     opset: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    decided: tuple[str, ...]
-    log: str
+    traced_branches: tuple[str, ...]
 
 
 def export(
@@ -71,47 +73,51 @@ def export(
 
     Args:
         model: the model.
-        inputs: its inputs; what is still symbolic becomes dynamic, traced with ``model.sizes``.
+        inputs: its inputs; symbolic dimensions become dynamic and have the sizes ``model.sizes`` during the export.
         path: the file to write; weights of 2 GB and more go to ``<path>.data`` beside it.
-        options: what to make.
+        options: see `ExportOptions`.
         strategy: ``export`` (torch.export) or ``trace`` (run once and record).
 
     Raises:
-        ExportError: this strategy cannot, or the graph fixed a dimension that was to be dynamic.
+        ExportError: the strategy failed, or the graph has other inputs, outputs or dynamic dimensions than requested.
+        ModelError: the model does not run on the example inputs.
+        StorageError: the file cannot be written.
     """
     names = list(_example_outputs(model, inputs))
     with _captured() as (log, caught):
         try:
             STRATEGIES[strategy](model, inputs, names, path, options)
         except OSError as exc:
-            raise StorageError(f"{path.name} cannot be written: {exc.strerror or exc}.") from exc
+            raise StorageError(f"{path.name}: cannot be written: {exc.strerror or exc}.") from exc
         except Exception as exc:
-            text = log()
-            raise ExportError(
-                f"{strategy}: {_reason(exc)}", f"full log: {_write_log(model, strategy, text, exc)}"
-            ) from exc
+            file = _write_log(model, strategy, log(), exc)
+            raise ExportError(f"{strategy}: {_reason(exc)}", f"full log: {file}") from exc
         if options.precision == "fp16":
-            from exporters.half import to_half  # imports onnxruntime: half a second that fp32 does without
+            from exporters.half import to_half  # imports onnxruntime, which takes half a second
 
             to_half(path, path, SINGLE_FILE_LIMIT)
-    graph = onnx.load(str(path), load_external_data=False)
-    made = Exported(
+    saved = onnx.load(str(path), load_external_data=False)
+    exported = Exported(
         path=path,
         strategy=strategy,
-        opset=next(item.version for item in graph.opset_import if item.domain in ("", "ai.onnx")),
-        inputs=tuple(_spec(value) for value in graph.graph.input),
-        outputs=tuple(_spec(value) for value in graph.graph.output),
-        decided=_decided(caught),
-        log=log(),
+        opset=opset(saved),
+        inputs=tuple(_spec(value) for value in saved.graph.input),
+        outputs=tuple(_spec(value) for value in saved.graph.output),
+        traced_branches=_traced_branches(caught),
     )
-    _check_interface(made, inputs, names)
-    if options.opset not in (None, made.opset):
-        raise ExportError(f"{strategy}: opset {options.opset} was asked for and opset {made.opset} came out.")
-    return made
+    _check_interface(exported, inputs, names)
+    if options.opset not in (None, exported.opset):
+        raise ExportError(f"{strategy}: the graph has opset {exported.opset} instead of {options.opset}.")
+    return exported
 
 
 def example(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, torch.Tensor]:
-    """Seeded example tensors to trace with; a batch of 2, since 1 would be specialized."""
+    """Return seeded example tensors of an export.
+
+    Args:
+        model: the model; its sizes replace symbolic dimensions. Its batch is 2, since exporters specialize a size of 1.
+        inputs: the inputs.
+    """
     generator = np.random.default_rng(0)
     tensors = {}
     for spec in inputs:
@@ -134,8 +140,8 @@ def _example_outputs(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, An
     except DeployError:
         raise
     except Exception as exc:
-        takes = "; ".join(map(str, inputs))
-        raise ModelError(f"{model.name} does not run on {takes}: {type(exc).__name__}: {exc}") from exc
+        specs = "; ".join(map(str, inputs))
+        raise ModelError(f"{model.name} does not run on {specs}: {type(exc).__name__}: {exc}") from exc
 
 
 def _by_torch_export(
@@ -164,11 +170,11 @@ def _by_torch_export(
 
 
 def _save(model: ir.Model, path: Path) -> None:
-    """Write the model, and let go of its weights: onnxscript's rewrite rules hold on to the graph they saw last."""
-    stored = [value for value in model.graph.initializers.values() if value.const_value is not None]
-    size = sum(value.const_value.nbytes for value in stored if value.const_value is not None)
+    """Write the model and release its weights, since onnxscript's rewrite rules keep a reference to the last graph."""
+    initializers = model.graph.initializers.values()
+    size = sum(value.const_value.nbytes for value in initializers if value.const_value is not None)
     ir.save(model, path, external_data=f"{path.name}.data" if size >= SINGLE_FILE_LIMIT else None)
-    for value in stored:
+    for value in initializers:
         value.const_value = None
 
 
@@ -204,18 +210,22 @@ def _by_tracing(
 
 
 def _output_axes(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, dict[int, str]]:
-    """Names for output dimensions that equal a dynamic input dimension, seen by running the model at another size."""
+    """Find the output dimensions that follow a dynamic input dimension, by running the model at another size.
+
+    Returns:
+        By output, the name of the input dimension by axis.
+    """
     shapes = {name: tuple(value.shape) for name, value in _example_outputs(model, inputs).items()}
     axes: dict[str, dict[int, str]] = {}
     for symbol in symbols(inputs):
         size = model.sizes[symbol]
         other = model.replace(sizes={**model.sizes, symbol: size + 1})
         try:
-            moved = _example_outputs(other, inputs)
-        except ModelError:  # not every size is one the model takes
+            changed = _example_outputs(other, inputs)
+        except ModelError:  # the model may not accept this size
             continue
         for name, shape in shapes.items():
-            for axis, (before, after) in enumerate(zip(shape, moved[name].shape, strict=True)):
+            for axis, (before, after) in enumerate(zip(shape, changed[name].shape, strict=True)):
                 if (before, after) == (size, size + 1):
                     axes.setdefault(name, {})[axis] = symbol
     return axes
@@ -228,9 +238,9 @@ STRATEGIES: Mapping[str, Callable[[Model, Sequence[TensorSpec], list[str], Path,
 
 
 def _clean(model: ir.Model) -> None:
-    """Drop what would leak the exporting machine (source paths) or differ between two equal exports."""
+    """Remove metadata that reveals source paths or differs between two equal exports."""
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        for key in [key for key in node.metadata_props if key not in _KEPT_METADATA]:
+        for key in [key for key in node.metadata_props if key not in _NODE_METADATA]:
             del node.metadata_props[key]
     model.graph.metadata_props.clear()
     model.metadata_props.clear()
@@ -247,41 +257,42 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     return TensorSpec(name=value.name, dtype=dtype, shape=shape)
 
 
-def _check_interface(made: Exported, wanted: Sequence[TensorSpec], outputs: Sequence[str]) -> None:
-    found = {spec.name: spec for spec in made.inputs}
-    for spec in wanted:
-        if spec.name not in found:
-            raise ExportError(f"{made.strategy}: input {spec.name!r} is not used by the graph and was dropped.")
-        for axis, dim in enumerate(spec.shape):
-            if isinstance(dim, str) and not isinstance(found[spec.name].shape[axis], str):
-                fixed = found[spec.name].shape[axis]
+def _check_interface(exported: Exported, inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> None:
+    graph_inputs = {spec.name: spec for spec in exported.inputs}
+    for spec in inputs:
+        if spec.name not in graph_inputs:
+            raise ExportError(f"{exported.strategy}: the graph does not use input {spec.name!r}.")
+        for dim, size in zip(spec.shape, graph_inputs[spec.name].shape, strict=True):
+            if isinstance(dim, str) and not isinstance(size, str):
                 raise ExportError(
-                    f"{made.strategy}: dimension {dim!r} of input {spec.name!r} was to be dynamic, "
-                    f"and the graph has fixed it to {fixed}.",
-                    "ask for fewer dynamic dimensions with --dynamic",
+                    f"{exported.strategy}: dimension {dim!r} of input {spec.name!r} must be dynamic, "
+                    f"but the graph fixes it to {size}.",
+                    "request fewer dynamic dimensions with --dynamic",
                 )
-    if [spec.name for spec in made.outputs] != list(outputs):
-        given = ", ".join(spec.name for spec in made.outputs)
-        raise ExportError(f"{made.strategy}: the graph gives {given}; the model gives {', '.join(outputs)}.")
+    names = [spec.name for spec in exported.outputs]
+    if names != list(outputs):
+        raise ExportError(
+            f"{exported.strategy}: the graph has the outputs {', '.join(names)} instead of {', '.join(outputs)}."
+        )
 
 
-def _decided(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
-    """Where a value became a number or a truth of Python, as the tracer tells it."""
-    found = [item for item in caught if item.category.__name__ == "TracerWarning"]
-    found = [item for item in found if "to a Python" in str(item.message)]
-    return tuple(dict.fromkeys(f"{Path(item.filename).name}:{item.lineno}" for item in found))
+def _traced_branches(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
+    """Return the lines where the tracer warned that a tensor became a Python number or boolean."""
+    warned = [item for item in caught if item.category.__name__ == "TracerWarning"]
+    lines = [f"{Path(item.filename).name}:{item.lineno}" for item in warned if "to a Python" in str(item.message)]
+    return tuple(dict.fromkeys(lines))
 
 
 @contextlib.contextmanager
 def _captured() -> Iterator[tuple[Callable[[], str], Sequence[warnings.WarningMessage]]]:
-    """Catch warnings, log records and prints of the exporter instead of showing them.
+    """Capture warnings, log records and prints of the exporter.
 
     Yields:
-        What gives their text, and the warnings.
+        A function that returns their text so far, and the warnings.
     """
     lines: list[str] = []
 
-    class Keep(logging.Handler):
+    class ListHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             lines.append(self.format(record))
 
@@ -289,7 +300,7 @@ def _captured() -> Iterator[tuple[Callable[[], str], Sequence[warnings.WarningMe
     loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
     before = [(logger, logger.propagate, list(logger.handlers)) for logger in loggers]
     for logger in loggers:
-        logger.handlers, logger.propagate = [Keep()], False
+        logger.handlers, logger.propagate = [ListHandler()], False
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -304,7 +315,7 @@ def _captured() -> Iterator[tuple[Callable[[], str], Sequence[warnings.WarningMe
 
 
 def _reason(exc: Exception) -> str:
-    """The exporter's own message, shortened to the lines that say why."""
+    """Return the exporter's message, shortened to the lines that state the reason."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(exc))
     text = text.partition("## Exception summary")[2] or text
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("(Refer to")]

@@ -1,1 +1,1 @@
-"""From a histogram to the range that eight bits shall cover, one statistic a file: ``choose(histogram, grid)``."""
+"""Statistics that choose the INT8 range of a tensor, one module each: ``choose(histogram, grid)``."""

@@ -1,8 +1,8 @@
-"""The least loss of information: Kullback-Leibler divergence between the histogram and its eight-bit version.
+"""Minimum Kullback-Leibler divergence between the histogram and its quantized version.
 
-After S. Migacz, "8-bit Inference with TensorRT", GTC 2017: what lies beyond the range is added to the reference
-distribution's ends and is missing from the eight-bit one, whose levels spread their mass evenly over the bins in use.
-The bin of zero is left out, as there: zero is exact in either.
+After S. Migacz, "8-bit Inference with TensorRT", GTC 2017: values outside the range are added to the ends of the
+reference distribution and are missing from the quantized one, which spreads the mass of each level evenly over the bins
+in use. The bin of zero is left out, as in that talk, since zero is exact in both.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from calibration.grid import Grid, Range
 from calibration.histogram import Histogram
 from calibration.range_search import best_range
 
-_RARE = 1e-9
-"""Probability given to what the eight-bit version cannot produce, so that the divergence stays finite."""
+_MIN_PROBABILITY = 1e-9
+"""Probability of values that the quantized version cannot represent; keeps the divergence finite."""
 
 
 def choose(histogram: Histogram, grid: Grid) -> Range:
-    """The range whose divergence is least."""
+    """Return the range with the minimum divergence."""
     edges, counts = histogram.used()
-    kept = edges != 0.0
-    middles, weights = edges[kept] + histogram.width / 2, counts[kept].astype(np.float64)
+    nonzero = edges != 0.0
+    middles, weights = edges[nonzero] + histogram.width / 2, counts[nonzero].astype(np.float64)
     if not len(middles):
         return grid.around(histogram.low, histogram.high)
 
@@ -38,7 +38,7 @@ def choose(histogram: Histogram, grid: Grid) -> Range:
         step = (span[1] - span[0]) / grid.steps
         level = np.rint((middles[first:end] - span[0]) / step).astype(np.intp)
         coarse = (np.bincount(level, weights=mass) / np.maximum(np.bincount(level), 1))[level]
-        p, q = reference / below[-1], np.maximum(coarse / coarse.sum(), _RARE)
+        p, q = reference / below[-1], np.maximum(coarse / coarse.sum(), _MIN_PROBABILITY)
         return float(p @ np.log(p / q))
 
     return best_range(histogram, grid, cost)

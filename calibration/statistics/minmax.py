@@ -1,4 +1,4 @@
-"""The smallest and the largest value: nothing is cut off, and one outlier coarsens everything."""
+"""Minimum and maximum: no value is clipped, and a single outlier makes every step coarser."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from calibration.histogram import Histogram
 
 
 def choose(histogram: Histogram, grid: Grid) -> Range:
-    """The range of all values."""
+    """Return the range of all values."""
     return grid.around(histogram.low, histogram.high)

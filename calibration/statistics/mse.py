@@ -1,4 +1,4 @@
-"""The least mean squared error of rounding and cutting off together."""
+"""Minimum mean squared error of rounding and clipping."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from calibration.range_search import best_range
 
 
 def choose(histogram: Histogram, grid: Grid) -> Range:
-    """The range whose mean squared error over the histogram is least; a bin counts as its middle."""
+    """Return the range with the minimum mean squared error; the values of a bin are taken as its middle."""
     edges, counts = histogram.used()
     middles, weights = edges + histogram.width / 2, counts.astype(np.float64)
     zero = edges == 0.0
-    middles[zero] = 0.0  # the bin of exact zeros, of which a ReLU leaves many
+    middles[zero] = 0.0  # mostly exact zeros, the output of ReLU
 
     def cost(span: Range) -> float:
         error = grid.round(middles, span) - middles

@@ -1,4 +1,4 @@
-"""All but the outermost values: one in ten thousand may be cut off at either end."""
+"""Percentiles: one value in ten thousand may be clipped at each end."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from calibration.grid import Grid, Range
 from calibration.histogram import Histogram
 
 TAIL = 1e-4
-"""Share of the values that may lie beyond each end."""
+"""Share of the values that may be clipped at each end."""
 
 
 def choose(histogram: Histogram, grid: Grid) -> Range:
-    """The range between the two percentiles, at a bin's resolution, within the smallest and the largest value."""
+    """Return the range between the two percentiles, at the resolution of a bin, within minimum and maximum."""
     edges, counts = histogram.used()
     if not len(edges):
         return 0.0, 0.0

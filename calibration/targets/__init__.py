@@ -1,1 +1,1 @@
-"""Where Q/DQ goes for each target, one a file: ``RULES``, and the graph passes before and after."""
+"""INT8 targets, one module each: ``TARGET`` declares the target and holds the function that quantizes for it."""

@@ -1,22 +1,23 @@
-"""ONNX Runtime on a CPU: uint8 activations with any zero-point, int8 weights by output channel, int32 biases.
+"""ONNX Runtime on a CPU: uint8 activations with any zero-point, int8 weights for each output channel, int32 biases.
 
-- Processors with VNNI multiply uint8 by int8 in one instruction; int8 by int8, the documented first choice, took three
-  times as long on ResNet-18. Without VNNI the 16-bit sums may overflow, and weights take seven bits.
-- Outputs are rounded too, so that whole stretches of the graph run in eight bits; activations that only cut off (ReLU,
-  ReLU6) vanish into the rounding.
-- A batch normalization that no convolution precedes (DenseNet) has no eight-bit kernel; as a depthwise 1 × 1
-  convolution it has.
+- CPUs with VNNI multiply uint8 by int8 in one instruction. int8 by int8, which ONNX Runtime's documentation recommends
+  first, took three times as long on ResNet-18. Without VNNI 16-bit sums may overflow, so weights take seven bits.
+- Outputs are quantized too, so that long sections of the graph run in INT8. Activations that only clip (ReLU, ReLU6)
+  disappear into the quantization.
+- A batch normalization without a preceding convolution (DenseNet) has no INT8 kernel; it is rewritten to a depthwise
+  1 × 1 convolution, which has one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-
-import onnx
+from typing import TYPE_CHECKING
 
 from calibration.grid import Grid, Range
-from calibration.passes import batch_norms_to_convolutions
-from calibration.qdq import Rules, insert
+from calibration.target import QdqRules, Target
+
+if TYPE_CHECKING:
+    import onnx
 
 GRID = Grid(symmetric=False)
 OPERATORS = (
@@ -26,19 +27,29 @@ OPERATORS = (
     "MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "Pad",
     "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Split", "Slice", "Gather",
 )  # fmt: skip
-"""What ONNX Runtime has eight-bit kernels for."""
+"""Operators for which ONNX Runtime has INT8 kernels."""
 
-MULTIPLIES_BYTES = ("avx512_vnni", "avx_vnni", "asimddp", "amx_int8")
-"""Processor features with which sums of products of bytes do not overflow."""
+INT8_FEATURES = ("avx512_vnni", "avx_vnni", "asimddp", "amx_int8")
+"""CPU features with which sums of INT8 products do not overflow."""
 
 
-def rules(features: Collection[str]) -> Rules:
-    """The rules for a processor with these features, as the operating system lists them."""
-    return Rules(grid=GRID, operators=OPERATORS, reduce_range=not set(MULTIPLIES_BYTES) & set(features))
+def rules(features: Collection[str]) -> QdqRules:
+    """Return the rules for a CPU.
+
+    Args:
+        features: the CPU's features, as the operating system names them.
+    """
+    return QdqRules(grid=GRID, operators=OPERATORS, reduce_range=set(INT8_FEATURES).isdisjoint(features))
 
 
 def quantize(
     model: onnx.ModelProto, ranges: Mapping[str, Range], keep_float: Collection[str], features: Collection[str]
 ) -> onnx.ModelProto:
-    """A quantized copy of the graph; see `calibration.quantize`."""
+    """Return a quantized copy of a graph; see `calibration.target.Quantize`."""
+    from calibration.passes import batch_norms_to_convolutions
+    from calibration.qdq import insert
+
     return insert(batch_norms_to_convolutions(model), ranges, rules(features), keep_float)
+
+
+TARGET = Target(name="onnxruntime", title="ONNX Runtime", grid=GRID, quantize=quantize)

@@ -1,35 +1,40 @@
-"""OpenVINO on a CPU: as for ONNX Runtime, but Q/DQ only before what shall run in eight bits, and float biases.
+"""OpenVINO on a CPU: types as for ONNX Runtime, Q/DQ pairs only before operators that run in INT8, float biases.
 
-- OpenVINO merges what follows a convolution into it and moves the rounding through the rest by itself. Q/DQ behind
-  every operator, which ONNX Runtime wants, made networks with sigmoids slower (EfficientNet-B0 by half), and ended its
-  process on DenseNet's batch normalizations.
-- A max-pool's input is rounded: else the convolution before it writes floats.
+- OpenVINO fuses what follows a convolution and propagates the quantization through other operators by itself. With
+  Q/DQ pairs behind every operator, which ONNX Runtime needs, networks with sigmoids were slower (EfficientNet-B0 by
+  half) and OpenVINO's process crashed on DenseNet's batch normalizations.
+- The input of a max-pool is quantized; otherwise the preceding convolution writes floats.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-
-import onnx
+from typing import TYPE_CHECKING
 
 from calibration.grid import Grid, Range
-from calibration.qdq import Rules, insert
+from calibration.target import QdqRules, Target
 
-GRID = Grid(symmetric=False)
-OPERATORS = (
-    "Conv", "ConvTranspose", "Gemm", "MatMul",
-    "Add", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool",
-)  # fmt: skip
-RULES = Rules(
-    grid=GRID,
-    operators=OPERATORS,
+if TYPE_CHECKING:
+    import onnx
+
+RULES = QdqRules(
+    grid=Grid(symmetric=False),
+    operators=(
+        "Conv", "ConvTranspose", "Gemm", "MatMul",
+        "Add", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool",
+    ),
     outputs=False,
     bias=False,
-)
+)  # fmt: skip
 
 
 def quantize(
     model: onnx.ModelProto, ranges: Mapping[str, Range], keep_float: Collection[str], features: Collection[str]
 ) -> onnx.ModelProto:
-    """A quantized copy of the graph; see `calibration.quantize`."""
+    """Return a quantized copy of a graph; see `calibration.target.Quantize`."""
+    from calibration.qdq import insert
+
     return insert(model, ranges, RULES, keep_float)
+
+
+TARGET = Target(name="openvino", title="OpenVINO", grid=RULES.grid, quantize=quantize)

@@ -1,36 +1,42 @@
-"""TensorRT: int8 about zero for activations and weights, float biases, Q/DQ before what shall run in eight bits.
+"""TensorRT: symmetric int8 activations and weights, float biases, Q/DQ pairs before operators that run in INT8.
 
-- Its parser refuses zero-points other than 0, uint8, and DequantizeLinear of int32 biases.
-- Every input of a weighted operator is rounded and its output is not: the operator is merged with the activation
-  behind it, whose output the next operator's input rounds.
-- Of a sum of two branches only the skipped one is rounded: the convolution that computes the other adds to its sums
-  before they leave the registers.
-- Average pools run in eight bits where their input is rounded; max-pools take the rounding that follows them.
+- TensorRT's parser rejects zero-points other than 0, uint8, and DequantizeLinear of int32 biases.
+- Every input of an operator with weights is quantized and its output is not: TensorRT fuses the operator with the
+  activation behind it, and the next operator quantizes its own input.
+- Of a residual sum only the skip branch is quantized: the convolution that computes the other branch adds the skip
+  branch to its accumulators.
+- Average pools run in INT8 if their input is quantized; max-pools take the quantization that follows them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-
-import onnx
+from typing import TYPE_CHECKING
 
 from calibration.grid import Grid, Range
-from calibration.qdq import Rules, add_pairs, insert, residual_skips
+from calibration.target import QdqRules, Target
 
-GRID = Grid(symmetric=True)
-RULES = Rules(
-    grid=GRID,
+if TYPE_CHECKING:
+    import onnx
+
+RULES = QdqRules(
+    grid=Grid(symmetric=True),
     operators=("Conv", "ConvTranspose", "Gemm", "MatMul", "AveragePool", "GlobalAveragePool"),
     outputs=False,
     bias=False,
-    pairs=True,
+    dedicated_pairs=True,
 )
 
 
 def quantize(
     model: onnx.ModelProto, ranges: Mapping[str, Range], keep_float: Collection[str], features: Collection[str]
 ) -> onnx.ModelProto:
-    """A quantized copy of the graph; see `calibration.quantize`."""
-    made = insert(model, ranges, RULES, keep_float)
-    add_pairs(made, residual_skips(model, keep_float), ranges)
-    return made
+    """Return a quantized copy of a graph; see `calibration.target.Quantize`."""
+    from calibration.qdq import add_pairs, insert, residual_skips
+
+    quantized = insert(model, ranges, RULES, keep_float)
+    add_pairs(quantized, residual_skips(model, keep_float), ranges)
+    return quantized
+
+
+TARGET = Target(name="tensorrt", title="TensorRT", grid=RULES.grid, quantize=quantize, half=True)

@@ -1,1 +1,1 @@
-"""Backends, one folder each: ``__init__.py`` declares the backend, ``runner.py`` imports its runtime."""
+"""Backends, one folder each: ``__init__.py`` declares the backend, ``runner.py`` imports the runtime."""

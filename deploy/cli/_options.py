@@ -22,6 +22,16 @@ class Percent(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return share
 
 
+threads_option = click.option("--threads", type=click.IntRange(min=1), help="Threads per process. [default: all cores]")
+device_option = click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Device."
+)
+batch_option = click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Batch size.")
+calib_option = click.option(
+    "--calib", metavar="DIR|FILE|NAME", help="Calibration data, where an INT8 file has to be made first."
+)
+
+
 def given(ctx: click.Context, name: str) -> bool:
     """Whether the user typed a parameter, rather than leaving its default.
 

@@ -11,7 +11,16 @@ import click
 from deploy.cli import compare as compare_command
 from deploy.cli import profile as profile_command
 from deploy.cli._common import EXIT, Settings, Several, emit, json_option
-from deploy.cli._options import Percent, given, option_of, refuse_together, refuse_unused
+from deploy.cli._options import (
+    Percent,
+    calib_option,
+    device_option,
+    given,
+    option_of,
+    refuse_together,
+    refuse_unused,
+    threads_option,
+)
 
 if TYPE_CHECKING:
     from deploy.bench.measure import BenchmarkReport, Listener
@@ -19,7 +28,7 @@ if TYPE_CHECKING:
     from deploy.core.progress import Progress
 
 FORMATS = ("table", "json", "csv", "markdown")
-COMPARE_ONLY = ("margin", "fail_if_slower", "time_limit")
+COMPARE_ONLY = ("margin", "fail_if_slower", "time_limit_s")
 COMPARE_TAKES = ("models", "compare", "precisions", "batches", "threads", "device", "calib", "seed", "as_json")
 PROFILE_TAKES = ("models", "explain", "backends", "precisions", "batches", "threads", "calib", "seed", "as_json")
 """Parameters that the hidden aliases ``--compare`` and ``--explain`` forward."""
@@ -48,7 +57,7 @@ See also: deploy compare A B, deploy profile MODEL.
 )
 @click.option("--batch", "batches", type=Several(numbers=True), default="1", show_default=True, help="Batch sizes.")
 @click.option("--max-batch", type=click.IntRange(min=1), help="Largest batch of --scenario throughput. [default: 256]")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads per process. [default: all cores]")
+@threads_option
 @click.option(
     "--scenario",
     default="latency",
@@ -71,11 +80,9 @@ See also: deploy compare A B, deploy profile MODEL.
     type=click.Choice(["single-stream", "offline", "server"]),
     help="MLPerf scenario of --scenario loadgen. [default: single-stream]",
 )
-@click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Device to run on."
-)
+@device_option
 @click.option("--graph", is_flag=True, help="Replay CUDA graphs. Needs --device cuda.")
-@click.option("--calib", metavar="DIR|FILE|NAME", help="Calibration data, where an INT8 file has to be made first.")
+@calib_option
 @click.option(
     "--repetitions",
     type=click.IntRange(min=1),
@@ -106,7 +113,7 @@ See also: deploy compare A B, deploy profile MODEL.
 @click.option("--compare", nargs=2, hidden=True)
 @click.option("--margin", type=Percent(), default="2%", hidden=True)
 @click.option("--fail-if-slower", type=Percent(), hidden=True)
-@click.option("--time-limit", type=click.FloatRange(min=1), default=60.0, hidden=True)
+@click.option("--time-limit", "time_limit_s", type=click.FloatRange(min=1), default=60.0, hidden=True)
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, **given_options: Any) -> int:
@@ -150,47 +157,32 @@ def _refuse_unused(ctx: click.Context, options: dict[str, Any]) -> None:
 def _run(settings: Settings, options: dict[str, Any]) -> int:
     from deploy.bench.repetition import Budget
 
-    scenario_options = {"rate": options["rate"], "p99_ms": options["p99"], "mode": options["mode"]}
-    run = _saturate if options["scenario"] == "throughput" else _bench
+    form = "json" if options.pop("as_json") else options.pop("form")
+    scenario = {"rate": options.pop("rate"), "p99_ms": options.pop("p99"), "mode": options.pop("mode")}
+    options["options"] = {name: value for name, value in scenario.items() if value is not None}
+    options["budget"] = Budget(time_s=options.pop("min_time"), patience_s=options.pop("timeout"))
+    options["backends"] = options["backends"] or ()
+    for name in ("form", "compare", "explain", *COMPARE_ONLY):
+        options.pop(name, None)
     with _display(settings) as (progress, listener):
-        report, saturated = run(
-            options["models"],
-            options,
-            backends=options["backends"] or (),
-            precisions=options["precisions"],
-            threads=options["threads"],
-            options={name: value for name, value in scenario_options.items() if value is not None},
-            device=options["device"],
-            graph=options["graph"],
-            calib=options["calib"],
-            repetitions=options["repetitions"],
-            budget=Budget(time_s=options["min_time"], patience_s=options["timeout"]),
-            seed=options["seed"],
-            again=options["again"],
-            baseline=options["baseline"],
-            limits=options["limits"],
-            artifacts=settings.artifacts,
-            progress=progress,
-            listener=listener,
-        )
-    _print(report, saturated, "json" if options["as_json"] else options["form"])
+        measure = _saturate if options["scenario"] == "throughput" else _bench
+        report, saturated = measure(**options, artifacts=settings.artifacts, progress=progress, listener=listener)
+    _print(report, saturated, form)
     return 0 if any(row.stats for row in report.rows) else EXIT["inconclusive"]
 
 
-def _bench(
-    models: tuple[str, ...], chosen: dict[str, Any], **options: Any
-) -> tuple[BenchmarkReport, SaturationReport | None]:
+def _bench(max_batch: int | None, **options: Any) -> tuple[BenchmarkReport, SaturationReport | None]:
     from deploy.bench.measure import measure_speed
 
-    return measure_speed(models, batches=chosen["batches"], scenario=chosen["scenario"], **options), None
+    return measure_speed(**options), None
 
 
 def _saturate(
-    models: tuple[str, ...], chosen: dict[str, Any], **options: Any
+    max_batch: int | None, batches: tuple[int, ...], scenario: str, **options: Any
 ) -> tuple[BenchmarkReport, SaturationReport | None]:
     from deploy.bench.saturation import MAX_BATCH, saturate
 
-    found = saturate(models, max_batch=chosen["max_batch"] or MAX_BATCH, **options)
+    found = saturate(max_batch=max_batch or MAX_BATCH, **options)
     return found.report, found
 
 
@@ -210,37 +202,28 @@ def _forward_to_compare(ctx: click.Context, options: dict[str, Any]) -> int:
     _refuse_others(ctx, (*COMPARE_TAKES, *COMPARE_ONLY), "--compare")
     return compare_command.run(
         ctx.obj,
-        options["compare"][0],
-        options["compare"][1],
         options["as_json"],
-        model=_single(ctx, "models", options["models"], None),
-        precision=_single(ctx, "precisions", options["precisions"], None),
-        batch=_single(ctx, "batches", options["batches"], 1),
-        threads=options["threads"],
-        device=options["device"],
-        calib=options["calib"],
-        margin=options["margin"],
-        fail_if_slower=options["fail_if_slower"],
-        time_limit_s=options["time_limit"],
-        seed=options["seed"],
+        first=options["compare"][0],
+        second=options["compare"][1],
+        model=_single(ctx, "models", options),
+        precision=_single(ctx, "precisions", options),
+        batch=_single(ctx, "batches", options),
+        **{name: options[name] for name in ("threads", "device", "calib", "seed", *COMPARE_ONLY)},
     )
 
 
 def _forward_to_profile(ctx: click.Context, options: dict[str, Any]) -> int:
     _refuse_others(ctx, PROFILE_TAKES, "--explain")
-    model = _single(ctx, "models", options["models"], None)
+    model = _single(ctx, "models", options)
     if model is None:
         raise click.UsageError("--explain needs a MODEL: deploy profile MODEL", ctx)
     return profile_command.run(
         ctx.obj,
-        model,
         options["as_json"],
-        backends=options["backends"] or (),
-        precision=_single(ctx, "precisions", options["precisions"], None),
-        batch=_single(ctx, "batches", options["batches"], 1),
-        threads=options["threads"],
-        calib=options["calib"],
-        seed=options["seed"],
+        model=model,
+        precision=_single(ctx, "precisions", options),
+        batch=_single(ctx, "batches", options),
+        **{name: options[name] for name in ("backends", "threads", "calib", "seed")},
     )
 
 
@@ -249,11 +232,12 @@ def _refuse_others(ctx: click.Context, taken: tuple[str, ...], alias: str) -> No
     refuse_together(ctx, others, alias)
 
 
-def _single(ctx: click.Context, name: str, values: tuple[Any, ...] | None, default: Any) -> Any:
-    """Return the only value of a parameter that takes several."""
-    if values and len(values) > 1 and given(ctx, name):
+def _single(ctx: click.Context, name: str, options: dict[str, Any]) -> Any:
+    """Return the only value of a parameter that takes several; None without one."""
+    values = options[name] or ()
+    if len(values) > 1 and given(ctx, name):
         raise click.UsageError(f"{option_of(ctx.command, name)} takes one value here.", ctx)
-    return values[0] if values else default
+    return values[0] if values else None
 
 
 @contextmanager

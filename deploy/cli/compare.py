@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from deploy.cli._common import EXIT, Settings, emit, json_option
-from deploy.cli._options import Percent
+from deploy.cli._options import Percent, batch_option, calib_option, device_option, threads_option
 
 
 @click.command(
@@ -25,18 +27,17 @@ Examples:
     type=click.Choice(["fp32", "fp16", "int8"]),
     help="Precision to run models in. [default: fp32; a file has its own]",
 )
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Batch size.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads per process. [default: all cores]")
-@click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Device to run on."
-)
-@click.option("--calib", metavar="DIR|FILE|NAME", help="Calibration data, where an INT8 file has to be made first.")
+@batch_option
+@threads_option
+@device_option
+@calib_option
 @click.option(
     "--margin", type=Percent(), default="2%", show_default=True, help="Differences below this count as equal."
 )
 @click.option("--fail-if-slower", type=Percent(), metavar="3%", help="Exit with 3 if B is slower than A by more.")
 @click.option(
     "--time-limit",
+    "time_limit_s",
     type=click.FloatRange(min=1),
     default=60.0,
     show_default=True,
@@ -45,22 +46,7 @@ Examples:
 @click.option("--seed", default=0, show_default=True, help="Seed of the inputs.")
 @json_option
 @click.pass_obj
-def command(
-    settings: Settings,
-    first: str,
-    second: str,
-    model: str | None,
-    precision: str | None,
-    batch: int,
-    threads: int | None,
-    device: str,
-    calib: str | None,
-    margin: float,
-    fail_if_slower: float | None,
-    time_limit: float,
-    seed: int,
-    as_json: bool,
-) -> int:
+def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
     """Tell whether B is faster than A, and whether that is more than noise.
 
     A and B are files, models, or backends of --model; WHAT@BACKEND names both. They run in pairs of fresh processes
@@ -69,30 +55,15 @@ def command(
 
     Exit code 3: B is slower by more than --fail-if-slower; 4: the measurements cannot tell.
     """
-    return run(
-        settings,
-        first,
-        second,
-        as_json,
-        model=model,
-        precision=precision,
-        batch=batch,
-        threads=threads,
-        device=device,
-        calib=calib,
-        margin=margin,
-        fail_if_slower=fail_if_slower,
-        time_limit_s=time_limit,
-        seed=seed,
-    )
+    return run(settings, as_json, **options)
 
 
-def run(settings: Settings, first: str, second: str, as_json: bool, **options: object) -> int:
-    """Compare, show the result, and return the exit code; options are those of `deploy.bench.compare`."""
+def run(settings: Settings, as_json: bool, **options: Any) -> int:
+    """Compare and show the result; options are the arguments of `deploy.bench.compare.compare_speed`."""
     from deploy.bench.compare import compare_speed
     from deploy.terminal.compare import show_comparison
 
     with settings.progress() as progress:
-        found = compare_speed(first, second, artifacts=settings.artifacts, progress=progress, **options)  # type: ignore[arg-type]
+        found = compare_speed(artifacts=settings.artifacts, progress=progress, **options)
     emit(found.to_dict(), as_json, lambda: show_comparison(found))
     return EXIT[found.guard or "pass"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deploy.cli._common import EXIT, Settings, emit, json_option, model_options, request, samples_option
 
 if TYPE_CHECKING:
-    from deploy.engines.edges import Converted
+    from deploy.engines.convert import ConvertReport
+    from deploy.exporting.export import ExportReport
+    from deploy.models.request import ModelRequest
 
 
 @click.command(
@@ -30,12 +32,12 @@ Examples:
     default="onnx",
     show_default=True,
     metavar="onnx|tensorrt",
-    help="tensorrt: export to ONNX, prove that, and build an engine of it; deploy trt build has its options.",
+    help="tensorrt: export to ONNX, check it, and build an engine from it. deploy trt build has more options.",
 )
 @click.option(
     "--dynamic",
     metavar="NAMES|none",
-    help="Dimensions that stay open, separated by commas. [default: batch, and those named in --input]",
+    help="Dynamic dimensions, separated by commas. [default: batch, and those named in --input]",
 )
 @click.option("--opset", type=click.IntRange(7, 26), help="ONNX operator set. [default: the strategy's own]")
 @click.option(
@@ -43,14 +45,14 @@ Examples:
     type=click.Choice(["fp32", "fp16"]),
     default="fp32",
     show_default=True,
-    help="fp16: weights and activations in half, inputs and outputs float32.",
+    help="fp16: weights and activations in float16, inputs and outputs in float32.",
 )
 @click.option(
     "--strategy",
     type=click.Choice(["auto", "export", "trace"]),
     default="auto",
     show_default=True,
-    help="export: torch.export; trace: run once and record; auto: the first that holds, saying which.",
+    help="export: torch.export; trace: run once and record; auto: the first that passes the parity check.",
 )
 @samples_option
 @model_options
@@ -72,21 +74,25 @@ def command(
     options: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Export MODEL and prove the file equal to it.
+    """Export MODEL to ONNX and check the file against it.
 
     MODEL is zoo/NAME, torchvision/NAME, timm/NAME, a bare NAME, pkg.module:factory, path/file.py:factory,
     an ExportedProgram .pt2, or a checkpoint with --arch.
 
-    The file, its manifest and the proof go to artifacts/<model>/. Exit code 3 means that the file is not equal to
-    the model (it is then kept under rejected/ only), 4 that no comparison could tell.
-    """
-    from deploy.engines.convert import convert
-    from deploy.exporting.samples import load_samples
+    The file and its manifest, which contains the result of the parity check, are written to artifacts/<model>/.
 
+    Exit code 3: the file differs from the model and is written to rejected/ instead; 4: the comparison is
+    inconclusive.
+    """
     asked = request(model, weights, arch, seed, inputs, options)
     names = None if dynamic is None else [name for name in dynamic.split(",") if name and name != "none"]
     with settings.progress() as progress:
-        report = convert(
+        samples = None
+        if data is not None:
+            from deploy.exporting.samples import load_samples
+
+            samples = load_samples(data, progress)
+        report = _export(
             asked,
             format_,
             artifacts=settings.artifacts,
@@ -94,36 +100,36 @@ def command(
             opset=opset,
             precision=precision,
             strategy=strategy,
-            samples=load_samples(data, progress),
+            samples=samples,
             progress=progress,
         )
-
-    def show() -> None:
-        from deploy.terminal.export import show_export
-
-        show_export(report.export)
-        if report.engine is not None:
-            from deploy.terminal.trt import show_built
-
-            show_built(report.engine)
-        for item in report.converted:
-            _show_converted(item)
-
-    emit(report.to_dict(), as_json, show)
+    emit(report.to_dict(), as_json, lambda: _show(report))
     return EXIT[report.verdict]
 
 
-def _show_converted(made: Converted) -> None:
-    from deploy.terminal.console import console, escape, rows
+def _export(model: ModelRequest, format_: str, **arguments: Any) -> ExportReport | ConvertReport:
+    if format_ == "onnx":
+        from deploy.exporting.export import export_model
 
-    manifest, told = made.artifact.manifest, made.to_dict()
-    reasons = made.parity.reasons[:5] if made.parity else ("the exporter names no backend that runs it",)
-    pairs = [
-        ("file", f"[bold]{escape(str(made.artifact.path))}[/]"),
-        ("size", f"{told['bytes'] / 1e6:.1f} MB" + (f" in {len(told['files'])} files" if told["files"][1:] else "")),
-        ("made by", escape(f"{made.edge}, in {manifest.precision}")),
-        ("state", escape(told["state"] + (f", by {made.backend}" if made.backend else ""))),
-        *(("", escape(reason)) for reason in reasons),
-        ("took", f"{made.seconds:.1f} s"),
-    ]
-    console().print(rows(pairs))
+        return export_model(model, **arguments)
+    from deploy.engines.convert import convert  # imports what builds engines
+
+    return convert(model, format_, **arguments)
+
+
+def _show(report: ExportReport | ConvertReport) -> None:
+    from deploy.exporting.export import ExportReport
+    from deploy.terminal.export import show_export
+
+    if isinstance(report, ExportReport):
+        show_export(report)
+        return
+    show_export(report.export)
+    if report.engine is not None:
+        from deploy.terminal.trt import show_built
+
+        show_built(report.engine)
+    for step in report.converted:
+        from deploy.terminal.convert import show_converted
+
+        show_converted(step)

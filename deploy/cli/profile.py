@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from deploy.cli._common import Settings, Several, emit, json_option
+from deploy.cli._options import batch_option, calib_option, threads_option
 
 
 @click.command(
@@ -24,47 +25,28 @@ Examples:
     type=click.Choice(["fp32", "fp16", "int8"]),
     help="Precision; int8 is shown beside fp32. [default: fp32; a file has its own]",
 )
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Batch size.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads per process. [default: all cores]")
-@click.option("--calib", metavar="DIR|FILE|NAME", help="Calibration data, where an INT8 file has to be made first.")
+@batch_option
+@threads_option
+@calib_option
 @click.option("--seed", default=0, show_default=True, help="Seed of the inputs.")
 @json_option
 @click.pass_obj
-def command(
-    settings: Settings,
-    model: str,
-    backends: tuple[str, ...] | None,
-    precision: str | None,
-    batch: int,
-    threads: int | None,
-    calib: str | None,
-    seed: int,
-    as_json: bool,
-) -> int:
+def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
     """Show where the time of one call goes, by operator and layer.
 
     Each backend's own profiler measures the layers. With --precision int8 the FP32 profile stands beside it, so that
     layers that still compute in float, unfused Q/DQ pairs and slower layers can be seen.
     """
-    return run(
-        settings,
-        model,
-        as_json,
-        backends=backends or (),
-        precision=precision,
-        batch=batch,
-        threads=threads,
-        calib=calib,
-        seed=seed,
-    )
+    return run(settings, as_json, **options)
 
 
-def run(settings: Settings, model: str, as_json: bool, **options: Any) -> int:
-    """Profile, show the result, and return the exit code; options are those of `deploy.bench.profile`."""
+def run(settings: Settings, as_json: bool, **options: Any) -> int:
+    """Profile and show the result; options are the arguments of `deploy.bench.profile.profile_model`."""
     from deploy.bench.profile import profile_model
     from deploy.terminal.profile import show_profiles
 
+    options["backends"] = options["backends"] or ()
     with settings.progress() as progress:
-        found = profile_model(model, artifacts=settings.artifacts, progress=progress, **options)
+        found = profile_model(artifacts=settings.artifacts, progress=progress, **options)
     emit({"cells": [item.to_dict() for item in found]}, as_json, lambda: show_profiles(found))
     return 0

@@ -20,7 +20,7 @@ Examples:
   deploy train resnet18_digits --data digits --epochs 10 --seed 1
   deploy train inception_small --data cifar10 --data-root ~/data
   deploy train resnet18 --data photos/ --weights default --lr 0.005   fine-tune published weights
-  deploy train lenet5 --data digits --resume                          go on after an interruption
+  deploy train lenet5 --data digits --resume                          continue an interrupted training
 """
 )
 @click.argument("model")
@@ -28,34 +28,54 @@ Examples:
     "--data",
     required=True,
     metavar="NAME|DIR|FILE",
-    help="digits, mnist, fashion-mnist, cifar10; a folder of class folders, perhaps within train/ and val/; or .npz "
-    "with 'images' and 'labels'.",
+    help="Training images: digits, mnist, fashion-mnist or cifar10; a folder with one subfolder per class, optionally "
+    "within train/ and val/; or an .npz file with 'images' and 'labels'.",
 )
-@click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
-@click.option("--lr", type=float, help="Largest learning rate. [default: 0.05 for sgd, 0.003 for adamw]")
-@click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", show_default=True)
-@click.option("--schedule", type=click.Choice(["one-cycle", "cosine"]), default="one-cycle", show_default=True)
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="Number of passes over the training images.",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Images per step.")
+@click.option("--lr", type=float, help="Maximum learning rate. [default: 0.05 for sgd, 0.003 for adamw]")
+@click.option(
+    "--optimizer",
+    type=click.Choice(["sgd", "adamw"]),
+    default="sgd",
+    show_default=True,
+    help="SGD with Nesterov momentum 0.9, or AdamW.",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(["one-cycle", "cosine"]),
+    default="one-cycle",
+    show_default=True,
+    help="Learning-rate schedule; one-cycle begins with a linear warm-up.",
+)
 @click.option(
     "--augment",
     type=click.Choice(["light", "none"]),
     default="light",
     show_default=True,
-    help="light: small random rotations, changes of size and shifts.",
+    help="Augmentation; light: small random rotations, changes of size and shifts.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of weights, shuffling, augmentation and dropout.")
-@click.option("--resume", is_flag=True, help="Go on where the same command was interrupted.")
+@click.option("--seed", default=0, show_default=True, help="Seed of weights, shuffling, augmentation and dropout.")
+@click.option("--resume", is_flag=True, help="Continue the same command after an interruption.")
 @click.option(
     "--weights",
     default="none",
     show_default=True,
     metavar="none|default|FILE",
-    help="What to begin with: fresh ones, published ones, or a checkpoint.",
+    help="Initial weights: untrained, published, or a checkpoint.",
 )
-@click.option("--data-root", type=click.Path(file_okay=False, path_type=Path), help="Where downloaded data sets are.")
-@click.option("--skip-bad", is_flag=True, help="Leave unreadable images out instead of refusing.")
-@click.option("--input", "inputs", multiple=True, metavar="NAME:DIMS", help="Input of MODEL: image:batch,3,64,64")
-@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="Option of the architecture, repeated.")
+@click.option("--data-root", type=click.Path(file_okay=False, path_type=Path), help="Folder of downloaded data sets.")
+@click.option("--skip-bad", is_flag=True, help="Skip unreadable images instead of failing.")
+@click.option(
+    "--input", "inputs", multiple=True, metavar="NAME:DIMS", help="Input of MODEL, such as image:batch,3,64,64."
+)
+@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="Option of the architecture; repeatable.")
 @json_option
 @click.pass_obj
 def command(
@@ -79,11 +99,11 @@ def command(
 ) -> int:
     """Train or fine-tune MODEL on labeled images.
 
-    The head gets as many outputs as the data has classes; images are resized to the input, gray ones become RGB and
-    the reverse as MODEL wants. The same command gives the same weights, bit for bit, interrupted or not.
+    The head gets one output per class of the data. Images are resized to the input of MODEL and converted to gray or
+    RGB. The same command gives bitwise the same weights, interrupted or not.
 
-    The checkpoints of the best and the last epoch and the training curve go to artifacts/<model>/; the commands that
-    follow take the best one by themselves (of a zoo model; others: --weights FILE).
+    The checkpoints of the best and the last epoch and the training curve are written to artifacts/<model>/. For a zoo
+    model, later commands use the best checkpoint by default; for other models, pass it with --weights FILE.
     """
     from deploy.training.train import train_model
 
@@ -110,20 +130,19 @@ def command(
 def _show(report: TrainReport) -> None:
     from deploy.terminal.console import console, escape, rows
 
-    accuracy, data = report.accuracy, report.data
+    accuracy, data = report.accuracy, report.data["training"]
     low, high = accuracy["top1_interval"]
-    trained = f"{data['training']['images']} images of {data['training']['name']}, {len(report.history)} epochs"
     pairs = [
         ("best", f"[bold]{escape(str(report.best.path))}[/]"),
         ("last", escape(str(report.last.path))),
         *(("curve", escape(str(path))) for path in report.curve),
         ("model", escape(report.best.manifest.model)),
-        ("trained on", escape(trained)),
+        ("trained on", escape(f"{data['images']} images of {data['name']}, {len(report.history)} epochs")),
         (
             "accuracy",
-            f"[bold]{accuracy['top1']:.2%}[/] of {accuracy['images']} held-out images right (95 %: {low:.2%} to "
-            f"{high:.2%}), epoch {report.best_epoch}, chosen by these images",
+            f"[bold]{accuracy['top1']:.2%}[/] on {accuracy['images']} held-out images (95 %: {low:.2%} to {high:.2%}), "
+            f"epoch {report.best_epoch}, selected on these images",
         ),
-        ("took", f"{report.seconds:.1f} s"),
+        ("time", f"{report.seconds:.1f} s"),
     ]
     console().print(rows(pairs))

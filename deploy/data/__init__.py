@@ -1,1 +1,1 @@
-"""Images and labels: bundled data sets, folders and arrays, turned into batches."""
+"""Images and labels: bundled data sets, image folders and array files, prepared as input batches."""

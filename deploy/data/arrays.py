@@ -15,25 +15,29 @@ from deploy.core.errors import DataError
 from deploy.data.dataset import ArrayImages, Dataset
 
 IMAGES = ("images", "x")
+"""Names of the array of images in an ``.npz`` file."""
 LABELS = ("labels", "y")
-MOST_CLASSES = 1_000_000
+"""Names of the array of labels in an ``.npz`` file."""
+MAX_CLASSES = 1_000_000
 
 _CHUNK_BYTES = 1 << 24
 
 
 def load_arrays(path: Path) -> Dataset:
-    """Open ``.npy`` (images only; mapped, not read) or ``.npz`` (``images`` or ``x``, ``labels`` or ``y``).
+    """Open ``.npy`` (images only, memory-mapped) or ``.npz`` (``images`` or ``x``, ``labels`` or ``y``).
 
     Raises:
-        DataError: not an array file, shapes or values that are not images, or labels that do not fit them.
+        DataError: the file is not an array file, its shapes or values are not those of images, or the labels do not
+            match the images.
     """
-    images, labels = _members(path)
+    images, labels = _read(path)
     images = _channels_last(images, path)
     digest = _check_values(images, path)
+    classes: tuple[str, ...] = ()
     if labels is not None:
         labels = _check_labels(labels, len(images), path)
         digest.update(labels.tobytes())
-    classes = tuple(str(index) for index in range(int(labels.max()) + 1)) if labels is not None else ()
+        classes = tuple(str(index) for index in range(int(labels.max()) + 1))
     return Dataset(
         name=path.stem,
         split="all",
@@ -45,27 +49,27 @@ def load_arrays(path: Path) -> Dataset:
     )
 
 
-def _members(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
+def _read(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
     try:
         if path.suffix == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False), None
-        with path.open("rb") as stream:  # numpy leaves its own open where the archive is damaged
+        with path.open("rb") as stream:  # given a path, numpy does not close the file of a damaged archive
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: a single array; call it .npy.")
+                raise DataError(f"{path}: contains a single array, not an .npz archive.", "rename the file to .npy")
             images, labels = (next((name for name in names if name in archive), None) for names in (IMAGES, LABELS))
             if images is None:
-                held = ", ".join(archive) or "nothing"
-                raise DataError(f"{path}: no member is called 'images' or 'x'; it holds: {held}.")
+                members = ", ".join(archive) or "none"
+                raise DataError(f"{path}: no array named 'images' or 'x'; arrays in the file: {members}.")
             return archive[images], None if labels is None else archive[labels]
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as exc:
-        raise DataError(f"{path}: not a complete file of plain arrays: {exc or type(exc).__name__}.") from exc
+        raise DataError(f"{path}: not a valid array file: {exc or type(exc).__name__}.") from exc
 
 
 def _channels_last(images: NDArray[Any], path: Path) -> NDArray[Any]:
-    """N x H x W x C, from that, from N x C x H x W (preferred where both could be), or from N x H x W."""
+    """Return N x H x W x C, from N x C x H x W (preferred where both fit), N x H x W x C or N x H x W."""
     if not images.size:
-        raise DataError(f"{path}: the array of shape {list(images.shape)} holds no image.")
+        raise DataError(f"{path}: the array of shape {list(images.shape)} contains no images.")
     if images.ndim == 3:
         return images[..., np.newaxis]
     if images.ndim == 4 and images.shape[1] in (1, 3):
@@ -73,27 +77,27 @@ def _channels_last(images: NDArray[Any], path: Path) -> NDArray[Any]:
     if images.ndim == 4 and images.shape[3] in (1, 3):
         return images
     raise DataError(
-        f"{path}: an array of shape {list(images.shape)} is not images.",
-        "use (N, C, H, W), (N, H, W, C) with 1 or 3 channels, or (N, H, W)",
+        f"{path}: an array of shape {list(images.shape)} cannot be read as images.",
+        "use (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, or (N, H, W)",
     )
 
 
 def _check_values(images: NDArray[Any], path: Path) -> hashlib._Hash:
-    """One pass over the values, a piece at a time; returns the digest of their shape, dtype and bytes."""
+    """Check the values in chunks and return the digest of shape, dtype and bytes."""
     floating = np.issubdtype(images.dtype, np.floating)
     if not floating and not np.issubdtype(images.dtype, np.integer):
-        raise DataError(f"{path}: {images.dtype} is no dtype of images.", "save them as uint8 or float32")
+        raise DataError(f"{path}: dtype {images.dtype} is not supported for images.", "save them as uint8 or float32")
     top = 1 if floating else 255
     digest = hashlib.sha256(f"{images.shape} {images.dtype.str}".encode())
     step = max(1, _CHUNK_BYTES // max(1, images[0].nbytes))
     for start in range(0, len(images), step):
         chunk = images[start : start + step]
         low, high = chunk.min(), chunk.max()
-        if not (low >= 0 and high <= top):  # so written that NaN fails it
+        if not (low >= 0 and high <= top):  # also true for NaN
             raise DataError(
                 f"{path}: values from {low} to {high} near image {start}; "
                 f"{'floats must be in [0, 1]' if floating else 'integers must be in 0..255'}.",
-                "save uint8, or floats divided by their largest possible value; they are normalized later",
+                "save uint8, or floats divided by their maximum possible value; normalization is applied later",
             )
         digest.update(np.ascontiguousarray(chunk).tobytes())
     return digest
@@ -102,11 +106,11 @@ def _check_values(images: NDArray[Any], path: Path) -> hashlib._Hash:
 def _check_labels(labels: NDArray[Any], count: int, path: Path) -> NDArray[np.int64]:
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
-            f"{path}: labels of shape {list(labels.shape)}, {labels.dtype}, are not a class index an image.",
+            f"{path}: labels of shape {list(labels.shape)} and dtype {labels.dtype} are not one class index per image.",
             "for one-hot labels: labels.argmax(axis=1)",
         )
     if len(labels) != count:
         raise DataError(f"{path}: {len(labels)} labels for {count} images.")
-    if labels.min() < 0 or labels.max() >= MOST_CLASSES:
+    if labels.min() < 0 or labels.max() >= MAX_CLASSES:
         raise DataError(f"{path}: labels from {labels.min()} to {labels.max()} are not class indices.")
     return labels.astype(np.int64)

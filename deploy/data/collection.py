@@ -1,4 +1,4 @@
-"""From what the user typed after ``--data`` to a `Dataset`."""
+"""Open the data set that ``--data`` names."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from deploy.core import registry
 from deploy.core.errors import DataError, MissingPackageError, UnknownNameError
 from deploy.core.progress import SILENT, Progress
 from deploy.data.arrays import load_arrays
-from deploy.data.dataset import Dataset
+from deploy.data.dataset import Dataset, stratified_split
 from deploy.data.folder import LAYOUT, load_folder, subfolders
-from deploy.data.split import divide
 
 SOURCES = "deploy.data.sources"
-_PARTS = {"train": ("train",), "tune": ("val", "test"), "test": ("test", "val")}
-"""Folders that serve each purpose, the preferred one first."""
+_SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "test"), "test": ("test", "val")}
+"""Folders that serve as each split, in order of preference."""
 
 
-def known() -> list[str]:
-    """Names of the bundled data sets, as the user spells them."""
+def bundled_names() -> list[str]:
+    """Return the names of the bundled data sets as the user writes them."""
     return [name.replace("_", "-") for name in registry.names(SOURCES)]
 
 
@@ -37,67 +36,65 @@ def open_dataset(
     """Open a data set; images are decoded later, in batches.
 
     Args:
-        data: a bundled name, a folder, a ``.npy`` or a ``.npz`` file.
-        split: ``train`` or ``test`` of a bundled set or of a folder with ``train`` and ``val`` or ``test``
-            folders in it (of both, ``test`` is taken); what comes in one piece is given whole, as ``all``.
-        root: where the files of a bundled set are, or are downloaded to.
-        skip_bad: leave unreadable images out, saying so, instead of refusing.
-        limit: at most so many images, evenly spaced over the collection; only these are examined.
-        progress: told what was chosen.
+        data: name of a bundled data set, a folder, or a ``.npy`` or ``.npz`` file.
+        split: ``train``, ``val`` or ``test``, for bundled data sets and for folders with subfolders of these names;
+            ``val`` and ``test`` replace each other if one is missing. Data without splits is returned whole, as
+            ``all``.
+        root: folder with the files of bundled data sets, or to download them to.
+        skip_bad: skip unreadable images with a warning instead of raising.
+        limit: maximum number of images, evenly spaced over the data set; only these are examined.
+        progress: receives progress messages.
 
     Raises:
-        UnknownNameError: neither a name nor a path.
-        DataError: it cannot be used, with the reason.
-        MissingPackageError: the set needs a package that is not installed.
+        UnknownNameError: ``data`` is neither a known name nor a path.
+        DataError: the data cannot be used.
+        MissingPackageError: the data set needs a package that is not installed.
     """
-    return _open(str(data), split, root, skip_bad, limit, progress)
-
-
-def open_splits(
-    data: str | Path, *, root: Path | None = None, skip_bad: bool = False, progress: Progress = SILENT
-) -> tuple[Dataset, Dataset]:
-    """Open the images to train on and those to choose the best epoch by.
-
-    What comes in one piece is divided by `divide`; of folders ``val`` and ``test`` the former is taken.
-
-    Raises:
-        DataError: as `open_dataset`; also no labels, fewer than two classes, or a class only held out.
-    """
-    train = _open(str(data), "train", root, skip_bad, None, progress)
-    train.labeled()
-    if len(train.classes) < 2:
-        raise DataError(f"{train.name}: one class only ({train.classes[0]}): nothing to tell apart.", LAYOUT)
-    present = np.unique(train.labeled())
-    if len(present) < len(train.classes):
-        missing = next(name for index, name in enumerate(train.classes) if index not in present)
-        hint = "number the classes from 0 without gaps" if train.indexed else None
-        raise DataError(f"{train.name}: no image of class {missing!r}.", hint)
-    if train.split == "all":
-        return divide(train)
-    return train, _in_order_of(_open(str(data), "tune", root, skip_bad, None, progress), train.classes)
-
-
-def _open(data: str, split: str, root: Path | None, skip_bad: bool, limit: int | None, progress: Progress) -> Dataset:
     path = Path(data).expanduser()
-    if data in known():
-        dataset = _bundled(data, "train" if split == "train" else "test", root)
+    names = bundled_names()
+    part = "train" if split == "train" else "test"
+    if str(data) in names:
+        dataset = _bundled(str(data), part, root)
         return dataset.spread(limit) if limit else dataset
     if path.is_dir():
-        chosen = _part(path, split)
-        dataset = load_folder(chosen or path, skip_bad=skip_bad, limit=limit, progress=progress)
-        if chosen is None:
-            return dataset
-        name = path.resolve().name
-        return dataclasses.replace(dataset, name=name, split="train" if split == "train" else "test")
+        folder = _split_folder(path, split)
+        dataset = load_folder(folder or path, skip_bad=skip_bad, limit=limit, progress=progress)
+        return dataset if folder is None else dataclasses.replace(dataset, name=path.resolve().name, split=part)
     if path.is_file() and path.suffix in (".npy", ".npz"):
         dataset = load_arrays(path)
         return dataset.spread(limit) if limit else dataset
     if path.exists():
         raise DataError(f"{path}: neither a folder nor a .npy or .npz file.", LAYOUT)
     if path.suffix or len(path.parts) > 1:
-        raise DataError(f"{path}: there is no such file or folder.")
-    names = ", ".join(known())
-    raise UnknownNameError("data set", data, known(), f"known: {names}; or the path of a folder or a file")
+        raise DataError(f"{path}: no such file or folder.")
+    hint = f"known: {', '.join(names)}; or give the path of a folder or file"
+    raise UnknownNameError("data set", str(data), names, hint)
+
+
+def open_splits(
+    data: str | Path, *, root: Path | None = None, skip_bad: bool = False, progress: Progress = SILENT
+) -> tuple[Dataset, Dataset]:
+    """Open the training images and the held-out images that choose the best epoch.
+
+    Data without splits is divided by `stratified_split`; of the splits ``val`` and ``test``, ``val`` is preferred.
+
+    Raises:
+        DataError: as `open_dataset`; also without labels, with fewer than two classes, or with a class that is only
+            in the held-out images.
+    """
+    train = open_dataset(data, split="train", root=root, skip_bad=skip_bad, progress=progress)
+    labels = train.labeled()
+    if len(train.classes) < 2:
+        raise DataError(f"{train.name}: has only one class ({train.classes[0]}); two are needed.", LAYOUT)
+    present = np.unique(labels)
+    if len(present) < len(train.classes):
+        missing = next(name for index, name in enumerate(train.classes) if index not in present)
+        hint = "number the classes from 0 without gaps" if train.indexed else None
+        raise DataError(f"{train.name}: no image of class {missing!r}.", hint)
+    if train.split == "all":
+        return stratified_split(train)
+    held_out = open_dataset(data, split="val", root=root, skip_bad=skip_bad, progress=progress)
+    return train, _relabel(held_out, train.classes)
 
 
 def _bundled(name: str, split: str, root: Path | None) -> Dataset:
@@ -109,26 +106,26 @@ def _bundled(name: str, split: str, root: Path | None) -> Dataset:
     return dataset
 
 
-def _part(folder: Path, split: str) -> Path | None:
-    """The folder of a split, or None where the folder is not divided (a class may well be called train)."""
+def _split_folder(folder: Path, split: str) -> Path | None:
+    """Return the folder of a split, or None if the folder has no splits (a class may be named ``train``)."""
     inner = {path.name: path for path in subfolders(folder)}
     if not inner or not set(inner) <= {"train", "val", "test"} or not any(map(subfolders, inner.values())):
         return None
-    for name in _PARTS[split]:
+    for name in _SPLIT_FOLDERS[split]:
         if name in inner:
             return inner[name]
     raise DataError(
-        f"{folder}: there is no folder {' or '.join(_PARTS[split])} in it, only {', '.join(inner)}.",
-        f"give the part itself, which is then divided: {inner[next(iter(inner))]}",
+        f"{folder}: no subfolder {' or '.join(_SPLIT_FOLDERS[split])}; found: {', '.join(inner)}.",
+        f"name the subfolder, which is then split: {inner[next(iter(inner))]}",
     )
 
 
-def _in_order_of(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
-    """The same images with the labels that their classes have in ``classes``."""
+def _relabel(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
+    """Renumber the labels by the order of ``classes``."""
     if dataset.classes == classes:
         return dataset
     unknown = [name for name in dataset.classes if name not in classes]
     if unknown:
-        raise DataError(f"{dataset.name}: class {unknown[0]!r} is held out but not trained on.")
+        raise DataError(f"{dataset.name}: held-out class {unknown[0]!r} is not in the training images.")
     index = np.asarray([classes.index(name) for name in dataset.classes], dtype=np.int64)
     return dataclasses.replace(dataset, classes=classes, labels=index[dataset.labeled()])

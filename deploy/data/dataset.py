@@ -1,8 +1,9 @@
-"""Images with their labels, decoded only when they are asked for."""
+"""Labeled images that are decoded on access."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,29 +15,35 @@ from deploy.core.errors import DataError
 Image = NDArray[Any]
 """One image, height x width x channels: uint8 in 0..255, or float32 in [0, 1]."""
 
+HELD_OUT = 0.2
+"""Share of each class that `stratified_split` holds out."""
+
+SPLIT_SEED = 0
+"""Seed of `stratified_split`. Not an option: a later evaluation must find the same held-out images."""
+
 
 class Images(Protocol):
     """A sequence of images that need not be in memory."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of images."""
         ...
 
     def __getitem__(self, index: int, /) -> Image:
-        """Decode one.
+        """Decode one image.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: the image cannot be read.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ArrayImages:
-    """Images of an array, N x H x W x C, that may be mapped from a file.
+    """Images in an array, which may be memory-mapped.
 
     Attributes:
-        array: integers in 0..255 or floats in [0, 1]; that was checked when it was opened.
+        array: N x H x W x C; integers in 0..255 or floats in [0, 1].
     """
 
     array: NDArray[Any]
@@ -46,12 +53,12 @@ class ArrayImages:
 
     def __getitem__(self, index: int, /) -> Image:
         image = self.array[index]
-        kind = np.float32 if np.issubdtype(image.dtype, np.floating) else np.uint8
-        return np.ascontiguousarray(image, dtype=kind)
+        dtype = np.float32 if np.issubdtype(image.dtype, np.floating) else np.uint8
+        return np.ascontiguousarray(image, dtype=dtype)
 
 
 @dataclass(frozen=True, slots=True)
-class _Picked:
+class _Subset:
     images: Images
     indices: NDArray[np.intp]
 
@@ -64,16 +71,15 @@ class _Picked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
-    """Images, their classes, and where they came from.
+    """Images with their classes and their origin.
 
     Attributes:
         name: ``digits``, or the name of the folder or file.
-        split: ``train``, ``test``, or ``all`` of a collection that is not divided.
-        classes: names in the order of the labels; empty where there are no labels.
-        labels: int64, one for each image; None where there are none.
-        digest: SHA-256 over names, content and labels of the collection the images are from; the parts of one
-            collection have the same.
-        indexed: the labels are indices of a model's outputs and the names mean nothing (arrays).
+        split: ``train``, ``test``, or ``all`` if the data set has no splits.
+        classes: class names in label order; empty without labels.
+        labels: int64 (N,), or None without labels.
+        digest: SHA-256 of the names, contents and labels of the whole data set; all its splits have the same one.
+        indexed: the labels are output indices of a model and the class names mean nothing (array files).
         skipped: unreadable images that were left out, each with the reason.
     """
 
@@ -86,42 +92,54 @@ class Dataset:
     indexed: bool = False
     skipped: tuple[str, ...] = ()
 
+    @classmethod
+    def from_arrays(
+        cls, name: str, split: str, classes: tuple[str, ...], images: NDArray[np.uint8], labels: NDArray[np.int64]
+    ) -> Dataset:
+        """Build a data set from arrays in memory.
+
+        Args:
+            name: of the data set.
+            split: ``train``, ``test`` or ``all``.
+            classes: class names in label order.
+            images: N x H x W x C.
+            labels: (N,).
+        """
+        digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+        return cls(name=name, split=split, classes=classes, images=ArrayImages(images), labels=labels, digest=digest)
+
     def __len__(self) -> int:
         return len(self.images)
 
     def take(self, indices: NDArray[np.intp], *, split: str | None = None) -> Dataset:
-        """The images at ``indices``, in that order; nothing is copied or decoded."""
-        picked = np.asarray(indices, dtype=np.intp)
-        if isinstance(self.images, _Picked):
-            images = _Picked(self.images.images, self.images.indices[picked])
+        """Return the images at ``indices``, in that order, without copying or decoding them."""
+        chosen = np.asarray(indices, dtype=np.intp)
+        labels = None if self.labels is None else self.labels[chosen]
+        if isinstance(self.images, _Subset):
+            images = _Subset(self.images.images, self.images.indices[chosen])
         else:
-            images = _Picked(self.images, picked)
-        return dataclasses.replace(
-            self,
-            images=images,
-            labels=None if self.labels is None else self.labels[picked],
-            split=split or self.split,
-        )
+            images = _Subset(self.images, chosen)
+        return dataclasses.replace(self, images=images, labels=labels, split=split or self.split)
 
     def spread(self, count: int) -> Dataset:
-        """At most ``count`` images, evenly spaced over the collection."""
+        """Return at most ``count`` images, evenly spaced over the data set."""
         return self if count >= len(self) else self.take(evenly(len(self), count))
 
     def labeled(self, hint: str | None = None) -> NDArray[np.int64]:
-        """The labels.
+        """Return the labels.
 
         Raises:
-            DataError: there are none.
+            DataError: the images have no labels.
         """
         if self.labels is None:
             raise DataError(
                 f"{self.name}: the images have no labels.",
-                hint or "put each class into a folder of its own, or use .npz with 'images' and 'labels'",
+                hint or "put the images of each class into a folder, or use .npz with 'images' and 'labels'",
             )
         return self.labels
 
     def summary(self) -> dict[str, Any]:
-        """Plain values for a report or a manifest."""
+        """Return plain values for a report or a manifest."""
         return {
             "name": self.name,
             "split": self.split,
@@ -133,5 +151,28 @@ class Dataset:
 
 
 def evenly(total: int, count: int) -> NDArray[np.intp]:
-    """``count`` indices evenly spaced over ``range(total)``, the first and the last included."""
+    """Return ``count`` indices evenly spaced over ``range(total)``, including the first and the last."""
     return np.asarray(np.linspace(0, total - 1, min(count, total)).round(), dtype=np.intp)
+
+
+def stratified_split(dataset: Dataset) -> tuple[Dataset, Dataset]:
+    """Split a data set into training and held-out images; repeated calls give the same split.
+
+    `HELD_OUT` of each class is held out, at least one image; a class of one image is only in the training part.
+
+    Raises:
+        DataError: the images have no labels, or no class has two images.
+    """
+    labels = dataset.labeled()
+    random = np.random.RandomState(SPLIT_SEED)  # same stream in every numpy version, unlike Generator
+    held_out = np.zeros(len(dataset), dtype=bool)
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        count = max(1, round(HELD_OUT * len(members))) if len(members) > 1 else 0
+        held_out[members[:count]] = True
+    if not held_out.any():
+        raise DataError(f"{dataset.name}: no class has two images, so none can be held out.", "add images")
+    return (
+        dataset.take(np.flatnonzero(~held_out), split="train"),
+        dataset.take(np.flatnonzero(held_out), split="test"),
+    )

@@ -1,4 +1,4 @@
-"""Images in folders: one folder a class, or no classes at all."""
+"""Folders of images: one subfolder per class, or images without classes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from deploy.core.progress import Progress
 from deploy.data.dataset import Dataset, Image, evenly
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Those of torchvision's ImageFolder."""
+"""The extensions of torchvision's ImageFolder."""
 
-LAYOUT = "FOLDER/<class>/<image>.png; or that within FOLDER/train and FOLDER/val; or images without classes"
-MOST_PIXELS = 1 << 27
-"""Of an image; a larger one is more likely an attack on the memory than a picture."""
+LAYOUT = "FOLDER/<class>/<image>.png, or the same within FOLDER/train and FOLDER/val, or images without classes"
+MAX_PIXELS = 1 << 27
+"""Largest image that is decoded; a larger one is more likely a decompression bomb than a photograph."""
 
-SHOWN = 5
-"""Unreadable images that an error names."""
+MAX_LISTED = 5
+"""Unreadable images that an error lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +43,13 @@ class FileImages:
     def __getitem__(self, index: int, /) -> Image:
         path = self.paths[index]
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # `load_folder` has decoded it before
-                return _decode(_read(path))
+            return _decode_quietly(_read(path))
         except _UnreadableError as exc:
             raise DataError(f"{path}: {exc}.") from exc
 
 
 class _UnreadableError(Exception):
-    """Why an image cannot be read."""
+    """An image cannot be read; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +60,19 @@ class _Listing:
 
 
 def load_folder(folder: Path, *, skip_bad: bool, limit: int | None, progress: Progress) -> Dataset:
-    """Open a folder of class folders, or of images without classes.
+    """Open a folder with one subfolder per class, or with images without classes.
 
-    Every image that will be used is read and decoded once, so that a bad one is known before any work begins.
-    Names that begin with a dot are passed over; links are followed.
+    Every image is read and decoded once here, so that an unreadable one is reported before any work begins. Names
+    that begin with a dot are ignored; symbolic links are followed.
+
+    Args:
+        folder: the folder.
+        skip_bad: skip unreadable images with a warning instead of raising.
+        limit: maximum number of images, evenly spaced over the folder.
+        progress: receives progress messages.
 
     Raises:
-        DataError: no images, a class without images, or images that cannot be read (unless ``skip_bad``).
+        DataError: there are no images, a class has none, or images cannot be read (unless ``skip_bad``).
     """
     listing = _list(folder, progress)
     chosen = evenly(len(listing.paths), limit) if limit else np.arange(len(listing.paths))
@@ -77,12 +81,12 @@ def load_folder(folder: Path, *, skip_bad: bool, limit: int | None, progress: Pr
     bad = [f"{path.relative_to(folder)}: {why}" for path, (_, why) in zip(paths, results, strict=True) if why]
     good = [index for index, (_, why) in enumerate(results) if not why]
     if bad:
-        _report_bad(folder, bad, len(paths), skip_bad, progress)
+        _report_unreadable(folder, bad, len(paths), skip_bad, progress)
     labels = None
     if listing.labels is not None:
         labels = np.asarray([listing.labels[chosen[index]] for index in good], dtype=np.int64)
         if not limit:
-            _no_class_lost(folder, listing.classes, labels)
+            _check_every_class(folder, listing.classes, labels)
     digest = hashlib.sha256()
     for index in good:
         name = os.fsencode(paths[index].relative_to(folder).as_posix())
@@ -98,22 +102,26 @@ def load_folder(folder: Path, *, skip_bad: bool, limit: int | None, progress: Pr
     )
 
 
-def _report_bad(folder: Path, bad: list[str], total: int, skip_bad: bool, progress: Progress) -> None:
-    shown = "; ".join(bad[:SHOWN]) + (f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
+def _report_unreadable(folder: Path, bad: list[str], total: int, skip_bad: bool, progress: Progress) -> None:
+    listed = "; ".join(bad[:MAX_LISTED]) + (f"; and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else "")
     if not skip_bad or len(bad) == total:
-        hint = None if skip_bad else "mend or remove them, or leave them out with --skip-bad"
-        raise DataError(f"{folder}: {len(bad)} of {total} images cannot be read: {shown}.", hint)
-    progress.warn(f"{folder}: {len(bad)} of {total} images cannot be read and are left out: {shown}.")
+        hint = None if skip_bad else "repair or remove them, or skip them with --skip-bad"
+        raise DataError(f"{folder}: {len(bad)} of {total} images cannot be read: {listed}.", hint)
+    progress.warn(f"{folder}: skipped {len(bad)} of {total} images that cannot be read: {listed}.")
 
 
-def _no_class_lost(folder: Path, classes: tuple[str, ...], labels: NDArray[np.int64]) -> None:
+def _check_every_class(folder: Path, classes: tuple[str, ...], labels: NDArray[np.int64]) -> None:
     for index, name in enumerate(classes):
         if not (labels == index).any():
             raise DataError(f"{folder}: no image of class {name!r} can be read.")
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Folders within, sorted by name, hidden ones left out."""
+    """Return the subfolders sorted by name, without hidden ones.
+
+    Raises:
+        DataError: the folder cannot be listed.
+    """
     return sorted(path for path in _entries(folder) if path.is_dir())
 
 
@@ -130,45 +138,45 @@ def _list(folder: Path, progress: Progress) -> _Listing:
     if not any(members.values()):
         if own:
             return _Listing(own, None, ())
-        raise DataError(f"{folder}: there is no image in it.", LAYOUT)
+        raise DataError(f"{folder}: contains no images.", LAYOUT)
     empty = [path.name for path, images in members.items() if not images]
     if empty:
+        others = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
         raise DataError(
-            f"{folder}: class folder {empty[0]!r} holds no image"
-            + (f" (and {len(empty) - 1} more)." if len(empty) > 1 else "."),
+            f"{folder}: class folder {empty[0]!r} contains no images{others}.",
             "remove it, or add images: " + " ".join(EXTENSIONS),
         )
     if own:
-        progress.note(f"{folder}: {len(own)} images beside the class folders are not used")
+        progress.note(f"{folder}: ignoring {len(own)} images that are not in a class folder")
     paths = [path for images in members.values() for path in images]
     labels = [label for label, images in enumerate(members.values()) for _ in images]
     return _Listing(paths, labels, tuple(path.name for path in members))
 
 
 def _walk(folder: Path) -> list[Path]:
-    """Every image below, sorted; a link that leads back to a folder already seen is not followed again."""
-    found, seen = [], set()
+    """Return every image below ``folder``, sorted; each folder is visited once, even through a cycle of links."""
+    images, visited = [], set()
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be listed: {error.strerror}.") from error
 
     for where, inner, names in os.walk(folder, followlinks=True, onerror=refuse):
         state = os.stat(where)
-        if (state.st_dev, state.st_ino) in seen:
+        if (state.st_dev, state.st_ino) in visited:
             inner.clear()
             continue
-        seen.add((state.st_dev, state.st_ino))
+        visited.add((state.st_dev, state.st_ino))
         inner[:] = [name for name in inner if not name.startswith(".")]
         for name in names:
             if not name.startswith(".") and name.lower().endswith(EXTENSIONS):
-                found.append(Path(where, name))
-    return sorted(found)
+                images.append(Path(where, name))
+    return sorted(images)
 
 
 def _examine(paths: list[Path], progress: Progress) -> list[tuple[str, str]]:
-    """For each file the digest of its bytes and, where it cannot be decoded, why."""
+    """Return for each file the digest of its bytes, and why it cannot be decoded (empty if it can)."""
 
-    def one(path: Path) -> tuple[str, str]:
+    def examine(path: Path) -> tuple[str, str]:
         try:
             data = _read(path)
             _decode(data)
@@ -177,17 +185,17 @@ def _examine(paths: list[Path], progress: Progress) -> list[tuple[str, str]]:
         return hashlib.sha256(data).hexdigest(), ""
 
     results = []
-    with warnings.catch_warnings(), ThreadPoolExecutor(usable_cores()) as pool:
-        warnings.simplefilter("ignore")  # what Pillow finds odd but can read
-        for result in pool.map(one, paths):
+    with warnings.catch_warnings(), ThreadPoolExecutor(usable_cores()) as pool:  # catch_warnings is not thread-safe
+        warnings.simplefilter("ignore")
+        for result in pool.map(examine, paths):
             results.append(result)
             progress.advance(len(results), len(paths))
     return results
 
 
 def _read(path: Path) -> bytes:
-    if not path.is_file():  # a pipe would make the program wait for ever
-        raise _UnreadableError("not a plain file")
+    if not path.is_file():  # reading from a pipe would block
+        raise _UnreadableError("not a regular file")
     try:
         return path.read_bytes()
     except OSError as exc:
@@ -195,28 +203,33 @@ def _read(path: Path) -> bytes:
 
 
 def decode(data: bytes) -> Image:
-    """One image from the bytes of its file: gray or RGB.
+    """Decode one gray or RGB image from the bytes of its file.
 
     Raises:
-        DataError: it is none, is damaged, or claims more than `MOST_PIXELS`.
+        DataError: the bytes are not an image, are damaged, or declare more than `MAX_PIXELS`.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Pillow finds odd but can read
-            return _decode(data)
+        return _decode_quietly(data)
     except _UnreadableError as exc:
-        raise DataError(f"the picture cannot be read: {exc}.") from exc
+        raise DataError(f"the image cannot be read: {exc}.") from exc
+
+
+def _decode_quietly(data: bytes) -> Image:
+    """Decode without Pillow's warnings about unusual but readable files."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _decode(data)
 
 
 def _decode(data: bytes) -> Image:
-    """Gray or RGB; transparency is dropped and orientation tags are not applied, as ImageFolder does."""
+    """Decode to gray or RGB. Like ImageFolder, drop transparency and do not apply orientation tags."""
     if not data:
         raise _UnreadableError("empty file")
     try:
         with Pillow.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise _UnreadableError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
-            if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion would cut them off at 255
+            if image.width * image.height > MAX_PIXELS:
+                raise _UnreadableError(f"{image.width} x {image.height} pixels exceed the limit of {MAX_PIXELS:,}")
+            if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip at 255
                 return _sixteen_bits(np.asarray(image))
             gray = image.mode in ("1", "L", "LA", "La")
             array = np.asarray(image.convert("L" if gray else "RGB"))
@@ -225,12 +238,12 @@ def _decode(data: bytes) -> Image:
         raise
     except UnidentifiedImageError as exc:
         raise _UnreadableError("not an image") from exc
-    except Exception as exc:  # decoders raise whatever a broken file makes them stumble over
+    except Exception as exc:  # a decoder may raise anything on a damaged file
         raise _UnreadableError(str(exc).splitlines()[0] if str(exc) else type(exc).__name__) from exc
 
 
 def _sixteen_bits(array: Image) -> Image:
     if array.min() < 0 or array.max() > 65535:
-        raise _UnreadableError(f"values from {array.min()} to {array.max()} are not those of a 16-bit image")
+        raise _UnreadableError(f"values from {array.min()} to {array.max()} exceed 16 bits")
     scaled: Image = array.astype(np.float32) / np.float32(65535)
     return scaled[:, :, np.newaxis]

@@ -1,11 +1,12 @@
-"""From images to input batches: the one way that training, evaluation and calibration share.
+"""Images to input batches, for training, evaluation and calibration alike.
 
-Every step is Pillow's, as in torchvision's own recipes for published weights: the results equal those of
-``torchvision.transforms`` on Pillow images to the bit (a test holds that).
+Resizing and color conversion are Pillow's, as in torchvision's transforms for published weights: the results are
+bitwise equal to ``torchvision.transforms`` on Pillow images (tested).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,37 +14,55 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from deploy.core.errors import DataError
-from deploy.core.model import Preprocessing
+from deploy.core.errors import DataError, UsageError
+from deploy.core.model import Model, Preprocessing
 from deploy.data.dataset import Dataset, Image
 
 Batch = tuple[NDArray[np.float32], NDArray[np.int64] | None]
+"""Images (N, C, H, W), and labels (N,) or None."""
 
-RESAMPLING = {
-    "nearest": Pillow.Resampling.NEAREST,
-    "bilinear": Pillow.Resampling.BILINEAR,
-    "bicubic": Pillow.Resampling.BICUBIC,
-    "lanczos": Pillow.Resampling.LANCZOS,
-    "box": Pillow.Resampling.BOX,
-    "hamming": Pillow.Resampling.HAMMING,
-}
+RESAMPLING = {item.name.lower(): item for item in Pillow.Resampling}
+"""Pillow's filters: nearest, box, bilinear, hamming, bicubic, lanczos."""
 LUMINANCE = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue, ITU-R BT.601; Pillow's own for bytes."""
+"""Weights of red, green and blue (ITU-R BT.601), as Pillow uses for uint8."""
+
+
+def image_preprocessing(model: Model) -> Preprocessing:
+    """Return the preprocessing of a model; without one, resize to its input and scale to [-1, 1].
+
+    If the height and width of the input are fixed (``--input``), they replace the size of the published recipe.
+
+    Raises:
+        UsageError: the input of the model is not one batch of images.
+    """
+    specs = model.inputs
+    if len(specs) != 1 or len(specs[0].shape) != 4 or specs[0].dtype != "float32" or model.listed:
+        takes = "; ".join(map(str, specs))
+        raise UsageError(f"{model.name} takes {takes}, not one batch of images (batch, channels, height, width).")
+    _, channels, height, width = specs[0].concrete({"batch": 1, **model.sizes})
+    recipe = model.preprocessing
+    if recipe is None:
+        half = (0.5,) * channels
+        return Preprocessing(crop=(height, width), mean=half, std=half, gray=channels == 1)
+    fixed = all(isinstance(dim, int) for dim in specs[0].shape[2:])
+    if fixed and not set(specs[0].shape[2:]) <= {*recipe.crop}:
+        return dataclasses.replace(recipe, crop=(height, width), resize=None)
+    return recipe
 
 
 def batches(dataset: Dataset, preprocessing: Preprocessing, batch_size: int) -> Iterator[Batch]:
     """Prepare the images in order, one batch at a time.
 
     Args:
-        dataset: the images; only one batch of them is in memory.
-        preprocessing: what the model wants.
-        batch_size: images in a batch; the last one may have fewer.
+        dataset: the images; one batch of them is in memory at a time.
+        preprocessing: of the model.
+        batch_size: images per batch; the last batch may be smaller.
 
     Yields:
         Images as float32 (N, C, H, W), and their labels as int64 (N,) or None.
 
     Raises:
-        DataError: an image cannot be read, or has channels that cannot become the model's.
+        DataError: an image cannot be read, or its channels cannot be converted to the model's.
     """
     for start in range(0, len(dataset), batch_size):
         stop = min(start + batch_size, len(dataset))
@@ -56,25 +75,25 @@ def prepare(image: Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
 
     Args:
         image: height x width x channels, uint8 or float32 in [0, 1].
-        preprocessing: what the model wants.
+        preprocessing: of the model.
 
     Returns:
         Channels x height x width.
 
     Raises:
-        DataError: the channels cannot become the model's.
+        DataError: the channels cannot be converted to the model's.
     """
-    wanted = len(preprocessing.mean)
-    if image.shape[2] == 3 and wanted == 1:
+    channels = len(preprocessing.mean)
+    if image.shape[2] == 3 and channels == 1:
         image = _gray(image)
-    if image.shape[2] not in (1, wanted):
-        raise DataError(f"an image has {image.shape[2]} channels, and the model takes {wanted}.")
-    image = _crop(_resize(image, preprocessing), preprocessing.crop)
+    if image.shape[2] not in (1, channels):
+        raise DataError(f"an image has {image.shape[2]} channels; the model takes {channels}.")
+    image = _center_crop(_resize(image, preprocessing), preprocessing.crop)
     scaled = image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image
-    planes = np.repeat(scaled, wanted, axis=2) if scaled.shape[2] != wanted else scaled
+    planes = np.repeat(scaled, channels, axis=2) if scaled.shape[2] != channels else scaled
     mean, std = (np.asarray(values, dtype=np.float32) for values in (preprocessing.mean, preprocessing.std))
-    normal: NDArray[np.float32] = ((planes - mean) / std).transpose(2, 0, 1)
-    return np.ascontiguousarray(normal)
+    normalized: NDArray[np.float32] = ((planes - mean) / std).transpose(2, 0, 1)
+    return np.ascontiguousarray(normalized)
 
 
 def _gray(image: Image) -> Image:
@@ -94,21 +113,19 @@ def _resize(image: Image, preprocessing: Preprocessing) -> Image:
     if size == (height, width):
         return image
     if preprocessing.interpolation not in RESAMPLING:
-        raise DataError(
-            f"interpolation {preprocessing.interpolation!r} is not one of {', '.join(RESAMPLING)}.",
-        )
-    how = RESAMPLING[preprocessing.interpolation]
+        raise DataError(f"interpolation {preprocessing.interpolation!r} is not one of {', '.join(RESAMPLING)}.")
+    resampling = RESAMPLING[preprocessing.interpolation]
     if image.dtype == np.uint8 and image.shape[2] == 3:
-        return np.asarray(Pillow.fromarray(image).resize(size[::-1], how))
+        return np.asarray(Pillow.fromarray(image).resize(size[::-1], resampling))
     planes = [np.ascontiguousarray(image[:, :, channel]) for channel in range(image.shape[2])]
-    return np.stack([np.asarray(Pillow.fromarray(plane).resize(size[::-1], how)) for plane in planes], axis=2)
+    return np.stack([np.asarray(Pillow.fromarray(plane).resize(size[::-1], resampling)) for plane in planes], axis=2)
 
 
-def _crop(image: Image, crop: tuple[int, int]) -> Image:
-    """The center, padded with black where the image is smaller, by torchvision's rounding."""
-    short = [max(0, want - have) for want, have in zip(crop, image.shape, strict=False)]
-    if any(short):
-        pads: list[Any] = [(lack // 2, (lack + 1) // 2) for lack in short]
-        image = np.pad(image, [*pads, (0, 0)])
-    top, left = (round((have - want) / 2) for want, have in zip(crop, image.shape, strict=False))
+def _center_crop(image: Image, crop: tuple[int, int]) -> Image:
+    """Crop the center, rounding as torchvision does; pad with black where the image is smaller."""
+    missing = [max(0, size - own) for size, own in zip(crop, image.shape, strict=False)]
+    if any(missing):
+        padding: list[Any] = [(count // 2, (count + 1) // 2) for count in missing]
+        image = np.pad(image, [*padding, (0, 0)])
+    top, left = (round((own - size) / 2) for size, own in zip(crop, image.shape, strict=False))
     return image[top : top + crop[0], left : left + crop[1]]

@@ -23,7 +23,6 @@ from deploy.quantization.source import Source, artifact_digest, open_source
 from deploy.support.cuda_driver import gpus
 from deploy.support.engine_file import FORMAT
 from deploy.support.tensorrt_library import Library, open_library
-from exporters.limits import SINGLE_FILE_LIMIT
 from exporters.onnx_to_tensorrt import Built, EngineOptions, Profile, build
 from exporters.trtexec import trtexec
 
@@ -351,7 +350,7 @@ def _fp16_graph(source: Source, store: Store) -> Artifact:
 
     with store.transaction(source.slug) as transaction:
         path = transaction.path(f"{source.slug}.fp16-{TARGET}.onnx")
-        to_half(source.path, path, SINGLE_FILE_LIMIT)
+        to_half(source.path, path)
         files = [item for item in (path, path.with_name(f"{path.name}.data")) if item.exists()]
         manifest = source.derived_manifest(
             format="onnx", precision="fp16", target=TARGET, files=tuple(Payload.of(item) for item in files)
@@ -369,7 +368,7 @@ def _build(plan: _BuildPlan, path: Path, progress: Progress) -> Built:
             progress.detail(f"{plan.library.name}: {text}")
 
     try:
-        built = build(plan.graph, path, plan.library, plan.options, hear=hear, advance=advance)
+        built = build(plan.graph, path, plan.library, plan.options, on_message=hear, on_progress=advance)
     except ExportError:
         interrupt.check()  # a canceled build is not an error of the graph
         raise

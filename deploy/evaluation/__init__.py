@@ -1,1 +1,1 @@
-"""Accuracy: what a runner makes of labeled images, and whether two runners differ."""
+"""Accuracy: what runners predict for labeled images, and whether two of them differ."""

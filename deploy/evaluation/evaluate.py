@@ -1,42 +1,62 @@
-"""``deploy evaluate``: how often every artifact of a model is right, and whether it differs from PyTorch."""
+"""``deploy evaluate``: accuracy of every artifact of a model, compared with PyTorch on the same images."""
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.backends.torch.reference import PyTorchRunner
+from deploy.core.artifact import Artifact, Manifest
 from deploy.core.environment import now
-from deploy.core.errors import StorageError, UsageError
+from deploy.core.errors import ArtifactError, BackendError, DeployError, StorageError, UsageError
+from deploy.core.isolated import IsolatedRunner
+from deploy.core.model import Model, Preprocessing, Weights
 from deploy.core.paths import default_root
+from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
+from deploy.core.runner import Runner
 from deploy.core.store import Store
 from deploy.data.collection import open_dataset
-from deploy.data.dataset import Dataset
-from deploy.data.split import divide
+from deploy.data.dataset import Dataset, stratified_split
+from deploy.data.preprocess import image_preprocessing, prepare
 from deploy.evaluation.accuracy import Accuracy, AccuracyComparison
-from deploy.evaluation.images import seen_in_training
+from deploy.evaluation.labels import labels_for
+from deploy.evaluation.leakage import seen_in_training
+from deploy.evaluation.predictions import Classify, Predictions, predict
 from deploy.evaluation.records import save
-from deploy.evaluation.run import EvaluatedModel, Judged, judge, subject
-from deploy.models.open import newest_export
+from deploy.models.open import open_model, request_of
+from deploy.models.request import ModelRequest
+from deploy.models.resolve import resolve
+from deploy.support.runtime import runtime_of
+from deploy.support.stored import manifest_beside, newest_export
 
 MAX_DROP = 1.0
-"""Percentage points of top-1 that an artifact may lose before the check fails."""
+"""Percentage points of top-1 accuracy that an artifact may lose by default."""
 
-STALE = "made from other weights than PyTorch ran here: export it again to compare"
+CHECKPOINT = "safetensors"
+NOT_MODELS = ("calibration",)
+"""Formats of artifacts that are not models; they are skipped without a note."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AccuracyRow:
-    """One runner of a model.
+    """Accuracy of one runner of a model.
 
     Attributes:
-        file: the artifact, or None for PyTorch with weights that are no artifact here.
-        comparison: with PyTorch on the same images; None for PyTorch itself, and where ``note`` says why.
+        digest: SHA-256 of the file; for PyTorch, the identity of the weights.
+        file: the artifact; None for PyTorch with weights that are not an artifact.
+        target: target of a quantized artifact.
+        comparison: comparison with PyTorch; None for PyTorch itself, or if ``note`` gives a reason.
         verdict: ``reference``, ``pass``, ``fail`` or ``inconclusive``.
-        digest: of the file that was run, or what tells the weights apart that PyTorch ran.
+        note: reason for the verdict.
     """
 
     model: str
@@ -52,30 +72,17 @@ class AccuracyRow:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "model": self.model,
-            "digest": self.digest,
-            "file": str(self.file) if self.file else None,
-            "runtime": self.runtime,
-            "precision": self.precision,
-            "target": self.target,
-            "accuracy": self.accuracy.to_dict(),
-            "comparison": self.comparison.to_dict() if self.comparison else None,
-            "verdict": self.verdict,
-            "note": self.note,
-        }
+        """Return plain values for JSON."""
+        return {key: value for key, value in to_plain(self).items() if key != "slug"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationReport:
-    """What `evaluate_models` found.
+    """The result of `evaluate_models`.
 
     Attributes:
-        data: the images that were judged.
-        rows: PyTorch first, then its exports, model after model.
-        max_drop: percentage points.
-        seconds: wall time.
+        rows: for each model PyTorch first, then its artifacts.
+        max_drop: allowed loss of top-1 accuracy, in percentage points.
     """
 
     data: Mapping[str, Any]
@@ -85,12 +92,12 @@ class EvaluationReport:
 
     @property
     def verdict(self) -> str:
-        """``fail`` if a row failed, else ``inconclusive`` if one could not be compared, else ``pass``."""
+        """``fail`` if a row failed, else ``inconclusive`` if a row could not be compared, else ``pass``."""
         verdicts = {row.verdict for row in self.rows}
         return next((word for word in ("fail", "inconclusive") if word in verdicts), "pass")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "verdict": self.verdict,
             "data": dict(self.data),
@@ -111,90 +118,259 @@ def evaluate_models(
     skip_bad: bool = False,
     progress: Progress = SILENT,
 ) -> EvaluationReport:
-    """Judge PyTorch and every export of each model on the same labeled images.
+    """Evaluate PyTorch and every artifact of each model on the same labeled images.
 
-    Of a collection that a model was trained on, only the images that were held out are judged.
+    If a model was trained on part of the data, only the held-out images are used.
 
     Args:
-        models: names, or files with a manifest; default the model of the newest export.
-        data: a bundled data set (its test part), a folder of class folders, or ``.npz``.
+        models: names of models, or files with a manifest; default: the model of the newest export.
+        data: a bundled data set (its test split), a folder with one folder per class, or a ``.npz`` file.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
-        max_drop: a row fails if it is detectably worse than PyTorch by more percentage points of top-1.
-        batch_size: images in a batch.
-        data_root: where the files of a bundled data set are, or are downloaded to.
-        skip_bad: leave unreadable images out.
-        progress: told what happens.
+        max_drop: an artifact fails if it is detectably worse than PyTorch by more percentage points of top-1 accuracy.
+        batch_size: images per batch.
+        data_root: directory of downloaded data sets.
+        skip_bad: skip unreadable images.
+        progress: receives progress messages.
 
     Returns:
-        The report; a verdict other than ``pass`` is for the caller to act on.
+        The report; a verdict other than ``pass`` raises no error.
 
     Raises:
-        DigestError: a file is not what its manifest records; it was not run.
-        DataError: the data cannot be used, has no labels, or does not fit a model.
+        DigestError: a file does not match its manifest; it was not run.
+        DataError: the data cannot be read, has no labels, or does not fit a model.
         DeployError: see `deploy.core.errors`.
     """
     began = time.perf_counter()
     if batch_size < 1 or not max_drop >= 0:
-        raise UsageError("the batch size must be at least 1, and the drop not negative.")
+        raise UsageError("the batch size must be at least 1, and the maximum drop must not be negative.")
     store = Store(artifacts or default_root())
     names = list(dict.fromkeys(models)) or [newest_export(store, progress).manifest.model]
-    subjects = [subject(name, store, progress) for name in names]
+    evaluated = [_find_artifacts(name, store, progress) for name in names]
     with progress.stage("reading the data"):
         dataset = open_dataset(data, split="test", root=data_root, skip_bad=skip_bad, progress=progress)
         dataset.labeled()
-        dataset = _unseen(dataset, subjects, progress)
+        dataset = _held_out(dataset, evaluated, progress)
     rows: list[AccuracyRow] = []
-    for item in subjects:
-        rows += _rows(item.name, list(judge(item, dataset, store, batch_size, progress)), max_drop, progress)
-    _keep(rows, dataset.summary(), store, progress)
+    for model in evaluated:
+        rows += _rows(model.name, list(_run_all(model, dataset, store, batch_size, progress)), max_drop, progress)
+    _save(rows, dataset.summary(), store, progress)
     return EvaluationReport(
         data=dataset.summary(), rows=tuple(rows), max_drop=max_drop, seconds=time.perf_counter() - began
     )
 
 
-def _keep(rows: Sequence[AccuracyRow], data: Mapping[str, Any], store: Store, progress: Progress) -> None:
-    """For the report; a directory that cannot be written to is no reason not to tell what was found."""
-    try:
-        for slug in dict.fromkeys(row.slug for row in rows):
-            save(store.root, slug, data, [row.to_dict() for row in rows if row.slug == slug], now())
-    except StorageError as exc:
-        progress.warn(f"what was found is not kept: {exc.message}")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _EvaluatedModel:
+    """A model and its artifacts.
+
+    Attributes:
+        name: as given by the user.
+        checkpoint: the weights that PyTorch runs; None if the request decides.
+        exports: files that other runtimes run.
+    """
+
+    name: str
+    checkpoint: Artifact | None
+    exports: tuple[Artifact, ...]
+
+    @property
+    def weights(self) -> list[Weights]:
+        """Weights of every artifact."""
+        every = (*self.exports, self.checkpoint) if self.checkpoint else self.exports
+        return [artifact.manifest.weights for artifact in every]
 
 
-def _unseen(dataset: Dataset, subjects: list[EvaluatedModel], progress: Progress) -> Dataset:
-    """Only the held-out part of what a model was trained on."""
-    seen = {seen_in_training(weights, dataset) for item in subjects for weights in item.weights}
+def _find_artifacts(text: str, store: Store, progress: Progress) -> _EvaluatedModel:
+    """Find the artifacts of a model in the store, or take the file at a path.
+
+    Raises:
+        ArtifactError: the file has no manifest, or no backend runs any of the artifacts.
+    """
+    if Path(text).suffix in (".onnx", ".engine", f".{CHECKPOINT}") and Path(text).is_file():
+        found = [Artifact.open(Path(text))]
+        found += _checkpoint_beside(found[0])
+    else:
+        found = [item for item in store.artifacts() if text in (item.manifest.model, item.manifest.slug)]
+        found = [item for item in found if not item.manifest.options.get("last")]
+    checkpoints = [item for item in found if item.manifest.format == CHECKPOINT]
+    exports = [item for item in found if runtime_of(item.manifest.format, item.manifest.target)]
+    for other in found:
+        if other not in (*checkpoints, *exports) and other.manifest.format not in NOT_MODELS:
+            progress.note(f"{other.path} is skipped: no backend here runs the format {other.manifest.format!r}")
+    if found and not checkpoints and not exports:
+        raise ArtifactError(f"{text}: no backend here runs any of its artifacts.", "deploy doctor")
+    exports.sort(key=lambda item: (item.manifest.precision != "fp32", item.path.name))
+    return _EvaluatedModel(name=text, checkpoint=checkpoints[0] if checkpoints else None, exports=tuple(exports))
+
+
+def _checkpoint_beside(export: Artifact) -> list[Artifact]:
+    """Return the checkpoint in the same folder that an export was made from, even if the folder was moved."""
+    digest = export.manifest.weights.sha256
+    found = [manifest_beside(path) for path in sorted(export.path.parent.glob(f"*.{CHECKPOINT}"))]
+    return [item for item in found if item is not None and item.manifest.files[0].sha256 == digest][:1]
+
+
+def _held_out(dataset: Dataset, models: list[_EvaluatedModel], progress: Progress) -> Dataset:
+    """Return the part of a data set that no model was trained on."""
+    seen = {seen_in_training(weights, dataset) for model in models for weights in model.weights}
     if "all" in seen:
-        progress.warn(f"{dataset.name}: a model was trained on these very images; its accuracy here says nothing.")
+        progress.warn(f"{dataset.name}: a model was trained on these images, so its accuracy on them means nothing.")
     elif "part" in seen and dataset.split == "all":
-        dataset = divide(dataset)[1]
-        progress.note(f"{dataset.name} was trained on: only the {len(dataset)} images held out then are judged")
+        dataset = stratified_split(dataset)[1]
+        progress.note(f"{dataset.name}: a model was trained on part of it; the {len(dataset)} held-out images are used")
     return dataset
 
 
-def _rows(name: str, judged: list[Judged], max_drop: float, progress: Progress) -> list[AccuracyRow]:
-    reference = judged[0] if judged[0].runtime == "torch" else None
-    if any(item.matched == "position" for item in judged):
-        progress.note(f"{name}: classes of the data and of the model are matched by position, not by name")
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Predictions of one runner.
+
+    Attributes:
+        artifact: the file; None for PyTorch with weights that are not an artifact.
+        weights: identity of the weights; two runners with the same weights are comparable.
+        matched: how labels were matched, see `labels_for`.
+    """
+
+    artifact: Artifact | None
+    slug: str
+    runtime: str
+    precision: str
+    weights: tuple[Any, ...]
+    predictions: Predictions
+    matched: str
+
+
+def _run_all(
+    evaluated: _EvaluatedModel, dataset: Dataset, store: Store, batch_size: int, progress: Progress
+) -> Iterator[_Run]:
+    """Run PyTorch, then every export after its digest was verified.
+
+    Raises:
+        DigestError: a file does not match its manifest.
+        DataError: the data does not fit the model.
+        BackendError: a backend cannot open or run a file.
+    """
+    model = _pytorch_model(evaluated, store, progress)
+    if model is not None:
+        with progress.stage(f"{model.name}: PyTorch"):
+            recipe = image_preprocessing(model)
+            predictions, matched = _predict(
+                PyTorchRunner(model), dataset, recipe, model.labels, model.name, batch_size, progress
+            )
+        yield _Run(evaluated.checkpoint, model.slug, "torch", "fp32", model.weights.identity, predictions, matched)
+    for export in evaluated.exports:
+        export.verify()
+        manifest = export.manifest
+        runtime = runtime_of(manifest.format, manifest.target)
+        if runtime is None:
+            continue
+        preprocessing = manifest.preprocessing or (image_preprocessing(model) if model is not None else None)
+        if preprocessing is None:
+            raise ArtifactError(f"{export.path}: its manifest has no preprocessing, so images cannot be prepared.")
+        with progress.stage(f"{export.path.name}: {runtime.title}"), IsolatedRunner(runtime.backend.name) as runner:
+            runner.open(export.path, **runtime.options())
+            if len(runner.inputs) != 1:
+                raise BackendError(f"{export.path}: has {len(runner.inputs)} inputs, not one batch of images.")
+            size = min(batch_size, _max_batch(manifest))
+            predictions, matched = _predict(
+                runner, dataset, preprocessing, manifest.labels, manifest.model, size, progress
+            )
+        identity = manifest.weights.identity
+        yield _Run(export, manifest.slug, runtime.name, manifest.precision, identity, predictions, matched)
+
+
+def _pytorch_model(evaluated: _EvaluatedModel, store: Store, progress: Progress) -> Model | None:
+    """Return the model for PyTorch; None, with a warning, if only exports are left and it cannot be built."""
+    if evaluated.checkpoint is not None:
+        return _from_checkpoint(evaluated.checkpoint, progress)
+    if not evaluated.exports:
+        return open_model(ModelRequest(name=evaluated.name), store, progress)
+    newest = max(evaluated.exports, key=lambda item: item.manifest.created)
+    try:
+        return open_model(request_of(newest), store, progress)
+    except DeployError as exc:
+        progress.warn(f"{newest.path}: its model cannot be run in PyTorch, so nothing is compared: {exc.message}")
+        return None
+
+
+def _from_checkpoint(checkpoint: Artifact, progress: Progress) -> Model:
+    checkpoint.verify()
+    manifest = checkpoint.manifest
+    request = dataclasses.replace(request_of(checkpoint), weights=str(checkpoint.path))
+    model = resolve(request, progress)
+    return model.replace(
+        preprocessing=manifest.preprocessing or model.preprocessing, labels=manifest.labels or model.labels
+    )
+
+
+def _max_batch(manifest: Manifest) -> int:
+    """Return the largest batch of a file: for an engine, that of its profiles."""
+    shapes = [item["max"] for profile in manifest.options.get("profiles", ()) for item in profile.values()]
+    return max((shape[0] for shape in shapes), default=sys.maxsize)
+
+
+def _predict(
+    runner: Runner,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    names: tuple[str, ...],
+    model: str,
+    batch_size: int,
+    progress: Progress,
+) -> tuple[Predictions, str]:
+    """Return the predictions of a runner, and how labels were matched."""
+    classify = _classifier(runner)
+    first = classify(prepare(dataset.images[0], preprocessing)[None])
+    if first.ndim != 2:
+        raise BackendError(f"{model}: output of shape {list(first.shape)}; expected one row of logits per image.")
+    labels, matched = labels_for(dataset, first.shape[1], names, model)
+    return predict(classify, dataset, labels, preprocessing, batch_size, progress.advance), matched
+
+
+def _classifier(runner: Runner) -> Classify:
+    """Return a function from images to the first output; a fixed batch is padded with copies of the last image."""
+    spec = runner.inputs[0]
+    size = spec.shape[0] if spec.shape and isinstance(spec.shape[0], int) else None
+
+    def run(images: NDArray[np.float32]) -> NDArray[Any]:
+        outputs = runner.run({spec.name: images.astype(spec.dtype)})
+        return next(iter(outputs.values()))
+
+    def classify(images: NDArray[np.float32]) -> NDArray[Any]:
+        if size is None:
+            return run(images)
+        parts = []
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+            parts.append(run(padded)[: len(part)])
+        return np.concatenate(parts)
+
+    return classify
+
+
+def _rows(name: str, runs: list[_Run], max_drop: float, progress: Progress) -> list[AccuracyRow]:
+    reference = runs[0] if runs[0].runtime == "torch" else None
+    if any(run.matched == "position" for run in runs):
+        progress.note(f"{name}: classes of the data are matched with outputs of the model by position, not by name")
     rows = []
-    for item in judged:
+    for run in runs:
         comparison, verdict, note = None, "reference", ""
-        if item is not reference:
-            comparable = reference is not None and item.weights == reference.weights
-            if reference is not None and comparable:
-                comparison = AccuracyComparison.of(reference.answers, item.answers)
-            verdict, note = _verdict(item, comparison, max_drop, has_reference=reference is not None)
-        manifest = item.artifact.manifest if item.artifact else None
+        if run is not reference:
+            if reference is not None and run.weights == reference.weights:
+                comparison = AccuracyComparison.of(reference.predictions, run.predictions)
+            verdict, note = _verdict(run, comparison, max_drop, has_reference=reference is not None)
+        manifest = run.artifact.manifest if run.artifact else None
         rows.append(
             AccuracyRow(
                 model=manifest.model if manifest else name,
-                slug=item.slug,
-                digest=manifest.files[0].sha256 if manifest and item.runtime != "torch" else item.weights,
-                file=item.artifact.path if item.artifact else None,
-                runtime=item.runtime,
-                precision=item.precision,
+                slug=run.slug,
+                digest=manifest.files[0].sha256 if manifest and run.runtime != "torch" else run.weights,
+                file=run.artifact.path if run.artifact else None,
+                runtime=run.runtime,
+                precision=run.precision,
                 target=manifest.target if manifest else None,
-                accuracy=Accuracy.of(item.answers),
+                accuracy=Accuracy.of(run.predictions),
                 comparison=comparison,
                 verdict=verdict,
                 note=note,
@@ -204,13 +380,23 @@ def _rows(name: str, judged: list[Judged], max_drop: float, progress: Progress) 
 
 
 def _verdict(
-    item: Judged, comparison: AccuracyComparison | None, max_drop: float, *, has_reference: bool
+    run: _Run, comparison: AccuracyComparison | None, max_drop: float, *, has_reference: bool
 ) -> tuple[str, str]:
-    not_finite = int((item.answers.choice < 0).sum())
+    not_finite = int((run.predictions.predicted < 0).sum())
     if not_finite:
         return "fail", f"{not_finite} images have logits that are not finite"
     if comparison is None:
-        return "inconclusive", STALE if has_reference else "there is no PyTorch model to compare it with"
+        other = "exported from other weights than PyTorch ran; export the model again to compare"
+        return "inconclusive", other if has_reference else "there is no PyTorch model to compare with"
     if comparison.worse and -comparison.difference * 100 > max_drop:
-        return "fail", f"{comparison.verdict} than PyTorch, and {max_drop:g} are allowed"
+        return "fail", f"{comparison.verdict} than PyTorch; the maximum is {max_drop:g}"
     return "pass", ""
+
+
+def _save(rows: Sequence[AccuracyRow], data: Mapping[str, Any], store: Store, progress: Progress) -> None:
+    """Write the records that the report reads; a directory that cannot be written to is only a warning."""
+    try:
+        for slug in dict.fromkeys(row.slug for row in rows):
+            save(store.root, slug, data, [row.to_dict() for row in rows if row.slug == slug], now())
+    except StorageError as exc:
+        progress.warn(f"the results were not saved: {exc.message}")

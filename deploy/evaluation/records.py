@@ -1,4 +1,4 @@
-"""What was found of accuracy, on disk: one file for a model and the images it was judged on."""
+"""Accuracy records on disk: one file for each model and set of images."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ FOLDER = records.FOLDERS[1]
 
 
 def save(root: Path, slug: str, data: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], created: str) -> Path:
-    """Keep the accuracy of a model's artifacts, in place of what was found earlier on the same images.
+    """Write the accuracy of a model's artifacts; an earlier record of the same images is replaced.
 
     Args:
         root: the artifacts directory.
-        slug: of the model.
-        data: summary of the images; its ``digest`` and ``split`` name them.
-        rows: one for each runner, plain values; ``digest`` tells which file or weights it ran.
-        created: when, ISO 8601.
+        slug: folder of the model.
+        data: summary of the images, identified by ``digest`` and ``split``.
+        rows: one for each runner, as plain values; ``digest`` identifies the file or the weights.
+        created: time of the evaluation, ISO 8601.
+
+    Returns:
+        Path of the record.
 
     Raises:
-        StorageError: the disk refused.
+        StorageError: the file cannot be written.
     """
     key = records.key_of([slug, data["digest"], data["split"]])
     path = root / slug / FOLDER / f"{slug}.{key}.json"
@@ -33,9 +36,9 @@ def save(root: Path, slug: str, data: Mapping[str, Any], rows: Sequence[Mapping[
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read what `save` wrote: ``data``, ``rows``, ``created``.
+    """Read a record: ``data``, ``rows``, ``created``.
 
     Raises:
-        ArtifactError: it is damaged, or of another schema.
+        ArtifactError: the record is damaged, or of another schema.
     """
     return records.load(path, KIND, SCHEMA)

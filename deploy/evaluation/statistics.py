@@ -1,4 +1,4 @@
-"""The statistics of right and wrong answers."""
+"""Statistics of correct and wrong predictions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ Z95 = 1.959963984540054
 
 
 def wilson(hits: int, total: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson, JASA 22, 1927, p. 209); (0, 1) without a trial.
+    """Return Wilson's score interval of a proportion (Wilson, JASA 22, 1927, p. 209); (0, 1) without trials.
 
     Args:
-        hits: successes.
-        total: trials.
-        z: quantile of the normal distribution; default for 95 %.
+        hits: number of successes.
+        total: number of trials.
+        z: quantile of the normal distribution; the default gives 95 %.
     """
     if total == 0:
         return 0.0, 1.0
@@ -22,19 +22,20 @@ def wilson(hits: int, total: int, z: float = Z95) -> tuple[float, float]:
     center = share + extra / 2
     half = z * math.sqrt(share * (1 - share) / total + extra / (4 * total))
     low, high = (center - half) / (1 + extra), (center + half) / (1 + extra)
-    # rounding alone would leave 1e-17 where the formula is exactly 0 or 1
+    # exactly 0 or 1 here; the formula would leave 1e-17 from rounding
     return (0.0 if hits == 0 else low), (1.0 if hits == total else high)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided p-value that two classifiers are right equally often (McNemar, Psychometrika 12, 1947).
+    """Return the exact two-sided p-value of McNemar's test (Psychometrika 12, 1947).
 
-    Under that hypothesis the images that only one of them gets right fall to either like a fair coin; the
-    value is twice the smaller tail of that binomial, at most 1, computed in integers.
+    The null hypothesis is that two classifiers are correct equally often. The images that only one of them classifies
+    correctly are then distributed like tosses of a fair coin. The value is twice the smaller tail of that binomial
+    distribution, at most 1, computed in integers.
 
     Args:
-        only_first: images that only the first gets right.
-        only_second: images that only the second gets right.
+        only_first: number of images that only the first classifies correctly.
+        only_second: number of images that only the second classifies correctly.
     """
     total, fewer = only_first + only_second, min(only_first, only_second)
     term = tail = 1
@@ -45,16 +46,15 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def paired_difference(only_first: int, only_second: int, total: int, z: float = Z95) -> tuple[float, float]:
-    """Interval of (share right of the second) - (share right of the first) on the same images.
+    """Return the interval of the second classifier's accuracy minus the first's, on the same images.
 
-    Wald's interval with half a case added to each cell (Agresti and Min, Statistics in Medicine 24, 2005,
-    p. 729).
+    Wald's interval with half a case added to each cell (Agresti and Min, Statistics in Medicine 24, 2005, p. 729).
 
     Args:
-        only_first: images that only the first gets right.
-        only_second: images that only the second gets right.
-        total: images.
-        z: quantile of the normal distribution; default for 95 %.
+        only_first: number of images that only the first classifies correctly.
+        only_second: number of images that only the second classifies correctly.
+        total: number of images.
+        z: quantile of the normal distribution; the default gives 95 %.
     """
     first, second, count = only_first + 0.5, only_second + 0.5, total + 2
     center = (second - first) / count

@@ -1,1 +1,1 @@
-"""From a PyTorch model to a proven ONNX file."""
+"""Export a PyTorch model to ONNX, and check an ONNX file against its model."""

@@ -1,14 +1,14 @@
-"""``deploy check``: is this file equal to that model?"""
+"""``deploy check``: check an ONNX file against a model."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.core.artifact import Artifact, sha256
-from deploy.core.backend import find_backend
+from deploy.core.backend import ONNX, find_backend
 from deploy.core.errors import ArtifactError, BackendError, UsageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
@@ -17,35 +17,38 @@ from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.exporting.locate import locate
 from deploy.exporting.prove import prove
-from deploy.exporting.samples import ProbeSamples
-from deploy.models.open import EXPORTS, manifest_beside, newest_export, open_model
+from deploy.models.open import open_model
 from deploy.models.request import ModelRequest
 from deploy.parity.locate import Location
 from deploy.parity.verdict import ParityReport
 from deploy.support import onnx_file
+from deploy.support.stored import EXPORTS, manifest_beside, newest_export
 
-RUNTIME = "onnxruntime"
-"""The backend that runs the file where none is named."""
+if TYPE_CHECKING:
+    from deploy.exporting.samples import ProbeSamples
+
+DEFAULT_BACKEND = "onnxruntime"
+"""The backend that runs the file if none is given."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckReport:
-    """What `check` found.
+    """The result of `check`.
 
     Attributes:
-        backend: what ran the file.
-        location: where the file first leaves the model; None where it was not asked for.
+        model: the model that the file was checked against.
+        backend: the backend that ran the file.
+        location: the first tensor that differs from the model; None unless it was requested.
     """
 
     path: Path
     model: Model
     parity: ParityReport
-    backend: str = RUNTIME
-    located: bool = False
+    backend: str = DEFAULT_BACKEND
     location: Location | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "file": str(self.path),
             "sha256": sha256(self.path),
@@ -63,63 +66,65 @@ def check(
     onnx: Path | str | None = None,
     artifacts: Path | None = None,
     precision: str | None = None,
-    backend: str = RUNTIME,
+    backend: str = DEFAULT_BACKEND,
     locate_fault: bool = False,
     samples: ProbeSamples | None = None,
     progress: Progress = SILENT,
 ) -> CheckReport:
-    """Judge an ONNX file against a model.
+    """Check an ONNX file against a model.
 
     Args:
-        model: a name or a full request; None takes the model of the artifact, as its manifest records it.
-        onnx: the file, anybody's; None takes the newest export (of the model, where one is named).
+        model: name of the model, or a full request; default: the model recorded in the file's manifest.
+        onnx: the file, made by any exporter; default: the newest export, of the model if one is given.
         artifacts: the artifacts directory.
-        precision: what the file computes in, where no manifest says; default ``fp32``.
-        backend: the plug-in of ``deploy.backends`` that runs the file.
-        locate_fault: find the first tensor, in execution order, that leaves the model.
-        samples: real samples, probed beside the seeded ones: arrays by input name, or images (`load_samples`).
-        progress: told what happens.
+        precision: precision of the file; default: the manifest's, else ``fp32``.
+        backend: the backend that runs the file.
+        locate_fault: also find the first tensor, in execution order, that differs from the model.
+        samples: real samples, probed in addition: arrays by input name, or images; see
+            `deploy.exporting.samples.load_samples`.
+        progress: receives progress messages.
 
     Raises:
-        DeployError: see `deploy.core.errors`; a failed check is not an error but a verdict.
+        ArtifactError: the file does not exist or is damaged.
+        UsageError: the file cannot be checked in this way.
+        DeployError: see `deploy.core.errors`; a verdict other than ``pass`` is not an error.
     """
     store = Store(artifacts or default_root())
     request = ModelRequest(name=model) if isinstance(model, str) else model
-    if "onnx" not in find_backend(backend).formats:
-        raise UsageError(f"the backend {backend} does not run ONNX files.")
-    if locate_fault and backend != RUNTIME:
-        raise UsageError(f"--locate runs the graph node by node on {RUNTIME}: it tells nothing of {backend}.")
+    if ONNX not in find_backend(backend).formats:
+        raise UsageError(f"--backend {backend}: this backend does not run ONNX files.")
+    if locate_fault and backend != DEFAULT_BACKEND:
+        raise UsageError(f"--locate runs single nodes in {DEFAULT_BACKEND}; remove --backend {backend}.")
     with IsolatedRunner(backend) as candidate:
         path, artifact = _file(onnx, request, store, progress)
         if artifact is not None:
             artifact.verify()
-            _refuse_rounded(artifact)
-        request = _request(request, artifact)
-        onnx_file.load(path)  # what is damaged or points elsewhere is refused before anything runs it
+            _refuse_quantized(artifact)
+        request = _complete(request, artifact)
+        onnx_file.load(path)  # refuses a damaged file, or one with external data elsewhere, before a runtime opens it
         with progress.stage("building the model"):
             built = open_model(request, store, progress)
-        mirrored = artifact is None or artifact.manifest.options.get("strategy") != "export"
-        asked = precision or (artifact.manifest.precision if artifact else "fp32")
+        precision = precision or (artifact.manifest.precision if artifact else "fp32")
         try:
             with progress.stage("checking parity"):
                 parity = prove(
                     built,
                     path,
                     candidate,
-                    precision=asked,
+                    precision=precision,
                     seed=request.seed,
                     samples=samples,
-                    mirrored=mirrored,
+                    negated=artifact is None or artifact.manifest.options.get("strategy") != "export",
                     progress=progress,
                 )
-        except BackendError as exc:
-            onnx_file.check(path)  # a damaged file has a better name than what the runtime says of it
-            raise exc
+        except BackendError:
+            onnx_file.check(path)  # if the file is damaged, this error is clearer than the runtime's
+            raise
     location = None
     if locate_fault:
         with progress.stage("locating"):
-            location = locate(built, path, precision=asked, seed=request.seed, progress=progress)
-    return CheckReport(path=path, model=built, parity=parity, backend=backend, located=locate_fault, location=location)
+            location = locate(built, path, precision=precision, seed=request.seed)
+    return CheckReport(path=path, model=built, parity=parity, backend=backend, location=location)
 
 
 def _file(
@@ -128,27 +133,27 @@ def _file(
     if onnx is not None:
         path = Path(onnx)
         if not path.is_file():
-            raise ArtifactError(f"{path}: there is no such file.")
+            raise ArtifactError(f"{path}: no such file.")
         return path, manifest_beside(path)
     artifact = newest_export(store, progress, name=request.name if request else None)
     return artifact.path, artifact
 
 
-def _refuse_rounded(artifact: Artifact) -> None:
-    """Eight bits are no rounding error of arithmetic: this verdict would only say that."""
+def _refuse_quantized(artifact: Artifact) -> None:
+    """Refuse INT8 files: quantization error is not a rounding error, so they would always fail."""
     if artifact.manifest.precision not in EXPORTS:
         raise UsageError(
-            f"{artifact.path}: it is {artifact.manifest.precision}, which has no envelope to be held against; "
-            "its manifest holds what was measured.",
+            f"{artifact.path}: the parity check has no limits for {artifact.manifest.precision}; "
+            "the measured error is in the manifest.",
             f"deploy evaluate {artifact.path} --data DATA",
         )
 
 
-def _request(request: ModelRequest | None, artifact: Artifact | None) -> ModelRequest:
-    """What to build: what was named, completed by the manifest where it says the same model."""
+def _complete(request: ModelRequest | None, artifact: Artifact | None) -> ModelRequest:
+    """Return the model to build: the request, completed from the manifest if that records the same model."""
     if artifact is None or not artifact.manifest.reference:
         if request is None:
-            raise UsageError("a file without a manifest needs its model named.", "deploy check MODEL --onnx FILE")
+            raise UsageError("a file without a manifest needs a model.", "deploy check MODEL --onnx FILE")
         return request
     recorded = ModelRequest.from_dict(artifact.manifest.reference)
     if request is None:

@@ -1,4 +1,4 @@
-"""``deploy export``: from a trained model to a proven file."""
+"""``deploy export``: write a model as an ONNX file and check the file against the model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.core.artifact import Artifact, Manifest, Payload
 from deploy.core.errors import BackendError, ExportError, InputSpecError, UsageError
@@ -18,29 +18,30 @@ from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec, symbols
 from deploy.exporting.prove import prove
-from deploy.exporting.samples import ProbeSamples
 from deploy.models.open import open_model
 from deploy.models.request import ModelRequest
-from deploy.parity.probes import can_mirror
-from deploy.parity.verdict import ParityReport
+from deploy.parity.probes import can_negate
+from deploy.parity.verdict import ParityReport, Verdict
 from exporters import torch_to_onnx
 from exporters.torch_to_onnx import Exported
 
+if TYPE_CHECKING:
+    from deploy.exporting.samples import ProbeSamples
+
 PRECISIONS = ("fp32", "fp16")
 REJECTED = "rejected"
-"""Folder of exports that failed their proof: kept to be looked at, never in the place of one that passed."""
+"""Folder for exports that failed the parity check. They are kept for inspection and are not used by other commands."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportReport:
-    """What `export_model` made.
+    """The result of `export_model`.
 
     Attributes:
-        artifact: the file, with its manifest; one that failed its proof lies in the folder ``rejected``.
-        parity: the proof.
-        strategy: which exporter made it.
-        notes: what was tried and why it was not taken.
-        seconds: wall time of the whole.
+        artifact: the file and its manifest; in the folder ``rejected`` if the parity check failed.
+        strategy: the strategy that was used, ``export`` or ``trace``.
+        notes: other strategies that were tried, and why they were not used.
+        seconds: duration of the export and the parity check.
     """
 
     artifact: Artifact
@@ -50,8 +51,13 @@ class ExportReport:
     notes: tuple[str, ...]
     seconds: float
 
+    @property
+    def verdict(self) -> Verdict:
+        """Verdict of the parity check: ``pass``, ``fail`` or ``inconclusive``."""
+        return self.parity.verdict
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         manifest = self.artifact.manifest
         return {
             "file": str(self.artifact.path),
@@ -91,28 +97,31 @@ def export_model(
     samples: ProbeSamples | None = None,
     progress: Progress = SILENT,
 ) -> ExportReport:
-    """Export a model to ONNX and prove the file equal to it.
+    """Export a model to ONNX and check the file against the model.
 
     Args:
-        model: a name as on the command line, or a full request.
+        model: name of the model as on the command line, or a full request.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
-        dynamic: names of the dimensions to keep dynamic; default ``batch`` and every name given in ``--input``.
-        opset: the ONNX operator set; None for the strategy's own.
+        dynamic: names of the dynamic dimensions; default ``batch`` and those named in ``--input``.
+        opset: ONNX operator set; default: the strategy's own.
         precision: ``fp32`` or ``fp16``.
-        strategy: ``auto`` (torch.export, then tracing), ``export`` or ``trace``.
-        samples: real samples, probed beside the seeded ones: arrays by input name, or images (`load_samples`).
-        progress: told what happens.
+        strategy: ``export`` (torch.export), ``trace`` (run once and record), or ``auto``: both, in this order.
+        samples: real samples, probed in addition: arrays by input name, or images; see
+            `deploy.exporting.samples.load_samples`.
+        progress: receives progress messages.
 
     Returns:
-        The report; a verdict other than ``pass`` is for the caller to act on.
+        The report; a verdict other than ``pass`` raises no error.
 
     Raises:
-        DeployError: see `deploy.core.errors`; nothing is left behind.
+        DeployError: see `deploy.core.errors`; partial results are discarded.
     """
     began = time.perf_counter()
     request = ModelRequest(name=model) if isinstance(model, str) else model
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}.")
+    if strategy not in ("auto", *torch_to_onnx.STRATEGIES):
+        raise UsageError(f"strategy {strategy!r} is not one of auto, {', '.join(torch_to_onnx.STRATEGIES)}.")
     store = Store(artifacts or default_root())
     with IsolatedRunner("onnxruntime") as candidate:
         with progress.stage("building the model"):
@@ -127,66 +136,67 @@ def export_model(
             )
         with store.transaction(built.slug) as transaction:
             path = transaction.path(f"{built.slug}.{precision}.onnx")
-            made, parity, notes = _first_that_holds(job, path, strategy, candidate)
+            exported, parity, notes = _export_and_check(job, path, strategy, candidate)
             with progress.stage("writing"):
-                manifest = _manifest(job, made, parity)
+                manifest = _manifest(job, exported, parity)
                 artifact = transaction.publish(manifest, REJECTED if parity.verdict == "fail" else "")
     return ExportReport(
         artifact=artifact,
         parity=parity,
-        strategy=made.strategy,
-        opset=made.opset,
+        strategy=exported.strategy,
+        opset=exported.opset,
         notes=tuple(notes),
         seconds=time.perf_counter() - began,
     )
 
 
 def choose_dynamic(model: Model, request: ModelRequest, dynamic: Sequence[str] | None) -> tuple[TensorSpec, ...]:
-    """The model's inputs with only the wanted dimensions left symbolic; a fixed batch is 1.
+    """Return the model's inputs with all other dimensions fixed; a fixed batch is 1.
+
+    Args:
+        model: the model.
+        request: how it was requested; with ``--input``, every named dimension is dynamic by default.
+        dynamic: names of the dynamic dimensions; None for the default.
 
     Raises:
-        InputSpecError: a wanted dimension is not one of the model's.
+        InputSpecError: the model has no dimension of this name.
     """
     every = symbols(model.inputs)
     if dynamic is None:
-        dynamic = (
-            every if request.inputs or model.name.endswith(".pt2") else [name for name in every if name == "batch"]
-        )
+        named = request.inputs or model.name.endswith(".pt2")
+        dynamic = every if named else [name for name in every if name == "batch"]
     unknown = [name for name in dynamic if name not in every]
     if unknown:
         raise InputSpecError(
-            f"--dynamic {unknown[0]}: {model.name} has no such dimension; it has: {', '.join(every) or 'none'}."
+            f"--dynamic {unknown[0]}: {model.name} has no such dimension; it has {', '.join(every) or 'none'}."
         )
     fixed = {name: 1 if name == "batch" else model.sizes[name] for name in every if name not in dynamic}
     return tuple(spec.bind(fixed) for spec in model.inputs)
 
 
-def _first_that_holds(
+def _export_and_check(
     job: _Job, path: Path, strategy: str, candidate: IsolatedRunner
 ) -> tuple[Exported, ParityReport, list[str]]:
-    """Try the strategies in order; one whose graph does not hold what it claims is not kept where another is left."""
+    """Try the strategies in order until a file passes the parity check, or take the result of the last one.
+
+    Returns:
+        The file, its parity report, and why other strategies were not used.
+    """
     order = list(torch_to_onnx.STRATEGIES) if strategy == "auto" else [strategy]
-    if strategy != "auto" and strategy not in torch_to_onnx.STRATEGIES:
-        raise UsageError(f"strategy {strategy!r} is not one of auto, {', '.join(torch_to_onnx.STRATEGIES)}.")
     notes: list[str] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+        job.progress.note(text)
+
     if strategy == "auto" and job.model.untraceable:
         order = ["trace"]
-        notes.append(f"export was not tried: {job.model.untraceable}. Tracing.")
-        job.progress.note(notes[-1])
-    refusals: list[ExportError] = []
-    for index, name in enumerate(order):
-        last = index == len(order) - 1
+        note(f"torch.export was skipped: {job.model.untraceable}. Tracing.")
+    errors: list[ExportError] = []
+    for name, following in zip(order, [*order[1:], None], strict=True):
         try:
             with job.progress.stage(f"exporting ({name})"):
-                made = torch_to_onnx.export(job.model, job.inputs, path, job.options, strategy=name)
-        except ExportError as exc:
-            refusals.append(exc)
-            if not last:
-                notes.append(f"{exc.message} Trying {order[index + 1]}.")
-                job.progress.note(notes[-1])
-                continue
-            raise _none_worked(job.model, refusals) from exc
-        try:
+                exported = torch_to_onnx.export(job.model, job.inputs, path, job.options, strategy=name)
             with job.progress.stage("checking parity"):
                 parity = prove(
                     job.model,
@@ -195,60 +205,63 @@ def _first_that_holds(
                     precision=job.options.precision,
                     seed=job.seed,
                     samples=job.samples,
-                    mirrored=bool(made.decided),
+                    negated=bool(exported.traced_branches),
                     progress=job.progress,
                 )
-        except BackendError as exc:
-            if last or candidate.dead:
-                raise
+        except ExportError as exc:
+            errors.append(exc)
+            if following is None:
+                raise _all_failed(job.model, errors) from exc
             reason = exc.message
+        except BackendError as exc:
+            if following is None or candidate.dead:
+                raise
+            reason = f"{name}: the graph does not run: {exc.message}"
         else:
-            if parity.verdict != "fail" or last:
-                return made, _with_decisions(parity, made, job), notes
-            reason = parity.reasons[0]
-        notes.append(f"{name}: the graph did not hold ({reason}). Trying {order[index + 1]}.")
-        job.progress.note(notes[-1])
-    raise AssertionError("unreachable: the last strategy returns or raises")
+            if parity.verdict != "fail" or following is None:
+                return exported, _with_decisions(parity, exported, job), notes
+            reason = f"{name}: the graph failed the parity check: {parity.reasons[0]}."
+        note(f"{reason} Trying {following}.")
+    raise AssertionError("the last strategy returns or raises")
 
 
-def _with_decisions(parity: ParityReport, made: Exported, job: _Job) -> ParityReport:
-    """Say, in the evidence too, that tracing took one way where the model can take several."""
-    if not made.decided:
+def _with_decisions(parity: ParityReport, exported: Exported, job: _Job) -> ParityReport:
+    """Add a note if tracing recorded only one branch of the model's control flow."""
+    if not exported.traced_branches:
         return parity
-    more = f" and {len(made.decided) - 1} more places" if len(made.decided) > 1 else ""
+    more = f" and {len(exported.traced_branches) - 1} more places" if len(exported.traced_branches) > 1 else ""
+    negated = ", including negated ones," if can_negate(job.inputs) else ""
     note = (
-        f"the trace took one way by what it saw at {made.decided[0]}{more}; the graph has no other: "
-        "parity is shown for the ways that the probes take"
+        f"tracing recorded one branch of the control flow at {exported.traced_branches[0]}{more}; "
+        f"the graph has no other, and parity is shown only for the branches that the probes{negated} take"
     )
-    if can_mirror(job.inputs):
-        note += ", their negatives among them"
     job.progress.warn(f"{note}.")
     return dataclasses.replace(parity, notes=(*parity.notes, note))
 
 
-def _none_worked(model: Model, refusals: list[ExportError]) -> ExportError:
-    hints = [refusal.hint for refusal in refusals if refusal.hint]
+def _all_failed(model: Model, errors: list[ExportError]) -> ExportError:
+    hints = [error.hint for error in errors if error.hint]
     return ExportError(
-        f"{model.name} could not be exported. " + " ".join(refusal.message for refusal in refusals),
+        f"{model.name} could not be exported. " + " ".join(error.message for error in errors),
         "; ".join(dict.fromkeys(hints)) or None,
     )
 
 
-def _manifest(job: _Job, made: Exported, parity: ParityReport) -> Manifest:
-    data = made.path.with_name(f"{made.path.name}.data")
-    payloads = [Payload.of(path) for path in (made.path, data) if path.exists()]
+def _manifest(job: _Job, exported: Exported, parity: ParityReport) -> Manifest:
+    data = exported.path.with_name(f"{exported.path.name}.data")
+    payloads = [Payload.of(path) for path in (exported.path, data) if path.exists()]
     return Manifest(
         model=job.model.name,
         slug=job.model.slug,
         format="onnx",
         precision=job.options.precision,
         files=tuple(payloads),
-        inputs=made.inputs,
-        outputs=made.outputs,
+        inputs=exported.inputs,
+        outputs=exported.outputs,
         weights=job.model.weights,
         preprocessing=job.model.preprocessing,
         labels=job.model.labels,
         reference=job.model.reference,
-        options={"strategy": made.strategy, "opset": made.opset, "sizes": dict(job.model.sizes)},
+        options={"strategy": exported.strategy, "opset": exported.opset, "sizes": dict(job.model.sizes)},
         parity=parity.to_dict(),
     )

@@ -1,4 +1,4 @@
-"""``deploy check --locate``: hand the model's operators and the graph's tensors to `deploy.parity.locate`."""
+"""``deploy check --locate``: collect the model's operators and the graph's tensors for `deploy.parity.locate`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ import onnx
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
-from deploy.core.progress import Progress
 from deploy.core.runner import Feeds
 from deploy.exporting.prove import match_inputs
-from deploy.parity.locate import GraphStep, Location, OperatorRecord, find
+from deploy.parity.locate import GraphStep, Location, OperatorRecord, first_difference
 from deploy.parity.probes import make_probes
 from deploy.support import onnx_file
 
 
-def locate(model: Model, path: Path, *, precision: str, seed: int, progress: Progress) -> Location:
-    """Find the first tensor of ``path`` that leaves the model, on one probe.
+def locate(model: Model, path: Path, *, precision: str, seed: int) -> Location:
+    """Find the first tensor of an ONNX file that differs from the model, on one probe.
+
+    Args:
+        model: the model.
+        path: the ONNX file.
+        precision: precision of the file, ``fp32`` or ``fp16``.
+        seed: random seed of the probe.
 
     Raises:
-        BackendError: a node does not run on its own, or the model cannot be run.
+        BackendError: a node does not run separately, or the model cannot be run.
     """
     with IsolatedRunner("onnxruntime", "deploy.backends.onnxruntime.stepwise") as stepwise:
         stepwise.open(path)
@@ -42,7 +47,6 @@ def locate(model: Model, path: Path, *, precision: str, seed: int, progress: Pro
             node=node.name,
             operator=node.op_type,
             scope=_scope(node),
-            reads=tuple(node.input),
             shape=tuple(int(size) for size in fetched[f"{name}:shape"]),
             sketch=fetched[name],
         )
@@ -50,11 +54,11 @@ def locate(model: Model, path: Path, *, precision: str, seed: int, progress: Pro
         for name in node.output
         if f"{name}:shape" in fetched and name in computed
     ]
-    return find(steps, made_by, records, precision)
+    return first_difference(steps, made_by, records, precision)
 
 
 def _from_inputs(graph: onnx.GraphProto) -> set[str]:
-    """Tensors that depend on the graph's inputs; the others are rearranged weights."""
+    """Return the tensors that depend on the inputs of the graph; the others are computed from weights alone."""
     stored = {tensor.name for tensor in graph.initializer}
     known = {value.name for value in graph.input if value.name not in stored}
     for node in graph.node:
@@ -64,17 +68,19 @@ def _from_inputs(graph: onnx.GraphProto) -> set[str]:
 
 
 def _records(model: Model, feeds: Feeds, precision: str) -> list[OperatorRecord]:
-    wide = PyTorchRunner(model, "fp64").trace(feeds)
-    own = PyTorchRunner(model, precision).trace(feeds)
+    reference = PyTorchRunner(model, "fp64").trace(feeds)
+    baseline = PyTorchRunner(model, precision).trace(feeds)
     return [
-        OperatorRecord(operator=left.operator, module=left.module, shape=left.shape, wide=left.sketch, own=right.sketch)
-        for left, right in zip(wide, own, strict=False)
-        if left.shape == right.shape
+        OperatorRecord(
+            operator=wide.operator, module=wide.module, shape=wide.shape, reference=wide.sketch, baseline=own.sketch
+        )
+        for wide, own in zip(reference, baseline, strict=False)
+        if wide.shape == own.shape
     ]
 
 
 def _scope(node: onnx.NodeProto) -> str:
-    """The module a node came from, as its exporter recorded it."""
+    """Return the module that a node belongs to, as the exporter recorded it; empty if it did not."""
     scopes = next((item.value for item in node.metadata_props if item.key == "pkg.torch.onnx.name_scopes"), "")
     if scopes:
         try:

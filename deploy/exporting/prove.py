@@ -1,10 +1,11 @@
-"""The parity check as export and check both run it: probes, float64 reference, isolated candidate, weights."""
+"""The parity check of a file: probes, float64 reference, artifact in a process of its own, weights."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,15 +16,17 @@ from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.tensors import TensorSpec
-from deploy.exporting.samples import ProbeSamples, fit_samples
 from deploy.models.untrained import statistic_names
 from deploy.parity.compare import compare
 from deploy.parity.probes import make_probes
 from deploy.parity.verdict import ParityReport
-from deploy.parity.weights import NormTensors, account
+from deploy.parity.weights import NormTensors, match_weights
 
-LEAN_BYTES = 2**30
-"""Files from this size on are opened with one copy of their weights."""
+if TYPE_CHECKING:
+    from deploy.exporting.samples import ProbeSamples
+
+LOW_MEMORY_BYTES = 2**30
+"""Files of at least this size are opened with one copy of their weights."""
 
 
 def prove(
@@ -34,24 +37,26 @@ def prove(
     precision: str = "fp32",
     seed: int = 0,
     samples: ProbeSamples | None = None,
-    mirrored: bool = False,
+    negated: bool = False,
     progress: Progress,
 ) -> ParityReport:
-    """Open ``path`` in the candidate's process and judge it against the model.
+    """Check an ONNX file against a model: outputs and weights.
 
     Args:
-        model: the reference.
-        path: an ONNX file whose inputs correspond to the model's, by name or by position.
-        candidate: a started worker; the caller closes it.
-        precision: what the file computes in.
-        seed: of the probes.
-        samples: real samples: arrays by the model's input names, or images.
-        mirrored: see `deploy.parity.probes.make_probes`; for a file that was, or may have been, traced.
-        progress: told how far it is.
+        model: the model.
+        path: ONNX file whose inputs correspond to the model's, by name or by position.
+        candidate: a started process, which opens the file; the caller closes it.
+        precision: precision of the file, ``fp32`` or ``fp16``.
+        seed: random seed of the probes.
+        samples: real samples, probed in addition: arrays by the model's input names, or images.
+        negated: also probe negated inputs, for a file that was or may have been traced; see
+            `deploy.parity.probes.make_probes`.
+        progress: receives progress messages.
 
     Raises:
-        BackendError: the model cannot be run, or the runtime refuses the file.
-        BackendCrashedError: the runtime's process died.
+        BackendError: the model cannot be run, or the backend cannot open the file.
+        BackendCrashedError: the process of the backend died.
+        DataError: the samples do not fit the model.
     """
     reference = PyTorchRunner(model, "fp64")
     report = check_outputs(
@@ -61,14 +66,14 @@ def prove(
         precision=precision,
         seed=seed,
         samples=samples,
-        mirrored=mirrored,
+        negated=negated,
         progress=progress,
     )
     if not report.probes:
         return report
     tensors = {name: np.asarray(value.detach().numpy()) for name, value in model.module.state_dict().items()}
-    accounts = account(tensors, reference.read, _norms(model, set(tensors)), path, precision)
-    return dataclasses.replace(report, weights=accounts.summary(), digest=sha256(path))
+    matches = match_weights(tensors, reference.read, _norms(model, set(tensors)), path, precision)
+    return dataclasses.replace(report, weights=matches.summary(), digest=sha256(path))
 
 
 def check_outputs(
@@ -79,40 +84,52 @@ def check_outputs(
     precision: str = "fp32",
     seed: int = 0,
     samples: ProbeSamples | None = None,
-    mirrored: bool = False,
+    negated: bool = False,
     progress: Progress,
 ) -> ParityReport:
-    """As `prove`, of a file in whatever format the candidate's backend opens; its weights are not looked for.
+    """Check the outputs of a file in any format against a model.
 
     Args:
         reference: the model in float64.
-        path: the file.
-        candidate: a started worker; the caller closes it.
-        precision: what the file computes in.
-        seed: of the probes.
-        samples: real samples.
-        mirrored: as for `prove`.
-        progress: told how far it is.
+        path: the file, in a format that the candidate's backend opens.
+        candidate: a started process, which opens the file; the caller closes it.
+        precision: precision of the file.
+        seed: random seed of the probes.
+        samples: as for `prove`.
+        negated: as for `prove`.
+        progress: receives progress messages.
 
     Returns:
-        The report; one without probes where the inputs do not fit.
+        The report; it has no probes, and the verdict ``fail``, if the inputs of the file do not fit the model.
 
     Raises:
-        BackendError: the model cannot be run, or the runtime refuses the file.
+        BackendError: the model cannot be run, or the backend cannot open the file.
+        DataError: the samples do not fit the model.
     """
     model = reference.model
-    candidate.open(
-        path, **candidate.backend.options(RunSettings(low_memory=_size(path) >= LEAN_BYTES, shared_cores=True))
-    )
+    settings = RunSettings(low_memory=_size(path) >= LOW_MEMORY_BYTES, shared_cores=True)
+    candidate.open(path, **candidate.backend.options(settings))
     rename, inputs, faults = match_inputs(model, candidate.inputs)
-    real = fit_samples(samples, model, inputs)
-    probes = make_probes(inputs, model.sizes, seed=seed, samples=real, mirrored=mirrored)
-    baseline = PyTorchRunner(model, precision)
     if faults:
-        return _refused(faults, precision, seed)
+        return ParityReport(
+            verdict="fail",
+            reasons=tuple(faults),
+            precision=precision,
+            outputs=(),
+            dynamic={},
+            probes=0,
+            samples=0,
+            seed=seed,
+        )
+    real = None
+    if samples is not None:
+        from deploy.exporting.samples import fit_samples  # imports readers of data sets
+
+        real = fit_samples(samples, model, inputs)
+    probes = make_probes(inputs, model.sizes, seed=seed, samples=real, negated=negated)
     return compare(
         reference,
-        baseline,
+        PyTorchRunner(model, precision),
         candidate,
         probes,
         precision=precision,
@@ -123,55 +140,57 @@ def check_outputs(
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file and of its external data."""
+    """Return the bytes of a file and of its external data."""
     data = path.with_name(f"{path.name}.data")
     return path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
 
 
-def _refused(faults: list[str], precision: str, seed: int) -> ParityReport:
-    return ParityReport(
-        verdict="fail",
-        reasons=tuple(faults),
-        precision=precision,
-        outputs=(),
-        dynamic={},
-        probes=0,
-        samples=0,
-        seed=seed,
-    )
-
-
 def match_inputs(model: Model, given: Sequence[TensorSpec]) -> tuple[dict[str, str], list[TensorSpec], list[str]]:
-    """The file's input for each of the model's, and the probes' specs: the model's names, the file's dimensions."""
+    """Match the inputs of a file with those of its model, by name if all names agree, else by position.
+
+    Args:
+        model: the model.
+        given: inputs of the file.
+
+    Returns:
+        The file's input name for each of the model's; the specs to draw probes from, with the model's names and the
+        file's dimensions; and the reasons why the inputs do not match.
+    """
     by_name = {spec.name: spec for spec in given}
     named = all(spec.name in by_name for spec in model.inputs)
     if len(given) != len(model.inputs):
-        faults = [f"the file takes {len(given)} inputs, the model {len(model.inputs)}"]
-        return {}, [], faults
+        return {}, [], [f"the file has {len(given)} inputs, the model {len(model.inputs)}"]
     pairs = [(own, by_name[own.name] if named else theirs) for own, theirs in zip(model.inputs, given, strict=True)]
     faults, specs, rename = [], [], {}
-    known: dict[str, str] = {}
+    symbols: dict[str, str] = {}
     for own, theirs in pairs:
+        mismatch = f"input {theirs} of the file does not match {own} of the model"
         if len(own.shape) != len(theirs.shape) or own.dtype != theirs.dtype:
-            faults.append(f"input {theirs} of the file does not fit {own} of the model")
+            faults.append(mismatch)
             continue
-        for mine, found in zip(own.shape, theirs.shape, strict=True):
-            if isinstance(found, str):
-                known[found] = mine if isinstance(mine, str) else found
-            elif isinstance(mine, int) and mine != found:
-                faults.append(f"input {theirs} of the file does not fit {own} of the model")
-        shape = tuple(known[dim] if isinstance(dim, str) else dim for dim in theirs.shape)
-        specs.append(TensorSpec(name=own.name, dtype=own.dtype, shape=shape, bounds=own.bounds))
+        for expected, dim in zip(own.shape, theirs.shape, strict=True):
+            if isinstance(dim, str):
+                symbols[dim] = expected if isinstance(expected, str) else dim
+            elif isinstance(expected, int) and expected != dim:
+                faults.append(mismatch)
+        shape = tuple(symbols[dim] if isinstance(dim, str) else dim for dim in theirs.shape)
+        spec = TensorSpec(name=own.name, dtype=own.dtype, shape=shape, bounds=own.bounds)
+        for expected, dim in zip(own.shape, shape, strict=True):
+            if isinstance(expected, int) and isinstance(dim, str):  # dynamic in the file only: probe the model's size
+                spec = spec.bind({dim: expected})
+        specs.append(spec)
         rename[own.name] = theirs.name
-        for mine, dim in zip(own.shape, shape, strict=True):
-            if isinstance(mine, int) and isinstance(dim, str):  # the file claims more than the model: probe its size
-                specs[-1] = specs[-1].bind({dim: mine})
     return rename, specs, faults
 
 
 def _norms(model: Model, present: set[str]) -> list[NormTensors]:
-    """The model's batch normalizations, with the names of their tensors by role."""
-    found = []
+    """Return the model's batch normalizations.
+
+    Args:
+        model: the model.
+        present: names of its parameters and buffers.
+    """
+    norms = []
     for prefix, module in model.module.named_modules():
         statistics = statistic_names(module)
         if statistics is None:
@@ -187,5 +206,5 @@ def _norms(model: Model, present: set[str]) -> list[NormTensors]:
             full = [f"{prefix}.{attribute}" for attribute in attributes if f"{prefix}.{attribute}" in present]
             if full:
                 names[role] = full[0]
-        found.append(NormTensors(prefix=prefix, names=names, eps=float(getattr(module, "eps", 1e-5))))
-    return found
+        norms.append(NormTensors(prefix=prefix, names=names, eps=float(getattr(module, "eps", 1e-5))))
+    return norms

@@ -1,1 +1,1 @@
-"""A name becomes a model."""
+"""Build models by name, with their weights."""

@@ -1,4 +1,4 @@
-"""Opening the model a command is about; the artifact it means when it names none is found by `_stored`."""
+"""Open the model of a command, with the weights that ``deploy train`` left for it, if any."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
-from deploy.support.stored import EXPORTS as EXPORTS
-from deploy.support.stored import manifest_beside as manifest_beside
-from deploy.support.stored import newest_export as newest_export
 
 
 def open_model(request: ModelRequest, store: Store, progress: Progress) -> Model:
-    """Resolve a model; a zoo model whose weights are left to us takes its newest trained checkpoint, if any.
+    """Build a model; a zoo model with weights ``auto`` gets its newest trained checkpoint, if there is one.
+
+    Args:
+        request: the model to build.
+        store: the artifacts directory to search for a checkpoint.
+        progress: receives progress messages.
 
     Raises:
         DeployError: as `deploy.models.resolve.resolve`.
@@ -25,9 +27,9 @@ def open_model(request: ModelRequest, store: Store, progress: Progress) -> Model
     checkpoint = trained_checkpoint(request, store)
     if checkpoint is None:
         return resolve(request, progress)
-    progress.note(f"weights: {checkpoint.path} ({checkpoint.manifest.weights.source}), the newest trained here")
-    checkpoint.verify()
     manifest = checkpoint.manifest
+    progress.note(f"weights: {checkpoint.path} ({manifest.weights.source}), the newest checkpoint of deploy train")
+    checkpoint.verify()
     options = {**manifest.reference.get("options", {}), **request.options}
     model = resolve(dataclasses.replace(request, weights=str(checkpoint.path), options=options), progress)
     return model.replace(
@@ -38,7 +40,7 @@ def open_model(request: ModelRequest, store: Store, progress: Progress) -> Model
 
 
 def trained_checkpoint(request: ModelRequest, store: Store) -> Artifact | None:
-    """The newest checkpoint that `deploy train` left for a zoo model whose weights are ``auto``."""
+    """Return the newest checkpoint of ``deploy train`` for a zoo model with weights ``auto``, or None."""
     prefix, _, bare = request.name.rpartition("/")
     if request.weights != "auto" or prefix not in ("", "zoo") or request.name.endswith((".pt2", ".onnx")):
         return None
@@ -51,12 +53,14 @@ def trained_checkpoint(request: ModelRequest, store: Store) -> Artifact | None:
 
 
 def request_of(artifact: Artifact) -> ModelRequest:
-    """The request that built the model of an artifact.
+    """Return the request that builds the model of an artifact.
 
     Raises:
-        ArtifactError: its manifest does not say.
+        ArtifactError: the manifest does not record one.
     """
     try:
         return ModelRequest.from_dict(artifact.manifest.reference)
-    except TypeError as exc:
-        raise ArtifactError(f"{artifact.path}: its manifest does not say how its model is built.") from exc
+    except ValueError as exc:
+        raise ArtifactError(
+            f"{artifact.path}: the manifest does not record how to build the model.", "export the model again"
+        ) from exc

@@ -1,10 +1,12 @@
-"""Models of the user's own: a factory in a module or a file, and an ExportedProgram."""
+"""The user's own models: factories in Python modules or files, and ExportedPrograms."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -15,34 +17,38 @@ import torch
 from deploy.core.errors import InputSpecError, ModelError, UnknownNameError, UsageError
 from deploy.core.model import Model, Weights
 from deploy.core.tensors import Dim, TensorSpec, parse_input
-from deploy.models.request import ModelRequest, typed
+from deploy.models.request import ModelRequest
 
 
-def build_factory(request: ModelRequest, reference: str) -> Model:
-    """Call ``pkg.module:factory`` or ``path/file.py:factory``.
+def build_factory(request: ModelRequest) -> Model:
+    """Build a model by calling ``pkg.module:factory`` or ``path/file.py:factory``.
+
+    Args:
+        request: its name is the reference to the factory (or to a torch.nn.Module instance); its options are the
+            arguments.
 
     Raises:
-        ModelError: it cannot be imported, or does not return a module.
-        InputSpecError: it does not say what it takes, and neither does ``--input``.
+        ModelError: the factory cannot be imported, raises, or does not return a torch.nn.Module.
+        InputSpecError: ``--input`` is missing.
     """
+    reference = request.name
     where, _, attribute = reference.rpartition(":")
     module = _import(where)
     if not hasattr(module, attribute):
         public = [name for name in vars(module) if not name.startswith("_")]
         raise UnknownNameError(f"attribute of {where}", attribute, public)
     factory = getattr(module, attribute)
-    options = {key: typed(value) for key, value in request.options.items()}
     try:
-        built = factory if isinstance(factory, torch.nn.Module) else factory(**options)
+        built = factory if isinstance(factory, torch.nn.Module) else factory(**request.typed_options())
     except Exception as exc:
         raise ModelError(f"{reference} raised {type(exc).__name__}: {exc}") from exc
     if not isinstance(built, torch.nn.Module):
         raise ModelError(f"{reference} returned a {type(built).__name__}, not a torch.nn.Module.")
-    specs, sizes = _parse(request)
+    specs, sizes = _parse_inputs(request)
     if not specs:
         raise InputSpecError(
-            f"{reference}: nothing tells what its inputs are.",
-            "add --input name:shape, e.g. --input input:batch,3,224,224",
+            f"{reference}: the inputs are not known.",
+            "add --input name:shape, for example --input input:batch,3,224,224",
         )
     return Model(
         name=reference,
@@ -56,48 +62,50 @@ def build_factory(request: ModelRequest, reference: str) -> Model:
 
 
 def _import(where: str) -> ModuleType:
-    if not where.endswith(".py"):
-        sys.path.insert(0, str(Path.cwd()))
-        try:
-            return importlib.import_module(where)
-        except Exception as exc:
-            raise ModelError(f"{where} cannot be imported: {type(exc).__name__}: {exc}") from exc
-        finally:
-            sys.path.remove(str(Path.cwd()))
     path = Path(where)
-    if not path.is_file():
-        raise ModelError(f"{path}: there is no such file.")
+    is_file = where.endswith(".py")
+    if is_file and not path.is_file():
+        raise ModelError(f"{path}: no such file.")
+    folder = str(path.resolve().parent) if is_file else str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        return _import_file(path) if is_file else importlib.import_module(where)
+    except Exception as exc:
+        raise ModelError(f"{where}: import failed: {type(exc).__name__}: {exc}") from exc
+    finally:
+        sys.path.remove(folder)
+
+
+def _import_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise ModelError(f"{path}: cannot be imported.")
+        raise ImportError("not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(path.stem, module)
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    except Exception as exc:
-        raise ModelError(f"{path} cannot be imported: {type(exc).__name__}: {exc}") from exc
-    finally:
-        sys.path.remove(str(path.resolve().parent))
+    spec.loader.exec_module(module)
     return module
 
 
-def _parse(request: ModelRequest) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:
+def _parse_inputs(request: ModelRequest) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:
     sizes: dict[str, int] = {"batch": 2}
     specs = []
     for text in request.inputs:
         spec, given = parse_input(text)
         specs.append(spec)
         sizes |= given
-    doubled = {spec.name for spec in specs if [item.name for item in specs].count(spec.name) > 1}
-    if doubled:
-        raise InputSpecError(f"--input names {sorted(doubled)[0]!r} twice.")
+    repeated = sorted(name for name, count in Counter(spec.name for spec in specs).items() if count > 1)
+    if repeated:
+        raise InputSpecError(f"--input names {repeated[0]!r} twice.")
     return tuple(specs), sizes
 
 
 def with_inputs(model: Model, request: ModelRequest) -> Model:
-    """The model with its inputs replaced by those of ``--input``, where there are any."""
-    specs, sizes = _parse(request)
+    """Replace the inputs of a model by those of ``--input``, if there are any.
+
+    Raises:
+        InputSpecError: the number of inputs, their rank or a fixed dimension does not fit the model.
+    """
+    specs, sizes = _parse_inputs(request)
     if not specs:
         return model
     if len(specs) != len(model.inputs):
@@ -105,58 +113,55 @@ def with_inputs(model: Model, request: ModelRequest) -> Model:
     for spec, own in zip(specs, model.inputs, strict=True):
         if len(spec.shape) != len(own.shape):
             raise InputSpecError(f"--input {spec.name}: {len(spec.shape)} dimensions; {model.name} takes {own}.")
-        clash = [
-            axis
-            for axis, (asked, fixed) in enumerate(zip(spec.shape, own.shape, strict=True))
-            if isinstance(fixed, int) and asked != fixed
-        ]
-        if clash:
-            raise InputSpecError(f"--input {spec}: {model.name} takes {own}; axis {clash[0]} cannot differ.")
+        for axis, (given, fixed) in enumerate(zip(spec.shape, own.shape, strict=True)):
+            if isinstance(fixed, int) and given != fixed:
+                raise InputSpecError(f"--input {spec}: {model.name} takes {own}; axis {axis} cannot differ.")
     return model.replace(inputs=specs, sizes={**model.sizes, **sizes})
 
 
 def _keywords(module: torch.nn.Module, specs: tuple[TensorSpec, ...]) -> frozenset[str]:
-    """Inputs whose names are parameters of ``forward`` go by keyword, where all of them are."""
-    import inspect
-
+    """Return the inputs to pass by keyword: all of several inputs, if ``forward`` has parameters of these names."""
     parameters = inspect.signature(module.forward).parameters
-    named = [spec.name for spec in specs]
-    return frozenset(named) if all(name in parameters for name in named) and len(named) > 1 else frozenset()
+    names = [spec.name for spec in specs]
+    return frozenset(names) if len(names) > 1 and all(name in parameters for name in names) else frozenset()
 
 
-def build_program(request: ModelRequest, path: Path) -> Model:
-    """Open an ExportedProgram (``.pt2``); its own dynamic dimensions are the model's.
+def build_program(request: ModelRequest) -> Model:
+    """Load an ExportedProgram (``.pt2``); its dynamic dimensions become those of the model.
 
     Raises:
-        ModelError: it is not one, or needs another version of torch.
+        ModelError: the file is not an ExportedProgram, or needs another version of torch.
+        UsageError: the request has options.
     """
+    path = Path(request.name)
     try:
         program = torch.export.load(str(path))
     except Exception as exc:
-        raise ModelError(f"{path}: not an ExportedProgram this version of torch can read: {exc}") from exc
+        raise ModelError(f"{path}: not an ExportedProgram that this version of torch can load: {exc}") from exc
     if request.options:
         raise UsageError(f"{path}: an ExportedProgram takes no options.")
-    specs, sizes, keywords = _program_inputs(program)
+    specs, sizes = _program_inputs(program)
+    keywords: Mapping[str, Any] = program.example_inputs[1] if program.example_inputs else {}
     return Model(
         name=path.name,
         slug=path.stem,
         module=program.module(),
         inputs=specs,
         sizes=sizes,
-        keywords=keywords,
+        keywords=frozenset(keywords),
         weights=Weights(source=path.name, trained=True),
     )
 
 
-def _program_inputs(
-    program: torch.export.ExportedProgram,
-) -> tuple[tuple[TensorSpec, ...], dict[str, int], frozenset[str]]:
-    user = set(program.graph_signature.user_inputs)
-    nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in user]
+def _program_inputs(program: torch.export.ExportedProgram) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:
+    """Return the inputs, and a size for each dynamic dimension."""
+    user_inputs = set(program.graph_signature.user_inputs)
     sizes: dict[str, int] = {}
     symbols: dict[str, str] = {}
     specs = []
-    for node in nodes:
+    for node in program.graph.nodes:
+        if node.op != "placeholder" or node.name not in user_inputs:
+            continue
         value: Any = node.meta["val"]
         if not isinstance(value, torch.Tensor):
             raise ModelError(f"input {node.name!r} of the program is a {type(value).__name__}, not a tensor.")
@@ -171,5 +176,4 @@ def _program_inputs(
             shape.append(symbol)
         dtype = str(value.dtype).removeprefix("torch.")
         specs.append(TensorSpec(name=node.name, dtype=dtype, shape=tuple(shape)))
-    inner: Mapping[str, Any] = program.example_inputs[1] if program.example_inputs else {}
-    return tuple(specs), sizes, frozenset(inner)
+    return tuple(specs), sizes

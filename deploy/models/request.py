@@ -1,26 +1,26 @@
-"""What was asked for: enough to build the same model again, in another process or on another day."""
+"""The description of a model, from which another process can build the same model."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from deploy.core.errors import UsageError
+from deploy.core.plain import from_plain, to_plain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelRequest:
-    """A model as the user names it.
+    """A model as the user describes it.
 
     Attributes:
-        name: see the table of names in the command line's documentation.
+        name: ``resnet18``, ``zoo/lenet5``, ``path/nets.py:factory``, ``model.pt2`` or a checkpoint file.
         weights: ``auto``, ``default``, ``none`` or a file.
-        arch: the architecture, where ``name`` is a checkpoint.
+        arch: the architecture, if ``name`` is a checkpoint.
         seed: of untrained weights.
-        inputs: ``--input`` texts, where the model does not say what it takes.
-        options: options of the architecture, ``num_classes=10``.
+        inputs: texts of ``--input``, for models that do not declare their inputs.
+        options: options of the architecture, such as ``num_classes=10``.
     """
 
     name: str
@@ -31,17 +31,26 @@ class ModelRequest:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a manifest."""
-        return dataclasses.asdict(self)
+        """Return plain values for a manifest."""
+        values: dict[str, Any] = to_plain(self)
+        return values
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelRequest:
-        """The inverse of `to_dict`."""
-        return cls(**{**data, "inputs": tuple(data.get("inputs", ()))})
+        """Build a request from the values of `to_dict`.
+
+        Raises:
+            ValueError: a field is missing or has the wrong type.
+        """
+        return from_plain(cls, dict(data))
+
+    def typed_options(self) -> dict[str, Any]:
+        """Return the options with their texts parsed by `typed`."""
+        return {key: typed(value) for key, value in self.options.items()}
 
 
 def typed(text: str) -> Any:
-    """An option's text as the value it spells: integer, float, true, false, none, or the text itself."""
+    """Parse a text as integer, float, true, false or none; return any other text unchanged."""
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
@@ -54,10 +63,10 @@ def typed(text: str) -> Any:
 
 
 def parse_options(items: tuple[str, ...]) -> dict[str, str]:
-    """Read ``key=value`` texts.
+    """Parse ``key=value`` texts.
 
     Raises:
-        UsageError: one has another form.
+        UsageError: a text has another form.
     """
     options = {}
     for item in items:

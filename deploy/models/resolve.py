@@ -1,7 +1,8 @@
-"""From what the user typed to a `Model`, with the weights that were asked for or a refusal."""
+"""Build a model from its name, with the requested weights."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import ModuleType
 
@@ -16,42 +17,105 @@ from deploy.models.request import ModelRequest
 
 SOURCES = "deploy.models.sources"
 PRECEDENCE = ("zoo", "torchvision", "timm")
+"""Sources that are searched first for a name without a prefix, in this order."""
 CHECKPOINTS = (".safetensors", ".pt", ".pth", ".pth.tar", ".ckpt", ".bin")
 
 
 def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
-    """Build the model, with weights, ready to run.
+    """Build a model with its weights, in evaluation mode and without gradients.
 
     Args:
-        request: what was asked for; equal requests give bitwise equal models.
-        progress: told of everything that was chosen on the user's behalf.
+        request: the model to build; equal requests give bitwise equal models.
+        progress: receives progress messages.
 
     Raises:
-        UnknownNameError: no such model.
-        ModelError: it cannot be built.
-        WeightsError: its weights cannot be had, do not fit, or are not finite.
+        UnknownNameError: no model has this name.
+        ModelError: the model cannot be built.
+        WeightsError: the weights are not available, do not fit, or are not finite.
     """
     request = checkpoint_as_weights(request)
-    path = Path(request.name)
-    if path.suffix == ".onnx":
+    if request.name.endswith(".onnx"):
         raise UsageError(
-            f"{path}: an ONNX file is an artifact, not a model to export.",
-            f"deploy check MODEL --onnx {path}",
+            f"{request.name}: an ONNX file cannot be exported again.",
+            f"to check it against its model: deploy check MODEL --onnx {request.name}",
         )
     model, source, bare = architecture(request)
-    model = model.replace(reference=request.to_dict())
-    if source is None:
-        model = _own_weights(model, request, progress)
-    else:
-        model = _weights(model, source, bare, request, progress)
+    model = _load_weights(model.replace(reference=request.to_dict()), source, bare, request, progress)
     for parameter in model.module.parameters():
         parameter.requires_grad_(False)
     files.check_finite(model.module, model.weights.source if model.weights.trained else model.name)
     return model
 
 
+def checkpoint_as_weights(request: ModelRequest) -> ModelRequest:
+    """Rewrite ``model.safetensors --arch resnet18`` as ``resnet18 --weights model.safetensors``.
+
+    Raises:
+        UsageError: a checkpoint without an architecture, or an architecture without a checkpoint.
+        WeightsError: the checkpoint does not exist.
+    """
+    if not is_checkpoint(request.name):
+        if request.arch is not None:
+            raise UsageError(f"--arch needs a checkpoint file as MODEL; {request.name!r} is not one.")
+        return request
+    if not Path(request.name).is_file():
+        raise WeightsError(f"{request.name}: no such file.")
+    if request.arch is None:
+        raise UsageError(
+            f"{request.name}: a checkpoint contains only weights.", "name its architecture, such as --arch resnet18"
+        )
+    return dataclasses.replace(request, name=request.arch, weights=str(Path(request.name)), arch=None)
+
+
+def is_checkpoint(name: str) -> bool:
+    """Return whether a model name is the path of a checkpoint file."""
+    return name.endswith(CHECKPOINTS) and ":" not in name
+
+
+def architecture(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
+    """Build a model with the weights that its constructor draws, seeded, on torch's default device.
+
+    Returns:
+        The model, the source that built it (None for a factory or an exported program), and its name there.
+
+    Raises:
+        UnknownNameError: no model has this name.
+        InputSpecError: ``--input`` does not fit the model.
+    """
+    with untrained.seeded(request.seed):
+        if request.name.endswith(".pt2"):
+            return python.build_program(request), None, request.name
+        if ":" in request.name:
+            return python.build_factory(request), None, request.name
+        source, bare = _find(request.name)
+        return python.with_inputs(source.build(bare, request), request), source, bare
+
+
+def _find(name: str) -> tuple[ModuleType, str]:
+    """Return the source of a model and the name of the model there."""
+    prefix, slash, bare = name.partition("/")
+    if slash:
+        if prefix not in registry.names(SOURCES):
+            hint = f"a file needs a factory: {name}:FACTORY" if name.endswith(".py") else None
+            raise UnknownNameError("model source", prefix, registry.names(SOURCES), hint)
+        source = _source(prefix)
+        if bare not in source.names():
+            raise UnknownNameError(f"{prefix} model", bare, source.names())
+        return source, bare
+    for candidate in source_names():
+        if name in known_names(candidate):
+            return _source(candidate), name
+    everything = [bare for candidate in source_names() for bare in known_names(candidate)]
+    raise UnknownNameError("model", name, everything, "list the models: deploy models")
+
+
+def source_names() -> list[str]:
+    """Return the names of all model sources, those of `PRECEDENCE` first."""
+    return [*PRECEDENCE, *(name for name in registry.names(SOURCES) if name not in PRECEDENCE)]
+
+
 def known_names(source: str) -> list[str]:
-    """Bare names a source offers; empty where its package is not installed."""
+    """Return the model names of a source, without prefix; empty if its package is not installed."""
     try:
         return list(_source(source).names())
     except MissingPackageError:
@@ -65,120 +129,57 @@ def _source(name: str) -> ModuleType:
         raise MissingPackageError(exc.name or name, f"{name}/ models", f"deploy-toolkit[{name}]") from exc
 
 
-def checkpoint_as_weights(request: ModelRequest) -> ModelRequest:
-    """``deploy export model.safetensors --arch resnet18`` is ``deploy export resnet18 --weights model.safetensors``."""
-    path = Path(request.name)
-    is_checkpoint = request.name.endswith(CHECKPOINTS) and ":" not in request.name
-    if not is_checkpoint:
-        if request.arch is not None:
-            raise UsageError(f"--arch goes with a checkpoint file, and {request.name!r} is not one.")
-        return request
-    if not path.is_file():
-        raise WeightsError(f"{path}: there is no such file.")
-    if request.arch is None:
-        raise UsageError(
-            f"{path}: a checkpoint holds weights only.", "say which network they belong to: --arch resnet18"
-        )
-    return ModelRequest(
-        name=request.arch,
-        weights=str(path),
-        seed=request.seed,
-        inputs=request.inputs,
-        options=request.options,
-    )
-
-
-def architecture(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
-    """The architecture alone, with the weights its constructor draws, seeded; on torch's present default device.
-
-    Returns:
-        The model, the source that built it (None for a factory or a program), and its name there.
-
-    Raises:
-        UnknownNameError: no such model.
-        InputSpecError: ``--input`` does not fit it.
-    """
-    with untrained.seeded(request.seed):
-        model, source, bare = _build(request, Path(request.name))
-    return (model if source is None else python.with_inputs(model, request)), source, bare
-
-
-def _build(request: ModelRequest, path: Path) -> tuple[Model, ModuleType | None, str]:
-    name = request.name
-    if path.suffix == ".pt2":
-        return python.build_program(request, path), None, name
-    if ":" in name:
-        return python.build_factory(request, name), None, name
-    prefix, slash, bare = name.partition("/")
-    if slash:
-        if prefix not in registry.names(SOURCES):
-            raise UnknownNameError("model source", prefix, registry.names(SOURCES), _where(name))
-        source = _source(prefix)
-        if bare not in source.names():
-            raise UnknownNameError(f"{prefix} model", bare, source.names())
-        return source.build(bare, request), source, bare
-    for candidate in (*PRECEDENCE, *(extra for extra in registry.names(SOURCES) if extra not in PRECEDENCE)):
-        if name in known_names(candidate):
-            source = _source(candidate)
-            return source.build(name, request), source, name
-    everything = [bare for candidate in registry.names(SOURCES) for bare in known_names(candidate)]
-    raise UnknownNameError("model", name, everything, "deploy models lists them")
-
-
-def _where(name: str) -> str | None:
-    return f"a file is path/file.py:factory; {name} has no colon" if name.endswith(".py") else None
-
-
-def _own_weights(model: Model, request: ModelRequest, progress: Progress) -> Model:
-    """A factory or a program brings its weights; a file may replace them."""
-    if request.weights == "default":
-        raise WeightsError(f"{model.name} has no published weights.", "--weights auto takes those it is built with")
+def _load_weights(
+    model: Model, source: ModuleType | None, bare: str, request: ModelRequest, progress: Progress
+) -> Model:
     if request.weights == "none":
-        return _untrained(model, request)
-    if request.weights != "auto":
-        return _from_file(model, Path(request.weights), progress)
-    progress.note(f"weights: as {model.name} builds them (whether they are trained is for you to know)")
-    return model
-
-
-def _weights(model: Model, source: ModuleType, bare: str, request: ModelRequest, progress: Progress) -> Model:
-    if request.weights == "none":
-        return _untrained(model, request)
+        return _untrained(model, request.seed)
     if request.weights not in ("auto", "default"):
-        return _from_file(model, Path(request.weights), progress)
+        path = Path(request.weights)
+        return _load_file(model, path, str(path), progress)
+    if source is None and request.weights == "auto":
+        progress.note(f"weights: as built by {model.name}; whether they are trained is not known")
+        return model
     try:
-        return _published(model, source, bare)
+        return _load_file(model, *published_file(model, source, bare), SILENT)
     except WeightsError as exc:
         if request.weights == "default":
             raise
         progress.warn(
-            f"{model.name} is UNTRAINED: {exc.message} Its parameters are seeded random numbers (seed {request.seed}): "
-            "good for timing and for testing the export, worthless for predictions. "
-            "Give trained ones with --weights FILE."
+            f"{model.name} is UNTRAINED: {exc.message} Its parameters are random numbers (seed {request.seed}): "
+            "good for timing and for testing the export, useless for predictions. "
+            "Load trained weights with --weights FILE."
         )
-        return _untrained(model, request)
+        return _untrained(model, request.seed)
 
 
-def _published(model: Model, source: ModuleType, bare: str) -> Model:
-    found = source.published(bare, model)
-    if found is None:
-        raise WeightsError(f"no weights are published for {model.name}.")
-    url, label, _ = found
-    path = files.fetch(url, source.cache_folder())
-    state, _ = files.read_state_dict(path)
-    files.fit(model.module, state, str(path))
-    return model.replace(weights=Weights(source=label, trained=True, sha256=sha256(path)))
+def published_file(model: Model, source: ModuleType | None, bare: str) -> tuple[Path, str]:
+    """Return the file with the published weights of a model, downloaded if needed, and their label.
+
+    Args:
+        model: the model as built by ``source``.
+        source: its source, or None for a factory or an exported program.
+        bare: its name there.
+
+    Raises:
+        WeightsError: there are no published weights, or they cannot be downloaded.
+    """
+    published = source.published(bare, model) if source is not None else None
+    if published is None:
+        raise WeightsError(f"{model.name}: no published weights.")
+    url, label = published
+    return files.fetch(url), label
 
 
-def _from_file(model: Model, path: Path, progress: Progress) -> Model:
+def _load_file(model: Model, path: Path, label: str, progress: Progress) -> Model:
     state, notes = files.read_state_dict(path)
     for note in notes:
         progress.note(note)
-    files.fit(model.module, state, str(path))
-    return model.replace(weights=Weights(source=str(path), trained=True, sha256=sha256(path)))
+    files.load_into(model.module, state, str(path))
+    return model.replace(weights=Weights(source=label, trained=True, sha256=sha256(path)))
 
 
-def _untrained(model: Model, request: ModelRequest) -> Model:
-    untrained.jitter(model.module, request.seed)
-    untrained.settle(model, request.seed)
-    return model.replace(weights=Weights(source=UNTRAINED, trained=False, seed=request.seed))
+def _untrained(model: Model, seed: int) -> Model:
+    untrained.perturb_constants(model.module, seed)
+    untrained.set_batch_norm_statistics(model, seed)
+    return model.replace(weights=Weights(source=UNTRAINED, trained=False, seed=seed))

@@ -1,12 +1,12 @@
-"""Untrained weights that a check can see through.
+"""Untrained weights that do not hide export errors.
 
-A freshly built network hides faults: its biases are zero, its scales are one, some heads and residual branches
-are zero altogether, and without settled batch-norm statistics its activations grow or die with depth. Seeded, and
-the same in every command:
+A freshly built network hides errors: its biases are zero, its scales are one, some heads and residual branches are
+all zero, and with initial batch-norm statistics its activations grow or vanish with depth. These two steps are seeded
+and the same in every command:
 
-1. every parameter whose values are all equal gets seeded noise of standard deviation 0.1 added to it;
-2. batch-norm statistics become those of seeded data, layer after layer, computed in float64 so that another
-   machine or another number of threads settles on the same float32 values.
+1. `perturb_constants` adds noise of standard deviation 0.1 to every parameter whose values are all equal.
+2. `set_batch_norm_statistics` sets the statistics to those of seeded data, layer by layer. It computes in float64, so
+   that other machines and numbers of threads give the same float32 values.
 """
 
 from __future__ import annotations
@@ -18,46 +18,53 @@ from typing import Any
 import torch
 
 from deploy.core.model import Model
+from deploy.core.tensors import TensorSpec
 from deploy.support.precision import computed_in
 
-JITTER = 0.1
+NOISE = 0.1
 SAMPLES = 4
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within this context torch's global generator is seeded; afterwards it is as it was."""
+    """Seed torch's global generator within this context and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
-def jitter(module: torch.nn.Module, seed: int) -> int:
-    """Step 1; returns how many parameters were changed."""
+def perturb_constants(module: torch.nn.Module, seed: int) -> int:
+    """Add noise to every parameter whose values are all equal, in place.
+
+    Returns:
+        Number of parameters that were changed.
+    """
     generator = torch.Generator().manual_seed(seed)
     changed = 0
     with torch.no_grad():
-        for _, value in module.named_parameters():
+        for value in module.parameters():
             if value.is_floating_point() and value.numel() > 1 and bool((value == value.flatten()[0]).all()):
-                value.add_(torch.randn(value.shape, generator=generator) * JITTER)
+                value.add_(torch.randn(value.shape, generator=generator) * NOISE)
                 changed += 1
     return changed
 
 
 def statistic_names(module: torch.nn.Module) -> tuple[str, str] | None:
-    """Buffers with the moving mean and variance of a batch normalization, PyTorch's or the zoo's; else None."""
+    """Return the names of a layer's running mean and variance (PyTorch's or the zoo's batch norm), or None."""
     for mean, var in (("running_mean", "running_var"), ("moving_mean", "moving_var")):
-        if isinstance(getattr(module, mean, None), torch.Tensor) and isinstance(
-            getattr(module, var, None), torch.Tensor
-        ):
+        if all(isinstance(getattr(module, name, None), torch.Tensor) for name in (mean, var)):
             return mean, var
     return None
 
 
-def settle(model: Model, seed: int) -> int:
-    """Step 2; returns how many layers were settled."""
+def set_batch_norm_statistics(model: Model, seed: int) -> int:
+    """Set the batch-norm statistics to those of seeded samples, in place.
+
+    Returns:
+        Number of layers that were changed.
+    """
     norms = {module: names for module in model.module.modules() if (names := statistic_names(module))}
-    settled: set[torch.nn.Module] = set()
+    changed: set[torch.nn.Module] = set()
 
     def observe(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         x = args[0]
@@ -66,31 +73,32 @@ def settle(model: Model, seed: int) -> int:
         dims = [axis for axis in range(x.dim()) if axis != 1]
         for name, value in zip(norms[module], (x.mean(dims), x.var(dims, unbiased=False)), strict=True):
             setattr(module, name, value.reshape(getattr(module, name).shape))  # float64 until the pass is over
-        settled.add(module)
+        changed.add(module)
 
     if not norms:
         return 0
-    hooks = [module.register_forward_pre_hook(observe) for module in norms]
     generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for spec in model.inputs:
-        shape = spec.concrete({**model.sizes, "batch": SAMPLES})
-        if spec.dtype.startswith("float"):
-            drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
-            tensors[spec.name] = (
-                drawn if spec.bounds is None else drawn.sigmoid() * (spec.bounds[1] - spec.bounds[0]) + spec.bounds[0]
-            )
-        else:
-            low, high = spec.bounds or (0, 2)
-            drawn = torch.randint(int(low), int(high), shape, generator=generator)
-            tensors[spec.name] = drawn.to(getattr(torch, spec.dtype))
+    tensors = {spec.name: _random(spec, {**model.sizes, "batch": SAMPLES}, generator) for spec in model.inputs}
+    hooks = [module.register_forward_pre_hook(observe) for module in norms]
     try:
         with computed_in(torch.float64, model.module):
             model.call(tensors)
     finally:
         for hook in hooks:
             hook.remove()
-        for module in settled:
+        for module in changed:
             for name in norms[module]:
                 setattr(module, name, getattr(module, name).to(torch.float32))
-    return len(settled)
+    return len(changed)
+
+
+def _random(spec: TensorSpec, sizes: dict[str, int], generator: torch.Generator) -> torch.Tensor:
+    shape = spec.concrete(sizes)
+    if not spec.dtype.startswith("float"):
+        low, high = spec.bounds or (0, 2)
+        return torch.randint(int(low), int(high), shape, generator=generator).to(getattr(torch, spec.dtype))
+    values = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if spec.bounds is None:
+        return values
+    low, high = spec.bounds
+    return values.sigmoid() * (high - low) + low

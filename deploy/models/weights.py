@@ -1,11 +1,11 @@
-"""Weights from a file or from their publisher, never by running code that a file brings."""
+"""Read weights from a file or download them, without executing code from the file."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import pickle
-import urllib.error
+import re
 import urllib.request
 import warnings
 import zipfile
@@ -21,76 +21,68 @@ from deploy.core.artifact import sha256
 from deploy.core.errors import UnsafePickleError, WeightsError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "model_state")
-"""Keys under which training scripts keep the state dict inside a checkpoint."""
+"""Keys under which training scripts keep the state dict in a checkpoint."""
 
-MOST_EXPANSION = 100
-"""An archive that claims to hold more times its own size is not read; PyTorch writes them without compression."""
+MAX_EXPANSION = 100
+"""Largest ratio of unpacked to packed size of an archive that is read; PyTorch writes archives uncompressed."""
 
-_TIMEOUT = 15.0
-"""Seconds without a byte before a download is given up."""
+_TIMEOUT_S = 15.0
+"""A download that receives no byte for this long is given up."""
 
 
 def read_state_dict(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Read a checkpoint: safetensors, or a pickle with ``weights_only=True`` and never otherwise.
+    """Read a checkpoint: safetensors, or a pickle with ``weights_only=True``.
 
     Returns:
-        The tensors by name (mapped from the file where the format allows), and notes on what was unwrapped.
+        The tensors by name (memory-mapped if the format allows), and notes on what was unwrapped.
 
     Raises:
-        WeightsError: missing, truncated, or not a state dict.
-        UnsafePickleError: it wants to run code; it was not run.
+        WeightsError: the file is missing, damaged, or not a state dict.
+        UnsafePickleError: the pickle would execute code; it was not loaded.
     """
     if not path.is_file():
-        raise WeightsError(f"{path}: there is no such file.")
+        raise WeightsError(f"{path}: no such file.")
     with path.open("rb") as stream:
         head = stream.read(16)
-    looks_safe = head[8:9] == b"{" and not head.startswith((b"PK", b"\x80"))
+    is_safetensors = head[8:9] == b"{" and not head.startswith((b"PK", b"\x80"))
     try:
-        if path.suffix == ".safetensors" or looks_safe:
+        if path.suffix == ".safetensors" or is_safetensors:
             return dict(safetensors.torch.load_file(path)), []
         refuse_pickles(path)
         if head.startswith(b"PK"):
-            _hold_sums(path)
+            _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError:
         raise
-    except pickle.UnpicklingError as exc:
-        raise _refused(path, exc) from exc
     except Exception as exc:
-        raise WeightsError(f"{path}: not a complete checkpoint: {_first_line(exc)}") from exc
+        text = str(exc)
+        unsafe = "Unsupported global" in text or "Unsupported operand" in text or "weights_only" in text.lower()
+        if isinstance(exc, pickle.UnpicklingError) and unsafe:
+            names = text.partition("GLOBAL ")[2].split(" ", 1)[0] or "an object that is not a tensor"
+            raise UnsafePickleError(
+                f"{path}: the pickle would execute code ({names}); it was not loaded.",
+                "if you trust the file, save only its tensors: "
+                "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')",
+            ) from exc
+        reason = next(iter(text.splitlines()), type(exc).__name__)[:300]
+        raise WeightsError(f"{path}: incomplete or damaged checkpoint: {reason}") from exc
     return _unwrap(loaded, path)
 
 
-def _hold_sums(path: Path) -> None:
-    """Hold an archive against the checksums in it, which PyTorch does not."""
+def _check_archive(path: Path) -> None:
+    """Check the CRC-32 checksums in an archive, which PyTorch does not check."""
     with zipfile.ZipFile(path) as archive:
         total = sum(item.file_size for item in archive.infolist())
-        if total > MOST_EXPANSION * path.stat().st_size:
-            raise WeightsError(f"{path}: claims to unpack to {total / 1e9:.1f} GB; it was not read.")
+        if total > MAX_EXPANSION * path.stat().st_size:
+            raise WeightsError(f"{path}: would unpack to {total / 1e9:.1f} GB; it was not read.")
         bad = archive.testzip()
     if bad is not None:
         raise WeightsError(
-            f"{path}: not a complete checkpoint: the checksum of {bad} does not hold.",
-            "where it was saved without checksums (set_crc32_options), save it again as safetensors",
+            f"{path}: damaged checkpoint: wrong checksum of {bad}.",
+            "if it was saved without checksums (set_crc32_options), save it again as safetensors",
         )
-
-
-def _refused(path: Path, exc: Exception) -> WeightsError:
-    text = str(exc)
-    if "Unsupported global" in text or "Unsupported operand" in text or "weights_only" in text.lower():
-        names = text.partition("GLOBAL ")[2].split(" ", 1)[0] or "an object that is not a tensor"
-        return UnsafePickleError(
-            f"{path}: the pickle wants to run code ({names}); it was refused and not run.",
-            "where you trust the file, save only its tensors: "
-            "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')",
-        )
-    return WeightsError(f"{path}: not a complete checkpoint: {_first_line(exc)}")
-
-
-def _first_line(exc: Exception) -> str:
-    return next(iter(str(exc).splitlines()), type(exc).__name__)[:300]
 
 
 def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -98,23 +90,28 @@ def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[str]
     for key in WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
-            notes.append(f"{path.name}: the state dict was taken from its entry {key!r}")
+            notes.append(f"{path.name}: using the state dict under the key {key!r}")
             break
     if not isinstance(loaded, Mapping) or not all(isinstance(item, torch.Tensor) for item in loaded.values()):
-        raise WeightsError(f"{path}: holds a {type(loaded).__name__}, not a dictionary of tensors by name.")
+        raise WeightsError(f"{path}: contains a {type(loaded).__name__}, not a dictionary of tensors.")
     state = {str(key): value for key, value in loaded.items()}
     for prefix in ("module.", "_orig_mod."):
         if state and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
-            notes.append(f"{path.name}: the prefix {prefix!r} was taken off every name")
+            notes.append(f"{path.name}: removed the prefix {prefix!r} from every name")
     return state, notes
 
 
-def fit(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Put a state dict into a module; every name and shape must fit.
+def load_into(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Load a state dict into a module; every name and shape must match.
+
+    Args:
+        module: changed in place.
+        state: tensors by name.
+        source: where the tensors come from, for the error message.
 
     Raises:
-        WeightsError: some do not; the first five are named.
+        WeightsError: names or shapes differ; the message lists the first five.
     """
     own = module.state_dict()
     shapes = [
@@ -124,41 +121,48 @@ def fit(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str)
     ]
     missing = [f"{key} is missing" for key in own if key not in state and not key.endswith("num_batches_tracked")]
     extra = [f"{key} is not in the model" for key in state if key not in own]
-    misfits = shapes + missing + extra
-    if misfits:
-        shown = "; ".join(misfits[:5]) + (f"; and {len(misfits) - 5} more" if len(misfits) > 5 else "")
+    differences = shapes + missing + extra
+    if differences:
+        listed = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
         raise WeightsError(
-            f"{source} does not fit the model: {shown}.",
-            "give the architecture its options, for example -o num_classes=10" if shapes else None,
+            f"{source} does not fit the model: {listed}.",
+            "give the options of the architecture, for example -o num_classes=10" if shapes else None,
         )
     module.load_state_dict(dict(state), strict=False)
 
 
 def check_finite(module: torch.nn.Module, source: str) -> None:
-    """Refuse NaN and infinity.
+    """Raise if a parameter or buffer contains NaN or infinity.
+
+    Args:
+        module: to check.
+        source: where its values come from, for the error message.
 
     Raises:
-        WeightsError: naming the first tensor and how many of its values are not finite.
+        WeightsError: names the first such tensor and counts its non-finite values.
     """
     for name, value in [*module.named_parameters(), *module.named_buffers()]:
         if value.is_floating_point():
             flat = value.detach()
-            # the sum is finite wherever every value is, but for overflow: look closer only then
+            # barring overflow, the sum is finite if every value is: count only if it is not
             if not torch.isfinite(flat.sum(dtype=torch.float64)):
                 bad = int(torch.count_nonzero(~torch.isfinite(flat)))
-                raise WeightsError(
-                    f"{source}: tensor {name!r} holds {bad} values that are not finite (of {flat.numel()})."
-                )
+                raise WeightsError(f"{source}: tensor {name!r} has {bad} non-finite values of {flat.numel()}.")
 
 
-def fetch(url: str, folder: Path) -> Path:
-    """The file behind an address, from the cache or the network; the digest in its name is checked.
+def fetch(url: str, folder: Path | None = None) -> Path:
+    """Return a file from the cache, or download it and check the digest in its name.
+
+    Args:
+        url: of the file.
+        folder: the cache; default torch's folder of checkpoints.
 
     Raises:
-        WeightsError: there is no network, or what came is not what was published.
+        WeightsError: the download failed, or the digest is wrong.
     """
+    folder = folder or Path(torch.hub.get_dir()) / "checkpoints"
     name = Path(urllib.request.url2pathname(url.partition("?")[0])).name
-    if name == "model.safetensors":  # a hub's common file name: tell repositories apart
+    if name == "model.safetensors":  # all Hugging Face repositories use this name
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.safetensors"
     target = folder / name
     if target.is_file():
@@ -166,24 +170,21 @@ def fetch(url: str, folder: Path) -> Path:
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, part.open("wb") as out:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, part.open("wb") as out:
             while chunk := response.read(1 << 20):
                 out.write(chunk)
         _check_digest(part, target.stem)
         os.replace(part, target)
-    except (TimeoutError, urllib.error.URLError, OSError, ValueError) as exc:
+    except (OSError, ValueError) as exc:  # URLError is an OSError
         reason = getattr(exc, "reason", None) or exc
-        raise WeightsError(f"{url} could not be fetched: {reason}.") from exc
+        raise WeightsError(f"{url}: download failed: {reason}.") from exc
     finally:
         part.unlink(missing_ok=True)
     return target
 
 
 def _check_digest(path: Path, stem: str) -> None:
+    """Compare with the first 8 digits of the SHA-256, with which torch.hub ends file names (``name-0123abcd``)."""
     prefix = stem.rpartition("-")[2]
-    if (
-        len(prefix) == 8
-        and all(letter in "0123456789abcdef" for letter in prefix)
-        and not sha256(path).startswith(prefix)
-    ):
-        raise WeightsError(f"{stem}: what was downloaded does not have the published digest {prefix}….")
+    if re.fullmatch("[0-9a-f]{8}", prefix) and not sha256(path).startswith(prefix):
+        raise WeightsError(f"{stem}: the downloaded file does not have the published digest {prefix}….")

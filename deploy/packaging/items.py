@@ -86,7 +86,7 @@ def _build_item(name: str, artifacts: tuple[Artifact, ...], preprocessing: bool,
 def _build_pipeline(manifest: Manifest, recipe: Preprocessing, labels: tuple[str, ...]) -> Pipeline:
     image, scores = manifest.inputs[0], manifest.outputs[0]
     before = preprocessing_to_onnx(recipe, output=image.name, dtype=image.dtype)
-    after = labels_to_onnx(labels, logits=scores.name, dtype=scores.dtype, most=TOP)
+    after = labels_to_onnx(labels, logits=scores.name, dtype=scores.dtype, top_k=TOP)
     return Pipeline(
         preprocessing=before.SerializeToString(), labels=after.SerializeToString(), top=min(TOP, len(labels))
     )

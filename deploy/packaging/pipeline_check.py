@@ -22,8 +22,7 @@ from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.data.collection import open_dataset
-from deploy.data.preprocess import prepare
-from deploy.evaluation.images import image_preprocessing
+from deploy.data.preprocess import image_preprocessing, prepare
 from deploy.models.open import open_model, request_of
 from deploy.packaging.target import PackageItem, Predictions, RankedLabel
 

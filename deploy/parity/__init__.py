@@ -1,5 +1,5 @@
-"""Is an artifact equal to its model? A verdict against a float64 reference, in the terms of rounding.
+"""Parity check: a verdict on whether an artifact computes the same as its model, from a float64 reference.
 
-A fixed tolerance means nothing: outputs of real networks range from 1e-14 to 1e8. Each difference is
-therefore measured against what PyTorch's own float32 run commits on the same input.
+No fixed tolerance fits: outputs of real networks range from 1e-14 to 1e8. Every difference is therefore compared with
+the rounding error of PyTorch's own float32 or float16 run on the same input.
 """

@@ -1,4 +1,4 @@
-"""A reference that is asked the same thing by many candidates."""
+"""A runner that caches outputs, for a reference that many candidates are compared with."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from deploy.core.runner import Feeds, Fetches, Runner
 
 
 class CachedRunner(Runner):
-    """A runner whose answers to the same probes (the same objects) are kept.
+    """A runner that runs each feeds object once and returns the same outputs afterwards.
 
     Args:
-        inner: runs what is asked for the first time.
+        inner: the runner whose outputs are cached.
     """
 
     def __init__(self, inner: Runner) -> None:
         self.inner = inner
         self.inputs, self.outputs = inner.inputs, inner.outputs
-        self._known: dict[int, tuple[Feeds, Fetches]] = {}
+        self._cache: dict[int, tuple[Feeds, Fetches]] = {}
 
     def run(self, feeds: Feeds) -> Fetches:
-        """Run once, or remember."""
-        if id(feeds) not in self._known:
-            self._known[id(feeds)] = (feeds, self.inner.run(feeds))  # kept, so that its id stays its own
-        return self._known[id(feeds)][1]
+        """Return the outputs for ``feeds``, looked up by object identity."""
+        if id(feeds) not in self._cache:
+            self._cache[id(feeds)] = (feeds, self.inner.run(feeds))  # a reference to feeds keeps its id from reuse
+        return self._cache[id(feeds)][1]

@@ -1,4 +1,4 @@
-"""Run the probes through reference, baseline and candidate, and judge."""
+"""Run the probes through the reference, the baseline and the candidate, and judge the candidate."""
 
 from __future__ import annotations
 
@@ -11,45 +11,27 @@ import numpy as np
 from deploy.core.errors import BackendCrashedError, BackendError
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
-from deploy.parity.choices import as_rows, pair
+from deploy.parity.matching import as_rows, match_rows
 from deploy.parity.metric import Accumulator
 from deploy.parity.probes import Probe
 from deploy.parity.verdict import ENVELOPE, OutputParity, ParityReport, Verdict, combine, judge
 
-MANY = 100
-"""From so many choices on one more is granted to PyTorch's own run than it made: none seen is not none to expect."""
+MANY_ROWS = 100
+"""From this number of decisions on, one more is allowed to differ: that PyTorch's own run shows none does not mean that
+none is expected."""
 
-FEWEST = 3
-"""Choices that must have been compared for a verdict."""
+MIN_MATCHED = 3
+"""Minimum number of matched rows for the verdict ``pass``, where some rows are unmatched."""
 
 
 class Candidate(Protocol):
-    """A runner that works while the reference is computed (`deploy.core.isolated.IsolatedRunner`)."""
+    """A runner that works while the reference is computed, such as `deploy.core.isolated.IsolatedRunner`."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
     def submit(self, feeds: Feeds) -> None: ...  # noqa: D102
     def result(self) -> Fetches: ...  # noqa: D102
-
-
-@dataclass(slots=True)
-class _Tally:
-    """What the probes showed so far.
-
-    A model that chooses may choose otherwise from rounding alone: such choices (rows without a partner, see
-    `deploy.parity.choices`) are allowed as noise is, ENVELOPE times as many as PyTorch's own run has.
-    """
-
-    found: dict[tuple[str, str], Accumulator] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    ran: set[tuple[int, ...]] = field(default_factory=set)
-    refused: dict[str, str] = field(default_factory=dict)
-    chosen: int = 0
-    own_otherwise: int = 0
-    otherwise: int = 0
-    compared: int = 0
 
 
 def compare(
@@ -68,153 +50,167 @@ def compare(
 
     Args:
         reference: the model in float64.
-        baseline: the model in the candidate's own precision, by PyTorch.
+        baseline: the model in the candidate's precision, run by PyTorch.
         candidate: the artifact.
-        probes: what to feed, by the model's input names.
+        probes: inputs, by the model's input names.
         precision: ``fp32`` or ``fp16``.
-        seed: what the probes were drawn with, for the report.
-        rename: the candidate's input names by the model's, where they differ.
+        seed: random seed of the probes, for the report.
+        rename: the candidate's input name for each of the model's, where they differ.
         batch: the symbol that counts samples.
-        advance: told after every probe.
+        advance: called after every probe with the number of probes done, their total, and the label of the probe.
 
     Raises:
         BackendError: the model itself cannot be run.
         BackendCrashedError: the candidate's process died.
     """
-    tally = _Tally()
+    tally = _Tally(precision=precision, batch=batch)
     names = rename or {}
     for index, probe in enumerate(probes):
         candidate.submit({names.get(name, name): value for name, value in probe.feeds.items()})
         expected, own = reference.run(probe.feeds), baseline.run(probe.feeds)
-        _take(tally, probe, expected, own, candidate, batch, precision)
+        try:
+            outputs = candidate.result()
+        except BackendCrashedError:
+            raise
+        except BackendError as exc:
+            tally.errors[_sizes(probe)] = exc.message
+        else:
+            tally.add(probe, expected, own, outputs)
         advance(index + 1, len(probes), probe.label)
-    tally.faults.extend(_refusals(tally, probes))
+    tally.faults.extend(tally.failed_runs(probes))
     judged = [
-        judge(name, group, item, precision, unit=tally.found.get((name, "unit")))
-        for (name, group), item in tally.found.items()
+        judge(name, group, item, precision, unit=tally.accumulated.get((name, "unit")))
+        for (name, group), item in tally.accumulated.items()
     ]
-    verdict, reasons = _conclude(tally, judged)
+    verdict, reasons = tally.conclude(judged)
+    symbols = probes[0].sizes if probes else ()
     return ParityReport(
         verdict=verdict,
         reasons=reasons,
         precision=precision,
         outputs=tuple(judged),
-        dynamic=_sizes_run(probes),
+        dynamic={name: tuple(sorted({probe.sizes[name] for probe in probes})) for name in symbols},
         probes=len(probes),
-        samples=max((item.samples for item in tally.found.values()), default=0),
+        samples=max((item.samples for item in tally.accumulated.values()), default=0),
         seed=seed,
         notes=tuple(dict.fromkeys(tally.notes)),
     )
 
 
-def _take(
-    tally: _Tally, probe: Probe, expected: Fetches, own: Fetches, candidate: Candidate, batch: str, precision: str
-) -> None:
-    """Add the candidate's answer to a probe, or that it refused."""
-    try:
-        given = candidate.result()
-    except BackendCrashedError:
-        raise
-    except BackendError as exc:
-        tally.refused[_at(probe)] = exc.message
-        return
-    tally.ran.add(tuple(probe.sizes.values()))
-    _add(tally, probe, expected, own, _match(expected, given, tally), batch, precision)
-
-
-def _sizes_run(probes: Sequence[Probe]) -> dict[str, tuple[int, ...]]:
-    names = probes[0].sizes if probes else ()
-    return {name: tuple(sorted({probe.sizes[name] for probe in probes})) for name in names}
-
-
-def _at(probe: Probe) -> str:
+def _sizes(probe: Probe) -> str:
     return ", ".join(f"{name} {size}" for name, size in probe.sizes.items()) or probe.label
 
 
-def _refusals(tally: _Tally, probes: Sequence[Probe]) -> list[str]:
-    """Faults from probes the candidate refused; where it ran at other sizes, the dimension was baked."""
-    if not tally.refused:
-        return []
-    where = "; ".join(tally.refused)
-    message = next(iter(tally.refused.values()))
-    dims = list(probes[0].sizes) if probes else []
-    if dims and tally.ran:
-        named = " or ".join(map(repr, dims))
-        return [f"dimension {named} claims to be dynamic, but the graph does not run at {where}: {message}"]
-    return [f"it does not run at {where}: {message}"]
+@dataclass(slots=True, kw_only=True)
+class _Tally:
+    """Results of the probes so far.
 
+    A model that makes discrete decisions may decide differently because of rounding alone. Such decisions (unmatched
+    rows, see `deploy.parity.matching`) are limited like noise: to ENVELOPE times as many as in PyTorch's own run.
 
-def _add(
-    tally: _Tally, probe: Probe, expected: Fetches, own: Fetches, given: Fetches, batch: str, precision: str
-) -> None:
-    if any(not np.issubdtype(value.dtype, np.floating) for value in expected.values()):
-        if set(given) >= set(expected):
-            _add_choices(tally, probe, expected, own, given, batch, precision)
-        return
-    size = probe.sizes.get(batch)
-    for name, value in given.items():
-        first = expected[name].shape[:1]
-        batched = size is not None and value.ndim > 0 and first == (size,)
-        if not batched or not value.shape == own[name].shape == expected[name].shape:
-            accumulator = tally.found.setdefault((name, probe.groups[0]), Accumulator())
-            accumulator.add(expected[name], own[name], value, batched=False, at=probe.label)
-            continue
-        for group in dict.fromkeys(probe.groups):
-            rows = [index for index, other in enumerate(probe.groups) if other == group]
-            accumulator = tally.found.setdefault((name, group), Accumulator())
-            accumulator.add(expected[name][rows], own[name][rows], value[rows], batched=True, at=probe.label)
+    Attributes:
+        accumulated: statistics by output and group of probes.
+        errors: the candidate's errors, by the sizes of the probe.
+        rows: decisions of the reference.
+        own_unmatched: rows that PyTorch's own run and the reference do not share.
+        unmatched: rows that the candidate and the reference do not share.
+        matched: rows that all three share.
+    """
 
+    precision: str
+    batch: str
+    accumulated: dict[tuple[str, str], Accumulator] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    ran: bool = False
+    errors: dict[str, str] = field(default_factory=dict)
+    rows: int = 0
+    own_unmatched: int = 0
+    unmatched: int = 0
+    matched: int = 0
 
-def _add_choices(
-    tally: _Tally, probe: Probe, expected: Fetches, own: Fetches, given: Fetches, batch: str, precision: str
-) -> None:
-    """Compare the rows that both runs chose as float64 does, and count the others."""
-    reference, ours, theirs = as_rows(expected), as_rows(own), as_rows({name: given[name] for name in expected})
-    count = len(next(iter(reference.values())))
-    ordered = count == probe.sizes.get(batch) or reference is not expected
-    first, second = (pair(reference, rows, precision, ordered=ordered) for rows in (ours, theirs))
-    tally.chosen += count
-    tally.own_otherwise += first.alone
-    tally.otherwise += second.alone
-    both = np.flatnonzero((first.partner >= 0) & (second.partner >= 0))
-    tally.compared += len(both)
-    sampled = ordered and reference is expected
-    for group in dict.fromkeys(probe.groups if sampled else probe.groups[:1]):
-        rows = [index for index in both if not sampled or probe.groups[index] == group]
-        for name, value in reference.items():
-            accumulator = tally.found.setdefault((name, group), Accumulator())
-            mine, yours = ours[name][first.partner[rows]], theirs[name][second.partner[rows]]
-            accumulator.add(value[rows], mine, yours, batched=True, at=probe.label)
+    def add(self, probe: Probe, expected: Fetches, own: Fetches, outputs: Fetches) -> None:
+        """Compare the outputs for one probe."""
+        self.ran = True
+        given = self._by_model_names(expected, outputs)
+        if any(not np.issubdtype(value.dtype, np.floating) for value in expected.values()):
+            if set(given) >= set(expected):
+                self._add_rows(probe, expected, own, given)
+            return
+        size = probe.sizes.get(self.batch)
+        for name, value in given.items():
+            batched = size is not None and value.ndim > 0 and expected[name].shape[:1] == (size,)
+            if not batched or not value.shape == own[name].shape == expected[name].shape:
+                self._at(name, probe.groups[0]).add(expected[name], own[name], value, batched=False, at=probe.label)
+                continue
+            for group in dict.fromkeys(probe.groups):
+                rows = [index for index, other in enumerate(probe.groups) if other == group]
+                accumulator = self._at(name, group)
+                accumulator.add(expected[name][rows], own[name][rows], value[rows], batched=True, at=probe.label)
 
+    def _add_rows(self, probe: Probe, expected: Fetches, own: Fetches, given: Fetches) -> None:
+        """Compare the rows that all three runs share, and count the others."""
+        reference, ours, theirs = as_rows(expected), as_rows(own), as_rows({name: given[name] for name in expected})
+        count = len(next(iter(reference.values())))
+        ordered = count == probe.sizes.get(self.batch) or reference is not expected
+        first, second = (match_rows(reference, rows, self.precision, ordered=ordered) for rows in (ours, theirs))
+        shared = np.flatnonzero((first.index >= 0) & (second.index >= 0))
+        self.rows += count
+        self.own_unmatched += first.unmatched
+        self.unmatched += second.unmatched
+        self.matched += len(shared)
+        sampled = ordered and reference is expected
+        for group in dict.fromkeys(probe.groups if sampled else probe.groups[:1]):
+            rows = [index for index in shared if not sampled or probe.groups[index] == group]
+            for name, value in reference.items():
+                base, candidate = ours[name][first.index[rows]], theirs[name][second.index[rows]]
+                self._at(name, group).add(value[rows], base, candidate, batched=True, at=probe.label)
 
-def _conclude(tally: _Tally, judged: Sequence[OutputParity]) -> tuple[Verdict, tuple[str, ...]]:
-    if tally.otherwise > ENVELOPE * (tally.own_otherwise + int(tally.chosen >= MANY)):
-        tally.faults.append(
-            f"of {tally.chosen} choices it makes {tally.otherwise} otherwise than float64, "
-            f"PyTorch's own run {tally.own_otherwise}"
-        )
-    verdict, reasons = combine(judged, list(dict.fromkeys(tally.faults)))
-    if tally.own_otherwise or tally.otherwise:
-        tally.notes.append(
-            f"the model chooses: of {tally.chosen} choices PyTorch's own run has {tally.own_otherwise} otherwise than "
-            f"float64, the file {tally.otherwise}; {tally.compared} were compared"
-        )
-        if verdict == "pass" and tally.compared < FEWEST:
-            return "inconclusive", (f"rounding decides all but {tally.compared} of {tally.chosen} choices",)
-    return verdict, reasons
+    def _at(self, name: str, group: str) -> Accumulator:
+        return self.accumulated.setdefault((name, group), Accumulator())
 
+    def _by_model_names(self, expected: Fetches, given: Fetches) -> Fetches:
+        """Return the candidate's outputs under the model's names: matched by name, else by position with a note."""
+        if set(expected) == set(given):
+            return given
+        if len(expected) == len(given) and not set(expected) & set(given):
+            pairs = ", ".join(f"{theirs} as {ours}" for ours, theirs in zip(expected, given, strict=True))
+            self.notes.append(f"output names differ, so outputs were compared by position: {pairs}")
+            return dict(zip(expected, given.values(), strict=True))
+        missing, extra = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
+        if missing:
+            self.faults.append(f"missing outputs: {', '.join(missing)}")
+        if extra:
+            self.faults.append(f"outputs that the model does not have: {', '.join(extra)}")
+        return {name: value for name, value in given.items() if name in expected}
 
-def _match(expected: Fetches, given: Fetches, tally: _Tally) -> Fetches:
-    """The candidate's outputs under the model's names: by name where they agree, else by position, saying so."""
-    if set(expected) == set(given):
-        return given
-    if len(expected) == len(given) and not set(expected) & set(given):
-        pairs = ", ".join(f"{theirs} as {ours}" for ours, theirs in zip(expected, given, strict=True))
-        tally.notes.append(f"outputs are named differently and were compared by position: {pairs}")
-        return dict(zip(expected, given.values(), strict=True))
-    missing, extra = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
-    if missing:
-        tally.faults.append(f"outputs missing: {', '.join(missing)}")
-    if extra:
-        tally.faults.append(f"outputs the model does not have: {', '.join(extra)}")
-    return {name: value for name, value in given.items() if name in expected}
+    def failed_runs(self, probes: Sequence[Probe]) -> list[str]:
+        """Return faults from probes on which the candidate raised an error.
+
+        Where it ran at other sizes, the error means that a dimension declared dynamic was exported as a constant.
+        """
+        if not self.errors:
+            return []
+        where, message = "; ".join(self.errors), next(iter(self.errors.values()))
+        if self.ran and probes[0].sizes:
+            named = " or ".join(map(repr, probes[0].sizes))
+            return [f"dimension {named} is declared dynamic, but the graph does not run at {where}: {message}"]
+        return [f"the file does not run at {where}: {message}"]
+
+    def conclude(self, judged: Sequence[OutputParity]) -> tuple[Verdict, tuple[str, ...]]:
+        """Return the verdict and its reasons."""
+        if self.unmatched > ENVELOPE * (self.own_unmatched + int(self.rows >= MANY_ROWS)):
+            self.faults.append(
+                f"{self.unmatched} of {self.rows} discrete decisions differ from float64, "
+                f"in PyTorch's own run {self.own_unmatched}"
+            )
+        verdict, reasons = combine(judged, list(dict.fromkeys(self.faults)))
+        if self.own_unmatched or self.unmatched:
+            self.notes.append(
+                f"the model makes discrete decisions: of {self.rows}, {self.own_unmatched} differ from float64 in "
+                f"PyTorch's own run and {self.unmatched} in the file; {self.matched} were compared"
+            )
+            if verdict == "pass" and self.matched < MIN_MATCHED:
+                reason = f"rounding decides all but {self.matched} of {self.rows} discrete decisions"
+                return "inconclusive", (reason,)
+        return verdict, reasons

@@ -1,7 +1,7 @@
-"""How faithful an eight-bit graph is to the float graph it was made from.
+"""How close an INT8 graph is to the float graph it was made from.
 
-Rounding to eight bits is no rounding error of arithmetic, so it has no envelope: it is measured, and judged only by
-bounds that somebody sets.
+Quantization error is not a rounding error of arithmetic, so the limits of the parity check do not apply. It is
+measured, and judged only against limits that the user sets.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.parity.metric import Centerd
+from deploy.parity.metric import RunningMean
 
 Array = NDArray[Any]
 
@@ -24,11 +24,13 @@ class OutputFidelity:
     """One output over all samples.
 
     Attributes:
-        sqnr_db: 20 log10 of signal over noise; the signal is the float output's root mean square about its mean over
-            samples, so that a constant earns nothing. Infinite where nothing differs, None where nothing varies.
-        cosine: between the outputs of a sample, the mean over samples; ``worst_cosine`` the least.
-        agreement: share of samples with the same largest logit; None where the output is no row of logits.
-        not_finite: samples with a value that is NaN or infinite; they are left out of the other figures.
+        sqnr_db: signal-to-quantization-noise ratio in dB. The signal is the root mean square of the float output
+            minus its mean over samples, so a constant offset does not count. Infinite where nothing differs, None
+            where nothing varies.
+        cosine: cosine similarity of the two outputs of a sample, mean over samples.
+        worst_cosine: minimum over samples.
+        agreement: share of samples with the same largest logit; None where the output is not a row of logits.
+        not_finite: samples with a NaN or infinite value; they are left out of the other figures.
     """
 
     output: str
@@ -40,25 +42,25 @@ class OutputFidelity:
     not_finite: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, infinity as None with ``identical``."""
+        """Return plain values for JSON: infinity becomes None, with ``identical`` true."""
         same = self.sqnr_db == math.inf
         return {**asdict(self), "sqnr_db": None if same else self.sqnr_db, "identical": same}
 
 
 @dataclass(slots=True)
-class _FidelityTally:
-    centered: Centerd = field(default_factory=Centerd)
+class _OutputTally:
+    centered: RunningMean = field(default_factory=RunningMean)
     noise: float = 0.0
     cosines: list[float] = field(default_factory=list)
     agreed: int = 0
     logits: bool = True
     not_finite: int = 0
 
-    def add(self, reference: Array, found: Array) -> None:
-        if not np.isfinite(found).all():
+    def add(self, reference: Array, actual: Array) -> None:
+        if not np.isfinite(actual).all():
             self.not_finite += 1
             return
-        wide, other = reference.astype(np.float64), found.astype(np.float64)
+        wide, other = reference.astype(np.float64), actual.astype(np.float64)
         self.centered.add(wide)
         self.noise += float(np.sum((wide - other) ** 2))
         norms = float(np.linalg.norm(wide) * np.linalg.norm(other))
@@ -66,41 +68,45 @@ class _FidelityTally:
         self.logits &= wide.ndim == 1
         self.agreed += self.logits and int(wide.argmax() == other.argmax())
 
+    def summary(self, output: str) -> OutputFidelity:
+        count = self.centered.count
+        return OutputFidelity(
+            output=output,
+            samples=count + self.not_finite,
+            sqnr_db=decibels(self.centered.squares, self.noise) if count > 1 else None,
+            cosine=float(np.mean(self.cosines)) if count else math.nan,
+            worst_cosine=min(self.cosines, default=math.nan),
+            agreement=self.agreed / count if count and self.logits else None,
+            not_finite=self.not_finite,
+        )
+
 
 class Fidelity:
-    """Accumulates samples; memory is that of one."""
+    """Accumulates samples in the memory of one."""
 
     def __init__(self) -> None:
-        self._found: dict[str, _FidelityTally] = {}
+        self._tallies: dict[str, _OutputTally] = {}
 
-    def add(self, reference: Mapping[str, Array], found: Mapping[str, Array]) -> None:
-        """Add a batch: float outputs of both by name, the first axis samples."""
+    def add(self, reference: Mapping[str, Array], actual: Mapping[str, Array]) -> None:
+        """Add a batch.
+
+        Args:
+            reference: outputs of the float graph by name, first axis samples; integer outputs are ignored.
+            actual: outputs of the quantized graph.
+        """
         for name, values in reference.items():
             if np.issubdtype(values.dtype, np.floating):
-                tally = self._found.setdefault(name, _FidelityTally())
-                for expected, other in zip(values, found[name], strict=True):
+                tally = self._tallies.setdefault(name, _OutputTally())
+                for expected, other in zip(values, actual[name], strict=True):
                     tally.add(expected, other)
 
     def outputs(self) -> tuple[OutputFidelity, ...]:
-        """What was found, output by output."""
-        return tuple(_summary(name, tally) for name, tally in self._found.items())
-
-
-def _summary(name: str, tally: _FidelityTally) -> OutputFidelity:
-    count = tally.centered.count
-    return OutputFidelity(
-        output=name,
-        samples=count + tally.not_finite,
-        sqnr_db=decibels(tally.centered.squares, tally.noise) if count > 1 else None,
-        cosine=float(np.mean(tally.cosines)) if count else math.nan,
-        worst_cosine=min(tally.cosines, default=math.nan),
-        agreement=tally.agreed / count if count and tally.logits else None,
-        not_finite=tally.not_finite,
-    )
+        """Return the figures of every output."""
+        return tuple(tally.summary(name) for name, tally in self._tallies.items())
 
 
 def decibels(signal: float, noise: float) -> float | None:
-    """Ratio of two sums of squares in dB; None where there is no signal, infinite where there is no noise."""
+    """Return the ratio of two sums of squares in dB: None without signal, infinite without noise."""
     if signal <= 0.0:
         return None
     return math.inf if noise == 0.0 else 10.0 * math.log10(signal / noise)

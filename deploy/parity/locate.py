@@ -1,9 +1,9 @@
-"""Where a graph first leaves its model: every tensor matched by value against every operator of the reference.
+"""Find the first tensor of a graph that differs from the model, by comparing values with every operator of the model.
 
 Names are not needed, so a file from any exporter will do. A tensor of the graph agrees if some operator of the float64
-run gives the same values, within four times the noise of PyTorch's own run. Tensors inside a decomposition (the pieces
-of a GELU) have no counterpart and yet lead to tensors that agree; the fault is the first tensor without a counterpart
-from which no agreeing tensor is reached any more.
+run has the same values, within four times the noise of PyTorch's own run. Tensors inside a decomposition (the parts of
+a GELU) have no counterpart, although tensors computed from them agree. The fault is therefore the first tensor without
+a counterpart from which no agreeing tensor is computed.
 """
 
 from __future__ import annotations
@@ -21,87 +21,95 @@ from deploy.support.sketch import distance, same_values
 
 Array = NDArray[Any]
 
-SLACK = 2.0
-"""A sketch tells distances within some percent; single tensors scatter more than outputs over all probes."""
+TOLERANCE_FACTOR = 2.0
+"""Extra tolerance here: sketches estimate distances to within a few percent, and single tensors vary more than outputs
+over all probes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OperatorRecord:
-    """One operator's output in the reference run, and in PyTorch's own."""
+    """The output of one operator in PyTorch.
+
+    Attributes:
+        reference: sketch of the output in float64.
+        baseline: sketch of the output in the precision of the graph.
+    """
 
     operator: str
     module: str
     shape: tuple[int, ...]
-    wide: Array
-    own: Array
+    reference: Array
+    baseline: Array
 
     @property
     def noise(self) -> float:
-        """Distance of PyTorch's own run from float64, relative."""
-        return distance(self.own, self.wide)
+        """Relative distance of PyTorch's own run from float64."""
+        return distance(self.baseline, self.reference)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GraphStep:
-    """One float tensor of the graph, in execution order, with the node that made it."""
+    """One float tensor of the graph and the node that computes it; ``scope`` is the module recorded by the exporter."""
 
     tensor: str
     node: str
     operator: str
     scope: str
-    reads: tuple[str, ...]
     shape: tuple[int, ...]
     sketch: Array
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Location:
-    """The first tensor that leaves the model.
+    """The first tensor that differs from the model.
 
     Attributes:
-        tensor: its name in the graph, or empty where every tensor agrees when nodes run one at a time.
-        module: the module it comes from, by the graph's own record or by its counterpart in the model.
-        noise: its relative distance from its nearest counterpart; None where none has its size.
-        own: PyTorch's own distance there.
+        tensor: its name in the graph; empty if every tensor agrees when nodes run one at a time.
+        node, operator: the node that computes it.
+        module: the module it belongs to, as recorded in the graph or as found for its counterpart in the model.
+        noise: relative distance from its nearest counterpart; None if no tensor of the model has its size.
+        own: the same distance in PyTorch's own run.
         after: the last tensor before it that agrees.
+        agreed: number of tensors that agree.
+        compared: number of tensors that were compared.
     """
 
-    tensor: str
-    node: str
-    operator: str
-    module: str
-    noise: float | None
-    own: float | None
+    tensor: str = ""
+    node: str = ""
+    operator: str = ""
+    module: str = ""
+    noise: float | None = None
+    own: float | None = None
     after: str
     agreed: int
     compared: int
 
 
-def find(
+def first_difference(
     steps: Sequence[GraphStep], made_by: dict[str, tuple[str, ...]], records: Sequence[OperatorRecord], precision: str
 ) -> Location:
-    """Find the first tensor that leaves the model.
+    """Find the first tensor that differs from the model.
 
     Args:
-        steps: the graph's float tensors in execution order.
-        made_by: for every tensor of the graph, of any type, what the node that made it reads.
-        records: the reference run's operators in order.
-        precision: what the graph computes in.
+        steps: float tensors of the graph, in execution order.
+        made_by: for every tensor of the graph, of any type, the inputs of the node that computes it.
+        records: operators of the model, in execution order.
+        precision: precision of the graph, ``fp32`` or ``fp16``.
 
     Returns:
-        The location; its ``tensor`` is empty where every tensor agrees.
+        The location; its ``tensor`` is empty if every tensor agrees.
     """
     by_size: dict[int, list[OperatorRecord]] = defaultdict(list)
     for record in records:
         by_size[int(np.prod(record.shape, dtype=np.int64))].append(record)
     nearest = {step.tensor: _nearest(step, by_size) for step in steps}
     agrees = {step.tensor for step in steps if _agrees(step, *nearest[step.tensor], by_size, precision)}
-    redeemed = _ancestors(agrees, made_by)
-    last, agreed = "", len(agrees)
+    needed = _ancestors(agrees, made_by)
+    last = ""
     for step in steps:
         if step.tensor in agrees:
             last = step.tensor
-        elif step.tensor not in redeemed:
+        elif step.tensor not in needed:
             counterpart, noise = nearest[step.tensor]
             return Location(
                 tensor=step.tensor,
@@ -111,25 +119,15 @@ def find(
                 noise=noise if counterpart else None,
                 own=counterpart.noise if counterpart else None,
                 after=last,
-                agreed=agreed,
+                agreed=len(agrees),
                 compared=len(steps),
             )
-    return Location(
-        tensor="",
-        node="",
-        operator="",
-        module="",
-        noise=None,
-        own=None,
-        after=last,
-        agreed=agreed,
-        compared=len(steps),
-    )
+    return Location(after=last, agreed=len(agrees), compared=len(steps))
 
 
 def _nearest(step: GraphStep, by_size: dict[int, list[OperatorRecord]]) -> tuple[OperatorRecord | None, float]:
     candidates = by_size.get(int(np.prod(step.shape, dtype=np.int64)), [])
-    distances = [distance(step.sketch, record.wide) for record in candidates]
+    distances = [distance(step.sketch, record.reference) for record in candidates]
     if not distances:
         return None, float("inf")
     best = int(np.argmin(distances))
@@ -145,11 +143,11 @@ def _agrees(
 ) -> bool:
     if record is None:
         return False
-    if noise <= SLACK * ENVELOPE * max(record.noise, FLOOR[precision]):
+    if noise <= TOLERANCE_FACTOR * ENVELOPE * max(record.noise, FLOOR[precision]):
         return True
-    moved = [other for other in by_size[int(np.prod(step.shape, dtype=np.int64))] if other.shape != step.shape]
+    reshaped = [other for other in by_size[int(np.prod(step.shape, dtype=np.int64))] if other.shape != step.shape]
     tolerance = ENVELOPE * FLOOR[precision] * 16
-    return any(same_values(step.sketch, other.wide, max(tolerance, other.noise)) for other in moved)
+    return any(same_values(step.sketch, other.reference, max(tolerance, other.noise)) for other in reshaped)
 
 
 def _ancestors(tensors: set[str], made_by: dict[str, tuple[str, ...]]) -> set[str]:

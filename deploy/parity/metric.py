@@ -13,8 +13,13 @@ Array = NDArray[Any]
 
 
 @dataclass(slots=True)
-class Centerd:
-    """Running mean over samples of one shape, and the sum of squares about it (Welford 1962)."""
+class RunningMean:
+    """Mean over samples of one shape, and the sum of squared deviations from it (Welford 1962).
+
+    Attributes:
+        mean: in the shape of a sample.
+        squares: sum of squared deviations, over samples and elements.
+    """
 
     count: int = 0
     mean: Array | float = 0.0
@@ -30,7 +35,13 @@ class Centerd:
 
 @dataclass(slots=True)
 class Noise:
-    """Squared differences from the reference: in all, and of the worst sample."""
+    """Differences of a run from the reference.
+
+    Attributes:
+        squares: sum of squared differences.
+        worst: mean squared difference of the worst sample.
+        peak: largest absolute difference.
+    """
 
     squares: float = 0.0
     worst: float = 0.0
@@ -38,7 +49,7 @@ class Noise:
     peak: float = 0.0
 
     def add(self, difference: Array, at: str) -> None:
-        """Add one sample's difference."""
+        """Add the difference of one sample."""
         total = float(np.sum(difference * difference))
         self.squares += total
         self.peak = max(self.peak, float(np.max(np.abs(difference), initial=0.0)))
@@ -49,15 +60,19 @@ class Noise:
 
 @dataclass(slots=True)
 class Accumulator:
-    """One output over one group of probes.
+    """Statistics of one output over one group of probes.
 
-    ``signal`` is the root mean square, over probes, of the float64 output less its mean over samples: how much
-    the output answers to the input. The noise of a run is the root mean square of its difference from float64.
+    Attributes:
+        centered: mean of the reference and deviations from it, by sample shape.
+        baseline, candidate: noise of PyTorch's run in the artifact's precision, and of the artifact.
+        faults: reasons why the candidate fails.
+        unusable: reasons why the candidate cannot be judged.
+        mismatched: number of integers that differ from the reference, by run.
     """
 
     elements: int = 0
     samples: int = 0
-    centered: dict[tuple[int, ...], Centerd] = field(default_factory=dict)
+    centered: dict[tuple[int, ...], RunningMean] = field(default_factory=dict)
     baseline: Noise = field(default_factory=Noise)
     candidate: Noise = field(default_factory=Noise)
     faults: list[str] = field(default_factory=list)
@@ -65,18 +80,18 @@ class Accumulator:
     mismatched: dict[str, int] = field(default_factory=lambda: {"baseline": 0, "candidate": 0})
 
     def add(self, reference: Array, baseline: Array, candidate: Array, *, batched: bool, at: str) -> None:
-        """Add one probe's output.
+        """Add the output for one probe.
 
         Args:
-            reference: the float64 run's output.
-            baseline: PyTorch's own run in the artifact's precision.
-            candidate: the artifact's.
-            batched: the first axis counts samples.
-            at: what was fed, for messages.
+            reference: output of the model in float64.
+            baseline: output of the model in the artifact's precision, run by PyTorch.
+            candidate: output of the artifact.
+            batched: whether the first axis counts samples.
+            at: name of the probe, for messages.
         """
         if baseline.shape != reference.shape:
             self.unusable.append(
-                f"PyTorch's own run gives {list(baseline.shape)} where float64 gives {list(reference.shape)} ({at})"
+                f"PyTorch's own run has shape {list(baseline.shape)}, the float64 run {list(reference.shape)} ({at})"
             )
             return
         if candidate.shape != reference.shape:
@@ -87,37 +102,41 @@ class Accumulator:
             self.mismatched["baseline"] += int(np.count_nonzero(baseline != reference))
             self.mismatched["candidate"] += int(np.count_nonzero(candidate != reference))
             return
-        finite = np.isfinite(reference)
-        if not finite.all() or not np.isfinite(baseline).all():
+        if not np.isfinite(reference).all() or not np.isfinite(baseline).all():
             self.unusable.append(f"the model's own output is not finite ({at})")
             return
         if not np.isfinite(candidate).all():
             self.faults.append(f"{np.count_nonzero(~np.isfinite(candidate))} values are not finite ({at})")
             return
         rows = zip(reference, baseline, candidate, strict=True) if batched else [(reference, baseline, candidate)]
-        for index, (expected, base, found) in enumerate(rows):
+        for index, (expected, base, actual) in enumerate(rows):
             wide = np.asarray(expected, np.float64)
-            where = f"sample {index} of {at}" if batched else at
+            sample = f"sample {index} of {at}" if batched else at
             self.samples += 1
             self.elements += wide.size
-            self.centered.setdefault(wide.shape, Centerd()).add(wide)
-            self.baseline.add(np.asarray(base, np.float64) - wide, where)
-            self.candidate.add(np.asarray(found, np.float64) - wide, where)
+            self.centered.setdefault(wide.shape, RunningMean()).add(wide)
+            self.baseline.add(np.asarray(base, np.float64) - wide, sample)
+            self.candidate.add(np.asarray(actual, np.float64) - wide, sample)
 
     @property
     def signal(self) -> float:
-        """Root mean square of the reference about its mean over samples; 0 where nothing varied."""
+        """Root mean square of the reference minus its mean over samples; 0 where nothing varies."""
         squares = sum(group.squares for group in self.centered.values() if group.count > 1)
         count = sum(group.count * np.size(group.mean) for group in self.centered.values() if group.count > 1)
         return math.sqrt(max(squares, 0.0) / count) if count else 0.0
 
     def ratio(self, noise: Noise, signal: float | None = None) -> float:
-        """Noise over signal (this group's own where None), overall."""
+        """Return the noise-to-signal ratio over all samples.
+
+        Args:
+            noise: `baseline` or `candidate`; its root mean square is divided by the signal.
+            signal: None takes `signal` of this group.
+        """
         overall = math.sqrt(noise.squares / self.elements) if self.elements else 0.0
         return _ratio(overall, self.signal if signal is None else signal)
 
     def worst_ratio(self, noise: Noise, signal: float | None = None) -> float:
-        """Noise over signal (this group's own where None), of the worst sample."""
+        """Return the noise-to-signal ratio of the worst sample; arguments as for `ratio`."""
         return _ratio(math.sqrt(noise.worst), self.signal if signal is None else signal)
 
 

@@ -1,4 +1,4 @@
-"""What is fed to both sides: seeded inputs of several kinds, at every size that a dynamic dimension claims."""
+"""Probes: seeded inputs of several kinds, at several sizes of every dynamic dimension."""
 
 from __future__ import annotations
 
@@ -12,32 +12,38 @@ from deploy.core.runner import Fetches
 from deploy.core.tensors import TensorSpec, symbols
 
 LARGE = 30.0
-"""Standard deviations of the large-amplitude probes: ten times what a normalized image holds."""
+"""Standard deviation of the large-amplitude probes: ten times the range of a normalized image."""
 
-MOST_REAL = 16
-"""Real samples that are probed."""
+MAX_REAL_SAMPLES = 16
+"""Maximum number of real samples that are probed."""
+
+SPOT_SAMPLES = 4
+"""Number of samples that `probes_at` draws for one combination of sizes."""
 
 _BATCHES: tuple[tuple[str, ...], ...] = (
     ("normal",),
     ("uniform", "normal"),
     ("normal", "zeros", "uniform", "normal", "uniform"),
 )
-"""Kinds of the samples at batch sizes 1, 2 and 5."""
+"""Kinds of the samples in batches of 1, 2 and 5."""
 
 _LARGE = ("large", "large", "large")
-"""And at batch size 3; where a large amplitude is outside the input's domain, values spread over the domain."""
+"""Kinds of the samples in a batch of 3; ``uniform`` instead where large values are outside the input's domain."""
 
 _KINDS = ("normal", "uniform", "zeros", "normal", "uniform", "normal")
+"""Kinds of the probes of a model without a dynamic batch; two of large amplitude follow."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """One call of the model.
+    """The inputs of one call of the model.
 
     Attributes:
-        groups: of each sample, or of the whole where samples are not counted: ``unit`` (amplitudes a model is trained
-            on), ``large``, or ``constant`` (the same everywhere); each group is judged on its own.
-        sizes: the sizes of the dynamic dimensions.
+        label: name for messages.
+        groups: the group of each sample, or of the whole call where samples are not counted: ``unit`` (amplitudes
+            that a model is trained on), ``large``, or ``constant`` (the same value everywhere). Each group is judged
+            separately.
+        sizes: sizes of the dynamic dimensions.
         feeds: arrays by input name.
     """
 
@@ -54,28 +60,28 @@ def make_probes(
     seed: int = 0,
     batch: str = "batch",
     samples: Fetches | None = None,
-    mirrored: bool = False,
+    negated: bool = False,
 ) -> list[Probe]:
-    """Build the probes.
+    """Make the probes of a parity check.
 
     Args:
-        inputs: the inputs of the artifact; symbolic dimensions are probed at several sizes.
-        sizes: the traced size of each symbol.
-        seed: of every random value.
+        inputs: inputs of the artifact; symbolic dimensions are probed at several sizes.
+        sizes: size of each symbol in the example inputs.
+        seed: random seed.
         batch: the symbol that counts samples.
-        samples: real samples by input name, first axis samples; they are probed as well.
-        mirrored: probe the negatives of ordinary amplitude as well: a graph that was traced may hold but one of the
-            ways that its model can take, and which way is taken is often decided by a sign, for a whole call.
+        samples: real samples by input name, first axis samples; probed in addition.
+        negated: also probe negated inputs of ordinary amplitude. A traced graph may contain only one branch of the
+            model's control flow, and the sign of an input often decides the branch of a whole call.
 
     Returns:
-        Probes in a fixed order; memory is that of the arrays, some thirty samples at most.
+        Probes in a fixed order; about thirty samples in total at most.
     """
     rng = np.random.default_rng(seed)
     dynamic = symbols(inputs)
     base = {symbol: sizes.get(symbol, 2) for symbol in dynamic}
     probes: list[Probe] = []
     floats = [spec for spec in inputs if spec.dtype.startswith("float")]
-    free = can_mirror(inputs)
+    signed = can_negate(inputs)
     special = {"large": "large", "zeros": "constant"} if floats else {}
 
     def add(kinds: Sequence[str], at: Mapping[str, int]) -> None:
@@ -88,15 +94,14 @@ def make_probes(
     if batch in dynamic:
         for kinds in _BATCHES:
             add(kinds, {**base, batch: len(kinds)})
-        add(_LARGE if free else ("uniform",) * 3, {**base, batch: 3})
+        add(_LARGE if signed else ("uniform",) * 3, {**base, batch: 3})
     else:
         for kind in _KINDS:
             add((kind,), base)
         for _ in range(2):
-            add(("large" if free else "normal",), base)
-    if mirrored and free:
-        usual = [probe for probe in probes if "large" not in probe.groups]
-        probes += [_mirrored(probe, inputs) for probe in usual]
+            add(("large" if signed else "normal",), base)
+    if negated and signed:
+        probes += [_negated(probe, inputs) for probe in probes if "large" not in probe.groups]
     for symbol in dynamic:
         if symbol != batch:
             for factor in (2, 1.5):
@@ -107,8 +112,8 @@ def make_probes(
     return probes
 
 
-def can_mirror(inputs: Sequence[TensorSpec]) -> bool:
-    """Whether an input may be any float, and so negative."""
+def can_negate(inputs: Sequence[TensorSpec]) -> bool:
+    """Return whether any input is a float without bounds, so that it may be negative."""
     return bool(_signed(inputs))
 
 
@@ -116,26 +121,21 @@ def _signed(inputs: Sequence[TensorSpec]) -> set[str]:
     return {spec.name for spec in inputs if spec.dtype.startswith("float") and spec.bounds is None}
 
 
-def _mirrored(probe: Probe, inputs: Sequence[TensorSpec]) -> Probe:
-    """The negatives of its floats that may be negative."""
+def _negated(probe: Probe, inputs: Sequence[TensorSpec]) -> Probe:
     signed = _signed(inputs)
     feeds = {name: -value if name in signed else value for name, value in probe.feeds.items()}
     return dataclasses.replace(probe, label=f"negative {probe.label}", feeds=feeds)
 
 
-SPOT_SAMPLES = 4
-"""Samples that one combination of sizes is probed with."""
-
-
 def probes_at(
     inputs: Sequence[TensorSpec], sizes: Mapping[str, int], *, seed: int = 0, batch: str = "batch"
 ) -> list[Probe]:
-    """A few probes of ordinary amplitude at one combination of sizes, for a runtime that is made for it alone.
+    """Make probes of ordinary amplitude at one combination of sizes, with `SPOT_SAMPLES` samples or one batch.
 
     Args:
-        inputs: of the artifact.
-        sizes: of every symbol.
-        seed: of every random value.
+        inputs: inputs of the artifact.
+        sizes: size of every symbol.
+        seed: random seed.
         batch: the symbol that counts samples.
     """
     rng = np.random.default_rng(seed)
@@ -171,7 +171,7 @@ def _values(spec: TensorSpec, kind: str, shape: tuple[int, ...], rng: np.random.
 
 
 def _within(spec: TensorSpec, kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Floats of a bounded domain: spread over it, gathered about its middle, or all at its lower end."""
+    """Draw floats from a bounded domain: uniform, normal about its center, or all at its lower bound."""
     low, high = spec.bounds or (0.0, 1.0)
     if kind == "zeros":
         return np.full(shape, low, spec.dtype)
@@ -180,8 +180,8 @@ def _within(spec: TensorSpec, kind: str, shape: tuple[int, ...], rng: np.random.
 
 
 def _real(inputs: Sequence[TensorSpec], base: Mapping[str, int], samples: Fetches, batch: str) -> list[Probe]:
-    """At most `MOST_REAL` samples in batches of four, or of the size that the inputs fix."""
-    count = min(MOST_REAL, *(len(value) for value in samples.values()))
+    """Probe at most `MAX_REAL_SAMPLES` samples, in batches of four or of the fixed batch size."""
+    count = min(MAX_REAL_SAMPLES, *(len(value) for value in samples.values()))
     step = 4 if batch in base else int(inputs[0].shape[0])
     probes = []
     for start in range(0, count, step):

@@ -1,39 +1,43 @@
-"""From signal and noise to a verdict: pass, fail, or inconclusive, each with its reason."""
+"""From signal and noise to a verdict: pass, fail or inconclusive, with the reason."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from deploy.core.plain import to_plain
 from deploy.parity.metric import Accumulator
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 ENVELOPE = 4.0
-"""K: how many times PyTorch's own rounding a candidate may commit."""
+"""How many times the rounding error of PyTorch's own run a candidate may have."""
 
 CONSTANT_ENVELOPE = 32.0
-"""K for inputs that are the same everywhere: every position then commits the same rounding error, which sums over
-positions do not average out, so two right implementations differ by more (7.5 times on regnet_y_128gf at 384²)."""
+"""The same for inputs that are constant. Every position then has the same rounding error, which sums over positions do
+not average out, so two correct implementations differ by more (7.5 times on regnet_y_128gf at 384²)."""
 
 FLOOR = {"fp32": 2.0**-24, "fp16": 2.0**-11}
-"""Half a unit in the last place: less noise than this cannot be asked of the precision."""
+"""Half a unit in the last place: the smallest noise-to-signal ratio (NSR) that can be expected of the precision."""
 
 CHAOTIC = {"fp32": 1e-2, "fp16": 1e-1}
-"""Where PyTorch's own run is this far from float64, no comparison could tell anything."""
+"""NSR of PyTorch's own run above which a comparison is inconclusive."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutputParity:
-    """One output over one group of probes; ratios are noise over signal (NSR), without unit.
+    """One output over one group of probes. Ratios are noise over signal (NSR), without unit.
 
     Attributes:
-        torch, candidate: NSR of PyTorch's own run in this precision, and of the artifact.
-        torch_worst, candidate_worst: the same of the worst sample.
-        peak: largest absolute difference of the artifact from float64, in the output's own unit.
+        group: ``unit``, ``large`` or ``constant``; see `deploy.parity.probes.Probe`.
+        reason: why the verdict is not ``pass``.
+        signal: root mean square of the float64 output minus its mean over samples.
+        torch, candidate: NSR of PyTorch's own run in the artifact's precision, and of the artifact.
+        torch_worst, candidate_worst: the same for the worst sample.
+        peak: largest absolute difference of the artifact from float64, in the unit of the output.
+        envelope: limit of the artifact's NSR, as a multiple of PyTorch's.
     """
 
     output: str
@@ -52,19 +56,23 @@ class OutputParity:
 
     @property
     def margin(self) -> float:
-        """How many times the noise (overall, or the worst sample's) could grow before the verdict turned."""
+        """By what factor the noise, overall or of the worst sample, could grow before the verdict changes."""
         pairs = ((self.torch, self.candidate), (self.torch_worst, self.candidate_worst))
-        return min(self.envelope * own / found if found > 0 else math.inf for own, found in pairs)
+        return min(self.envelope * own / noise if noise > 0 else math.inf for own, noise in pairs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParityReport:
-    """The verdict on an artifact, with everything it rests on.
+    """The verdict on an artifact, with its evidence.
 
     Attributes:
-        precision: what the artifact computes in; the baseline is PyTorch's run in the same.
-        dynamic: each dynamic dimension with the sizes that were run.
-        weights: how every weight of the model was found in the graph (see `deploy.parity.weights`).
+        reasons: why the verdict is not ``pass``.
+        precision: precision of the artifact and of the PyTorch run it is compared with.
+        outputs: every output over every group of probes.
+        dynamic: sizes that were run, by dynamic dimension.
+        weights: how each weight of the model was found in the graph (see `deploy.parity.weights`).
+        notes: remarks on the comparison.
+        digest: SHA-256 of the file.
     """
 
     verdict: Verdict
@@ -80,54 +88,51 @@ class ParityReport:
     digest: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; a ratio that is infinite is None."""
-        return {
-            **{key: _plain(value) for key, value in dataclasses.asdict(self).items()},
-            "margin": _plain(self.margin),
-            "envelope": ENVELOPE,
-        }
+        """Return plain values for JSON; numbers that are not finite become None."""
+        document = {**to_plain(self), "margin": self.margin, "envelope": ENVELOPE}
+        return {key: _finite(value) for key, value in document.items()}
 
     @property
     def margin(self) -> float:
-        """The smallest margin of any output that was judged."""
+        """The smallest margin of the outputs that were judged; NaN without any."""
         return min((item.margin for item in self.outputs if item.verdict != "inconclusive"), default=math.nan)
 
     def worst(self) -> OutputParity | None:
-        """The output with the smallest margin."""
+        """Return the output with the smallest margin, of the group ``unit`` if there is one; None without outputs."""
         return min(self.outputs, key=lambda item: (item.group != "unit", item.margin), default=None)
 
 
-def _plain(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else value
 
 
 def judge(
-    output: str, group: str, found: Accumulator, precision: str, *, unit: Accumulator | None = None
+    output: str, group: str, accumulated: Accumulator, precision: str, *, unit: Accumulator | None = None
 ) -> OutputParity:
-    """The verdict on one output over one group of probes.
+    """Judge one output over one group of probes.
 
-    Noise alone never fails the group ``large``: far outside the range a network is trained on, gated networks amplify
-    rounding by any factor (right exports of EfficientNets: PyTorch's own noise 7e-6, ONNX Runtime's 1.5).
+    Noise alone never fails the group ``large``: far outside the range it was trained on, a gated network can amplify
+    rounding by any factor (correct exports of EfficientNets: NSR of PyTorch's own run 7e-6, of ONNX Runtime 1.5).
 
     Args:
-        output: its name.
-        group: of the probes.
-        found: what the probes showed.
+        output: name of the output.
+        group: group of probes.
+        accumulated: statistics of the output over the group.
         precision: ``fp32`` or ``fp16``.
-        unit: the group ``unit`` of the same output: constant inputs have no signal of their own and take its.
+        unit: statistics of the same output over the group ``unit``; its signal is used for constant inputs, which
+            have none.
     """
     constant = group == "constant" and unit is not None
-    signal = unit.signal if constant and unit is not None else found.signal
+    signal = unit.signal if constant and unit is not None else accumulated.signal
     envelope = CONSTANT_ENVELOPE if constant else ENVELOPE
-    own = found.ratio(found.baseline, signal), found.worst_ratio(found.baseline, signal)
-    given = found.ratio(found.candidate, signal), found.worst_ratio(found.candidate, signal)
-    verdict, reason = _decide(found, precision, signal, own, given, envelope, group != "large")
+    baseline, candidate = accumulated.baseline, accumulated.candidate
+    own = accumulated.ratio(baseline, signal), accumulated.worst_ratio(baseline, signal)
+    given = accumulated.ratio(candidate, signal), accumulated.worst_ratio(candidate, signal)
+    verdict, reason = _decide(accumulated, precision, signal, own, given, envelope, group != "large")
     return OutputParity(
         output=output,
         group=group,
@@ -138,15 +143,15 @@ def judge(
         candidate=given[0],
         torch_worst=max(own[1], FLOOR[precision]),
         candidate_worst=given[1],
-        worst_at=found.candidate.worst_at,
-        peak=found.candidate.peak,
-        samples=found.samples,
+        worst_at=candidate.worst_at,
+        peak=candidate.peak,
+        samples=accumulated.samples,
         envelope=envelope,
     )
 
 
 def _decide(
-    found: Accumulator,
+    accumulated: Accumulator,
     precision: str,
     signal: float,
     torch: tuple[float, float],
@@ -154,38 +159,49 @@ def _decide(
     envelope: float,
     decisive: bool,
 ) -> tuple[Verdict, str]:
-    if found.faults:
-        return "fail", found.faults[0]
-    if found.unusable:
-        return "inconclusive", found.unusable[0]
-    if not found.samples:
-        wrong, own = found.mismatched["candidate"], found.mismatched["baseline"]
-        if wrong == 0:
-            return "pass", f"{found.elements} integers equal"
-        if own:
-            return (
-                "inconclusive",
-                f"PyTorch's own run differs from float64 in {own} of {found.elements} integers",
-            )
-        return "fail", f"{wrong} of {found.elements} integers differ"
+    if accumulated.faults:
+        return "fail", accumulated.faults[0]
+    if accumulated.unusable:
+        return "inconclusive", accumulated.unusable[0]
+    if not accumulated.samples:
+        return _decide_integers(accumulated)
     if signal == 0.0:
-        return "inconclusive", "the output does not depend on the input: no comparison could tell"
+        return "inconclusive", "the output does not depend on the input, so nothing can be compared"
     if torch[0] > CHAOTIC[precision]:
         return (
             "inconclusive",
-            f"PyTorch's own run is {torch[0]:.1e} of the signal away from float64: rounding decides",
+            f"PyTorch's own run differs from float64 by {torch[0]:.1e} of the signal, so rounding decides the output",
         )
-    floor = FLOOR[precision]
-    for value, rounding, what in zip(candidate, torch, ("overall", "in the worst sample"), strict=True):
-        allowed = max(rounding, floor)
-        if value > envelope * allowed:
-            reason = f"noise is {value:.1e} of the signal {what}, PyTorch's own is {allowed:.1e}"
-            return ("fail", reason) if decisive else ("inconclusive", f"beyond the trained range, {reason}")
+    for noise, rounding, scope in zip(candidate, torch, ("overall", "in the worst sample"), strict=True):
+        allowed = max(rounding, FLOOR[precision])
+        if noise > envelope * allowed:
+            reason = f"noise is {noise:.1e} of the signal {scope}, in PyTorch's own run {allowed:.1e}"
+            return ("fail", reason) if decisive else ("inconclusive", f"outside the trained range, {reason}")
     return "pass", ""
 
 
+def _decide_integers(accumulated: Accumulator) -> tuple[Verdict, str]:
+    wrong, own = accumulated.mismatched["candidate"], accumulated.mismatched["baseline"]
+    if wrong == 0:
+        return "pass", f"{accumulated.elements} integers are equal"
+    if own:
+        return "inconclusive", f"PyTorch's own run differs from float64 in {own} of {accumulated.elements} integers"
+    return "fail", f"{wrong} of {accumulated.elements} integers differ"
+
+
 def combine(judged: Sequence[OutputParity], faults: Sequence[str]) -> tuple[Verdict, tuple[str, ...]]:
-    """One verdict of many: any failure fails; a group of probes that tells nothing matters only where all do."""
+    """Combine verdicts into one.
+
+    Any failure fails. Otherwise the result is inconclusive if an output is so in the group ``unit``; in other groups
+    it does not matter.
+
+    Args:
+        judged: every output over every group of probes.
+        faults: reasons to fail that belong to no single output.
+
+    Returns:
+        The verdict and its reasons.
+    """
     failed = [f"{item.output} ({item.group}): {item.reason}" for item in judged if item.verdict == "fail"]
     if faults or failed:
         return "fail", (*faults, *failed)

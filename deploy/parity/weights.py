@@ -1,4 +1,4 @@
-"""Every weight of the model, found again in the graph: identical, folded (and the algebra checked), or listed."""
+"""Find every weight of the model in the graph: identical, folded into a convolution (recomputed), or listed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ from numpy.typing import NDArray
 from deploy.support import onnx_file
 
 Array = NDArray[Any]
-_SMALL = 16
-"""Integer or scalar constants up to this size are found by chance; they prove nothing either way."""
+_MAX_COINCIDENCE = 16
+"""Constants with at most this many elements may match by chance, so they are no evidence of a lookup."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NormTensors:
-    """A batch normalization in evaluation mode: ``gamma · (x - mean) / sqrt(var + eps) + beta``; names by role."""
+    """A batch normalization in evaluation mode: ``gamma · (x - mean) / sqrt(var + eps) + beta``.
+
+    Attributes:
+        prefix: name of the module.
+        names: names of its tensors by role: ``mean``, ``var``, ``gamma``, ``beta``.
+        eps: as in the formula.
+    """
 
     prefix: str
     names: Mapping[str, str]
@@ -29,8 +35,16 @@ class NormTensors:
 
 
 @dataclass(slots=True)
-class Accounts:
-    """Names of the model's tensors by what became of them."""
+class WeightMatches:
+    """Names of the model's tensors, by how they were found in the graph.
+
+    Attributes:
+        identical: a stored tensor has the same values, possibly transposed.
+        folded: folded into a convolution; the result was recomputed and agrees.
+        gathered: a stored tensor consists of its values, as a lookup at constant indices does.
+        unused: the model does not read it.
+        listed: not found.
+    """
 
     identical: list[str] = field(default_factory=list)
     folded: list[str] = field(default_factory=list)
@@ -39,13 +53,13 @@ class Accounts:
     listed: list[str] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
-        """Counts, and the names that need a look."""
+        """Return the counts, and the names in ``listed`` and ``unused``."""
         counts = {key: len(getattr(self, key)) for key in ("identical", "folded", "gathered", "unused", "listed")}
         return {"counts": counts, "listed": self.listed, "unused": self.unused}
 
 
-class _Stored:
-    """The graph's stored tensors by name and by number of elements, read when they are compared."""
+class _StoredTensors:
+    """The stored tensors of a graph by name and by number of elements; read when they are compared."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -69,27 +83,24 @@ class _Stored:
         return ((name, self.get(name)) for name in self._tensors)
 
 
-def account(
+def match_weights(
     tensors: Mapping[str, Array], read: set[str], norms: list[NormTensors], path: Path, precision: str = "fp32"
-) -> Accounts:
+) -> WeightMatches:
     """Find every tensor of the model in the graph.
 
     Args:
         tensors: parameters and buffers by name; not copied.
-        read: the names that a run of the model reads; the others are unused, and need not be there.
-        norms: the model's batch normalizations, to check foldings against.
+        read: names of those that a run of the model reads; the others need not be in the graph.
+        norms: the model's batch normalizations, which may be folded.
         path: the ONNX file.
-        precision: ``fp16`` compares after rounding to half.
-
-    Returns:
-        What became of each.
+        precision: ``fp16`` compares after rounding to float16.
 
     Raises:
         ArtifactError: the file is damaged.
     """
-    stored = _Stored(path)
-    counters = {name for name in tensors if name.endswith("num_batches_tracked")}  # of training, never of inference
-    result = Accounts(unused=sorted(set(tensors) - read - counters))
+    stored = _StoredTensors(path)
+    counters = {name for name in tensors if name.endswith("num_batches_tracked")}  # for training only
+    result = WeightMatches(unused=sorted(set(tensors) - read - counters))
     half = precision == "fp16"
     values = {name: _rounded(value, half) for name, value in tensors.items() if name in read}
     missing: list[str] = []
@@ -123,34 +134,35 @@ def _same(left: Array, right: Array) -> bool:
     )
 
 
-def _identical(name: str, value: Array, stored: _Stored) -> bool:
-    if any(_same(value, found) for _, found in stored.of_size(value.size, name)):
+def _identical(name: str, value: Array, stored: _StoredTensors) -> bool:
+    if any(_same(value, other) for _, other in stored.of_size(value.size, name)):
         return True
     if value.ndim and value.shape[0] % 3 == 0 and value.size > 3:  # query, key and value in one tensor
         thirds = np.split(value, 3)
-        return all(any(_same(part, found) for _, found in stored.of_size(part.size)) for part in thirds)
+        return all(any(_same(part, other) for _, other in stored.of_size(part.size)) for part in thirds)
     return False
 
 
 def _folded(
-    missing: list[str], values: Mapping[str, Array], norms: list[NormTensors], stored: _Stored, half: bool
+    missing: list[str], values: Mapping[str, Array], norms: list[NormTensors], stored: _StoredTensors, half: bool
 ) -> Iterator[str]:
-    """Names whose folding into a convolution's weight and bias was recomputed and agrees."""
+    """Yield names that were folded into the weight and bias of a convolution: the recomputed result agrees."""
     tolerance = 2e-3 if half else 2e-6
     pending = [norm for norm in norms if all(name in values for name in norm.names.values())]
     for name in missing:
         weight = values[name]
         if weight.ndim < 2:
             continue
-        for norm, (_, found) in itertools.product(pending, stored.of_size(weight.size, name)):
-            scale, shift = _affine(norm, values, weight, name)
-            if scale is None or found.shape != weight.shape:
+        for norm, (_, actual) in itertools.product(pending, stored.of_size(weight.size, name)):
+            affine = _affine(norm, values, weight, name)
+            if affine is None or actual.shape != weight.shape:
                 continue
+            scale, shift = affine
             axis = 0 if scale.size == weight.shape[0] else 1
             if scale.size != weight.shape[axis]:
                 continue
             wide = scale.reshape([-1 if index == axis else 1 for index in range(weight.ndim)])
-            if not _close(found, weight * wide, tolerance):
+            if not _close(actual, weight * wide, tolerance):
                 continue
             biases = stored.of_size(shift.size)
             if not np.any(shift) or any(_close(bias, shift, tolerance * 8) for _, bias in biases):
@@ -163,31 +175,35 @@ def _folded(
                 break
 
 
-def _affine(norm: NormTensors, values: Mapping[str, Array], weight: Array, name: str) -> tuple[Array | None, Array]:
-    """Scale and shift that a batch normalization puts on the convolution before it, in float64."""
+def _affine(norm: NormTensors, values: Mapping[str, Array], weight: Array, name: str) -> tuple[Array, Array] | None:
+    """Return scale and shift that a batch normalization applies to the convolution before it, in float64."""
     part = {role: values[full].astype(np.float64) for role, full in norm.names.items()}
     if part["var"].size not in weight.shape[:2]:
-        return None, np.empty(0)
+        return None
     scale = part.get("gamma", np.ones(1)) / np.sqrt(part["var"] + norm.eps)
     bias = values.get(f"{name.rpartition('.')[0]}.bias")
     center = part["mean"] - (bias.astype(np.float64) if bias is not None and bias.size == scale.size else 0.0)
     return scale, part.get("beta", np.zeros(1)) - center * scale
 
 
-def _close(found: Array, expected: Array, tolerance: float) -> bool:
+def _close(actual: Array, expected: Array, tolerance: float) -> bool:
     limit = tolerance * float(np.max(np.abs(expected), initial=0.0))
-    flat = found.reshape(-1)
+    flat = actual.reshape(-1)
     return bool(flat.size == expected.size and np.max(np.abs(flat - expected.reshape(-1)), initial=0.0) <= limit)
 
 
-def _gathered(value: Array, stored: _Stored) -> bool:
-    """Whether some stored tensor is made of this one's values, as a look-up at constant indices is."""
-    if value.size <= _SMALL:
+def _gathered(value: Array, stored: _StoredTensors) -> bool:
+    """Return whether a stored tensor consists of this tensor's values, as a lookup at constant indices does."""
+    if value.size <= _MAX_COINCIDENCE:
         return False
     known = np.unique(value)
-    for _, found in stored:
-        if found.size > _SMALL and found.dtype == value.dtype and found.size >= value.size // 2:
-            flat = found.reshape(-1)
-            if np.isin(flat[:64], known).all() and np.isin(flat, known).all() and np.unique(flat).size > _SMALL:
+    for _, other in stored:
+        if other.size > _MAX_COINCIDENCE and other.dtype == value.dtype and other.size >= value.size // 2:
+            flat = other.reshape(-1)
+            if (
+                np.isin(flat[:64], known).all()
+                and np.isin(flat, known).all()
+                and np.unique(flat).size > _MAX_COINCIDENCE
+            ):
                 return True
     return False

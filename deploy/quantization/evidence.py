@@ -16,7 +16,8 @@ from deploy.core.isolated import IsolatedRunner
 from deploy.core.plain import to_plain
 from deploy.core.progress import Progress
 from deploy.core.runner import Fetches
-from deploy.evaluation.accuracy import Accuracy, AccuracyComparison, Answers
+from deploy.evaluation.accuracy import Accuracy, AccuracyComparison
+from deploy.evaluation.predictions import Predictions
 from deploy.parity.fidelity import Fidelity, OutputFidelity
 from deploy.quantization.data import CalibrationData, CalibrationSamples
 from deploy.support.runtime import Runtime, runtime_of, simulated
@@ -181,7 +182,7 @@ class Judge:
             runtime=runtime,
         )
 
-    def _answers(self, outputs: list[Fetches]) -> Answers | None:
+    def _answers(self, outputs: list[Fetches]) -> Predictions | None:
         """Return the classifications by the first output; None if it is not logits or there are no labels."""
         labels = self._samples.labels
         name = next(iter(outputs[0]), "") if outputs else ""
@@ -189,7 +190,7 @@ class Judge:
             return None
         logits = np.concatenate([item[name] for item in outputs])
         labels = labels[: len(logits)]
-        return Answers.judge(logits, labels) if labels.max() < logits.shape[1] else None
+        return Predictions.from_logits(logits, labels) if labels.max() < logits.shape[1] else None
 
 
 def format_sqnr(value: float | None) -> str:

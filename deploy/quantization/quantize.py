@@ -11,7 +11,8 @@ from typing import Any
 import calibration
 from calibration.layers import LayerNoise
 from calibration.sensitivity import FloatLayerPlan
-from calibration.table import CalibrationTable
+from calibration.table import STATISTICS, CalibrationTable
+from calibration.target import find_target
 from deploy.core import registry
 from deploy.core.artifact import Artifact, Payload
 from deploy.core.errors import UnknownNameError, UsageError
@@ -30,8 +31,6 @@ from deploy.quantization.source import open_source
 from deploy.quantization.worker import GraphChild
 
 FORMAT = "onnx"
-TARGETS, METHODS = "calibration.targets", "calibration.statistics"
-
 FP16_MIN_OPSET = 19
 """First ONNX opset whose QuantizeLinear and DequantizeLinear take FP16 scales."""
 
@@ -172,7 +171,7 @@ def quantize(
                 fp16=fp16,
             )
             plan = search(quantizer, runner, bounds, progress)
-            evidence = plan.steps[-1].reached if plan.steps else plan.start
+            evidence = plan.result
             reasons = tuple(bounds.violations(evidence))
             verdict = "fail" if reasons else "pass" if bounds.given else "measured"
             with progress.stage("comparing layers"):
@@ -191,7 +190,7 @@ def quantize(
                     "calibration": dict(table.key),
                     "keep_float": [step.layer for step in plan.steps],
                     "plan": [
-                        {"layer": step.layer, "sqnr_db": step.reached.sqnr_db, "drop": step.reached.drop}
+                        {"layer": step.layer, "sqnr_db": step.result.sqnr_db, "drop": step.result.drop}
                         for step in plan.steps
                     ],
                 },
@@ -216,11 +215,11 @@ def quantize(
 
 
 def _check_options(target: str, method: str, samples: int, fp16: bool) -> None:
-    for package, kind, name in ((TARGETS, "target", target), (METHODS, "calibration method", method)):
-        known = registry.names(package)
-        if name not in known:
-            raise UnknownNameError(kind, name, known, f"known: {', '.join(known)}")
+    declared = find_target(target)
+    methods = registry.names(STATISTICS)
+    if method not in methods:
+        raise UnknownNameError("calibration method", method, methods, f"known: {', '.join(methods)}")
     if samples < MIN_SAMPLES:
         raise UsageError(f"--samples {samples}: calibration needs at least {MIN_SAMPLES}.")
-    if fp16 and target != "tensorrt":
-        raise UsageError(f"--fp16: not for the target {target}, where FP16 is no faster.", "use --target tensorrt")
+    if fp16 and not declared.half:
+        raise UsageError(f"--fp16: {declared.title} is no faster in FP16.", "use --target tensorrt")

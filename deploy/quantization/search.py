@@ -9,7 +9,8 @@ from pathlib import Path
 import onnx
 
 import calibration
-from calibration.sensitivity import FloatLayerPlan, layers, rank, relax
+from calibration.graph import weighted_layers
+from calibration.sensitivity import FloatLayerPlan, choose_float_layers, rank_layers
 from calibration.table import CalibrationTable
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.progress import Progress
@@ -18,7 +19,6 @@ from deploy.quantization.data import CalibrationSamples
 from deploy.quantization.evidence import Evidence, Judge, QualityBounds, format_sqnr
 from deploy.quantization.source import Source
 from exporters.half import to_half
-from exporters.limits import SINGLE_FILE_LIMIT
 
 RANKING_SAMPLES = 16
 """Number of samples on which layers are ranked and compared one by one; one batch if the graph fixes a larger one."""
@@ -54,7 +54,7 @@ class Quantizer:
         """Write the quantized graph with the named nodes in float."""
         onnx.save(self.quantized(keep_float), str(self.path))
         if self.fp16:
-            to_half(self.path, self.path, SINGLE_FILE_LIMIT)
+            to_half(self.path, self.path)
         return self.path
 
     def judge(self, runner: IsolatedRunner, samples: CalibrationSamples) -> Judge:
@@ -84,7 +84,7 @@ def search(
         judge = quantizer.judge(runner, quantizer.samples)
         start = judge.measure(quantizer.write(()), progress)
     if not bounds.given or bounds.met_by(start):
-        return FloatLayerPlan(start=start, steps=(), holds=True)
+        return FloatLayerPlan(start=start, steps=(), sufficient=True)
     progress.note(f"{'; '.join(bounds.violations(start))}: searching for layers to keep in float")
     order = _ranked(quantizer, runner, progress)
     with progress.stage("keeping layers in float"):
@@ -92,16 +92,16 @@ def search(
         def measure(keep: frozenset[str]) -> Evidence:
             return judge.measure(quantizer.write(keep), progress) if keep else start
 
-        plan = relax(order[:-1], measure, bounds.met_by)  # without the last layer nothing would be INT8
+        plan = choose_float_layers(order[:-1], measure, bounds.met_by)  # without the last layer nothing would be INT8
     for step in plan.steps:
-        drop = "" if step.reached.drop is None else f", top-1 drop {step.reached.drop:.2f} points"
-        progress.note(f"{step.layer} kept in float: SQNR {format_sqnr(step.reached.sqnr_db)}{drop}")
+        drop = "" if step.result.drop is None else f", top-1 drop {step.result.drop:.2f} points"
+        progress.note(f"{step.layer} kept in float: SQNR {format_sqnr(step.result.sqnr_db)}{drop}")
     return plan
 
 
 def _ranked(quantizer: Quantizer, runner: IsolatedRunner, progress: Progress) -> list[str]:
     """Return the layers, the most sensitive first, by the SQNR with only that layer quantized."""
-    names = layers(quantizer.graph)
+    names = weighted_layers(quantizer.graph)
     nodes = {node.name for node in quantizer.graph.graph.node}
     with progress.stage("ranking layers"):
         size, fixed = batch_of(quantizer.graph)
@@ -116,4 +116,4 @@ def _ranked(quantizer: Quantizer, runner: IsolatedRunner, progress: Progress) ->
             sqnr = judge.measure(quantizer.write(nodes - {name}), progress).sqnr_db
             return float("inf") if sqnr is None else sqnr
 
-        return [name for name, _ in rank(names, alone)]
+        return [name for name, _ in rank_layers(names, alone)]

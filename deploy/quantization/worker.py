@@ -13,7 +13,7 @@ from typing_extensions import Self
 import calibration
 from calibration import Observations
 from calibration.layers import LayerNoise, NoiseMeter
-from calibration.wire import pack, unpack
+from calibration.observations import pack, unpack
 from deploy.core.errors import UsageError
 from deploy.core.remote import Remote, Reply
 from deploy.core.runner import Feeds, Fetches

@@ -24,8 +24,7 @@ from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import batch_symbol
 from deploy.data.folder import decode
-from deploy.data.preprocess import prepare
-from deploy.evaluation.images import image_preprocessing
+from deploy.data.preprocess import image_preprocessing, prepare
 from deploy.models.open import open_model, request_of
 from deploy.serving.app import Service
 from deploy.serving.errors import RequestError

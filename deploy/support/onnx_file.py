@@ -20,6 +20,9 @@ from deploy.core.tensors import TensorSpec
 
 Array = NDArray[Any]
 
+SINGLE_FILE_LIMIT = 2**31 - 2**20
+"""Bytes of weights from which they go to a file of their own: protobuf's limit of 2 GB, less room for the graph."""
+
 
 def load(path: Path) -> onnx.ModelProto:
     """Read the graph; weights in external files stay there, their location is checked.

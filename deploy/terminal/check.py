@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from deploy.core.backend import title_of
 from deploy.terminal.console import STYLE, console, escape, rows, weights_line
 
 if TYPE_CHECKING:
@@ -13,13 +14,18 @@ if TYPE_CHECKING:
     from deploy.parity.verdict import OutputParity, ParityReport
 
 
-def parity_rows(report: ParityReport) -> list[tuple[str, str]]:
-    """Return a parity report as pairs of names and values for `deploy.terminal.console.rows`."""
+def parity_rows(report: ParityReport, backend: str) -> list[tuple[str, str]]:
+    """Return a parity report as pairs of names and values for `deploy.terminal.console.rows`.
+
+    Args:
+        report: result of the parity check.
+        backend: display name of the backend that ran the file.
+    """
     pairs = [("parity", _headline(report))]
     pairs.extend(("", escape(reason)) for reason in report.reasons[:5])
     worst = report.worst()
     if worst is not None and worst.verdict != "inconclusive" and worst.samples:
-        pairs.append(("noise / signal", _ratios(worst, report.precision)))
+        pairs.append(("noise / signal", _ratios(worst, report.precision, backend)))
     blind = [item for item in report.outputs if item.group != "unit" and item.verdict == "inconclusive"]
     pairs.extend(("", f"inconclusive: {escape(item.output)} at {item.group} probes ({item.reason})") for item in blind)
     if report.weights is not None:
@@ -34,10 +40,10 @@ def _headline(report: ParityReport) -> str:
     return f"[{STYLE[report.verdict]}]{report.verdict}[/]  ({over})"
 
 
-def _ratios(item: OutputParity, precision: str) -> str:
+def _ratios(item: OutputParity, precision: str, backend: str) -> str:
     margin = "" if not math.isfinite(item.margin) else f"; margin {item.margin:.1f}×"
     return (
-        f"ONNX Runtime {item.candidate:.1e}, PyTorch's own {precision} {item.torch:.1e} "
+        f"{escape(backend)} {item.candidate:.1e}, PyTorch's own {precision} {item.torch:.1e} "
         f"(limit {item.envelope:.0f}×{margin}; {escape(item.output)}, {item.group} probes)"
     )
 
@@ -58,21 +64,23 @@ def _accounts(weights: Any) -> str:
 
 def show_check(report: CheckReport) -> None:
     """Print the result of a parity check."""
+    backend = title_of(report.backend)
     pairs = [
         ("file", f"[bold]{escape(str(report.path))}[/]"),
         ("model", escape(report.model.name)),
         ("trained", weights_line(report.model.weights)),
-        *parity_rows(report.parity),
+        ("backend", escape(backend)),
+        *parity_rows(report.parity, backend),
     ]
-    if report.located and report.location is not None:
-        pairs.extend(_location_rows(report.location, report.parity.verdict))
+    if report.location is not None:
+        pairs.extend(_location_rows(report.location, report.parity.verdict, backend))
     console().print(rows(pairs))
 
 
-def _location_rows(found: Location, verdict: str) -> list[tuple[str, str]]:
+def _location_rows(found: Location, verdict: str, backend: str) -> list[tuple[str, str]]:
     counted = f"{found.agreed} of {found.compared} tensors match a tensor of the model"
     if not found.tensor:
-        where = "; the difference comes from ONNX Runtime's graph optimizations" if verdict == "fail" else ""
+        where = f"; the difference comes from the graph optimizations of {escape(backend)}" if verdict == "fail" else ""
         return [("located", f"every tensor agrees when nodes run one at a time{where} ({counted})")]
     noise = (
         "no tensor of the model has this size"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from deploy.core.backend import ONNX, default_backend
 from deploy.support.words import size
 from deploy.terminal.check import parity_rows
 from deploy.terminal.console import console, escape, rows, weights_line
@@ -29,7 +30,7 @@ def show_export(report: ExportReport) -> None:
             ),
             ("inputs", escape("; ".join(map(str, manifest.inputs)))),
             ("outputs", escape("; ".join(map(str, manifest.outputs)))),
-            *parity_rows(report.parity),
+            *parity_rows(report.parity, default_backend(ONNX).title),
             ("took", f"{report.seconds:.1f} s"),
         ]
     )

@@ -14,9 +14,9 @@ import onnx
 
 from deploy.core.artifact import Artifact, sha256
 from deploy.core.tensors import TensorSpec, symbols
-from deploy.models.open import manifest_beside
 from deploy.support import onnx_file
 from deploy.support.onnx_costs import Costs, costs
+from deploy.support.stored import manifest_beside
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

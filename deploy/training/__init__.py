@@ -1,1 +1,1 @@
-"""Training and fine-tuning."""
+"""Train and fine-tune image classifiers."""

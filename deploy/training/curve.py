@@ -1,4 +1,4 @@
-"""The training curve as a table and, where matplotlib is installed, as a picture."""
+"""The training curve as a table and, if matplotlib is installed, as a plot."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 History = Sequence[Mapping[str, float]]
+"""One row per epoch: ``epoch``, ``learning_rate``, and loss and top-1 accuracy as ``train_…`` and ``test_…``."""
 
 
-def can_draw() -> bool:
-    """Whether `picture` will work."""
+def can_plot() -> bool:
+    """Return whether `plot` works: matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
 def table(history: History) -> bytes:
-    """CSV with a line an epoch."""
+    """Return CSV with one line per epoch."""
     stream = io.StringIO(newline="")
     writer = csv.DictWriter(stream, fieldnames=list(history[0]), lineterminator="\n")
     writer.writeheader()
@@ -25,8 +26,8 @@ def table(history: History) -> bytes:
     return stream.getvalue().encode()
 
 
-def picture(history: History, title: str) -> bytes:
-    """PNG: loss on the left, top-1 accuracy on the right, over epochs."""
+def plot(history: History, title: str) -> bytes:
+    """Return a PNG with the loss on the left and the top-1 accuracy on the right, over epochs."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -37,10 +38,9 @@ def picture(history: History, title: str) -> bytes:
     left, right = figure.subplots(1, 2)
     figure.subplots_adjust(left=0.08, right=0.98, bottom=0.15, top=0.88, wspace=0.22)
     figure.suptitle(title, parse_math=False)
-    for axes, what, factor in ((left, "loss", 1), (right, "top1", 100)):
-        for split, style in (("train", "--"), ("test", "-")):
-            values = [row[f"{split}_{what}"] * factor for row in history]
-            label = "training" if split == "train" else "held out"
+    for axes, metric, factor in ((left, "loss", 1), (right, "top1", 100)):
+        for split, label, style in (("train", "training", "--"), ("test", "held out", "-")):
+            values = [row[f"{split}_{metric}"] * factor for row in history]
             axes.plot(epochs, values, style, label=label, marker="." if len(history) < 3 else None)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -51,6 +51,6 @@ def picture(history: History, title: str) -> bytes:
     right.set_ylabel("top-1 accuracy in %")
     stream = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # letters of a folder's name that the font lacks
+        warnings.simplefilter("ignore")  # characters of a folder name that the font lacks
         figure.savefig(stream, format="png", dpi=120)
     return stream.getvalue()

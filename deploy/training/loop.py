@@ -1,4 +1,7 @@
-"""One epoch of training, and one look at the held-out images; every random draw comes from (seed, epoch)."""
+"""The training loop: one epoch of training, and the evaluation on the held-out images.
+
+Every random draw is a function of the seed and the epoch.
+"""
 
 from __future__ import annotations
 
@@ -15,49 +18,52 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from deploy.core.errors import ModelError, UsageError, WeightsError
-from deploy.core.model import Model, Preprocessing, name_outputs
+from deploy.core.model import Model, name_outputs
 from deploy.data.dataset import Dataset
-from deploy.data.preprocess import batches
-from deploy.evaluation.accuracy import Accuracy, Answers
-from deploy.evaluation.images import answers_of
+from deploy.data.preprocess import batches, image_preprocessing
+from deploy.evaluation.predictions import Predictions, predict
 from deploy.models.weights import check_finite
 
-RATES = {"sgd": 0.05, "adamw": 0.003}
-"""Learning rates that serve where none is given."""
+LEARNING_RATES = {"sgd": 0.05, "adamw": 0.003}
+"""Default learning rate of each optimizer."""
 
-DECAYS = {"sgd": 5e-4, "adamw": 0.05}
+WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 0.05}
 """Weight decay of matrices and kernels; biases and scales have none."""
 
 SCHEDULES = ("one-cycle", "cosine")
 AUGMENTATIONS = ("light", "none")
 MOMENTUM = 0.9
 WARM_UP = 0.25
-AUXILIARY = 0.3
+"""Share of the steps with a rising learning rate in the schedule ``one-cycle``."""
+AUXILIARY_WEIGHT = 0.3
 """Weight of the loss of auxiliary heads (Szegedy et al., Going Deeper with Convolutions, 2015, section 5)."""
 
-SINGLE_THREADED = 100_000
+SINGLE_THREAD_PARAMETERS = 100_000
 """Networks with fewer parameters are trained with one thread."""
 
-ROTATION, SCALE, SHIFT = 0.15, 0.1, 0.05
-"""Largest random rotation in radians, change of size, and shift as a share of the side."""
+MAX_ROTATION, MAX_SCALE, MAX_SHIFT = 0.15, 0.1, 0.05
+"""Augmentation: rotation in radians, relative change of size, and shift as a share of the side."""
 
 
 class DivergedError(Exception):
-    """The loss or a weight is no longer a number."""
+    """The loss or a weight is not finite."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to train.
+    """The hyperparameters of a training.
 
     Attributes:
         epochs: passes over the training images.
-        batch_size: images in a step; what is left over at the end of an epoch waits for another one's shuffle.
+        batch_size: images per step; an incomplete last batch is dropped (each epoch shuffles anew).
         optimizer: ``sgd`` (Nesterov momentum 0.9) or ``adamw``.
-        lr: largest learning rate.
+        lr: maximum learning rate.
         schedule: ``one-cycle`` (linear warm-up over a quarter, then cosine to 0) or ``cosine``.
         augment: ``light`` (small random rotations, changes of size and shifts) or ``none``.
         seed: of shuffling, augmentation and dropout.
+
+    Raises:
+        UsageError: a value is not allowed.
     """
 
     epochs: int
@@ -69,7 +75,7 @@ class Recipe:
     seed: int
 
     def __post_init__(self) -> None:
-        for name, known in (("optimizer", RATES), ("schedule", SCHEDULES), ("augment", AUGMENTATIONS)):
+        for name, known in (("optimizer", LEARNING_RATES), ("schedule", SCHEDULES), ("augment", AUGMENTATIONS)):
             if getattr(self, name) not in known:
                 raise UsageError(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}.")
         if self.epochs < 1 or self.batch_size < 1:
@@ -79,25 +85,25 @@ class Recipe:
 
 
 def learning_rate(recipe: Recipe, step: int, total: int) -> float:
-    """The rate at a step; nothing else is the state of the schedule."""
-    warm = WARM_UP * total if recipe.schedule == "one-cycle" else 0.0
-    if step < warm:
-        return recipe.lr * (step + 1) / (warm + 1)
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
+    """Return the learning rate at a step of ``total`` steps; it is the whole state of the schedule."""
+    warm_up = WARM_UP * total if recipe.schedule == "one-cycle" else 0.0
+    if step < warm_up:
+        return recipe.lr * (step + 1) / (warm_up + 1)
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (total - warm_up)))
 
 
 @contextmanager
-def repeatable(module: torch.nn.Module) -> Iterator[None]:
-    """Only deterministic algorithms, one thread for a small network; afterwards all is as it was, the generator too.
+def deterministic(module: torch.nn.Module) -> Iterator[None]:
+    """Use deterministic algorithms, and one thread for a small network; restore all settings and the generator.
 
-    In a small network's operations threads mostly wait for one another: LeNet is not faster with two, and six times
-    slower where another program wants the second core. What does not depend on the threads is also the same on
-    machines with different numbers of cores.
+    In a small network, threads mostly wait for each other: LeNet is not faster with two, and six times slower when
+    another program uses the second core. With one thread, the result is also the same on machines with different
+    numbers of cores.
     """
     threads = torch.get_num_threads()
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)
-    if sum(value.numel() for value in module.parameters()) < SINGLE_THREADED:
+    if sum(value.numel() for value in module.parameters()) < SINGLE_THREAD_PARAMETERS:
         torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -108,28 +114,29 @@ def repeatable(module: torch.nn.Module) -> Iterator[None]:
 
 
 class Trainer:
-    """A network, its optimizer, and the images.
+    """Trains a network in place.
 
     Args:
-        model: its module is trained in place.
-        data: images to train on.
-        recipe: how.
+        model: the network.
+        data: the training images.
+        recipe: the hyperparameters.
+
+    Raises:
+        ModelError: the network has no trainable parameters.
     """
 
     def __init__(self, model: Model, data: Dataset, recipe: Recipe) -> None:
-        if model.preprocessing is None:
-            raise UsageError(f"{model.name} does not say how images become its input.")
         self.model, self.data, self.recipe = model, data, recipe
-        self.preprocessing: Preprocessing = model.preprocessing
+        self.preprocessing = image_preprocessing(model)
         self.steps = max(1, len(data) // recipe.batch_size)
         self.optimizer = _optimizer(model.module, recipe)
 
     def train(self, epoch: int, advance: Callable[[int, float, float], None]) -> dict[str, float]:
-        """One pass over the training images, in an order and with changes drawn from (seed, epoch).
+        """Train for one epoch.
 
         Args:
-            epoch: from 0.
-            advance: told steps done, mean loss and share right so far.
+            epoch: counted from 0; with the seed, it determines the order and the augmentation of the images.
+            advance: receives the number of steps done, and the mean loss and top-1 accuracy so far.
 
         Returns:
             ``learning_rate`` of the last step, ``train_loss`` and ``train_top1``.
@@ -138,33 +145,34 @@ class Trainer:
             DivergedError: the loss or a weight is not finite.
             ModelError: the network cannot be trained.
         """
-        torch.manual_seed(_mixed(self.recipe.seed, epoch))
+        torch.manual_seed(_epoch_seed(self.recipe.seed, epoch))
         order = torch.randperm(len(self.data)).numpy()[: self.steps * self.recipe.batch_size]
         self.model.module.train()
-        lost, right, seen, rate = 0.0, 0, 0, 0.0
+        total_loss, correct, seen, rate = 0.0, 0, 0, 0.0
         shuffled = batches(self.data.take(order), self.preprocessing, self.recipe.batch_size)
         for step, (images, labels) in enumerate(shuffled):
             rate = learning_rate(self.recipe, epoch * self.steps + step, self.recipe.epochs * self.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             loss, hits = self._step(torch.from_numpy(images), torch.from_numpy(labels))
-            lost, right, seen = lost + loss * len(images), right + hits, seen + len(images)
-            advance(step + 1, lost / seen, right / seen)
+            total_loss, correct, seen = total_loss + loss * len(images), correct + hits, seen + len(images)
+            advance(step + 1, total_loss / seen, correct / seen)
         try:
             check_finite(self.model.module, self.model.name)
         except WeightsError as exc:
             raise DivergedError(exc.message) from exc
-        return {"learning_rate": rate, "train_loss": lost / seen, "train_top1": right / seen}
+        return {"learning_rate": rate, "train_loss": total_loss / seen, "train_top1": correct / seen}
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, int]:
+        """Take one step; return the loss and the number of correct predictions."""
         if self.recipe.augment == "light":
-            images = _lightly_changed(images)
+            images = _augment(images)
         try:
             outputs = self._outputs(images)
             loss = F.cross_entropy(outputs["main"], labels)
             for name, value in outputs.items():
                 if name.startswith("aux"):
-                    loss = loss + AUXILIARY * F.cross_entropy(value, labels)
+                    loss = loss + AUXILIARY_WEIGHT * F.cross_entropy(value, labels)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise DivergedError(f"the loss is {value}")
@@ -181,67 +189,60 @@ class Trainer:
         first = next(iter(named))
         return {"main": named.pop(first), **named}
 
-    def look(self, held_out: Dataset) -> tuple[Answers, float]:
-        """Answers to the held-out images, and the mean loss over them.
+    def evaluate(self, held_out: Dataset) -> tuple[Predictions, float]:
+        """Return the predictions for the held-out images, and the mean loss.
 
         Raises:
             DivergedError: the loss is not finite.
         """
         self.model.module.eval()
         labels = held_out.labeled()
-        lost: list[NDArray[np.float64]] = []
+        losses: list[NDArray[np.float64]] = []
 
         def classify(images: NDArray[np.float32]) -> NDArray[Any]:
             with torch.no_grad():
                 logits = self._outputs(torch.from_numpy(images))["main"].double()
-            done = sum(map(len, lost))
-            right = torch.from_numpy(labels[done : done + len(images)])
-            lost.append(F.cross_entropy(logits, right, reduction="none").numpy())
+            done = sum(map(len, losses))
+            expected = torch.from_numpy(labels[done : done + len(images)])
+            losses.append(F.cross_entropy(logits, expected, reduction="none").numpy())
             return np.asarray(logits.numpy())
 
-        answers = answers_of(
+        predictions = predict(
             classify, held_out, labels, self.preprocessing, self.recipe.batch_size, lambda done, total: None
         )
-        loss = float(np.concatenate(lost).mean())
+        loss = float(np.concatenate(losses).mean())
         if not math.isfinite(loss):
-            raise DivergedError(f"the loss over the held-out images is {loss}")
-        return answers, loss
+            raise DivergedError(f"the held-out loss is {loss}")
+        return predictions, loss
 
 
-def row(epoch: int, trained: dict[str, float], answers: Answers, loss: float, seconds: float) -> dict[str, float]:
-    """One line of the training curve; epochs count from 1."""
-    accuracy = Accuracy.of(answers)
-    seen = {"test_loss": loss, "test_top1": accuracy.top1, "seconds": round(seconds, 3)}
-    return {"epoch": epoch + 1, **trained, **seen}
-
-
-def _mixed(seed: int, epoch: int) -> int:
+def _epoch_seed(seed: int, epoch: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {epoch}".encode()).digest()[:8], "big")
 
 
 def _optimizer(module: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    wanted = [value for value in module.parameters() if value.requires_grad]
+    trainable = [value for value in module.parameters() if value.requires_grad]
     groups = [
-        {"params": [value for value in wanted if value.dim() > 1], "weight_decay": DECAYS[recipe.optimizer]},
-        {"params": [value for value in wanted if value.dim() <= 1], "weight_decay": 0.0},
+        {"params": [value for value in trainable if value.dim() > 1], "weight_decay": WEIGHT_DECAY[recipe.optimizer]},
+        {"params": [value for value in trainable if value.dim() <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if not groups:
-        raise ModelError("the network has no parameter that could be trained.")
+        raise ModelError("the network has no trainable parameters.")
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=MOMENTUM, nesterov=True)
 
 
-def _lightly_changed(images: torch.Tensor) -> torch.Tensor:
-    """Each image rotated, resized and shifted a little; what comes in at the edges repeats the border."""
+def _augment(images: torch.Tensor) -> torch.Tensor:
+    """Rotate, resize and shift each image a little; the border is repeated beyond the edges."""
 
-    def drawn(largest: float) -> torch.Tensor:
-        return (torch.rand(len(images)) * 2 - 1) * largest
+    def uniform(limit: float) -> torch.Tensor:
+        return (torch.rand(len(images)) * 2 - 1) * limit
 
-    angle, size = drawn(ROTATION), 1 + drawn(SCALE)
+    angle, size = uniform(MAX_ROTATION), 1 + uniform(MAX_SCALE)
     cosine, sine = size * angle.cos(), size * angle.sin()
     # affine_grid counts in half sides
-    rows = (cosine, -sine, drawn(2 * SHIFT), sine, cosine, drawn(2 * SHIFT))
+    rows = (cosine, -sine, uniform(2 * MAX_SHIFT), sine, cosine, uniform(2 * MAX_SHIFT))
     grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

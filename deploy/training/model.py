@@ -1,4 +1,4 @@
-"""The network that will be trained: its head made for the data, its weights fresh or taken from elsewhere."""
+"""Build the network to train: a head for the classes of the data, and the initial weights."""
 
 from __future__ import annotations
 
@@ -9,47 +9,45 @@ from types import ModuleType
 import torch
 
 from deploy.core.artifact import sha256
-from deploy.core.errors import DataError, ModelError, UsageError, WeightsError
+from deploy.core.errors import DataError, ModelError, UsageError
 from deploy.core.model import Model, Weights, name_outputs
 from deploy.core.progress import Progress
 from deploy.data.dataset import Dataset
-from deploy.data.preprocess import prepare
-from deploy.evaluation.images import image_preprocessing
-from deploy.models import resolve as names
-from deploy.models import weights as files
+from deploy.data.preprocess import image_preprocessing, prepare
 from deploy.models.request import ModelRequest
+from deploy.models.resolve import architecture, is_checkpoint, published_file
+from deploy.models.weights import check_finite, load_into, read_state_dict
 
 HEAD = "num_classes"
-FRESH = ("none", "auto")
+"""Option of an architecture with the number of classes."""
 
 
 def build_for(request: ModelRequest, data: Dataset, progress: Progress) -> Model:
-    """Build the network with as many outputs as the data has classes.
+    """Build a network with one output per class of the data.
 
     Args:
-        request: what to build; its weights are ``none`` (fresh, as the constructor draws them under the seed),
+        request: the network; its weights are ``none`` or ``auto`` (as drawn by the constructor with the seed),
             ``default`` (published) or a file.
-        data: the images to train on.
-        progress: told what was chosen.
+        data: the training images.
+        progress: receives progress messages.
 
     Returns:
-        The model with its preprocessing, the class names as labels, and a reference that carries the number of
-        classes; its parameters still want gradients.
+        The model with preprocessing, the class names as labels, and a reference that contains the number of
+        classes; its parameters require gradients.
 
     Raises:
-        UsageError: no such model, or not one that can be trained on images.
-        DataError: the head does not fit the data, or the images do not fit the input.
-        WeightsError: weights cannot be had, or do not fit.
+        UsageError: no model has this name, or it does not classify images.
+        DataError: the number of outputs differs from the number of classes.
+        ModelError: the model cannot run an image.
+        WeightsError: the weights are not available or do not fit.
     """
-    classes = len(data.classes)
-    request = _with_head(request, classes)
-    model, source, bare = _build(request)
+    request = _with_head(request, len(data.classes))
+    model, source, bare = _architecture(request)
     preprocessing = image_preprocessing(model)
-    model = _begin(model, source, bare, request, classes, progress)
     if len(preprocessing.mean) not in (1, 3):
-        raise UsageError(f"{model.name} takes {len(preprocessing.mean)} channels, and images have 1 or 3.")
-    sample = torch.from_numpy(prepare(data.images[0], preprocessing))[None]
-    _check_head(model, sample, data)
+        raise UsageError(f"{model.name} takes {len(preprocessing.mean)} channels; images have 1 or 3.")
+    model = _with_weights(model, source, bare, request, len(data.classes), progress)
+    _check_outputs(model, torch.from_numpy(prepare(data.images[0], preprocessing))[None], data)
     return model.replace(
         preprocessing=preprocessing,
         labels=data.classes,
@@ -58,44 +56,42 @@ def build_for(request: ModelRequest, data: Dataset, progress: Progress) -> Model
 
 
 def _with_head(request: ModelRequest, classes: int) -> ModelRequest:
-    """Ask for the right number of classes wherever the architecture is ours to size."""
+    """Set the number of classes, unless the architecture is a factory of the user."""
     if request.name.endswith((".pt2", ".onnx")):
-        raise UsageError(f"{request.name}: a finished graph cannot be trained.", "give the architecture it is of")
-    if request.name.endswith(names.CHECKPOINTS) and ":" not in request.name:
+        raise UsageError(f"{request.name}: an exported graph cannot be trained.", "name its architecture instead")
+    if is_checkpoint(request.name):
         raise UsageError(
             f"{request.name}: a checkpoint is not an architecture.", f"deploy train ARCH --weights {request.name}"
         )
     given = request.options.get(HEAD)
     if given is not None and given != str(classes):
-        raise DataError(f"-o {HEAD}={given}: the data has {classes} classes.", "leave it out; it is set by the data")
-    if ":" in request.name:  # a factory of the user's: what it takes is not known, see `_check_head`
+        raise DataError(f"-o {HEAD}={given}: the data has {classes} classes.", "leave the option out")
+    if ":" in request.name:  # the options of a factory are not known; `_check_outputs` checks its head
         return request
     return dataclasses.replace(request, options={**request.options, HEAD: str(classes)})
 
 
-def _build(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
+def _architecture(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
     try:
-        return names.architecture(request)
+        return architecture(request)
     except UsageError as exc:
         if HEAD in exc.message:
             raise UsageError(f"{request.name} is not a classifier: {exc.message}") from exc
         raise
 
 
-def _begin(
+def _with_weights(
     model: Model, source: ModuleType | None, bare: str, request: ModelRequest, classes: int, progress: Progress
 ) -> Model:
-    """Put the weights in that training begins with; `Weights.source` says which."""
-    if request.weights in FRESH:
+    """Load the initial weights; a head for another number of classes keeps those of the constructor."""
+    if request.weights in ("none", "auto"):
         return model.replace(weights=Weights(source="fresh weights", trained=False, seed=request.seed))
     if request.weights == "default":
-        found = source.published(bare, model) if source is not None else None
-        if source is None or found is None:
-            raise WeightsError(f"no weights are published for {model.name}.")
-        path, label = files.fetch(found[0], source.cache_folder()), str(found[1])
+        path, label = published_file(model, source, bare)
     else:
-        path, label = Path(request.weights), Path(request.weights).name
-    state, notes = files.read_state_dict(path)
+        path = Path(request.weights)
+        label = path.name
+    state, notes = read_state_dict(path)
     own = model.module.state_dict()
     head = [
         name
@@ -107,27 +103,27 @@ def _begin(
     ]
     if head:
         state.update({name: own[name] for name in head})
-        notes.append(f"{label} has another number of classes: {', '.join(head)} begin fresh")
+        notes.append(f"{label} has another number of classes: {', '.join(head)} are initialized randomly")
     for note in notes:
         progress.note(note)
-    files.fit(model.module, state, str(path))
-    files.check_finite(model.module, str(path))
+    load_into(model.module, state, str(path))
+    check_finite(model.module, str(path))
     return model.replace(weights=Weights(source=label, trained=True, sha256=sha256(path), seed=request.seed))
 
 
-def _check_head(model: Model, sample: torch.Tensor, data: Dataset) -> None:
+def _check_outputs(model: Model, image: torch.Tensor, data: Dataset) -> None:
     try:
         with torch.no_grad():
-            outputs = name_outputs(model.module(sample))
+            outputs = name_outputs(model.module(image))
     except RuntimeError as exc:
         raise ModelError(
-            f"{model.name} cannot run an image of shape {list(sample.shape)}: {str(exc).splitlines()[0]}"
+            f"{model.name} cannot run an image of shape {list(image.shape)}: {str(exc).splitlines()[0]}"
         ) from exc
     name, logits = next(iter(outputs.items()))
     if logits.dim() != 2:
         raise UsageError(f"{model.name} is not a classifier: output {name!r} has shape {list(logits.shape)}.")
     if logits.shape[1] != len(data.classes):
         raise DataError(
-            f"{data.name} has {len(data.classes)} classes, and {model.name} has {logits.shape[1]} outputs.",
-            "give its factory the number: -o KEY=NUMBER",
+            f"{data.name} has {len(data.classes)} classes; {model.name} has {logits.shape[1]} outputs.",
+            "pass the number of classes to the factory: -o KEY=NUMBER",
         )

@@ -1,40 +1,51 @@
-"""``deploy train``: from images to trained weights, the same ones every time."""
+"""``deploy train``: train or fine-tune an image classifier, reproducibly."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.core.artifact import Artifact
-from deploy.core.paths import default_root
-from deploy.core.progress import SILENT, Progress
-from deploy.core.store import Store
-from deploy.data.collection import open_splits
-from deploy.models.request import ModelRequest
-from deploy.training.loop import RATES, Recipe, repeatable
-from deploy.training.model import build_for
-from deploy.training.run import Run
+import torch
 
-EPOCHS = 20
-BATCH_SIZE = 64
+from deploy.core.artifact import Artifact, Manifest, Payload
+from deploy.core.errors import ArtifactError, ModelError, UsageError
+from deploy.core.model import Model, Weights
+from deploy.core.paths import default_root
+from deploy.core.plain import to_plain
+from deploy.core.progress import SILENT, Progress
+from deploy.core.store import Store, Transaction, storage_errors
+from deploy.core.tensors import TensorSpec
+from deploy.data.collection import open_splits
+from deploy.data.dataset import Dataset
+from deploy.evaluation.accuracy import Accuracy
+from deploy.evaluation.leakage import trained_on
+from deploy.evaluation.predictions import Predictions
+from deploy.models.request import ModelRequest
+from deploy.training.curve import can_plot, plot, table
+from deploy.training.loop import LEARNING_RATES, DivergedError, Recipe, Trainer, deterministic
+from deploy.training.model import build_for
+from deploy.training.state import dump_state, dump_weights, load_state, restore, training_tensors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainReport:
-    """What `train_model` made.
+    """The result of `train_model`.
 
     Attributes:
         best: checkpoint of the epoch with the best held-out accuracy, then the smallest held-out loss.
         last: checkpoint of the last epoch.
+        data: summaries of the training and the held-out images.
         best_epoch: counted from 1.
-        accuracy: of the best epoch on the held-out images, by which it was chosen.
-        history: one row an epoch.
-        curve: the CSV file and, where matplotlib is installed, the PNG file.
-        resumed_from: epochs that were already done, or None.
+        accuracy: of the best epoch on the held-out images, which also selected it.
+        history: one row per epoch.
+        curve: the CSV file and, if matplotlib is installed, the PNG file.
+        resumed_from: number of epochs that were already done, or None.
         seconds: wall time of this call.
     """
 
@@ -49,24 +60,27 @@ class TrainReport:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         manifest = self.best.manifest
-        return {
-            "file": str(self.best.path),
-            "last": str(self.last.path),
-            "curve": [str(path) for path in self.curve],
-            "model": manifest.model,
-            "weights": dataclasses.asdict(manifest.weights),
-            "labels": list(manifest.labels),
-            "data": dict(self.data),
-            "recipe": manifest.options["recipe"],
-            "epochs": len(self.history),
-            "best_epoch": self.best_epoch,
-            "accuracy": dict(self.accuracy),
-            "history": [dict(item) for item in self.history],
-            "resumed_from": self.resumed_from,
-            "seconds": round(self.seconds, 3),
-        }
+        values: dict[str, Any] = to_plain(
+            {
+                "file": self.best.path,
+                "last": self.last.path,
+                "curve": self.curve,
+                "model": manifest.model,
+                "weights": manifest.weights,
+                "labels": manifest.labels,
+                "data": self.data,
+                "recipe": manifest.options["recipe"],
+                "epochs": len(self.history),
+                "best_epoch": self.best_epoch,
+                "accuracy": self.accuracy,
+                "history": self.history,
+                "resumed_from": self.resumed_from,
+                "seconds": round(self.seconds, 3),
+            }
+        )
+        return values
 
 
 def train_model(
@@ -74,8 +88,8 @@ def train_model(
     *,
     data: str | Path,
     artifacts: Path | None = None,
-    epochs: int = EPOCHS,
-    batch_size: int = BATCH_SIZE,
+    epochs: int = 20,
+    batch_size: int = 64,
     lr: float | None = None,
     optimizer: str = "sgd",
     schedule: str = "one-cycle",
@@ -86,61 +100,286 @@ def train_model(
     skip_bad: bool = False,
     progress: Progress = SILENT,
 ) -> TrainReport:
-    """Train or fine-tune a network on labeled images, on the processor, bit for bit repeatable.
+    """Train or fine-tune an image classifier on the CPU, bitwise reproducibly.
 
-    After every epoch the checkpoint of the last epoch, that of the best one, and the state to resume from are on
-    the disk. Repeating the call, interrupted and resumed or not, gives the same weights on the same machine with
-    the same versions and number of threads.
+    After every epoch, the checkpoints of the last and the best epoch and the state for resuming are written.
+    Repeating the call, interrupted and resumed or not, gives the same weights on the same machine with the same
+    versions and number of threads.
 
     Args:
-        model: a name as on the command line, or a full request; its weights ``none`` or ``auto`` begin fresh.
-        data: a bundled data set, a folder of class folders, or ``.npz``.
+        model: a name as on the command line, or a full request; weights ``none`` or ``auto`` start untrained.
+        data: a bundled data set, a folder with one subfolder per class, or a ``.npz`` file.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
         epochs: passes over the training images.
-        batch_size: images in a step.
-        lr: largest learning rate; default 0.05 for SGD and 0.003 for AdamW.
+        batch_size: images per step.
+        lr: maximum learning rate; default 0.05 for SGD and 0.003 for AdamW.
         optimizer: ``sgd`` or ``adamw``.
         schedule: ``one-cycle`` or ``cosine``.
         augment: ``light`` or ``none``.
-        seed: of fresh weights, shuffling, augmentation and dropout; default the request's, else 0.
-        resume: go on where an equal call was interrupted; from the beginning if nothing of it is there.
-        data_root: where the files of a bundled data set are, or are downloaded to.
-        skip_bad: leave unreadable images out.
-        progress: told what happens.
+        seed: of initial weights, shuffling, augmentation and dropout; default the request's, else 0.
+        resume: continue an interrupted call with equal arguments; start from the beginning if there is none.
+        data_root: folder with the files of bundled data sets, or to download them to.
+        skip_bad: skip unreadable images.
+        progress: receives progress messages.
 
     Raises:
         DataError: the data cannot be used, or does not fit the model.
-        UsageError: no such model, or ``resume`` with other settings than before.
+        UsageError: no model has this name, or ``resume`` with other settings than before.
         ModelError: the training diverged; checkpoints of earlier epochs are kept.
         DeployError: see `deploy.core.errors`.
     """
-    began = time.perf_counter()
+    started = time.perf_counter()
     request = ModelRequest(name=model) if isinstance(model, str) else model
     request = request if seed is None else dataclasses.replace(request, seed=seed)
-    rate = RATES.get(optimizer, 0.0) if lr is None else lr
+    rate = LEARNING_RATES.get(optimizer, 0.0) if lr is None else lr
     recipe = Recipe(epochs, batch_size, optimizer, rate, schedule, augment, request.seed)
     with progress.stage("reading the data"):
         training, held_out = open_splits(data, root=data_root, skip_bad=skip_bad, progress=progress)
     with progress.stage("building the model"):
         built = build_for(request, training, progress)
-    with repeatable(built.module), Store(artifacts or default_root()).transaction(built.slug) as transaction:
-        run = Run(built, training, held_out, recipe, transaction, progress)
+    with deterministic(built.module), Store(artifacts or default_root()).transaction(built.slug) as transaction:
+        run = _TrainingRun(built, training, held_out, recipe, transaction, progress)
         if resume:
             run.resume()
         run.train()
-        return _report(run, time.perf_counter() - began)
+        best = run.checkpoint("best")
+        return TrainReport(
+            best=best,
+            last=run.checkpoint("last"),
+            data={"training": run.settings["data"], "held_out": run.settings["held_out"]},
+            best_epoch=run.best["epoch"],
+            accuracy=best.manifest.accuracy or {},
+            history=tuple(run.history),
+            curve=run.curve(),
+            resumed_from=run.resumed_from,
+            seconds=time.perf_counter() - started,
+        )
 
 
-def _report(run: Run, seconds: float) -> TrainReport:
-    best = run.checkpoint("best")
-    return TrainReport(
-        best=best,
-        last=run.checkpoint("last"),
-        data={"training": run.asked["data"], "held_out": run.asked["held_out"]},
-        best_epoch=run.best["epoch"],
-        accuracy=best.manifest.accuracy or {},
-        history=tuple(run.history),
-        curve=run.curve(),
-        resumed_from=run.resumed_from,
-        seconds=seconds,
-    )
+class _TrainingRun:
+    """One training with its settings, its history, and its files after every epoch."""
+
+    def __init__(
+        self,
+        model: Model,
+        training: Dataset,
+        held_out: Dataset,
+        recipe: Recipe,
+        transaction: Transaction,
+        progress: Progress,
+    ) -> None:
+        self.model, self.held_out, self.recipe = model, held_out, recipe
+        self.transaction, self.progress = transaction, progress
+        self.trainer = Trainer(model, training, recipe)
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] = {"epoch": 0, "top1": -1.0, "loss": 0.0}
+        self.resumed_from: int | None = None
+        self.published = 0  # epochs whose checkpoints are written
+        slug = model.slug
+        self.state, self.csv, self.png = (f"{slug}.training.{suffix}" for suffix in ("safetensors", "csv", "png"))
+        self.names = {"best": f"{slug}.fp32.safetensors", "last": f"{slug}.last.fp32.safetensors"}
+        settings = {
+            "model": model.name,
+            "options": model.reference.get("options", {}),
+            "weights": model.weights,
+            "recipe": recipe,
+            "data": training.summary(),
+            "held_out": held_out.summary(),
+            "parameters": [(name, list(value.shape)) for name, value in model.module.state_dict().items()],
+        }
+        self.settings: dict[str, Any] = json.loads(json.dumps(to_plain(settings)))
+
+    def resume(self) -> None:
+        """Restore the state of an interrupted training with equal settings, if there is one.
+
+        Raises:
+            UsageError: the interrupted training had other settings.
+            ArtifactError: its state or its best checkpoint is damaged or missing.
+        """
+        path = self.transaction.folder / self.state
+        loaded = load_state(path)
+        if loaded is None:
+            self.progress.note("no interrupted training found; starting from the beginning")
+            return
+        tensors, facts = loaded
+        if facts["asked"] != self.settings:
+            raise UsageError(
+                f"{path}: the interrupted training had other settings: {_differences(facts['asked'], self.settings)}.",
+                "repeat its options, or leave out --resume to start again",
+            )
+        best = self.transaction.folder / self.names["best"]
+        if not best.is_file():
+            raise ArtifactError(f"{best}: the checkpoint is missing.", "train from the beginning, without --resume")
+        self.history, self.best = facts["history"], facts["best"]
+        self.resumed_from = self.published = len(self.history)
+        if not facts["finished"]:
+            restore(self.model.module, self.trainer.optimizer, tensors)
+        if facts["threads"] != torch.get_num_threads():
+            self.progress.warn(
+                f"trained with {facts['threads']} threads so far and {torch.get_num_threads()} now: sums are rounded "
+                "differently, so the weights will not be bitwise equal to those of an uninterrupted training."
+            )
+        rest = "the training is finished" if facts["finished"] else "continuing"
+        self.progress.note(f"epoch {self.resumed_from} of {self.recipe.epochs} is done; {rest}")
+
+    def train(self) -> None:
+        """Train the remaining epochs and write the checkpoints of each.
+
+        Raises:
+            ModelError: the training diverged.
+        """
+        if len(self.history) == self.recipe.epochs:
+            self._add_plot()
+            return
+        if not can_plot():
+            self.progress.note("the training curve is written as CSV only; a plot needs matplotlib")
+        try:
+            with self.progress.stage("training"):
+                while len(self.history) < self.recipe.epochs:
+                    self._epoch()
+        except DivergedError as exc:
+            raise self._diverged(exc) from exc
+        except BaseException:  # above all an interruption, but also a full disk or an image that is gone
+            del self.history[self.published :]  # an epoch that was not completely written
+            if self.history:
+                self.progress.note(f"epochs 1 to {len(self.history)} are saved; add --resume to continue")
+            raise
+        finally:
+            self._add_plot()
+        counts = torch.bincount(torch.from_numpy(self.held_out.labeled()))
+        chance = float(counts.max()) / len(self.held_out)
+        if self.best["top1"] <= chance:
+            self.progress.warn(
+                f"{self.model.name} learned nothing: its accuracy is {self.best['top1']:.1%}, and always predicting "
+                f"the most frequent class gives {chance:.1%}. Try another learning rate (--lr) or more epochs."
+            )
+
+    def _epoch(self) -> None:
+        started, epoch, epochs, steps = time.perf_counter(), len(self.history), self.recipe.epochs, self.trainer.steps
+
+        def advance(step: int, loss: float, top1: float) -> None:
+            text = f"epoch {epoch + 1}/{epochs}  loss {loss:.3f}  accuracy {top1:.1%}"
+            self.progress.advance(epoch * steps + step, epochs * steps, text)
+
+        trained = self.trainer.train(epoch, advance)
+        predictions, loss = self.trainer.evaluate(self.held_out)
+        top1 = Accuracy.of(predictions).top1
+        seconds = round(time.perf_counter() - started, 3)
+        self.history.append({"epoch": epoch + 1, **trained, "test_loss": loss, "test_top1": top1, "seconds": seconds})
+        self.progress.note(
+            f"epoch {epoch + 1}/{epochs}: loss {trained['train_loss']:.4f}, accuracy {trained['train_top1']:.2%}; "
+            f"held out: loss {loss:.4f}, accuracy {top1:.2%}"
+        )
+        if (top1, -loss) > (self.best["top1"], -self.best["loss"]):
+            self.best = {"epoch": epoch + 1, "top1": top1, "loss": loss}
+            self._publish("best", predictions)
+        self._publish("last", predictions, self._state_and_curve())
+        self.published = len(self.history)
+        for name in (self.state, self.csv, self.png):  # files of an earlier training that this one does not have
+            if name not in self._listed_files():
+                (self.transaction.folder / name).unlink(missing_ok=True)
+
+    def _state_and_curve(self) -> dict[str, bytes]:
+        """Return the files that belong to the last checkpoint."""
+        finished = len(self.history) == self.recipe.epochs
+        facts = {
+            "asked": self.settings,
+            "history": self.history,
+            "best": self.best,
+            "threads": torch.get_num_threads(),
+            "finished": finished,
+        }
+        tensors = {} if finished else training_tensors(self.model.module, self.trainer.optimizer)
+        files = {self.state: dump_state(tensors, facts), self.csv: table(self.history)}
+        return {**files, self.png: self._plot()} if finished and can_plot() else files
+
+    def _plot(self) -> bytes:
+        return plot(self.history, f"{self.model.name} on {self.held_out.name}")
+
+    def _last(self) -> Artifact:
+        return Artifact.open(self.transaction.folder / self.names["last"])
+
+    def _listed_files(self) -> set[str]:
+        return {payload.file for payload in self._last().manifest.files}
+
+    def _add_plot(self) -> None:
+        """Add the plot of a training that ended before its last epoch; plotting after every epoch would be slow."""
+        if not self.history or not can_plot() or self.png in self._listed_files():
+            return
+        last = self._last()
+        with storage_errors(last.path):
+            for payload in last.manifest.files:
+                shutil.copyfile(last.path.with_name(payload.file), self.transaction.path(payload.file))
+            self.transaction.path(self.png).write_bytes(self._plot())
+        files = (*last.manifest.files, Payload.of(self.transaction.path(self.png)))
+        self.transaction.publish(dataclasses.replace(last.manifest, files=files))
+
+    def _publish(self, role: str, predictions: Predictions, more_files: Mapping[str, bytes] | None = None) -> None:
+        """Write the ``best`` or the ``last`` checkpoint with its manifest."""
+        target = self.transaction.folder / self.names[role]
+        files = {self.names[role]: dump_weights(self.model.module), **(more_files or {})}
+        with storage_errors(target):
+            for name, data in files.items():
+                self.transaction.path(name).write_bytes(data)
+        chosen = "the best epoch by these images" if role == "best" else "the last epoch"
+        source = trained_on(self.trainer.data, len(self.history))
+        if self.model.weights.trained:
+            source += f", from {self.model.weights.source}"
+        manifest = Manifest(
+            model=self.model.name,
+            slug=self.model.slug,
+            format="safetensors",
+            precision="fp32",
+            files=tuple(Payload.of(self.transaction.path(name)) for name in files),
+            inputs=self.model.inputs,
+            outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", len(self.model.labels))),),
+            weights=Weights(source=source, trained=True, seed=self.recipe.seed),
+            preprocessing=self.model.preprocessing,
+            labels=self.model.labels,
+            reference={**self.model.reference, "weights": str(target)},
+            options={
+                "recipe": self.settings["recipe"],
+                "data": self.settings["data"],
+                "epoch": len(self.history),
+                "last": role == "last",
+                "threads": torch.get_num_threads(),
+            },
+            accuracy={"data": self.settings["held_out"], "chosen": chosen, **Accuracy.of(predictions).to_dict()},
+        )
+        self.transaction.publish(manifest)
+
+    def _diverged(self, exc: DivergedError) -> ModelError:
+        epoch = len(self.history) + 1
+        kept = f"the checkpoints of epoch {epoch - 1} and of the best epoch are kept"
+        return ModelError(
+            f"the training of {self.model.name} diverged in epoch {epoch} ({exc}); "
+            f"{kept if epoch > 1 else 'nothing was written'}.",
+            f"use a smaller learning rate than {self.recipe.lr:g}: --lr {self.recipe.lr / 10:g}",
+        )
+
+    def checkpoint(self, role: str) -> Artifact:
+        """Return the ``best`` or the ``last`` checkpoint after checking its digest.
+
+        Raises:
+            DigestError: the file differs from its manifest.
+        """
+        artifact = Artifact.open(self.transaction.folder / self.names[role])
+        artifact.verify()
+        return artifact
+
+    def curve(self) -> tuple[Path, ...]:
+        """Return the files of the training curve."""
+        listed = self._listed_files()
+        return tuple(self.transaction.folder / name for name in (self.csv, self.png) if name in listed)
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:
+    differences = []
+    for key in now:
+        old, new = before.get(key), now[key]
+        if isinstance(old, dict) and isinstance(new, dict):
+            differences.append(_differences(old, new, f"{key} "))
+        elif old != new:
+            values = "the shapes differ" if key == "parameters" else f"{old!r} before, {new!r} now"
+            differences.append(f"{prefix}{key}: {values}")
+    return "; ".join(filter(None, differences))

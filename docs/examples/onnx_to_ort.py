@@ -1,4 +1,4 @@
-"""ONNX to ORT, the format that ONNX Runtime reads without its ONNX parser: for phones and for minimal builds."""
+"""ONNX to the ORT format, which minimal builds of ONNX Runtime, such as those for phones, read without a parser."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from pathlib import Path
 import onnxruntime as ort
 
 SUFFIX = ".ort"
-"""Ending of what it writes: ``resnet18.fp32.ort``."""
+"""Suffix of the files it writes: ``resnet18.fp32.ort``."""
 
 BACKEND = "onnxruntime"
-"""What runs such a file: with it the file is held against the model before it is published."""
+"""Backend that runs the file; the parity check uses it before the file is published."""
 
 
 def convert(source: Path, path: Path) -> None:
-    """Write ``path`` from the ONNX file ``source``; what is raised becomes an error that names both."""
+    """Convert an ONNX file. Any exception is reported as an error that names the file and this exporter.
+
+    Args:
+        source: the ONNX file.
+        path: the file to write.
+    """
     settings = ort.SessionOptions()
-    # basic: what ONNX Runtime adds on higher levels is for the processor of this machine, and the file is for another
+    # higher levels optimize for the CPU of this machine, but the file is for another one
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     settings.optimized_model_filepath = str(path)
     settings.add_session_config_entry("session.save_model_format", "ORT")

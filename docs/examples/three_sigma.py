@@ -1,4 +1,4 @@
-"""Three standard deviations about the mean, as some hardware tools do it."""
+"""Three standard deviations around the mean, which some hardware vendors' tools use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIGMAS = 3.0
 
 
 def choose(histogram: Histogram, grid: Grid) -> Range:
-    """The range that eight bits shall cover; it holds zero, and goes no further than the values seen."""
+    """Return the INT8 range of a tensor; it contains zero and lies within the minimum and maximum of the values."""
     edges, counts = histogram.used()
     if not len(edges):
         return 0.0, 0.0

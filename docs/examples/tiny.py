@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from deploy.models.zoo._entry import ZooEntry, require_counts
+from deploy.models.zoo_entry import ZooEntry, require_counts
 
 
 class Tiny(nn.Module):
-    """Stages are attributes in the order they run; the forward method is the whole network."""
+    """Submodules are attributes in the order they run."""
 
     def __init__(self, *, width: int, in_channels: int, num_classes: int) -> None:
         """Create the network for images of `in_channels` channels and `num_classes` logits."""
@@ -41,10 +41,6 @@ ENTRIES: Mapping[str, ZooEntry] = {
         build=tiny,
         input_shape=(1, 32, 32),
         summary="two convolutions and a linear layer",
-        paper="none: an example of the documentation",
-        parameters=5_178,
         options={"width": int, "in_channels": int, "num_classes": int},
-        stages=("conv1", "conv2", "head"),
-        shapes=((16, 16, 16), (32, 8, 8), (10,)),
     ),
 }

@@ -1,4 +1,4 @@
-"""ONNX Runtime's providers: the one that was asked for, or an error."""
+"""ONNX Runtime runs on the requested execution provider or raises an error."""
 
 from pathlib import Path
 
@@ -24,12 +24,13 @@ def graph(tmp_path: Path) -> Path:
 @pytest.mark.skipif(bool(gpus()), reason="there is a GPU")
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_provider_that_fell_back_is_an_error(graph: Path, provider: str, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(BackendError, match=r"cannot use (CUDA|Tensorrt)ExecutionProvider|cannot open it"):
+    with pytest.raises(BackendError, match=r"(CUDA|Tensorrt)ExecutionProvider|g\.onnx"):
         open(graph, provider=provider, device=1, provider_options={"user_compute_stream": "0"})
-    assert capfd.readouterr().out == "", "stdout belongs to the command"
+    assert capfd.readouterr().out == "", "ONNX Runtime printed to stdout, which --json uses"
 
 
-def test_an_unknown_provider_is_named_with_its_nearest(graph: Path) -> None:
+def test_an_unknown_provider_is_refused_with_suggestions(graph: Path) -> None:
     open(graph, provider="cpu").close()
-    with pytest.raises(UnknownNameError, match=r"unknown provider 'cudaa'\. Did you mean cuda"):
+    with pytest.raises(UnknownNameError, match="'cudaa'") as refused:
         open(graph, provider="cudaa")
+    assert "cuda" in refused.value.suggestions

@@ -1,4 +1,4 @@
-"""The TensorRT backend: what it refuses anywhere, and on a machine with a GPU that it runs."""
+"""The TensorRT backend: refusals on every machine, runs on a machine with a GPU."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,10 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from deploy.backends.tensorrt.runner import TensorRTOptions, open
+from deploy.backends.tensorrt.runner import open
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.checked import dump_checked
-from deploy.core.errors import ArtifactError, BackendError, DigestError, UsageError
+from deploy.core.errors import ArtifactError, BackendError, DigestError, UnknownNameError, UsageError
 from deploy.core.progress import SILENT
 from deploy.engines.build import BuildRequest, build_engine
 from deploy.engines.convert import convert
@@ -29,32 +29,31 @@ def engine(store: Path) -> Path:
     return build_engine(request, artifacts=store, progress=SILENT).artifact.path
 
 
-def test_what_is_refused_before_it_is_opened(engine: Path) -> None:
-    data, told = engine.read_bytes(), manifest_path(engine).read_text(encoding="utf-8")
+def test_refused_before_the_engine_is_deserialized(engine: Path) -> None:
+    data, manifest = engine.read_bytes(), manifest_path(engine).read_text(encoding="utf-8")
     engine.write_bytes(data[:-1])
     with pytest.raises(DigestError):
         open(engine)
     engine.write_bytes(data)
     version = Artifact.open(engine).manifest.options["version"]
-    other = dump_checked(json.loads(told.replace(f'"version": "{version}"', '"version": "1.0"')))
+    other = dump_checked(json.loads(manifest.replace(f'"version": "{version}"', '"version": "1.0"')))
     manifest_path(engine).write_text(other, encoding="utf-8")
-    with pytest.raises(ArtifactError, match=r"built with tensorrt-rtx 1\.0, found .*, rebuild with: deploy trt build"):
+    with pytest.raises(ArtifactError, match=r"tensorrt-rtx 1\.0.*deploy trt build"):
         open(engine)
     manifest_path(engine).unlink()
-    with pytest.raises(ArtifactError, match="no manifest"):
+    with pytest.raises(ArtifactError, match=engine.name):
         open(engine)
 
 
 @pytest.mark.skipif(bool(gpus()), reason="there is a GPU")
 def test_without_a_gpu(engine: Path) -> None:
-    with pytest.raises(BackendError, match="there is no NVIDIA GPU with a driver on this machine"):
+    with pytest.raises(BackendError, match="GPU"):
         open(engine)
 
 
-def test_options_are_those_of_the_dataclass(engine: Path) -> None:
-    assert TensorRTOptions() == TensorRTOptions(device=0, graph=False, runtime_cache=None)
-    with pytest.raises(TypeError, match="unexpected keyword"):
-        open(engine, cuda_graph=True)
+def test_an_unknown_option_is_refused_before_the_file_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="cuda_graph"):
+        open(tmp_path / "missing.engine", cuda_graph=True)
 
 
 @pytest.mark.gpu
@@ -78,9 +77,9 @@ def test_on_a_gpu(store: Path, runtime: str, graph: bool) -> None:
             runner.synchronize()
             np.testing.assert_allclose(runner.fetch()["logits"], expected, rtol=1e-4, atol=1e-5)
             assert runner.device_ns() > 0
-        with pytest.raises(BackendError, match="the engine takes"):
+        with pytest.raises(BackendError, match="17×1×32×32"):
             runner.run({"input": np.zeros((17, 1, 32, 32), np.float32)})
-    with pytest.raises(UsageError, match="counted from 0"):
+    with pytest.raises(UsageError, match="device"):
         open(path, device=torch.cuda.device_count())
 
 
@@ -94,5 +93,5 @@ def test_a_runtime_cache_is_written_and_read(engine: Path, tmp_path: Path) -> No
     with open(engine, runtime_cache=str(cache)) as runner:
         np.testing.assert_array_equal(runner.run(feeds)["logits"], first)
     cache.write_bytes(b"no cache")
-    with pytest.raises(BackendError, match="does not take this cache"):
+    with pytest.raises(BackendError, match=r"kernels\.cache"):
         open(engine, runtime_cache=str(cache))

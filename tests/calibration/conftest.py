@@ -1,4 +1,4 @@
-"""Small graphs with everything that the targets' rules speak of."""
+"""A small graph with every construct that the rules of the targets mention."""
 
 import warnings
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Save = Callable[..., Path]
 
 
 class Block(nn.Module):
-    """Convolutions, a residual sum with a projected skip, a lone batch normalization, pools, a mean, a head."""
+    """Convolutions, a residual sum, a batch normalization without a convolution, pools, a mean and a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Block(nn.Module):
 
 
 def save(path: Path, *, batch: bool = True) -> Path:
-    """The block as ONNX, seeded, with statistics that are not the identity."""
+    """Export the block to ONNX, seeded, with batch statistics other than the identity."""
     torch.manual_seed(5)
     module = Block().eval()
     with torch.no_grad():
@@ -41,7 +41,7 @@ def save(path: Path, *, batch: bool = True) -> Path:
             if "running" in name:
                 value.copy_(torch.rand_like(value) + 0.5)
         for name, value in module.named_parameters():
-            value.mul_(0.1 if name.endswith("bias") else 3.0)  # so that the output answers to the input
+            value.mul_(0.1 if name.endswith("bias") else 3.0)  # so that the output depends on the input
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         _trace(module, path, batch)
@@ -76,11 +76,11 @@ def images() -> np.ndarray:
 
 @pytest.fixture
 def change(tmp_path: Path, block: Path) -> Callable[[Callable[[onnx.ModelProto], None]], Path]:
-    """The block with something done to it."""
+    """A function that saves the block after a change."""
 
-    def changed(what: Callable[[onnx.ModelProto], None]) -> Path:
+    def changed(apply: Callable[[onnx.ModelProto], None]) -> Path:
         model = onnx.load(str(block))
-        what(model)
+        apply(model)
         onnx.save(model, str(tmp_path / "changed.onnx"))
         return tmp_path / "changed.onnx"
 

@@ -6,6 +6,7 @@ import pytest
 from calibration.grid import Grid
 from calibration.histogram import Histogram
 from calibration.statistics import entropy, minmax, mse, percentile
+from calibration.table import STATISTICS
 from deploy.core import registry
 
 UNSIGNED, SIGNED = Grid(symmetric=False), Grid(symmetric=True)
@@ -20,15 +21,15 @@ def _histogram(values: np.ndarray) -> Histogram:
     return histogram
 
 
-@pytest.mark.parametrize("name", registry.names("calibration.statistics"))
+@pytest.mark.parametrize("name", registry.names(STATISTICS))
 @pytest.mark.parametrize("grid", [UNSIGNED, SIGNED], ids=["asymmetric", "symmetric"])
 @pytest.mark.parametrize(
     "values",
     [NORMAL, np.maximum(NORMAL, 0), -np.abs(NORMAL), np.zeros(50), np.full(50, 2.0), np.full(50, -3e-30), OUTLIER],
     ids=["normal", "relu", "negative", "zeros", "constant", "tiny", "outlier"],
 )
-def test_a_range_holds_zero_lies_within_the_data_and_is_finite(name: str, grid: Grid, values: np.ndarray) -> None:
-    low, high = registry.load("calibration.statistics", name).choose(_histogram(values.astype(np.float32)), grid)
+def test_a_range_contains_zero_lies_within_the_data_and_is_finite(name: str, grid: Grid, values: np.ndarray) -> None:
+    low, high = registry.load(STATISTICS, name).choose(_histogram(values.astype(np.float32)), grid)
     widest = grid.around(float(values.min()), float(values.max()))
     assert np.isfinite([low, high]).all() and low <= 0 <= high
     assert widest[0] * (1 + 1e-6) <= low and high <= widest[1] * (1 + 1e-6)
@@ -37,14 +38,14 @@ def test_a_range_holds_zero_lies_within_the_data_and_is_finite(name: str, grid: 
     assert (low, high) != (0, 0) or not values.any()
 
 
-def test_minmax_keeps_an_outlier_and_others_cut_it_off() -> None:
+def test_minmax_keeps_an_outlier_and_others_clip_it() -> None:
     histogram = _histogram(OUTLIER)
     assert minmax.choose(histogram, UNSIGNED)[1] == 400
-    for statistic in (percentile, entropy):  # its squared error would be larger than that of coarse steps
+    for statistic in (percentile, entropy):  # not mse: clipping it would cost more than coarse steps
         assert statistic.choose(histogram, UNSIGNED)[1] < 100, statistic.__name__
 
 
-def test_percentile_leaves_one_in_ten_thousand_beyond_each_end() -> None:
+def test_percentile_clips_one_in_ten_thousand_at_each_end() -> None:
     low, high = percentile.choose(_histogram(NORMAL), UNSIGNED)
     assert low == pytest.approx(np.quantile(NORMAL, 1e-4), abs=0.01)
     assert high == pytest.approx(np.quantile(NORMAL, 1 - 1e-4), abs=0.01)
@@ -52,7 +53,7 @@ def test_percentile_leaves_one_in_ten_thousand_beyond_each_end() -> None:
 
 @pytest.mark.parametrize("grid", [UNSIGNED, SIGNED], ids=["asymmetric", "symmetric"])
 @pytest.mark.parametrize("values", [NORMAL, np.maximum(NORMAL, 0), RNG.laplace(size=100_000).astype(np.float32)])
-def test_mse_finds_the_least_error_of_the_data_itself(grid: Grid, values: np.ndarray) -> None:
+def test_mse_finds_the_minimum_error_of_the_data(grid: Grid, values: np.ndarray) -> None:
     full = minmax.choose(_histogram(values), grid)
 
     def error(span: tuple[float, float]) -> float:
@@ -63,7 +64,7 @@ def test_mse_finds_the_least_error_of_the_data_itself(grid: Grid, values: np.nda
     assert error(mse.choose(_histogram(values), grid)) <= 1.03 * best
 
 
-def test_entropy_keeps_an_even_distribution_whole() -> None:
+def test_entropy_keeps_the_whole_range_of_a_uniform_distribution() -> None:
     even = RNG.uniform(0, 1, 200_000).astype(np.float32)
     assert entropy.choose(_histogram(even), UNSIGNED)[1] > 0.97
 

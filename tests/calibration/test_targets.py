@@ -1,4 +1,4 @@
-"""The rules of each target, seen in the graphs that come out, and what they compute."""
+"""Quantized graphs of every target: their structure, and the values they compute."""
 
 from pathlib import Path
 
@@ -8,14 +8,15 @@ import onnxruntime as ort
 import pytest
 
 import calibration
+from calibration.graph import weighted_layers
 from calibration.layers import layer_noise
-from calibration.sensitivity import layers, rank, relax
+from calibration.sensitivity import choose_float_layers, rank_layers
 from calibration.table import CalibrationTable
-from calibration.targets import onnxruntime as rules
-from deploy.core import registry
+from calibration.target import targets
+from calibration.targets import onnxruntime
 from deploy.core.errors import ArtifactError, UnknownNameError
 
-TARGETS = registry.names("calibration.targets")
+TARGETS = list(targets())
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def _nodes(model: onnx.ModelProto, *kinds: str) -> list[onnx.NodeProto]:
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("fused", [True, False])
-def test_it_computes_nearly_the_same(
+def test_the_values_are_close_to_those_of_the_float_graph(
     graph: onnx.ModelProto, table: CalibrationTable, images: np.ndarray, target: str, fused: bool
 ) -> None:
     expected = _run(graph, images)
@@ -87,9 +88,11 @@ def test_onnxruntime_rules(graph: onnx.ModelProto, table: CalibrationTable) -> N
     assert any(
         stored[node.input[0]].dtype == np.int32 for node in _nodes(made, "DequantizeLinear") if node.input[0] in stored
     )
-    assert not _nodes(made, "Relu", "Clip", "BatchNormalization"), "cut off by the rounding, or made a convolution"
+    assert not _nodes(made, "Relu", "Clip", "BatchNormalization"), (
+        "fused into the quantization, or rewritten to a convolution"
+    )
     for features, reduced in ((["avx2"], True), (["avx512_vnni"], False), (["asimddp"], False)):
-        assert rules.rules(features).reduce_range is reduced
+        assert onnxruntime.rules(features).reduce_range is reduced
 
 
 def test_openvino_rules(graph: onnx.ModelProto, table: CalibrationTable) -> None:
@@ -97,9 +100,9 @@ def test_openvino_rules(graph: onnx.ModelProto, table: CalibrationTable) -> None
     stored = _stored(made)
     assert _nodes(made, "Relu") and _nodes(made, "BatchNormalization")
     assert not any(value.dtype == np.int32 for value in stored.values())
-    rounded = {node.output[0] for node in _nodes(made, "DequantizeLinear")}
-    assert not any(rounded & set(node.input) for node in _nodes(made, "Relu", "Clip", "BatchNormalization"))
-    assert all(rounded >= set(node.input) for node in _nodes(made, "Add", "MaxPool", "AveragePool"))
+    dequantized = {node.output[0] for node in _nodes(made, "DequantizeLinear")}
+    assert not any(dequantized & set(node.input) for node in _nodes(made, "Relu", "Clip", "BatchNormalization"))
+    assert all(dequantized >= set(node.input) for node in _nodes(made, "Add", "MaxPool", "AveragePool"))
 
 
 def test_tensorrt_rules(graph: onnx.ModelProto, table: CalibrationTable) -> None:
@@ -112,43 +115,41 @@ def test_tensorrt_rules(graph: onnx.ModelProto, table: CalibrationTable) -> None
     for node in _nodes(made, "Conv", "Gemm"):
         assert by_output[node.input[0]].op_type == "DequantizeLinear"
         assert node.input[2] in stored and stored[node.input[2]].dtype == np.float32
-    rounded = [[by_output[name].op_type == "DequantizeLinear" for name in node.input] for node in _nodes(made, "Add")]
-    assert rounded == [[False, True]], "of a residual sum only the skipped branch is rounded"
+    quantized = [[by_output[name].op_type == "DequantizeLinear" for name in node.input] for node in _nodes(made, "Add")]
+    assert quantized == [[False, True]], "only the skip branch of a residual sum is quantized"
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_layers_can_stay_in_float(
     graph: onnx.ModelProto, table: CalibrationTable, images: np.ndarray, target: str
 ) -> None:
-    names = layers(graph)
+    names = weighted_layers(graph)
     assert len(names) == 4
     made = calibration.quantize(graph, table, target, keep_float=names)
     kept = [node for node in made.graph.node if node.name in names]
     by_output = {node.output[0]: node for node in made.graph.node}
-    assert all(by_output.get(node.input[1]) is None for node in kept), "their weights are as they were"
+    assert all(by_output.get(node.input[1]) is None for node in kept), "their weights are not quantized"
     every = calibration.quantize(graph, table, target, keep_float=[node.name for node in graph.graph.node])
     assert not _nodes(every, "QuantizeLinear", "DequantizeLinear")
     assert np.allclose(_run(every, images), _run(graph, images), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_noise_is_told_layer_by_layer(
-    graph: onnx.ModelProto, table: CalibrationTable, images: np.ndarray, target: str
-) -> None:
+def test_noise_of_every_layer(graph: onnx.ModelProto, table: CalibrationTable, images: np.ndarray, target: str) -> None:
     made = calibration.quantize(graph, table, target)
     found = layer_noise(graph, made, [{"input": images}])
-    assert {item.layer for item in found} == set(layers(graph))
+    assert {item.layer for item in found} == set(weighted_layers(graph))
     assert [item.sqnr_db for item in found] == sorted(item.sqnr_db for item in found)
     assert all(15 < item.sqnr_db < 80 for item in found)
 
 
-def test_a_layer_with_a_coarse_weight_is_the_most_sensitive(
+def test_a_layer_with_outliers_in_its_weights_is_the_most_sensitive(
     graph: onnx.ModelProto, table: CalibrationTable, images: np.ndarray
 ) -> None:
     for tensor in graph.graph.initializer:
         if tensor.name == "third.weight":
             value = onnx.numpy_helper.to_array(tensor).copy()
-            value[:, 0] *= 4000  # outliers leave the other weights of each channel one or two levels
+            value[:, 0] *= 4000  # leaves one or two levels for the other weights of each channel
             tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
     table = CalibrationTable.of(calibration.collect(graph, [{"input": images}]), "minmax", {})
     expected, every = _run(graph, images), {node.name for node in graph.graph.node}
@@ -157,35 +158,46 @@ def test_a_layer_with_a_coarse_weight_is_the_most_sensitive(
         found = _run(calibration.quantize(graph, table, "tensorrt", keep_float=every - {name}), images)
         return float(10 * np.log10(np.square(expected).sum() / np.square(found - expected).sum()))
 
-    order = rank(layers(graph), alone)
+    order = rank_layers(weighted_layers(graph), alone)
     reading = {node.name for node in graph.graph.node if "third.weight" in node.input}
     assert order[0][0] in reading and order[0][1] < order[1][1]
 
 
-def test_layers_go_back_to_float_until_the_bound_holds() -> None:
+def test_layers_are_kept_in_float_until_the_result_is_sufficient() -> None:
     measured: list[frozenset[str]] = []
 
     def measure(keep: frozenset[str]) -> int:
         measured.append(keep)
         return 10 * len(keep)
 
-    plan = relax(["a", "b", "c"], measure, lambda reached: reached >= 20)
-    assert plan.holds and plan.keep_float == {"a", "b"} and [step.reached for step in plan.steps] == [10, 20]
+    plan = choose_float_layers(["a", "b", "c"], measure, lambda result: result >= 20)
+    assert plan.sufficient and plan.keep_float == {"a", "b"} and plan.result == 20
+    assert plan.start == 0 and [step.result for step in plan.steps] == [10, 20]
     assert measured == [frozenset(), frozenset("a"), frozenset("ab")]
-    assert not relax(["a"], measure, lambda reached: reached >= 20).holds
-    assert relax(["a"], measure, lambda reached: True).steps == ()
+    assert not choose_float_layers(["a"], measure, lambda result: result >= 20).sufficient
+    assert choose_float_layers(["a"], measure, lambda result: True).steps == ()
 
 
-def test_a_table_survives_its_text_and_names_what_changed(table: CalibrationTable, tmp_path: Path) -> None:
+def test_a_table_can_be_saved_and_names_what_changed(table: CalibrationTable, tmp_path: Path) -> None:
     again = CalibrationTable.from_json(table.to_json(), tmp_path)
     assert again == CalibrationTable.from_json(again.to_json(), tmp_path)
     assert again.tensors == table.tensors and again.shared == table.shared
     assert again.changed({"graph": "x"}) == [] and again.changed({"graph": "y", "method": "mse"}) == ["graph", "method"]
-    for text in ("", "[]", "{}", '{"schema": 9}', table.to_json().replace('"low"', '"lo"'), "{" * 9999):
-        with pytest.raises(ArtifactError):
+    text = table.to_json()
+    first = next(iter(table.tensors.values())).asymmetric[1]
+    broken = ["", "[]", "{}", '{"schema": 9}', text.replace('"schema": 1', '"schema": 9'), "{" * 9999]
+    broken += [text.replace('"low"', '"lo"'), text.replace(str(first), "NaN"), text.replace(str(first), "-1e9")]
+    for text in broken:
+        with pytest.raises(ArtifactError, match=tmp_path.name):
             CalibrationTable.from_json(text, tmp_path)
 
 
-def test_unknown_names_are_refused_with_the_nearest(graph: onnx.ModelProto, table: CalibrationTable) -> None:
-    with pytest.raises(UnknownNameError, match="Did you mean tensorrt"):
+def test_unknown_names_are_refused_with_suggestions(
+    graph: onnx.ModelProto, table: CalibrationTable, images: np.ndarray
+) -> None:
+    with pytest.raises(UnknownNameError, match="tensort") as refused:
         calibration.quantize(graph, table, "tensort")
+    assert "tensorrt" in refused.value.suggestions
+    with pytest.raises(UnknownNameError, match="entropie") as refused:
+        CalibrationTable.of(calibration.collect(graph, [{"input": images}]), "entropie", {})
+    assert "entropy" in refused.value.suggestions

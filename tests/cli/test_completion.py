@@ -1,4 +1,4 @@
-"""Shells complete its commands."""
+"""Shell completion."""
 
 import os
 import subprocess

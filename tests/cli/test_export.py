@@ -1,4 +1,4 @@
-"""`deploy export`, as typed."""
+"""The command line `deploy export`."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ def _session(path: str) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
-def test_a_zoo_model_is_exported_and_proven(run: Run, store: Path) -> None:
+def test_a_zoo_model_is_exported_and_checked(run: Run, store: Path) -> None:
     done = run("export", "zoo/lenet5", "--format", "onnx", "--json")
     assert done.code == 0
     report = done.json
@@ -40,14 +40,14 @@ def test_a_zoo_model_is_exported_and_proven(run: Run, store: Path) -> None:
     assert run("verify").code == 0
 
 
-def test_the_summary_says_what_matters(run: Run) -> None:
+def test_the_summary(run: Run) -> None:
     done = run("export", "zoo/lenet5", "--weights", "none")
     for word in ("lenet5.fp32.onnx", "252.9 kB", "opset 20", "by export", "dynamic: batch", "UNTRAINED", "pass",
-                 "ONNX Runtime", "PyTorch's own fp32", "margin", "10 identical"):  # fmt: skip
+                 "ONNX Runtime", "fp32", "margin", "10 identical"):  # fmt: skip
         assert word in done.out.replace("\n", " "), word
 
 
-def test_two_exports_are_the_same_to_the_byte(run: Run, store: Path) -> None:
+def test_two_exports_are_bitwise_equal(run: Run, store: Path) -> None:
     digests = [run("export", "zoo/lenet5", "--json").json["parity"]["digest"] for _ in range(2)]
     assert digests[0] == digests[1]
 
@@ -76,11 +76,11 @@ def test_tracing_half_precision_and_opset(run: Run) -> None:
 
 
 @pytest.mark.parametrize("opset", [12, 17, 18, 21])
-def test_the_opset_that_was_asked_for_or_none(run: Run, opset: int) -> None:
+def test_the_requested_opset_or_a_fallback(run: Run, opset: int) -> None:
     done = run("export", "zoo/lenet5", "--weights", "none", "--opset", opset, "--json")
     assert done.code == 0, done.err
     assert done.json["opset"] == opset
-    assert done.json["strategy"] == "export" or f"opset {opset} was asked for" in done.json["notes"][0]
+    assert done.json["strategy"] == "export" or f"opset {opset}" in done.json["notes"][0]
 
 
 def test_a_factory_in_a_file_with_two_inputs_and_a_dictionary(run: Run, nets: Path) -> None:
@@ -132,12 +132,12 @@ def test_a_checkpoint_of_another_head(run: Run, nets: Path, tmp_path: Path, suff
     )
     assert done.code == 0, done.err
     assert done.json["weights"]["source"] == str(path) and len(done.json["weights"]["sha256"]) == 64
-    assert ("prefix 'module.' was taken off" in done.err) == (suffix == "pt")
+    assert ("'module.'" in done.err) == (suffix == "pt")
     counts = done.json["parity"]["weights"]["counts"]
     assert counts == {"identical": 2, "folded": 11, "gathered": 0, "unused": 2, "listed": 0}
 
 
-def test_arch_names_the_network_of_a_checkpoint(run: Run, tmp_path: Path) -> None:
+def test_arch_sets_the_architecture_of_a_checkpoint(run: Run, tmp_path: Path) -> None:
     import torchvision
 
     torch.manual_seed(0)
@@ -177,39 +177,38 @@ def test_dynamic_none_and_height_and_width(run: Run) -> None:
     assert free.json["parity"]["dynamic"]["height"] == [224, 336, 448]
 
 
-def test_a_fallback_is_said_with_its_reason(run: Run, nets: Path) -> None:
+def test_a_fallback_is_reported_with_its_reason(run: Run, nets: Path) -> None:
     done = run("export", f"{nets}:branching", "--input", "x:batch,4", "--json")
     assert done.code == 0, done.err
     assert done.json["strategy"] == "trace"
-    assert done.json["notes"][0].startswith("export: ") and done.json["notes"][0].endswith("Trying trace.")
-    assert done.json["notes"][0] in done.err
+    (fallback,) = done.json["notes"]
+    assert fallback.startswith("export: ") and "trace" in fallback and fallback in done.err
     assert done.json["outputs"][0]["shape"] == ["batch", 2]
     (note,) = done.json["parity"]["notes"]
-    assert "took one way by what it saw at nets.py:" in note and "negatives" in note
-    assert note in done.err, "the graph has not all of the model"
+    assert "nets.py:" in note and "negated" in note and note in done.err
 
 
-def test_a_graph_with_one_of_two_ways_is_rejected(run: Run, nets: Path) -> None:
+def test_a_graph_with_one_of_two_branches_is_rejected(run: Run, nets: Path) -> None:
     done = run("export", f"{nets}:forked", "--input", "x:batch,4", "--json")
     assert done.code == 3 and done.json["strategy"] == "trace"
-    assert "noise is" in done.json["parity"]["reasons"][0]
-    held = run("check", f"{nets}:forked", "--input", "x:batch,4", "--onnx", done.json["file"], "--json")
-    assert held.code == 3, "and so is somebody else's"
+    assert any(item["verdict"] == "fail" and item["group"] == "unit" for item in done.json["parity"]["outputs"])
+    checked = run("check", f"{nets}:forked", "--input", "x:batch,4", "--onnx", done.json["file"], "--json")
+    assert checked.code == 3, "without its manifest too"
 
 
-def test_a_baked_batch_is_rejected_by_name(run: Run, nets: Path, store: Path) -> None:
+def test_a_batch_exported_as_a_constant_is_rejected_by_name(run: Run, nets: Path, store: Path) -> None:
     done = run("export", f"{nets}:baked", "--input", "x:batch,4", "--strategy", "trace", "--json")
     assert done.code == 3
-    assert "'batch' claims to be dynamic" in done.json["parity"]["reasons"][0]
-    assert "rejected" in done.json["file"]
-    assert run("check").code == 1, "a rejected export is nobody's newest export"
+    assert "'batch'" in done.json["parity"]["reasons"][0]
+    assert Path(done.json["file"]).parent.name == "rejected"
+    assert run("check").code == 1, "a rejected export is not the newest export"
 
 
-def test_an_output_that_does_not_answer_is_inconclusive(run: Run, nets: Path) -> None:
+def test_an_output_that_does_not_depend_on_the_input_is_inconclusive(run: Run, nets: Path) -> None:
     done = run("export", f"{nets}:constant", "--input", "x:batch,4", "--json")
     assert done.code == 4
     assert done.json["parity"]["verdict"] == "inconclusive"
-    assert "does not depend on the input" in done.json["parity"]["reasons"][0]
+    assert done.json["parity"]["outputs"][0]["signal"] == 0 and done.json["parity"]["reasons"]
 
 
 def test_real_samples_are_probed(run: Run, tmp_path: Path) -> None:
@@ -220,7 +219,7 @@ def test_real_samples_are_probed(run: Run, tmp_path: Path) -> None:
     assert done.json["parity"]["probes"] == plain["probes"] + 3  # four, four and one
     np.save(tmp_path / "wrong.npy", np.zeros((4, 3, 8, 8), np.float32))
     refused = run("export", "zoo/lenet5", "--data", tmp_path / "wrong.npy")
-    assert refused.code == 1 and "[4, 3, 8, 8] do not fit" in refused.err
+    assert refused.code == 1 and "[4, 3, 8, 8]" in refused.err
 
 
 def test_real_images_are_prepared_for_the_model_and_probed(run: Run, tmp_path: Path) -> None:
@@ -234,36 +233,36 @@ def test_real_images_are_prepared_for_the_model_and_probed(run: Run, tmp_path: P
     assert done.json["parity"]["probes"] == plain["probes"] + 2
     bundled = run("check", "--data", "digits", "--json")
     assert bundled.json["parity"]["probes"] == plain["probes"] + 4
-    for data, words in (("nothing", "unknown data set 'nothing'"), ("no/such/folder", "no such file or folder")):
+    for data, code in (("nothing", 2), ("no/such/folder", 1)):
         refused = run("check", "--data", data)
-        assert refused.code in (1, 2) and words in refused.err
+        assert refused.code == code and data in refused.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["resnet81"], 2, ["unknown model 'resnet81'", "Did you mean", "resnet18"]),
-        (["zoo/lenet6"], 2, ["Did you mean", "lenet5"]),
-        (["nowhere/resnet18"], 2, ["unknown model source 'nowhere'"]),
-        (["missing.py:net", "--input", "x:1"], 1, ["missing.py: there is no such file"]),
-        (["{nets}:smal", "--input", "x:1"], 2, ["Did you mean small"]),
-        (["{nets}:small"], 2, ["--input name:shape"]),
-        (["{nets}:not_a_module", "--input", "x:1"], 1, ["returned a int, not a torch.nn.Module"]),
+        (["resnet81"], 2, ["'resnet81'", "resnet18"]),
+        (["zoo/lenet6"], 2, ["lenet6", "lenet5"]),
+        (["nowhere/resnet18"], 2, ["'nowhere'"]),
+        (["missing.py:net", "--input", "x:1"], 1, ["missing.py"]),
+        (["{nets}:smal", "--input", "x:1"], 2, ["smal", "small"]),
+        (["{nets}:small"], 2, ["--input"]),
+        (["{nets}:not_a_module", "--input", "x:1"], 1, ["not_a_module", "int", "torch.nn.Module"]),
         (["{nets}:broken", "--input", "x:1"], 1, ["RuntimeError: no such luck"]),
-        (["{nets}:small", "--input", "x:batch,4,8,8"], 1, ["does not run on x", "channels"]),
-        (["{nets}:impossible", "--input", "x:batch,4"], 1, ["export:", "trace:", "full log"]),
-        (["zoo/lenet5", "--input", "x"], 2, ["is not of the form"]),
-        (["zoo/lenet5", "--input", "x:batch,3,32,32"], 2, ["axis 1 cannot differ"]),
+        (["{nets}:small", "--input", "x:batch,4,8,8"], 1, ["channels"]),
+        (["{nets}:impossible", "--input", "x:batch,4"], 1, ["export:", "trace:", ".log"]),
+        (["zoo/lenet5", "--input", "x"], 2, ["--input"]),
+        (["zoo/lenet5", "--input", "x:batch,3,32,32"], 2, ["axis 1"]),
         (["zoo/lenet5", "--input", "x:batch,1,32"], 2, ["3 dimensions"]),
-        (["zoo/lenet5", "--dynamic", "depth"], 2, ["no such dimension", "batch"]),
-        (["zoo/lenet5", "-o", "wings=2"], 2, ["no option 'wings'", "activation"]),
-        (["zoo/lenet5", "-o", "activation=loud"], 2, ["activation must be one of"]),
-        (["zoo/lenet5", "-o", "novalue"], 2, ["key=value"]),
-        (["zoo/lenet5", "--weights", "nowhere.pt"], 1, ["nowhere.pt: there is no such file"]),
-        (["zoo/lenet5", "--weights", "default"], 1, ["no weights are published"]),
-        (["zoo/lenet5", "--arch", "resnet18"], 2, ["--arch goes with a checkpoint"]),
-        (["some.safetensors"], 1, ["there is no such file"]),
-        (["theirs.onnx"], 2, ["deploy check MODEL --onnx"]),
+        (["zoo/lenet5", "--dynamic", "depth"], 2, ["--dynamic depth", "batch"]),
+        (["zoo/lenet5", "-o", "wings=2"], 2, ["'wings'", "activation"]),
+        (["zoo/lenet5", "-o", "activation=loud"], 2, ["activation", "relu"]),
+        (["zoo/lenet5", "-o", "novalue"], 2, ["novalue"]),
+        (["zoo/lenet5", "--weights", "nowhere.pt"], 1, ["nowhere.pt"]),
+        (["zoo/lenet5", "--weights", "default"], 1, ["lenet5"]),
+        (["zoo/lenet5", "--arch", "resnet18"], 2, ["--arch"]),
+        (["some.safetensors"], 1, ["some.safetensors"]),
+        (["other.onnx"], 2, ["deploy check MODEL --onnx"]),
         (["zoo/lenet5", "--format", "tflite"], 2, ["tflite"]),
     ],
 )
@@ -273,7 +272,7 @@ def test_mistakes(run: Run, nets: Path, store: Path, arguments: list[str], code:
     for word in words:
         assert word in done.err, done.err
     assert "Traceback" not in done.err
-    assert not [path for path in store.rglob("*") if path.is_file()], "something was left behind"
+    assert not [path for path in store.rglob("*") if path.is_file()], "partial results were left"
     as_json = run("export", *[item.format(nets=nets) for item in arguments], "--json")
     assert as_json.code == code and set(as_json.json) == {"error", "exit_code"}
 
@@ -298,17 +297,17 @@ def test_weights_that_are_not_finite_are_named(run: Run, tmp_path: Path, store: 
     state[name].view(-1)[4] = float("inf")
     safetensors.torch.save_file(state, tmp_path / "nan.safetensors")
     done = run("export", "zoo/lenet5", "--weights", tmp_path / "nan.safetensors")
-    assert done.code == 1 and f"tensor '{name}' holds 2 values that are not finite" in done.err
+    assert done.code == 1 and name in done.err and "2 values" in done.err
     assert not store.exists()
 
 
 def test_a_directory_that_cannot_be_made(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     done = run("--artifacts", tmp_path / "file" / "below", "export", "zoo/lenet5")
-    assert done.code == 1 and "cannot be written" in done.err
+    assert done.code == 1 and str(tmp_path / "file") in done.err.replace("\n", "")
 
 
-def test_what_a_library_prints_is_not_taken_for_the_result(tmp_path: Path) -> None:
+def test_output_of_libraries_goes_to_stderr(tmp_path: Path) -> None:
     (tmp_path / "loud.py").write_text(
         "import ctypes, os, torch\n"
         "def build():\n"

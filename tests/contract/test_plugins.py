@@ -6,6 +6,7 @@ import inspect
 
 import pytest
 
+from calibration import table, target
 from deploy.core import registry
 from deploy.core.backend import find_backend
 from deploy.core.errors import UnknownNameError
@@ -21,13 +22,6 @@ def test_model_sources(name: str) -> None:
     assert "\n" not in source.summary(listed[0])
 
 
-@pytest.mark.parametrize("name", registry.names("deploy.backends"))
-def test_backends(name: str) -> None:
-    backend = registry.load("deploy.backends", name)
-    assert backend.__doc__
-    assert callable(getattr(backend, "open", None)) or callable(getattr(backend, "from_model", None))
-
-
 @pytest.mark.parametrize("name", registry.names("deploy.bench.scenarios"))
 def test_scenarios(name: str) -> None:
     scenario = registry.load("deploy.bench.scenarios", name)
@@ -35,11 +29,25 @@ def test_scenarios(name: str) -> None:
     assert scenario.__doc__ and next(iter(wanted)) == "runner" and {"time_s", "seed"} <= set(wanted)
 
 
+@pytest.mark.parametrize("name", registry.names(target.PACKAGE))
+def test_calibration_targets(name: str) -> None:
+    module = registry.load(target.PACKAGE, name)
+    assert module.__doc__ and module.TARGET.title and module.TARGET.name == name
+    assert target.find_target(name) is module.TARGET
+    assert list(inspect.signature(module.TARGET.quantize).parameters) == ["model", "ranges", "keep_float", "features"]
+
+
+@pytest.mark.parametrize("name", registry.names(table.STATISTICS))
+def test_calibration_statistics(name: str) -> None:
+    module = registry.load(table.STATISTICS, name)
+    assert module.__doc__ and list(inspect.signature(module.choose).parameters) == ["histogram", "grid"]
+
+
 @pytest.mark.parametrize("name", registry.names("deploy.models.zoo"))
 def test_zoo_families(name: str) -> None:
     family = registry.load("deploy.models.zoo", name)
     for entry in family.ENTRIES.values():
-        assert entry.summary and entry.paper and len(entry.stages) == len(entry.shapes)
+        assert entry.summary and len(entry.input_shape) == 3
 
 
 @pytest.mark.parametrize("name", registry.names("deploy.sweeps.executors"))

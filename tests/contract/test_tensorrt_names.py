@@ -26,7 +26,7 @@ VARIABLES = {
         "fault": "ParserError",
         "profile": "IOptimizationProfile",
     },
-    "exporters/parsed.py": {
+    "exporters/tensorrt_network.py": {
         "network": "INetworkDefinition",
         "layer": "ILayer",
         "tensor": "ITensor",

@@ -1,4 +1,4 @@
-"""``.npy`` and ``.npz``."""
+"""Images in ``.npy`` and ``.npz`` files."""
 
 from pathlib import Path
 
@@ -49,42 +49,42 @@ def test_labels(tmp_path: Path, names: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("array", "message"),
+    ("array", "datum"),
     [
-        (np.zeros((0, 3, 4, 4), np.uint8), "holds no image"),
-        (np.zeros((2, 5, 5, 5), np.uint8), "is not images"),
-        (np.zeros(7, np.uint8), "is not images"),
-        (np.full((2, 4, 4), 256), "from 256 to 256"),
-        (np.full((2, 4, 4), -1.0), "floats must be in"),
-        (np.full((2, 4, 4), 16.0), "floats must be in"),
-        (np.full((2, 4, 4), np.nan), "from nan to nan"),
-        (np.zeros((2, 4, 4), bool), "bool is no dtype of images"),
-        (np.zeros((2, 4, 4), complex), "no dtype of images"),
+        (np.zeros((0, 3, 4, 4), np.uint8), r"\[0, 3, 4, 4\]"),
+        (np.zeros((2, 5, 5, 5), np.uint8), r"\[2, 5, 5, 5\]"),
+        (np.zeros(7, np.uint8), r"\[7\]"),
+        (np.full((2, 4, 4), 256), "256.*0..255"),
+        (np.full((2, 4, 4), -1.0), r"-1\.0.*\[0, 1\]"),
+        (np.full((2, 4, 4), 16.0), r"16\.0.*\[0, 1\]"),
+        (np.full((2, 4, 4), np.nan), "nan"),
+        (np.zeros((2, 4, 4), bool), "bool"),
+        (np.zeros((2, 4, 4), complex), "complex128"),
     ],
 )
-def test_arrays_that_are_not_images(tmp_path: Path, array: np.ndarray, message: str) -> None:
+def test_arrays_that_are_not_images(tmp_path: Path, array: np.ndarray, datum: str) -> None:
     np.save(tmp_path / "a.npy", array)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=rf"a\.npy.*{datum}"):
         open_dataset(tmp_path / "a.npy")
 
 
 @pytest.mark.parametrize(
-    ("labels", "message"),
+    ("labels", "datum"),
     [
-        (np.arange(5), "5 labels for 6 images"),
-        (np.eye(6, dtype=int), "not a class index an image"),
-        (np.zeros(6), "not a class index an image"),
-        (np.array([0, 1, 2, 3, 4, -1]), "from -1 to 4"),
-        (np.array([0, 1, 2, 3, 4, 10**9]), "are not class indices"),
+        (np.arange(5), "5.* 6 "),
+        (np.eye(6, dtype=int), r"\[6, 6\]"),
+        (np.zeros(6), "float64"),
+        (np.array([0, 1, 2, 3, 4, -1]), "-1 .*4"),
+        (np.array([0, 1, 2, 3, 4, 10**9]), "1000000000"),
     ],
 )
-def test_labels_that_are_not(tmp_path: Path, labels: np.ndarray, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+def test_invalid_labels(tmp_path: Path, labels: np.ndarray, datum: str) -> None:
+    with pytest.raises(DataError, match=rf"a\.npz.*{datum}"):
         open_dataset(saved(tmp_path / "a.npz", images=PIXELS, labels=labels))
 
 
 def test_a_class_without_an_image(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no image of class '1'"):
+    with pytest.raises(DataError, match="'1'"):
         open_splits(saved(tmp_path / "a.npz", images=PIXELS, labels=np.array([0, 0, 0, 2, 2, 2])))
 
 
@@ -92,41 +92,42 @@ def test_files_that_are_not_arrays(tmp_path: Path) -> None:
     for name in ("a.npy", "a.npz"):
         path = tmp_path / name
         path.write_bytes(b"nonsense")
-        with pytest.raises(DataError, match="not a complete file of plain arrays"):
+        with pytest.raises(DataError, match=name):
             open_dataset(path)
     whole = saved(tmp_path / "b.npz", images=PIXELS).read_bytes()
     (tmp_path / "b.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="not a complete file"):
+    with pytest.raises(DataError, match=r"b\.npz"):
         open_dataset(tmp_path / "b.npz")
     np.save(tmp_path / "d.npy", PIXELS)
     (tmp_path / "d.npy").rename(tmp_path / "d.npz")
-    with pytest.raises(DataError, match="a single array"):
+    with pytest.raises(DataError, match=r"d\.npz.*single array"):
         open_dataset(tmp_path / "d.npz")
-    with pytest.raises(DataError, match="holds: z"):
+    with pytest.raises(DataError, match=r"c\.npz.*\bz\b"):
         open_dataset(saved(tmp_path / "c.npz", z=PIXELS))
 
 
-def test_a_pickle_inside_is_not_run(tmp_path: Path) -> None:
+def test_a_pickle_in_an_archive_is_not_executed(tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[object, ...]:
-            return (Path.touch, (tmp_path / "it ran",))
+            return (Path.touch, (tmp_path / "executed",))
 
-    with pytest.raises(DataError, match="not a complete file of plain arrays"):
+    with pytest.raises(DataError, match=r"a\.npz"):
         open_dataset(saved(tmp_path / "a.npz", images=np.array([Bomb()], dtype=object)))
-    assert not (tmp_path / "it ran").exists()
+    assert not (tmp_path / "executed").exists()
 
 
-def test_what_is_no_data_set(tmp_path: Path) -> None:
-    with pytest.raises(UnknownNameError, match=r"Did you mean .*fashion-mnist"):
+def test_unknown_data(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError) as caught:
         open_dataset("fashion_mnist")
-    with pytest.raises(DataError, match="no such file or folder"):
+    assert "fashion-mnist" in caught.value.suggestions
+    with pytest.raises(DataError, match="nowhere"):
         open_dataset(tmp_path / "nowhere")
     (tmp_path / "a.txt").write_text("")
-    with pytest.raises(DataError, match="neither a folder nor"):
+    with pytest.raises(DataError, match=r"a\.txt"):
         open_dataset(tmp_path / "a.txt")
 
 
-def test_only_the_batch_is_in_memory(tmp_path: Path) -> None:
+def test_a_limit_on_arrays_and_batches_without_labels(tmp_path: Path) -> None:
     np.save(tmp_path / "big.npy", np.zeros((64, 8, 8), np.uint8))
     dataset = open_dataset(tmp_path / "big.npy", limit=10)
     assert len(dataset) == 10

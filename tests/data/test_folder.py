@@ -1,6 +1,7 @@
-"""Folders of images: layouts that serve, and every kind of bad one."""
+"""Folders of images: accepted layouts, unreadable files and errors."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_class_folders(pets: Path) -> None:
     assert dataset.images[1].shape == (7, 9, 3) and (dataset.images[1] == 30).all()
 
 
-def test_the_digest_is_of_names_and_contents(pets: Path) -> None:
+def test_the_digest_depends_on_names_and_contents(pets: Path) -> None:
     before = open_dataset(pets).digest
     assert open_dataset(pets).digest == before
     picture(pets / "cat" / "0.png", 11)
@@ -53,7 +54,7 @@ def test_nested_and_hidden_files_and_other_files(pets: Path) -> None:
     assert len(open_dataset(pets)) == 11
 
 
-def test_a_fifth_of_every_class_is_held_out_always_the_same(pets: Path) -> None:
+def test_a_fifth_of_every_class_is_held_out_reproducibly(pets: Path) -> None:
     train, held_out = open_splits(pets)
     assert (train.split, held_out.split, len(train), len(held_out)) == ("train", "test", 8, 2)
     assert held_out.labeled().tolist() == [0, 1]
@@ -69,19 +70,19 @@ def test_train_and_val_folders(tmp_path: Path) -> None:
     assert train.classes == held_out.classes == ("a", "b", "c")
     assert (train.split, held_out.split) == ("train", "test")
     assert held_out.labeled().tolist() == [1, 2], "labels are those of the training classes"
-    assert open_dataset(tmp_path).classes == ("a",), "to judge by, test is taken before val"
+    assert open_dataset(tmp_path).classes == ("a",), "for evaluation, test is preferred over val"
 
 
 def test_a_held_out_class_that_is_not_trained_on(tmp_path: Path) -> None:
     for path in ("train/a", "train/b", "val/c"):
         picture(tmp_path / path / "1.png")
-    with pytest.raises(DataError, match="'c' is held out but not trained on"):
+    with pytest.raises(DataError, match="'c'"):
         open_splits(tmp_path)
 
 
 def test_a_missing_part(tmp_path: Path) -> None:
     picture(tmp_path / "train" / "a" / "1.png")
-    with pytest.raises(DataError, match="no folder test or val") as caught:
+    with pytest.raises(DataError, match="test or val") as caught:
         open_dataset(tmp_path)
     assert str(tmp_path / "train") in (caught.value.hint or "")
 
@@ -97,77 +98,77 @@ def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
         picture(tmp_path / f"{index}.png")
     dataset = open_dataset(tmp_path)
     assert (dataset.labels, dataset.classes, len(dataset)) == (None, (), 3)
-    with pytest.raises(DataError, match="no labels"):
+    with pytest.raises(DataError, match="labels"):
         open_splits(tmp_path)
 
 
-def test_images_beside_class_folders_are_mentioned(pets: Path) -> None:
+def test_images_outside_class_folders_are_reported(pets: Path) -> None:
     picture(pets / "cover.png")
     listener = Listener()
     assert len(open_dataset(pets, progress=listener)) == 10
-    assert "1 images beside the class folders" in listener.notes[0]
+    assert len(listener.notes) == 1 and "1 images" in listener.notes[0]
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: (path / "cat").mkdir()])
-def test_nothing_there(tmp_path: Path, make: object) -> None:
+def test_no_images(tmp_path: Path, make: object) -> None:
     make(tmp_path)  # type: ignore[operator]
-    with pytest.raises(DataError, match="no image in it"):
+    with pytest.raises(DataError, match=re.escape(str(tmp_path))):
         open_dataset(tmp_path)
 
 
 def test_a_class_folder_without_images(pets: Path) -> None:
     (pets / "emu").mkdir()
-    with pytest.raises(DataError, match="class folder 'emu' holds no image"):
+    with pytest.raises(DataError, match="'emu'"):
         open_dataset(pets)
 
 
 def test_one_class_only(tmp_path: Path) -> None:
     picture(tmp_path / "cat" / "1.png")
-    with pytest.raises(DataError, match="one class only"):
+    with pytest.raises(DataError, match="cat"):
         open_splits(tmp_path)
 
 
-def test_unreadable_images_are_named_counted_and_refused(pets: Path) -> None:
+def test_unreadable_images_are_listed_and_refused(pets: Path) -> None:
     good = (pets / "cat" / "1.png").read_bytes()
     (pets / "cat" / "cut.png").write_bytes(good[: len(good) // 2])
     (pets / "cat" / "empty.png").write_bytes(b"")
     (pets / "dog" / "text.jpg").write_text("hello")
-    with pytest.raises(DataError, match="3 of 13 images cannot be read") as caught:
+    with pytest.raises(DataError, match="3 of 13") as caught:
         open_dataset(pets)
-    for name in ("cat/cut.png", "cat/empty.png: empty file", "dog/text.jpg: not an image"):
+    for name in ("cat/cut.png", "cat/empty.png", "dog/text.jpg"):
         assert name in caught.value.message
     assert "--skip-bad" in (caught.value.hint or "")
 
 
-def test_unreadable_images_can_be_left_out(pets: Path) -> None:
+def test_unreadable_images_can_be_skipped(pets: Path) -> None:
     (pets / "cat" / "bad.png").write_bytes(b"bad")
     listener = Listener()
     dataset = open_dataset(pets, skip_bad=True, progress=listener)
-    assert len(dataset) == 10 and dataset.skipped == ("cat/bad.png: not an image",)
-    assert "1 of 11 images cannot be read and are left out" in listener.warnings[0]
+    assert len(dataset) == 10 and [text.partition(":")[0] for text in dataset.skipped] == ["cat/bad.png"]
+    assert len(listener.warnings) == 1 and "1 of 11" in listener.warnings[0]
 
 
 def test_a_class_with_bad_images_only_is_not_skipped(pets: Path) -> None:
     (pets / "emu").mkdir()
     (pets / "emu" / "bad.png").write_bytes(b"bad")
-    with pytest.raises(DataError, match="no image of class 'emu' can be read"):
+    with pytest.raises(DataError, match="'emu'"):
         open_dataset(pets, skip_bad=True)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
 def test_a_pipe_never_hangs(pets: Path, tmp_path: Path) -> None:
     os.mkfifo(pets / "cat" / "pipe.png")
-    with pytest.raises(DataError, match=r"cat/pipe.png: not a plain file"):
+    with pytest.raises(DataError, match=r"cat/pipe\.png"):
         open_dataset(pets)
     os.mkfifo(tmp_path / "pipe.npz")
-    with pytest.raises(DataError, match="neither a folder nor"):
+    with pytest.raises(DataError, match=r"pipe\.npz"):
         open_dataset(tmp_path / "pipe.npz")
 
 
-def test_an_image_that_breaks_later_is_named(pets: Path) -> None:
+def test_an_image_that_is_damaged_later_is_named(pets: Path) -> None:
     dataset = open_dataset(pets)
     (pets / "cat" / "0.png").write_bytes(b"bad")
-    with pytest.raises(DataError, match=r"cat/0.png: not an image"):
+    with pytest.raises(DataError, match=r"cat/0\.png"):
         dataset.images[0]
 
 
@@ -186,13 +187,13 @@ def test_kinds_of_images(tmp_path: Path, mode: str, value: int, shape: tuple[int
     assert image.shape == shape and (image == expected).all()
 
 
-def test_a_limit_is_spread_over_the_classes_and_only_it_is_examined(pets: Path) -> None:
-    (pets / "cat" / "1.png").write_bytes(b"bad, and not among the chosen")
+def test_a_limit_covers_all_classes_and_only_its_images_are_decoded(pets: Path) -> None:
+    (pets / "cat" / "1.png").write_bytes(b"bad, but not selected")
     dataset = open_dataset(pets, limit=4)
     assert dataset.labeled().tolist() == [0, 0, 1, 1]
 
 
-def test_batches_hold_no_more_than_asked(pets: Path) -> None:
+def test_batches_have_at_most_the_given_size(pets: Path) -> None:
     recipe = Preprocessing(crop=(4, 4), mean=(0.5,), std=(0.5,), gray=True)
     shapes = [images.shape for images, _ in batches(open_dataset(pets), recipe, 4)]
     assert shapes == [(4, 1, 4, 4), (4, 1, 4, 4), (2, 1, 4, 4)]

@@ -1,4 +1,4 @@
-"""Preprocessing equals torchvision's own to the bit."""
+"""Preprocessing is bitwise equal to torchvision's."""
 
 import numpy as np
 import pytest
@@ -58,11 +58,11 @@ def test_floats_are_resized_as_floats() -> None:
 
 
 def test_channels_that_do_not_fit() -> None:
-    with pytest.raises(DataError, match="3 channels, and the model takes 4"):
+    with pytest.raises(DataError, match=r"3 channels.* 4\b"):
         prepare(np.zeros((4, 4, 3), np.uint8), Preprocessing(crop=(4, 4), mean=(0.0,) * 4, std=(1.0,) * 4))
 
 
 def test_unknown_interpolation() -> None:
     recipe = Preprocessing(crop=(8, 8), mean=(0.0,), std=(1.0,), interpolation="guess")
-    with pytest.raises(DataError, match="'guess' is not one of"):
+    with pytest.raises(DataError, match="guess"):
         prepare(np.zeros((4, 4, 1), np.uint8), recipe)

@@ -79,23 +79,14 @@ def test_the_architecture_is_listed_built_and_proven(deploy: Deploy, exported: A
     assert refused.returncode == 2 and "zoo/tiny has no option 'depth'; it has: width" in refused.stderr
 
 
-def test_the_architecture_has_the_shapes_and_parameters_it_claims() -> None:
-    import importlib.util
+def test_the_options_of_the_architecture_are_used(deploy: Deploy) -> None:
+    def parameters(*options: str) -> int:
+        done = deploy("models", "zoo/tiny", "--layers", *options, "--json")
+        assert done.returncode == 0, done.stderr
+        return sum(layer["parameters"] for layer in json.loads(done.stdout)["layers"])
 
-    import torch
-
-    spec = importlib.util.spec_from_file_location("tiny", EXAMPLES / "tiny.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for entry in module.ENTRIES.values():
-        network = entry.build().eval()
-        assert sum(item.numel() for item in network.parameters()) == entry.parameters
-        found: list[tuple[int, ...]] = []
-        for name in entry.stages:
-            network.get_submodule(name).register_forward_hook(lambda *given, to=found: to.append(given[2].shape[1:]))
-        network(torch.zeros(1, *entry.input_shape))
-        assert tuple(map(tuple, found)) == entry.shapes
+    assert parameters() == 5_178
+    assert parameters("-o", "width=8", "-o", "num_classes=3") == 9 * 8 + 2 * 8 + 9 * 8 * 16 + 2 * 16 + 17 * 3
 
 
 def test_the_edge_writes_its_format_and_proves_it(deploy: Deploy, exported: Any) -> None:

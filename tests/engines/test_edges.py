@@ -57,7 +57,7 @@ def test_a_file_that_no_backend_runs(run: Run, nets: Path, edge: Add) -> None:
     assert [item.file for item in artifact.manifest.files] == [artifact.path.name, "labels.txt"]
     assert artifact.manifest.parent == Artifact.open(Path(done.json["file"])).manifest.files[0].sha256
     shown = export(run, nets)
-    assert "converted, not run here" in shown.out and "backend" in shown.out and "2 files" in shown.out
+    assert "converted, not run here" in shown.out and "in 2 files" in shown.out
 
 
 def test_a_file_that_fails_the_parity_check_is_rejected(run: Run, nets: Path, edge: Add) -> None:
@@ -94,12 +94,11 @@ def test_only_our_exporter_starts_from_a_model(run: Run, nets: Path, monkeypatch
 def test_another_backend_runs_the_file(run: Run, nets: Path) -> None:
     done = run("export", f"{nets}:small", "--input", "x:batch,3,8,8", "--strategy", "trace")
     assert done.code == 0, done.err
-    refused = run("check", "--backend", "openvin", "--json")
-    assert refused.code == 2 and "openvino" in refused.json["error"]["message"]
-    refused = run("check", "--backend", "openvino", "--locate", "--json")
-    assert refused.code == 2 and refused.json["error"]["kind"] == "UsageError"
-    assert "openvino" in refused.json["error"]["message"]
+    refused = run("check", "--backend", "openvin")
+    assert refused.code == 2 and "Did you mean openvino" in refused.err
+    refused = run("check", "--backend", "openvino", "--locate")
+    assert refused.code == 2 and "--locate" in refused.err and "openvino" in refused.err
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     checked = run("check", "--backend", "openvino")
     assert checked.code == 0, checked.err
-    assert "openvino" in checked.out.lower() and "ONNX Runtime" not in checked.out
+    assert "OpenVINO" in checked.out and "ONNX Runtime" not in checked.out

@@ -1,4 +1,4 @@
-"""Evaluation: every artifact of a model, side by side, on images it was not trained on."""
+"""Evaluation: every artifact of a model on held-out images."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def evaluate(artifacts: Path, *models: str, **changes: Any) -> EvaluationReport:
 
 
 def alter(path: Path, change: Callable[[onnx.ModelProto], None]) -> None:
-    """Change an artifact and its digest: a file that is what its manifest says, and not what it was made from."""
+    """Change an artifact and its digest, so that the file matches its manifest but not its model."""
     model = onnx.load(path)
     change(model)
     onnx.save(model, path)
@@ -51,7 +51,7 @@ def scale_last_weight(factor: float) -> Callable[[onnx.ModelProto], None]:
     return change
 
 
-def test_side_by_side(trained: Path) -> None:
+def test_all_artifacts_are_compared_with_pytorch(trained: Path) -> None:
     report = evaluate(trained, "lenet5")
     assert report.verdict == "pass" and report.data["images"] == 359 and report.data["split"] == "test"
     torch, fp32, fp16 = report.rows
@@ -65,19 +65,19 @@ def test_side_by_side(trained: Path) -> None:
     assert torch.accuracy.top5 is not None and torch.accuracy.top5 >= torch.accuracy.top1
 
 
-def test_the_accuracy_is_the_one_that_training_reported(trained: Path) -> None:
+def test_the_accuracy_equals_that_of_training(trained: Path) -> None:
     checkpoint = Artifact.open(trained / "lenet5" / "lenet5.fp32.safetensors")
     assert checkpoint.manifest.accuracy is not None and checkpoint.manifest.accuracy["top1"] > 0.9
     assert evaluate(trained, str(checkpoint.path)).rows[0].accuracy.top1 == checkpoint.manifest.accuracy["top1"]
 
 
-def test_without_a_name_it_is_the_newest_export(trained: Path) -> None:
+def test_the_default_model_is_that_of_the_newest_export(trained: Path) -> None:
     listener = Listener()
     report = evaluate(trained, progress=listener)
-    assert {row.model for row in report.rows} == {"zoo/lenet5"} and "the newest export" in listener.notes[0]
+    assert {row.model for row in report.rows} == {"zoo/lenet5"} and "lenet5.fp16.onnx" in listener.notes[0]
 
 
-def test_files_and_batch_sizes(trained: Path) -> None:
+def test_the_batch_size_does_not_change_the_accuracy(trained: Path) -> None:
     file = trained / "lenet5" / "lenet5.fp32.onnx"
     report = evaluate(trained, str(file), batch_size=100)
     assert [row.runtime for row in report.rows] == ["torch", "onnxruntime"]
@@ -93,7 +93,7 @@ def test_a_fixed_batch(artifacts: Path) -> None:
 def test_a_changed_file_is_not_run(artifacts: Path) -> None:
     path = artifacts / "lenet5" / "lenet5.fp16.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
-    with pytest.raises(DigestError, match="not what its manifest records") as caught:
+    with pytest.raises(DigestError, match=r"lenet5\.fp16\.onnx") as caught:
         evaluate(artifacts, "lenet5")
     assert caught.value.exit_code == 3
 
@@ -103,8 +103,9 @@ def test_a_worse_artifact_fails(artifacts: Path) -> None:
     alter(export, scale_last_weight(-1))
     report = evaluate(artifacts, str(export))
     row = report.rows[1]
-    assert report.verdict == row.verdict == "fail" and "worse by" in row.note
-    assert row.comparison is not None and row.comparison.p_value < 1e-10 and row.comparison.difference < -0.5
+    assert report.verdict == row.verdict == "fail" and row.note
+    assert row.comparison is not None and row.comparison.worse and row.comparison.p_value < 1e-10
+    assert row.comparison.difference < -0.5
     assert evaluate(artifacts, str(export), max_drop=100).verdict == "pass"
 
 
@@ -113,13 +114,13 @@ def test_values_that_are_not_finite_fail(artifacts: Path) -> None:
     alter(export, scale_last_weight(float("nan")))
     row = evaluate(artifacts, str(export), max_drop=100).rows[1]
     assert (row.verdict, row.accuracy.not_finite, row.accuracy.top1) == ("fail", 359, 0.0)
-    assert "not finite" in row.note
+    assert "359" in row.note
 
 
 def test_an_export_of_other_weights_is_not_compared(artifacts: Path) -> None:
     train_model("lenet5", data="digits", artifacts=artifacts, epochs=1)
     report = evaluate(artifacts, "lenet5")
-    assert report.verdict == "inconclusive" and "export it again" in report.rows[1].note
+    assert report.verdict == report.rows[1].verdict == "inconclusive" and report.rows[1].note
     assert report.rows[1].comparison is None and report.rows[1].accuracy.top1 > 0.9
 
 
@@ -128,13 +129,13 @@ def test_an_export_whose_weights_have_moved_or_are_gone(artifacts: Path, trained
     beside = manifest_path(export)
     text = beside.read_text().replace(str(trained), str(artifacts / "nowhere"))
     beside.write_text(dump_checked(json.loads(text)))
-    assert evaluate(artifacts, str(export)).verdict == "pass", "the checkpoint lies beside it"
+    assert evaluate(artifacts, str(export)).verdict == "pass", "the checkpoint is found in the same folder"
     for path in (artifacts / "lenet5").glob("*.safetensors*"):
         path.unlink()
     listener = Listener()
     report = evaluate(artifacts, str(export), progress=listener)
     assert report.verdict == "inconclusive" and report.rows[0].accuracy.top1 > 0.9
-    assert "cannot be run in PyTorch" in listener.warnings[0]
+    assert "lenet5.fp32.onnx" in listener.warnings[0] and "PyTorch" in listener.warnings[0]
 
 
 def folder_of_digits(root: Path, count: int = 120) -> Path:
@@ -146,23 +147,23 @@ def folder_of_digits(root: Path, count: int = 120) -> Path:
     return root
 
 
-def test_only_images_that_were_held_out_are_judged(tmp_path: Path, store: Path) -> None:
+def test_only_held_out_images_are_used(tmp_path: Path, store: Path) -> None:
     whole = folder_of_digits(tmp_path / "mine")
     report = train_model("lenet5", data=whole, artifacts=store, epochs=2, batch_size=16)
     listener = Listener()
     judged = evaluate(store, "lenet5", data=whole, progress=listener)
     assert judged.data["images"] == report.data["held_out"]["images"] < 30
     assert judged.rows[0].accuracy.top1 == report.accuracy["top1"]
-    assert any("only the" in note and "held out" in note for note in listener.notes)
+    assert any(f"{judged.data['images']} held-out images" in note for note in listener.notes)
 
 
-def test_images_it_was_trained_on_are_called_so(tmp_path: Path, store: Path) -> None:
+def test_images_used_in_training_give_a_warning(tmp_path: Path, store: Path) -> None:
     folder_of_digits(tmp_path / "mine" / "train")
     folder_of_digits(tmp_path / "mine" / "val")
     train_model("lenet5", data=tmp_path / "mine", artifacts=store, epochs=1, batch_size=16)
     listener = Listener()
     evaluate(store, "lenet5", data=tmp_path / "mine" / "train", progress=listener)
-    assert "trained on these very images" in listener.warnings[0]
+    assert len(listener.warnings) == 1 and "trained" in listener.warnings[0]
 
 
 def test_classes_are_matched_by_name(tmp_path: Path, artifacts: Path) -> None:
@@ -177,13 +178,13 @@ def test_classes_are_matched_by_name(tmp_path: Path, artifacts: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "message"),
-    [(None, "no labels"), (np.arange(6) + 5, "tells 10 apart")],
+    ("labels", "datum"),
+    [(None, "labels"), (np.arange(6) + 5, "10 outputs")],
 )
-def test_data_that_does_not_fit(trained: Path, tmp_path: Path, labels: np.ndarray | None, message: str) -> None:
+def test_data_that_does_not_fit(trained: Path, tmp_path: Path, labels: np.ndarray | None, datum: str) -> None:
     members = {"images": np.zeros((6, 8, 8), np.uint8)} | ({} if labels is None else {"labels": labels})
     np.savez(tmp_path / "a.npz", **members)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=datum):
         evaluate(trained, "lenet5", data=tmp_path / "a.npz")
 
 
@@ -191,19 +192,19 @@ def test_another_number_of_classes(trained: Path, tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / "three" / name).mkdir(parents=True)
         Image.new("L", (8, 8)).save(tmp_path / "three" / name / "1.png")
-    with pytest.raises(DataError, match="3 classes, and zoo/lenet5 tells 10 apart") as caught:
+    with pytest.raises(DataError, match=r"3 classes.*zoo/lenet5.* 10 ") as caught:
         evaluate(trained, "lenet5", data=tmp_path / "three")
     assert "deploy train" in (caught.value.hint or "")
 
 
-def test_refusals(trained: Path, store: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="no ONNX export there"):
+def test_mistakes(trained: Path, store: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=store.name):
         evaluate(store)
     bare = tmp_path / "bare.onnx"
     shutil.copy(trained / "lenet5" / "lenet5.fp32.onnx", bare)
-    with pytest.raises(ArtifactError, match="no manifest beside it"):
+    with pytest.raises(ArtifactError, match=r"bare\.onnx"):
         evaluate(trained, str(bare))
-    with pytest.raises(UsageError, match="batch size"):
+    with pytest.raises(UsageError):
         evaluate(trained, "lenet5", batch_size=0)
 
 

@@ -1,7 +1,8 @@
-"""The graph is held against Pillow itself, bit for bit."""
+"""The preprocessing graph equals Pillow bit for bit."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,6 @@ def _run(recipe: Preprocessing, *images: NDArray[Any]) -> list[NDArray[Any]]:
     ids=["recipe", "padded", "straight", "gray", "odd"],
 )
 def test_equal_to_pillow_to_the_bit(recipe: Preprocessing, interpolation: str) -> None:
-    import dataclasses
-
     recipe = dataclasses.replace(recipe, interpolation=interpolation)
     images = [_image(*size, kind) for size in SIZES for kind in ("noise", "waves")]
     for image, found in zip(images, _run(recipe, *images), strict=True):
@@ -57,15 +56,15 @@ def test_equal_to_pillow_to_the_bit(recipe: Preprocessing, interpolation: str) -
         np.testing.assert_array_equal(found[0], expected, err_msg=f"{image.shape}")
 
 
-def test_an_interpolation_that_would_not_be_exact_is_refused() -> None:
+def test_an_unsupported_interpolation_is_refused() -> None:
     with pytest.raises(ExportError, match="lanczos"):
         preprocessing_to_onnx(
             Preprocessing(crop=(8, 8), mean=(0.5,), std=(0.5,), interpolation="lanczos"), output="input"
         )
 
 
-def test_labels_in_the_order_of_probability() -> None:
-    model = labels_to_onnx(["cat", "dog", "hen"], logits="logits", dtype="float32", most=5)
+def test_labels_are_ordered_by_probability() -> None:
+    model = labels_to_onnx(["cat", "dog", "hen"], logits="logits", dtype="float32", top_k=5)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     logits = np.array([[0, 2, 1], [3, -1, -2]], np.float32)
     probability, label = session.run(["probability", "label"], {"logits": logits})

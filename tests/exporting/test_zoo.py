@@ -1,4 +1,4 @@
-"""The zoo from training to the file: what a user's ONNX holds, and where its weights come from."""
+"""Zoo models from training to the ONNX file: its operators, and the origin of its weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,17 +15,17 @@ from deploy.models.resolve import resolve
 from deploy.training.train import train_model
 
 
-def test_an_export_takes_the_newest_checkpoint_and_says_so(run: Callable[..., Any], store: Path) -> None:
+def test_an_export_uses_the_newest_checkpoint(run: Callable[..., Any], store: Path) -> None:
     best = train_model("lenet5", data="digits", artifacts=store, epochs=1, seed=1).best
     done = run("export", "zoo/lenet5", "--strategy", "trace", "--json")
-    assert str(best.path) in done.err and "the newest trained here" in done.err
+    assert str(best.path) in done.err
     assert done.json["weights"]["sha256"] == best.manifest.files[0].sha256
     again = train_model("lenet5", data="digits", artifacts=store, epochs=1, seed=2).best
     second = run("export", "zoo/lenet5", "--strategy", "trace", "--json").json
     assert second["weights"]["sha256"] == again.manifest.files[0].sha256 != best.manifest.files[0].sha256
 
 
-def test_batch_normalization_from_scratch_uses_the_moving_statistics(run: Callable[..., Any], store: Path) -> None:
+def test_the_zoos_batch_normalization_uses_the_moving_statistics(run: Callable[..., Any], store: Path) -> None:
     train_model("lenet_bn", data="digits", artifacts=store, epochs=1, seed=0)
     done = run("export", "zoo/lenet_bn", "--json").json
     assert done["parity"]["verdict"] == "pass" and done["parity"]["weights"]["counts"]["unused"] == 0
@@ -50,6 +50,6 @@ def test_a_plain_twin_exports_no_unused_parameter(run: Callable[..., Any]) -> No
     assert done["parity"]["verdict"] == "pass" and weights["counts"]["unused"] == weights["counts"]["listed"] == 0
     graph = onnx.load(done["file"]).graph
     assert "Add" not in {node.op_type for node in graph.node}
-    held = sum(int(np.prod(item.dims)) for item in graph.initializer if item.data_type == onnx.TensorProto.FLOAT)
+    stored = sum(int(np.prod(item.dims)) for item in graph.initializer if item.data_type == onnx.TensorProto.FLOAT)
     folded = 2 * (64 + 4 * (64 + 128 + 256 + 512))  # scale and shift of every normalization
-    assert held == 11_005_450 - folded
+    assert stored == 11_005_450 - folded

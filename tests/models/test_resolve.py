@@ -1,4 +1,4 @@
-"""From a name to a model: weights that are cached, fetched, seeded, refused."""
+"""Building models by name: cached, downloaded, untrained and refused weights."""
 
 import hashlib
 import http.server
@@ -11,22 +11,15 @@ import torch
 import torchvision
 
 from deploy.core.errors import UnknownNameError, WeightsError
-from deploy.core.progress import Progress
 from deploy.models import weights
 from deploy.models.request import ModelRequest
-from deploy.models.resolve import resolve
-
-
-class Heard(Progress):
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
+from deploy.models.resolve import known_names, resolve
+from deploy.models.untrained import perturb_constants
+from tests.conftest import Listener  # type: ignore[import-not-found,unused-ignore]
 
 
 def _publish(home: Path, seed: int = 3) -> dict[str, torch.Tensor]:
-    """Put a checkpoint where torch keeps what it downloaded."""
+    """Put a checkpoint into torch's cache of downloads."""
     torch.manual_seed(seed)
     state = torchvision.models.squeezenet1_1(weights=None).state_dict()
     url = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.url
@@ -36,21 +29,21 @@ def _publish(home: Path, seed: int = 3) -> dict[str, torch.Tensor]:
     return state
 
 
-def test_cached_published_weights_are_taken(tmp_path: Path) -> None:
+def test_cached_published_weights_are_used(tmp_path: Path) -> None:
     state = _publish(tmp_path / "torch-home")
-    heard = Heard()
-    model = resolve(ModelRequest(name="squeezenet1_1"), heard)
+    listener = Listener()
+    model = resolve(ModelRequest(name="squeezenet1_1"), listener)
     assert model.weights.trained and model.weights.source == "SqueezeNet1_1_Weights.IMAGENET1K_V1"
-    assert heard.warnings == []
+    assert listener.warnings == []
     assert all(torch.equal(model.module.state_dict()[name], value) for name, value in state.items())
     assert len(model.labels) == 1000 and model.preprocessing is not None and model.preprocessing.resize == 256
 
 
 def test_without_a_network_auto_warns_and_default_refuses() -> None:
-    heard = Heard()
-    model = resolve(ModelRequest(name="squeezenet1_1"), heard)
-    assert not model.weights.trained and len(heard.warnings) == 1 and "UNTRAINED" in heard.warnings[0]
-    with pytest.raises(WeightsError, match="could not be fetched"):
+    listener = Listener()
+    model = resolve(ModelRequest(name="squeezenet1_1"), listener)
+    assert not model.weights.trained and len(listener.warnings) == 1 and "UNTRAINED" in listener.warnings[0]
+    with pytest.raises(WeightsError, match="squeezenet1_1"):
         resolve(ModelRequest(name="squeezenet1_1", weights="default"))
 
 
@@ -74,7 +67,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         thread.join()
 
 
-def test_a_download_is_checked_kept_and_not_repeated(
+def test_a_download_is_checked_and_cached(
     server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -89,15 +82,15 @@ def test_a_download_is_checked_kept_and_not_repeated(
     assert [path.name for path in cache.iterdir()] == [name]
 
 
-def test_a_download_that_is_not_what_was_published_is_thrown_away(
+def test_a_download_with_a_wrong_digest_is_discarded(
     server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     url, folder = server
     (folder / "net-00000000.pth").write_bytes(b"tampered")
-    with pytest.raises(WeightsError, match="published digest 00000000"):
+    with pytest.raises(WeightsError, match="net-00000000"):
         weights.fetch(f"{url}/net-00000000.pth", tmp_path / "cache")
-    with pytest.raises(WeightsError, match="could not be fetched"):
+    with pytest.raises(WeightsError, match=r"missing\.pth"):
         weights.fetch(f"{url}/missing.pth", tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -112,24 +105,22 @@ def test_untrained_weights_are_the_same_in_every_command(name: str) -> None:
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
-def test_untrained_weights_hide_nothing() -> None:
+def test_untrained_weights_have_no_constants_and_settled_statistics() -> None:
     module = resolve(ModelRequest(name="mobilenet_v3_small", weights="none")).module
     constant = [name for name, value in module.named_parameters() if value.unique().numel() == 1]
     assert constant == []
     norms = [item for item in module.modules() if isinstance(item, torch.nn.BatchNorm2d)]
-    assert all(float(item.running_var.std()) > 0 for item in norms), "statistics were not settled"
+    assert all(float(item.running_var.std()) > 0 for item in norms), "initial statistics"
     assert all(item.running_mean.dtype is torch.float32 for item in norms)
     with torch.no_grad():
         spread = module(torch.randn(4, 3, 64, 64)).std(0).mean()
     assert 1e-3 < float(spread) < 1e3
 
 
-def test_a_head_that_starts_at_zero_answers() -> None:
+def test_a_head_that_is_initialized_to_zero_gets_noise() -> None:
     module = torchvision.models.VisionTransformer(32, 16, 1, 2, 16, 32, num_classes=5)
-    from deploy.models.untrained import jitter
-
     assert float(module.heads[0].weight.detach().abs().max()) == 0.0
-    assert jitter(module, 0) > 0
+    assert perturb_constants(module, 0) > 0
     assert float(module.heads[0].weight.detach().abs().max()) > 0.0
 
 
@@ -142,6 +133,4 @@ def test_bare_names_and_precedence() -> None:
 
 
 def test_zoo_names_never_collide_with_torchvisions() -> None:
-    from deploy.models.resolve import known_names
-
     assert not set(known_names("zoo")) & set(known_names("torchvision"))

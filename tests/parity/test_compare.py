@@ -1,4 +1,4 @@
-"""The comparison with runners whose faults are known."""
+"""Comparison of runners with known faults."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ SPEC = TensorSpec(name="x", dtype="float32", shape=("batch", 6))
 
 
 class Linear(Runner):
-    """``x @ W`` in a precision, then whatever the test does to it."""
+    """``x @ W`` in a precision, then a change made by the test."""
 
     def __init__(self, dtype: type, change: Callable[[Fetches, Feeds], Fetches] = lambda out, feeds: out) -> None:
         self.inputs, self.outputs = (SPEC,), ()
@@ -45,15 +45,17 @@ def test_an_equal_candidate_passes_at_every_size() -> None:
     assert report.margin > 1
 
 
-def test_a_batch_that_was_baked_fails_by_name() -> None:
-    def baked(out: Fetches, feeds: Feeds) -> Fetches:
+def test_a_batch_exported_as_a_constant_fails_by_name() -> None:
+    def constant(out: Fetches, feeds: Feeds) -> Fetches:
         if len(feeds["x"]) != 2:
             raise BackendError("shape mismatch")
         return out
 
-    report = _judge(baked)
+    report = _judge(constant)
     assert report.verdict == "fail"
-    assert "dimension 'batch' claims to be dynamic" in report.reasons[0] and "batch 5" in report.reasons[0]
+    (reason,) = report.reasons
+    assert all(word in reason for word in ("'batch'", "batch 1", "batch 5", "shape mismatch"))
+    assert "batch 2" not in reason
 
 
 def test_a_batch_that_repeats_its_first_sample_fails() -> None:
@@ -66,27 +68,27 @@ def test_a_batch_that_repeats_its_first_sample_fails() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda out, feeds: {"z": out["y"], "y": out["y"]}, "outputs the model does not have: z"),
-        (lambda out, feeds: {}, "outputs missing: y"),
-        (lambda out, feeds: {"y": out["y"][:, :3]}, "shape"),
+        (lambda out, feeds: {"z": out["y"], "y": out["y"]}, ": z"),
+        (lambda out, feeds: {}, ": y"),
+        (lambda out, feeds: {"y": out["y"][:, :3]}, "[1, 3] instead of [1, 4]"),
         (lambda out, feeds: {"y": out["y"].astype(np.float16).astype(np.float32)}, "noise"),
         (lambda out, feeds: {"y": out["y"] * np.float32(1.00001)}, "noise"),
         (lambda out, feeds: {"y": out["y"][:, ::-1]}, "noise"),
     ],
 )
-def test_faults(change: Callable[[Fetches, Feeds], Fetches], reason: str) -> None:
+def test_a_fault_fails_with_its_reason(change: Callable[[Fetches, Feeds], Fetches], reason: str) -> None:
     report = _judge(change)
     assert report.verdict == "fail" and reason in " ".join(report.reasons)
 
 
-def test_noise_beyond_the_trained_range_is_told_and_does_not_decide() -> None:
+def test_noise_outside_the_trained_range_is_reported_and_does_not_decide() -> None:
     def clipped(out: Fetches, feeds: Feeds) -> Fetches:
         return {"y": np.where(np.abs(out["y"]) > 60, 60, out["y"])}
 
     report = _judge(clipped)
     assert report.verdict == "pass"
     large = next(item for item in report.outputs if item.group == "large")
-    assert large.verdict == "inconclusive" and "beyond the trained range" in large.reason
+    assert large.verdict == "inconclusive" and large.reason
 
     def overflows(out: Fetches, feeds: Feeds) -> Fetches:
         return {"y": np.where(np.abs(out["y"]) > 60, np.inf, out["y"])}
@@ -103,7 +105,7 @@ def test_a_crash_is_not_a_verdict() -> None:
 
 
 class Choosing(Linear):
-    """Gives the index of the largest output; rounding decides near ties."""
+    """Returns the index of the largest output; near ties, rounding decides."""
 
     def __init__(self, dtype: type, flips: tuple[int, ...] = ()) -> None:
         super().__init__(dtype)
@@ -120,7 +122,7 @@ class Choosing(Linear):
     ("own", "theirs", "verdict"),
     [((), (), "pass"), ((), (1,), "fail"), ((0,), (1,), "pass"), ((0, 1, 2, 3), (), "inconclusive")],
 )
-def test_flips_are_allowed_as_noise_is(own: tuple[int, ...], theirs: tuple[int, ...], verdict: str) -> None:
+def test_decisions_may_differ_within_the_envelope(own: tuple[int, ...], theirs: tuple[int, ...], verdict: str) -> None:
     fixed = TensorSpec(name="x", dtype="float32", shape=(1, 6), bounds=(-3, 3))
     probes = make_probes([fixed], {})
     flipped = tuple(range(len(probes))) if len(own) == 4 else own
@@ -128,11 +130,11 @@ def test_flips_are_allowed_as_noise_is(own: tuple[int, ...], theirs: tuple[int, 
     assert report.verdict == verdict, report.reasons
 
 
-PICTURE = TensorSpec(name="x", dtype="float32", shape=(3, 8, 8))
+IMAGE = TensorSpec(name="x", dtype="float32", shape=(3, 8, 8))
 
 
 class Detector(Linear):
-    """Boxes of a picture, best score first."""
+    """Boxes of an image, highest score first."""
 
     def run(self, feeds: Feeds) -> Fetches:
         wide = feeds["x"].reshape(-1)[:160].astype(np.float64).reshape(40, 4)
@@ -168,8 +170,8 @@ def _relabeled(out: Fetches, feeds: Feeds) -> Fetches:
     ("own", "theirs", "verdict"),
     [
         (_same, _same, "pass"),
-        (_same, _swap, "pass"),  # the order of near ties is no fault
-        (_without(2), _without(3), "pass"),  # rounding loses a box here and there
+        (_same, _swap, "pass"),  # near ties in another order
+        (_without(2), _without(3), "pass"),  # rounding decides a few boxes
         (_same, _without(3), "fail"),
         (_same, _moved, "fail"),
         (_same, _relabeled, "fail"),
@@ -180,7 +182,7 @@ def _relabeled(out: Fetches, feeds: Feeds) -> Fetches:
 def test_boxes_are_compared_one_by_one(
     own: Callable[[Fetches, Feeds], Fetches], theirs: Callable[[Fetches, Feeds], Fetches], verdict: str
 ) -> None:
-    probes = make_probes([PICTURE], {})
+    probes = make_probes([IMAGE], {})
     report = compare(Detector(np.float64), Detector(np.float32, own), Detector(np.float32, theirs), probes)
     assert report.verdict == verdict, report.reasons
 

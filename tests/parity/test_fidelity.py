@@ -11,10 +11,10 @@ RNG = np.random.default_rng(0)
 LOGITS = RNG.standard_normal((200, 10))
 
 
-def _of(found: np.ndarray, reference: np.ndarray = LOGITS) -> Fidelity:
+def _of(actual: np.ndarray, reference: np.ndarray = LOGITS) -> Fidelity:
     fidelity = Fidelity()
     for start in range(0, len(reference), 7):
-        fidelity.add({"y": reference[start : start + 7]}, {"y": found[start : start + 7]})
+        fidelity.add({"y": reference[start : start + 7]}, {"y": actual[start : start + 7]})
     return fidelity
 
 
@@ -27,7 +27,7 @@ def test_known_noise() -> None:
     assert item.agreement == same and item.cosine > 0.999 >= item.worst_cosine - 1e-3
 
 
-def test_a_constant_offset_of_the_reference_earns_nothing() -> None:
+def test_a_constant_offset_is_no_signal() -> None:
     noise = RNG.standard_normal(LOGITS.shape) * 0.01
     (item,) = _of(LOGITS + 1000 + noise, LOGITS + 1000).outputs()
     assert item.sqnr_db == pytest.approx(40, abs=0.5)
@@ -41,10 +41,10 @@ def test_equal_and_constant_outputs() -> None:
     assert decibels(1.0, 1.0) == 0.0
 
 
-def test_what_is_not_finite_is_counted_and_left_out() -> None:
-    spoilt = LOGITS.copy()
-    spoilt[3, 2], spoilt[9, 0] = np.nan, np.inf
-    (item,) = _of(spoilt).outputs()
+def test_samples_that_are_not_finite_are_counted_and_left_out() -> None:
+    damaged = LOGITS.copy()
+    damaged[3, 2], damaged[9, 0] = np.nan, np.inf
+    (item,) = _of(damaged).outputs()
     assert item.not_finite == 2 and item.samples == 200 and item.sqnr_db == math.inf
 
 

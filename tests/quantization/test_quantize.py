@@ -211,7 +211,7 @@ def test_an_int8_file_is_evaluated_and_never_taken_for_an_export(artifacts: Path
     assert [row.runtime for row in rows] == ["torch", *["onnxruntime"] * 3, "simulated"]
     assert all(row.verdict in ("reference", "pass") for row in rows)
     assert check(artifacts=artifacts).parity.verdict == "pass", "the newest export is the float one"
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=r"int8-onnxruntime\.onnx"):
         check(onnx=artifacts / "lenet5" / "lenet5.int8-onnxruntime.onnx", artifacts=artifacts)
     with pytest.raises(ArtifactError, match=r"lenet5\.int8-onnxruntime\.onnx.*int8"):
         make(artifacts, str(artifacts / "lenet5" / "lenet5.int8-onnxruntime.onnx"))

@@ -161,8 +161,8 @@ def empty_class(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [
-        (none, 1, "no image in it"),
-        (one, 1, "1 image"),
+        (none, 1, "FOLDER/<class>"),
+        (one, 1, "1 image is too few"),
         (few, 0, "5 calibration samples"),
         (alike, 0, "identical"),
         (empty_class, 1, "2"),

@@ -1,4 +1,4 @@
-"""Training: repeatable, resumable, honest about what went wrong."""
+"""Training: reproducible, resumable, and clear about failures."""
 
 import csv
 import dataclasses
@@ -19,37 +19,28 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from deploy.core.artifact import Artifact
-from deploy.core.errors import DataError, ModelError, UsageError, WeightsError
-from deploy.core.progress import Progress
+from deploy.core.errors import ArtifactError, DataError, ModelError, UsageError, WeightsError
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
 from deploy.tools.verify import verify
 from deploy.training.train import TrainReport, train_model
+from tests.conftest import Listener  # type: ignore[import-not-found,unused-ignore]
 
 
-class Listener(Progress):
-    """Remembers what it was told; may interrupt."""
+class InterruptingListener(Listener):  # type: ignore[misc,unused-ignore]
+    """Records messages and interrupts at a step."""
 
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.notes: list[str] = []
-        self.warnings: list[str] = []
-        self.seen = 0
+    def __init__(self, stop_at: int) -> None:
+        super().__init__()
         self.stop_at = stop_at
 
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
     def advance(self, done: int, total: int, text: str = "") -> None:
-        self.seen = done
         if done == self.stop_at:
             raise KeyboardInterrupt
 
 
 def stripes(path: Path, classes: int = 3, each: int = 12, channels: int = 1) -> Path:
-    """Images of stripes, one spacing a class, with noise: a network can learn them in a few steps."""
+    """Save images of noisy stripes, one spacing per class, which a network learns in a few steps."""
     random = np.random.RandomState(0)
     labels = np.arange(classes * each) % classes
     wave = np.sin(np.arange(16) * 2.2 / (labels[:, None] + 1)) * 80 + 128
@@ -77,7 +68,7 @@ def weights(report: TrainReport) -> tuple[bytes, bytes]:
     return report.best.path.read_bytes(), report.last.path.read_bytes()
 
 
-def test_what_is_left_on_the_disk(train: Callable[..., TrainReport], store: Path) -> None:
+def test_the_files_and_manifests(train: Callable[..., TrainReport], store: Path) -> None:
     report = train(seed=3)
     folder = store / "lenet5"
     assert {path.name for path in folder.iterdir()} - {".lock"} == {
@@ -106,12 +97,12 @@ def test_what_is_left_on_the_disk(train: Callable[..., TrainReport], store: Path
     assert json.loads(json.dumps(report.to_dict()))["best_epoch"] == report.best_epoch
 
 
-def test_the_checkpoint_is_the_model_again(train: Callable[..., TrainReport]) -> None:
+def test_the_checkpoint_restores_the_model(train: Callable[..., TrainReport]) -> None:
     report = train()
     model = resolve(ModelRequest.from_dict(report.best.manifest.reference))
     stored = load_file(report.best.path)
     assert all(torch.equal(value, stored[name]) for name, value in model.module.state_dict().items())
-    assert stored["fc3.weight"].shape == (3, 84), "the head has as many outputs as there are classes"
+    assert stored["fc3.weight"].shape == (3, 84), "one output per class"
 
 
 def test_it_learns(train: Callable[..., TrainReport]) -> None:
@@ -120,11 +111,11 @@ def test_it_learns(train: Callable[..., TrainReport]) -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw", "schedule": "cosine", "augment": "none"}])
-def test_repeated_to_the_bit(train: Callable[..., TrainReport], tmp_path: Path, changes: dict[str, str]) -> None:
+def test_repeating_is_bitwise_equal(train: Callable[..., TrainReport], tmp_path: Path, changes: dict[str, str]) -> None:
     torch.manual_seed(1)
     before, threads = torch.random.get_rng_state(), torch.get_num_threads()
     first = weights(train(**changes))
-    assert torch.equal(before, torch.random.get_rng_state()), "the caller's generator is left alone"
+    assert torch.equal(before, torch.random.get_rng_state()), "the caller's generator was changed"
     torch.manual_seed(2)
     assert weights(train(**changes, artifacts=tmp_path / "elsewhere")) == first
     assert weights(train(**{**changes, "epochs": 1, "seed": 1})) != weights(train(**{**changes, "epochs": 1}))
@@ -132,11 +123,11 @@ def test_repeated_to_the_bit(train: Callable[..., TrainReport], tmp_path: Path, 
 
 
 @pytest.mark.parametrize(("model", "optimizer"), [("lenet_bn", "sgd"), ("nets", "adamw")])
-def test_resumed_to_the_bit(
+def test_resuming_is_bitwise_equal(
     train: Callable[..., TrainReport], tmp_path: Path, store: Path, optimizer: str, model: str
 ) -> None:
-    asked: str | ModelRequest = model
-    if model == "nets":  # dropout draws, batch normalization moves, and two layers share a weight
+    request: str | ModelRequest = model
+    if model == "nets":  # dropout, batch normalization, and a weight shared by two layers
         path = tmp_path / "tied.py"
         path.write_text(
             "from torch import nn\n"
@@ -147,18 +138,18 @@ def test_resumed_to_the_bit(
             "    return nn.Sequential(nn.AdaptiveAvgPool2d((1, 16)), nn.Flatten(), a, nn.BatchNorm1d(16), nn.ReLU(),\n"
             "                         nn.Dropout(), b, nn.ReLU(), head)\n"
         )
-        asked = ModelRequest(name=f"{path}:net", inputs=("x:batch,1,16,16",))
+        request = ModelRequest(name=f"{path}:net", inputs=("x:batch,1,16,16",))
     options: dict[str, Any] = {"optimizer": optimizer, "epochs": 4}
-    whole = train(asked, **options, artifacts=tmp_path / "whole")
+    whole = train(request, **options, artifacts=tmp_path / "whole")
     for stop_at in (5, 9):  # steps; an epoch has three
         with pytest.raises(KeyboardInterrupt):
-            train(asked, **options, resume=True, progress=Listener(stop_at))
-    resumed = train(asked, **options, resume=True)
+            train(request, **options, resume=True, progress=InterruptingListener(stop_at))
+    resumed = train(request, **options, resume=True)
     assert resumed.resumed_from == 2 and weights(resumed) == weights(whole)
     assert [row["train_loss"] for row in resumed.history] == [row["train_loss"] for row in whole.history]
     headers = [report.curve[0].read_text().splitlines()[0] for report in (resumed, whole)]
     assert headers[0] == headers[1] and headers[0].startswith("epoch,")
-    again = train(asked, **options, resume=True)
+    again = train(request, **options, resume=True)
     assert again.resumed_from == 4 and weights(again) == weights(whole)
     assert not verify(store).problems
 
@@ -185,18 +176,18 @@ def test_resumed_after_a_kill(train: Callable[..., TrainReport], data: Path, sto
     assert not verify(store).problems
 
 
-def test_resume_refuses_another_training(train: Callable[..., TrainReport]) -> None:
+def test_resume_refuses_other_settings(train: Callable[..., TrainReport]) -> None:
     train(epochs=1)
-    with pytest.raises(UsageError, match=r"recipe lr: 0.02 then, 0.03 now"):
+    with pytest.raises(UsageError, match=r"lr.*0\.02.*0\.03"):
         train(epochs=1, lr=0.03, resume=True)
-    with pytest.raises(UsageError, match=r"recipe epochs: 1 then, 2 now"):
+    with pytest.raises(UsageError, match=r"epochs.*1.*2"):
         train(epochs=2, resume=True)
 
 
-def test_resume_with_nothing_there_begins(train: Callable[..., TrainReport]) -> None:
+def test_resume_without_a_state_starts_from_the_beginning(train: Callable[..., TrainReport]) -> None:
     listener = Listener()
     assert train(epochs=1, resume=True, progress=listener).resumed_from is None
-    assert "starts from the beginning" in listener.notes[0]
+    assert listener.notes
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: data[:-9] + bytes(9)])
@@ -204,34 +195,33 @@ def test_resume_refuses_a_damaged_state(
     train: Callable[..., TrainReport], store: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train(progress=Listener(5))
+        train(progress=InterruptingListener(5))
     state = store / "lenet5" / "lenet5.training.safetensors"
     with safetensors.safe_open(state, framework="pt") as file:
         assert set(file.metadata()) == {"state", "sha256"}
     state.write_bytes(damage(state.read_bytes()))
-    with pytest.raises(Exception, match="training state") as caught:
+    with pytest.raises(ArtifactError, match=state.name):
         train(resume=True)
-    assert caught.value.exit_code == 1  # type: ignore[attr-defined]
 
 
-def test_an_interruption_keeps_what_is_done(train: Callable[..., TrainReport], store: Path) -> None:
-    listener = Listener(7)
+def test_an_interruption_keeps_finished_epochs(train: Callable[..., TrainReport], store: Path) -> None:
+    listener = InterruptingListener(7)
     with pytest.raises(KeyboardInterrupt):
         train(progress=listener)
-    assert "epochs 1 to 2 are kept; the same command with --resume goes on" in listener.notes[-1]
+    assert "1 to 2" in listener.notes[-1] and "--resume" in listener.notes[-1]
     assert (store / "lenet5" / "lenet5.training.png").is_file() and not verify(store).problems
 
 
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(train: Callable[..., TrainReport], store: Path) -> None:
-    with pytest.raises(ModelError, match=r"diverged in epoch 1 .*nothing was written") as caught:
+    with pytest.raises(ModelError, match=r"zoo/lenet5.*epoch 1\b") as caught:
         train(lr=1e18)
     assert caught.value.exit_code == 1 and "--lr" in (caught.value.hint or "")
     assert not store.exists() or not list(store.glob("*/*.safetensors"))
 
 
 def test_divergence_later_keeps_earlier_epochs(train: Callable[..., TrainReport], store: Path) -> None:
-    # with the warm-up the rate is still harmless in the first of many epochs
-    with pytest.raises(ModelError, match=r"diverged in epoch [2-9]\d*.*are kept"):
+    # the warm-up keeps the learning rate small in the first of many epochs
+    with pytest.raises(ModelError, match=r"zoo/lenet5.*epoch (?!1\b)\d+"):
         train(lr=1e9, epochs=2000, batch_size=30, augment="none")
     last = Artifact.open(store / "lenet5" / "lenet5.last.fp32.safetensors")
     last.verify()
@@ -240,10 +230,10 @@ def test_divergence_later_keeps_earlier_epochs(train: Callable[..., TrainReport]
     assert not verify(store).problems
 
 
-def test_learning_nothing_is_said(train: Callable[..., TrainReport]) -> None:
+def test_a_warning_if_nothing_is_learned(train: Callable[..., TrainReport]) -> None:
     listener = Listener()
     train(lr=1e-12, progress=listener)
-    assert "has learned nothing" in listener.warnings[0]
+    assert len(listener.warnings) == 1 and "zoo/lenet5" in listener.warnings[0]
 
 
 def test_fine_tuning(train: Callable[..., TrainReport], tmp_path: Path) -> None:
@@ -256,10 +246,10 @@ def test_fine_tuning(train: Callable[..., TrainReport], tmp_path: Path) -> None:
     listener = Listener()
     five = stripes(tmp_path / "five.npz", classes=5)
     other = train(ModelRequest(name="lenet5", weights=str(kept)), data=five, epochs=1, lr=1e-9, progress=listener)
-    assert "fc3.weight, fc3.bias begin fresh" in listener.notes[0]
+    assert "fc3.weight, fc3.bias" in listener.notes[0]
     stored, begun = load_file(other.best.path), load_file(kept)
     assert torch.allclose(stored["fc2.weight"], begun["fc2.weight"]) and stored["fc3.weight"].shape == (5, 84)
-    with pytest.raises(WeightsError, match="does not fit"):
+    with pytest.raises(WeightsError, match=r"kept\.safetensors"):
         train(ModelRequest(name="lenet_bn", weights=str(kept)))
 
 
@@ -271,7 +261,7 @@ def test_color_and_factories(train: Callable[..., TrainReport], nets: Path, tmp_
     report = train(request, epochs=1, progress=listener)
     recipe = report.best.manifest.preprocessing
     assert recipe is not None and recipe.crop == (16, 16) and len(recipe.mean) == 3
-    with pytest.raises(DataError, match=r"has 3 classes, and .* has 5 outputs"):
+    with pytest.raises(DataError, match=r"\b3 classes.*\b5 outputs"):
         train(dataclasses.replace(request, options={}))
 
 
@@ -283,24 +273,24 @@ def test_other_sources(train: Callable[..., TrainReport]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "message"),
+    ("changes", "error", "datum"),
     [
-        ({"model": "inception_block"}, UsageError, "is not a classifier"),
-        ({"model": "torchvision/r3d_18"}, UsageError, "not one batch of images"),
-        ({"model": "model.pt2"}, UsageError, "cannot be trained"),
-        ({"model": "model.safetensors"}, UsageError, "is not an architecture"),
-        ({"model": ModelRequest(name="lenet5", options={"num_classes": "10"})}, DataError, "data has 3 classes"),
-        ({"model": ModelRequest(name="lenet5", weights="default")}, WeightsError, "no weights are published"),
-        ({"lr": float("nan")}, UsageError, "not a positive number"),
-        ({"optimizer": "adam"}, UsageError, "'adam' is not one of sgd, adamw"),
-        ({"epochs": 0}, UsageError, "at least 1"),
-        ({"model": "lenet_bn", "batch_size": 1}, ModelError, "cannot be trained"),
+        ({"model": "inception_block"}, UsageError, "inception_block"),
+        ({"model": "torchvision/r3d_18"}, UsageError, "torchvision/r3d_18"),
+        ({"model": "model.pt2"}, UsageError, r"model\.pt2"),
+        ({"model": "model.safetensors"}, UsageError, r"model\.safetensors"),
+        ({"model": ModelRequest(name="lenet5", options={"num_classes": "10"})}, DataError, "num_classes=10.* 3 "),
+        ({"model": ModelRequest(name="lenet5", weights="default")}, WeightsError, "zoo/lenet5"),
+        ({"lr": float("nan")}, UsageError, "learning rate nan"),
+        ({"optimizer": "adam"}, UsageError, "'adam'.*sgd, adamw"),
+        ({"epochs": 0}, UsageError, "epochs"),
+        ({"model": "lenet_bn", "batch_size": 1}, ModelError, "zoo/lenet_bn"),
     ],
 )
 def test_refusals(
-    train: Callable[..., TrainReport], store: Path, changes: dict[str, Any], error: type[Exception], message: str
+    train: Callable[..., TrainReport], store: Path, changes: dict[str, Any], error: type[Exception], datum: str
 ) -> None:
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=datum):
         train(**changes)
     assert not list(store.glob("**/*.safetensors"))
 
@@ -310,8 +300,8 @@ def test_the_command(run: Callable[..., Any], data: Path, store: Path) -> None:
     assert done.code == 0 and done.json["file"] == str(store / "lenet5" / "lenet5.fp32.safetensors")
     assert "epoch 1/1" in done.err
     shown = run("train", "lenet5", "--data", data, "--epochs", 1, "--batch-size", 8, "--resume")
-    assert shown.code == 0 and "held-out images right" in shown.out
+    assert shown.code == 0 and f"{done.json['accuracy']['top1']:.2%}" in shown.out
     refused = run("train", "lenet5", "--data", "nothing", "--json")
     assert refused.code == 2 and refused.json["error"]["kind"] == "UnknownNameError"
     diverged = run("train", "lenet5", "--data", data, "--lr", "1e18", "--json")
-    assert diverged.code == 1 and "diverged" in diverged.json["error"]["message"]
+    assert diverged.code == 1 and diverged.json["error"]["kind"] == "ModelError"

@@ -8,7 +8,7 @@ def options(settings: RunSettings) -> dict[str, object]:
     return {
         "provider": settings.device,
         "threads": settings.threads,
-        "lean": settings.low_memory,
+        "low_memory": settings.low_memory,
         "spinning": not settings.shared_cores,
         "optimization": "all" if settings.fusion else "none",
     }

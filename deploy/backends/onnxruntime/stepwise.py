@@ -1,7 +1,7 @@
-"""ONNX Runtime one node at a time: slow, in the memory of a few tensors, for finding where a graph goes wrong.
+"""ONNX Runtime one node at a time, to locate the node where a graph goes wrong.
 
-A run gives, for every float tensor of the graph, its shape and its sketch (`deploy.support.sketch`), not its values.
-ONNX Runtime's graph optimizations play no part: what is found here is in the file.
+Slow, but needs memory for a few tensors only. A run returns the shape and the sketch (`deploy.support.sketch`) of every
+float tensor instead of its values. No graph optimization is applied, so an error found here is in the file.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ from deploy.core.errors import BackendError
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
 from deploy.support import onnx_file
+from deploy.support.runtime_errors import first_line
 from deploy.support.sketch import sketch
 
 
 class StepwiseRunner(Runner):
     """Runs an ONNX file node by node.
+
+    Args:
+        path: the file.
 
     Raises:
         ArtifactError: the file is damaged.
@@ -32,8 +36,7 @@ class StepwiseRunner(Runner):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._model = onnx_file.load(path)
-        stored = {tensor.name: tensor for tensor in self._model.graph.initializer}
-        self._stored = stored
+        self._initializers = {tensor.name: tensor for tensor in self._model.graph.initializer}
         self.inputs = tuple(
             TensorSpec(
                 name=value.name,
@@ -41,18 +44,25 @@ class StepwiseRunner(Runner):
                 shape=tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim),
             )
             for value in self._model.graph.input
-            if value.name not in stored
+            if value.name not in self._initializers
         )
         self.outputs: tuple[TensorSpec, ...] = ()
 
     def run(self, feeds: Feeds) -> Fetches:
-        """Run once; for each float tensor ``t`` the entries ``t`` (its sketch) and ``t:shape``, in execution order."""
-        found: Fetches = {}
+        """Run once.
+
+        Returns:
+            Two entries for each float tensor ``t``, in execution order: ``t``, its sketch, and ``t:shape``.
+
+        Raises:
+            BackendError: a node cannot be run.
+        """
+        sketches: Fetches = {}
         for name, value in self._values(feeds):
             if value.dtype.kind == "f" and value.size > 1:
-                found[name] = sketch(value)
-                found[f"{name}:shape"] = np.array(value.shape, np.int64)
-        return found
+                sketches[name] = sketch(value)
+                sketches[f"{name}:shape"] = np.array(value.shape, np.int64)
+        return sketches
 
     def _values(self, feeds: Feeds) -> Iterator[tuple[str, Any]]:
         live: dict[str, Any] = dict(feeds)
@@ -73,9 +83,9 @@ class StepwiseRunner(Runner):
     def _value(self, name: str, live: dict[str, Any]) -> Any:
         if name in live:
             return live[name]
-        if name in self._stored:
-            return onnx_file.array(self._stored[name], self._path)
-        raise BackendError(f"{self._path}: tensor {name!r} is read before it is made.")
+        if name in self._initializers:
+            return onnx_file.array(self._initializers[name], self._path)
+        raise BackendError(f"{self._path}: tensor {name!r} is read before any node computes it.")
 
     def _run_node(self, node: onnx.NodeProto, values: dict[str, Any]) -> dict[str, Any]:
         inputs = [
@@ -94,23 +104,22 @@ class StepwiseRunner(Runner):
             session = ort.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
             results = session.run(None, values)
         except Exception as exc:
-            reason = str(exc).strip().splitlines()[0][:300]
-            raise BackendError(f"node {node.name!r} ({node.op_type}) does not run: {reason}") from exc
+            raise BackendError(f"node {node.name!r} ({node.op_type}) cannot be run: {first_line(exc)}") from exc
         return dict(zip([value.name for value in outputs], results, strict=True))
 
 
 def _reads(node: onnx.NodeProto) -> list[str]:
-    """Names a node reads, those that its branches take from outside included."""
+    """Return the names of the tensors a node reads, including those its subgraphs read from the enclosing graph."""
     names = [name for name in node.input if name]
     for attribute in node.attribute:
         for graph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs):
-            made = {name for inner in graph.node for name in inner.output}
-            own = made | {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-            wanted = [name for inner in graph.node for name in _reads(inner)] + [item.name for item in graph.output]
-            names.extend(name for name in wanted if name not in own)
+            computed = {name for inner in graph.node for name in inner.output}
+            local = computed | {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+            read = [name for inner in graph.node for name in _reads(inner)] + [item.name for item in graph.output]
+            names.extend(name for name in read if name not in local)
     return names
 
 
 def open(path: Path) -> StepwiseRunner:
-    """Open an ONNX file."""
+    """Open an ONNX file; see `StepwiseRunner`."""
     return StepwiseRunner(path)

@@ -1,4 +1,4 @@
-"""OpenVINO on a CPU, in the precision that the graph says."""
+"""OpenVINO on a CPU, in the precision that the graph states."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from typing import Any
 import numpy as np
 
 from deploy.core.errors import BackendError
+from deploy.core.options import read_options
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import Dim, TensorSpec
 from deploy.support.node_times import Event, by_node
 from deploy.support.openvino_library import openvino as ov
+from deploy.support.runtime_errors import run_error
+
+_TITLE = "OpenVINO"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenVinoOptions:
-    """How a model is compiled.
+    """Options of a compiled model.
 
     Attributes:
-        threads: of inference; 0 leaves it to OpenVINO.
-        half: let OpenVINO compute float32 operators in half precision where it finds that faster.
+        threads: inference threads; 0 leaves the choice to OpenVINO.
+        half: allow OpenVINO to compute float32 operators in half precision where it finds that faster.
         counters: time every node.
     """
 
@@ -31,7 +35,11 @@ class OpenVinoOptions:
 
 
 class OpenVinoRunner(Runner):
-    """An ONNX or OpenVINO file compiled for the CPU.
+    """A file compiled for the CPU.
+
+    Args:
+        path: the file, in the ONNX or OpenVINO format.
+        options: see `OpenVinoOptions`.
 
     Raises:
         BackendError: the file cannot be read or compiled.
@@ -51,32 +59,45 @@ class OpenVinoRunner(Runner):
         except Exception as exc:
             raise BackendError(f"{path}: OpenVINO cannot open it: {_reason(exc)}") from exc
         self._request = compiled.create_infer_request()
+        self._input_names = [port.get_names() for port in compiled.inputs]
+        self._feeds: Feeds = {}
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
 
     def run(self, feeds: Feeds) -> Fetches:
         """Run once; see `Runner.run`."""
+        self._check_names(feeds)
         try:
-            self._request.infer({name: np.ascontiguousarray(value) for name, value in feeds.items()})
+            self._request.infer({name: _argument(value) for name, value in feeds.items()})
         except Exception as exc:
-            shapes = ", ".join(f"{name}{list(value.shape)}" for name, value in feeds.items())
-            raise BackendError(f"OpenVINO failed on {shapes}: {_reason(exc)}") from exc
+            raise run_error(_TITLE, feeds, _reason(exc)) from exc
         return self.fetch()
 
     def bind(self, feeds: Feeds) -> None:
-        """Give the request its input tensors; see `Runner.bind`."""
+        """Copy inputs to tensors of the request; see `Runner.bind`."""
+        self._check_names(feeds)
         try:
             for name, value in feeds.items():
-                self._request.set_tensor(name, ov.Tensor(np.ascontiguousarray(value)))
+                self._request.set_tensor(name, ov.Tensor(np.asarray(value, order="C")))
         except Exception as exc:
-            raise BackendError(f"OpenVINO does not take these inputs: {_reason(exc)}") from exc
+            raise run_error(_TITLE, feeds, _reason(exc)) from exc
+        self._feeds = feeds
 
     def launch(self) -> None:
-        """Run what was bound."""
-        self._request.infer()
+        """Run on the bound inputs."""
+        try:
+            self._request.infer()
+        except Exception as exc:
+            raise run_error(_TITLE, self._feeds, _reason(exc)) from exc
+
+    def fetch(self) -> Fetches:
+        """Copy the outputs; see `Runner.fetch`."""
+        return {
+            spec.name: np.array(self._request.get_output_tensor(index).data) for index, spec in enumerate(self.outputs)
+        }
 
     def counters(self) -> list[Event]:
-        """Every node of the last run."""
+        """Return the time of every node in the last run."""
         return [
             (
                 item.node_name,
@@ -87,20 +108,62 @@ class OpenVinoRunner(Runner):
             for item in self._request.profiling_info
         ]
 
-    def fetch(self) -> Fetches:
-        """Copy the outputs."""
-        return {
-            spec.name: np.array(self._request.get_output_tensor(index).data) for index, spec in enumerate(self.outputs)
-        }
-
     def close(self) -> None:
         """Free the compiled model."""
         self._request = None
 
+    def _check_names(self, feeds: Feeds) -> None:
+        """Refuse a missing input, for which OpenVINO would use the tensor of an earlier run."""
+        for spec, names in zip(self.inputs, self._input_names, strict=True):
+            if names.isdisjoint(feeds):
+                raise run_error(_TITLE, feeds, f"input {spec.name!r} is missing.")
 
-def _reason(exc: Exception) -> str:
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    return lines[-1][:600] if lines else type(exc).__name__
+
+def open(path: Path, **options: Any) -> OpenVinoRunner:
+    """Open an ONNX or OpenVINO file.
+
+    Args:
+        path: the file.
+        options: fields of `OpenVinoOptions`.
+
+    Raises:
+        BackendError: see `OpenVinoRunner`.
+        UsageError: an unknown option, or a value of the wrong type.
+    """
+    return OpenVinoRunner(path, read_options(OpenVinoOptions, options, _TITLE))
+
+
+def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[str, Any]]:
+    """Time every node with OpenVINO's performance counters, which have a resolution of 1 µs.
+
+    Args:
+        path: the file.
+        feeds: inputs of every call.
+        calls: number of calls.
+        options: fields of `OpenVinoOptions`.
+
+    Returns:
+        See `deploy.support.node_times.by_node`.
+    """
+    events: list[Event] = []
+    with open(path, **options, counters=True) as runner:
+        runner.bind(feeds)
+        for _ in range(calls):
+            runner.launch()
+            events += runner.counters()
+    return by_node(events, calls)
+
+
+def _argument(value: Any) -> Any:
+    """Return an argument of ``infer``, which reuses its own tensors for arrays and reshapes scalars unless wrapped."""
+    array = np.asarray(value, order="C")
+    return array if array.ndim else ov.Tensor(array)
+
+
+def _reason(error: Exception) -> str:
+    """Return the last line of OpenVINO's message, which says what is wrong; the first ones name its source files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:600] if lines else type(error).__name__
 
 
 def _spec(port: Any) -> TensorSpec:
@@ -109,23 +172,3 @@ def _spec(port: Any) -> TensorSpec:
         dim.get_length() if dim.is_static else f"{name}_dim{axis}" for axis, dim in enumerate(port.partial_shape)
     )
     return TensorSpec(name=name, dtype=np.dtype(port.element_type.to_dtype()).name, shape=shape)
-
-
-def open(path: Path, **options: Any) -> OpenVinoRunner:
-    """Open an ONNX or OpenVINO file."""
-    return OpenVinoRunner(path, OpenVinoOptions(**options))
-
-
-def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[str, Any]]:
-    """Time by node over so many calls, from OpenVINO's performance counters, whose unit is a microsecond.
-
-    Returns:
-        As `deploy.support.node_times.by_node`.
-    """
-    found: list[Event] = []
-    with OpenVinoRunner(path, OpenVinoOptions(**options, counters=True)) as runner:
-        runner.bind(feeds)
-        for _ in range(calls):
-            runner.launch()
-            found += runner.counters()
-    return by_node(found, calls)

@@ -1,4 +1,4 @@
-"""What an engine takes and gives, and which of its profiles serves some shapes: no GPU is needed to decide that."""
+"""Inputs and outputs of an engine, and the choice of an optimization profile; none of this needs a GPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deploy.core.runner import Feeds
 
 Shape = tuple[int, ...]
 
-NUMPY = {
+NUMPY_TYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
     "INT8": "int8",
@@ -19,7 +19,7 @@ NUMPY = {
     "INT64": "int64",
     "BOOL": "bool",
 }
-"""TensorRT's names of the types that a numpy array can have."""
+"""NumPy's names of TensorRT's types."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,9 +27,10 @@ class Binding:
     """One input or output of an engine.
 
     Attributes:
-        dtype: numpy's name.
-        ranges: an input's low, opt and high shape in every profile; empty for an output.
-        on_host: the engine reads it on the CPU: it decides shapes.
+        name: name of the tensor.
+        dtype: NumPy's name of its type.
+        ranges: min, opt and max shape of an input in every profile; empty for an output.
+        on_host: the engine reads the tensor on the CPU, because its values decide shapes.
     """
 
     name: str
@@ -39,34 +40,58 @@ class Binding:
 
 
 def check_feeds(inputs: Sequence[Binding], feeds: Feeds) -> dict[str, Shape]:
-    """The shapes of the feeds, which are those that the engine takes, of its types.
+    """Return the shapes of the feeds, after checking their names and types.
 
     Raises:
-        BackendError: one is missing, unknown, or of another type.
+        BackendError: an input is missing, unknown, or has the wrong type.
     """
-    known = {item.name for item in inputs}
-    if set(feeds) != known:
-        raise BackendError(
-            f"the engine takes {', '.join(sorted(known))}; it was given {', '.join(feeds) or 'nothing'}."
-        )
+    names = {item.name for item in inputs}
+    if set(feeds) != names:
+        raise BackendError(f"the engine has the inputs {', '.join(sorted(names))}, got {', '.join(feeds) or 'none'}.")
     for item in inputs:
-        found = feeds[item.name].dtype.name
-        if found != item.dtype:
-            raise BackendError(f"input {item.name!r} is {found}; the engine takes {item.dtype}.")
+        dtype = feeds[item.name].dtype.name
+        if dtype != item.dtype:
+            raise BackendError(f"input {item.name!r} must be {item.dtype}, got {dtype}.")
     return {name: tuple(value.shape) for name, value in feeds.items()}
 
 
 def choose_profile(inputs: Sequence[Binding], shapes: Mapping[str, Shape]) -> int:
-    """The profile that takes these shapes and was made for the nearest ones; the first among equals.
+    """Return the index of the profile that accepts these shapes and has the nearest opt shapes; ties: the first.
 
     Raises:
-        BackendError: none does.
+        BackendError: no profile accepts the shapes.
     """
     count = len(inputs[0].ranges) if inputs else 1
-    fitting = [index for index in range(count) if all(_fits(item, index, shapes[item.name]) for item in inputs)]
-    if not fitting:
+    accepting = [index for index in range(count) if all(_fits(item, index, shapes[item.name]) for item in inputs)]
+    if not accepting:
         raise BackendError(_misfit(inputs, shapes, count), "deploy trt build --batch MIN:OPT:MAX, or --shape")
-    return min(fitting, key=lambda index: sum(_distance(item, index, shapes[item.name]) for item in inputs))
+    return min(accepting, key=lambda index: sum(_distance(item, index, shapes[item.name]) for item in inputs))
+
+
+def numpy_type(name: str, tensor: str) -> str:
+    """Return NumPy's name of a TensorRT type.
+
+    Args:
+        name: TensorRT's name of the type.
+        tensor: name of the tensor, for the message.
+
+    Raises:
+        BackendError: NumPy has no such type (bfloat16).
+    """
+    if name not in NUMPY_TYPES:
+        raise BackendError(f"tensor {tensor!r} has the type {name}, which NumPy does not support.")
+    return NUMPY_TYPES[name]
+
+
+def static_shape(name: str, shape: Shape) -> Shape:
+    """Return an output's shape, after checking that every size is known before the run.
+
+    Raises:
+        BackendError: a size depends on values.
+    """
+    if any(size < 0 for size in shape):
+        raise BackendError(f"output {name!r} has a data-dependent shape ({_text(shape)}), which is not supported.")
+    return shape
 
 
 def _fits(item: Binding, index: int, shape: Shape) -> bool:
@@ -79,35 +104,13 @@ def _distance(item: Binding, index: int, shape: Shape) -> int:
 
 
 def _misfit(inputs: Sequence[Binding], shapes: Mapping[str, Shape], count: int) -> str:
-    """The first input that fits no profile; where each fits one alone, that they do not fit together."""
+    """Name the first input that no profile accepts; if there is none, say that no profile accepts them together."""
     for item in inputs:
         if not any(_fits(item, index, shapes[item.name]) for index in range(count)):
-            told = " or ".join(f"{_text(low)} to {_text(high)}" for low, _, high in item.ranges)
-            return f"input {item.name!r} is {_text(shapes[item.name])}; the engine takes {told}."
-    return f"no profile of the engine takes {', '.join(f'{name} {_text(shape)}' for name, shape in shapes.items())}."
+            ranges = " or ".join(f"{_text(low)} to {_text(high)}" for low, _, high in item.ranges)
+            return f"input {item.name!r} has the shape {_text(shapes[item.name])}; the engine accepts {ranges}."
+    return f"no profile of the engine accepts {', '.join(f'{name} {_text(shape)}' for name, shape in shapes.items())}."
 
 
 def _text(shape: Shape) -> str:
     return "×".join(map(str, shape)) or "a scalar"
-
-
-def numpy_type(name: str, tensor: str) -> str:
-    """Numpy's name of a TensorRT type.
-
-    Raises:
-        BackendError: numpy has none, as for bfloat16.
-    """
-    if name not in NUMPY:
-        raise BackendError(f"tensor {tensor!r} of the engine is {name}, which no numpy array can be.")
-    return NUMPY[name]
-
-
-def known_sizes(name: str, shape: Shape) -> Shape:
-    """An output's shape, every size of which is known before it runs.
-
-    Raises:
-        BackendError: one depends on values.
-    """
-    if any(size < 0 for size in shape):
-        raise BackendError(f"output {name!r} has a size that depends on values ({_text(shape)}): it cannot be bound.")
-    return shape

@@ -1,4 +1,7 @@
-"""TensorRT engines on an NVIDIA GPU: memory and streams are PyTorch's; the manifest is asked before the engine."""
+"""TensorRT engines on an NVIDIA GPU. PyTorch provides memory and streams.
+
+The manifest is checked before the engine is deserialized.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from deploy.backends.tensorrt.profiles import Binding, Shape, check_feeds, choose_profile, known_sizes, numpy_type
+from deploy.backends.tensorrt.profiles import Binding, Shape, check_feeds, choose_profile, numpy_type, static_shape
 from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError, BackendError, UsageError
+from deploy.core.options import read_options
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.store import write_file
 from deploy.support.cuda_driver import gpus
 from deploy.support.engine_file import read_engine, refusal
+from deploy.support.runtime_errors import first_line
 from deploy.support.tensorrt_library import (
     Library,
     cuda_major,
@@ -30,13 +35,13 @@ from deploy.support.tensorrt_library import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorRTOptions:
-    """How an engine is run.
+    """Options of an engine's execution.
 
     Attributes:
-        device: number of the GPU.
-        graph: replay a captured CUDA graph instead of launching kernel by kernel; captured when shapes are bound.
-        runtime_cache: a file with the kernels that TensorRT for RTX compiled for this GPU, read and written. It holds
-            code, like an engine: use one that you wrote.
+        device: index of the GPU.
+        graph: replay a CUDA graph, captured when shapes are bound, instead of launching every kernel.
+        runtime_cache: file with the kernels that TensorRT for RTX compiled for this GPU, read and written. It contains
+            code, like an engine, so use only files that you wrote yourself.
     """
 
     device: int = 0
@@ -44,24 +49,25 @@ class TensorRTOptions:
     runtime_cache: str | None = None
 
 
-class TensorRtRunner(Runner):
-    """An engine, opened; one context, one stream, one set of buffers.
+class TensorRTRunner(Runner):
+    """An open engine with one execution context, one stream and one set of buffers.
 
     Args:
-        path: the engine, its manifest beside it.
+        path: the engine; its manifest lies beside it.
         options: see `TensorRTOptions`.
 
     Raises:
-        ArtifactError: no manifest, or it was built by another library version, for another GPU or of another graph.
-        DigestError: the engine is not what its manifest records.
-        BackendError: there is no GPU, its driver is too old, or the library refuses the engine.
-        UsageError: an option that the engine's library does not have.
+        ArtifactError: there is no manifest, or the engine was built by another library version, for another GPU or
+            from another graph.
+        DigestError: the engine differs from its manifest.
+        BackendError: there is no GPU, its driver is too old, or the library cannot deserialize the engine.
+        UsageError: an option that the engine's library does not support.
     """
 
     def __init__(self, path: Path, options: TensorRTOptions | None = None) -> None:
         self._options = options or TensorRTOptions()
         artifact = read_engine(path)
-        self._library = _fitting(artifact, self._options)
+        self._library = _matching_library(artifact, self._options)
         self._path = path
         self._logger = make_logger(self._library, lambda severity, text: None)
         self._device = torch.device("cuda", self._options.device)
@@ -73,7 +79,7 @@ class TensorRtRunner(Runner):
             self._context = self._make_context(self._engine)
         self._inputs, self._outputs = self._bindings(self._engine)
         self.inputs, self.outputs = artifact.manifest.inputs, artifact.manifest.outputs
-        self._hold_names()
+        self._check_names()
         self._buffers: dict[str, torch.Tensor] = {}
         self._profile = 0
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -86,32 +92,32 @@ class TensorRtRunner(Runner):
         return self.fetch()
 
     def bind(self, feeds: Feeds) -> None:
-        """Copy the feeds to the GPU, and make room for the outputs; a captured graph is captured anew on new shapes.
+        """Copy inputs to the GPU and allocate outputs; new shapes capture a new CUDA graph.
 
         Raises:
-            BackendError: feeds that the engine does not take, or too little memory.
+            BackendError: the engine does not accept the inputs, or the GPU is out of memory.
         """
         shapes = check_feeds(self._inputs, feeds)
         profile = choose_profile(self._inputs, shapes)
         with self._on_gpu("binding"), torch.cuda.stream(self._stream):
-            moved = self._choose(profile)
+            changed = self._select(profile)
             for item in self._inputs:
-                moved |= self._place(item, shapes[item.name])
-                self._buffers[item.name].copy_(torch.from_numpy(np.ascontiguousarray(feeds[item.name])))
+                changed |= self._allocate(item, shapes[item.name])
+                self._buffers[item.name].copy_(torch.from_numpy(np.asarray(feeds[item.name], order="C")))
             unknown = self._context.infer_shapes()
             if unknown:
-                raise BackendError(f"{self._path}: the engine does not know the shapes of {', '.join(unknown)}.")
+                raise BackendError(f"{self._path}: the shapes of {', '.join(unknown)} cannot be inferred.")
             for item in self._outputs:
                 shape = tuple(self._context.get_tensor_shape(item.name))
-                moved |= self._place(item, known_sizes(item.name, shape))
-            if moved and self._options.graph and self._library.name == "tensorrt":
+                changed |= self._allocate(item, static_shape(item.name, shape))
+            if changed and self._options.graph and self._library.name == "tensorrt":
                 self._capture()
 
     def launch(self) -> None:
-        """Start one run of what is bound, and return before it ends.
+        """Start a run on the bound inputs and return before it ends.
 
         Raises:
-            BackendError: the engine refuses.
+            BackendError: the engine cannot be launched.
         """
         with self._on_gpu("running"), torch.cuda.stream(self._stream):
             self._events[0].record()
@@ -122,26 +128,26 @@ class TensorRtRunner(Runner):
             self._events[1].record()
 
     def synchronize(self) -> None:
-        """Wait for everything that was launched.
+        """Wait for all launched runs.
 
         Raises:
-            BackendError: it failed on the GPU.
+            BackendError: a run failed on the GPU.
         """
         with self._on_gpu("running"):
             self._stream.synchronize()
 
     def device_ns(self) -> int:
-        """Time on the GPU of what was launched and waited for last, by CUDA events."""
+        """Return the GPU time of the last completed launch in ns, from CUDA events."""
         elapsed_ms: float = self._events[0].elapsed_time(self._events[1])
         return round(elapsed_ms * 1e6)
 
     def fetch(self) -> Fetches:
-        """The outputs of the last run, copied to the CPU."""
+        """Copy the outputs to the CPU; see `Runner.fetch`."""
         with self._on_gpu("reading"), torch.cuda.stream(self._stream):
             return {item.name: np.array(self._buffers[item.name].cpu().numpy()) for item in self._outputs}
 
     def close(self) -> None:
-        """Write the runtime cache, and free the engine and its memory."""
+        """Write the runtime cache and free the engine with its memory."""
         if self._cache is not None and self._options.runtime_cache:
             write_file(Path(self._options.runtime_cache), bytes(memoryview(self._cache.serialize())))
         self._cache = self._graph = self._context = self._engine = None
@@ -156,71 +162,70 @@ class TensorRtRunner(Runner):
                 runtime_cache = runtime_config.create_runtime_cache()
                 file = Path(self._options.runtime_cache)
                 if file.is_file() and not runtime_cache.deserialize(file.read_bytes()):
-                    raise BackendError(f"{file}: {self._library.name} does not take this cache.", f"rm {file}")
+                    raise BackendError(f"{file}: {self._library.name} cannot read this runtime cache.", f"rm {file}")
                 runtime_config.set_runtime_cache(runtime_cache)
                 self._cache = runtime_cache
-            eager = module.DynamicShapesKernelSpecializationStrategy.EAGER  # before a run, not at some time during it
+            eager = module.DynamicShapesKernelSpecializationStrategy.EAGER  # compile before a run, not during it
             runtime_config.dynamic_shapes_kernel_specialization_strategy = eager
             if self._options.graph:
                 runtime_config.cuda_graph_strategy = module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             context = engine.create_execution_context(runtime_config)
         if context is None:
-            raise BackendError(f"{self._path}: the engine cannot be run here: {self._logger.last_error}")
+            raise BackendError(f"{self._path}: cannot create an execution context: {self._logger.last_error}")
         return context
 
     def _bindings(self, engine: Any) -> tuple[list[Binding], list[Binding]]:
-        """What the engine takes, and what it gives."""
+        """Return the inputs and the outputs of the engine."""
         module = self._library.module
-        found: tuple[list[Binding], list[Binding]] = ([], [])
+        inputs: list[Binding] = []
+        outputs: list[Binding] = []
         for index in range(engine.num_io_tensors):
             name = engine.get_tensor_name(index)
-            given = engine.get_tensor_mode(name) == module.TensorIOMode.INPUT
-            ranges = _ranges(engine, name) if given else ()
-            found[0 if given else 1].append(
-                Binding(
-                    name=name,
-                    dtype=numpy_type(engine.get_tensor_dtype(name).name, name),
-                    ranges=ranges,
-                    on_host=engine.get_tensor_location(name) == module.TensorLocation.HOST,
-                )
+            is_input = engine.get_tensor_mode(name) == module.TensorIOMode.INPUT
+            binding = Binding(
+                name=name,
+                dtype=numpy_type(engine.get_tensor_dtype(name).name, name),
+                ranges=_ranges(engine, name) if is_input else (),
+                on_host=engine.get_tensor_location(name) == module.TensorLocation.HOST,
             )
-        return found
+            (inputs if is_input else outputs).append(binding)
+        return inputs, outputs
 
-    def _hold_names(self) -> None:
-        for told, found in ((self.inputs, self._inputs), (self.outputs, self._outputs)):
-            if {spec.name for spec in told} != {item.name for item in found}:
-                names = ", ".join(item.name for item in found)
-                raise ArtifactError(f"{self._path}: its manifest names other tensors than the engine has: {names}.")
+    def _check_names(self) -> None:
+        for specs, bindings in ((self.inputs, self._inputs), (self.outputs, self._outputs)):
+            if {spec.name for spec in specs} != {item.name for item in bindings}:
+                names = ", ".join(item.name for item in bindings)
+                raise ArtifactError(f"{self._path}: the manifest does not name the engine's tensors: {names}.")
 
-    def _choose(self, profile: int) -> bool:
-        """Switch to a profile; True if another one was active."""
+    def _select(self, profile: int) -> bool:
+        """Switch to a profile; return whether another one was active."""
         if profile == self._profile:
             return False
         if not self._context.set_optimization_profile_async(profile, self._stream.cuda_stream):
-            raise BackendError(f"{self._path}: profile {profile} is refused: {self._logger.last_error}")
+            raise BackendError(f"{self._path}: cannot select profile {profile}: {self._logger.last_error}")
         self._profile = profile
         return True
 
-    def _place(self, item: Binding, shape: Shape) -> bool:
-        """Give a tensor a buffer of its shape; True if it is a new one."""
-        held = self._buffers.get(item.name)
-        fresh = held is None or tuple(held.shape) != shape
-        if held is None or fresh:
+    def _allocate(self, item: Binding, shape: Shape) -> bool:
+        """Give a tensor a buffer of its shape; return whether the buffer is new."""
+        buffer = self._buffers.get(item.name)
+        is_new = buffer is None or tuple(buffer.shape) != shape
+        if buffer is None or is_new:
             device = torch.device("cpu") if item.on_host else self._device
-            held = self._buffers[item.name] = torch.empty(shape, dtype=getattr(torch, item.dtype), device=device)
-        taken = self._context.set_tensor_address(item.name, held.data_ptr())
+            buffer = self._buffers[item.name] = torch.empty(shape, dtype=getattr(torch, item.dtype), device=device)
+        accepted = self._context.set_tensor_address(item.name, buffer.data_ptr())
         if item.ranges:
-            taken = self._context.set_input_shape(item.name, shape) and taken
-        if not taken:
-            raise BackendError(f"{self._path}: {item.name!r} is refused: {self._logger.last_error}")
-        return fresh
+            accepted = self._context.set_input_shape(item.name, shape) and accepted
+        if not accepted:
+            raise BackendError(f"{self._path}: cannot bind {item.name!r}: {self._logger.last_error}")
+        return is_new
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._stream.cuda_stream):
-            raise BackendError(f"{self._path}: the engine does not run: {self._logger.last_error}")
+            raise BackendError(f"{self._path}: the engine cannot be launched: {self._logger.last_error}")
 
     def _capture(self) -> None:
-        """Capture one run; a first one outside lets the library allocate what it must."""
+        """Capture one run, after a run outside the capture in which the library allocates memory."""
         self._graph = None
         self._enqueue()
         self._stream.synchronize()
@@ -231,54 +236,63 @@ class TensorRtRunner(Runner):
 
     @contextmanager
     def _on_gpu(self, doing: str) -> Iterator[None]:
-        """With the engine's GPU current; what PyTorch and CUDA raise is translated."""
+        """Make the engine's GPU current and translate exceptions of PyTorch and CUDA."""
         try:
             with torch.cuda.device(self._device):
                 yield
         except torch.cuda.OutOfMemoryError as exc:
-            free = "smaller batches, or an engine with a smaller --batch"
-            raise BackendError(f"{self._path}: too little GPU memory while {doing}.", free) from exc
+            hint = "use a smaller batch, or build an engine with a smaller --batch"
+            raise BackendError(f"{self._path}: out of GPU memory while {doing}.", hint) from exc
         except RuntimeError as exc:
-            text = str(exc).strip().splitlines()[0][:300]
-            raise BackendError(f"{self._path}: CUDA failed while {doing}: {text}") from exc
+            raise BackendError(f"{self._path}: CUDA failed while {doing}: {first_line(exc)}") from exc
 
 
-def _fitting(artifact: Artifact, options: TensorRTOptions) -> Library:
-    """The engine's own library, where engine, library, GPU and options fit each other."""
+def _matching_library(artifact: Artifact, options: TensorRTOptions) -> Library:
+    """Import the engine's library and check that engine, library, GPU and options match."""
     library = open_library(str(artifact.manifest.options["library"]))
-    found = gpus()
-    if found and not 0 <= options.device < len(found):
-        raise UsageError(f"device {options.device}: there are {len(found)} GPUs, counted from 0.")
-    gpu = found[options.device] if found else None
-    why = refusal(artifact, library.version, gpu)
-    if why is not None:
-        raise ArtifactError(why)
+    devices = gpus()
+    if devices and not 0 <= options.device < len(devices):
+        raise UsageError(f"device {options.device}: this machine has {len(devices)} GPUs, numbered from 0.")
+    gpu = devices[options.device] if devices else None
+    mismatch = refusal(artifact, library.version, gpu)
+    if mismatch is not None:
+        raise ArtifactError(mismatch)
     fault = driver_fault(library, gpu, cuda_major(library.name))
     if fault is not None:
         raise BackendError(f"{artifact.path}: {fault}.", "deploy doctor")
     if not torch.cuda.is_available():
-        raise BackendError("PyTorch, which holds the engine's memory, cannot use the GPU.", "deploy doctor")
+        raise BackendError("PyTorch, which allocates the engine's memory, cannot use the GPU.", "deploy doctor")
     if options.runtime_cache and library.name == "tensorrt":
-        raise UsageError("runtime_cache is for tensorrt-rtx: an engine of tensorrt holds its kernels itself.")
+        raise UsageError("runtime_cache needs tensorrt-rtx; engines of tensorrt contain their kernels.")
     return library
 
 
 def _ranges(engine: Any, name: str) -> tuple[tuple[Shape, Shape, Shape], ...]:
-    """An input's shapes in every profile; an engine with fixed shapes may have no profile."""
+    """Return an input's min, opt and max shape in every profile; an engine with static shapes may have no profile."""
     if engine.num_optimization_profiles == 0:
         fixed: Shape = tuple(engine.get_tensor_shape(name))
         return ((fixed, fixed, fixed),)
-    found = []
+    ranges = []
     for index in range(engine.num_optimization_profiles):
         low, opt, high = (tuple(shape) for shape in engine.get_tensor_profile_shape(name, index))
-        found.append((low, opt, high))
-    return tuple(found)
+        ranges.append((low, opt, high))
+    return tuple(ranges)
 
 
 def _event() -> Any:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-def open(path: Path, **options: Any) -> TensorRtRunner:
-    """Open an engine."""
-    return TensorRtRunner(path, TensorRTOptions(**options))
+def open(path: Path, **options: Any) -> TensorRTRunner:
+    """Open an engine.
+
+    Args:
+        path: the engine.
+        options: fields of `TensorRTOptions`.
+
+    Raises:
+        ArtifactError: see `TensorRTRunner`.
+        BackendError: see `TensorRTRunner`.
+        UsageError: an unknown option, or a value of the wrong type.
+    """
+    return TensorRTRunner(path, read_options(TensorRTOptions, options, "TensorRT"))

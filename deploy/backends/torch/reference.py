@@ -1,4 +1,4 @@
-"""The model itself, run by PyTorch in float64 (the reference), float32 or float16."""
+"""The model in PyTorch with weights converted one operator at a time: float64 (the reference), float32 or float16."""
 
 from __future__ import annotations
 
@@ -12,20 +12,28 @@ from numpy.typing import NDArray
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.module_tracker import ModuleTracker
 
-from deploy.core.errors import BackendError, DeployError
+from deploy.core.errors import DeployError
 from deploy.core.model import Model, name_outputs
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
 from deploy.support.precision import computed_in
+from deploy.support.runtime_errors import run_error
 from deploy.support.sketch import sketch
 
-_CONVERSIONS = ("_to_copy", "detach", "alias", "clone", "lift_fresh", "t")
 PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16}
+_CONVERSIONS = ("_to_copy", "detach", "alias", "clone", "lift_fresh", "t")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Operation:
-    """One operator of a traced run: its name, the module it ran in, and its result's shape and sketch."""
+    """One operator of a traced run.
+
+    Attributes:
+        operator: name of the ATen operator.
+        module: qualified name of the module that called it.
+        shape: shape of the result.
+        sketch: `deploy.support.sketch.sketch` of the result.
+    """
 
     operator: str
     module: str
@@ -34,14 +42,14 @@ class Operation:
 
 
 class PyTorchRunner(Runner):
-    """Runs a `Model`; outputs are numpy arrays, floats in the precision it was computed in.
+    """Runs a `Model`; float outputs keep the precision of the run.
 
     Args:
         model: the model; its module is not changed.
-        precision: ``fp64``, ``fp32`` or ``fp16``; no second copy of the weights is made.
+        precision: ``fp64``, ``fp32`` or ``fp16``; the weights are not copied.
 
     Attributes:
-        read: names of the parameters and buffers that were read by a run in another precision than fp32.
+        read: names of the parameters and buffers that runs in fp64 or fp16 have read.
     """
 
     def __init__(self, model: Model, precision: str = "fp32") -> None:
@@ -53,9 +61,37 @@ class PyTorchRunner(Runner):
         self.read: set[str] = set()
 
     def tensors(self, feeds: Feeds) -> dict[str, torch.Tensor]:
-        """Feeds as tensors in this runner's precision."""
-        made = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feeds.items()}
-        return {name: value.to(self.dtype) if value.is_floating_point() else value for name, value in made.items()}
+        """Convert inputs to tensors, floats in this runner's precision."""
+        converted = {name: torch.from_numpy(np.asarray(value, order="C")) for name, value in feeds.items()}
+        return {name: value.to(self.dtype) if value.is_floating_point() else value for name, value in converted.items()}
+
+    def run(self, feeds: Feeds) -> Fetches:
+        """Run once; see `Runner.run`."""
+        try:
+            result = self._call(self.tensors(feeds))
+        except DeployError:
+            raise
+        except Exception as exc:
+            raise run_error(f"{self.model.name} in PyTorch ({self.precision})", feeds, str(exc)) from exc
+        return {name: np.asarray(value.detach().cpu().numpy()) for name, value in result.items()}
+
+    def trace(self, feeds: Feeds) -> list[Operation]:
+        """Run once and return the sketch of every operator's float result, in execution order."""
+        operations: list[Operation] = []
+
+        def observe(operator: str, value: torch.Tensor) -> None:
+            if value.numel() > 1 and operator not in _CONVERSIONS:
+                module = max(tracker.parents, key=len).partition(".")[2]
+                with torch._C.DisableTorchFunction(), _disable_current_modes():
+                    array = value.detach().numpy()
+                operations.append(
+                    Operation(operator=operator, module=module, shape=tuple(value.shape), sketch=sketch(array))
+                )
+
+        positional, keyword = self.model.arguments(self.tensors(feeds))
+        with ModuleTracker() as tracker, computed_in(self.dtype, self.model.module, observe):
+            self.model.module(*positional, **keyword)
+        return operations
 
     def _call(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         positional, keyword = self.model.arguments(tensors)
@@ -66,34 +102,3 @@ class PyTorchRunner(Runner):
             result = name_outputs(self.model.module(*positional, **keyword))
         self.read |= read
         return result
-
-    def trace(self, feeds: Feeds) -> list[Operation]:
-        """Run once and sketch the float result of every operator, in order; none is kept."""
-        found: list[Operation] = []
-
-        def observe(operator: str, value: torch.Tensor) -> None:
-            if value.numel() > 1 and operator not in _CONVERSIONS:
-                module = max(tracker.parents, key=len).partition(".")[2]
-                with torch._C.DisableTorchFunction(), _disable_current_modes():
-                    array = value.detach().numpy()
-                found.append(
-                    Operation(operator=operator, module=module, shape=tuple(value.shape), sketch=sketch(array))
-                )
-
-        positional, keyword = self.model.arguments(self.tensors(feeds))
-        with ModuleTracker() as tracker, computed_in(self.dtype, self.model.module, observe):
-            self.model.module(*positional, **keyword)
-        return found
-
-    def run(self, feeds: Feeds) -> Fetches:
-        """Run once; see `Runner.run`."""
-        try:
-            result = self._call(self.tensors(feeds))
-        except DeployError:
-            raise
-        except Exception as exc:
-            shapes = ", ".join(f"{name}{list(value.shape)}" for name, value in feeds.items())
-            raise BackendError(
-                f"PyTorch could not run {self.model.name} on {shapes} in {self.precision}: {exc}"
-            ) from exc
-        return {name: np.asarray(value.detach().cpu().numpy()) for name, value in result.items()}

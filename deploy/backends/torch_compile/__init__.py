@@ -1,4 +1,4 @@
-"""PyTorch with ``torch.compile``. Compiling takes up to a minute per process, so it is not a default backend."""
+"""PyTorch with ``torch.compile``; not a default backend, since compilation takes up to a minute per process."""
 
 from deploy.backends.torch import options
 from deploy.core.backend import Backend

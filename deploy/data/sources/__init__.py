@@ -1,1 +1,1 @@
-"""One file for each named data set, with ``load(split, root) -> Dataset`` for ``train`` and ``test``."""
+"""Bundled data sets, one file each, with ``load(split, root) -> Dataset`` for the splits ``train`` and ``test``."""

@@ -1,9 +1,8 @@
-"""What the data sets of torchvision share: where their files are, and what is said when they are missing."""
+"""Shared by the data sets of torchvision: where the files are, and how they are downloaded."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import socket
 import sys
@@ -14,62 +13,55 @@ from typing import Any
 import numpy as np
 
 from deploy.core.errors import DataError
-from deploy.data.dataset import ArrayImages, Dataset
+from deploy.data.dataset import Dataset
 
-_TIMEOUT = 15.0
-"""Seconds without a byte before a download is given up."""
+_TIMEOUT_S = 15.0
+"""A download that receives no byte for this long is given up."""
 
 
 def default_root() -> Path:
-    """Where downloads are kept: ``$XDG_CACHE_HOME/deploy-toolkit/data``, else under ``~/.cache``."""
+    """Return the download folder: ``$XDG_CACHE_HOME/deploy-toolkit/data``, else the same under ``~/.cache``."""
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "deploy-toolkit" / "data"
 
 
-def fetch(
+def load_torchvision(
     name: str, split: str, root: Path | None, make: Callable[..., Any], classes: tuple[str, ...], layout: str
 ) -> Dataset:
-    """Read the files of a data set under ``root``, downloading those that are missing.
+    """Read a data set under ``root``, downloading missing files.
 
     Args:
         name: of the data set.
         split: ``train`` or ``test``.
         root: folder of the files, or None for `default_root`.
         make: torchvision's class.
-        classes: names in the order of the labels.
-        layout: the files that would serve, for the error.
+        classes: class names in label order.
+        layout: the expected files, for the error message.
 
     Raises:
-        DataError: they are not there and cannot be fetched, or are damaged.
+        DataError: the files are missing and cannot be downloaded, or are damaged.
     """
     folder = root or default_root()
     try:
-        with _quiet_and_patient():
-            found = make(root=str(folder), train=split == "train", download=True)
-            images = np.asarray(found.data)
-            labels = np.asarray(found.targets, dtype=np.int64)
-    except Exception as exc:  # missing, damaged, no network, no permission: torchvision raises many kinds
+        with _quiet_download():
+            loaded = make(root=str(folder), train=split == "train", download=True)
+            images = np.asarray(loaded.data)
+            labels = np.asarray(loaded.targets, dtype=np.int64)
+    except Exception as exc:  # missing, damaged, no network, no permission: torchvision raises many types
         reason = " ".join(str(exc).split())[:300] or type(exc).__name__
         raise DataError(
-            f"{name} is not under {folder} and could not be downloaded, or is damaged: {reason}",
-            f"put the files there, or name their folder with --data-root DIR: {layout}",
+            f"{name}: not found in {folder} and not downloaded, or damaged: {reason}",
+            f"put the files there, or give their folder with --data-root DIR: {layout}",
         ) from exc
     images = images[..., np.newaxis] if images.ndim == 3 else images
-    return Dataset(
-        name=name,
-        split=split,
-        classes=classes,
-        images=ArrayImages(images),
-        labels=labels,
-        digest=hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest(),
-    )
+    return Dataset.from_arrays(name, split, classes, images, labels)
 
 
 @contextlib.contextmanager
-def _quiet_and_patient() -> Iterator[None]:
-    """Nothing torchvision prints may reach stdout, and no connection may wait for ever."""
+def _quiet_download() -> Iterator[None]:
+    """Send torchvision's output to stderr and limit the wait for a connection."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT)
+    socket.setdefaulttimeout(_TIMEOUT_S)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 60,000 and 10,000 pieces of clothing, 28x28, gray (Xiao, Rasul, Vollgraf, 2017)."""
+"""Fashion-MNIST: 60,000 training and 10,000 test images of clothing, 28x28, gray (Xiao, Rasul, Vollgraf, 2017)."""
 
 from __future__ import annotations
 
@@ -7,27 +7,19 @@ from pathlib import Path
 from torchvision.datasets import FashionMNIST
 
 from deploy.data.dataset import Dataset
-from deploy.data.sources._torchvision import fetch
+from deploy.data.sources._torchvision import load_torchvision
 
 CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 LAYOUT = "DIR/FashionMNIST/raw/{train,t10k}-images-idx3-ubyte[.gz] and …/{train,t10k}-labels-idx1-ubyte[.gz]"
 
 
 def load(split: str, root: Path | None) -> Dataset:
-    """The training or the test images.
+    """Load the training or test images.
 
     Raises:
-        DataError: the files are not there and cannot be fetched.
+        DataError: the files are missing and cannot be downloaded.
     """
-    return fetch("fashion-mnist", split, root, FashionMNIST, CLASSES, LAYOUT)
+    return load_torchvision("fashion-mnist", split, root, FashionMNIST, CLASSES, LAYOUT)

@@ -1,5 +1,9 @@
-"""One file for each place models come from; the file name is the prefix of their full names.
+"""Where models come from: one file per source, whose name is the prefix of its models.
 
-Each has ``names() -> list of bare names``, ``build(name, request) -> Model`` (weights as the constructor draws
-them) and ``published(name, model) -> path and label of published weights, or None``.
+Each file has:
+
+- ``names() -> list[str]``: the models, without the prefix.
+- ``summary(name) -> str``: a description in one line, or an empty text.
+- ``build(name, request) -> Model``: the model with the weights that its constructor draws.
+- ``published(name, model) -> tuple[str, str] | None``: URL and label of the published weights, if any.
 """

@@ -5,29 +5,28 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
 
 from deploy.core.errors import UsageError
-from deploy.core.model import Model, Preprocessing, Weights
+from deploy.core.model import UNTRAINED, Model, Preprocessing, Weights
 from deploy.core.tensors import Dim, TensorSpec
-from deploy.models.request import ModelRequest, typed
+from deploy.models.request import ModelRequest
 
-_DETECTORS = "a detector's number of boxes depends on the picture, which torch.export cannot follow"
-_DETECTION = 320
-"""Side in pixels of the traced detection input: the detectors resize it to their own size themselves."""
+_UNTRACEABLE = "the number of boxes depends on the image, which torch.export does not support"
+_DETECTION_SIDE = 320
+"""Side in pixels of the traced input of a detector; the detectors resize it to their own size."""
 
 
 def names() -> list[str]:
-    """Every float model; quantized ones are already compiled for one target."""
+    """Return the names of all float models; quantized models are already compiled for one target."""
     return [name for name in torchvision.models.list_models() if not name.startswith("quantized_")]
 
 
 def summary(name: str) -> str:
-    """What torchvision's documentation says of it first."""
+    """Return the first sentence of torchvision's documentation of a model."""
     text = inspect.getdoc(torchvision.models.get_model_builder(name)) or ""
     first = " ".join(text.partition("\n\n")[0].split())
     plain = re.sub(r" ?<http[^>]*>|`_*", "", first)
@@ -35,18 +34,17 @@ def summary(name: str) -> str:
 
 
 def build(name: str, request: ModelRequest) -> Model:
-    """Build a model with the weights its constructor draws.
+    """Build a model with the weights that its constructor draws.
 
     Raises:
         UsageError: the architecture does not take an option.
     """
-    options = {key: typed(value) for key, value in request.options.items()}
     builder = torchvision.models.get_model_builder(name)
-    takes_backbone = "weights_backbone" in inspect.signature(builder).parameters
+    backbone = {"weights_backbone": None} if "weights_backbone" in inspect.signature(builder).parameters else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         try:
-            module = builder(weights=None, **({"weights_backbone": None} if takes_backbone else {}), **options)
+            module = builder(weights=None, **backbone, **request.typed_options())
         except (TypeError, ValueError) as exc:
             raise UsageError(f"torchvision/{name}: {exc}.") from exc
     specs, sizes, listed = _inputs(name, module)
@@ -57,25 +55,20 @@ def build(name: str, request: ModelRequest) -> Model:
         inputs=specs,
         sizes=sizes,
         listed=listed,
-        weights=Weights(source="untrained", trained=False, seed=request.seed),
+        weights=Weights(source=UNTRAINED, trained=False, seed=request.seed),
         preprocessing=_preprocessing(name) if len(specs) == 1 and len(specs[0].shape) == 4 else None,
-        labels=_labels(name, module),
-        untraceable=_DETECTORS if listed else "",
+        labels=_labels(name),
+        untraceable=_UNTRACEABLE if listed else "",
     )
 
 
-def published(name: str, model: Model) -> tuple[str, str, Any] | None:
-    """Address, label and meta data of the architecture's default weights, or None where there are none."""
-    weights = _default(name)
-    return (weights.url, f"{type(weights).__name__}.{weights.name}", weights.meta) if weights is not None else None
+def published(name: str, model: Model) -> tuple[str, str] | None:
+    """Return the URL and label of the default weights, or None if there are none."""
+    weights = _default_weights(name)
+    return (weights.url, f"{type(weights).__name__}.{weights.name}") if weights is not None else None
 
 
-def cache_folder() -> Path:
-    """Where torch keeps downloaded checkpoints."""
-    return Path(torch.hub.get_dir()) / "checkpoints"
-
-
-def _default(name: str) -> Any:
+def _default_weights(name: str) -> Any:
     try:
         return torchvision.models.get_model_weights(name).DEFAULT
     except (ValueError, AttributeError):
@@ -88,9 +81,10 @@ def _family(name: str) -> str:
 
 
 def _inputs(name: str, module: torch.nn.Module) -> tuple[tuple[TensorSpec, ...], dict[str, int], bool]:
+    """Return the inputs, a size for each symbol, and whether the inputs are passed as a list."""
     family = _family(name)
     if family == "detection":
-        shape: tuple[Dim, ...] = (3, _DETECTION, _DETECTION)
+        shape: tuple[Dim, ...] = (3, _DETECTION_SIDE, _DETECTION_SIDE)
         return (TensorSpec(name="image", dtype="float32", shape=shape, bounds=(0, 1)),), {}, True
     if family == "video":
         frames = 16 if name.startswith(("r3d", "mc3", "r2plus1d", "s3d", "mvit")) else 32
@@ -114,7 +108,7 @@ def _side(name: str) -> int:
 
 
 def _preprocessing(name: str) -> Preprocessing | None:
-    weights = _default(name)
+    weights = _default_weights(name)
     if weights is None:
         return None
     recipe = weights.transforms()
@@ -133,6 +127,6 @@ def _preprocessing(name: str) -> Preprocessing | None:
     )
 
 
-def _labels(name: str, module: torch.nn.Module) -> tuple[str, ...]:
-    weights = _default(name)
+def _labels(name: str) -> tuple[str, ...]:
+    weights = _default_weights(name)
     return tuple(weights.meta.get("categories", ())) if weights is not None else ()

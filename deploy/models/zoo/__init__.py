@@ -1,1 +1,1 @@
-"""Networks written to be read, one architecture family a file; each file's `ENTRIES` lists what it offers."""
+"""Classic networks in readable code, one file per family; `ENTRIES` of a file lists its networks."""

@@ -1,4 +1,4 @@
-"""AlexNet: five convolutions and three fully connected layers, the network that won ImageNet in 2012.
+"""AlexNet: five convolutions and three fully connected layers; winner of the ImageNet challenge of 2012.
 
 Paper: Krizhevsky, Sutskever, Hinton, "ImageNet Classification with Deep Convolutional Neural Networks", 2012.
 Input: one gray image of 224x224. Parameters: 46,764,746.
@@ -15,8 +15,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from deploy.models.zoo._entry import ZooEntry, require_counts
-from deploy.models.zoo._initialize import he_normal_
+from deploy.models.zoo_entry import ZooEntry, he_normal_, require_counts
 
 
 class AlexNet(nn.Module):
@@ -28,7 +27,7 @@ class AlexNet(nn.Module):
         Args:
             in_channels: Channels of the image.
             num_classes: Number of logits.
-            dropout: Probability with which a hidden fully connected unit is dropped in training.
+            dropout: Probability of dropping a hidden unit of the fully connected layers in training.
         """
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
@@ -75,26 +74,6 @@ ENTRIES: Mapping[str, ZooEntry] = {
         build=alexnet_gray,
         input_shape=(1, 224, 224),
         summary="AlexNet on gray images, ten classes (2012)",
-        paper=("Krizhevsky, Sutskever, Hinton, ImageNet Classification with Deep Convolutional Neural Networks, 2012"),
-        parameters=46_764_746,
         options={"in_channels": int, "num_classes": int, "dropout": float},
-        stages=(
-            *("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5"),
-            *("flatten", "fc6", "fc7", "fc8"),
-        ),
-        shapes=(
-            (96, 54, 54),
-            (96, 26, 26),
-            (256, 26, 26),
-            (256, 12, 12),
-            (384, 12, 12),
-            (384, 12, 12),
-            (256, 12, 12),
-            (256, 5, 5),
-            (6400,),
-            (4096,),
-            (4096,),
-            (10,),
-        ),
     ),
 }

@@ -1,7 +1,7 @@
-"""Batch normalization, written out.
+"""Batch normalization, implemented from its formulas.
 
 Paper: Ioffe, Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
-Shift", 2015. The network built with it is `lenet_bn` in `lenet.py`; this file offers no network of its own.
+Shift", 2015. `lenet_bn` in `lenet.py` uses it; this file defines no network.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from deploy.models.zoo._entry import ZooEntry
+from deploy.models.zoo_entry import ZooEntry
 
 
 class BatchNorm(nn.Module):
     """Normalize each feature (N x C input) or each channel (N x C x H x W input) over the batch.
 
     In training mode the mean and variance are the batch's, and the moving statistics follow them:
-    `moving = 0.9 * moving + 0.1 * batch`. In evaluation mode the moving statistics take their place, so a
-    sample's output does not depend on its neighbors.
+    `moving = 0.9 * moving + 0.1 * batch`. In evaluation mode the moving statistics are used instead, so the
+    output of a sample does not depend on the rest of the batch.
 
-    **Differences from PyTorch's.** In evaluation mode the output equals that of `nn.BatchNorm1d` and
-    `nn.BatchNorm2d` to rounding, and in training mode too, because both divide by the *biased* variance (the
-    sum of squares over n). The moving variance differs: here it follows the biased variance, as the formula
-    above says; PyTorch's `running_var` follows the unbiased one (the sum over n - 1). So one training step
-    from a fresh layer gives `running_var - 0.9 = n / (n - 1) * (moving_var - 0.9)`, where n is the number of
-    values a channel has in the batch: N, or N * H * W.
+    **Differences from PyTorch.** The output equals that of `nn.BatchNorm1d` and `nn.BatchNorm2d` up to rounding,
+    in evaluation and in training mode: both divide by the *biased* variance (the sum of squares over n). The
+    moving variance differs: here it follows the biased variance, as in the formula above; PyTorch's `running_var`
+    follows the unbiased one (the sum over n - 1). One training step from a new layer therefore gives
+    `running_var - 0.9 = n / (n - 1) * (moving_var - 0.9)`, where n is the number of values per channel in the
+    batch: N, or N * H * W.
 
     Attributes:
-        gamma: Learned scale, shape (C,), starts at 1; PyTorch's `weight`.
-        beta: Learned shift, shape (C,), starts at 0; PyTorch's `bias`.
-        moving_mean: Buffer, shape (C,), starts at 0; PyTorch's `running_mean`.
-        moving_var: Buffer, shape (C,), starts at 1; see above.
+        gamma: Learned scale, shape (C,), initially 1; PyTorch's `weight`.
+        beta: Learned shift, shape (C,), initially 0; PyTorch's `bias`.
+        moving_mean: Buffer, shape (C,), initially 0; PyTorch's `running_mean`.
+        moving_var: Buffer, shape (C,), initially 1; see above.
     """
 
     gamma: nn.Parameter
@@ -45,7 +45,7 @@ class BatchNorm(nn.Module):
 
         Args:
             num_features: C, the number of features or channels.
-            eps: Added to the variance, so that a constant channel does not divide by zero.
+            eps: Added to the variance, to avoid a division by zero for constant channels.
             momentum: The weight of the new batch in the moving statistics, as in PyTorch.
         """
         super().__init__()
@@ -60,8 +60,8 @@ class BatchNorm(nn.Module):
         """Normalize `x` and return a tensor of the same shape.
 
         Raises:
-            ValueError: If `x` is neither N x C nor N x C x H x W, or if in training a channel has a single
-                value, whose variance says nothing.
+            ValueError: If `x` is neither N x C nor N x C x H x W, or has a single value per channel in training,
+                which has no variance.
         """
         reduced: tuple[int, ...]
         shape: tuple[int, ...]
@@ -88,7 +88,7 @@ class BatchNorm(nn.Module):
         return self.gamma.reshape(shape) * x_hat + self.beta.reshape(shape)
 
     def extra_repr(self) -> str:
-        """Show the layer's settings when a network is printed."""
+        """Return the settings that `print(network)` shows for this layer."""
         return f"{self.gamma.numel()}, eps={self.eps}, momentum={self.momentum}"
 
 

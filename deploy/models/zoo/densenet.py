@@ -1,7 +1,7 @@
-"""DenseNet: inside a block every convolution sees the outputs of all convolutions before it.
+"""DenseNet: inside a block the input of each convolution is the outputs of all previous ones.
 
 Paper: Huang, Liu, van der Maaten, Weinberger, "Densely Connected Convolutional Networks", 2016. Input: one
-gray image of 128x128; any size from 32x32 on will do. Parameters: 758,226.
+gray image of 128x128; any size of at least 32x32 works. Parameters: 758,226.
 
 Variants:
     densenet_gray: four blocks of four convolutions, growth rate 32, no bottleneck, for ten classes.
@@ -15,8 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from deploy.models.zoo._entry import ZooEntry, require_counts
-from deploy.models.zoo._initialize import he_normal_
+from deploy.models.zoo_entry import ZooEntry, he_normal_, require_counts
 
 
 def bn_relu_conv(in_channels: int, out_channels: int, *, kernel_size: int, padding: int = 0) -> nn.Sequential:
@@ -29,10 +28,10 @@ def bn_relu_conv(in_channels: int, out_channels: int, *, kernel_size: int, paddi
 
 
 class DenseBlock(nn.Module):
-    """Convolutions that each append `growth_rate` channels to their input; height and width stay."""
+    """Convolutions that each append `growth_rate` channels to their input and keep height and width."""
 
     def __init__(self, num_convs: int, in_channels: int, growth_rate: int) -> None:
-        """Create the block; it has in_channels + num_convs * growth_rate channels out."""
+        """Create the block with in_channels + num_convs * growth_rate output channels."""
         super().__init__()
         self.convs = nn.ModuleList(
             bn_relu_conv(in_channels + i * growth_rate, growth_rate, kernel_size=3, padding=1) for i in range(num_convs)
@@ -107,24 +106,6 @@ ENTRIES: Mapping[str, ZooEntry] = {
         build=densenet_gray,
         input_shape=(1, 128, 128),
         summary="small DenseNet on gray 128x128 images, ten classes (2016)",
-        paper="Huang, Liu, van der Maaten, Weinberger, Densely Connected Convolutional Networks, 2016",
-        parameters=758_226,
         options={"in_channels": int, "num_classes": int},
-        stages=(
-            *("stem", "dense1", "transition1", "dense2", "transition2"),
-            *("dense3", "transition3", "dense4", "head", "fc"),
-        ),
-        shapes=(
-            (64, 32, 32),
-            (192, 32, 32),
-            (96, 16, 16),
-            (224, 16, 16),
-            (112, 8, 8),
-            (240, 8, 8),
-            (120, 4, 4),
-            (248, 4, 4),
-            (248,),
-            (10,),
-        ),
     ),
 }

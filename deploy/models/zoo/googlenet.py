@@ -1,4 +1,4 @@
-"""GoogLeNet: nine Inception blocks, each running four kinds of convolution side by side.
+"""GoogLeNet: nine Inception blocks, each with four parallel branches.
 
 Paper: Szegedy, Liu, Jia, Sermanet, Reed, Anguelov, Erhan, Vanhoucke, Rabinovich, "Going Deeper with
 Convolutions", 2014. Input: one gray image of 96x96. Parameters: 5,977,530.
@@ -16,12 +16,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from deploy.models.zoo._entry import ZooEntry, require_counts
-from deploy.models.zoo._initialize import he_normal_
+from deploy.models.zoo_entry import ZooEntry, he_normal_, require_counts
 
 
 class Inception(nn.Module):
-    """Four branches over the same input, their channels put one after the other; height and width stay."""
+    """Four parallel branches whose outputs are concatenated along the channels; keeps height and width."""
 
     def __init__(self, in_channels: int, c1: int, c2: tuple[int, int], c3: tuple[int, int], c4: int) -> None:
         """Create the block.
@@ -62,7 +61,7 @@ class Inception(nn.Module):
 
 
 class GoogLeNet(nn.Module):
-    """GoogLeNet; the shape comments are for 96x96 images, and any from 32x32 on will do."""
+    """GoogLeNet; the shape comments are for 96x96 images, and any size of at least 32x32 works."""
 
     def __init__(self, *, in_channels: int, num_classes: int) -> None:
         """Create the network for images of `in_channels` channels and `num_classes` logits."""
@@ -123,13 +122,6 @@ ENTRIES: Mapping[str, ZooEntry] = {
         build=googlenet_gray,
         input_shape=(1, 96, 96),
         summary="GoogLeNet (Inception v1) on gray 96x96 images, ten classes (2014)",
-        paper=(
-            "Szegedy, Liu, Jia, Sermanet, Reed, Anguelov, Erhan, Vanhoucke, Rabinovich, "
-            "Going Deeper with Convolutions, 2014"
-        ),
-        parameters=5_977_530,
         options={"in_channels": int, "num_classes": int},
-        stages=("stage1", "stage2", "stage3", "stage4", "stage5", "fc"),
-        shapes=((64, 24, 24), (192, 12, 12), (480, 6, 6), (832, 3, 3), (1024,), (10,)),
     ),
 }

@@ -1,12 +1,12 @@
-"""Inception with batch normalization: one block to study by itself, and a small network for CIFAR-10.
+"""Inception with batch normalization: a single block, and a small network for CIFAR-10.
 
 Papers: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception Architecture for Computer Vision",
 2015 (`inception_block`); Ioffe, Szegedy, "Batch Normalization", 2015 (`inception_small`).
 
 Variants:
-    inception_block: a block like Inception v3's first, on its 192x35x35 feature map. 172,768 parameters.
+    inception_block: the first block of Inception v3, on its 192x35x35 feature map. 172,768 parameters.
     inception_small: two blocks for 3x32x32 images, ten classes. 577,194 parameters.
-    The whole of Inception v3 is torchvision's `inception_v3`.
+    The complete Inception v3 is torchvision's `inception_v3`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from deploy.models.zoo._entry import ZooEntry, require_counts
-from deploy.models.zoo._initialize import he_normal_
+from deploy.models.zoo_entry import ZooEntry, he_normal_, require_counts
 
 
 def conv_bn_relu(
@@ -39,14 +38,14 @@ def conv_bn_relu(
 
 
 class InceptionBlock(nn.Module):
-    """Inception v3's block: 1x1; 1x1 then 3x3; 1x1 then 5x5; average pool then 1x1. Height and width stay.
+    """Inception v3's block: 1x1; 1x1 then 3x3; 1x1 then 5x5; average pool then 1x1. Keeps height and width.
 
-    As in v3, the convolutions have no bias and batch normalization an eps of 1e-3. The average counts the
-    padding's zeros (`count_include_pad`), as v3's does.
+    As in v3, the convolutions have no bias, batch normalization has an eps of 1e-3, and the average includes the
+    zeros of the padding (`count_include_pad`).
     """
 
     def __init__(self, *, in_channels: int, pool_features: int) -> None:
-        """Create the block for `in_channels` channels in and 64 + 96 + 64 + `pool_features` out."""
+        """Create the block with `in_channels` input and 64 + 96 + 64 + `pool_features` output channels."""
         super().__init__()
         require_counts(in_channels=in_channels, pool_features=pool_features)
         self.branch1x1 = conv_bn_relu(in_channels, 64, 1, bias=False, eps=1e-3)
@@ -73,7 +72,7 @@ class InceptionBlock(nn.Module):
 class SmallInceptionBlock(nn.Module):
     """Four branches of equal width: 1x1; 1x1 then 3x3; 1x1 then 5x5; max-pool then 3x3.
 
-    Height and width stay. Every convolution has a bias, batch normalization and relu.
+    Keeps height and width. Every convolution has a bias, batch normalization and relu.
     """
 
     def __init__(self, in_channels: int, channels: int, *, reduce: int) -> None:
@@ -81,8 +80,8 @@ class SmallInceptionBlock(nn.Module):
 
         Args:
             in_channels: Channels of the input.
-            channels: Channels of each branch, so that the block has four times as many.
-            reduce: Channels of the 1x1 convolutions before the 3x3 and the 5x5 one.
+            channels: Output channels of each branch; the block has four times as many.
+            reduce: Channels of the 1x1 convolutions before the 3x3 and the 5x5 convolution.
         """
         super().__init__()
         self.branch1x1 = conv_bn_relu(in_channels, channels, 1)
@@ -153,26 +152,13 @@ ENTRIES: Mapping[str, ZooEntry] = {
     "inception_block": ZooEntry(
         build=inception_block,
         input_shape=(192, 35, 35),
-        summary="one Inception v3 block on its own, a feature map in and out (2015)",
-        paper=(
-            "Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, Rethinking the Inception Architecture for Computer Vision, 2015"
-        ),
-        parameters=172_768,
+        summary="a single Inception v3 block on a feature map (2015)",
         options={"pool_features": int, "in_channels": int},
-        stages=("",),
-        shapes=((256, 35, 35),),
     ),
     "inception_small": ZooEntry(
         build=inception_small,
         input_shape=(3, 32, 32),
         summary="two Inception blocks with batch normalization for CIFAR-10 (2015)",
-        paper=(
-            "Ioffe, Szegedy, Batch Normalization: Accelerating Deep Network Training "
-            "by Reducing Internal Covariate Shift, 2015"
-        ),
-        parameters=577_194,
         options={"in_channels": int, "num_classes": int},
-        stages=("conv1", "conv2", "stage1", "stage2", "flatten", "fc"),
-        shapes=((64, 14, 14), (128, 7, 7), (256, 4, 4), (384, 2, 2), (384,), (10,)),
     ),
 }

@@ -4,11 +4,11 @@ Paper: LeCun, Bottou, Bengio, Haffner, "Gradient-Based Learning Applied to Docum
 Input: one gray image, 32x32 (`lenet5`) or 28x28 (`lenet`, `lenet_bn`). Parameters: 61,706; `lenet_bn` 62,158.
 
 Variants:
-    lenet5: the paper's sizes; choose the activation and the pooling. `activation="none"` is the version
-        without any activation, which is linear but for its max-pooling.
-    lenet: MNIST's sizes, the first convolution padded to make up for it, average pooling.
+    lenet5: the paper's sizes, with a choice of activation and pooling. `activation="none"` has no activation
+        and is linear except for max pooling.
+    lenet: for MNIST's 28x28 images, with a padded first convolution and average pooling.
     lenet_bn: lenet with sigmoid and the batch normalization of `batchnorm.py` after every convolution and
-        every fully connected layer but the last, whose outputs are the logits.
+        every fully connected layer except the last.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from deploy.models.zoo._entry import ZooEntry, require_choice, require_counts
 from deploy.models.zoo.batchnorm import BatchNorm
+from deploy.models.zoo_entry import ZooEntry, require_choice, require_counts
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {
     "none": nn.Identity,
@@ -38,8 +38,8 @@ class LeNet(nn.Module):
         Args:
             in_channels: Channels of the image.
             num_classes: Number of logits.
-            padding: Of the first convolution, so that its output is 28x28.
-            activation: A key of `ACTIVATIONS`, applied after each layer but the last.
+            padding: Of the first convolution; its output must be 28x28.
+            activation: A key of `ACTIVATIONS`, applied after each layer except the last.
             pool: A key of `POOLINGS`.
         """
         super().__init__()
@@ -119,44 +119,28 @@ def lenet_bn(*, in_channels: int = 1, num_classes: int = 10) -> LeNetBN:
     return LeNetBN(in_channels=in_channels, num_classes=num_classes)
 
 
-_PAPER = "LeCun, Bottou, Bengio, Haffner, Gradient-Based Learning Applied to Document Recognition, 1998"
-_STAGES = ("conv1", "pool1", "conv2", "pool2", "flatten", "fc1", "fc2", "fc3")
-_SHAPES = ((6, 28, 28), (6, 14, 14), (16, 10, 10), (16, 5, 5), (400,), (120,), (84,), (10,))
-
 ENTRIES: Mapping[str, ZooEntry] = {
     "lenet5": ZooEntry(
         build=lenet5,
         input_shape=(1, 32, 32),
         summary="LeNet-5 on 32x32 digits, any activation and pooling (1998)",
-        paper=_PAPER,
-        parameters=61_706,
         options={
             "activation": tuple(ACTIVATIONS),
             "pool": tuple(POOLINGS),
             "in_channels": int,
             "num_classes": int,
         },
-        stages=_STAGES,
-        shapes=_SHAPES,
     ),
     "lenet": ZooEntry(
         build=lenet,
         input_shape=(1, 28, 28),
         summary="LeNet on 28x28 images with average pooling (1998)",
-        paper=_PAPER,
-        parameters=61_706,
         options={"activation": ("relu", "sigmoid"), "in_channels": int, "num_classes": int},
-        stages=_STAGES,
-        shapes=_SHAPES,
     ),
     "lenet_bn": ZooEntry(
         build=lenet_bn,
         input_shape=(1, 28, 28),
         summary="LeNet with batch normalization written from scratch (1998, 2015)",
-        paper=f"{_PAPER}; Ioffe, Szegedy, Batch Normalization, 2015",
-        parameters=62_158,
         options={"in_channels": int, "num_classes": int},
-        stages=_STAGES,
-        shapes=_SHAPES,
     ),
 }

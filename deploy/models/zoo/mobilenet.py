@@ -1,12 +1,12 @@
-"""MobileNet v1: a convolution is split into one per channel (depthwise) and a 1x1 across them (pointwise).
+"""MobileNet v1: each convolution is split into a depthwise and a pointwise (1x1) convolution.
 
 Paper: Howard, Zhu, Chen, Kalenichenko, Wang, Weyand, Andreetto, Adam, "MobileNets: Efficient Convolutional
-Neural Networks for Mobile Vision Applications", 2017. Input: one color image of 224x224; any size from 32x32
-on will do. Parameters: 4,231,976.
+Neural Networks for Mobile Vision Applications", 2017. Input: one color image of 224x224; any size of at
+least 32x32 works. Parameters: 4,231,976.
 
 Variants:
-    mobilenet_v1: table 1 of the paper for 1000 classes; `width_multiplier` (the paper's alpha, which lists
-        1, 0.75, 0.5 and 0.25) scales every layer's channels.
+    mobilenet_v1: table 1 of the paper for 1000 classes; `width_multiplier` (alpha in the paper: 1, 0.75, 0.5
+        or 0.25) scales the channels of every layer.
     MobileNet v2 and v3 are torchvision's `mobilenet_v2`, `mobilenet_v3_small` and `mobilenet_v3_large`.
 """
 
@@ -17,8 +17,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from deploy.models.zoo._entry import ZooEntry, require_counts
-from deploy.models.zoo._initialize import he_normal_
+from deploy.models.zoo_entry import ZooEntry, he_normal_, require_counts
 
 # Output channels and stride of the thirteen blocks, at width multiplier 1.
 BLOCKS: tuple[tuple[int, int], ...] = (
@@ -53,7 +52,7 @@ class MobileNetV1(nn.Module):
         """Create the network.
 
         Args:
-            width_multiplier: Scales the channels of every layer, rounded down, to no fewer than 8.
+            width_multiplier: Scales the channels of every layer, rounded down, to at least 8.
             in_channels: Channels of the image.
             num_classes: Number of logits.
         """
@@ -99,25 +98,6 @@ ENTRIES: Mapping[str, ZooEntry] = {
         build=mobilenet_v1,
         input_shape=(3, 224, 224),
         summary="MobileNet v1, depthwise separable convolutions (2017)",
-        paper=(
-            "Howard, Zhu, Chen, Kalenichenko, Wang, Weyand, Andreetto, Adam, "
-            "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications, 2017"
-        ),
-        parameters=4_231_976,
         options={"width_multiplier": float, "in_channels": int, "num_classes": int},
-        stages=("stem", *(f"blocks.{i}" for i in range(13)), "flatten", "fc"),
-        shapes=(
-            (32, 112, 112),
-            (64, 112, 112),
-            (128, 56, 56),
-            (128, 56, 56),
-            (256, 28, 28),
-            (256, 28, 28),
-            *((512, 14, 14),) * 6,
-            (1024, 7, 7),
-            (1024, 7, 7),
-            (1024,),
-            (1000,),
-        ),
     ),
 }

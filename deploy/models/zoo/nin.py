@@ -1,8 +1,8 @@
-"""Network in Network: each convolution is followed by two 1x1 ones, a small network over the channels.
+"""Network in Network: each convolution is followed by two 1x1 convolutions.
 
 Paper: Lin, Chen, Yan, "Network In Network", 2013. Input: one gray image of 224x224. Parameters: 1,992,166.
-There is no fully connected layer: the last block has one channel for each class, and the logits are their
-averages over the image; its relu makes them non-negative.
+There is no fully connected layer: the last block has one channel per class, and the logits are the averages of
+these channels over the image. The relu of the last block makes them non-negative.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from deploy.models.zoo._entry import ZooEntry, require_counts
-from deploy.models.zoo._initialize import he_normal_
+from deploy.models.zoo_entry import ZooEntry, he_normal_, require_counts
 
-AWAKE = 10.0
-"""Where the logits begin; what is common to all of them is nothing to a softmax."""
+INITIAL_LOGIT = 10.0
+"""Value around which the logits start; a constant added to all logits does not change the softmax."""
 
 
 def nin_block(
@@ -33,19 +32,19 @@ def nin_block(
     )
 
 
-def _awaken(block: nn.Sequential) -> None:
-    """Let the last block begin with every class above zero, and each with a map of its own.
+def _avoid_dead_classes(block: nn.Sequential) -> None:
+    """Initialize the last block so that no class is stuck at zero (dead relu).
 
-    What a relu passes on is never negative and, before training, much the same for every image, so the sign of a
-    class's logit would be that of the sum of its weights: about half of the classes would be 0 for all images,
-    without a gradient, and could never be answered. Weights without that sum answer to differences between images;
-    1x1 convolutions that begin as the identity keep the classes apart.
+    The input of the last block comes from a relu: it is never negative and, before training, similar for all images.
+    The sign of a logit would then be that of the sum of its weights: about half of the classes would be 0 for all
+    images, get no gradient and never be predicted. Weights with zero mean respond to differences between images, the
+    bias makes all logits positive, and 1x1 convolutions that start as the identity keep the classes separate.
     """
     spatial, first, second = (layer for layer in block if isinstance(layer, nn.Conv2d))
     with torch.no_grad():
         spatial.weight -= spatial.weight.mean(dim=(1, 2, 3), keepdim=True)
         if spatial.bias is not None:
-            spatial.bias.fill_(AWAKE)
+            spatial.bias.fill_(INITIAL_LOGIT)
     nn.init.dirac_(first.weight)
     nn.init.dirac_(second.weight)
 
@@ -58,8 +57,8 @@ class NiN(nn.Module):
 
         Args:
             in_channels: Channels of the image.
-            num_classes: Channels of the last block, which become the logits.
-            dropout: Probability with which a value before the last block is dropped in training.
+            num_classes: Number of logits, which are the channels of the last block.
+            dropout: Probability of dropping a value before the last block in training.
         """
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
@@ -74,7 +73,7 @@ class NiN(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         he_normal_(self)
-        _awaken(self.block4)
+        _avoid_dead_classes(self.block4)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, N x num_classes."""
@@ -101,23 +100,6 @@ ENTRIES: Mapping[str, ZooEntry] = {
         build=nin,
         input_shape=(1, 224, 224),
         summary="Network in Network on gray images, ten classes (2013)",
-        paper="Lin, Chen, Yan, Network In Network, 2013",
-        parameters=1_992_166,
         options={"in_channels": int, "num_classes": int, "dropout": float},
-        stages=(
-            *("block1", "pool1", "block2", "pool2", "block3", "pool3", "block4"),
-            *("avgpool", "flatten"),
-        ),
-        shapes=(
-            (96, 54, 54),
-            (96, 26, 26),
-            (256, 26, 26),
-            (256, 12, 12),
-            (384, 12, 12),
-            (384, 5, 5),
-            (10, 5, 5),
-            (10, 1, 1),
-            (10,),
-        ),
     ),
 }

@@ -1,19 +1,19 @@
-"""ResNet-18 and its plain twin: the same network with and without shortcuts around every two convolutions.
+"""ResNet-18 and plain networks: the same layers with and without shortcuts around every two convolutions.
 
 Paper: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2015.
 
-Variants, all of one class:
+Variants, all instances of `ResNet`:
     resnet18_gray: 1x224x224, ten classes; convolutions with bias, 1x1 shortcuts without batch normalization.
         11,178,378 parameters.
     resnet18_digits: 1x32x32, ten classes; convolutions with bias, 1x1 shortcuts with batch normalization.
         11,180,170 parameters.
     plain18_digits: resnet18_digits without shortcuts. 11,005,450 parameters.
-    plain18, plain34: 3x224x224, 1000 classes, torchvision's `resnet18` and `resnet34` without shortcuts, and
-        with their parameter names. 11,515,688 and 21,623,848 parameters.
+    plain18, plain34: 3x224x224, 1000 classes, torchvision's `resnet18` and `resnet34` without shortcuts, with
+        the same parameter names. 11,515,688 and 21,623,848 parameters.
     The residual networks for color images and 1000 classes are torchvision's `resnet18` to `resnet152`.
 
-A plain network owns no shortcut parameters. Its reason to be is the paper's figure 4: the deeper, the worse it
-trains, and 34 layers are worse than 18.
+A plain network has no shortcut parameters. The paper compares it with the residual network in figure 4: without
+shortcuts, 34 layers train worse than 18.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from deploy.models.zoo._entry import ZooEntry, require_choice, require_counts
-from deploy.models.zoo._initialize import he_normal_
+from deploy.models.zoo_entry import ZooEntry, he_normal_, require_choice, require_counts
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, and where there is a shortcut their input added to their output."""
+    """Two 3x3 convolutions; with a shortcut, their input is added to their output."""
 
     def __init__(self, in_channels: int, channels: int, *, stride: int, bias: bool, shortcut: nn.Module | None) -> None:
         """Create the block.
@@ -36,8 +35,8 @@ class BasicBlock(nn.Module):
             in_channels: Channels of the input.
             channels: Channels of the output.
             stride: Of the first convolution; 2 halves height and width.
-            bias: Whether the convolutions have one.
-            shortcut: Brings the input to the output's shape; None leaves the block plain.
+            bias: Whether the convolutions have a bias.
+            shortcut: Converts the input to the shape of the output; None for a plain block.
         """
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, kernel_size=3, stride=stride, padding=1, bias=bias)
@@ -58,7 +57,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Four stages of basic blocks; the shape comments are for 224x224 images, and 32x32 will do."""
+    """Four stages of basic blocks; the shape comments are for 224x224 images; any size of at least 32x32 works."""
 
     def __init__(
         self,
@@ -74,9 +73,9 @@ class ResNet(nn.Module):
 
         Args:
             blocks: Number of blocks in each stage.
-            use_residual: Whether there are shortcuts; without them the network is plain.
-            bias: Whether the 3x3 and 7x7 convolutions, and a 1x1 shortcut, have one.
-            shortcut_norm: Whether batch normalization follows a 1x1 shortcut.
+            use_residual: Whether the blocks have shortcuts; False gives a plain network.
+            bias: Whether the 3x3 and 7x7 convolutions and the 1x1 shortcuts have a bias.
+            shortcut_norm: Whether the 1x1 shortcuts are followed by batch normalization.
             in_channels: Channels of the image.
             num_classes: Number of logits.
         """
@@ -100,7 +99,7 @@ class ResNet(nn.Module):
         he_normal_(self)
 
     def _stage(self, num_blocks: int, in_channels: int, channels: int, *, stride: int) -> nn.Sequential:
-        """Return `num_blocks` blocks, the first of which has the stride and changes the channels."""
+        """Return `num_blocks` blocks; only the first has the stride and changes the channels."""
         stage = nn.Sequential()
         for i in range(num_blocks):
             block_in, block_stride = (in_channels, stride) if i == 0 else (channels, 1)
@@ -109,7 +108,7 @@ class ResNet(nn.Module):
         return stage
 
     def _shortcut(self, in_channels: int, channels: int, *, stride: int) -> nn.Module:
-        """Return the identity where the shape stays, else a strided 1x1 convolution."""
+        """Return the identity if the shape does not change, else a strided 1x1 convolution."""
         if stride == 1 and in_channels == channels:
             return nn.Identity()
         conv = nn.Conv2d(in_channels, channels, kernel_size=1, stride=stride, bias=self.conv_bias)
@@ -154,12 +153,12 @@ def resnet18_digits(*, use_residual: bool = True, in_channels: int = 1, num_clas
 
 
 def plain18_digits(*, in_channels: int = 1, num_classes: int = 10) -> ResNet:
-    """Build the plain twin of `resnet18_digits`."""
+    """Build `resnet18_digits` without shortcuts."""
     return resnet18_digits(use_residual=False, in_channels=in_channels, num_classes=num_classes)
 
 
 def _plain(blocks: tuple[int, int, int, int], in_channels: int, num_classes: int) -> ResNet:
-    """Build the plain twin of a residual network of torchvision's."""
+    """Build a residual network of torchvision without shortcuts."""
     return ResNet(
         blocks=blocks,
         use_residual=False,
@@ -171,71 +170,47 @@ def _plain(blocks: tuple[int, int, int, int], in_channels: int, num_classes: int
 
 
 def plain18(*, in_channels: int = 3, num_classes: int = 1000) -> ResNet:
-    """Build the plain twin of torchvision's `resnet18`, for color 224x224 images."""
+    """Build torchvision's `resnet18` without shortcuts, for color 224x224 images."""
     return _plain((2, 2, 2, 2), in_channels, num_classes)
 
 
 def plain34(*, in_channels: int = 3, num_classes: int = 1000) -> ResNet:
-    """Build the plain twin of torchvision's `resnet34`, for color 224x224 images."""
+    """Build torchvision's `resnet34` without shortcuts, for color 224x224 images."""
     return _plain((3, 4, 6, 3), in_channels, num_classes)
 
 
-_PAPER = "He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition, 2015"
 _PLAIN_OPTIONS: Mapping[str, type] = {"in_channels": int, "num_classes": int}
 _RESIDUAL_OPTIONS: Mapping[str, type] = {"use_residual": bool, **_PLAIN_OPTIONS}
-_STAGES = ("maxpool", "layer1", "layer2", "layer3", "layer4", "flatten", "fc")
-_MAPS_224 = ((64, 56, 56), (64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7))
-_MAPS_32 = ((64, 8, 8), (64, 8, 8), (128, 4, 4), (256, 2, 2), (512, 1, 1))
 
 ENTRIES: Mapping[str, ZooEntry] = {
     "resnet18_gray": ZooEntry(
         build=resnet18_gray,
         input_shape=(1, 224, 224),
         summary="ResNet-18 on gray images, ten classes (2015)",
-        paper=_PAPER,
-        parameters=11_178_378,
         options=_RESIDUAL_OPTIONS,
-        stages=_STAGES,
-        shapes=(*_MAPS_224, (512,), (10,)),
     ),
     "resnet18_digits": ZooEntry(
         build=resnet18_digits,
         input_shape=(1, 32, 32),
         summary="ResNet-18 on 32x32 digits (2015)",
-        paper=_PAPER,
-        parameters=11_180_170,
         options=_RESIDUAL_OPTIONS,
-        stages=_STAGES,
-        shapes=(*_MAPS_32, (512,), (10,)),
     ),
     "plain18_digits": ZooEntry(
         build=plain18_digits,
         input_shape=(1, 32, 32),
-        summary="ResNet-18 on 32x32 digits without its shortcuts (2015)",
-        paper=_PAPER,
-        parameters=11_005_450,
+        summary="ResNet-18 on 32x32 digits without shortcuts (2015)",
         options=_PLAIN_OPTIONS,
-        stages=_STAGES,
-        shapes=(*_MAPS_32, (512,), (10,)),
     ),
     "plain18": ZooEntry(
         build=plain18,
         input_shape=(3, 224, 224),
-        summary="ResNet-18 without its shortcuts (2015)",
-        paper=_PAPER,
-        parameters=11_515_688,
+        summary="ResNet-18 without shortcuts (2015)",
         options=_PLAIN_OPTIONS,
-        stages=_STAGES,
-        shapes=(*_MAPS_224, (512,), (1000,)),
     ),
     "plain34": ZooEntry(
         build=plain34,
         input_shape=(3, 224, 224),
-        summary="ResNet-34 without its shortcuts (2015)",
-        paper=_PAPER,
-        parameters=21_623_848,
+        summary="ResNet-34 without shortcuts (2015)",
         options=_PLAIN_OPTIONS,
-        stages=_STAGES,
-        shapes=(*_MAPS_224, (512,), (1000,)),
     ),
 }

@@ -1,4 +1,4 @@
-"""VGG: blocks of 3x3 convolutions, each block halving the image and widening it.
+"""VGG: blocks of 3x3 convolutions; each block halves the height and width.
 
 Paper: Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2014,
 configuration A. Input: one gray image of 224x224. Parameters: 128,806,154 and 43,093,322.
@@ -6,7 +6,7 @@ configuration A. Input: one gray image of 224x224. Parameters: 128,806,154 and 4
 Variants:
     vgg11_gray: the paper's eight convolutions, for ten classes.
     vgg11_small: a quarter of the channels in every convolution; the fully connected layers keep their width.
-    Both train without dropout unless asked (`dropout=0.5` is the paper's).
+    Both have no dropout by default; the paper uses `dropout=0.5`.
     The networks for color images and 1000 classes are torchvision's `vgg11` to `vgg19`.
 """
 
@@ -16,8 +16,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from deploy.models.zoo._entry import ZooEntry, require_counts
-from deploy.models.zoo._initialize import he_normal_
+from deploy.models.zoo_entry import ZooEntry, he_normal_, require_counts
 
 
 def vgg_block(num_convs: int, in_channels: int, out_channels: int) -> nn.Sequential:
@@ -36,10 +35,10 @@ class VGG11(nn.Module):
         """Create the network.
 
         Args:
-            width: Channels of the first block; the paper's is 64.
+            width: Channels of the first block; 64 in the paper.
             in_channels: Channels of the image.
             num_classes: Number of logits.
-            dropout: Probability with which a hidden fully connected unit is dropped in training.
+            dropout: Probability of dropping a hidden unit of the fully connected layers in training.
         """
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
@@ -80,49 +79,19 @@ def vgg11_small(*, in_channels: int = 1, num_classes: int = 10, dropout: float =
     return VGG11(width=16, in_channels=in_channels, num_classes=num_classes, dropout=dropout)
 
 
-_PAPER = "Simonyan, Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, 2014"
 _OPTIONS: Mapping[str, type] = {"in_channels": int, "num_classes": int, "dropout": float}
-_STAGES = ("block1", "block2", "block3", "block4", "block5", "flatten", "fc1", "fc2", "fc3")
 
 ENTRIES: Mapping[str, ZooEntry] = {
     "vgg11_gray": ZooEntry(
         build=vgg11_gray,
         input_shape=(1, 224, 224),
         summary="VGG-11 on gray images, ten classes (2014)",
-        paper=_PAPER,
-        parameters=128_806_154,
         options=_OPTIONS,
-        stages=_STAGES,
-        shapes=(
-            (64, 112, 112),
-            (128, 56, 56),
-            (256, 28, 28),
-            (512, 14, 14),
-            (512, 7, 7),
-            (25088,),
-            (4096,),
-            (4096,),
-            (10,),
-        ),
     ),
     "vgg11_small": ZooEntry(
         build=vgg11_small,
         input_shape=(1, 224, 224),
         summary="VGG-11 with a quarter of the channels on gray images, ten classes (2014)",
-        paper=_PAPER,
-        parameters=43_093_322,
         options=_OPTIONS,
-        stages=_STAGES,
-        shapes=(
-            (16, 112, 112),
-            (32, 56, 56),
-            (64, 28, 28),
-            (128, 14, 14),
-            (128, 7, 7),
-            (6272,),
-            (4096,),
-            (4096,),
-            (10,),
-        ),
     ),
 }
