@@ -1,1 +1,1 @@
-"""Scripts that reproduce every figure the documents quote."""
+"""Scripts that reproduce the figures in the documentation."""

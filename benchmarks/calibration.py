@@ -1,10 +1,10 @@
-"""How long calibration takes and how much memory: from a float ONNX file and images to an INT8 file, whole process.
+"""Measure time and memory of calibration: whole processes from a float ONNX file and images to an INT8 file.
 
     python -m benchmarks.calibration [--rounds 3] [--peers PYTHON]
 
-ResNet-18 at 224², 64 seeded images in an ``.npy`` file. Ours (streaming, entropy, percentile and mse) beside ONNX
-Runtime's own calibrators, and beside NVIDIA ModelOpt's and NNCF's where the interpreter PYTHON has them; every one in a
-process of its own, in turn, in a new order each round. Ours also with 512 images, for its memory. Results go to
+ResNet-18 at 224 × 224 with 64 seeded images in an ``.npy`` file. Compares our streaming calibration (entropy,
+percentile and mse) with the calibrators of ONNX Runtime, and with NVIDIA ModelOpt and NNCF if the interpreter PYTHON
+has them. One process per case, in random order each round. Ours also runs with 512 images to measure memory. Writes
 results/calibration.json.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._common import deploy, interval, write
+from benchmarks.common import deploy, interval, write
 
 IMAGES, MANY = 64, 512
 TARGETS = {"time_of_onnxruntime_entropy": 1 / 3, "peak_bytes": 0.8e9, "peak_growth": 1.05}
@@ -86,13 +86,13 @@ CASES = {
 
 
 def main() -> None:
-    """Measure every case in every round."""
+    """Run every case in every round and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", default="")
+    parser.add_argument("--peers", default="", metavar="PYTHON", help="Interpreter with the other tools.")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        # exported elsewhere: a child's high-water mark begins with what its parent held when it was forked
+        # exported in another process: the peak memory of a child starts at that of its parent when forked
         exported = deploy("-q", "--artifacts", folder, "export", "resnet18", "--weights", "none")[1]
         source = Path(exported["file"])
         images, many = Path(folder) / "images.npy", Path(folder) / "many.npy"
@@ -119,17 +119,17 @@ def main() -> None:
     write("calibration", {"model": "resnet18", "images": IMAGES, "targets": TARGETS, "peers": peers, "rows": rows})
 
 
-def _add(rows: dict[str, dict[str, Any]], name: str, found: dict[str, Any]) -> None:
+def _add(rows: dict[str, dict[str, Any]], name: str, run: dict[str, Any]) -> None:
     row = rows.setdefault(name, {"name": name, "seconds": [], "peaks": [], "failed": ""})
-    if found["code"]:
-        row["failed"] = found["error"]
-        print(name, found["error"], file=sys.stderr)
-    row["seconds"].append(found["seconds"])
-    row["peaks"].append(found["peak"])
+    if run["code"]:
+        row["failed"] = run["error"]
+        print(name, run["error"], file=sys.stderr)
+    row["seconds"].append(run["seconds"])
+    row["peaks"].append(run["peak"])
 
 
 def _run(python: str, script: str, source: Path, images: Path, method: str) -> dict[str, Any]:
-    """Wall time and peak memory of one process, its own children included."""
+    """Run a case in a process; return its wall time and peak memory."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     command = [python, "-W", "ignore", "-c", script, str(source), str(images), f"{source}.made", method]
     with tempfile.TemporaryFile() as log:
@@ -151,8 +151,10 @@ def _versions(python: str) -> dict[str, str]:
     script = "import json, importlib.metadata as m; print(json.dumps({n: m.version(n) for n in " + (
         '("nncf", "nvidia-modelopt", "openvino", "onnxruntime-gpu", "onnx")}))'
     )
-    found: dict[str, str] = json.loads(subprocess.run([python, "-c", script], capture_output=True, check=True).stdout)
-    return found
+    versions: dict[str, str] = json.loads(
+        subprocess.run([python, "-c", script], capture_output=True, check=True).stdout
+    )
+    return versions
 
 
 if __name__ == "__main__":

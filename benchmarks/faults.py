@@ -1,13 +1,13 @@
-"""Planted faults: which comparison notices that an export is wrong?
+"""Fault injection: which comparison detects that an export is wrong?
 
     python -m benchmarks.faults [--only PATTERN] [--faults 21]
 
-Twelve architectures are exported; into each graph faults are planted one at a time, at seeded random places: dropped
-activations, scaled, half-rounded, stale, zeroed, swapped and flipped weights, dropped and shifted biases, dropped
-residuals, swapped concatenations, shifted paddings, other pools. A fault that leaves every output bit as it was is not
-one, and is drawn again. The verdict of `deploy check` is set beside three usual comparisons of ONNX Runtime against
-PyTorch in float32, on the samples of ordinary amplitude among the same probes (those on which the verdict decides):
-``allclose(1e-3, 1e-5)``, ``allclose(1e-5, 1e-5)`` (relative, absolute) and equality to three decimals. Results go to
+Exports twelve architectures and injects faults into each graph, one at a time, at seeded random places: dropped
+activations; scaled, FP16-rounded, permuted, zeroed, swapped and flipped weights; dropped and scaled biases; dropped
+residuals; swapped concatenations; shifted paddings; other pooling. A fault that changes no output bit is discarded and
+drawn again. Compares the verdict of `deploy check` with three common comparisons of ONNX Runtime against PyTorch in
+float32, on the samples of ordinary amplitude of the same probes (which also decide the verdict):
+``allclose(1e-3, 1e-5)``, ``allclose(1e-5, 1e-5)`` (relative, absolute) and equality to three decimals. Writes
 results/faults.json.
 """
 
@@ -25,7 +25,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from benchmarks._common import load, write
+from benchmarks.common import load, write
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
@@ -48,7 +48,7 @@ Array = NDArray[Any]
 
 
 class Recorded:
-    """A candidate whose outputs are known already."""
+    """A candidate with recorded outputs."""
 
     def __init__(self, outputs: list[Fetches]) -> None:
         self.inputs: tuple[TensorSpec, ...] = ()
@@ -56,10 +56,10 @@ class Recorded:
         self._left = iter(outputs)
 
     def submit(self, feeds: Feeds) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def result(self) -> Fetches:
-        """The next output."""
+        """Return the next recorded output."""
         return next(self._left)
 
 
@@ -191,21 +191,21 @@ FAULTS: dict[str, Callable[[Graph, Rng], bool]] = {
 }
 
 
-def _caught_by_usual(baseline: Runner, outputs: list[Fetches], probes: list[Probe]) -> dict[str, bool]:
+def _common_comparisons(baseline: Runner, outputs: list[Fetches], probes: list[Probe]) -> dict[str, bool]:
     caught = {"allclose(1e-3, 1e-5)": False, "allclose(1e-5, 1e-5)": False, "3 decimals": False}
     for probe, given in zip(probes, outputs, strict=True):
-        usual = [index for index, group in enumerate(probe.groups) if group == "unit"]
-        own = baseline.run(probe.feeds)
-        for name in own:
-            value, found = own[name][usual], given[name][usual]
-            caught["allclose(1e-3, 1e-5)"] |= not np.allclose(found, value, rtol=1e-3, atol=1e-5)
-            caught["allclose(1e-5, 1e-5)"] |= not np.allclose(found, value, rtol=1e-5, atol=1e-5)
-            caught["3 decimals"] |= bool((np.abs(found - value) >= 1.5e-3).any())
+        ordinary = [index for index, group in enumerate(probe.groups) if group == "unit"]
+        expected = baseline.run(probe.feeds)
+        for name in expected:
+            reference, output = expected[name][ordinary], given[name][ordinary]
+            caught["allclose(1e-3, 1e-5)"] |= not np.allclose(output, reference, rtol=1e-3, atol=1e-5)
+            caught["allclose(1e-5, 1e-5)"] |= not np.allclose(output, reference, rtol=1e-5, atol=1e-5)
+            caught["3 decimals"] |= bool((np.abs(output - reference) >= 1.5e-3).any())
     return caught
 
 
-class _Bench:
-    """One architecture: its graph, its references, its clean outputs."""
+class _Architecture:
+    """An exported architecture with its references and its correct outputs."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.request = ModelRequest(name=name, weights="none")
@@ -224,7 +224,7 @@ class _Bench:
         return [self.candidate.run(probe.feeds) for probe in self.probes]
 
     def judge(self, path: Path) -> tuple[str, str, dict[str, bool], bool]:
-        """Verdict, its first reason, what the usual comparisons say, and whether any output bit changed."""
+        """Return the verdict, its first reason, what common comparisons detect, and whether an output bit changed."""
         outputs = self.outputs(path)
         report = compare(self.reference, self.baseline, Recorded(outputs), self.probes)
         changed = any(
@@ -232,7 +232,7 @@ class _Bench:
             for new, old in zip(outputs, self.clean, strict=True)
             for name in old
         )
-        usual = _caught_by_usual(self.baseline, outputs, self.probes)
+        usual = _common_comparisons(self.baseline, outputs, self.probes)
         worst = report.worst()
         why = report.reasons[0] if report.reasons else f"margin {worst.margin:.2f}" if worst else ""
         return report.verdict, why, usual, changed
@@ -241,38 +241,38 @@ class _Bench:
 def _study(name: str, count: int, seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as scratch:
-        bench = _Bench(name, Path(scratch))
-        verdict, why, usual, _ = bench.judge(bench.path)
+        architecture = _Architecture(name, Path(scratch))
+        verdict, why, usual, _ = architecture.judge(architecture.path)
         rows: list[dict[str, Any]] = []
-        for kind, graph in _sabotaged(bench.path, rng):
+        for kind, graph in _faulty_graphs(architecture.path, rng):
             path = Path(scratch) / "fault.onnx"
             onnx.save(graph, str(path))
             try:
-                found, reason, others, changed = bench.judge(path)
-            except Exception as exc:  # the runtime refuses the graph: everybody notices that
+                faulty, reason, others, changed = architecture.judge(path)
+            except Exception as exc:  # the runtime rejects the graph, so the fault is detected in any case
                 rows.append({"fault": kind, "refused": str(exc)[:200]})
                 continue
             if changed:
-                rows.append({"fault": kind, "verdict": found, "why": reason, "usual": others})
+                rows.append({"fault": kind, "verdict": faulty, "why": reason, "usual": others})
             if len([row for row in rows if "verdict" in row]) >= count:
                 break
-        bench.candidate.close()
+        architecture.candidate.close()
     return {"clean": {"verdict": verdict, "why": why, "usual": usual}, "faults": rows}
 
 
-def _sabotaged(path: Path, rng: Rng) -> Iterator[tuple[str, onnx.ModelProto]]:
+def _faulty_graphs(path: Path, rng: Rng) -> Iterator[tuple[str, onnx.ModelProto]]:
     for _ in range(20):
-        for kind, plant in FAULTS.items():
+        for kind, inject in FAULTS.items():
             model = onnx.load(str(path))
-            if plant(model.graph, rng):
+            if inject(model.graph, rng):
                 yield kind, model
 
 
 def main() -> None:
-    """Run every architecture without a result, then sum up."""
+    """Measure every architecture without a result, then print the summary."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="*")
-    parser.add_argument("--faults", type=int, default=21)
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="Measure only the matching models.")
+    parser.add_argument("--faults", type=int, default=21, help="Number of faults per architecture.")
     arguments = parser.parse_args()
     studies: dict[str, Any] = load("faults").get("architectures", {})
     for index, name in enumerate(ARCHITECTURES):

@@ -1,11 +1,11 @@
-"""Everything that needs an NVIDIA GPU, on a machine that has one: does it run, is it right, how fast is it?
+"""Check and time everything that needs an NVIDIA GPU.
 
     python -m benchmarks.gpu_check [MODEL ...] [--batch 1] [--rounds 7]
 
-Exports each model, opens it with whatever of PyTorch, torch.compile, ONNX Runtime and both TensorRTs is installed, in
-float32, half and INT8, with and without CUDA graphs; holds each against the model in float64; and times those that
-hold, in turns, round by round. What is absent is told with its reason. Results go to results/gpu/GPU.json. Ends with 3
-where something is not equal to its model; without a GPU with 1, and nothing is written.
+Exports each model and runs it with every installed backend (PyTorch, torch.compile, ONNX Runtime, TensorRT and TensorRT
+for RTX) in float32, FP16 and INT8, with and without CUDA graphs. Checks each configuration against the model in float64
+and times the ones that pass, interleaved in rounds. Configurations that do not run are listed with the reason. Writes
+results/gpu/GPU.json. Exit code 3: a parity check failed; 1: there is no GPU, and nothing was written.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks._common import write
+from benchmarks.common import write
 from deploy.backends.onnxruntime import runner as onnxruntime
 from deploy.backends.tensorrt import runner as tensorrt
 from deploy.backends.torch import runner as torch_eager
@@ -49,21 +49,23 @@ from exporters.onnx_to_tensorrt import Profile, ShapeRange
 MODELS = ("zoo/lenet5", "torchvision/resnet18", "torchvision/mobilenet_v2", "torchvision/vit_b_16")
 ROUND_NS = 200_000_000
 WARM_NS = 3_000_000_000
-CALIBRATED_ON = 16
+CALIBRATION_SAMPLES = 16
 
 
 @dataclass(slots=True)
 class Row:
-    """One way of running a model.
+    """The result of a configuration.
 
     Attributes:
-        verdict: of the parity check; ``measured`` for INT8; None where it did not come to that.
-        absent: why it was not run, or failed; empty where it ran.
-        medians_ms: of each round, launch to the end of synchronize.
-        device_ms: the median on the GPU itself, where the backend tells.
+        backend: backend and its options.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        verdict: verdict of the parity check; ``measured`` for INT8; None if it was not checked.
+        absent: why it did not run; empty if it ran.
+        medians_ms: median latency of each round, from launch to the end of synchronize.
+        device_ms: median time on the GPU, if the backend measures it.
     """
 
-    way: str
+    backend: str
     precision: str
     verdict: str | None = None
     absent: str = ""
@@ -72,8 +74,8 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """How a runner is opened, and the shape ranges that it takes."""
+class Configuration:
+    """How to open the runner of a configuration, and the shape ranges that it accepts."""
 
     name: str
     precision: str
@@ -82,44 +84,44 @@ class Way:
 
 
 class Direct:
-    """A runner in this process, as the parity check calls one."""
+    """Calls a runner in this process through the interface of the parity check."""
 
     def __init__(self, runner: Runner, names: Sequence[str]) -> None:
         self.inputs, self.outputs, self._runner, self._names = runner.inputs, runner.outputs, runner, names
 
     def submit(self, feeds: Feeds) -> None:
-        """Run at once."""
-        self._found = self._runner.run(feeds)
+        """Run the inputs."""
+        self._outputs = self._runner.run(feeds)
 
     def result(self) -> Fetches:
-        """What was found, by the model's names."""
-        named = set(self._found) == set(self._names)
-        return self._found if named else dict(zip(self._names, self._found.values(), strict=True))
+        """Return the outputs under the names of the model's outputs."""
+        named = set(self._outputs) == set(self._names)
+        return self._outputs if named else dict(zip(self._names, self._outputs.values(), strict=True))
 
 
 def main() -> None:
-    """Check."""
+    """Check and time all models."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=list(MODELS))
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    found = gpus()
-    if not found:
-        print("there is no NVIDIA GPU with a driver on this machine: nothing was checked, nothing is written")
+    devices = gpus()
+    if not devices:
+        print("no NVIDIA GPU with a driver found; nothing was checked or written")
         sys.exit(1)
-    print(f"{found[0].name}, compute capability {found[0].capability}, driver for CUDA {found[0].cuda}")
-    torch.backends.cudnn.allow_tf32 = False  # float32 is float32, for every backend alike
+    print(f"{devices[0].name}, compute capability {devices[0].capability}, driver for CUDA {devices[0].cuda}")
+    torch.backends.cudnn.allow_tf32 = False  # full float32, as in the other backends
     with tempfile.TemporaryDirectory() as folder:
         report = doctor(Path(folder))
         for finding in report.findings:
             print(f"{finding.state:8} {finding.name}: {finding.detail}  {finding.fix}")
         models = {name: _model(name, Path(folder), arguments.batch, arguments.rounds) for name in arguments.models}
-    slug = re.sub(r"[^a-z0-9]+", "_", found[0].name.lower()).strip("_")
+    slug = re.sub(r"[^a-z0-9]+", "_", devices[0].name.lower()).strip("_")
     write(
         f"gpu/{slug}",
         {
-            "gpu": asdict(found[0]),
+            "gpu": asdict(devices[0]),
             "doctor": [asdict(finding) for finding in report.findings],
             "batch": arguments.batch,
             "models": {name: [asdict(row) for row in rows] for name, rows in models.items()},
@@ -130,40 +132,41 @@ def main() -> None:
 
 
 def _model(name: str, folder: Path, batch: int, rounds: int) -> list[Row]:
-    """All ways of one model, proven, then timed in turns."""
+    """Check all configurations of a model, then time them."""
     request = ModelRequest(name=name, weights="none")
     model = resolve(request, SILENT)
     feeds = _feeds(model, batch)
     with torch.inference_mode():
         names = list(PyTorchRunner(model).run(feeds))
-    rows, held = [], []
-    for way, absent in _ways(request, model, folder, batch):
-        row = Row(way=way.name, precision=way.precision, absent=absent)
+    rows: list[Row] = []
+    checked: list[tuple[Row, Runner]] = []
+    for configuration, absent in _configurations(request, model, folder, batch):
+        row = Row(backend=configuration.name, precision=configuration.precision, absent=absent)
         rows.append(row)
-        runner = None if absent else _attempt(row, way.open)
+        runner = None if absent else _attempt(row, configuration.open)
         if runner is None:
             continue
-        if way.precision == "int8":
+        if configuration.precision == "int8":
             row.verdict = "measured"
         else:
-            row.verdict = _attempt(row, partial(_verdict, model, runner, names, way))
-        print(f"{name} {row.way} {row.precision}: {row.verdict or row.absent}", flush=True)
+            row.verdict = _attempt(row, partial(_verdict, model, runner, names, configuration))
+        print(f"{name} {row.backend} {row.precision}: {row.verdict or row.absent}", flush=True)
         if row.verdict in ("pass", "measured", "inconclusive"):
-            held.append((row, runner))
+            checked.append((row, runner))
         else:
             runner.close()
-    _time(held, feeds, rounds)
-    for _, runner in held:
+    _time(checked, feeds, rounds)
+    for _, runner in checked:
         runner.close()
     return rows
 
 
-def _verdict(model: Model, runner: Runner, names: Sequence[str], way: Way) -> str:
-    return check_engine(model, Direct(runner, names), way.profiles, way.precision, SILENT).verdict
+def _verdict(model: Model, runner: Runner, names: Sequence[str], configuration: Configuration) -> str:
+    return check_engine(model, Direct(runner, names), configuration.profiles, configuration.precision, SILENT).verdict
 
 
 def _attempt(row: Row, work: Callable[[], Any]) -> Any:
-    """What it gives, or None with the reason in the row: this script is for finding out what does not work."""
+    """Return the result of ``work``, or None with the reason of the failure in the row."""
     try:
         return work()
     except DeployError as exc:
@@ -173,42 +176,44 @@ def _attempt(row: Row, work: Callable[[], Any]) -> Any:
     return None
 
 
-def _ways(request: ModelRequest, model: Model, folder: Path, batch: int) -> list[tuple[Way, str]]:
-    """Every way there could be, with the reason where there is none."""
-    found: list[tuple[Way, str]] = []
+def _configurations(request: ModelRequest, model: Model, folder: Path, batch: int) -> list[tuple[Configuration, str]]:
+    """Return every configuration, with the reason if it cannot be made."""
+    configurations: list[tuple[Configuration, str]] = []
     for precision in ("fp32", "fp16"):
         for graph in (False, True):
             eager = _lazily(torch_eager.from_model, request, precision=precision, graph=graph)
-            found.append((Way("torch" + " graph" * graph, precision, eager), ""))
+            configurations.append((Configuration("torch" + " graph" * graph, precision, eager), ""))
         compiled = _lazily(torch_compile.from_model, request, precision=precision)
-        found.append((Way("torch.compile", precision, compiled, _one_size(model, batch)), ""))
-        row = Row(way="export", precision=precision)
+        configurations.append((Configuration("torch.compile", precision, compiled, _one_size(model, batch)), ""))
+        row = Row(backend="export", precision=precision)
         made = _attempt(row, partial(export_model, request, artifacts=folder, precision=precision))
         for provider in ("cuda", "tensorrt"):
             opener = partial(onnxruntime.open, made.artifact.path if made else Path(), provider=provider)
-            found.append((Way(f"onnxruntime {provider}", precision, opener), row.absent))
+            configurations.append((Configuration(f"onnxruntime {provider}", precision, opener), row.absent))
     calib = folder / f"{model.slug}.npy"
-    np.save(calib, np.concatenate([next(iter(_feeds(model, 1, seed).values())) for seed in range(CALIBRATED_ON)]))
+    np.save(calib, np.concatenate([next(iter(_feeds(model, 1, seed).values())) for seed in range(CALIBRATION_SAMPLES)]))
     for runtime in RUNTIMES:
         for precision in ("fp32", "fp16", "int8"):
-            found += _engine(request.name, runtime, precision, calib, folder, batch)
-    return found
+            configurations += _engine(request.name, runtime, precision, calib, folder, batch)
+    return configurations
 
 
 def _one_size(model: Model, batch: int) -> tuple[Profile, ...]:
-    """What is compiled anew for every size is proven at the one that is timed."""
+    """Return a profile of the timed size only, for a backend that compiles again for every size."""
     shapes = {name: value.shape for name, value in _feeds(model, batch).items()}
     return ({name: ShapeRange(min=shape, opt=shape, max=shape) for name, shape in shapes.items()},)
 
 
 def _lazily(opener: Callable[..., Runner], request: ModelRequest, **options: Any) -> Callable[[], Runner]:
-    """The module is converted in place, so each way gets a model of its own."""
+    """Return a function that opens a new model, since backends convert the module in place."""
     return lambda: opener(resolve(request, SILENT), device="cuda", **options)
 
 
-def _engine(name: str, runtime: str, precision: str, calib: Path, folder: Path, batch: int) -> list[tuple[Way, str]]:
-    """An engine, launched as it is and as a CUDA graph."""
-    asked = BuildRequest(
+def _engine(
+    name: str, runtime: str, precision: str, calib: Path, folder: Path, batch: int
+) -> list[tuple[Configuration, str]]:
+    """Build an engine; return its configurations with and without a CUDA graph."""
+    request = BuildRequest(
         model=name,
         fp16=precision == "fp16",
         int8=precision == "int8",
@@ -216,14 +221,14 @@ def _engine(name: str, runtime: str, precision: str, calib: Path, folder: Path, 
         batch=f"1:{batch}:{max(batch, 8)}",
         runtime=runtime,
     )
-    row = Row(way=runtime, precision=precision)
-    report: BuildReport | None = _attempt(row, partial(build_engine, asked, artifacts=folder))
-    ways = []
+    row = Row(backend=runtime, precision=precision)
+    report: BuildReport | None = _attempt(row, partial(build_engine, request, artifacts=folder))
+    configurations = []
     for graph in (False, True):
         opener = partial(tensorrt.open, report.artifact.path if report else Path(), graph=graph)
         profiles = report.profiles if report else ()
-        ways.append((Way(runtime + " graph" * graph, precision, opener, profiles), row.absent))
-    return ways
+        configurations.append((Configuration(runtime + " graph" * graph, precision, opener, profiles), row.absent))
+    return configurations
 
 
 def _feeds(model: Model, batch: int, seed: int = 0) -> dict[str, Any]:
@@ -232,13 +237,13 @@ def _feeds(model: Model, batch: int, seed: int = 0) -> dict[str, Any]:
     return {spec.name: rng.standard_normal(spec.concrete(sizes)).astype(spec.dtype) for spec in model.inputs}
 
 
-def _time(held: Sequence[tuple[Row, Runner]], feeds: Feeds, rounds: int) -> None:
-    """In turns, in a new seeded order each round."""
+def _time(checked: Sequence[tuple[Row, Runner]], feeds: Feeds, rounds: int) -> None:
+    """Time all runners in every round, in seeded random order."""
     order = random.Random(0)
-    for row, runner in held:
+    for row, runner in checked:
         named = dict(zip([spec.name for spec in runner.inputs], feeds.values(), strict=True))
         _attempt(row, partial(_warm, runner, named))
-    alive = [item for item in held if not item[0].absent]
+    alive = [item for item in checked if not item[0].absent]
     for _ in range(rounds):
         for row, runner in order.sample(alive, len(alive)):
             row.medians_ms.append(float(np.median(sample(runner, ROUND_NS))) / 1e6)
@@ -252,18 +257,21 @@ def _warm(runner: Runner, feeds: Feeds) -> None:
 
 
 def _table(models: dict[str, list[Row]]) -> str:
-    lines = ["| model | runs on | precision | verdict | median ms (95 % over rounds) | times torch fp32 |"]
-    lines.append("|---|---|---|---|---|---|")
+    lines = [
+        "| model | backend | precision | verdict | median ms (95 % interval over rounds) | speedup over torch fp32 |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, rows in models.items():
-        base = next((geometric(row.medians_ms).value for row in rows if row.way == "torch" and row.medians_ms), None)
+        timed = [row for row in rows if row.medians_ms]
+        base = next((geometric(row.medians_ms).value for row in timed if row.backend == "torch"), None)
         for row in rows:
+            start = f"| {name} | {row.backend} | {row.precision} | {row.verdict or 'absent'}"
             if not row.medians_ms:
-                lines.append(f"| {name} | {row.way} | {row.precision} | {row.verdict or 'absent'} | {row.absent} | |")
+                lines.append(f"{start} | {row.absent} | |")
                 continue
-            found = geometric(row.medians_ms)
-            faster = f"{base / found.value:.2f} ×" if base else ""
-            told = f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
-            lines.append(f"| {name} | {row.way} | {row.precision} | {row.verdict} | {told} | {faster} |")
+            median = geometric(row.medians_ms)
+            speedup = f"{base / median.value:.2f} ×" if base else ""
+            lines.append(f"{start} | {median.value:.3f} ({median.low:.3f} to {median.high:.3f}) | {speedup} |")
     return "\n".join(lines)
 
 

@@ -1,10 +1,11 @@
-"""What eight bits cost in accuracy: the zoo trained on real digits, every method, every target.
+"""Measure the accuracy loss of INT8: the zoo trained on digits, every calibration method, every target.
 
     python -m benchmarks.int8_accuracy [--only PATTERN] [--work DIR]
 
-Each network is trained and exported by ``deploy`` (kept in DIR, so that a stopped run continues), then calibrated with
-128 training images by each method and written for each target; judged on the 359 held-out images, of which one is 0.28
-points. Files for TensorRT are run without fusions by ONNX Runtime. Results go to results/int8_accuracy.json.
+``deploy`` trains and exports each network (kept in DIR, so that an interrupted run resumes), calibrates it with 128
+training images by each method, quantizes it for each target, and evaluates it on the 359 held-out images, of which one
+is 0.28 percentage points. Files for TensorRT are simulated by ONNX Runtime without fusion. Writes
+results/int8_accuracy.json.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import deploy, load, write
+from benchmarks.common import deploy_or_exit, load, write
 from deploy.core import registry
 
 RECIPES = {
@@ -30,17 +31,17 @@ RECIPES = {
     "googlenet_gray": "--epochs 6 --batch-size 32 --optimizer adamw --lr 0.001",
     "densenet_gray": "--epochs 10",
 }
-"""What ``deploy train`` is given; those of the zoo that learn the digits within minutes."""
+"""Options of ``deploy train`` for the networks that learn the digits within minutes."""
 
 TARGET_POINTS = {"densenet_gray": 0.8}
 USUAL_POINTS = 0.3
 
 
 def main() -> None:
-    """Run what has no result yet."""
+    """Measure the networks without a result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="*")
-    parser.add_argument("--work", type=Path)
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="Measure only the matching models.")
+    parser.add_argument("--work", type=Path, help="Folder to keep the artifacts in.")
     arguments = parser.parse_args()
     rows: dict[str, Any] = load("int8_accuracy").get("rows", {})
     with tempfile.TemporaryDirectory() as scratch:
@@ -55,14 +56,14 @@ def main() -> None:
 def _measure(name: str, work: Path) -> dict[str, Any]:
     where = ("-q", "--artifacts", str(work))
     if not (work / name / f"{name}.fp32.onnx").exists():
-        _must(deploy(*where, "train", f"zoo/{name}", "--data", "digits", *shlex.split(RECIPES[name])))
-        _must(deploy(*where, "export", f"zoo/{name}"))
+        deploy_or_exit(*where, "train", f"zoo/{name}", "--data", "digits", *shlex.split(RECIPES[name]))
+        deploy_or_exit(*where, "export", f"zoo/{name}")
     row: dict[str, Any] = {"recipe": RECIPES[name], "int8": {}}
     for method in registry.names("calibration.statistics"):
         for target in registry.names("calibration.targets"):
             command = (*where, "quantize", name, "--calib", "digits", "--method", method, "--target", target)
-            found = _must(deploy(*command))
-            evidence = found["evidence"]
+            document = deploy_or_exit(*command)
+            evidence = document["evidence"]
             row["float_top1"] = evidence["float_accuracy"]["top1"]
             row["int8"][f"{method} {target}"] = {
                 "top1": evidence["accuracy"]["top1"],
@@ -72,16 +73,9 @@ def _measure(name: str, work: Path) -> dict[str, Any]:
                 "confidence_shift": evidence["comparison"]["confidence_shift"],
                 "sqnr_db": evidence["outputs"][0]["sqnr_db"],
                 "runtime": evidence["runtime"],
-                "bytes": found["bytes"],
+                "bytes": document["bytes"],
             }
     return row
-
-
-def _must(answer: tuple[int, dict[str, Any], float]) -> dict[str, Any]:
-    code, document, _ = answer
-    if code:
-        raise SystemExit(f"exit {code}: {document}")
-    return document
 
 
 if __name__ == "__main__":

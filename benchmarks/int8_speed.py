@@ -1,12 +1,12 @@
-"""Are the INT8 files fast? Eleven architectures on ONNX Runtime and OpenVINO, beside other tools' files.
+"""Measure the INT8 speedup of eleven architectures on ONNX Runtime and OpenVINO, compared with other tools.
 
     python -m benchmarks.int8_speed [--only PATTERN] [--peers PYTHON] [--work DIR] [--threads 2] [--blocks 30]
 
-For each architecture and engine: the float export, our file for that engine, ONNX Runtime's own static quantization
-with its defaults, and NNCF's file where the interpreter PYTHON has it. Every file in a process of its own, batch 1, the
-same number of threads; the processes take turns in blocks of ten inferences, in a new order each round. A speed-up is
-the median over rounds of the ratio to the float file's block, with its bootstrap interval. Files are made from 16
-seeded random images: their values decide accuracy, not speed. Results go to results/int8_speed.json.
+For each architecture and backend: the float export, our INT8 file for this backend, ONNX Runtime's static quantization
+with default settings, and NNCF if the interpreter PYTHON has it. One process per file, batch 1, the same number of
+threads; the processes alternate in blocks of ten inferences, in random order. A speedup is the median over rounds of
+the ratio to the float block, with a bootstrap interval. Calibration uses 16 seeded random images, since their values
+affect accuracy but not speed. Writes results/int8_speed.json.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
 import calibration
-from benchmarks._common import interval, load, write
+from benchmarks.common import interval, load, write
 from calibration.table import CalibrationTable
 from deploy.exporting.export import export_model
 from deploy.models.request import ModelRequest
@@ -35,17 +35,17 @@ ARCHITECTURES = (
     "resnet18", "resnet50", "vgg11", "googlenet", "inception_v3", "densenet121", "mobilenet_v2", "mobilenet_v3_large",
     "squeezenet1_1", "efficientnet_b0", "shufflenet_v2_x1_0",
 )  # fmt: skip
-ENGINES = ("onnxruntime", "openvino")
+BACKENDS = ("onnxruntime", "openvino")
 TARGETS = {"onnxruntime": 2.5, "openvino": 3.2}
-"""Speed-up over the engine's own float32 that ResNet-18 shall reach."""
+"""Target speedup of ResNet-18 over float32 on the same backend."""
 
 INFERENCES = 10
 IMAGES = 16
 
 WORKER = """
 import sys, time, numpy as np
-engine, path, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
-if engine == "onnxruntime":
+backend, path, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+if backend == "onnxruntime":
     import onnxruntime as ort
     settings = ort.SessionOptions()
     settings.intra_op_num_threads, settings.log_severity_level = threads, 4
@@ -68,19 +68,19 @@ for _ in range(5):
     run()
 print("ready", flush=True)
 for line in sys.stdin:
-    taken = []
+    times_ns = []
     for _ in range(int(line)):
         began = time.perf_counter_ns()
         run()
-        taken.append(time.perf_counter_ns() - began)
-    print(*taken, flush=True)
+        times_ns.append(time.perf_counter_ns() - began)
+    print(*times_ns, flush=True)
 """
 
 NNCF = """
 import sys, numpy as np, nncf
-source, images, engine, made = sys.argv[1:5]
+source, images, backend, made = sys.argv[1:5]
 data = [image[None] for image in np.load(images)]
-if engine == "openvino":
+if backend == "openvino":
     import openvino as ov
     ov.save_model(nncf.quantize(ov.Core().read_model(source), nncf.Dataset(data)), made)
 else:
@@ -100,11 +100,11 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def main() -> None:
-    """Measure what has no result yet."""
+    """Measure the architectures without a result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="*")
-    parser.add_argument("--peers", default="")
-    parser.add_argument("--work", type=Path)
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="Measure only the matching models.")
+    parser.add_argument("--peers", default="", metavar="PYTHON", help="Interpreter with the other tools.")
+    parser.add_argument("--work", type=Path, help="Folder to keep the files in.")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--blocks", type=int, default=30)
     arguments = parser.parse_args()
@@ -112,19 +112,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = arguments.work or Path(scratch)
         for name in fnmatch.filter(ARCHITECTURES, arguments.only):
-            for engine in ENGINES:
-                key = f"{name} {engine}"
+            for backend in BACKENDS:
+                key = f"{name} {backend}"
                 if key in rows:
                     continue
-                files = _files(name, engine, work, arguments.peers)
-                rows[key] = _measure(engine, files, arguments.threads, arguments.blocks)
+                files = _files(name, backend, work, arguments.peers)
+                rows[key] = _measure(backend, files, arguments.threads, arguments.blocks)
                 shown = {file: round(row["speed_up"], 2) for file, row in rows[key].items() if "speed_up" in row}
                 print(key, shown, flush=True)
                 write("int8_speed", {"threads": arguments.threads, "targets": TARGETS, "rows": rows})
 
 
-def _files(name: str, engine: str, work: Path, peers: str) -> dict[str, Path]:
-    """The file of every tool, made where it is not there yet."""
+def _files(name: str, backend: str, work: Path, peers: str) -> dict[str, Path]:
+    """Return the file of every tool; make the missing ones."""
     source = work / name / f"{name}.fp32.onnx"
     if not source.exists():
         export_model(ModelRequest(name=name, weights="none"), artifacts=work)
@@ -134,27 +134,27 @@ def _files(name: str, engine: str, work: Path, peers: str) -> dict[str, Path]:
     folder = work / "int8_speed" / name
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "images.npy", images)
-    files = {"float32": source, "ours": folder / f"ours-{engine}.onnx", "onnxruntime defaults": folder / "ort.onnx"}
+    files = {"float32": source, "ours": folder / f"ours-{backend}.onnx", "onnxruntime defaults": folder / "ort.onnx"}
     if not files["ours"].exists():
         graph = calibration.prepare(source)
         table = CalibrationTable.of(calibration.collect(graph, [{item.name: images}]), "minmax", {})
-        onnx.save(calibration.quantize(graph, table, engine), str(files["ours"]))
+        onnx.save(calibration.quantize(graph, table, backend), str(files["ours"]))
     if not files["onnxruntime defaults"].exists():
         quantize_static(str(source), str(files["onnxruntime defaults"]), _Reader(item.name, images))
     if peers:
-        files["NNCF"] = folder / ("nncf.xml" if engine == "openvino" else "nncf.onnx")
+        files["NNCF"] = folder / ("nncf.xml" if backend == "openvino" else "nncf.onnx")
         if not files["NNCF"].exists():
-            command = [peers, "-W", "ignore", "-c", NNCF, str(source), str(folder / "images.npy"), engine]
+            command = [peers, "-W", "ignore", "-c", NNCF, str(source), str(folder / "images.npy"), backend]
             subprocess.run([*command, str(files["NNCF"])], check=False, capture_output=True)
     return files
 
 
-def _measure(engine: str, files: Mapping[str, Path], threads: int, blocks: int) -> dict[str, Any]:
-    """Blocks of inferences, the processes taking turns."""
+def _measure(backend: str, files: Mapping[str, Path], threads: int, blocks: int) -> dict[str, Any]:
+    """Time blocks of inferences in alternating processes."""
     workers: dict[str, subprocess.Popen[str]] = {}
     rows: dict[str, Any] = {}
     for file, path in files.items():
-        command = [sys.executable, "-W", "ignore", "-c", WORKER, engine, str(path), str(threads)]
+        command = [sys.executable, "-W", "ignore", "-c", WORKER, backend, str(path), str(threads)]
         with tempfile.TemporaryFile("w+") as log:
             worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
             if worker.stdout is not None and worker.stdout.readline() == "ready\n":
@@ -173,10 +173,10 @@ def _measure(engine: str, files: Mapping[str, Path], threads: int, blocks: int) 
         worker.wait()
     base = np.asarray(rows["float32"]["blocks_ms"])
     for file in workers:
-        taken = np.asarray(rows[file]["blocks_ms"])
-        ratios = (base / taken).tolist()
+        block_ms = np.asarray(rows[file]["blocks_ms"])
+        ratios = (base / block_ms).tolist()
         rows[file] |= {
-            "median_ms": float(np.median(taken)),
+            "median_ms": float(np.median(block_ms)),
             "speed_up": float(np.median(ratios)),
             "speed_up_interval": interval(ratios),
         }
@@ -184,7 +184,7 @@ def _measure(engine: str, files: Mapping[str, Path], threads: int, blocks: int) 
 
 
 def _block(worker: subprocess.Popen[str]) -> float:
-    """Median milliseconds of one block."""
+    """Return the median latency of one block in milliseconds."""
     assert worker.stdin is not None and worker.stdout is not None
     worker.stdin.write(f"{INFERENCES}\n")
     worker.stdin.flush()

@@ -1,9 +1,9 @@
-"""Peak memory of exporting and proving a model of 2.58 GB: regnet_y_128gf.
+"""Measure the peak memory of exporting and checking a model of 2.58 GB, regnet_y_128gf.
 
     python -m benchmarks.memory [MODEL]
 
-The high-water mark (VmHWM, Linux) of every process of the command is read while it runs; the result is the largest of
-any one process, beside the size of the weights. Written to results/memory.json.
+Polls the peak resident memory (VmHWM, Linux) of every process of the command. The result is the largest peak of a
+single process relative to the size of the weights. Writes results/memory.json.
 """
 
 from __future__ import annotations
@@ -16,27 +16,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import write
+from benchmarks.common import write
 
 TARGET = 3.2
 
 
 def main() -> None:
-    """Measure one model."""
+    """Measure one model and write the result."""
     name = sys.argv[1] if len(sys.argv) > 1 else "regnet_y_128gf"
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "deploy.cli.main",
-            "--artifacts",
-            folder,
-            "export",
-            name,
-            "--weights",
-            "none",
-            "--json",
-        ]
+        command = [sys.executable, "-m", "deploy.cli.main", "--artifacts", folder]
+        command += ["export", name, "--weights", "none", "--json"]
         began = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         peaks: dict[str, int] = {}

@@ -1,22 +1,19 @@
-"""What the proof costs: ``deploy export resnet18`` with parity, beside a bare script that only exports.
+"""Measure the cost of the parity check: ``deploy export resnet18`` relative to a script that only exports.
 
     python -m benchmarks.overhead [ROUNDS] [MODEL]
 
-Whole processes, interleaved, each round one of each in seeded random order; the figure is the median of the rounds'
-ratios. Written to results/overhead.json.
+Whole processes; each round runs both in seeded random order. The result is the median ratio over rounds. Writes
+results/overhead.json.
 """
 
 from __future__ import annotations
 
-import random
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from benchmarks._common import interval, write
+from benchmarks.common import interval, time_interleaved, write
 
 TARGET = 1.6
 BARE = """
@@ -29,11 +26,9 @@ torch.onnx.export(model, (torch.randn(2, 3, 224, 224),), sys.argv[2], dynamo=Tru
 
 
 def main() -> None:
-    """Measure."""
+    """Run all rounds and write the results."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     model = sys.argv[2] if len(sys.argv) > 2 else "resnet18"
-    order = random.Random(0)
-    taken: dict[str, list[float]] = {"bare": [], "deploy": []}
     with tempfile.TemporaryDirectory() as folder:
         command = str(Path(sys.executable).with_name("deploy"))
         deploy = [command, "--artifacts", folder, "export", model, "--weights", "none"]
@@ -41,21 +36,16 @@ def main() -> None:
             "bare": [sys.executable, "-c", BARE, model, f"{folder}/bare.onnx"],
             "deploy": [*deploy, "--format", "onnx"],
         }
-        for index in range(rounds):
-            for name in order.sample(list(cases), len(cases)):
-                began = time.perf_counter()
-                subprocess.run(cases[name], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                taken[name].append(time.perf_counter() - began)
-            print(index, {name: round(times[-1], 2) for name, times in taken.items()}, flush=True)
-    ratios = [mine / bare for mine, bare in zip(taken["deploy"], taken["bare"], strict=True)]
+        times_s = time_interleaved(cases, rounds)
+    ratios = [mine / bare for mine, bare in zip(times_s["deploy"], times_s["bare"], strict=True)]
     result = {
         "model": model,
         "rounds": rounds,
-        "median_s": {name: statistics.median(times) for name, times in taken.items()},
+        "median_s": {name: statistics.median(times) for name, times in times_s.items()},
         "ratio": statistics.median(ratios),
         "ratio_interval": interval(ratios),
         "target": TARGET,
-        "samples_s": taken,
+        "samples_s": times_s,
     }
     print({key: value for key, value in result.items() if key != "samples_s"})
     write("overhead", result)

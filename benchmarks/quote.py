@@ -1,8 +1,8 @@
-"""Write the measured figures into the documents, between their markers, so that none is typed by hand.
+"""Write the results of the benchmarks into the documentation, between markers.
 
     python -m benchmarks.quote [--check]
 
-``--check`` changes nothing and ends with 1 where a document is not what the results say.
+``--check`` changes nothing and exits with 1 if a document does not match the results.
 """
 
 from __future__ import annotations
@@ -12,60 +12,61 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import load
-from benchmarks._harness_tables import harness_figures, harness_tables
-from benchmarks._int8_tables import int8_tables
-from benchmarks._scale_tables import scaling_tables, serve_figures, serve_tables, sweep_figures, turns_table
-from benchmarks._tensorrt_tables import tensorrt_figures, tensorrt_tables
+from benchmarks.common import load
+from benchmarks.tables.harness import harness_figures, harness_tables
+from benchmarks.tables.int8 import int8_tables
+from benchmarks.tables.scale import scaling_tables, serve_figures, serve_tables, sweep_figures, turns_table
+from benchmarks.tables.tensorrt import tensorrt_figures, tensorrt_tables
 
 ROOT = Path(__file__).parent.parent
 
 
 def figures() -> str:
-    """The table of the README."""
-    rows = ["| what | measured | aim | script |", "|---|---|---|---|"]
+    """Return the table of the README."""
+    rows = ["| figure | measured | target | script |", "|---|---|---|---|"]
     startup, overhead, memory, faults, coverage = map(load, ("startup", "overhead", "memory", "faults", "coverage"))
     if startup:
         ours = {name: row for name, row in startup["rows"].items() if "deploy" in name}
         times = " · ".join(f"`{name}` {row['median_s']:.3f} s" for name, row in ours.items())
-        rows.append(f"| saying the help, whole process | {times} | ≤ {startup['target_s']} s | `benchmarks.startup` |")
+        rows.append(f"| showing the help, whole process | {times} | ≤ {startup['target_s']} s | `benchmarks.startup` |")
     if overhead:
         low, high = overhead["ratio_interval"]
         rows.append(
-            f"| `deploy export {overhead['model']}` with the proof, beside a script that only exports | "
+            f"| time of `deploy export {overhead['model']}` with the parity check, relative to the export alone | "
             f"{overhead['ratio']:.2f} × ({low:.2f} to {high:.2f}) | ≤ {overhead['target']} × | `benchmarks.overhead` |"
         )
     if memory:
         rows.append(
-            f"| peak memory of any process, exporting and proving {memory['model']} "
+            f"| peak memory of any process, exporting and checking {memory['model']} "
             f"({memory['weights_bytes'] / 1e9:.2f} GB) | {memory['ratio']:.2f} × its weights | ≤ {memory['target']} × "
             "| `benchmarks.memory` |"
         )
     if faults:
-        found = faults["summary"]
+        summary = faults["summary"]
         rows.append(
-            f"| planted faults caught, {found['faults']} on {found['architectures']} architectures; false alarms | "
-            f"{found['caught']['deploy']}; {found['false_alarms']['deploy']} | ≥ 98 %; 0 | `benchmarks.faults` |"
+            f"| injected faults detected, {summary['faults']} in {summary['architectures']} architectures; false "
+            f"alarms | {summary['caught']['deploy']}; {summary['false_alarms']['deploy']} | ≥ 98 %; 0 "
+            "| `benchmarks.faults` |"
         )
     if coverage:
         done = [row for row in coverage["rows"].values() if row["exported"]]
         passed = sum(row["verdict"] == "pass" for row in done)
         rows.append(
             f"| torchvision and timm architectures exported; verdict pass | {len(done)} of {len(coverage['rows'])} "
-            f"tried (of {coverage['asked']}); {passed} | all; all but 5 | `benchmarks.coverage` |"
+            f"measured (of {coverage['asked']}); {passed} | all; all but 5 | `benchmarks.coverage` |"
         )
     rows.extend(tensorrt_figures())
     rows.extend(_int8_rows(load("calibration"), load("int8_speed")))
     rows.extend(harness_figures())
     if page := load("report_page"):
-        told = (
+        measured = (
             f"{page['bytes'] / 1e6:.1f} MB; {page['open_s']['median']:.2f} s; {page['sort_ms']['median']:.0f} ms "
             f"({page['sort_ms']['interval'][0]:.0f} to {page['sort_ms']['interval'][1]:.0f})"
         )
-        aims = page["targets"]
+        targets = page["targets"]
         rows.append(
-            f"| a report of {page['rows']:,} rows: size; opened by Chromium; sorted | {told} | "
-            f"≤ {aims['bytes'] / 1e6:.0f} MB; ≤ {aims['open_s']:.0f} s; ≤ {aims['sort_ms']:.0f} ms | "
+            f"| a report of {page['rows']:,} rows: size; time to open in Chromium; time to sort | {measured} | "
+            f"≤ {targets['bytes'] / 1e6:.0f} MB; ≤ {targets['open_s']:.0f} s; ≤ {targets['sort_ms']:.0f} ms | "
             "`benchmarks.report_page` |"
         )
     rows.extend(serve_figures())
@@ -78,41 +79,41 @@ def _int8_rows(calibration: dict[str, Any], speed: dict[str, Any]) -> list[str]:
     if calibration:
         ours, theirs = (calibration["rows"][name] for name in ("ours entropy", "onnxruntime Entropy"))
         rows.append(
-            f"| calibrating {calibration['model']} with {calibration['images']} images by entropy, beside ONNX "
-            f"Runtime's own calibrator; peak memory | {ours['median_s'] / theirs['median_s']:.2f} × its time; "
+            f"| entropy calibration of {calibration['model']} with {calibration['images']} images: time relative to "
+            f"ONNX Runtime's calibrator; peak memory | {ours['median_s'] / theirs['median_s']:.2f} ×; "
             f"{ours['peak_bytes'] / 1e9:.2f} GB | ≤ 0.33 ×; ≤ 0.8 GB | `benchmarks.calibration` |"
         )
-    told = [
+    speedups = [
         f"{name} {row['ours']['speed_up']:.2f} ×"
-        for engine, name in (("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO"))
-        if (row := speed.get("rows", {}).get(f"resnet18 {engine}"))
+        for backend, name in (("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO"))
+        if (row := speed.get("rows", {}).get(f"resnet18 {backend}"))
     ]
-    if told:
+    if speedups:
         rows.append(
-            f"| INT8 over float32, ResNet-18, batch 1, {speed['threads']} threads | {' · '.join(told)} "
+            f"| INT8 speedup over float32, ResNet-18, batch 1, {speed['threads']} threads | {' · '.join(speedups)} "
             "| ≥ 2.5 ×; ≥ 3.2 × | `benchmarks.int8_speed` |"
         )
     return rows
 
 
 def fault_table() -> str:
-    """The table of docs/parity.md."""
+    """Return the table of docs/parity.md."""
     result = load("faults")
     if not result:
         return ""
-    found = result["summary"]
+    summary = result["summary"]
     rows = [
-        f"{found['faults']} faults planted in {found['architectures']} architectures, one at a time "
-        "(`python -m benchmarks.faults`); the usual comparisons see the samples of ordinary amplitude among the same "
-        "probes, those on which this verdict decides.",
+        f"{summary['faults']} faults injected into {summary['architectures']} architectures, one at a time "
+        "(`python -m benchmarks.faults`). The common comparisons run on the samples of ordinary amplitude of the same "
+        "probes, which also decide this verdict.",
         "",
-        "| comparison | caught | false alarms on clean exports |",
+        "| comparison | detected | false alarms on correct exports |",
         "|---|---|---|",
     ]
-    for method, caught in found["caught"].items():
+    for method, caught in summary["caught"].items():
         name = "this verdict" if method == "deploy" else f"`{method}`"
-        share = f"{caught} of {found['faults']} ({caught / found['faults']:.1%})"
-        rows.append(f"| {name} | {share} | {found['false_alarms'][method]} of {found['architectures']} |")
+        share = f"{caught} of {summary['faults']} ({caught / summary['faults']:.1%})"
+        rows.append(f"| {name} | {share} | {summary['false_alarms'][method]} of {summary['architectures']} |")
     rows.extend(["", *_misses(result["architectures"])])
     return "\n".join(rows)
 
@@ -133,7 +134,7 @@ def _between(text: str, marker: str, content: str) -> str:
 
 
 def main() -> None:
-    """Write, or check."""
+    """Write the documents, or check them."""
     stale = []
     for path, marker, content in (
         ("README.md", "figures", figures()),
@@ -152,7 +153,7 @@ def main() -> None:
             if "--check" not in sys.argv:
                 (ROOT / path).write_text(wanted, encoding="utf-8")
     if stale and "--check" in sys.argv:
-        print(f"not what the results say: {', '.join(stale)}; run python -m benchmarks.quote")
+        print(f"{', '.join(stale)}: does not match the results; run python -m benchmarks.quote")
         sys.exit(1)
 
 

@@ -1,11 +1,10 @@
-"""Is the report's page quick? Two thousand rows in a real browser: until it stands, and until it is sorted.
+"""Measure the time to open and to sort a report of two thousand rows in a browser.
 
     python -m benchmarks.report_page [--rows 2000] [--rounds 7]
 
-A synthetic store (seeded times of made-up networks) goes through ``deploy report`` as any other. Opening is from the
-request to the first frame after the table stands and can be sorted; sorting is from the click to the frame after next,
-by a column of numbers and one of words in turn. Headless Chromium, a fresh context each round. Results go to
-results/report_page.json.
+``deploy report`` writes the page from synthetic records (seeded latencies of fictitious networks). Opening: from the
+request to the first frame after the table is ready to be sorted. Sorting: from the click to the second frame after it,
+by numeric and text columns in turn. Headless Chromium, a new context each round. Writes results/report_page.json.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import sync_playwright
 
-from benchmarks._common import interval, write
+from benchmarks.common import interval, write
 from deploy.bench.records import Cell, CellRecord, Repetition, save
 from deploy.core.environment import now
 from deploy.report.write import write_report
@@ -34,22 +33,22 @@ SORT = """(column) => new Promise((done) => {
     button.click();
     requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - began)));
 })"""
-STANDS = "() => new Promise((done) => requestAnimationFrame(() => done(performance.now())))"
+NEXT_FRAME = "() => new Promise((done) => requestAnimationFrame(() => done(performance.now())))"
 
 
 def main() -> None:
-    """Make the page, open it, sort it."""
+    """Make the page, open and sort it, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         _fill(Path(folder), arguments.rows)
-        found = write_report(artifacts=Path(folder))
-        opened, sorted_ms = _measure(found.page, arguments.rounds)
+        report = write_report(artifacts=Path(folder))
+        opened, sorted_ms = _measure(report.page, arguments.rounds)
         result: dict[str, Any] = {
-            "rows": len(found.document["rows"]),
-            "bytes": found.page.stat().st_size,
+            "rows": len(report.document["rows"]),
+            "bytes": report.page.stat().st_size,
             "open_s": {"median": statistics.median(opened), "interval": interval(opened)},
             "sort_ms": {
                 "median": statistics.median(sorted_ms),
@@ -78,7 +77,7 @@ def _fill(root: Path, rows: int) -> None:
             threads=1,
         )
         about = {"file": None, "bytes": int(rng.integers(10**5, 10**8)), "trained": True, "created": now()}
-        record = CellRecord(cell=cell, evidence={"verdict": "pass", "reasons": [], "by": "made up"}, about=about)
+        record = CellRecord(cell=cell, evidence={"verdict": "pass", "reasons": [], "by": "synthetic"}, about=about)
         for number in range(5):
             center = np.exp(rng.normal(14 + model / 50, 0.02))
             record = record.adding(
@@ -96,7 +95,7 @@ def _measure(page_path: Path, rounds: int) -> tuple[list[float], list[float]]:
         for _ in range(rounds):
             page = browser.new_page(viewport={"width": 1280, "height": 900})
             page.goto(page_path.as_uri())
-            opened.append(page.evaluate(STANDS) / 1000)
+            opened.append(page.evaluate(NEXT_FRAME) / 1000)
             times += [page.evaluate(SORT, column) for column in ("latency", "model", "latency", "backend")]
             page.close()
         browser.close()

@@ -1,11 +1,11 @@
-"""How long Python's threads hold its lock in the server, and the tail that comes of it.
+"""Measure the effect of Python's thread switch interval on the tail latency of the server.
 
     python -m benchmarks.serve_turns --work DIR [--rounds 5] [--seconds 3]
 
-Python lets another thread have its turn after 5 ms; ``deploy serve`` makes that `deploy.serving.serve.SWITCH_S`. In
-every round both, in an order drawn anew, serve LeNet-5 in eight bits on one core, as `benchmarks.serve` does it:
-requests of one client, of 64, and evenly spaced at one rate for both (half of what the slower of the two reaches in a
-first run). Ratios are of one round. Results go to results/serve_turns.json.
+Python's default is 5 ms; ``deploy serve`` sets `deploy.serving.serve.SWITCH_S`. Each round serves LeNet-5 in INT8 on
+one core with both intervals, in random order, as `benchmarks.serve` does: one client, 64 clients, and evenly spaced
+requests at the same rate for both (half the throughput of the slower one in a first run). Ratios are computed within a
+round. Writes results/serve_turns.json.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import random
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import write
-from benchmarks.serve import CORE, FILES, Load, make, serving, told
+from benchmarks.common import write
+from benchmarks.serve import CORE, FILES, Load, estimate, make, serving
 from deploy.serving.serve import SWITCH_S
 
-PYTHONS = 0.005
+DEFAULT_SWITCH_S = 0.005
 FILE = next(file for file in FILES if file.name == "LeNet-5 int8")
 
 
 def main() -> None:
-    """Measure."""
+    """Run all rounds and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
@@ -34,20 +34,25 @@ def main() -> None:
     make(options.work, FILE)
     order = random.Random(0)
     rounds: list[dict[str, Any]] = []
-    rate = min(_case(options, switch_s, None)["1x64"]["requests_per_s"] for switch_s in (PYTHONS, SWITCH_S)) / 2
+    rate = (
+        min(_case(options, switch_s, None)["1x64"]["requests_per_s"] for switch_s in (DEFAULT_SWITCH_S, SWITCH_S)) / 2
+    )
     for number in range(options.rounds):
-        found = {switch_s: _case(options, switch_s, rate) for switch_s in order.sample((PYTHONS, SWITCH_S), 2)}
-        rounds.append({"pythons": found[PYTHONS], "ours": found[SWITCH_S]})
+        cases = {switch_s: _case(options, switch_s, rate) for switch_s in order.sample((DEFAULT_SWITCH_S, SWITCH_S), 2)}
+        rounds.append({"pythons": cases[DEFAULT_SWITCH_S], "ours": cases[SWITCH_S]})
         brief = {name: {case: round(row[case]["p99_s"] * 1e3, 2) for case in row} for name, row in rounds[-1].items()}
         print(number, json.dumps(brief), flush=True)
     ratios = {
         case: {
-            value: told([row["ours"][case][value] / row["pythons"][case][value] for row in rounds])
+            value: estimate([row["ours"][case][value] / row["pythons"][case][value] for row in rounds])
             for value in ("requests_per_s", "p50_s", "p99_s")
         }
         for case in rounds[0]["ours"]
     }
-    write("serve_turns", {"switch_s": SWITCH_S, "pythons_s": PYTHONS, "rate": rate, "ratios": ratios, "rounds": rounds})
+    write(
+        "serve_turns",
+        {"switch_s": SWITCH_S, "pythons_s": DEFAULT_SWITCH_S, "rate": rate, "ratios": ratios, "rounds": rounds},
+    )
     print(json.dumps(ratios, indent=1))
 
 

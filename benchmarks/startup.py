@@ -1,26 +1,23 @@
-"""How long the command line takes to say its help, beside a bare Python and ``import click``.
+"""Measure the startup time of the command line, compared with Python alone and ``import click``.
 
     python -m benchmarks.startup [ROUNDS]
 
-Whole processes, interleaved in seeded random order. Written to results/startup.json.
+Whole processes, interleaved in seeded random order. Writes results/startup.json.
 """
 
 from __future__ import annotations
 
-import random
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-from benchmarks._common import interval, write
+from benchmarks.common import interval, time_interleaved, write
 
 TARGET_S = 0.12
 
 
 def main() -> None:
-    """Measure."""
+    """Run all rounds and write the results."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 30
     command = str(Path(sys.executable).with_name("deploy"))
     cases = {
@@ -29,16 +26,10 @@ def main() -> None:
         "deploy --help": [command, "--help"],
         "deploy export --help": [command, "export", "--help"],
     }
-    samples: dict[str, list[float]] = {name: [] for name in cases}
-    order = random.Random(0)
-    for _ in range(rounds):
-        for name in order.sample(list(cases), len(cases)):
-            began = time.perf_counter()
-            subprocess.run(cases[name], check=True, stdout=subprocess.DEVNULL)
-            samples[name].append(time.perf_counter() - began)
+    samples = time_interleaved(cases, rounds)
     rows = {
-        name: {"median_s": statistics.median(taken), "interval_s": interval(taken), "min_s": min(taken)}
-        for name, taken in samples.items()
+        name: {"median_s": statistics.median(values), "interval_s": interval(values), "min_s": min(values)}
+        for name, values in samples.items()
     }
     for name, row in rows.items():
         print(f"{name:24} {row['median_s']:.3f} s")

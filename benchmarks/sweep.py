@@ -1,15 +1,15 @@
-"""What ``deploy sweep`` adds to the work it does, and beside the same commands by hand.
+"""Measure the overhead of ``deploy sweep``, and compare it with the same commands by hand.
 
     python -m benchmarks.sweep [--rounds 5]
 
-Three networks (LeNet-5, the small Inception, ResNet-18 for the digits), float32 and eight bits, three backends,
-accuracy on the digits. In every round, in an order drawn anew: the sweep as a whole process, and the commands that do
-the same one after the other (export, quantize twice, evaluate for each model; one bench of all, and the report), each
-with an artifacts directory of its own that holds the trained checkpoints and nothing else.
+Three networks (LeNet-5, the small Inception, ResNet-18 for digits), float32 and INT8, three backends, accuracy on the
+digits. Each round runs, in random order, the sweep as a whole process and the equivalent commands in sequence (for each
+model: export, quantize twice, evaluate; then one bench of all models, and the report). Each starts with an artifacts
+directory that contains only the trained checkpoints.
 
-Overhead is the time of the whole process beyond the sum of its tasks, over that sum. A task's time begins when its
-worker has read it: starting workers, imports outside of tasks, records and the report count as overhead. Ratios are of
-one round. Results go to results/sweep.json, with the median seconds of tasks by kind.
+Overhead is the wall time of the process minus the sum of its tasks, divided by that sum. A task starts when its worker
+has received it, so starting workers, imports outside tasks, records and the report count as overhead. Ratios are
+computed within a round. Writes results/sweep.json, with the median seconds of tasks by kind.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import deploy, interval, write
+from benchmarks.common import deploy_or_exit, interval, write
 
 MODELS = ("lenet5", "inception_small", "resnet18_digits")
 EPOCHS = {"lenet5": "3", "inception_small": "2", "resnet18_digits": "1"}
@@ -34,7 +34,7 @@ TARGETS = {"overhead": 0.05}
 
 
 def main() -> None:
-    """Measure."""
+    """Run all rounds and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
@@ -45,44 +45,32 @@ def main() -> None:
         for name in MODELS:
             _run(base, "train", f"zoo/{name}", "--data", "digits", "--epochs", EPOCHS[name])
         for number in range(options.rounds):
-            found: dict[str, Any] = {}
+            row: dict[str, Any] = {}
             for case in order.sample(("sweep", "by hand"), 2):
                 root = Path(folder) / f"{case}-{number}"
                 shutil.copytree(base, root)
                 if case == "sweep":
-                    found |= {"sweep": _sweep(root), "again": _sweep(root)}
+                    row |= {"sweep": _sweep(root), "again": _sweep(root)}
                 else:
-                    found[case] = _by_hand(root)
+                    row[case] = _by_hand(root)
                 shutil.rmtree(root)
-            rounds.append(found)
-            print(json.dumps({name: round(row["seconds"], 1) for name, row in found.items()}), flush=True)
+            rounds.append(row)
+            print(json.dumps({case: round(result["seconds"], 1) for case, result in row.items()}), flush=True)
     write("sweep", _summary(rounds))
 
 
-def _run(root: Path, *words: str) -> tuple[dict[str, Any], float]:
-    code, document, seconds = deploy("--artifacts", str(root), *words)
-    if code:
-        sys.exit(f"deploy {' '.join(words)} ended with {code}: {document.get('error')}")
-    return document, seconds
+def _run(root: Path, *arguments: str) -> dict[str, Any]:
+    return deploy_or_exit("--artifacts", str(root), *arguments)
 
 
 def _sweep(root: Path) -> dict[str, Any]:
-    words = (
-        "--precision",
-        PRECISIONS,
-        "--backends",
-        BACKENDS,
-        "--calib",
-        "digits",
-        "--data",
-        "digits",
-        "--threads",
-        "1",
-    )
-    told, seconds = _run(root, "sweep", *MODELS, *words)
-    if any(task["state"] not in ("done", "kept") for task in told["tasks"]):
+    options = ("--precision", PRECISIONS, "--backends", BACKENDS, "--calib", "digits", "--data", "digits")
+    began = time.perf_counter()
+    report = _run(root, "sweep", *MODELS, *options, "--threads", "1")
+    seconds = time.perf_counter() - began
+    if any(task["state"] not in ("done", "kept") for task in report["tasks"]):
         sys.exit("a task failed")
-    return {"seconds": seconds, "work_seconds": told["work_seconds"], "tasks": told["tasks"]}
+    return {"seconds": seconds, "work_seconds": report["work_seconds"], "tasks": report["tasks"]}
 
 
 def _by_hand(root: Path) -> dict[str, Any]:

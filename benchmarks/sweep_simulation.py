@@ -1,15 +1,16 @@
-"""A sweep of a thousand models on 1, 10 and 100 nodes, simulated: the schedule of ``deploy sweep``, and no model.
+"""Simulate a sweep of a thousand models on 1, 10 and 100 nodes with the schedule of ``deploy sweep``.
 
     python -m benchmarks.sweep_simulation [--models 1000] [--seeds 5]
 
-1,000 models × 4 backends (two of them also in eight bits) × 3 kinds of machines: an export, two quantizations, an
-evaluation and three timings a model. The very `deploy.sweeps.schedule` that sweeps are run by places them; a clock that
-jumps from end to end stands for the work. What tasks take is drawn log-normal about the medians that
-results/sweep.json has of them (sigma 0.8 between models); the schedule knows the draw with an error of its own (sigma
-0.3), as it knows earlier records. A node of n has 8 cores; with one node it is of all three kinds.
+1,000 models × 4 backends (two of them also in INT8) × 3 kinds of machines: one export, two quantizations, one
+evaluation and three benchmarks per model. `deploy.sweeps.schedule` places the tasks; a discrete-event clock replaces
+the work. Durations are log-normal around the medians in results/sweep.json (sigma 0.8 between models); the schedule
+sees them with an error (sigma 0.3), like estimates from earlier records. Each node has 8 cores; a single node belongs
+to all three kinds.
 
-The lower bound that nothing can beat: the longest chain of a model; the timings of one kind over the nodes of that
-kind; all work over all cores, where a timing takes a whole node. Results go to results/sweep_simulation.json.
+The lower bound of the makespan is the maximum of: the longest chain of a model; the benchmarks on one kind of machine
+divided by the nodes of that kind; all work divided by all cores, where a benchmark takes a whole node. Writes
+results/sweep_simulation.json.
 """
 
 from __future__ import annotations
@@ -24,19 +25,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import RESULTS, write
+from benchmarks.common import RESULTS, write
+from deploy.sweeps.executor import Node
 from deploy.sweeps.schedule import Schedule
-from deploy.sweeps.task import Node, Task
+from deploy.sweeps.task import Task
 
 NODES = (1, 10, 100)
 KINDS = ("cpu", "gpu-a", "gpu-b")
 CORES = 8
 BETWEEN_MODELS, OF_ESTIMATES = 0.8, 0.3
-"""Standard deviations of logarithms."""
+"""Standard deviations of the logarithms of durations and of their estimates."""
 
 
 def main() -> None:
-    """Simulate."""
+    """Simulate all numbers of nodes and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--models", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=5)
@@ -45,12 +47,12 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for count in NODES:
         for informed in (True, False):
-            found = [simulate(options.models, count, seed, medians, informed=informed) for seed in range(options.seeds)]
-            row: dict[str, Any] = {"nodes": count, "order": "longest way first" if informed else "without estimates"}
+            runs = [simulate(options.models, count, seed, medians, informed=informed) for seed in range(options.seeds)]
+            row: dict[str, Any] = {"nodes": count, "order": "critical path" if informed else "without estimates"}
             for name in ("hours", "over_bound", "schedule_seconds"):
-                values = [item[name] for item in found]
-                row[name] = {"median": statistics.median(values), "least": min(values), "most": max(values)}
-            row["bound_by"] = found[0]["bound_by"]
+                values = [item[name] for item in runs]
+                row[name] = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+            row["bound_by"] = runs[0]["bound_by"]
             rows.append(row)
             print(json.dumps(row), flush=True)
     write(
@@ -60,7 +62,7 @@ def main() -> None:
 
 
 def _medians(path: Path) -> dict[str, float]:
-    """Seconds of a task of each kind, as they were measured."""
+    """Return the measured median seconds of a task of each kind."""
     medians: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))["task_seconds"]
     return medians
 
@@ -68,15 +70,15 @@ def _medians(path: Path) -> dict[str, float]:
 def tasks_of(
     models: int, seed: int, medians: Mapping[str, float], *, informed: bool
 ) -> tuple[list[Task], dict[str, float]]:
-    """The tasks of a sweep, and what each takes in seconds."""
+    """Return the tasks of a sweep, and the seconds that each takes."""
     rng = random.Random(seed)
     tasks: list[Task] = []
     takes: dict[str, float] = {}
 
     def add(name: str, kind: str, scale: float, **more: Any) -> str:
         takes[name] = medians[kind] * scale
-        known = takes[name] * rng.lognormvariate(0, OF_ESTIMATES) if informed else None
-        tasks.append(Task(name=name, kind=kind, group=name.split()[1], work={}, seconds=known, **more))
+        estimate = takes[name] * rng.lognormvariate(0, OF_ESTIMATES) if informed else None
+        tasks.append(Task(name=name, kind=kind, group=name.split()[1], work={}, seconds=estimate, **more))
         return name
 
     for number in range(models):
@@ -92,7 +94,7 @@ def tasks_of(
 
 
 def nodes_of(count: int) -> list[Node]:
-    """Nodes, their kinds in turn; a single one is of every kind."""
+    """Return nodes with alternating kinds; a single node belongs to every kind."""
     if count == 1:
         return [Node(name="n0", machines=frozenset(KINDS), cpus=CORES)]
     return [
@@ -101,7 +103,7 @@ def nodes_of(count: int) -> list[Node]:
 
 
 def bound(tasks: Sequence[Task], takes: Mapping[str, float], nodes: Sequence[Node]) -> tuple[float, str]:
-    """Seconds that no schedule can beat, and what they are made of."""
+    """Return the lower bound of the makespan in seconds, and what determines it."""
     chain: dict[str, float] = {}
     for task in tasks:
         before = max((chain[name] for name in (*task.needs, *task.after)), default=0.0)
@@ -110,16 +112,20 @@ def bound(tasks: Sequence[Task], takes: Mapping[str, float], nodes: Sequence[Nod
     cores = 0.0
     for task in tasks:
         cores += takes[task.name] * (CORES if task.exclusive else task.cpus)
-    candidates["all work over all cores"] = cores / (CORES * len(nodes))
+    candidates["all work divided by all cores"] = cores / (CORES * len(nodes))
     for kind in KINDS:
-        those = sum(takes[task.name] for task in tasks if task.machine == kind)
-        candidates[f"the timings on {kind}"] = those / sum(kind in node.machines for node in nodes)
+        seconds = sum(takes[task.name] for task in tasks if task.machine == kind)
+        candidates[f"the benchmarks on {kind}"] = seconds / sum(kind in node.machines for node in nodes)
     name = max(candidates, key=lambda item: candidates[item])
     return candidates[name], name
 
 
 def simulate(models: int, count: int, seed: int, medians: Mapping[str, float], *, informed: bool) -> dict[str, Any]:
-    """One sweep, from its first task to the end of its last."""
+    """Simulate one sweep.
+
+    Returns:
+        ``hours`` of the makespan, ``over_bound``, its ratio to the lower bound, ``bound_by``, and ``schedule_seconds``.
+    """
     tasks, takes = tasks_of(models, seed, medians, informed=informed)
     nodes = nodes_of(count)
     by_name = {node.name: node for node in nodes}
@@ -131,10 +137,10 @@ def simulate(models: int, count: int, seed: int, medians: Mapping[str, float], *
         for task, node in schedule.take(nodes):
             heapq.heappush(running, (clock + takes[task.name], task.name, node.name))
         clock, name, where = heapq.heappop(running)
-        schedule.ended(name, by_name[where], well=True)
+        schedule.ended(name, by_name[where], succeeded=True)
     spent = time.perf_counter() - began
-    least, why = bound(tasks, takes, nodes)
-    return {"hours": clock / 3600, "over_bound": clock / least, "bound_by": why, "schedule_seconds": spent}
+    lower, why = bound(tasks, takes, nodes)
+    return {"hours": clock / 3600, "over_bound": clock / lower, "bound_by": why, "schedule_seconds": spent}
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""Which architectures become engines, and what does our work around the builder cost?
+"""Measure which architectures TensorRT builds, and the overhead of ``deploy trt build``.
 
     python -m benchmarks.tensorrt_build [--only PATTERN] [--again]
     python -m benchmarks.tensorrt_build --overhead [ROUNDS]
 
-First: every classification and segmentation network of torchvision, and the zoo, from PyTorch to ONNX and on to an
-engine in half precision and one in INT8, by ``deploy trt build`` with TensorRT for RTX, without a GPU. Only that they
-are built is shown: exports are not proven again (``benchmarks.coverage`` does that, and says which strategy and which
-dimensions hold), and the ranges for INT8 are of four seeded random samples. Results go to
-results/tensorrt_build.json after every network; a stopped run continues.
+The first command exports every classification and segmentation network of torchvision and the zoo, and builds an engine
+in FP16 and one in INT8 with ``deploy trt build`` and TensorRT for RTX, without a GPU. It shows only that the engines
+are built: exports are not checked again (``benchmarks.coverage`` checks them, and determines strategy and dynamic
+dimensions), and the INT8 ranges come from four seeded random samples. Writes results/tensorrt_build.json after every
+network; an interrupted run resumes.
 
-Second: ``deploy trt build FILE.onnx`` beside a script that calls the bare builder on the same file, whole processes,
-interleaved, each round one of each in seeded random order; the figure is the median of the rounds' ratios.
+The second command compares ``deploy trt build FILE.onnx`` with a script that calls the builder on the same file. Whole
+processes; each round runs all cases in seeded random order. The result is the median ratio over rounds.
 """
 
 from __future__ import annotations
@@ -18,23 +18,21 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
-import random
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import deploy, interval, load, write
+from benchmarks.common import deploy, deploy_or_exit, interval, load, time_interleaved, write
 
 NAME = "tensorrt_build"
 TIMEOUT_S = 3600.0
 SAMPLES = 4
 OVERHEAD = {"resnet18": 9, "resnet50": 9, "vit_b_16": 5}
-"""Networks of the second figure, and rounds."""
+"""Networks of the second command, and their numbers of rounds."""
 TARGET = 1.3
 KINDS = {"fp16": ("--fp16",), "int8": ("--int8", "--calib")}
 
@@ -78,11 +76,11 @@ open(sys.argv[2], "wb").write(memoryview(builder.build_serialized_network(networ
 
 
 def main() -> None:
-    """Run what has no result yet, or the second figure."""
+    """Measure the networks without a result, or the overhead."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="*")
-    parser.add_argument("--again", action="store_true")
-    parser.add_argument("--overhead", nargs="?", type=int, const=0, metavar="ROUNDS")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="Measure only the matching models.")
+    parser.add_argument("--again", action="store_true", help="Measure again what has a result.")
+    parser.add_argument("--overhead", nargs="?", type=int, const=0, metavar="ROUNDS", help="Measure the overhead.")
     arguments = parser.parse_args()
     if arguments.overhead is not None:
         _overhead(arguments.only, arguments.overhead)
@@ -93,13 +91,10 @@ def main() -> None:
             continue
         row = _measure(name)
         print(name, json.dumps(row), flush=True)
-        held = load(NAME)
-        rows = {**held.get("rows", {}), name: row}
-        write(NAME, {**_kept(held), "asked": len(names), "samples": SAMPLES, "rows": rows})
-
-
-def _kept(held: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in held.items() if key == "overhead"}
+        stored = load(NAME)
+        overhead = {key: value for key, value in stored.items() if key == "overhead"}
+        rows = {**stored.get("rows", {}), name: row}
+        write(NAME, {**overhead, "asked": len(names), "samples": SAMPLES, "rows": rows})
 
 
 def _names() -> list[str]:
@@ -109,12 +104,12 @@ def _names() -> list[str]:
 
     zoo = registry.load("deploy.models.sources", "zoo").names()
     modules = (torchvision.models, torchvision.models.segmentation)
-    theirs = [name for module in modules for name in torchvision.models.list_models(module=module)]
-    return [f"torchvision/{name}" for name in theirs] + [f"zoo/{name}" for name in zoo]
+    published = [name for module in modules for name in torchvision.models.list_models(module=module)]
+    return [f"torchvision/{name}" for name in published] + [f"zoo/{name}" for name in zoo]
 
 
 def _measure(name: str) -> dict[str, Any]:
-    """From PyTorch to two engines; the export as the coverage run found it right."""
+    """Export a network with the settings that the coverage run verified, and build both engines."""
     known = load("coverage").get("rows", {}).get(name, {})
     strategies = [known["strategy"]] if known.get("strategy") else ["export", "trace"]
     dynamic = ",".join(known.get("dynamic", ["batch"]))
@@ -132,9 +127,9 @@ def _measure(name: str) -> dict[str, Any]:
 
 
 def _export(name: str, folder: Path, strategy: str, dynamic: str) -> dict[str, Any]:
-    line = [sys.executable, "-W", "ignore", "-c", EXPORT, name, str(folder), strategy, dynamic, str(SAMPLES)]
+    command = [sys.executable, "-W", "ignore", "-c", EXPORT, name, str(folder), strategy, dynamic, str(SAMPLES)]
     try:
-        done = subprocess.run(line, capture_output=True, text=True, timeout=TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         return {"exported": False, "why": f"{strategy}: more than {TIMEOUT_S:.0f} s"}
     if done.returncode:
@@ -158,42 +153,34 @@ def _overhead(pattern: str, rounds: int) -> None:
     for model in fnmatch.filter(OVERHEAD, pattern):
         row = _compare(model, rounds or OVERHEAD[model])
         print(model, {key: value for key, value in row.items() if key != "samples_s"}, flush=True)
-        held = load(NAME)
-        write(NAME, {**held, "overhead": {**held.get("overhead", {}), model: row}})
+        stored = load(NAME)
+        write(NAME, {**stored, "overhead": {**stored.get("overhead", {}), model: row}})
 
 
 def _compare(model: str, rounds: int) -> dict[str, Any]:
-    """The bare builder beside ours on one proven export, and beside ours that makes the half-precision graph first."""
-    order = random.Random(0)
+    """Compare the builder alone with ``deploy trt build`` on one export, with and without conversion to FP16."""
     with tempfile.TemporaryDirectory() as folder:
-        code, document, _ = deploy("-q", "--artifacts", folder, "export", f"torchvision/{model}", "--weights", "none")
-        if code:
-            sys.exit(f"{model} could not be exported: {document}")
-        path = document["file"]
-        command = [str(Path(sys.executable).with_name("deploy")), "-q", "--artifacts", folder, "trt", "build", path]
+        options = ("-q", "--artifacts", folder)
+        path = deploy_or_exit(*options, "export", f"torchvision/{model}", "--weights", "none")["file"]
+        command = [str(Path(sys.executable).with_name("deploy")), *options, "trt", "build", path]
         cases = {
             "bare": [sys.executable, "-c", BARE, path, f"{folder}/bare.engine"],
             "deploy": [*command, "--runtime", "tensorrt-rtx"],
             "deploy --fp16": [*command, "--runtime", "tensorrt-rtx", "--fp16"],
         }
-        taken: dict[str, list[float]] = {name: [] for name in cases}
-        for _ in range(rounds):
-            for name in order.sample(list(cases), len(cases)):
-                began = time.perf_counter()
-                subprocess.run(cases[name], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                taken[name].append(time.perf_counter() - began)
+        times_s = time_interleaved(cases, rounds)
     ratios = {
-        name: [mine / bare for mine, bare in zip(times, taken["bare"], strict=True)]
-        for name, times in taken.items()
+        name: [mine / bare for mine, bare in zip(times, times_s["bare"], strict=True)]
+        for name, times in times_s.items()
         if name != "bare"
     }
     return {
         "rounds": rounds,
-        "median_s": {name: statistics.median(times) for name, times in taken.items()},
+        "median_s": {name: statistics.median(times) for name, times in times_s.items()},
         "ratio": {name: statistics.median(values) for name, values in ratios.items()},
         "ratio_interval": {name: interval(values) for name, values in ratios.items()},
         "target": TARGET,
-        "samples_s": taken,
+        "samples_s": times_s,
     }
 
 

@@ -1,11 +1,11 @@
-"""Every network of the zoo: trained on real digits, exported, proven, and judged beside PyTorch on held-out images.
+"""Train every network of the zoo on digits, export and check it, and evaluate both on held-out images.
 
     python -m benchmarks.zoo [--only PATTERN] [--again]
 
-Each network goes through ``deploy train``, ``deploy export`` and ``deploy evaluate`` as a user would type them, in a
-scratch directory that is emptied after it. Results go to results/zoo.json after every network (a stopped run
-continues), the table to docs/zoo.md, and the curves of ResNet-18 beside its plain twin to docs/plain_and_residual.png.
-A network that is not trained here is exported with seeded weights, and the table says why.
+Runs ``deploy train``, ``deploy export`` and ``deploy evaluate`` in a temporary directory for each network. Writes
+results/zoo.json after every network (an interrupted run resumes), docs/zoo.md, and the training curves of ResNet-18
+with and without shortcuts to docs/plain_and_residual.png. A network that is not trained is exported with seeded
+weights; the table gives the reason.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
-from benchmarks._common import deploy, load, write
-from benchmarks._zoo_page import document, picture
+from benchmarks.common import deploy, load, write
+from benchmarks.tables.zoo import document, picture
 from deploy.models.sources.zoo import entries
 
 ROOT = Path(__file__).parent.parent
@@ -48,24 +48,24 @@ RECIPES = {
     "plain34": "--epochs 2 --batch-size 8 --lr 0.02",
     "vgg11_gray": "--epochs 1 --batch-size 8 --optimizer adamw --lr 0.0002",
 }
-"""What ``deploy train`` is given, the quick ones first; the later ones have few epochs, since each costs minutes."""
+"""Options of ``deploy train``, fast networks first; the slow ones have few epochs, since each takes minutes."""
 
 NOT_TRAINED = {
-    "inception_block": "not a classifier: one block, exported on its own",
+    "inception_block": "not a classifier but a single block",
 }
-"""Why a network is exported with seeded weights only."""
+"""Networks that are not trained, and why."""
 
 TWINS = ("resnet18_digits", "plain18_digits")
 TWIN_SEEDS = (0, 1, 2)
 
 
 def main() -> None:
-    """Run what has no result yet, then write the page and the picture."""
+    """Measure the networks without a result, then write the page and the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="*")
-    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="Measure only the matching models.")
+    parser.add_argument("--again", action="store_true", help="Measure again what has a result.")
     arguments = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"  # sums round the same whatever the machine's cores, so the weights repeat
+    os.environ["OMP_NUM_THREADS"] = "1"  # results must not depend on the number of cores
     before = load("zoo")
     result: dict[str, Any] = {
         "asked": sorted(entries()),
@@ -77,15 +77,15 @@ def main() -> None:
             key = f"{name} {seed}"
             if key not in result["twins"] or arguments.again:
                 result["twins"][key] = _curve(name, seed)
-                _keep(result, key, result["twins"][key])
+                _save(result, key, result["twins"][key])
     for name in fnmatch.filter([*RECIPES, *NOT_TRAINED], arguments.only):
         if name not in result["rows"] or arguments.again:
             result["rows"][name] = _trained(name) if name in RECIPES else _untrained(name)
-            _keep(result, name, result["rows"][name])
+            _save(result, name, result["rows"][name])
     _pages(result)
 
 
-def _keep(result: dict[str, Any], name: str, row: dict[str, Any]) -> None:
+def _save(result: dict[str, Any], name: str, row: dict[str, Any]) -> None:
     print(name, row, flush=True)
     write("zoo", result)
     _pages(result)
@@ -104,7 +104,7 @@ def _trained(name: str) -> dict[str, Any]:
         if code:
             return {"trained": False, "why": _message(trained) or f"exit {code}", **_size(name)}
         exported = _deploy(folder, "export", f"zoo/{name}")[1]
-        judged = _deploy(folder, "evaluate", f"zoo/{name}", "--data", "digits")[1]
+        evaluated = _deploy(folder, "evaluate", f"zoo/{name}", "--data", "digits")[1]
     return {
         "trained": True,
         **_size(name),
@@ -115,7 +115,7 @@ def _trained(name: str) -> dict[str, Any]:
         "train_seconds": round(seconds, 1),
         "train_processor_seconds": round(spent["seconds"], 1),
         **_parity(exported),
-        **_accuracy(judged),
+        **_accuracy(evaluated),
     }
 
 
@@ -126,7 +126,7 @@ def _untrained(name: str) -> dict[str, Any]:
 
 
 def _curve(name: str, seed: int) -> dict[str, Any]:
-    """A training of one of the twins, epoch by epoch."""
+    """Train one of the twins; return its curves by epoch."""
     with tempfile.TemporaryDirectory() as folder:
         history = _train(folder, name, seed)[1]["history"]
     columns = ("train_loss", "test_loss", "train_top1", "test_top1")
@@ -142,7 +142,7 @@ def _deploy(folder: str, *arguments: str) -> tuple[int, dict[str, Any], float]:
 
 
 def _size(name: str) -> dict[str, Any]:
-    """Parameters, counted: as published, and with the ten outputs that the digits need."""
+    """Return the input shape and the numbers of parameters: as published, and with ten outputs."""
     entry = entries()[name]
     ten = {"num_classes": 10} if "num_classes" in entry.options else {}
     with torch.device("meta"):
@@ -155,13 +155,13 @@ def _parity(document: dict[str, Any]) -> dict[str, Any]:
     if "parity" not in document:
         return {"verdict": f"not exported: {_message(document)}"}
     parity = document["parity"]
-    judged = [item for item in parity["outputs"] if item["group"] == "unit"]
+    outputs = [item for item in parity["outputs"] if item["group"] == "unit"]
     return {
         "verdict": parity["verdict"],
         "reasons": parity["reasons"][:2],
         "margin": parity["margin"],
-        "torch_nsr": judged[0]["torch"],
-        "onnxruntime_nsr": judged[0]["candidate"],
+        "torch_nsr": outputs[0]["torch"],
+        "onnxruntime_nsr": outputs[0]["candidate"],
         "weights": parity["weights"]["counts"],
         "sizes_run": parity["dynamic"],
     }
@@ -185,7 +185,7 @@ def _accuracy(document: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _processor_time() -> Iterator[dict[str, float]]:
-    """Processor seconds of the processes that ended inside, which a busy machine does not stretch."""
+    """Measure the CPU seconds of child processes that end in the block; competing load does not affect them."""
     spent = {"seconds": 0.0}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     yield spent

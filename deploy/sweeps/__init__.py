@@ -1,1 +1,1 @@
-"""The matrix of models, precisions, backends, batches and machines: its file, tasks, order, engines."""
+"""Sweeps: export, quantize, build, evaluate and time a matrix of models and configurations, on one or many machines."""

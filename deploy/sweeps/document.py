@@ -1,87 +1,82 @@
-"""A sweep as a YAML file; what is wrong in it is told with its line."""
+"""YAML documents with the line of every value."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from deploy.core.errors import UsageError
-from deploy.sweeps.spec import Place, Spec, SpecError, parse
 
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 
 
-class _Node:
-    """Plain values of a YAML document, with the line of each."""
+class Document:
+    """A YAML file as plain values.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        values: mappings, lists and scalars; an empty file is an empty mapping.
+        lines: line of each value by its keys and positions from the top; a mapping entry has the line of its key.
+
+    Raises:
+        UsageError: the file cannot be read, is not YAML, repeats a key, has a key that is not text, or uses anchors.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._scalars = yaml.constructor.SafeConstructor()
-        self.lines: dict[Place, int] = {}
+        self.lines: dict[tuple[str | int, ...], int] = {}
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise UsageError(f"{path}: larger than {MAX_BYTES >> 20} MiB.")
+            node = self._compose(path.read_text(encoding="utf-8"))
+            self.values: Any = {} if node is None else self._plain(node, ())
+        except yaml.MarkedYAMLError as exc:
+            mark = exc.problem_mark or exc.context_mark
+            raise self.error(mark.line + 1 if mark else 1, f"invalid YAML: {exc.problem or exc.context}.") from exc
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as exc:
+            why = exc.strerror if isinstance(exc, OSError) else "not YAML text"
+            raise UsageError(f"{path}: cannot be read: {why}.") from exc
 
-    def plain(self, node: yaml.Node, place: Place) -> Any:
+    def _compose(self, text: str) -> yaml.Node | None:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                line = event.start_mark.line + 1 if event.start_mark else 1
+                raise self.error(line, "anchors and aliases are not supported; repeat the value.")
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+
+    def _plain(self, node: yaml.Node, place: tuple[str | int, ...]) -> Any:
         self.lines.setdefault(place, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
-            found: dict[str, Any] = {}
+            values: dict[str, Any] = {}
             for key_node, value_node in node.value:
                 key = self._scalars.construct_object(key_node) if isinstance(key_node, yaml.ScalarNode) else None
                 line = key_node.start_mark.line + 1
                 if not isinstance(key, str):
-                    raise self.wrong(line, "a key that is no text.")
-                if key in found:
-                    raise self.wrong(line, f"{key} is there twice.")
-                below: Place = (*place, key)
+                    raise self.error(line, "a key is not text.")
+                if key in values:
+                    raise self.error(line, f"{key}: duplicate key.")
+                below = (*place, key)
                 self.lines[below] = line
-                found[key] = self.plain(value_node, below)
-            return found
+                values[key] = self._plain(value_node, below)
+            return values
         if isinstance(node, yaml.SequenceNode):
-            return [self.plain(item, (*place, position)) for position, item in enumerate(node.value)]
+            return [self._plain(item, (*place, position)) for position, item in enumerate(node.value)]
         try:
             return self._scalars.construct_object(node)
         except (yaml.YAMLError, ValueError) as exc:
-            raise self.wrong(node.start_mark.line + 1, f"{node.value[:40]!r} cannot be read.") from exc
+            raise self.error(node.start_mark.line + 1, f"{node.value[:40]!r} cannot be read.") from exc
 
-    def wrong(self, line: int, text: str) -> UsageError:
+    def error(self, line: int, text: str) -> UsageError:
+        """Return an error at a line of the file."""
         return UsageError(f"{self._path}:{line}: {text}")
 
-    def line_of(self, place: Place) -> int:
-        """The line of a value, or of the nearest thing above it that has one."""
+    def line_of(self, place: tuple[str | int, ...]) -> int:
+        """Return the line of a value, or of its nearest parent that has one."""
         while place and place not in self.lines:
             place = place[:-1]
         return self.lines.get(place, 1)
-
-
-def read(path: Path, backends: Collection[str]) -> Spec:
-    """Read a sweep.
-
-    Args:
-        path: a YAML file; see ``docs/sweeps.md`` for its fields.
-        backends: that there are.
-
-    Raises:
-        UsageError: it is no YAML, or no sweep; with the line.
-    """
-    reader = _Node(path)
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise UsageError(f"{path}: larger than {MOST_BYTES >> 20} MiB: no sweep is.")
-        text = path.read_text(encoding="utf-8")
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1 if event.start_mark else 1
-                raise reader.wrong(line, "anchors are not read; write the value out.")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        plain = {} if node is None else reader.plain(node, ())
-    except yaml.MarkedYAMLError as exc:
-        mark = exc.problem_mark or exc.context_mark
-        raise reader.wrong(mark.line + 1 if mark else 1, f"not YAML: {exc.problem or exc.context}.") from exc
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as exc:
-        why = exc.strerror if isinstance(exc, OSError) else "not a text in YAML"
-        raise UsageError(f"{path}: cannot be read: {why}.") from exc
-    try:
-        return parse(plain, backends)
-    except SpecError as exc:
-        raise reader.wrong(reader.line_of(exc.place), exc.message) from exc

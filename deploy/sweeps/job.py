@@ -1,4 +1,4 @@
-"""One task of a sweep, done where it runs: the same workflows that the commands call."""
+"""Run one task of a sweep with the functions that the commands call."""
 
 from __future__ import annotations
 
@@ -11,136 +11,133 @@ from typing import Any
 from deploy.core.artifact import Artifact, sha256
 from deploy.core.environment import machine, version
 from deploy.core.errors import DeployError, MissingPackageError, ParityError
+from deploy.core.plain import from_plain
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest
 from deploy.support.stored import newest_of_each
-from deploy.sweeps.files import is_own
-from deploy.sweeps.task import Say, Work
+from deploy.sweeps.task import Notify, Work, is_user_code
 
-SECONDS_BETWEEN = 0.5
-"""How far a task is, is told no more often."""
+INTERVAL_S = 0.5
+"""Minimum time between two progress messages."""
 
-Outcome = dict[str, Any]
-"""Of a task: ``made``, digests of artifacts by their path; ``files``, all that belongs to what came of it; and more."""
+Result = dict[str, Any]
+"""Result of a task: ``made``: digests of artifacts by path; ``files``: all files that belong to it; and more."""
 
 
 class ProgressForwarder(Progress):
-    """Tells what a workflow tells."""
+    """Sends progress messages to the process that drives the sweep."""
 
-    def __init__(self, say: Say) -> None:
-        self._say = say
+    def __init__(self, notify: Notify) -> None:
+        self._notify = notify
         self._last = 0.0
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
-        """A step that takes time."""
-        self._say({"doing": title})
+        """Send the title of a step."""
+        self._notify({"doing": title})
         yield
 
     def note(self, text: str) -> None:
-        """Something the user must know."""
-        self._say({"note": text})
+        """Send a note."""
+        self._notify({"note": text})
 
     def warn(self, text: str) -> None:
-        """Something the user must not miss."""
-        self._say({"warn": text})
+        """Send a warning."""
+        self._notify({"warn": text})
 
     def advance(self, done: int, total: int, text: str = "") -> None:
-        """How far the present step is."""
-        if time.monotonic() - self._last >= SECONDS_BETWEEN:
+        """Send the progress of the current step, at most every `INTERVAL_S` seconds."""
+        if time.monotonic() - self._last >= INTERVAL_S:
             self._last = time.monotonic()
-            self._say({"doing": f"{done} of {total}: {text}".removesuffix(": ")})
+            self._notify({"doing": f"{done} of {total}: {text}".removesuffix(": ")})
 
-    def kept(self, paths: Sequence[str]) -> None:
-        """Files that are ready, below the artifacts directory."""
-        self._say({"kept": list(paths)})
+    def saved(self, paths: Sequence[str]) -> None:
+        """Send the paths of finished files, relative to the artifacts directory."""
+        self._notify({"saved": list(paths)})
 
 
-def do_task(work: Work, root: Path, say: Say) -> dict[str, Any]:
-    """Do a task.
+def do_task(work: Work, root: Path, notify: Notify) -> dict[str, Any]:
+    """Run a task.
 
     Args:
-        work: which; see `deploy.sweeps.plan`.
+        work: what to do; see `deploy.sweeps.plan`.
         root: the artifacts directory of this machine.
-        say: told of what happens meanwhile.
+        notify: receives messages while the task runs.
 
     Returns:
         ``state`` (``done``, ``found`` or ``failed``), ``why`` and ``exit_code`` of a failure, ``seconds``, ``machine``,
-        and what the kind of task adds; paths are relative to ``root``.
+        and the fields of the kind of task; paths are relative to ``root``.
     """
     began = time.perf_counter()
-    found: Outcome
+    result: Result
     try:
-        own = version("deploy-toolkit")
-        if work["deploy"] != own:
-            text = f"deploy-toolkit is {own} where this ran, and {work['deploy']} where the sweep was begun."
-            raise DeployError(text, "install the same everywhere")
-        found = {"state": "done", **KINDS[work["kind"]](work, Store(root), ProgressForwarder(say))}
+        installed = version("deploy-toolkit")
+        if work["deploy"] != installed:
+            text = f"deploy-toolkit is {installed} on this node, and {work['deploy']} where the sweep was started."
+            raise DeployError(text, "install the same version on all nodes")
+        result = {"state": "done", **KINDS[work["kind"]](work, Store(root), ProgressForwarder(notify))}
     except DeployError as exc:
         hint = f" ({exc.hint})" if exc.hint else ""
-        found = {"state": "failed", "why": f"{exc.message}{hint}", "exit_code": exc.exit_code}
-    except Exception as exc:  # what a library throws ends this task, and not the sweep
-        found = {"state": "failed", "why": f"{type(exc).__name__}: {exc}", "exit_code": 1}
-    return {**found, "seconds": round(time.perf_counter() - began, 3), "machine": machine()}
+        result = {"state": "failed", "why": f"{exc.message}{hint}", "exit_code": exc.exit_code}
+    except Exception as exc:  # an exception of a library ends this task, not the sweep
+        result = {"state": "failed", "why": f"{type(exc).__name__}: {exc}", "exit_code": 1}
+    return {**result, "seconds": round(time.perf_counter() - began, 3), "machine": machine()}
 
 
-def _export(work: Work, store: Store, progress: ProgressForwarder) -> Outcome:
+def _export(work: Work, store: Store, progress: ProgressForwarder) -> Result:
     from deploy.exporting.export import export_model
 
-    request, precision = ModelRequest.from_dict(work["request"]), work["precision"]
+    request, precision = from_plain(ModelRequest, work["request"]), work["precision"]
     if not work["again"]:
-        present = _present(work, store, precision, None)
-        if present is not None and _is_of(present, request, store):
-            return {
-                "state": "found",
-                "verdict": (present.manifest.parity or {}).get("verdict"),
-                **_of([present], store),
-            }
+        present = _newest_onnx(work, store, precision)
+        if present is not None and _matches(present, request, store):
+            verdict = (present.manifest.parity or {}).get("verdict")
+            return {"state": "found", "verdict": verdict, **_files_of([present], store)}
     report = export_model(request, artifacts=store.root, precision=precision, progress=progress)
     if report.parity.verdict == "fail":
-        raise ParityError(f"its {precision} export does not hold: {'; '.join(report.parity.reasons[:2])}")
-    return {"verdict": report.parity.verdict, **_of([report.artifact], store)}
+        raise ParityError(f"the {precision} export failed the parity check: {'; '.join(report.parity.reasons[:2])}")
+    return {"verdict": report.parity.verdict, **_files_of([report.artifact], store)}
 
 
-def _present(work: Work, store: Store, precision: str, target: str | None) -> Artifact | None:
-    """The newest ONNX file of the model of this precision and target, held against its digest."""
+def _newest_onnx(work: Work, store: Store, precision: str) -> Artifact | None:
+    """Return the newest ONNX export of the model in a precision, with its digest verified."""
     for artifact in newest_of_each(store, work["model"]):
         manifest = artifact.manifest
-        if (manifest.format, manifest.precision, manifest.target) == ("onnx", precision, target):
+        if (manifest.format, manifest.precision, manifest.target) == ("onnx", precision, None):
             artifact.verify()
             return artifact
     return None
 
 
-def _is_of(artifact: Artifact, request: ModelRequest, store: Store) -> bool:
-    """Whether an export is of what is asked for: everything that was given is as it was, the very weights included.
+def _matches(artifact: Artifact, request: ModelRequest, store: Store) -> bool:
+    """Whether an export was made from this request: the same options, inputs, seed and weights.
 
-    Of a user's own code and programs that cannot be told without running them.
+    Always False for user code and programs, which can be compared only by running them.
     """
     from deploy.models.open import request_of, trained_checkpoint
     from deploy.models.resolve import checkpoint_as_weights
 
-    asked, then = checkpoint_as_weights(request), request_of(artifact)
-    same = (asked.options.items() <= then.options.items(), asked.inputs == then.inputs, asked.seed == then.seed)
-    if not all(same) or is_own(asked.name):
+    now, then = checkpoint_as_weights(request), request_of(artifact)
+    same = now.options.items() <= then.options.items() and now.inputs == then.inputs and now.seed == then.seed
+    if not same or is_user_code(now.name):
         return False
     digest = artifact.manifest.weights.sha256
-    if asked.weights == "auto" and (checkpoint := trained_checkpoint(asked, store)) is not None:
+    if now.weights == "auto" and (checkpoint := trained_checkpoint(now, store)) is not None:
         return checkpoint.manifest.files[0].sha256 == digest
-    if Path(asked.weights).is_file():
-        return sha256(Path(asked.weights)) == digest
-    return asked.weights == then.weights
+    if Path(now.weights).is_file():
+        return sha256(Path(now.weights)) == digest
+    return now.weights == then.weights
 
 
 def _float_export(work: Work, store: Store) -> Artifact:
-    artifact = _present(work, store, "fp32", None)
+    artifact = _newest_onnx(work, store, "fp32")
     if artifact is None:
-        raise DeployError(f"the float32 export of {work['model']} is gone.")
+        raise DeployError(f"{work['model']}: no float32 export found.")
     return artifact
 
 
-def _quantize(work: Work, store: Store, progress: ProgressForwarder) -> Outcome:
+def _quantize(work: Work, store: Store, progress: ProgressForwarder) -> Result:
     from deploy.quantization import DEFAULT_SAMPLES
     from deploy.quantization.quantize import quantize
 
@@ -153,12 +150,12 @@ def _quantize(work: Work, store: Store, progress: ProgressForwarder) -> Outcome:
         progress=progress,
     )
     if report.verdict == "fail":
-        raise ParityError(f"its INT8 file does not hold: {'; '.join(report.reasons[:2])}")
+        raise ParityError(f"the INT8 file failed its check: {'; '.join(report.reasons[:2])}")
     tables = [item for item in store.artifacts(report.artifact.manifest.slug) if item.manifest.format == "calibration"]
-    return {"verdict": report.verdict, **_of([report.artifact, *tables], store)}
+    return {"verdict": report.verdict, **_files_of([report.artifact, *tables], store)}
 
 
-def _build(work: Work, store: Store, progress: ProgressForwarder) -> Outcome:
+def _build(work: Work, store: Store, progress: ProgressForwarder) -> Result:
     from deploy.engines.build import BuildRequest, build_engine
     from deploy.quantization import DEFAULT_SAMPLES
 
@@ -172,27 +169,26 @@ def _build(work: Work, store: Store, progress: ProgressForwarder) -> Outcome:
     )
     report = build_engine(request, artifacts=store.root, progress=progress)
     if report.verdict == "fail":
-        raise ParityError("the engine does not answer as the model does.")
+        raise ParityError("the engine failed the parity check.")
     made = [report.artifact, *([report.onnx] if report.onnx else [])]
-    return {"verdict": report.verdict, "note": report.state, **_of(made, store)}
+    return {"verdict": report.verdict, "note": report.state, **_files_of(made, store)}
 
 
-def _evaluate(work: Work, store: Store, progress: ProgressForwarder) -> Outcome:
+def _evaluate(work: Work, store: Store, progress: ProgressForwarder) -> Result:
     from deploy.evaluation.evaluate import evaluate_models
 
     report = evaluate_models((work["model"],), data=work["data"], artifacts=store.root, progress=progress)
     slugs = {row.slug for row in report.rows}
     files = [path for slug in slugs for path in (store.folder(slug) / "evaluation").glob("*.json")]
-    told = {"verdict": report.verdict, "made": {}, "files": _below(files, store)}
+    result: Result = {"verdict": report.verdict, "made": {}, "files": _relative(files, store)}
     if report.verdict == "fail":
-        reasons = [
-            f"{row.file.name if row.file else row.model}: {row.note}" for row in report.rows if row.verdict == "fail"
-        ]
-        return {**told, "state": "failed", "why": "; ".join(reasons), "exit_code": ParityError.exit_code}
-    return told
+        failed = [row for row in report.rows if row.verdict == "fail"]
+        why = "; ".join(f"{row.file.name if row.file else row.model}: {row.note}" for row in failed)
+        result |= {"state": "failed", "why": why, "exit_code": ParityError.exit_code}
+    return result
 
 
-def _bench(work: Work, store: Store, progress: ProgressForwarder) -> Outcome:
+def _bench(work: Work, store: Store, progress: ProgressForwarder) -> Result:
     from deploy.bench.cells import choose_backends
     from deploy.bench.measure import measure_speed
     from deploy.bench.records import SkippedCell, absent_path, record_path, save_absent
@@ -200,38 +196,38 @@ def _bench(work: Work, store: Store, progress: ProgressForwarder) -> Outcome:
     from deploy.bench.rows import LatencyRow
 
     wanted = [(backend, precision) for backend, precision in work["wanted"]]
-    absent: list[SkippedCell] = []
+    skipped: list[SkippedCell] = []
     usable: list[str] = []
     for backend in dict.fromkeys(backend for backend, _ in wanted):
         try:
             usable += choose_backends((backend,))
         except MissingPackageError as exc:
-            lacking = [(precision, batch) for name, precision in wanted if name == backend for batch in work["batches"]]
-            absent += [
+            skipped += [
                 SkippedCell(
                     model=work["model"], backend=backend, precision=precision, batch=batch, why=exc.message,
                     machine=work["machine"],
                 )
-                for precision, batch in lacking
+                for name, precision in wanted if name == backend
+                for batch in work["batches"]
             ]  # fmt: skip
-    for item in absent:
+    for item in skipped:
         save_absent(store.root, item)
     saved: dict[str, int] = {}
     resumed: list[bool] = []
 
     def listen(rows: Sequence[LatencyRow]) -> None:
-        """What was timed so far is kept, whatever becomes of this machine."""
+        """Send new records, so that they survive the loss of this node."""
         resumed[:] = resumed or [any(row.record.repetitions for row in rows)]
         fresh = [row.record for row in rows if saved.get(row.record.cell.key) != len(row.record.repetitions)]
         saved.update({record.cell.key: len(record.repetitions) for record in fresh})
         paths = [record_path(store.root, record.cell) for record in fresh if record.repetitions]
         if paths:
-            progress.kept(_below(paths, store))
+            progress.saved(_relative(paths, store))
 
     rows: Sequence[LatencyRow] = ()
     if usable:
         report = measure_speed(
-            [_known_as(work, store)],
+            [_model_of(work, store)],
             backends=usable,
             precisions=list(dict.fromkeys(precision for _, precision in wanted)),
             batches=work["batches"],
@@ -249,36 +245,37 @@ def _bench(work: Work, store: Store, progress: ProgressForwarder) -> Outcome:
             kind=work["machine"],
         )
         rows = report.rows
-        absent += report.absent
-    told: Mapping[str, Any] = {
-        "records": [[row.record.cell.backend, row.record.cell.precision, row.record.cell.batch,
-                     *_below([record_path(store.root, row.record.cell)], store)] for row in rows],
-        "absent": [item.to_dict() for item in absent],
+        skipped += report.absent
+    cells = [row.record.cell for row in rows]
+    records = [record_path(store.root, cell) for cell in cells]
+    return {
+        "records": [
+            [cell.backend, cell.precision, cell.batch, path]
+            for cell, path in zip(cells, _relative(records, store), strict=True)
+        ],
+        "absent": [item.to_dict() for item in skipped],
         "resumed": any(resumed),
         "made": {},
-    }  # fmt: skip
-    files = [record_path(store.root, row.record.cell) for row in rows] + [
-        absent_path(store.root, item) for item in absent
-    ]
-    return {**told, "files": _below(files, store)}
+        "files": _relative([*records, *(absent_path(store.root, item) for item in skipped)], store),
+    }
 
 
-def _known_as(work: Work, store: Store) -> ModelRequest:
-    """By its name where there is an export, which knows how its model is built; else as it was asked for."""
-    request = ModelRequest.from_dict(work["request"])
+def _model_of(work: Work, store: Store) -> ModelRequest:
+    """Return the model by its name if it was exported, since its manifest has all options; else as requested."""
+    request = from_plain(ModelRequest, work["request"])
     return ModelRequest(name=work["model"], seed=request.seed) if newest_of_each(store, work["model"]) else request
 
 
-def _of(artifacts: Sequence[Artifact], store: Store) -> Outcome:
-    made = {_below([item.path], store)[0]: item.manifest.files[0].sha256 for item in artifacts}
-    return {"made": made, "files": _below([path for item in artifacts for path in item.paths], store)}
+def _files_of(artifacts: Sequence[Artifact], store: Store) -> Result:
+    made = {item.path.relative_to(store.root).as_posix(): item.manifest.files[0].sha256 for item in artifacts}
+    return {"made": made, "files": _relative([path for item in artifacts for path in item.paths], store)}
 
 
-def _below(paths: Sequence[Path], store: Store) -> list[str]:
+def _relative(paths: Sequence[Path], store: Store) -> list[str]:
     return [path.relative_to(store.root).as_posix() for path in paths]
 
 
-KINDS: Mapping[str, Callable[[Work, Store, ProgressForwarder], Outcome]] = {
+KINDS: Mapping[str, Callable[[Work, Store, ProgressForwarder], Result]] = {
     "export": _export,
     "quantize": _quantize,
     "build": _build,

@@ -1,4 +1,4 @@
-"""What earlier sweeps did, on disk: a record a task, by which a sweep goes on, and estimates what is still to come."""
+"""Records of finished tasks in the artifacts directory: a sweep continues from them and estimates durations."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from deploy.core.environment import now, versions
 from deploy.core.errors import ArtifactError
 from deploy.core.progress import Progress
 from deploy.core.store import Store
-from deploy.sweeps.files import given, is_own, state_of
-from deploy.sweeps.plan import units
-from deploy.sweeps.task import Task
+from deploy.sweeps.task import Task, fingerprint_of, is_user_code
 
 KIND, SCHEMA = "task", 1
 FOLDER = records.FOLDERS[3]
-LEFT_OUT = ("again",)
-"""Of a task's work: what does not decide what comes of it."""
+NOT_IN_KEY = ("again",)
+"""Fields of a task's work that do not affect its result."""
 
 
 class Journal:
@@ -28,7 +26,7 @@ class Journal:
 
     Args:
         store: the artifacts directory.
-        progress: warned of records that are damaged, which count as not there.
+        progress: receives a warning for every damaged record; such a record is ignored.
     """
 
     def __init__(self, store: Store, progress: Progress) -> None:
@@ -39,31 +37,31 @@ class Journal:
             try:
                 entry = records.load(path, KIND, SCHEMA)
             except ArtifactError as exc:
-                progress.warn(f"left out: {exc.message}")
+                progress.warn(f"record ignored: {exc.message}")
                 continue
-            self._take(entry)
+            self._add(entry)
 
     def key(self, task: Task, made: Mapping[str, str]) -> str:
-        """Sixteen hexadecimal digits of all that decides what comes of a task.
+        """Return a digest of everything that determines the result of a task, 16 hexadecimal digits.
 
         Args:
             task: the task.
             made: digests of the artifacts that it starts from, by path.
         """
-        work = {name: value for name, value in task.work.items() if name not in LEFT_OUT}
+        work = {name: value for name, value in task.work.items() if name not in NOT_IN_KEY}
         return records.key_of(
             {
                 "work": work,
                 "machine": task.machine,
                 "made": dict(sorted(made.items())),
-                "read": [state_of(text) for text in given(task)],
-                "trained": self._trained(task),
+                "read": [fingerprint_of(source) for source in task.sources],
+                "trained": self._checkpoints(task),
                 "versions": versions(),
             }
         )
 
     def find(self, key: str) -> Mapping[str, Any] | None:
-        """The result of a task that was done, if all that came of it is still there as it was, to the byte."""
+        """Return the recorded result of a task if all files of this result still exist unchanged."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -82,38 +80,41 @@ class Journal:
         return result
 
     @staticmethod
-    def tells(task: Task) -> bool:
-        """Whether a record can tell what comes of a task: not of exporting a user's code, which may have changed."""
-        return task.kind != "export" or not is_own(task.work["request"]["name"])
+    def applies_to(task: Task) -> bool:
+        """Whether a record can replace a task. Exports of user code always run, since the code may have changed."""
+        return task.kind != "export" or not is_user_code(task.work["request"]["name"])
 
     def keep(self, task: Task, key: str, result: Mapping[str, Any]) -> None:
-        """Write down that a task was done.
+        """Record the result of a task.
 
         Raises:
-            StorageError: the disk refused.
+            StorageError: the record cannot be written.
         """
         slug = re.sub(r"[^A-Za-z0-9._-]+", "-", task.name)[:100]
-        content: dict[str, Any] = {
+        entry = {
             "key": key,
             "task": task.name,
             "group": task.group,
             "machine": task.machine,
             "of": task.kind,
+            "units": task.units,
+            "result": dict(result),
+            "created": now(),
         }
-        content |= {"units": units(task), "result": dict(result), "created": now()}
-        self._take(content)
-        records.save(self._store.root / FOLDER / f"{slug}.{key}.json", KIND, SCHEMA, content)
+        self._add(entry)
+        records.save(self._store.root / FOLDER / f"{slug}.{key}.json", KIND, SCHEMA, entry)
 
     def estimate(self, task: Task) -> float | None:
-        """Seconds that a task may take: as earlier ones of its model, or of its kind; None where there was none.
+        """Return the expected duration of a task in seconds; None if no similar task was recorded.
 
-        What was found or went on from records took no time worth knowing, and does not count.
+        The median of earlier tasks of the same kind, machine and model; else of the same kind and machine; else of the
+        same kind. Tasks that found their artifact or resumed a benchmark do not count.
         """
         closest = (task.kind, task.machine, task.group), (task.kind, task.machine), (task.kind,)
-        known = next((self._paces[name] for name in closest if name in self._paces), None)
-        return None if known is None else units(task) * statistics.median(known)
+        paces = next((self._paces[name] for name in closest if name in self._paces), None)
+        return None if paces is None else task.units * statistics.median(paces)
 
-    def _take(self, entry: dict[str, Any]) -> None:
+    def _add(self, entry: dict[str, Any]) -> None:
         self._entries[entry["key"]] = entry
         if entry["result"]["state"] == "done" and not entry["result"].get("resumed"):
             pace = float(entry["result"]["seconds"]) / int(entry["units"])
@@ -121,8 +122,8 @@ class Journal:
             for name in ((kind, machine, group), (kind, machine), (kind,)):
                 self._paces.setdefault(name, []).append(pace)
 
-    def _trained(self, task: Task) -> list[str]:
-        """Digests of the checkpoints of a model: newer ones make another export."""
+    def _checkpoints(self, task: Task) -> list[str]:
+        """Return the digests of the model's checkpoints: a new checkpoint changes the export."""
         bare = task.group.rpartition("/")[2]
-        found = [item for item in self._store.artifacts(bare) if item.manifest.format == "safetensors"]
-        return sorted(item.manifest.files[0].sha256 for item in found)
+        checkpoints = [item for item in self._store.artifacts(bare) if item.manifest.format == "safetensors"]
+        return sorted(item.manifest.files[0].sha256 for item in checkpoints)

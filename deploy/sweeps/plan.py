@@ -1,31 +1,39 @@
-"""From a sweep to its tasks, and to the cells that people asked for."""
+"""From the specification of a sweep to its tasks and configurations."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from deploy.core.backend import ENGINE, Backend, find_backend
-from deploy.core.environment import usable_cores, version
+from deploy.core.environment import version
 from deploy.core.errors import UsageError
-from deploy.sweeps.spec import Entry, Machine, Spec
+from deploy.sweeps.spec import Machine, SweepModel, SweepSpec
 from deploy.sweeps.task import Task
 
-INT8, HALF = "int8", "fp16"
-HERE = Machine(name="")
-"""The machine of a sweep that names none."""
+INT8, FP16 = "int8", "fp16"
+ANY_MACHINE = Machine(name="")
+"""The machine of a sweep without ``machines``."""
+
+FileKind = tuple[str, str | None]
+"""Precision and target of a model file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepCell:
-    """One number that was asked for.
+    """One configuration to time.
 
     Attributes:
-        machine: the kind, None where the sweep names none.
-        bench: the task that times it.
-        maker: the task whose file it runs; None where it runs the model itself.
+        model: name of the model in the sweep.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        backend: name of the backend.
+        batch: batch size.
+        machine: kind of machine; None if the sweep names none.
+        bench: name of the task that times it.
+        maker: name of the task that makes its file; None for a backend that runs the PyTorch model.
     """
 
     model: str
@@ -39,123 +47,90 @@ class SweepCell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepPlan:
-    """The tasks, each after those it waits for, and the cells."""
+    """The tasks of a sweep in topological order, and its configurations."""
 
     tasks: tuple[Task, ...]
     cells: tuple[SweepCell, ...]
 
 
-def plan(spec: Spec, backends: Sequence[str], *, again: bool) -> SweepPlan:
-    """The tasks of a sweep.
+def plan(spec: SweepSpec, backends: Sequence[str], *, again: bool) -> SweepPlan:
+    """Return the tasks and configurations of a sweep.
 
     Args:
-        spec: what was asked for.
-        backends: those of the sweep, where a kind of machine has none of its own.
-        again: do what was done before.
+        spec: the sweep.
+        backends: backends to time on a kind of machine that names none.
+        again: repeat the work of earlier sweeps.
 
     Raises:
         UsageError: TensorRT on several kinds of machines, whose engines would overwrite each other.
     """
-    machines = spec.machines or (HERE,)
-    own = {machine.name: machine.backends or tuple(backends) for machine in machines}
-    builders = [machine for machine in machines if any(_builds(name) for name in own[machine.name])]
+    machines = spec.machines or (ANY_MACHINE,)
+    timed = {machine.name: machine.backends or tuple(backends) for machine in machines}
+    builders = [machine for machine in machines if any(_needs_engine(name) for name in timed[machine.name])]
     if len(builders) > 1:
         names = " and ".join(machine.name for machine in builders)
         raise UsageError(
-            f"tensorrt on {names}: an engine is of one GPU, and both would write the same files.",
-            "sweep them one after the other, each with --artifacts of its own",
+            f"tensorrt on {names}: an engine is specific to a GPU, and both machines would write the same files.",
+            "run one sweep per kind of machine, each with its own --artifacts",
         )
     tasks: list[Task] = []
     cells: list[SweepCell] = []
-    for entry in spec.models:
-        makers = dict(_makers(spec, entry, own, builders[0] if builders else None, again))
+    for model in spec.models:
+        planner = _Planner(spec, model, again)
+        makers = dict(planner.makers(timed, builders[0] if builders else None))
         tasks += makers.values()
         if spec.data is not None:
-            tasks.append(_evaluation(spec, entry, list(makers.values()), again))
+            first, *others = (task.name for task in makers.values())
+            name = f"evaluate {model.title}"
+            tasks.append(planner.task(name, "evaluate", {"data": spec.data}, needs=(first,), after=tuple(others)))
         for machine in machines:
-            bench = _bench(spec, entry, machine, own[machine.name], makers, again)
+            bench = planner.bench(machine, timed[machine.name], makers)
             tasks.append(bench)
-            cells += _cells(spec, entry, machine, own[machine.name], makers, bench)
+            cells += planner.cells(bench, timed[machine.name], makers)
     return SweepPlan(tasks=tuple(tasks), cells=tuple(cells))
 
 
-Made = tuple[str, str | None]
-"""Precision and target of a file."""
+class _Planner:
+    """Plans the tasks of one model."""
 
+    def __init__(self, spec: SweepSpec, model: SweepModel, again: bool) -> None:
+        self._spec, self._title = spec, model.title
+        self._common = {
+            "request": dataclasses.asdict(model) | {"seed": spec.seed if model.seed is None else model.seed},
+            "model": model.title,
+            "again": again,
+            "deploy": version("deploy-toolkit"),
+        }
 
-def _common(spec: Spec, entry: Entry, again: bool) -> dict[str, Any]:
-    given = dataclasses.asdict(entry)
-    return {
-        "request": {**given, "seed": spec.seed if entry.seed is None else entry.seed},
-        "model": entry.title,
-        "again": again,
-        "deploy": version("deploy-toolkit"),
-    }
+    def task(self, name: str, kind: str, work: Mapping[str, Any], **more: Any) -> Task:
+        return Task(name=name, kind=kind, group=self._title, work={"kind": kind, **self._common, **work}, **more)
 
+    def makers(self, timed: Mapping[str, Sequence[str]], builder: Machine | None) -> Iterator[tuple[FileKind, Task]]:
+        """Yield the tasks that make the files of the model, each with the kind of file."""
+        precisions, float32 = self._spec.precisions, f"export {self._title} fp32"
+        used = [find_backend(name) for name in sorted({name for names in timed.values() for name in names})]
+        onnx_backends = [item for item in used if item.runs_files and ENGINE not in item.formats]
+        yield ("fp32", None), self.task(float32, "export", {"precision": "fp32"})
+        if FP16 in precisions and onnx_backends:
+            yield (FP16, None), self.task(f"export {self._title} {FP16}", "export", {"precision": FP16})
+        calibration = {"calib": self._spec.calib, "samples": self._spec.samples}
+        before: tuple[str, ...] = ()
+        if INT8 in precisions:
+            for target in sorted({target for item in onnx_backends for target in item.targets[:1]}):
+                name = f"quantize {self._title} for {target}"
+                work = {"target": target, **calibration}
+                # in sequence: the later ones use the calibration table of the first
+                yield (INT8, target), self.task(name, "quantize", work, needs=(float32,), after=before)
+                before = (name,)
+        for precision in precisions if builder else ():
+            work = {"precision": precision, **(calibration if precision == INT8 else {})}
+            where = {"machine": builder.name or None, "gpus": builder.gpus} if builder else {}
+            name = f"build {self._title} {precision}"
+            yield (precision, ENGINE), self.task(name, "build", work, needs=(float32,), after=before, **where)
 
-def _makers(
-    spec: Spec, entry: Entry, own: Mapping[str, Sequence[str]], builder: Machine | None, again: bool
-) -> Iterator[tuple[Made, Task]]:
-    common = _common(spec, entry, again)
-    runtimes = [find_backend(name) for name in sorted({name for names in own.values() for name in names})]
-    runtimes = [item for item in runtimes if item.runs_files and ENGINE not in item.formats]
-    float32 = f"export {entry.title} fp32"
-
-    def task(name: str, kind: str, **more: Any) -> Task:
-        work = {"kind": kind, **common, **more.pop("work")}
-        return Task(name=name, kind=kind, group=entry.title, work=work, **more)
-
-    yield ("fp32", None), task(float32, "export", work={"precision": "fp32"})
-    if HALF in spec.precisions and runtimes:
-        yield (HALF, None), task(f"export {entry.title} {HALF}", "export", work={"precision": HALF})
-    calibration = {"calib": spec.calib, "samples": spec.samples}
-    before: tuple[str, ...] = ()
-    for target in (
-        sorted({target for item in runtimes for target in item.targets[:1]}) if INT8 in spec.precisions else ()
-    ):
-        name = f"quantize {entry.title} for {target}"
-        work = {"target": target, **calibration}
-        # one after the other: the first one's ranges are the others'
-        yield (INT8, target), task(name, "quantize", work=work, needs=(float32,), after=before)
-        before = (name,)
-    for precision in spec.precisions if builder else ():
-        ranges = calibration if precision == INT8 else {}
-        yield (
-            (precision, ENGINE),
-            task(
-                f"build {entry.title} {precision}",
-                "build",
-                work={"precision": precision, **ranges},
-                needs=(float32,),
-                after=before,
-                machine=builder.name or None if builder else None,
-                gpus=builder.gpus if builder else 0,
-            ),
-        )
-
-
-def _evaluation(spec: Spec, entry: Entry, makers: Sequence[Task], again: bool) -> Task:
-    return Task(
-        name=f"evaluate {entry.title}",
-        kind="evaluate",
-        group=entry.title,
-        work={"kind": "evaluate", **_common(spec, entry, again), "data": spec.data},
-        needs=(makers[0].name,),
-        after=tuple(task.name for task in makers[1:]),
-    )
-
-
-def _bench(
-    spec: Spec, entry: Entry, machine: Machine, backends: Sequence[str], makers: Mapping[Made, Task], again: bool
-) -> Task:
-    where = f" on {machine.name}" if machine.name else ""
-    return Task(
-        name=f"bench {entry.title}{where}",
-        kind="bench",
-        group=entry.title,
-        work={
-            "kind": "bench",
-            **_common(spec, entry, again),
+    def bench(self, machine: Machine, backends: Sequence[str], makers: Mapping[FileKind, Task]) -> Task:
+        spec = self._spec
+        work = {
             "wanted": [[backend, precision] for backend in backends for precision in spec.precisions],
             "batches": list(spec.batches),
             "threads": spec.threads,
@@ -165,62 +140,39 @@ def _bench(
             "order": spec.seed,
             "baseline": spec.baseline,
             "machine": machine.name or None,
-        },
-        after=tuple(task.name for task in makers.values()),
-        machine=machine.name or None,
-        exclusive=not (machine.gpus and machine.cpus),
-        cpus=machine.cpus or 0,
-        gpus=machine.gpus,
-    )
+        }
+        return self.task(
+            f"bench {self._title} on {machine.name}" if machine.name else f"bench {self._title}",
+            "bench",
+            work,
+            after=tuple(task.name for task in makers.values()),
+            machine=machine.name or None,
+            exclusive=not (machine.gpus and machine.cpus),
+            cpus=machine.cpus or 0,
+            gpus=machine.gpus,
+        )
 
-
-def _cells(
-    spec: Spec, entry: Entry, machine: Machine, backends: Sequence[str], makers: Mapping[Made, Task], bench: Task
-) -> Iterator[SweepCell]:
-    for precision in spec.precisions:
-        for backend in backends:
-            maker = (
-                makers.get((precision, _target(find_backend(backend), precision)))
-                if find_backend(backend).runs_files
-                else None
-            )
-            for batch in spec.batches:
+    def cells(self, bench: Task, backends: Sequence[str], makers: Mapping[FileKind, Task]) -> Iterator[SweepCell]:
+        for precision, backend in itertools.product(self._spec.precisions, map(find_backend, backends)):
+            maker = makers.get((precision, _target(backend, precision))) if backend.runs_files else None
+            for batch in self._spec.batches:
                 yield SweepCell(
-                    model=entry.title,
+                    model=self._title,
                     precision=precision,
-                    backend=backend,
+                    backend=backend.name,
                     batch=batch,
-                    machine=machine.name or None,
+                    machine=bench.machine,
                     bench=bench.name,
                     maker=maker.name if maker else None,
                 )
 
 
-def _builds(backend: str) -> bool:
-    """Whether a backend runs engines, which have to be built."""
+def _needs_engine(backend: str) -> bool:
     return ENGINE in find_backend(backend).formats
 
 
 def _target(backend: Backend, precision: str) -> str | None:
-    """What a backend's file of a precision is made for."""
+    """Return the target of the file that a backend runs in a precision."""
     if ENGINE in backend.formats:
         return ENGINE
     return next(iter(backend.targets), None) if precision == INT8 else None
-
-
-def units(task: Task) -> int:
-    """What the time of a task grows with: processes to be timed; 1 for anything else."""
-    if task.kind != "bench":
-        return 1
-    return len(task.work["wanted"]) * len(task.work["batches"]) * int(task.work["repetitions"])
-
-
-def slots(jobs: int) -> int:
-    """Tasks at a time that this machine can be asked for.
-
-    Raises:
-        UsageError: more than it has cores.
-    """
-    if jobs > usable_cores():
-        raise UsageError(f"--jobs {jobs}: this machine has {usable_cores()} cores.")
-    return jobs

@@ -1,45 +1,73 @@
-"""What a sweep is of: read from plain values, whose every mistake is named with the place where it stands."""
+"""The specification of a sweep: its fields, and how it is read from a YAML file or a command line."""
 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from deploy.core.errors import UsageError
+import msgspec
+from msgspec import Meta
+
+from deploy.core.backend import backends
+from deploy.core.errors import MissingPackageError, UsageError
 
 PRECISIONS = ("fp32", "fp16", "int8")
 DEVICES = ("cpu", "cuda")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+MACHINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 Place = tuple[str | int, ...]
-"""Where a value stands: keys and positions from the top, ``("machines", 1, "cpus")``."""
+"""Keys and positions from the top of a specification to a value: ``("machines", 1, "cpus")``."""
+
+WORDS = {
+    "Expected": "expected",
+    "Object missing": "missing",
+    "`object`": "a mapping",
+    "`array`": "a list",
+    " | null`": "`",
+    r"`str` matching regex '\\S'": "non-blank text",
+}
+"""What YAML users call the things that msgspec's messages name."""
+
+Text = Annotated[str, Meta(pattern=r"\S")]
+Count = Annotated[int, Meta(ge=0)]
+PositiveInt = Annotated[int, Meta(ge=1)]
 
 
 class SpecError(UsageError):
-    """A sweep that cannot be; ``place`` says which of its values is wrong."""
+    """An invalid specification.
+
+    Attributes:
+        place: where the invalid value is.
+    """
 
     def __init__(self, place: Place, message: str) -> None:
-        where = ".".join(str(part) if isinstance(part, str) else f"{part + 1}" for part in place)
-        super().__init__(f"{where}: {message}" if where else message)
+        path = "".join(f".{part}" if isinstance(part, str) else f"[{part}]" for part in place).removeprefix(".")
+        super().__init__(f"{path}: {message}" if path else message)
         self.place = place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
-    """A model of a sweep; the fields are those of `deploy.models.request.ModelRequest`."""
+class SweepModel:
+    """A model of a sweep; the fields are those of `deploy.models.request.ModelRequest`.
 
-    name: str
-    weights: str = "auto"
-    arch: str | None = None
-    seed: int | None = None
-    inputs: tuple[str, ...] = ()
+    Attributes:
+        seed: seed of untrained weights; None for the seed of the sweep.
+    """
+
+    name: Text
+    weights: Text = "auto"
+    arch: Text | None = None
+    seed: Count | None = None
+    inputs: tuple[Text, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
-        """What it is called in the sweep: the architecture, where ``name`` is a checkpoint."""
+        """Name of the model in the sweep: the architecture if ``name`` is a checkpoint."""
         return self.arch or self.name
 
 
@@ -48,236 +76,174 @@ class Machine:
     """A kind of machine that models are timed on.
 
     Attributes:
-        name: in the report.
-        resource: the custom resource that the nodes of this kind carry; None for ``name``.
-        gpus: of a node that a timing takes.
-        cpus: cores of a node that a timing on GPUs takes, beside others; None has it alone on the node.
+        name: name in the report.
+        resource: custom Ray resource of the nodes of this kind; None for ``name``.
+        gpus: GPUs that a benchmark takes.
+        cpus: CPU cores that a benchmark on GPUs takes, so that other tasks can share the node; None for the whole node.
         device: ``cpu`` or ``cuda``.
-        backends: timed there; empty for those of the sweep.
+        backends: backends that are timed on this kind of machine; empty for the backends of the sweep.
     """
 
-    name: str
-    resource: str | None = None
-    gpus: int = 0
-    cpus: int | None = None
+    name: Text
+    resource: Text | None = None
+    gpus: Count = 0
+    cpus: PositiveInt | None = None
     device: str = "cpu"
-    backends: tuple[str, ...] = ()
+    backends: tuple[Text, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Spec:
-    """A sweep: every model in every precision on every backend at every batch, on every kind of machine.
+class SweepSpec:
+    """A sweep: every model in every precision on every backend at every batch size, on every kind of machine.
 
     Attributes:
-        backends: empty for torch, onnxruntime and openvino where installed.
-        threads: within an operator; None for all cores.
-        calib, samples: data to quantize with, and how many at the most.
-        data: labeled images that accuracy is judged on; None judges none.
-        repetitions: processes of each cell.
-        min_time: seconds of timed calls in each.
-        seed: of untrained weights, inputs and order, where a model has none of its own.
-        baseline: the backend that speed-ups are against.
-        machines: empty for whatever is there.
+        models: at least one.
+        precisions: ``fp32``, ``fp16``, ``int8``.
+        backends: backends to time; empty for torch, onnxruntime and openvino where installed.
+        batches: batch sizes.
+        threads: threads within an operator; None for all cores.
+        calib: calibration data: a folder, a file, or the name of a bundled data set.
+        samples: maximum number of calibration samples.
+        data: labeled images to evaluate accuracy on; None skips the evaluation.
+        repetitions: worker processes per configuration.
+        min_time: seconds of timed calls per worker process.
+        seed: seed of untrained weights, inputs and measurement order; a model can set its own.
+        baseline: backend that speedups are relative to.
+        machines: kinds of machines; empty for whatever machine is available.
     """
 
-    models: tuple[Entry, ...]
-    precisions: tuple[str, ...] = ("fp32",)
-    backends: tuple[str, ...] = ()
-    batches: tuple[int, ...] = (1,)
-    threads: int | None = None
-    calib: str | None = None
-    samples: int | None = None
-    data: str | None = None
-    repetitions: int = 5
-    min_time: float = 1.0
-    seed: int = 0
-    baseline: str = "torch"
+    models: tuple[SweepModel, ...]
+    precisions: tuple[Text, ...] = ("fp32",)
+    backends: tuple[Text, ...] = ()
+    batches: tuple[PositiveInt, ...] = (1,)
+    threads: PositiveInt | None = None
+    calib: Text | None = None
+    samples: PositiveInt | None = None
+    data: Text | None = None
+    repetitions: PositiveInt = 5
+    min_time: Annotated[float, Meta(gt=0)] = 1.0
+    seed: Count = 0
+    baseline: Text = "torch"
     machines: tuple[Machine, ...] = ()
 
 
-def parse(plain: Any, backends: Collection[str]) -> Spec:
+def read_spec(path: Path) -> SweepSpec:
+    """Read a sweep from a YAML file; ``docs/sweeps.md`` describes its fields.
+
+    Raises:
+        UsageError: the file cannot be read, is not YAML, or is not a valid sweep; the message gives the line.
+        MissingPackageError: PyYAML is not installed.
+    """
+    try:
+        from deploy.sweeps.document import Document
+    except ModuleNotFoundError as exc:
+        raise MissingPackageError("pyyaml", "a sweep in a file", "deploy-toolkit[sweep]") from exc
+    document = Document(path)
+    try:
+        return parse_spec(document.values)
+    except SpecError as exc:
+        raise document.error(document.line_of(exc.place), exc.message) from exc
+
+
+def parse_spec(values: Any) -> SweepSpec:
     """Read a sweep from plain values, as YAML or a command line gives them.
 
     Args:
-        plain: a mapping with the fields of `Spec`.
-        backends: that there are.
+        values: a mapping with the fields of `SweepSpec`; a model may be given as its name alone.
 
     Raises:
-        SpecError: something is missing, unknown, doubled, or not of its kind.
+        SpecError: a field is missing, unknown, repeated, or has an invalid value.
     """
-    known = _known((), plain, Spec)
-    spec = Spec(
-        models=tuple(_entry(("models", place), item) for place, item in enumerate(_some(("models",), plain))),
-        machines=_machines(known.get("machines")),
-        **{name: READ[name]((name,), value) for name, value in known.items() if name in READ},
-    )
-    _check(spec, backends)
+    given = _fields_of((), values, SweepSpec)
+    if isinstance(given, dict):
+        for name, kind in (("models", SweepModel), ("machines", Machine)):
+            if isinstance(items := given.get(name), (list, tuple)):
+                given[name] = [_fields_of((name, position), item, kind) for position, item in enumerate(items)]
+    try:
+        spec = msgspec.convert(given, SweepSpec)
+    except msgspec.ValidationError as exc:
+        raise _translated(exc, given) from exc
+    _check(spec)
     return spec
 
 
-def _check(spec: Spec, backends: Collection[str]) -> None:
-    """What the fields must be to each other."""
-    _distinct(("models",), [item.title.rpartition("/")[2] for item in spec.models], "they would overwrite each other")
-    _distinct(("machines",), [item.name for item in spec.machines], "kinds of machines need names of their own")
+def _fields_of(place: Place, values: Any, kind: type) -> Any:
+    """Return the fields of a mapping that have a value; refuse unknown ones."""
+    if isinstance(values, str) and kind is SweepModel:
+        return {"name": values}
+    if not isinstance(values, Mapping):
+        return values
+    known = [item.name for item in fields(kind)]
+    for key in values:
+        if key not in known:
+            raise SpecError((*place, key), f"unknown key.{_suggestion(key, known)}")
+    given = {name: value for name, value in values.items() if value is not None}
+    if kind is SweepModel and isinstance(options := given.get("options"), Mapping):
+        for key, item in options.items():
+            if not isinstance(item, (str, bool, int, float)):
+                raise SpecError((*place, "options", key), "expected text, a number, true or false.")
+        given["options"] = {str(key): str(item) for key, item in options.items()}
+    return given
+
+
+def _translated(exc: msgspec.ValidationError, values: Any) -> SpecError:
+    """Return the error with its value and the place at the end of the message: ``… - at `$.models[1].name```."""
+    message, _, path = str(exc).partition(" - at ")
+    place = tuple(int(index) if index else key for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", path))
+    hint = " Put the value in quotes." if re.search("`str.*`, got `(bool|int|float)`", message) else ""
+    if message.startswith("Expected"):
+        for part in place:
+            values = values[part]
+        message = f"{message.partition(', got ')[0]}, got {values!r:.40}"
+    for word, plain in WORDS.items():
+        message = message.replace(word, plain)
+    return SpecError(place, f"{message}.{hint}")
+
+
+def _check(spec: SweepSpec) -> None:
+    """Check names, and fields against each other."""
+    if not spec.models:
+        raise SpecError(("models",), "at least one model is required.")
+    slugs = [item.title.rpartition("/")[2] for item in spec.models]
+    _check_distinct(("models",), slugs, "; both models would write the same files")
+    _check_distinct(("machines",), [item.name for item in spec.machines])
     for name in ("precisions", "batches", "backends"):
-        _distinct((name,), getattr(spec, name), "once is enough")
+        _check_distinct((name,), getattr(spec, name))
+    known = backends()
     for position, precision in enumerate(spec.precisions):
-        _one_of(("precisions", position), precision, PRECISIONS)
+        _check_known(("precisions", position), precision, PRECISIONS)
     for position, backend in enumerate(spec.backends):
-        _one_of(("backends", position), backend, backends)
-    _one_of(("baseline",), spec.baseline, backends)
+        _check_known(("backends", position), backend, known)
+    _check_known(("baseline",), spec.baseline, known)
+    if not math.isfinite(spec.min_time):
+        raise SpecError(("min_time",), "must be finite.")
     for number, machine in enumerate(spec.machines):
+        place: Place = ("machines", number)
+        if not MACHINE_NAME.fullmatch(machine.name):
+            allowed = "use letters, digits, dots, dashes and underscores"
+            raise SpecError((*place, "name"), f"invalid name {machine.name!r}; {allowed}.")
+        _check_known((*place, "device"), machine.device, DEVICES)
         for position, backend in enumerate(machine.backends):
-            _one_of(("machines", number, "backends", position), backend, backends)
+            _check_known((*place, "backends", position), backend, known)
         if machine.cpus and not machine.gpus:
-            raise SpecError(("machines", number, "cpus"), "a timing on a CPU has its node alone; cpus goes with gpus.")
+            raise SpecError((*place, "cpus"), "requires gpus; a benchmark on the CPU takes the whole node.")
         if machine.device == "cuda" and not machine.gpus:
-            raise SpecError(("machines", number, "device"), "cuda needs gpus: 1, so that nothing else runs on it.")
+            raise SpecError((*place, "device"), "cuda requires gpus: 1, so that no other task uses the GPU.")
     if "int8" in spec.precisions and spec.calib is None:
-        raise SpecError(("precisions",), "int8 needs calib: the data that ranges of activations are looked up in.")
+        raise SpecError(("precisions",), "int8 requires calib, the calibration data.")
 
 
-def _entry(place: Place, value: Any) -> Entry:
-    if isinstance(value, str):
-        return Entry(name=_text(place, value))
-    known = _known(place, value, Entry)
-    if "name" not in known:
-        raise SpecError(place, "the name is missing.")
-    readers: dict[str, Any] = {
-        **dict.fromkeys(("name", "weights", "arch"), _text),
-        "seed": _count,
-        "inputs": _words,
-        "options": _options,
-    }
-    return Entry(**{name: readers[name]((*place, name), item) for name, item in known.items()})
-
-
-def _machines(value: Any) -> tuple[Machine, ...]:
-    readers: dict[str, Any] = {
-        "name": _name,
-        "resource": _text,
-        "cpus": _whole,
-        "gpus": _count,
-        "device": lambda place, item: _one_of(place, item, DEVICES),
-        "backends": _words,
-    }
-    found = []
-    for position, item in enumerate(_list(("machines",), value)):
-        place: Place = ("machines", position)
-        known = _known(place, item, Machine)
-        if "name" not in known:
-            raise SpecError(place, "the name is missing.")
-        found.append(Machine(**{name: readers[name]((*place, name), part) for name, part in known.items()}))
-    return tuple(found)
-
-
-def _known(place: Place, value: Any, kind: type) -> dict[str, Any]:
-    """The fields of a mapping that are given."""
-    if not isinstance(value, Mapping):
-        raise SpecError(place, f"expected a mapping, found {_shown(value)}.")
-    names = [item.name for item in fields(kind)]
-    for key in value:
-        if key not in names:
-            raise SpecError((*place, key), f"unknown.{_meant(key, names)}")
-    return {name: item for name, item in value.items() if item is not None}
-
-
-def _some(place: Place, plain: Mapping[str, Any]) -> Sequence[Any]:
-    found = _list(place, plain.get("models"))
-    if not found:
-        raise SpecError(place if "models" in plain else (), "at least one model is needed.")
-    return found
-
-
-def _list(place: Place, value: Any) -> Sequence[Any]:
-    if value is None:
-        return []
-    if isinstance(value, (str, Mapping)) or not isinstance(value, Sequence):
-        raise SpecError(place, f"expected a list, found {_shown(value)}.")
-    return value
-
-
-def _text(place: Place, value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        hint = " Put it in quotes." if isinstance(value, (bool, int, float)) else ""
-        raise SpecError(place, f"expected text, found {_shown(value)}.{hint}")
-    return value
-
-
-def _name(place: Place, value: Any) -> str:
-    text = _text(place, value)
-    if not NAME.fullmatch(text):
-        raise SpecError(place, f"{text!r} is no name: letters, digits, dots, dashes and underscores.")
-    return text
-
-
-def _words(place: Place, value: Any) -> tuple[str, ...]:
-    return tuple(_text((*place, position), item) for position, item in enumerate(_list(place, value)))
-
-
-def _whole(place: Place, value: Any) -> int:
-    return _count(place, value, least=1)
-
-
-def _count(place: Place, value: Any, least: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SpecError(place, f"expected a whole number from {least} on, found {_shown(value)}.")
-    return value
-
-
-def _wholes(place: Place, value: Any) -> tuple[int, ...]:
-    return tuple(_whole((*place, position), item) for position, item in enumerate(_list(place, value)))
-
-
-def _seconds(place: Place, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise SpecError(place, f"expected seconds above 0, found {_shown(value)}.")
-    return float(value)
-
-
-def _options(place: Place, value: Any) -> dict[str, str]:
-    if not isinstance(value, Mapping):
-        raise SpecError(place, f"expected a mapping, found {_shown(value)}.")
-    for name, item in value.items():
-        if not isinstance(item, (str, bool, int, float)):
-            raise SpecError((*place, name), f"expected a number, a word or true or false, found {_shown(item)}.")
-    return {str(name): str(item) for name, item in value.items()}
-
-
-def _one_of(place: Place, value: Any, known: Collection[str]) -> str:
+def _check_known(place: Place, value: str, known: Collection[str]) -> None:
     if value not in known:
-        raise SpecError(place, f"{value!r} is not one of {', '.join(known)}.{_meant(value, known)}")
-    return str(value)
+        raise SpecError(place, f"{value!r} is not one of {', '.join(known)}.{_suggestion(value, known)}")
 
 
-def _meant(value: Any, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(str(value), known, n=1)
-    return f" Did you mean {near[0]}?" if near else ""
-
-
-def _distinct(place: Place, values: Sequence[Any], why: str) -> None:
+def _check_distinct(place: Place, values: Sequence[Any], why: str = "") -> None:
     for position, value in enumerate(values):
         if value in values[:position]:
-            raise SpecError((*place, position), f"{value} is named twice; {why}.")
+            raise SpecError((*place, position), f"{value} is given twice{why}.")
 
 
-def _shown(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}…"
-
-
-READ: Mapping[str, Any] = {
-    "precisions": _words,
-    "backends": _words,
-    "batches": _wholes,
-    "threads": _whole,
-    "calib": _text,
-    "samples": _whole,
-    "data": _text,
-    "repetitions": _whole,
-    "min_time": _seconds,
-    "seed": _count,
-    "baseline": _text,
-}
+def _suggestion(value: Any, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(str(value), known, n=1)
+    return f" Did you mean {near[0]}?" if near else ""

@@ -1,37 +1,44 @@
-"""What is done in a sweep, where it can be done, and what an engine tells of it."""
+"""A task of a sweep, and the files that it reads."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+from deploy.core.store import Store
+from deploy.support.stored import names_of
+
+PROGRAM = ".pt2"
 
 Work = Mapping[str, Any]
-"""Plain values: all that a task needs to know, wherever it runs."""
+"""Plain values that describe a task completely, on any machine."""
 
-Say = Callable[[Mapping[str, Any]], None]
-"""Takes what a task has to say while it runs: ``doing``, ``note``, ``warn``, or ``kept``, files that are ready."""
+Notify = Callable[[Mapping[str, Any]], None]
+"""Receives messages of a running task. Keys: ``doing``, ``note``, ``warn``, and ``saved``, paths of finished files."""
 
-Job = Callable[[Work, Path, Say], dict[str, Any]]
-"""Does a task: its work, the artifacts directory there, and whom to tell; gives what came of it, plain values."""
+Job = Callable[[Work, Path, Notify], dict[str, Any]]
+"""Runs a task: its work, the artifacts directory, and the receiver of its messages; returns plain values."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """One piece of work.
+    """A unit of work.
 
     Attributes:
-        name: tells it from the others.
+        name: unique in the sweep.
         kind: ``export``, ``quantize``, ``build``, ``evaluate`` or ``bench``.
-        group: the model it is of: what shares a group shares files.
-        needs: tasks that must have ended well before.
-        after: tasks that must have ended, well or not.
-        machine: the kind of machine it must run on; None for any.
-        exclusive: nothing else runs on its node meanwhile.
-        cpus: cores it takes of a node; 0 for all of them.
-        gpus: likewise; none by default.
-        seconds: what it is expected to take; None where nothing is known.
+        group: the model; tasks of a group share files.
+        work: what to do; see `deploy.sweeps.plan`.
+        needs: tasks that must have succeeded before.
+        after: tasks that must have ended before, successfully or not.
+        machine: required kind of machine; None for any.
+        exclusive: no other task may run on the node at the same time.
+        cpus: CPU cores of the node; 0 for all.
+        gpus: GPUs of the node.
+        seconds: expected duration in seconds; None if unknown.
     """
 
     name: str
@@ -46,96 +53,65 @@ class Task:
     gpus: int = 0
     seconds: float | None = None
 
+    @property
+    def units(self) -> int:
+        """What the duration is proportional to: worker processes of a benchmark; 1 for every other kind."""
+        if self.kind != "bench":
+            return 1
+        return len(self.work["wanted"]) * len(self.work["batches"]) * int(self.work["repetitions"])
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names and paths that the user gave and the task reads: model, weights, calibration and evaluation data."""
+        request = self.work["request"]
+        sources = (request["name"], request["weights"], self.work.get("calib"), self.work.get("data"))
+        return tuple(text for text in sources if text)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Node:
-    """A machine that can do tasks.
+class TaskFiles:
+    """Files that a task reads, for executors whose nodes have their own disks.
 
     Attributes:
-        machines: kinds of machines that it is of.
-        cpus, gpus: that tasks can take of it.
-    """
-
-    name: str
-    machines: frozenset[str] = frozenset()
-    cpus: int = 1
-    gpus: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Said:
-    """A running task said something."""
-
-    task: str
-    message: Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ended:
-    """A task ended.
-
-    Attributes:
-        result: what the job gave; None where it could not run to its end.
-        why: of that; empty otherwise.
-        lost: its node is gone, so that it may run on another.
-        node: where it ran.
-    """
-
-    task: str
-    node: str
-    result: Mapping[str, Any] | None = None
-    why: str = ""
-    lost: bool = False
-
-
-class Engine(Protocol):
-    """What runs tasks."""
-
-    def nodes(self) -> Sequence[Node]:
-        """The nodes that are there now."""
-
-    def start(self, task: Task, node: Node) -> None:
-        """Begin a task on a node; its end is told by `poll`."""
-
-    def poll(self, timeout_s: float) -> Sequence[Said | Ended]:
-        """What happened since the last call; waits for something, so long at the most."""
-
-    def close(self) -> None:
-        """End what runs, and free everything."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Files:
-    """Files that a task reads, for engines whose nodes have disks of their own.
-
-    Attributes:
-        artifacts: below the artifacts directory, which every node has one of.
-        others: below the present directory; they lie at the same place below that of the task.
+        artifacts: files in the artifacts directory.
+        others: files below the working directory; they keep their relative paths on the node.
     """
 
     artifacts: Sequence[Path] = ()
     others: Sequence[Path] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Context:
-    """What an engine is given.
+def files_of(task: Task, store: Store) -> TaskFiles:
+    """Return the artifacts and timings of the task's model, and the relative paths that the user gave.
 
-    Attributes:
-        root: the artifacts directory here.
-        worker: class whose method ``run`` does a task, ``module:Class``, for engines that start processes; see
-            `deploy.sweeps.engines.local`.
-        job: does a task in this process, for engines that have processes of their own.
-        files: what a task reads.
-        machines: the resource that nodes carry, by kind of machine.
-        jobs: tasks that are not timings may run at a time on this machine.
-        address: of the cluster.
+    Absolute paths are left out: they must exist on every node.
     """
+    names = {task.group, task.group.rpartition("/")[2]}
+    own = [item for item in store.artifacts() if not names.isdisjoint(names_of(item.manifest))]
+    artifacts = [path for item in own for path in item.paths]
+    if task.kind == "bench":
+        for folder in sorted({item.path.parent for item in own}):
+            artifacts += sorted((folder / "bench").glob("*.json"))
+    paths = [path for path in map(_path, task.sources) if not path.is_absolute() and ".." not in path.parts]
+    return TaskFiles(artifacts=artifacts, others=[item for path in paths for item in _below(path)])
 
-    root: Path
-    worker: str
-    job: Job
-    files: Callable[[Task], Files]
-    machines: Mapping[str, str]
-    jobs: int = 1
-    address: str = "auto"
+
+def fingerprint_of(source: str) -> list[Any]:
+    """Return a source with a digest of the sizes and modification times of its files; None if there are none."""
+    files = [(item.as_posix(), item.stat().st_size, item.stat().st_mtime_ns) for item in _below(_path(source))]
+    return [source, hashlib.sha256(repr(files).encode()).hexdigest() if files else None]
+
+
+def is_user_code(name: str) -> bool:
+    """Whether a model is Python code or a program of the user, whose result can change although its weights do not."""
+    return ":" in name or name.endswith(PROGRAM)
+
+
+def _path(source: str) -> Path:
+    """Return the path of a source; for ``nets.py:build``, the path of the file."""
+    return Path(source.rpartition(":")[0] if ".py:" in source else source)
+
+
+def _below(path: Path) -> list[Path]:
+    """Return the file, or all files of the folder."""
+    return [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())

@@ -19,7 +19,7 @@ from deploy.terminal.console import console, escape, rows, table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from deploy.sweeps.sweep import DryRun, Found, SweepReport
+    from deploy.sweeps.sweep import CellResult, DryRun, SweepReport
     from deploy.sweeps.task import Task
 
 COLORS = {"done": "green", "found": "green", "kept": "green", "failed": "bold red", "skipped": "yellow"}
@@ -81,11 +81,11 @@ def live_table(out: Console, total: int) -> Iterator[SweepTable]:
 def show_sweep(report: SweepReport) -> None:
     """Print the latencies, a pair of columns per kind of machine, then the tasks that failed and the total time."""
     out = console(piped=150)
-    out.print(_latencies(report.found))
-    failed = [item for item in report.outcomes if not item.well]
+    out.print(_latencies(report.cells))
+    failed = [item for item in report.outcomes if not item.succeeded]
     out.print(rows((f"[bold red]{item.state}[/]", escape(f"{item.task.name}: {item.why}")) for item in failed))
     reasons = {item.why for item in failed}
-    out.print(rows(_skipped([item for item in report.found if not any(reason in item.why for reason in reasons)])))
+    out.print(rows(_skipped([item for item in report.cells if not any(reason in item.why for reason in reasons)])))
     counts = _counts(Counter(item.state for item in report.outcomes))
     out.print(f"{len(report.outcomes)} tasks: {counts}; {report.work_seconds:.0f} s of work in {report.seconds:.0f} s")
 
@@ -94,12 +94,12 @@ def _counts(states: Counter[str]) -> str:
     return ", ".join(f"{count} {state}" for state, count in states.items())
 
 
-def _latencies(found: Sequence[Found]) -> Table:
-    machines = list(dict.fromkeys(item.cell.machine for item in found))
+def _latencies(results: Sequence[CellResult]) -> Table:
+    machines = list(dict.fromkeys(item.cell.machine for item in results))
     numbers = ["batch", *(head for machine in machines for head in (escape(machine or "latency"), "95 % CI"))]
     result = table("model", "backend", "precision", *numbers, numbers=numbers)
     lines: dict[tuple[str, str, str, str], dict[str | None, list[str]]] = {}
-    for item in found:
+    for item in results:
         cell = item.cell
         configuration = (cell.model, cell.backend, cell.precision, str(cell.batch))
         lines.setdefault(configuration, {})[cell.machine] = _latency(item)
@@ -109,17 +109,17 @@ def _latencies(found: Sequence[Found]) -> Table:
     return result
 
 
-def _latency(item: Found) -> list[str]:
+def _latency(item: CellResult) -> list[str]:
     stats = item.row.stats if item.row else None
     if stats is None:
         return [UNKNOWN, ""]
     return [duration(stats.median.value), spread(stats.median.value, stats.median.low, stats.median.high)]
 
 
-def _skipped(found: Sequence[Found]) -> Iterator[tuple[str, str]]:
+def _skipped(results: Sequence[CellResult]) -> Iterator[tuple[str, str]]:
     """Yield each reason once, with the configurations it applies to."""
     reasons: dict[str, list[str]] = {}
-    for item in found:
+    for item in results:
         if item.why:
             cell = item.cell
             where = f" on {cell.machine}" if cell.machine else ""

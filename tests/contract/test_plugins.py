@@ -50,10 +50,10 @@ def test_zoo_families(name: str) -> None:
         assert entry.summary and len(entry.input_shape) == 3
 
 
-@pytest.mark.parametrize("name", registry.names("deploy.sweeps.engines"))
-def test_engines(name: str) -> None:
-    engine = registry.load("deploy.sweeps.engines", name)
-    assert engine.__doc__ and list(inspect.signature(engine.open_engine).parameters) == ["context"]
+@pytest.mark.parametrize("name", registry.names("deploy.sweeps.executors"))
+def test_executors(name: str) -> None:
+    executor = registry.load("deploy.sweeps.executors", name)
+    assert executor.__doc__ and list(inspect.signature(executor.open_executor).parameters) == ["context"]
 
 
 @pytest.mark.parametrize("name", registry.names("deploy.packaging.targets"))

@@ -1,7 +1,7 @@
-"""This machine: tasks in processes that live on from one to the next, timings alone.
+"""Run tasks on this machine in worker processes; an idle worker is reused for the next task.
 
-The worker is a remote object (`deploy.core.remote`) with a method ``run(arrays, work, root)``. A worker that dies ends
-its task, with the reason, and is replaced.
+The worker is a remote object (`deploy.core.remote`) with a method ``run(arrays, work, root)``. If a worker dies, its
+task fails with the reason and the worker is replaced.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ from deploy.core.environment import usable_cores
 from deploy.core.errors import DeployError, UsageError
 from deploy.core.remote import Remote
 from deploy.support.cuda_driver import gpus
-from deploy.sweeps.task import Context, Ended, Engine, Node, Said, Task
+from deploy.sweeps.executor import Executor, ExecutorContext, Node, TaskEnd, TaskMessage
+from deploy.sweeps.task import Task
 
 HERE = "here"
 GRACE_S = 10.0
-"""Seconds that a worker has to undo what is half done."""
+"""Time that a worker has to discard partial results."""
 THREADS = "OMP_NUM_THREADS"
 
 
-class Local:
-    """See the module.
+class LocalExecutor:
+    """Runs tasks in worker processes on this machine.
 
     Args:
-        context: what every engine is given.
+        context: what the executor needs to know of the sweep.
 
     Raises:
-        UsageError: the sweep is over several kinds of machines; this is one.
+        UsageError: the sweep has several kinds of machines.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: ExecutorContext) -> None:
         if len(context.machines) > 1:
             raise UsageError(
-                f"this is one machine, and the sweep is over {len(context.machines)} kinds: "
-                f"{', '.join(context.machines)}.",
-                "--engine ray runs it on a cluster",
+                f"the sweep has {len(context.machines)} kinds of machines: {', '.join(context.machines)}.",
+                "use --engine ray to run it on a cluster",
             )
         self._context = context
-        self._events: queue.SimpleQueue[Said | Ended] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[TaskMessage | TaskEnd] = queue.SimpleQueue()
         self._idle: list[Remote] = []
         self._busy: dict[str, tuple[Remote, threading.Thread]] = {}
         self._closing = False
 
     def nodes(self) -> Sequence[Node]:
-        """This machine, with a core for each task that may run at a time."""
+        """Return this machine, with one core per concurrent task."""
         kinds = frozenset(self._context.machines)
         return [Node(name=HERE, machines=kinds, cpus=self._context.jobs, gpus=len(gpus()))]
 
     def start(self, task: Task, node: Node) -> None:
-        """Begin a task in a worker."""
+        """Start a task in a worker process."""
         worker = self._idle.pop() if self._idle else self._worker()
         thread = threading.Thread(target=self._run, args=(task, worker), daemon=True)
         self._busy[task.name] = (worker, thread)
@@ -67,37 +67,37 @@ class Local:
 
     def _run(self, task: Task, worker: Remote) -> None:
         def listen(message: Mapping[str, Any]) -> None:
-            self._events.put(Said(task=task.name, message=message))
+            self._events.put(TaskMessage(task=task.name, message=message))
 
         try:
             reply, _ = worker.call("run", listener=listen, work=dict(task.work), root=str(self._context.root))
         except DeployError as exc:
             if not self._closing:
-                self._events.put(Ended(task=task.name, node=HERE, why=exc.message))
+                self._events.put(TaskEnd(task=task.name, node=HERE, why=exc.message))
             return
-        self._events.put(Ended(task=task.name, node=HERE, result=reply))
+        self._events.put(TaskEnd(task=task.name, node=HERE, result=reply))
 
-    def poll(self, timeout_s: float) -> Sequence[Said | Ended]:
-        """What happened."""
-        found: list[Said | Ended] = []
+    def poll(self, timeout_s: float) -> Sequence[TaskMessage | TaskEnd]:
+        """Return the events since the last call."""
+        events: list[TaskMessage | TaskEnd] = []
         try:
-            found.append(self._events.get(timeout=timeout_s))
+            events.append(self._events.get(timeout=timeout_s))
             while True:
-                found.append(self._events.get_nowait())
+                events.append(self._events.get_nowait())
         except queue.Empty:
             pass
-        for event in found:
-            if isinstance(event, Ended):
+        for event in events:
+            if isinstance(event, TaskEnd):
                 worker, thread = self._busy.pop(event.task)
                 thread.join()
                 if worker.dead:
                     worker.close()
                 else:
                     self._idle.append(worker)
-        return found
+        return events
 
     def close(self) -> None:
-        """End the workers; what they were doing is undone."""
+        """Stop the workers; partial results are discarded."""
         self._closing = True
         for worker, thread in self._busy.values():
             worker.terminate(GRACE_S)
@@ -106,6 +106,6 @@ class Local:
             worker.close()
 
 
-def open_engine(context: Context) -> Engine:
-    """Begin."""
-    return Local(context)
+def open_executor(context: ExecutorContext) -> Executor:
+    """Return an executor for this machine."""
+    return LocalExecutor(context)

@@ -1,4 +1,4 @@
-"""A backend that computes nothing: what is left is the harness's own time."""
+"""A backend that computes nothing, to measure the overhead of the harness."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from deploy.core.runner import Feeds, Fetches, Runner
 
 
 class NullRunner(Runner):
-    """Takes anything, gives nothing."""
+    """Does nothing."""
 
     inputs = ()
     outputs = ()
 
     def launch(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def run(self, feeds: Feeds) -> Fetches:
-        """Nothing."""
+        """Return no outputs."""
         return {}
 
     def fetch(self) -> Fetches:
-        """Nothing."""
+        """Return no outputs."""
         return {}
 
 
 def open(path: Path, **options: Any) -> NullRunner:
-    """Open nothing."""
+    """Return a runner; ``path`` and ``options`` are ignored."""
     return NullRunner()

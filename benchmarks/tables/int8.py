@@ -1,17 +1,17 @@
-"""The tables of docs/int8.md, from the results."""
+"""Tables of docs/int8.md."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks._common import load
+from benchmarks.common import load
 
-ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+BACKENDS = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 TOOLS = ("ours", "onnxruntime defaults", "NNCF")
 
 
 def int8_tables() -> str:
-    """Calibration, speed and accuracy, each with how it was measured."""
+    """Return the tables of calibration cost, latency and accuracy, each with its method."""
     parts = [_calibration(load("calibration")), _speed(load("int8_speed")), _accuracy(load("int8_accuracy"))]
     return "\n\n".join(part for part in parts if part)
 
@@ -20,12 +20,12 @@ def _calibration(result: dict[str, Any]) -> str:
     if not result:
         return ""
     lines = [
-        "## What calibration takes",
+        "## Calibration cost",
         "",
-        f"{result['model']} at 224², {result['images']} images, from the float file to the INT8 file, whole "
-        "processes in turn (`python -m benchmarks.calibration`).",
+        f"From the float file of {result['model']} at 224 × 224 and {result['images']} images to the INT8 file; whole "
+        "processes, interleaved (`python -m benchmarks.calibration`).",
         "",
-        "| | seconds (95 %) | peak memory |",
+        "| | seconds (95 % interval) | peak memory |",
         "|---|---|---|",
     ]
     for name, row in result["rows"].items():
@@ -41,19 +41,19 @@ def _speed(result: dict[str, Any]) -> str:
     if not result:
         return ""
     lines = [
-        "## How fast the files are",
+        "## Speedup",
         "",
-        f"Speed-up over the engine's own float32, batch 1, {result['threads']} threads, with 95 % intervals; the "
-        "processes take turns (`python -m benchmarks.int8_speed`). In bold the fastest, and what is not detectably "
-        "slower.",
+        f"Speedup over float32 on the same backend, batch 1, {result['threads']} threads, with 95 % intervals; the "
+        "processes are interleaved (`python -m benchmarks.int8_speed`). Bold: the fastest file, and every file that is "
+        "not significantly slower.",
         "",
-        f"| | engine | float32 | {' | '.join(TOOLS)} |",
+        f"| | backend | float32 | {' | '.join(TOOLS)} |",
         "|---|---|---|---|---|---|",
     ]
     for key, row in result["rows"].items():
-        name, engine = key.split()
+        name, backend = key.split()
         cells = [_cell(row.get(tool, {}), row) for tool in TOOLS]
-        lines.append(f"| {name} | {ENGINES[engine]} | {row['float32']['median_ms']:.2f} ms | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {BACKENDS[backend]} | {row['float32']['median_ms']:.2f} ms | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -71,10 +71,10 @@ def _accuracy(result: dict[str, Any]) -> str:
         return ""
     targets = ("onnxruntime", "openvino", "tensorrt")
     lines = [
-        "## What it costs in accuracy",
+        "## Accuracy",
         "",
-        "Points of top-1 lost on 359 held-out digits (one image is 0.28 points), for ONNX Runtime / OpenVINO / "
-        "TensorRT (the last predicted), calibrated with 128 images (`python -m benchmarks.int8_accuracy`).",
+        "Loss of top-1 accuracy in percentage points on 359 held-out digits (one image is 0.28 points), for ONNX "
+        "Runtime / OpenVINO / TensorRT (simulated), calibrated with 128 images (`python -m benchmarks.int8_accuracy`).",
         "",
         "| | float top-1 | minmax | percentile | entropy | mse |",
         "|---|---|---|---|---|---|",

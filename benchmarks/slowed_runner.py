@@ -1,4 +1,4 @@
-"""A timing worker whose calls take longer by a known factor, which the environment variable ``SLOWDOWN`` gives."""
+"""A timing worker whose calls are slowed by a known factor, the environment variable ``SLOWDOWN``."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class Slowed(Runner):
         self.inputs, self.outputs = inner.inputs, inner.outputs
 
     def run(self, feeds: Feeds) -> Fetches:
-        """Run once."""
+        """Run the inner runner once, without slowdown."""
         return self._inner.run(feeds)
 
     def bind(self, feeds: Feeds) -> None:
-        """As the inner runner."""
+        """Bind the inner runner."""
         self._inner.bind(feeds)
 
     def launch(self) -> None:
-        """Run, then wait."""
+        """Run, then busy-wait."""
         began = perf_counter_ns()
         self._inner.launch()
         self._inner.synchronize()
@@ -34,7 +34,7 @@ class Slowed(Runner):
             pass
 
     def fetch(self) -> Fetches:
-        """As the inner runner."""
+        """Fetch from the inner runner."""
         return self._inner.fetch()
 
 

@@ -1,0 +1,1 @@
+"""Tables of the documentation, generated from the results of the benchmarks."""

@@ -1,1 +1,0 @@
-"""What runs the tasks of a sweep, one file each: this machine, a cluster."""
