@@ -149,6 +149,11 @@ def find_backend(name: str) -> Backend:
     Raises:
         UnknownNameError: no backend has this name.
     """
+    plugin = name.replace("-", "_")
+    if plugin in registry.names(PACKAGE):
+        backend = _declared(plugin)
+        if backend.name == name:
+            return backend
     known = backends()
     if name not in known:
         raise UnknownNameError("backend", name, known, f"known: {', '.join(known)}")
@@ -161,7 +166,8 @@ def default_backend(format: str) -> Backend:
     Raises:
         BackendError: no backend declares the format.
     """
-    for backend in backends().values():
+    for plugin in registry.names(PACKAGE):
+        backend = _declared(plugin)
         if format in backend.default_for:
             return backend
     raise BackendError(f"no backend runs files of the format {format!r}.", "deploy doctor")
@@ -169,5 +175,7 @@ def default_backend(format: str) -> Backend:
 
 def title_of(name: str) -> str:
     """Return the display name of a backend; the name itself for one that is not installed any more."""
-    known = backends()
-    return known[name].title if name in known else name
+    try:
+        return find_backend(name).title
+    except UnknownNameError:
+        return name

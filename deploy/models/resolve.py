@@ -11,7 +11,7 @@ from deploy.core.artifact import sha256
 from deploy.core.errors import MissingPackageError, UnknownNameError, UsageError, WeightsError
 from deploy.core.model import UNTRAINED, Model, Weights
 from deploy.core.progress import SILENT, Progress
-from deploy.models import python, untrained
+from deploy.models import untrained
 from deploy.models import weights as files
 from deploy.models.request import ModelRequest
 
@@ -83,12 +83,18 @@ def architecture(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
         InputSpecError: ``--input`` does not fit the model.
     """
     with untrained.seeded(request.seed):
-        if request.name.endswith(".pt2"):
-            return python.build_program(request), None, request.name
-        if ":" in request.name:
-            return python.build_factory(request), None, request.name
+        if request.name.endswith(".pt2") or ":" in request.name:
+            from deploy.models import python
+
+            build = python.build_program if request.name.endswith(".pt2") else python.build_factory
+            return build(request), None, request.name
         source, bare = _find(request.name)
-        return python.with_inputs(source.build(bare, request), request), source, bare
+        model = source.build(bare, request)
+        if request.inputs:
+            from deploy.models.python import with_inputs
+
+            model = with_inputs(model, request)
+        return model, source, bare
 
 
 def _find(name: str) -> tuple[ModuleType, str]:

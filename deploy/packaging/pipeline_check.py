@@ -24,7 +24,7 @@ from deploy.core.store import Store
 from deploy.data.collection import open_dataset
 from deploy.data.preprocess import image_preprocessing, prepare
 from deploy.models.open import open_model, request_of
-from deploy.packaging.target import PackageItem, Predictions, RankedLabel
+from deploy.packaging.target import PackageItem, PipelineOutput, RankedLabel
 
 UInt8Image = NDArray[np.uint8]
 SIZES = ((480, 640), (640, 480), (224, 224), (256, 256), (97, 61), (333, 500), (900, 300), (32, 32))
@@ -91,7 +91,7 @@ def load_images(data: str | None, progress: Progress) -> list[UInt8Image]:
 
 def check_pipeline(
     item: PackageItem,
-    classify: Callable[[Sequence[UInt8Image]], Predictions | None],
+    classify: Callable[[Sequence[UInt8Image]], PipelineOutput | None],
     images: Sequence[UInt8Image],
     store: Store,
     progress: Progress,
@@ -164,7 +164,7 @@ def _open_model(item: PackageItem, store: Store, progress: Progress) -> Model:
 
 def classify_with_graphs(
     item: PackageItem, images: Sequence[UInt8Image], *, preprocessing: Path, model: Path, labels: Path
-) -> Predictions:
+) -> PipelineOutput:
     """Run images through the three ONNX graphs of a pipeline with ONNX Runtime.
 
     Args:
@@ -187,10 +187,10 @@ def classify_with_graphs(
             result = third.run({model_output: second.run({model_input: sample})[model_output]})
             pairs = zip(result["label"][0], result["probability"][0], strict=True)
             ranked.append(tuple(RankedLabel(label=str(label), probability=float(value)) for label, value in pairs))
-    return Predictions(labels=ranked, equal_inputs=equal)
+    return PipelineOutput(labels=ranked, equal_inputs=equal)
 
 
-def classify_with_script(script: Path, images: Sequence[UInt8Image]) -> Predictions:
+def classify_with_script(script: Path, images: Sequence[UInt8Image]) -> PipelineOutput:
     """Run images through a script in a process of its own.
 
     Args:
@@ -211,7 +211,7 @@ def classify_with_script(script: Path, images: Sequence[UInt8Image]) -> Predicti
     if done.returncode:
         reason = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise BackendError(f"{script.name} failed: {reason[-1]}")
-    return Predictions(labels=_parse(done.stdout))
+    return PipelineOutput(labels=_parse(done.stdout))
 
 
 def _parse(text: str) -> list[tuple[RankedLabel, ...]]:

@@ -112,7 +112,7 @@ class RankedLabel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Predictions:
+class PipelineOutput:
     """What a package answers to test images.
 
     Attributes:
@@ -125,7 +125,7 @@ class Predictions:
 
 
 Write = Callable[[Path, Sequence[PackageItem], PackageOptions], None]
-Classify = Callable[[Path, PackageItem, "Sequence[NDArray[np.uint8]]"], Predictions | None]
+Classify = Callable[[Path, PackageItem, "Sequence[NDArray[np.uint8]]"], PipelineOutput | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

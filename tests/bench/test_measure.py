@@ -17,7 +17,7 @@ from deploy.bench.repetition import Budget
 from deploy.bench.saturation import saturate
 from deploy.bench.sequential import guard, verdict_of
 from deploy.core.artifact import manifest_path
-from deploy.core.backend import backends, find_backend
+from deploy.core.backend import find_backend
 from deploy.core.checked import dump_checked
 from deploy.core.errors import ArtifactError, BackendError, MissingPackageError, UnknownNameError, UsageError
 from deploy.exporting.export import export_model
@@ -185,7 +185,7 @@ def test_names_that_are_not_known(artifacts: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UnknownNameError, match=r"Did you mean.* lenet5"):
         _bench(artifacts, "lenet55")
     missing = dataclasses.replace(find_backend("openvino"), modules=("not_installed_here",))
-    monkeypatch.setitem(backends(), "openvino", missing)  # type: ignore[arg-type]
+    monkeypatch.setattr("deploy.backends.openvino.BACKEND", missing)
     with pytest.raises(MissingPackageError) as raised:
         _bench(artifacts, "lenet5", backends=("openvino",))
     assert raised.value.hint == "pip install deploy-toolkit[openvino]"

@@ -18,7 +18,6 @@ from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
 from deploy.support.precision import computed_in
 from deploy.support.runtime_errors import run_error
-from deploy.support.sketch import sketch
 
 PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16}
 _CONVERSIONS = ("_to_copy", "detach", "alias", "clone", "lift_fresh", "t")
@@ -77,6 +76,8 @@ class PyTorchRunner(Runner):
 
     def trace(self, feeds: Feeds) -> list[Operation]:
         """Run once and return the sketch of every operator's float result, in execution order."""
+        from deploy.support.sketch import sketch
+
         operations: list[Operation] = []
 
         def observe(operator: str, value: torch.Tensor) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from deploy.core.environment import version
 from deploy.core.errors import ArtifactError
-from deploy.packaging.target import PackageItem, PackageOptions, PackageTarget, Predictions, copy_artifact
+from deploy.packaging.target import PackageItem, PackageOptions, PackageTarget, PipelineOutput, copy_artifact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,7 @@ of the example. `deploy verify .` checks the digest of every file.
 """
 
 
-def classify(folder: Path, item: PackageItem, images: Sequence[NDArray[np.uint8]]) -> Predictions:
+def classify(folder: Path, item: PackageItem, images: Sequence[NDArray[np.uint8]]) -> PipelineOutput:
     """Run images through the script as its user does.
 
     Raises:

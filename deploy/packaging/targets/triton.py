@@ -26,7 +26,7 @@ from deploy.packaging.target import (
     PackageOptions,
     PackageTarget,
     Pipeline,
-    Predictions,
+    PipelineOutput,
     copy_artifact,
 )
 
@@ -248,7 +248,7 @@ def _scalar(value: object) -> str:
     return json.dumps(str(value), ensure_ascii=True)
 
 
-def classify(folder: Path, item: PackageItem, images: Sequence[NDArray[np.uint8]]) -> Predictions | None:
+def classify(folder: Path, item: PackageItem, images: Sequence[NDArray[np.uint8]]) -> PipelineOutput | None:
     """Run images through the three graphs of a model's newest pipeline; None for an engine.
 
     Raises:
