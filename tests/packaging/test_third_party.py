@@ -12,7 +12,7 @@ from tests.distribution import deploy, install
 SHELF = '''
 """A folder with one file per model; its runtime reads OpenVINO's INT8 files."""
 
-from deploy.packaging.target import PackageTarget, Predictions, RankedLabel, copy_artifact
+from deploy.packaging.target import PackageTarget, PipelineOutput, RankedLabel, copy_artifact
 
 
 def write(folder, items, options):
@@ -25,7 +25,7 @@ def write(folder, items, options):
 def classify(folder, item, images):
     assert (folder / item.name / item.artifacts[0].path.name).is_file()
     assert all(image.dtype == "uint8" and image.ndim == 3 for image in images)
-    return Predictions(labels=[(RankedLabel(label=item.labels[0], probability=1.0),)] * len(images))
+    return PipelineOutput(labels=[(RankedLabel(label=item.labels[0], probability=1.0),)] * len(images))
 
 
 TARGET = PackageTarget(
