@@ -17,11 +17,11 @@ from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
 from deploy.exporting.export import export_model
-from deploy.models.open import EXPORTS, open_model, request_of
+from deploy.models.open import open_model, request_of
 from deploy.models.request import ModelRequest
 from deploy.quantization.quantize import quantize
 from deploy.support.engine_file import FORMAT
-from deploy.support.stored import newest_of_each
+from deploy.support.lookup import EXPORTS, newest_variants
 
 INT8 = "int8"
 
@@ -50,7 +50,7 @@ class TimedModel:
         self._calib, self._progress = calib, progress
         self._model: Model | None = None
         self._weights: Path | None = None
-        self.files = [Artifact.open(Path(request.name))] if self.is_file else newest_of_each(store, request.name)
+        self.files = [Artifact.open(Path(request.name))] if self.is_file else newest_variants(store, request.name)
         for artifact in self.files:
             artifact.verify()
 

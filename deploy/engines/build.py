@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
-from deploy.core.store import Store
+from deploy.core.store import REJECTED, Store
 from deploy.engines.job import BuildJob, prepare
 from deploy.engines.request import BuildRequest as BuildRequest
 from deploy.support.cuda_driver import gpus
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from deploy.engines.proof import EngineProof
 
 NOT_RUN = "built, not run here"
-REJECTED = "rejected"
-"""Folder of engines that failed their proof."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,14 +15,12 @@ from deploy.core.artifact import Artifact, Manifest, Payload, sha256
 from deploy.core.errors import DeployError, ExportError, MissingPackageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.progress import SILENT, Progress
-from deploy.core.store import Store
-from deploy.engines.job import digest_of
+from deploy.core.store import REJECTED, Store
 from deploy.exporting.prove import check_outputs
 from deploy.models.open import open_model, request_of
 from deploy.parity.verdict import ParityReport
 
 EDGES = "exporters"
-REJECTED = "rejected"
 NOT_RUN = "converted, not run here"
 
 
@@ -105,7 +103,7 @@ def take(edge: str, source: Artifact, store: Store, progress: Progress) -> Conve
             labels=manifest.labels,
             reference=manifest.reference,
             options={**manifest.options, "edge": edge},
-            parent=digest_of(source),
+            parent=source.manifest.digest,
             parity=parity.to_dict() if parity else None,
         )
         artifact = transaction.publish(made, REJECTED if parity and parity.verdict == "fail" else "")

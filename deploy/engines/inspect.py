@@ -10,7 +10,6 @@ from typing import Any
 from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError, BackendError, DeployError
 from deploy.core.progress import SILENT, Progress
-from deploy.engines.job import digest_of
 from deploy.support.cuda_driver import gpus
 from deploy.support.engine_file import read_engine, refusal
 from deploy.support.engine_layers import Shares, shares
@@ -129,6 +128,6 @@ def _parent_bytes(artifact: Artifact) -> int | None:
             found = Artifact.open(beside)
         except ArtifactError:
             continue
-        if digest_of(found) == artifact.manifest.parent:
+        if found.manifest.digest == artifact.manifest.parent:
             return sum(item.bytes for item in found.manifest.files)
     return None

@@ -108,18 +108,13 @@ class BuildJob:
                 "onnx": self.graph.name,
                 "rebuild": self.request.command(self._asked, self.library.name),
             },
-            parent=digest_of(self.onnx) if self.onnx else self.source.digest,
+            parent=self.onnx.manifest.digest if self.onnx else self.source.digest,
         )
 
     @property
     def _asked(self) -> str:
         """The model as a command takes it: by name where it has one, else by its file."""
         return self.source.model if self.source.manifest else str(self.source.path)
-
-
-def digest_of(artifact: Artifact) -> str:
-    """Of all of its files, as ``parent`` of what is made from it."""
-    return "+".join(item.sha256 for item in artifact.manifest.files)
 
 
 def prepare(request: BuildRequest, store: Store, progress: Progress) -> BuildJob:

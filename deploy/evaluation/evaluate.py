@@ -20,7 +20,7 @@ from deploy.evaluation.accuracy import Accuracy, AccuracyComparison
 from deploy.evaluation.images import seen_in_training
 from deploy.evaluation.records import save
 from deploy.evaluation.run import EvaluatedModel, Judged, judge, subject
-from deploy.models.open import newest_export
+from deploy.support.lookup import newest_export
 
 MAX_DROP = 1.0
 """Percentage points of top-1 that an artifact may lose before the check fails."""

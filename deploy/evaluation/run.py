@@ -26,9 +26,10 @@ from deploy.data.dataset import Dataset
 from deploy.data.preprocess import prepare
 from deploy.evaluation.accuracy import Answers
 from deploy.evaluation.images import Classify, answers_of, image_preprocessing, labels_for
-from deploy.models.open import manifest_beside, open_model, request_of
+from deploy.models.open import open_model, request_of
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
+from deploy.support.lookup import manifest_beside
 from deploy.support.runtime import Runtime, runtime_of
 
 CHECKPOINT = "safetensors"

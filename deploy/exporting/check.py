@@ -18,11 +18,12 @@ from deploy.core.store import Store
 from deploy.exporting.locate import locate
 from deploy.exporting.prove import prove
 from deploy.exporting.samples import ProbeSamples
-from deploy.models.open import EXPORTS, manifest_beside, newest_export, open_model
+from deploy.models.open import open_model
 from deploy.models.request import ModelRequest
 from deploy.parity.locate import Location
 from deploy.parity.verdict import ParityReport
 from deploy.support import onnx_file
+from deploy.support.lookup import EXPORTS, manifest_beside, newest_export
 
 RUNTIME = "onnxruntime"
 """The backend that runs the file where none is named."""

@@ -15,7 +15,7 @@ from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
-from deploy.core.store import Store
+from deploy.core.store import REJECTED, Store
 from deploy.core.tensors import TensorSpec, symbols
 from deploy.exporting.prove import prove
 from deploy.exporting.samples import ProbeSamples
@@ -27,8 +27,6 @@ from exporters import torch_to_onnx
 from exporters.torch_to_onnx import Exported
 
 PRECISIONS = ("fp32", "fp16")
-REJECTED = "rejected"
-"""Folder of exports that failed their proof: kept to be looked at, never in the place of one that passed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,9 +11,6 @@ from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
-from deploy.support.stored import EXPORTS as EXPORTS
-from deploy.support.stored import manifest_beside as manifest_beside
-from deploy.support.stored import newest_export as newest_export
 
 
 def open_model(request: ModelRequest, store: Store, progress: Progress) -> Model:

@@ -22,9 +22,9 @@ from deploy.core.store import Store
 from deploy.packaging.content import PackageOptions as PackageOptions
 from deploy.packaging.contents import Asked, contents_of
 from deploy.packaging.proof import PipelineProof, pictures_for, prove, through_graphs, through_script
-from deploy.support.package_list import PACKAGE, read_package, write_package
-from deploy.support.release import check_release
-from deploy.support.stored import newest_export, newest_of_each
+from deploy.support.lookup import newest_export, newest_variants
+from deploy.support.package_file import PACKAGE, read_package, write_package
+from deploy.support.release_check import check_release
 
 EXAMPLE = "example.png"
 FOLDER = "packages"
@@ -191,7 +191,7 @@ def _chosen(
 
 
 def _quantized(name: str, store: Store) -> Artifact:
-    for artifact in newest_of_each(store, name):
+    for artifact in newest_variants(store, name):
         if artifact.manifest.precision == "int8" and artifact.manifest.target == "onnxruntime":
             return artifact
     raise ArtifactError(

@@ -16,8 +16,7 @@ from calibration.table import CalibrationTable
 from deploy.core.artifact import Artifact, Payload
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.progress import Progress
-from deploy.core.store import Transaction
-from deploy.exporting.export import REJECTED
+from deploy.core.store import REJECTED, Transaction
 from deploy.quantization.cache import batch_of
 from deploy.quantization.data import CalibrationData, CalibrationSamples
 from deploy.quantization.evidence import Evidence, Judge, QualityBounds, decibels

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.core.artifact import Artifact, Manifest, sha256
+from deploy.core.artifact import Artifact, Manifest, join_digests, sha256
 from deploy.core.errors import ArtifactError
 from deploy.core.model import Preprocessing, Weights
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
-from deploy.support.stored import manifest_beside, newest_export
+from deploy.support.lookup import manifest_beside, newest_export
 
 PRECISION = "fp32"
 
@@ -82,14 +82,14 @@ def open_source(model: str | Path | None, store: Store, preprocess: Sequence[str
             preprocessing=_changed(manifest.preprocessing, preprocess),
             labels=manifest.labels,
             weights=manifest.weights,
-            digest="+".join(item.sha256 for item in manifest.files),
+            digest=manifest.digest,
             manifest=manifest,
         )
     progress.note(f"{path}: nobody's manifest lies beside it; its parity is not known")
-    from deploy.support.onnx_file import beside, described  # imports onnx
+    from deploy.support import onnx_file  # imports onnx
 
-    inputs, outputs = described(path)
-    digest = "+".join(sha256(item) for item in (path, *beside(path)))
+    inputs, outputs = onnx_file.input_output_specs(path)
+    digest = join_digests(sha256(item) for item in (path, *onnx_file.external_files(onnx_file.load(path), path)))
     return Source(
         path=path,
         model=path.stem,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.support.words import UNKNOWN, duration, spread, times_faster
+from deploy.support.formatting import UNKNOWN, duration, spread, times_faster
 
 Plain = Mapping[str, Any]
 HEADS = ("latency", "faster")

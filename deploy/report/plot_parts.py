@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from deploy.core.backend import backends
-from deploy.support.words import duration
+from deploy.support.formatting import duration
 
 Plain = Mapping[str, Any]
 Figure = dict[str, Any]

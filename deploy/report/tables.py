@@ -8,8 +8,8 @@ from typing import Any
 
 from deploy.core.backend import backends
 from deploy.report.machines import HEADS, WHAT, side_by_side
-from deploy.support import words
-from deploy.support.words import UNKNOWN, duration, size, spread, times_faster
+from deploy.support import formatting
+from deploy.support.formatting import UNKNOWN, duration, size, spread, times_faster
 
 Plain = Mapping[str, Any]
 Key = float | str | None
@@ -241,4 +241,4 @@ LISTS = ("medians_ns", "quantiles_ns")
 
 def as_csv(document: Plain) -> str:
     """One line a row, numbers in full: nanoseconds, bytes, shares."""
-    return words.as_csv(document["rows"], without=LISTS)
+    return formatting.as_csv(document["rows"], without=LISTS)

@@ -20,8 +20,8 @@ from deploy.core.tensors import batch_symbol
 from deploy.serving.batching import Batcher, BatchingLimits
 from deploy.serving.metrics import Metrics
 from deploy.serving.served import ServedModel
+from deploy.support.lookup import newest_export, newest_variants
 from deploy.support.runtime import Runtime, runtime_of
-from deploy.support.stored import newest_export, newest_of_each
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +63,7 @@ def choose(model: str | None, files: Sequence[Path], store: Store, progress: Pro
             raise UsageError(f"{other} is of another model than {chosen[0].path}.")
     else:
         name = model or newest_export(store, progress).manifest.model
-        chosen = newest_of_each(store, name)
+        chosen = newest_variants(store, name)
         if not chosen:
             raise ArtifactError(f"{store.root}: there is no file of {name}.", f"deploy export {name} --format onnx")
         chosen.sort(key=lambda item: (item.manifest.precision != "fp32", item.path.name))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.core.store import Store
-from deploy.support.stored import names_of
+from deploy.support.lookup import names_of
 from deploy.sweeps.task import Files, Task
 
 PROGRAM = ".pt2"

@@ -14,7 +14,7 @@ from deploy.core.errors import DeployError, MissingPackageError, ParityError
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest
-from deploy.support.stored import newest_of_each
+from deploy.support.lookup import newest_variants
 from deploy.sweeps.files import is_own
 from deploy.sweeps.task import Say, Work
 
@@ -105,7 +105,7 @@ def _export(work: Work, store: Store, progress: ProgressForwarder) -> Outcome:
 
 def _present(work: Work, store: Store, precision: str, target: str | None) -> Artifact | None:
     """The newest ONNX file of the model of this precision and target, held against its digest."""
-    for artifact in newest_of_each(store, work["model"]):
+    for artifact in newest_variants(store, work["model"]):
         manifest = artifact.manifest
         if (manifest.format, manifest.precision, manifest.target) == ("onnx", precision, target):
             artifact.verify()
@@ -267,7 +267,7 @@ def _bench(work: Work, store: Store, progress: ProgressForwarder) -> Outcome:
 def _known_as(work: Work, store: Store) -> ModelRequest:
     """By its name where there is an export, which knows how its model is built; else as it was asked for."""
     request = ModelRequest.from_dict(work["request"])
-    return ModelRequest(name=work["model"], seed=request.seed) if newest_of_each(store, work["model"]) else request
+    return ModelRequest(name=work["model"], seed=request.seed) if newest_variants(store, work["model"]) else request
 
 
 def _of(artifacts: Sequence[Artifact], store: Store) -> Outcome:

@@ -18,7 +18,7 @@ from deploy.sweeps.plan import units
 from deploy.sweeps.task import Task
 
 KIND, SCHEMA = "task", 1
-FOLDER = records.FOLDERS[3]
+FOLDER = records.SWEEPS
 LEFT_OUT = ("again",)
 """Of a task's work: what does not decide what comes of it."""
 

@@ -13,8 +13,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 
 from deploy.core.progress import Progress
-from deploy.support import words
-from deploy.support.words import duration, size, spread, times_faster
+from deploy.support import formatting
+from deploy.support.formatting import duration, size, spread, times_faster
 from deploy.terminal.markup import escape
 from deploy.terminal.results import console, rows
 
@@ -182,7 +182,7 @@ def show_saturation(found: SaturationReport) -> None:
 
 def as_csv(report: BenchmarkReport) -> str:
     """One line a cell; times in nanoseconds."""
-    return words.as_csv(row.to_dict() for row in report.rows)
+    return formatting.as_csv(row.to_dict() for row in report.rows)
 
 
 def as_markdown(report: BenchmarkReport) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from deploy.support.words import size
+from deploy.support.formatting import size
 from deploy.terminal.markup import escape
 from deploy.terminal.results import STYLE, console, rows, weights_line
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from deploy.support.words import duration
+from deploy.support.formatting import duration
 from deploy.terminal.markup import escape
 from deploy.terminal.results import console, rows
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from deploy.support.words import size
+from deploy.support.formatting import size
 from deploy.terminal.markup import escape
 from deploy.terminal.results import STYLE, console, rows, weights_line
 

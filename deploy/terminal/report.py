@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from deploy.report.tables import absences, advice_line, machine_line
-from deploy.support.words import UNKNOWN, duration, spread
+from deploy.support.formatting import UNKNOWN, duration, spread
 from deploy.terminal.markup import escape
 from deploy.terminal.results import console, rows
 

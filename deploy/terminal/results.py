@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deploy.support.words import size
+from deploy.support.formatting import size
 from deploy.terminal.markup import escape
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from deploy.support.words import duration, spread
+from deploy.support.formatting import duration, spread
 from deploy.terminal.markup import escape
 from deploy.terminal.results import console, rows
 

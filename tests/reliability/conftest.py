@@ -119,18 +119,6 @@ def kill_at(at: int) -> Counted:
 
 
 @pytest.fixture(scope="session")
-def lenet5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifacts directory with a proven export; a test that changes it takes a copy."""
-    from deploy.cli.main import main
-
-    folder = tmp_path_factory.mktemp("lenet5") / "artifacts"
-    with pytest.raises(SystemExit) as ended:
-        main(["--artifacts", str(folder), "-q", *EXPORTED])
-    assert not ended.value.code
-    return folder
-
-
-@pytest.fixture(scope="session")
 def zygote() -> Iterator[subprocess.Popen[str]]:
     """See `_zygote`."""
     command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("_zygote.py"))]

@@ -17,7 +17,7 @@ import onnxruntime as ort
 from deploy.core.errors import BackendError, UnknownNameError
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import Dim, TensorSpec
-from deploy.support.node_times import Event, by_node
+from deploy.support.profiling import Event, node_times
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -181,7 +181,7 @@ def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[s
     """Time by node over so many calls, from ONNX Runtime's own profiler, whose unit is a microsecond.
 
     Returns:
-        As `deploy.support.node_times.by_node`.
+        As `deploy.support.profiling.node_times`.
     """
     with tempfile.TemporaryDirectory() as folder:
         with OnnxRuntimeRunner(path, OnnxRuntimeOptions(**options, profile=str(Path(folder) / "run"))) as runner:
@@ -192,7 +192,7 @@ def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[s
             trace = Path(runner.end_profile())
         events = json.loads(trace.read_text(encoding="utf-8"))
     nodes = [item for item in events if item.get("cat") == "Node" and item["name"].endswith("_kernel_time")]
-    return by_node(map(_event, nodes), calls)
+    return node_times(map(_event, nodes), calls)
 
 
 def _event(item: Mapping[str, Any]) -> Event:

@@ -11,8 +11,8 @@ import numpy as np
 from deploy.core.errors import BackendError
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import Dim, TensorSpec
-from deploy.support.node_times import Event, by_node
 from deploy.support.openvino_library import openvino as ov
+from deploy.support.profiling import Event, node_times
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +120,7 @@ def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[s
     """Time by node over so many calls, from OpenVINO's performance counters, whose unit is a microsecond.
 
     Returns:
-        As `deploy.support.node_times.by_node`.
+        As `deploy.support.profiling.node_times`.
     """
     found: list[Event] = []
     with OpenVinoRunner(path, OpenVinoOptions(**options, counters=True)) as runner:
@@ -128,4 +128,4 @@ def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[s
         for _ in range(calls):
             runner.launch()
             found += runner.counters()
-    return by_node(found, calls)
+    return node_times(found, calls)

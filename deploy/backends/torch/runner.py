@@ -14,7 +14,7 @@ from deploy.core.errors import BackendError, UsageError
 from deploy.core.model import Model, name_outputs
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
-from deploy.support.node_times import Event, by_node
+from deploy.support.profiling import Event, node_times
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -158,7 +158,7 @@ def profile_model(model: Model, feeds: Feeds, calls: int, **options: Any) -> lis
     """Time by module that has no modules of its own, over so many calls; what is computed between them is left out.
 
     Returns:
-        As `deploy.support.node_times.by_node`; the operator is the module's class.
+        As `deploy.support.profiling.node_times`; the operator is the module's class.
     """
     runner = ModuleRunner(model, TorchOptions(**options))
     runner.bind(feeds)
@@ -181,7 +181,7 @@ def profile_model(model: Model, feeds: Feeds, calls: int, **options: Any) -> lis
     finally:
         for hook in hooks:
             hook.remove()
-    return by_node(found, calls)
+    return node_times(found, calls)
 
 
 def _waited(runner: ModuleRunner) -> int:
