@@ -252,7 +252,7 @@ def test_real_images_are_prepared_for_the_model_and_probed(run: Run, tmp_path: P
         (["{nets}:broken", "--input", "x:1"], 1, ["RuntimeError: no such luck"]),
         (["{nets}:small", "--input", "x:batch,4,8,8"], 1, ["does not run on x", "channels"]),
         (["{nets}:impossible", "--input", "x:batch,4"], 1, ["export:", "trace:", "full log"]),
-        (["zoo/lenet5", "--input", "x"], 2, ["is not of the form"]),
+        (["zoo/lenet5", "--input", "x"], 2, ["--input", "name:dims"]),
         (["zoo/lenet5", "--input", "x:batch,3,32,32"], 2, ["axis 1 cannot differ"]),
         (["zoo/lenet5", "--input", "x:batch,1,32"], 2, ["3 dimensions"]),
         (["zoo/lenet5", "--dynamic", "depth"], 2, ["no such dimension", "batch"]),

@@ -198,7 +198,7 @@ def test_an_engine_is_held_against_its_manifest_before_anything_else(artifacts: 
         with pytest.raises(DigestError):
             inspect_engine(path)
     shutil.copy(path, tmp_path / "stray.engine")
-    with pytest.raises(ArtifactError, match="no manifest beside it"):
+    with pytest.raises(ArtifactError, match=r"stray\.engine"):
         inspect_engine(tmp_path / "stray.engine")
     with pytest.raises(ArtifactError, match="not an engine"):
         inspect_engine(artifacts / "lenet5" / "lenet5.fp32.onnx")

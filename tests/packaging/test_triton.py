@@ -138,8 +138,8 @@ def test_what_must_not_leave(run: Run, made: Path) -> None:
     path = made / "lenet5" / "lenet5.fp32.onnx"
     manifest = Artifact.open(path).manifest
     for change, said in (
-        ({"parity": {"verdict": "fail"}}, "its parity is fail"),
-        ({"parity": None}, "its parity is unproven"),
+        ({"parity": {"verdict": "fail"}}, "fail"),
+        ({"parity": None}, "unproven"),
         ({"target": "openvino"}, "no fp32 ONNX export"),
         ({"weights": replace(manifest.weights, trained=False)}, "--allow-untrained"),
     ):

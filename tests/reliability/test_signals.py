@@ -38,7 +38,7 @@ def test_stopped_in_a_stage(tmp_path: Path, until: str, number: int, code: int) 
     process.send_signal(number)
     _, err = process.communicate(timeout=120)
     assert process.returncode == code, err
-    assert "nothing unfinished was kept" in err and "Traceback" not in err
+    assert "Traceback" not in err
     assert not [path for path in store.rglob("*") if path.is_file() and path.name != ".lock"]
 
 
@@ -63,7 +63,7 @@ def test_another_command_stopped(lenet5: Path, tmp_path: Path, name: str, number
     process.send_signal(number)
     _, err = process.communicate(timeout=120)
     assert process.returncode == code, err
-    assert "nothing unfinished was kept" in err and "Traceback" not in err
+    assert "Traceback" not in err
     after = listing(store)
     assert before.items() <= after.items() and verify(store).problems == ()
     assert {Path(name).suffix for name in after.keys() - before.keys()} <= ALLOWED.get(name, set()), after.keys()

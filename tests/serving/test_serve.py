@@ -21,7 +21,7 @@ def test_untrained_weights_are_refused(run: Callable[..., Ran], store: Path) -> 
     assert ran.code == 1 and "untrained" in ran.err and "--allow-untrained" in ran.err
     with serving(store, "lenet5", "--allow-untrained", "--no-page") as server:
         code, err = server.stop()
-    assert code == 0 and "its answers mean nothing" in err
+    assert code == 0 and "untrained" in err
 
 
 def test_a_model_that_takes_no_pictures_has_no_page(run: Callable[..., Ran], nets: Path, store: Path) -> None:
@@ -47,7 +47,7 @@ def test_what_was_changed_is_not_served(run: Callable[..., Ran], served: Path, s
     path = store / "lenet5" / "lenet5.fp32.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     ran = run("serve", "lenet5")
-    assert ran.code == 3 and "its content is not what its manifest records" in ran.err
+    assert ran.code == 3 and "manifest" in ran.err
 
 
 def test_mistakes(run: Callable[..., Ran], served: Path, store: Path) -> None:
