@@ -1,4 +1,4 @@
-"""Checkpoints from strangers: what wants to run code is refused and not run, what is damaged is named."""
+"""Untrusted checkpoints: code is never run, and damage is reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from deploy.models.zoo.lenet import lenet5
 
 Run = Callable[..., Any]
 Spoil = Callable[[Path, Path], Path]
-"""From a folder and the canary's path to a file."""
+"""Writes a file to a folder, given the path of the canary file."""
 UNSAFE, DAMAGED = "refused and not run", "not a complete checkpoint"
 
 

@@ -1,4 +1,4 @@
-"""An engine is code: one that was changed, or is of another library, GPU or graph, is refused before it is opened."""
+"""Engines contain code: a changed one, or one for another library, GPU or graph, is refused before it is opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is held against an engine before it is opened, with forged manifests."""
+"""Checks of an engine before it is opened, with forged manifests."""
 
 import dataclasses
 from collections.abc import Callable
