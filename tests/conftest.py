@@ -233,6 +233,18 @@ def no_published_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 
 @pytest.fixture(scope="session")
+def lenet5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifacts directory with an export of LeNet-5; tests that change it make a copy."""
+    from deploy.cli.main import main
+
+    folder = tmp_path_factory.mktemp("lenet5") / "artifacts"
+    with pytest.raises(SystemExit) as ended:
+        main(["--artifacts", str(folder), "-q", "export", "zoo/lenet5", "--weights", "none"])
+    assert not ended.value.code
+    return folder
+
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifacts directory with LeNet-5 trained on digits and exported in two precisions."""
     from deploy.exporting.export import export_model

@@ -155,7 +155,7 @@ def work_of(plan: PlannedCell, store: Store) -> dict[str, Any]:
     if path is None:
         return {}
     found = costs(path, plan.cell.sizes)
-    work = Work(operations=found.by_precision, bytes=found.least_bytes, unknown=found.unknown)
+    work = Work(operations=found.by_precision, bytes=found.minimum_bytes, unknown=found.unknown)
     return {"work": asdict(work), "parameters": found.parameters}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from deploy.core.plain import from_plain
 from deploy.core.remote import Remote
 from deploy.core.runner import Feeds, Fetches
 from deploy.core.tensors import TensorSpec
@@ -76,7 +77,7 @@ class BenchProcess:
             BackendCrashedError: the process died or did not reply in time.
         """
         reply, _ = self._remote.receive(OPEN_S)
-        self.inputs = TensorSpec.all_of(reply.pop("inputs"))
+        self.inputs = from_plain(tuple[TensorSpec, ...], reply.pop("inputs"))
         return reply
 
     def open(

@@ -18,7 +18,7 @@ from deploy.core.errors import ArtifactError
 
 SCHEMA = 1
 KIND = "timings"
-FOLDER, _, ABSENT, _ = records.FOLDERS
+FOLDER, ABSENT = records.BENCH, records.SKIPPED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,7 +17,7 @@ from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
 from deploy.models.request import ModelRequest
-from deploy.support.stored import EXPORTS, newest_of_each
+from deploy.support.lookup import EXPORTS, newest_variants
 
 if TYPE_CHECKING:
     from deploy.core.model import Model
@@ -50,7 +50,7 @@ class TimedModel:
         self._calib, self._progress = calib, progress
         self._model: Model | None = None
         self._weights: Path | None = None
-        self.files = [Artifact.open(Path(request.name))] if self.is_file else newest_of_each(store, request.name)
+        self.files = [Artifact.open(Path(request.name))] if self.is_file else newest_variants(store, request.name)
         for artifact in self.files:
             artifact.verify()
 

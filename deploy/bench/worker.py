@@ -15,6 +15,7 @@ from deploy.bench.energy import joules
 from deploy.bench.interference import between, snapshot
 from deploy.core import registry
 from deploy.core.errors import UsageError
+from deploy.core.plain import to_plain
 from deploy.core.remote import Reply
 from deploy.core.runner import Feeds, Runner
 
@@ -56,7 +57,7 @@ class TimingWorker:
         runner.synchronize()
         first = perf_counter_ns() - bound
         reply = {"import_ns": self._import_ns, "load_ns": loaded - began, "first_ns": first}
-        return {**reply, "inputs": [item.plain() for item in runner.inputs]}, {}
+        return {**reply, "inputs": to_plain(runner.inputs)}, {}
 
     def run(self, feeds: Feeds) -> Reply:
         """Run once, untimed, and return the outputs."""

@@ -1,1 +1,1 @@
-"""One thin file a command, named as its workflow."""
+"""Command line: one module per command, which parses arguments and calls the command's function."""

@@ -1,4 +1,4 @@
-"""What commands share: settings, options, and how a result is shown."""
+"""Settings, options and output that commands share."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 EXIT = {"pass": 0, "measured": 0, "fail": 3, "inconclusive": 4}
-"""Exit codes of verdicts."""
+"""Exit codes by verdict."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Options of ``deploy`` itself, in ``ctx.obj``."""
+    """Options of ``deploy`` itself; ``ctx.obj`` of every command."""
 
     artifacts: Path
     verbose: bool
@@ -31,22 +31,23 @@ class Settings:
 
     @contextmanager
     def progress(self, *, drawn: bool = True) -> Iterator[Progress]:
-        """A display on stderr; it begins with libraries that are known to be unsafe.
+        """Display progress messages on stderr.
 
         Args:
-            drawn: live on a terminal; else lines, for a command that draws something of its own.
+            drawn: use a live display on a terminal; False prints lines, for commands with a display of their own.
         """
-        from deploy.core.advisories import unsafe
         from deploy.terminal.progress import display
 
         with display(quiet=self.quiet, verbose=self.verbose, drawn=drawn) as listener:
-            for advisory, found in unsafe():
-                listener.warn(f"{advisory.told(found)} {advisory.fix}")
             yield listener
 
 
 class Several(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """Words, or numbers from 1 on, separated by commas."""
+    """A comma-separated list of words or of positive integers.
+
+    Args:
+        numbers: the items are integers.
+    """
 
     name = "list"
 
@@ -54,52 +55,53 @@ class Several(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         self.numbers = numbers
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
-        """Read it."""
+        """Return the items of an argument."""
         if isinstance(value, tuple):
             return value
         parts = [part.strip() for part in str(value).split(",") if part.strip()]
         if not parts:
-            self.fail("is empty", param, ctx)
+            self.fail("the list is empty.", param, ctx)
         if not self.numbers:
             return tuple(parts)
         if not all(part.isdigit() and int(part) > 0 for part in parts):
-            self.fail(f"{value!r} is not a list of sizes such as 1,8,32.", param, ctx)
+            self.fail(f"{value!r} is not a list of positive integers, such as 1,8,32.", param, ctx)
         return tuple(int(part) for part in parts)
 
 
 def json_option(function: Command) -> Command:
-    """``--json``: one JSON document on stdout, everything else on stderr."""
-    return click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")(function)
+    """Add ``--json``: one JSON document on stdout, everything else on stderr."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(function)
 
 
 def samples_option(function: Command) -> Command:
-    """``--data``: real samples to probe; see `deploy.exporting.samples.load_samples`."""
+    """Add ``--data``: samples for the parity check; see `deploy.exporting.samples.load_samples`."""
     return click.option(
         "--data",
         metavar="PATH|NAME",
-        help="Real samples to probe beside the seeded ones: .npy, .npz, a folder of images, a bundled data set.",
+        help="Real samples for the parity check, in addition to random ones: .npy, .npz, a folder of images, or the "
+        "name of a data set.",
     )(function)
 
 
 def model_options(function: Command) -> Command:
-    """Options that say which model is meant; see `request`."""
+    """Add the options that describe a model; `request` reads them."""
     for option in reversed(
         (
             click.option(
                 "--weights",
                 default="auto",
                 metavar="auto|default|none|FILE",
-                help="auto: published or trained weights, else seeded untrained ones with a warning; default: "
-                "published or nothing; none: untrained; FILE: safetensors, or a pickled state dict. [default: auto]",
+                help="auto: trained or published weights, else untrained ones with a warning; default: published "
+                "weights only; none: untrained; FILE: safetensors or a pickled state dict. [default: auto]",
             ),
-            click.option("--arch", metavar="NAME", help="Architecture of MODEL, where MODEL is a checkpoint."),
-            click.option("--seed", default=0, show_default=True, help="Of untrained weights and of probes."),
+            click.option("--arch", metavar="NAME", help="Architecture, if MODEL is a checkpoint."),
+            click.option("--seed", default=0, show_default=True, help="Random seed of untrained weights and probes."),
             click.option(
                 "--input",
                 "inputs",
                 multiple=True,
                 metavar="NAME:DIMS[:DTYPE[:LOW..HIGH]]",
-                help="What MODEL takes, repeated for each input: image:batch,3,224,224  "
+                help="Input of MODEL; repeat for each input: image:batch,3,224,224 or "
                 "tokens:batch,length=16:int64:0..30522. Named dimensions are dynamic.",
             ),
             click.option(
@@ -107,7 +109,7 @@ def model_options(function: Command) -> Command:
                 "options",
                 multiple=True,
                 metavar="KEY=VALUE",
-                help="Option of the architecture, repeated: -o num_classes=10",
+                help="Option of the architecture; may be repeated: -o num_classes=10.",
             ),
         )
     ):
@@ -118,14 +120,14 @@ def model_options(function: Command) -> Command:
 def request(
     name: str, weights: str, arch: str | None, seed: int, inputs: tuple[str, ...], options: tuple[str, ...]
 ) -> ModelRequest:
-    """The model that `model_options` describe."""
+    """Return the request for the model that the options of `model_options` describe."""
     from deploy.models.request import ModelRequest, parse_options
 
     return ModelRequest(name=name, weights=weights, arch=arch, seed=seed, inputs=inputs, options=parse_options(options))
 
 
 def emit(document: Mapping[str, Any], as_json: bool, show: Callable[[], None]) -> None:
-    """Print the document as JSON, or show it."""
+    """Print a document as JSON, or call ``show`` to display it."""
     if as_json:
         click.echo(json.dumps(document, indent=1))
     else:

@@ -13,17 +13,17 @@ from deploy.cli._common import Settings, emit, json_option
     epilog="""\b
 Examples:
   deploy inspect artifacts/resnet18/resnet18.fp32.onnx
-  deploy inspect theirs.onnx --batch 8
+  deploy inspect other.onnx --batch 8
 """
 )
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples, for the costs.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size for the costs.")
 @json_option
 @click.pass_obj
 def command(settings: Settings, file: Path, batch: int, as_json: bool) -> None:
-    """What FILE holds: inputs, outputs, opset, operators, parameters, operations and bytes moved.
+    """Describe an ONNX file: inputs, outputs, opset, operators, parameters, operations and memory traffic.
 
-    The file is read, not run.
+    The file is not run.
     """
     from deploy.tools.inspect import inspect
 

@@ -1,4 +1,4 @@
-"""The command ``deploy``: its commands are the files of this folder, imported when they are called."""
+"""The command ``deploy``. Each module of this package is a command, imported when it is called."""
 
 from __future__ import annotations
 
@@ -18,38 +18,48 @@ from deploy.core.interrupt import Stopped, stoppable
 from deploy.core.paths import default_root
 from deploy.core.text import visible
 
-ABOUT = {
-    "bench": "Time models on backends, with confidence intervals.",
-    "check": "Parity of an ONNX file against its model.",
-    "compare": "Tell which of two files, models or backends is faster, with a verdict.",
-    "doctor": "What works on this machine, what does not, why, and what mends it.",
-    "evaluate": "Accuracy of every artifact of a model, with intervals.",
-    "export": "Export a model and prove the file equal to it.",
-    "inspect": "What an ONNX file holds: inputs, outputs, operators, cost.",
-    "models": "List what can be exported.",
-    "package": "Write what a server takes: for Triton, for KServe, or to run alone.",
-    "profile": "Show where the time of one call goes, by operator and layer.",
-    "quantize": "Calibrate an export and write an INT8 graph for one target.",
-    "report": "One page that compares what was timed: architectures, backends, precisions.",
-    "serve": "Answer requests over HTTP: the Open Inference Protocol, and a page to try it.",
-    "sign": "Sign artifacts with a key of your own, offline.",
-    "sweep": "A matrix of models, precisions, backends and machines, made and measured; here or on a cluster.",
-    "train": "Train or fine-tune a model.",
-    "trt": "Build TensorRT engines, and tell what is in one.",
-    "verify": "Hold artifacts against the digests in their manifests.",
+SECTIONS = {
+    "Prepare models": {
+        "models": "List the models that can be exported.",
+        "train": "Train or fine-tune a model.",
+        "export": "Export a model to ONNX or TensorRT and check parity.",
+        "check": "Check an ONNX file for parity with its model.",
+        "quantize": "Quantize an ONNX export to INT8 for one target.",
+        "trt": "Build and inspect TensorRT engines.",
+    },
+    "Measure": {
+        "evaluate": "Measure the accuracy of a model's artifacts.",
+        "bench": "Measure latency and throughput on every backend.",
+        "compare": "Tell which of two files, models or backends is faster.",
+        "profile": "Show where the time of one call goes.",
+        "sweep": "Run many models, precisions, backends and machines.",
+        "report": "Write one HTML page that compares all measurements.",
+    },
+    "Deploy": {
+        "package": "Package models for Triton, KServe or standalone use.",
+        "serve": "Serve models over HTTP (Open Inference Protocol).",
+    },
+    "Inspect and verify": {
+        "doctor": "Check this installation and suggest fixes.",
+        "inspect": "Describe an ONNX file: inputs, operators, cost.",
+        "verify": "Compare artifacts with their digests and signature.",
+        "sign": "Sign artifacts with your own key, offline.",
+    },
 }
-"""Help lines, here so that ``deploy --help`` need not import the commands; a test holds them complete."""
+"""Short help of all commands, here so that ``deploy --help`` does not import them."""
+
+ABOUT = {name: text for section in SECTIONS.values() for name, text in section.items()}
 
 
 class LazyGroup(click.Group):
-    """Commands by file name."""
+    """Commands by module name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of the command files."""
+        """Return the names of the commands."""
         return [name for name in registry.own_names("deploy.cli") if name != "main"]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Import one command; None where there is no such file."""
+        """Import a command; None if there is no such command."""
         if name not in self.list_commands(ctx):
             return None
         command: click.Command = registry.load("deploy.cli", name).command
@@ -58,7 +68,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, with the nearest names for an unknown one."""
+        """Resolve a command as click does, but suggest similar names for an unknown one."""
         name = args[0]
         known = self.list_commands(ctx)
         if name not in known and not name.startswith("-"):
@@ -69,52 +79,57 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands, without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, ABOUT.get(name, "")) for name in self.list_commands(ctx)])
+        """Write the commands in sections, without importing them."""
+        width = max(map(len, ABOUT))
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), text) for name, text in commands.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""\b
+Exit codes: 0 success, 1 error, 2 usage error, 3 check failed, 4 inconclusive
+Shell completion: eval "$(_DEPLOY_COMPLETE=bash_source deploy)"
+                  (zsh_source and fish_source for other shells)
+""",
+)
 @click.option(
     "--artifacts",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where artifacts are written and found. [default: $DEPLOY_ARTIFACTS, else ./artifacts]",
+    help="Artifacts directory. [default: $DEPLOY_ARTIFACTS, else ./artifacts]",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Tell more; errors with their traceback.")
-@click.option("-q", "--quiet", is_flag=True, help="Only results, warnings and errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Show library messages and tracebacks.")
+@click.option("-q", "--quiet", is_flag=True, help="Show only results, warnings and errors.")
 @click.version_option(package_name="deploy-toolkit")
 @click.pass_context
 def cli(ctx: click.Context, artifacts: Path | None, verbose: bool, quiet: bool) -> None:
-    """Export trained PyTorch models, prove the files equal to them, and deploy them.
+    """Export trained PyTorch models, check the exported files, and deploy them.
 
     \b
-      deploy export resnet18 --format onnx       a proven ONNX file under artifacts/
-      deploy check resnet18 --onnx other.onnx    is this file equal to that model?
-      deploy quantize resnet18 --calib images/   INT8, right for its target
-      deploy trt build --int8 --calib images/    a TensorRT engine of the newest export
-      deploy bench resnet18                      how long it takes, on every backend
-      deploy sweep sweep.yaml                    many models, backends and machines at once
-      deploy report                              one page of all that was measured
-      deploy doctor                              what works on this machine
+    Get started:
+      deploy export resnet18                     export to ONNX and check parity
+      deploy quantize resnet18 --calib images/   quantize the export to INT8
+      deploy bench resnet18                      measure latency on every backend
+      deploy report                              compare the results on one page
 
-    Shell completion: eval "$(_DEPLOY_COMPLETE=bash_source deploy)", or zsh_source, fish_source.
-
-    Exit codes: 0 done, 1 failed, 2 usage, 3 a check did not pass, 4 inconclusive.
+    `deploy COMMAND --help` shows the options of a command, with examples.
     """  # noqa: D301  (click reads the escape)
     ctx.obj = Settings(artifacts=artifacts or default_root(), verbose=verbose, quiet=quiet)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line; the only place that turns errors into exit codes."""
+    """Run the command line and exit with its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    _keep_stdout()
+    _reserve_stdout()
     sys.exit(_run(arguments))
 
 
-def _keep_stdout() -> None:
-    """Standard output is for results: what a library prints there by itself goes to standard error."""
+def _reserve_stdout() -> None:
+    """Reserve standard output for results: libraries that print to it write to standard error instead."""
     if sys.stdout is not sys.__stdout__ or sys.stdout is None or sys.stdout.fileno() != 1:
-        return  # somebody took it already, as tests do
+        return  # already replaced, as in tests
     sys.stdout.flush()
     results = os.dup(1)
     os.dup2(2, 1)
@@ -140,15 +155,15 @@ def _run(arguments: list[str]) -> int:
         exc.show()
         return exc.exit_code
     except (KeyboardInterrupt, click.Abort):
-        return _fail("Interrupted", "interrupted; nothing unfinished was kept.", None, 130, as_json)
+        return _fail("Interrupted", "interrupted; partial results were discarded.", None, 130, as_json)
     except Stopped as exc:
         word = "interrupted" if exc.number == signal.SIGINT else "terminated"
-        return _fail(word.title(), f"{word}; nothing unfinished was kept.", None, 128 + exc.number, as_json)
+        return _fail(word.title(), f"{word}; partial results were discarded.", None, 128 + exc.number, as_json)
     except OSError as exc:
         where = f"{exc.filename}: " if exc.filename else ""
         return _fail("StorageError", f"{where}{exc.strerror or exc}.", None, 1, as_json)
     except MemoryError:
-        return _fail("OutOfMemory", "out of memory.", "a smaller batch or input needs less", 1, as_json)
+        return _fail("OutOfMemory", "out of memory.", "use a smaller batch or input", 1, as_json)
 
 
 def _fail(kind: str, message: str, hint: str | None, code: int, as_json: bool) -> int:

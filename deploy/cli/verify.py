@@ -14,25 +14,29 @@ from deploy.cli._common import Settings, emit, json_option
 Examples:
   deploy verify
   deploy verify artifacts/resnet18/resnet18.fp32.onnx
-  deploy verify artifacts/resnet18 --key key.pub       and the signature of deploy sign
+  deploy verify artifacts/resnet18 --key key.pub       verify the signature too
 """
 )
 @click.argument("path", required=False, type=click.Path(path_type=Path))
-@click.option("--key", type=click.Path(path_type=Path), help="Public key: hold the folder against its signature too.")
-@click.option("--signature", type=click.Path(path_type=Path), help="Where it lies. [default: PATH/model.sig]")
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path),
+    help="Public key, a PEM file: also verify the signature.",
+)
+@click.option("--signature", type=click.Path(path_type=Path), help="Signature file. [default: PATH/model.sig]")
 @json_option
 @click.pass_obj
 def command(settings: Settings, path: Path | None, key: Path | None, signature: Path | None, as_json: bool) -> int:
-    """Hold artifacts against the digests in their manifests, and against a signature.
+    """Compare artifacts with the digests in their manifests and, with --key, with a signature.
 
-    PATH is an artifact or a folder; without it, the artifacts directory. Exit code 3: something is not what its
-    manifest says, or not what was signed.
+    PATH is an artifact or a folder; the default is the artifacts directory. Exit code 3: a file differs from its
+    manifest or from what was signed.
     """
     from deploy.core.text import visible
     from deploy.tools.verify import verify
 
     if signature and not key:
-        raise click.UsageError("--signature needs --key: a signature is held against a public key.")
+        raise click.UsageError("--signature needs --key.")
     report = verify(path or settings.artifacts)
     if key:
         from deploy.tools.sign import verify_signature
@@ -41,11 +45,11 @@ def command(settings: Settings, path: Path | None, key: Path | None, signature: 
 
     def show() -> None:
         for sound in report.sound:
-            click.echo(visible(f"sound    {sound}"))
+            click.echo(visible(f"ok       {sound}"))
         for problem in report.problems:
-            click.echo(visible(f"WRONG    {problem}"))
-        signed = "; the signature holds" if key else ""
-        click.echo(f"{len(report.sound)} sound, {len(report.problems)} wrong{signed}")
+            click.echo(visible(f"PROBLEM  {problem}"))
+        signature = "; signature verified" if key else ""
+        click.echo(f"{len(report.sound)} ok, {len(report.problems)} problems{signature}")
 
     emit(report.to_dict(), as_json, show)
     return 3 if report.problems else 0

@@ -1,1 +1,1 @@
-"""Nouns shared by every room: standard library and numpy only."""
+"""Shared types and infrastructure, without heavy imports."""

@@ -1,10 +1,10 @@
-"""An artifact is a file with its manifest: what it is, where it came from, and the evidence that it is right."""
+"""An artifact: a file with its manifest, which records what the file is, how it was made, and its parity check."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,31 +14,43 @@ from deploy.core.environment import machine, now, versions
 from deploy.core.errors import ArtifactError, DigestError
 from deploy.core.lock import unwritten
 from deploy.core.model import Preprocessing, Weights
+from deploy.core.plain import from_plain, to_plain
 from deploy.core.tensors import TensorSpec
 
 SCHEMA = 1
-_CHUNK = 1 << 20
+AGAIN = "create the file again, or restore it from a copy"
+_CHUNK_BYTES = 1 << 20
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes.
+    """Return the SHA-256 digest of a file, in hexadecimal digits.
 
     Raises:
-        ArtifactError: it cannot be read.
+        ArtifactError: the file cannot be read.
     """
     digest = hashlib.sha256()
     try:
         with path.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
+            while chunk := stream.read(_CHUNK_BYTES):
                 digest.update(chunk)
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc.strerror}.") from exc
     return digest.hexdigest()
 
 
+def join_digests(digests: Iterable[str]) -> str:
+    """Return one identifier for several files: their digests, joined by ``+``, that of the graph or engine first."""
+    return "+".join(digests)
+
+
+def split_digests(joined: str) -> list[str]:
+    """Return the digests that `join_digests` joined."""
+    return joined.split("+")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Payload:
-    """One file of an artifact: its name inside the artifact's folder, its digest, its size in bytes."""
+    """One file of an artifact: its name in the artifact's folder, its SHA-256 digest, its size in bytes."""
 
     file: str
     sha256: str
@@ -46,21 +58,25 @@ class Payload:
 
     @classmethod
     def of(cls, path: Path) -> Payload:
-        """Measure a file."""
+        """Measure a file.
+
+        Raises:
+            ArtifactError: the file cannot be read.
+        """
         return cls(file=path.name, sha256=sha256(path), bytes=path.stat().st_size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """All that is known of an artifact; stored as JSON beside it.
+    """The description of an artifact, stored as JSON beside it.
 
     Attributes:
-        files: the artifact itself first, then what belongs to it (external data).
+        files: the artifact itself, then the files that belong to it (external data).
         model: full name of the model, ``torchvision/resnet18``.
         reference: rebuilds the model (see `Model.reference`).
-        options: what the command was asked for and what it chose.
-        parent: digest of the artifact this one was made from.
-        parity, accuracy: evidence, as their rooms write it.
+        options: options of the command, and what it decided itself.
+        parent: `digest` of the artifact that this one was made from.
+        parity, accuracy: results of the parity check and of the evaluation.
     """
 
     model: str
@@ -84,72 +100,59 @@ class Manifest:
     created: str = field(default_factory=now)
     schema: int = SCHEMA
 
+    @property
+    def digest(self) -> str:
+        """The joined digests of all files (`join_digests`)."""
+        return join_digests(item.sha256 for item in self.files)
+
     def to_json(self) -> str:
-        """The manifest's text: sealed JSON."""
-        return dump_checked(dataclasses.asdict(self))
+        """Return the manifest as JSON with a checksum."""
+        return dump_checked(to_plain(self))
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> Manifest:
-        """Read a manifest.
+        """Parse a manifest.
+
+        Args:
+            text: what `to_json` returned.
+            path: its file, for error messages.
 
         Raises:
-            ArtifactError: it is not JSON, of another schema, or lacks or mistypes a field.
-            DigestError: it was changed after it was written.
+            ArtifactError: the text is not JSON, has another schema, or a field is missing, unknown or of a wrong type.
+            DigestError: the text was changed after it was written.
         """
         try:
             data = load_checked(text)
         except ChecksumError as exc:
-            raise DigestError(f"{path}: the manifest is not what was written.", "export the model again") from exc
+            raise DigestError(f"{path}: the manifest was changed after it was written.", AGAIN) from exc
         except (ValueError, RecursionError) as exc:
             raise ArtifactError(f"{path}: the manifest is not valid JSON: {exc}.") from exc
-        if data.get("schema") != SCHEMA:
-            found = data.get("schema")
+        schema = data.get("schema")
+        if schema != SCHEMA:
             raise ArtifactError(
-                f"{path}: manifest schema {found!r}, this version reads {SCHEMA}.", "export the model again"
+                f"{path}: the manifest has schema {schema!r}; this version reads schema {SCHEMA}.", AGAIN
             )
         try:
-            return cls(**_revive(data))
-        except (TypeError, KeyError, ValueError, AttributeError) as exc:
+            manifest = from_plain(cls, data)
+            _check(manifest, set(data))
+        except ValueError as exc:
             raise ArtifactError(f"{path}: the manifest is damaged: {exc}.") from exc
+        return manifest
 
 
-def _specs(items: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
-    return tuple(
-        TensorSpec(
-            **{
-                **item,
-                "shape": tuple(item["shape"]),
-                "bounds": tuple(item["bounds"]) if item["bounds"] else None,
-            }
-        )
-        for item in items
-    )
-
-
-def _revive(data: dict[str, Any]) -> dict[str, Any]:
-    files = tuple(Payload(**item) for item in data["files"])
-    for item in files:
-        if not isinstance(item.file, str) or not item.file or Path(item.file).name != item.file:
+def _check(manifest: Manifest, names: set[str]) -> None:
+    unknown = names - {item.name for item in dataclasses.fields(Manifest)}
+    if unknown:
+        raise ValueError(f"unknown fields: {', '.join(sorted(unknown))}")
+    if not manifest.files:
+        raise ValueError("no files are listed")
+    for item in manifest.files:
+        if item.file in ("", "..") or Path(item.file).name != item.file:
             raise ValueError(f"{item.file!r} is not the name of a file in the same folder")
-    if not files:
-        raise ValueError("it lists no file")
-    preprocessing = data.get("preprocessing")
-    if preprocessing:
-        tuples = {key: tuple(preprocessing[key]) for key in ("crop", "mean", "std")}
-        preprocessing = Preprocessing(**{**preprocessing, **tuples})
-    return {
-        **data,
-        "files": files,
-        "inputs": _specs(data["inputs"]),
-        "outputs": _specs(data["outputs"]),
-        "weights": Weights(**data["weights"]),
-        "labels": tuple(data.get("labels", ())),
-        "preprocessing": preprocessing,
-    }
 
 
 def manifest_path(path: Path) -> Path:
-    """Where the manifest of an artifact lies: beside it, with ``.json`` appended."""
+    """Return the path of an artifact's manifest: beside it, with ``.json`` appended."""
     return path.with_name(path.name + ".json")
 
 
@@ -162,49 +165,49 @@ class Artifact:
 
     @classmethod
     def open(cls, path: Path) -> Artifact:
-        """Read the manifest beside ``path``; the payload is not read (see `verify`).
+        """Read the manifest of a file; the file itself is not read (see `verify`).
 
         Raises:
-            ArtifactError: there is none, or it is damaged.
+            ArtifactError: there is no manifest, or it is damaged.
         """
         beside = manifest_path(path)
         if beside.is_symlink():
-            raise ArtifactError(f"{beside}: a link, not a manifest.")
+            raise ArtifactError(f"{beside}: the manifest is a symbolic link.")
         try:
             text = beside.read_text(encoding="utf-8")
         except FileNotFoundError as exc:
-            raise ArtifactError(f"{path}: there is no manifest beside it ({beside.name}).") from exc
+            raise ArtifactError(f"{path}: no manifest found ({beside.name}).") from exc
         except (OSError, UnicodeDecodeError) as exc:
             raise ArtifactError(f"{beside}: cannot be read: {exc}.") from exc
         manifest = Manifest.from_json(text, beside)
         if manifest.files[0].file != path.name:
-            raise ArtifactError(f"{beside}: the manifest is of {manifest.files[0].file!r}.")
+            raise ArtifactError(f"{beside}: the manifest belongs to another file, {manifest.files[0].file!r}.")
         return cls(path=path, manifest=manifest)
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """All files of it, the manifest last."""
+        """All files of the artifact, the manifest last."""
         return *(self.path.with_name(item.file) for item in self.manifest.files), manifest_path(self.path)
 
     def verify(self) -> None:
-        """Hold every payload file against its digest.
+        """Compare every file of the artifact with its digest.
 
         Raises:
-            DigestError: one is missing, is not a plain file, or differs; or another process has replaced them since
-                the manifest was read.
+            DigestError: a file is missing, is not a regular file, or differs; or another process replaced the files
+                since the manifest was read.
         """
         try:
-            self._hold()
+            self._check_files()
         except DigestError:
-            with unwritten(self.path.parent):  # is somebody just replacing it?
+            with unwritten(self.path.parent):  # another process may be replacing the artifact
                 if Artifact.open(self.path).manifest != self.manifest:
-                    raise DigestError(f"{self.path}: another process replaced it meanwhile.", "try again") from None
-                self._hold()
+                    raise DigestError(f"{self.path}: another process replaced the file.", "try again") from None
+                self._check_files()
 
-    def _hold(self) -> None:
+    def _check_files(self) -> None:
         for payload in self.manifest.files:
             path = self.path.with_name(payload.file)
             if path.is_symlink() or not path.is_file():
-                raise DigestError(f"{path}: missing, or not a plain file; its manifest lists it.")
+                raise DigestError(f"{path}: missing or not a regular file, but its manifest lists it.")
             if path.stat().st_size != payload.bytes or sha256(path) != payload.sha256:
-                raise DigestError(f"{path}: its content is not what its manifest records.", "export the model again")
+                raise DigestError(f"{path}: the content differs from its manifest.", AGAIN)

@@ -1,4 +1,4 @@
-"""What a backend declares about itself, and the list of all backends.
+"""Declarations of backends, and the list of all backends.
 
 Each plug-in of ``deploy.backends`` is a folder. Its ``__init__.py`` imports no runtime and defines ``BACKEND``, a
 `Backend`. Its ``runner.py`` imports the runtime and opens models. Third-party backends register through an entry point
@@ -24,7 +24,7 @@ ONNX, ENGINE = "onnx", "engine"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSettings:
-    """How a backend is asked to run, in the same terms for every backend.
+    """How to run a model, in the same terms for every backend.
 
     Attributes:
         device: ``cpu`` or ``cuda``.
@@ -103,13 +103,13 @@ class Backend:
         return any(importlib.util.find_spec(module) is not None for module in self.modules)
 
     def opens(self, format: str, target: str | None) -> bool:
-        """Whether it runs files of a format, quantized for a target where there is one."""
+        """Return whether it runs files of a format that were quantized for a target; None is no quantization."""
         return format in self.formats and (target is None or target in self.targets)
 
     def versions(self) -> dict[str, str]:
-        """The installed version that decides latencies, by distribution name; empty if not installed."""
-        found = ((package, version(package)) for package in self.packages)
-        return dict([(package, text) for package, text in found if text][:1])
+        """Return the installed version that decides latencies, by distribution name; empty if not installed."""
+        installed = [(package, text) for package in self.packages if (text := version(package))]
+        return dict(installed[:1])
 
     def require(self) -> Backend:
         """Return itself.
@@ -124,13 +124,13 @@ class Backend:
 
 @cache
 def backends() -> Mapping[str, Backend]:
-    """All declared backends by name, the reference first, then alphabetically.
+    """Return all declared backends by name, the reference first, then alphabetically.
 
     Raises:
         BackendError: a third-party plug-in cannot be imported or declares no `Backend`.
     """
-    found = [_declared(plugin) for plugin in registry.names(PACKAGE)]
-    return {item.name: item for item in sorted(found, key=lambda item: (not item.reference, item.name))}
+    declared = [_declared(plugin) for plugin in registry.names(PACKAGE)]
+    return {item.name: item for item in sorted(declared, key=lambda item: (not item.reference, item.name))}
 
 
 def _declared(plugin: str) -> Backend:
@@ -161,7 +161,7 @@ def find_backend(name: str) -> Backend:
 
 
 def default_backend(format: str) -> Backend:
-    """Return the backend that runs a format where none is named.
+    """Return the backend that runs a format by default.
 
     Raises:
         BackendError: no backend declares the format.

@@ -1,6 +1,7 @@
-"""Documents that carry their own digest: a change to any byte of the text is seen.
+"""JSON documents with a checksum: a change to any byte of the text is detected.
 
-It protects from accidents, not from who can write: that one can dump_checked anew. Against them stands a signature.
+A checksum protects against accidents. Somebody who can write the file can also write a new checksum; a signature
+(`deploy.tools.sign`) protects against that.
 """
 
 from __future__ import annotations
@@ -10,33 +11,37 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-_NAME = "sha256"
+_CHECKSUM = "sha256"
 
 
 class ChecksumError(ValueError):
-    """A document is not what was written."""
+    """A document differs from what was written."""
 
 
 def dump_checked(content: Mapping[str, Any]) -> str:
-    """The text of a document: JSON, keys sorted, with its digest; one that it has already is replaced."""
-    plain: dict[str, Any] = json.loads(json.dumps(content))  # as it will be read: keys of numbers are text
-    plain.pop(_NAME, None)
-    return _text({**plain, _NAME: _digest(plain)})
+    """Return a document as JSON with sorted keys and a checksum, which replaces an earlier one.
+
+    Args:
+        content: plain values for JSON.
+    """
+    plain: dict[str, Any] = json.loads(json.dumps(content))  # as it will be read: keys become strings
+    plain.pop(_CHECKSUM, None)
+    return _text({**plain, _CHECKSUM: _digest(plain)})
 
 
 def load_checked(text: str) -> dict[str, Any]:
-    """The content of a sealed text.
+    """Return the content of a text that `dump_checked` wrote, without the checksum.
 
     Raises:
-        ChecksumError: it is not what was written.
-        ValueError: it is not JSON of an object.
+        ChecksumError: the text differs from what was written.
+        ValueError: the text is not a JSON object.
     """
     document = json.loads(text)
     if not isinstance(document, dict):
         raise ValueError(f"a {type(document).__name__}, not an object")
-    content = {name: value for name, value in document.items() if name != _NAME}
-    if document.get(_NAME) != _digest(content) or text != _text(document):
-        raise ChecksumError("its content is not what was written")
+    content = {name: value for name, value in document.items() if name != _CHECKSUM}
+    if document.get(_CHECKSUM) != _digest(content) or text != _text(document):
+        raise ChecksumError("the text differs from what was written")
     return content
 
 

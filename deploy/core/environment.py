@@ -1,4 +1,4 @@
-"""What a result was made with: package versions and the machine, read without importing anything heavy."""
+"""Package versions and the machine, read without heavy imports."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PACKAGES = (
 
 
 def version(package: str) -> str | None:
-    """The installed version of a distribution, or None."""
+    """Return the installed version of a distribution; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -36,9 +36,9 @@ def version(package: str) -> str | None:
 
 @cache
 def versions() -> dict[str, str]:
-    """Python's version and that of every package of the toolkit that is installed."""
-    found = {package: version(package) for package in PACKAGES}
-    return {"python": platform.python_version(), **{name: text for name, text in found.items() if text}}
+    """Return the versions of Python and of every installed package in `PACKAGES`, by name."""
+    installed = {package: version(package) for package in PACKAGES}
+    return {"python": platform.python_version(), **{name: text for name, text in installed.items() if text}}
 
 
 def _cpu_model() -> str:
@@ -46,19 +46,19 @@ def _cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def usable_cores() -> int:
-    """Cores this process may run on."""
+    """Return the number of cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def memory_bytes() -> int | None:
-    """Physical memory in bytes, where the system tells."""
+    """Return the physical memory in bytes; None where the system does not report it."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
@@ -67,17 +67,17 @@ def memory_bytes() -> int | None:
 
 @cache
 def cpu_features() -> frozenset[str]:
-    """What the processor can do, in the kernel's words (``avx512_vnni``); empty where the kernel does not say."""
+    """Return the processor's features by the kernel's names (``avx512_vnni``); empty where they are not reported."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return frozenset()
-    found = (line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features")))
-    return frozenset(next(found, "").split())
+    features = (line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features")))
+    return frozenset(next(features, "").split())
 
 
 def machine() -> dict[str, str | int | None]:
-    """The machine a result was made on; no host or user name."""
+    """Describe this machine, without host or user name."""
     return {
         "system": f"{platform.system()} {platform.release()}",
         "architecture": platform.machine(),
@@ -88,5 +88,5 @@ def machine() -> dict[str, str | int | None]:
 
 
 def now() -> str:
-    """The present, UTC, to the microsecond (ISO 8601)."""
+    """Return the time now, in UTC, to the microsecond (ISO 8601)."""
     return datetime.now(timezone.utc).isoformat(timespec="microseconds")

@@ -1,23 +1,23 @@
-"""Every error this package raises on purpose.
+"""The errors that this package raises on purpose.
 
-    DeployError                     something the user can act on; exit code 1
-    ├── UsageError                  the request itself is wrong; exit code 2
-    │   ├── UnknownNameError        no such model, backend, format …; carries the nearest names
-    │   └── InputSpecError          an ``--input`` or a shape that cannot be
-    ├── MissingPackageError         an optional package is not installed; the hint is the pip line
+    DeployError                     an error the user can act on; exit code 1
+    ├── UsageError                  the request is invalid; exit code 2
+    │   ├── UnknownNameError        no such model, backend or format; has the most similar names
+    │   └── InputSpecError          an invalid ``--input`` or shape
+    ├── MissingPackageError         an optional package is not installed; the hint installs it
     ├── ModelError                  the model could not be built or run
-    │   └── WeightsError            a checkpoint is missing, broken, does not fit, or is not finite
-    │       └── UnsafePickleError   a pickle that wants to run code; it was not run
-    ├── DataError                   images, arrays or labels that cannot be used
+    │   └── WeightsError            a checkpoint is missing, damaged, does not fit, or is not finite
+    │       └── UnsafePickleError   a pickle that would run code; it was not loaded
+    ├── DataError                   unusable images, arrays or labels
     ├── ExportError                 no strategy could export the model
-    ├── BackendError                a runtime refused or failed to run an artifact
+    ├── BackendError                a runtime refused an artifact or failed to run it
     │   └── BackendCrashedError     the runtime's process died
-    ├── ArtifactError               a file is not what it should be
+    ├── ArtifactError               a file is missing, damaged or of the wrong kind
     │   └── DigestError             a file differs from its manifest; exit code 3
-    ├── ParityError                 what was made does not answer as the model does; exit code 3
-    └── StorageError                the disk refused
+    ├── ParityError                 a result does not match the model's; exit code 3
+    └── StorageError                a file or folder could not be written
 
-Foreign exceptions are translated once, where they enter, with ``raise … from exc``.
+Exceptions of other libraries are translated where they occur, with ``raise … from exc``.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from collections.abc import Iterable
 
 
 class DeployError(Exception):
-    """Something went wrong that the user can act on.
+    """An error the user can act on.
 
     Args:
-        message: what happened, in which file or tensor.
-        hint: what to do about it, or None where the message says it all.
+        message: what happened, and in which file, tensor or option.
+        hint: a command that helps, or one instruction; None where the message suffices.
     """
 
     exit_code = 1
@@ -42,32 +42,45 @@ class DeployError(Exception):
 
 
 class UsageError(DeployError):
-    """The request itself is wrong."""
+    """The request is invalid."""
 
     exit_code = 2
 
 
 class UnknownNameError(UsageError):
-    """A name that is not known, with the nearest ones that are."""
+    """An unknown name.
+
+    Args:
+        kind: what the name stands for, ``backend``.
+        name: the unknown name.
+        known: all known names; the message suggests the most similar ones.
+        hint: see `DeployError`.
+    """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str | None = None) -> None:
-        import difflib  # here, since every command imports this file and few mistype
+        import difflib  # here, since every command imports this module and few need it
 
         near = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.5)
-        asked = f" Did you mean {', '.join(near)}?" if near else ""
-        super().__init__(f"unknown {kind} {name!r}.{asked}", hint)
+        question = f" Did you mean {', '.join(near)}?" if near else ""
+        super().__init__(f"unknown {kind} {name!r}.{question}", hint)
         self.suggestions = tuple(near)
 
 
 class InputSpecError(UsageError):
-    """An input specification or a shape that cannot be."""
+    """An input specification or a shape is invalid."""
 
 
 class MissingPackageError(DeployError):
-    """An optional package is not installed."""
+    """An optional package is not installed.
+
+    Args:
+        package: its name.
+        purpose: what needs it, ``signatures``.
+        install: argument of ``pip install``.
+    """
 
     def __init__(self, package: str, purpose: str, install: str) -> None:
-        super().__init__(f"{purpose} needs the package {package!r}, which is not installed.", f"pip install {install}")
+        super().__init__(f"{purpose}: the package {package!r} is not installed.", f"pip install {install}")
 
 
 class ModelError(DeployError):
@@ -75,15 +88,15 @@ class ModelError(DeployError):
 
 
 class WeightsError(ModelError):
-    """A checkpoint is missing, broken, does not fit the model, or holds values that are not finite."""
+    """A checkpoint is missing, damaged, does not fit the model, or contains values that are not finite."""
 
 
 class UnsafePickleError(WeightsError):
-    """A pickle that wants to run code; it was refused and never run."""
+    """A pickle would run code; it was not loaded."""
 
 
 class DataError(DeployError):
-    """Images, arrays or labels that cannot be used."""
+    """Images, arrays or labels cannot be used."""
 
 
 class ExportError(DeployError):
@@ -91,15 +104,15 @@ class ExportError(DeployError):
 
 
 class BackendError(DeployError):
-    """A runtime refused or failed to run an artifact."""
+    """A runtime refused an artifact or failed to run it."""
 
 
 class BackendCrashedError(BackendError):
-    """The process of a runtime died while it opened or ran an artifact."""
+    """The process of a runtime died, or did not respond in time."""
 
 
 class ArtifactError(DeployError):
-    """A file is not what it should be."""
+    """A file is missing, damaged or of the wrong kind."""
 
 
 class DigestError(ArtifactError):
@@ -109,10 +122,10 @@ class DigestError(ArtifactError):
 
 
 class ParityError(DeployError):
-    """What was made does not answer as the model does; it was not published."""
+    """A result does not match the model's; it was not published."""
 
     exit_code = 3
 
 
 class StorageError(DeployError):
-    """The disk refused: no space, no permission, an I/O error."""
+    """A file or folder could not be written: no space, no permission, an I/O error."""

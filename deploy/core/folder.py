@@ -1,4 +1,4 @@
-"""A folder that is written aside and takes its place in one step."""
+"""Replace a whole folder in one step."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from pathlib import Path
 from deploy.core import interrupt
 from deploy.core.store import SCRATCH, clear, flush, flush_directory, storage_errors
 
-_EXCHANGE = 2
-_HERE = -100
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
 
 
 @contextmanager
 def replaced(place: Path) -> Iterator[Path]:
-    """A scratch folder that becomes ``place`` when the block ends well; a folder that was there goes.
+    """Yield a scratch folder that replaces ``place`` if the block ends without an error.
 
-    Where the system can exchange two folders (Linux), nobody ever sees none; elsewhere there is none between two
-    renames.
+    On Linux the two folders are exchanged, so that ``place`` always exists. Elsewhere it is missing for a moment
+    between two renames.
 
     Raises:
-        StorageError: the disk refused; what was there is there still.
+        StorageError: the folder could not be written; the earlier one is still there.
     """
     with storage_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -43,13 +43,13 @@ def replaced(place: Path) -> Iterator[Path]:
                 for name in names:
                     flush(Path(folder) / name)
                 flush_directory(Path(folder))
-            _take_place(fresh, place)
+            _replace(place, fresh)
             flush_directory(place.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _take_place(fresh: Path, place: Path) -> None:
+def _replace(place: Path, fresh: Path) -> None:
     if not place.exists():
         os.rename(fresh, place)
         return
@@ -65,10 +65,11 @@ def _take_place(fresh: Path, place: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two folders at once; False where that cannot be done."""
+    """Exchange two folders atomically; return False where the system cannot."""
     if not sys.platform.startswith("linux"):
         return False
-    with contextlib.suppress(OSError, AttributeError):  # another C library, an old kernel, a file system without it
-        call = ctypes.CDLL(None, use_errno=True).renameat2
-        return bool(call(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0)
+    with contextlib.suppress(OSError, AttributeError):  # another C library, an old kernel or file system
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+        result = renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+        return bool(result == 0)
     return False

@@ -1,7 +1,7 @@
-"""A signal to stop is not lost, even if a library swallows the exception that it raised.
+"""SIGINT and SIGTERM as exceptions that are not lost if a library swallows them.
 
-The handler remembers the signal and raises; `check`, called between stages and before anything is published, raises
-again.
+The handler remembers the signal and raises `Stopped`. `check`, which is called between stages and before anything is
+published, raises it again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _received: list[int] = []
 
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM; ``number`` says which."""
+    """SIGINT or SIGTERM arrived; ``number`` is the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -30,7 +30,7 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Within this context SIGINT and SIGTERM raise `Stopped`, so that what is half done is undone."""
+    """Let SIGINT and SIGTERM raise `Stopped` within this context, so that partial results are discarded."""
     _received.clear()
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -41,15 +41,15 @@ def stoppable() -> Iterator[None]:
 
 
 def pending() -> bool:
-    """Whether a signal came: for callbacks out of which nothing can be raised."""
+    """Return whether a signal arrived; for callbacks that must not raise."""
     return bool(_received)
 
 
 def check() -> None:
-    """Raise again if a signal came and was swallowed.
+    """Raise `Stopped` again if a library swallowed it.
 
     Raises:
-        Stopped: it did.
+        Stopped: a signal arrived.
     """
     if _received:
         raise Stopped(_received[0])

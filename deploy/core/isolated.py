@@ -8,6 +8,7 @@ from typing import Any
 
 from deploy.core.backend import find_backend
 from deploy.core.errors import UsageError
+from deploy.core.plain import from_plain, to_plain
 from deploy.core.remote import Remote, Reply
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
@@ -59,8 +60,8 @@ class IsolatedRunner(Runner):
             BackendCrashedError: the child process died.
         """
         reply, _ = self._remote.call("open", path=str(path.resolve()), options=options)
-        self.inputs = TensorSpec.all_of(reply["inputs"])
-        self.outputs = TensorSpec.all_of(reply["outputs"])
+        self.inputs = from_plain(tuple[TensorSpec, ...], reply["inputs"])
+        self.outputs = from_plain(tuple[TensorSpec, ...], reply["outputs"])
 
     def submit(self, feeds: Feeds) -> None:
         """Start a run; `result` waits for its outputs."""
@@ -95,8 +96,7 @@ class RunnerHost:
         """Open an artifact and describe its tensors."""
         runner: Runner = self._module.open(Path(path), **options)
         self._runner = runner
-        specs = {"inputs": runner.inputs, "outputs": runner.outputs}
-        return {name: [spec.plain() for spec in items] for name, items in specs.items()}, {}
+        return to_plain({"inputs": runner.inputs, "outputs": runner.outputs}), {}
 
     def run(self, feeds: Feeds) -> Reply:
         """Run once."""

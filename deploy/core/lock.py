@@ -1,4 +1,4 @@
-"""One writer of a folder at a time; the system frees the lock of a process that died."""
+"""One writer per folder at a time; the system frees the lock of a process that died."""
 
 from __future__ import annotations
 
@@ -7,30 +7,60 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-if os.name == "posix":
-    import fcntl
+from deploy.core.errors import StorageError
 
-_NAME = ".lock"
+LOCK = ".lock"
+"""Name of the lock file in a folder."""
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Wait until nobody else writes, and keep others out."""
-    if os.name != "posix":
-        yield
-        return
-    with (folder / _NAME).open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    """Wait until no other process writes to a folder, and keep other writers out.
+
+    Raises:
+        StorageError: the file system has no locks, or the lock file is a symbolic link.
+        OSError: the lock file cannot be opened.
+    """
+    with _lock(folder / LOCK, shared=False):
         yield
 
 
 @contextmanager
 def unwritten(folder: Path) -> Iterator[None]:
-    """Wait until nobody writes, and keep writers out; a folder that was never written has no lock to wait for."""
-    path = folder / _NAME
-    if os.name != "posix" or not path.is_file():
+    """Wait until no process writes to a folder, and keep writers out; a folder without a lock file has no writers.
+
+    Raises:
+        StorageError: the file system has no locks, or the lock file is a symbolic link.
+        OSError: the lock file cannot be opened.
+    """
+    path = folder / LOCK
+    if not path.exists() and not path.is_symlink():
         yield
         return
-    with path.open() as handle:
-        fcntl.flock(handle, fcntl.LOCK_SH)
+    with _lock(path, shared=True):
         yield
+
+
+@contextmanager
+def _lock(path: Path, *, shared: bool) -> Iterator[None]:
+    import portalocker  # here, since its import takes time and most commands lock nothing
+
+    if path.is_symlink():
+        raise StorageError(f"{path}: the lock file is a symbolic link.", f"rm {path}")
+    flags = os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT
+    handle = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    with os.fdopen(handle, "rb" if shared else "r+b", buffering=0) as file:
+        # Windows has shared locks only with the package pywin32
+        kind = portalocker.LOCK_SH if shared and os.name == "posix" else portalocker.LOCK_EX
+        while True:
+            try:
+                portalocker.lock(file, kind)
+                break
+            except portalocker.AlreadyLocked:  # Windows gives up after 10 s
+                continue
+            except portalocker.LockException as exc:
+                raise StorageError(f"{path}: cannot be locked: {exc}.") from exc
+        try:
+            yield
+        finally:
+            portalocker.unlock(file)

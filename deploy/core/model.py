@@ -1,4 +1,4 @@
-"""A model: a network with everything that must be known to run it, and where its weights came from."""
+"""A model: a PyTorch module with what is needed to run it, and where its weights came from."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ UNTRAINED = "untrained"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
-    """Where the values of the parameters came from.
+    """Where a model's weights came from.
 
     Attributes:
-        source: ``untrained``, the name of published weights, or the file they were read from.
-        trained: whether they mean anything.
-        seed: what untrained weights were drawn with.
-        sha256: digest of the file they were read from.
+        source: ``untrained``, the name of published weights, or the checkpoint file.
+        trained: whether the weights are trained.
+        seed: random seed of untrained weights.
+        sha256: digest of the checkpoint file.
     """
 
     source: str
@@ -34,7 +34,7 @@ class Weights:
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """Equal for weights that are the same, different for others."""
+        """A key that is equal for equal weights."""
         return (self.sha256,) if self.sha256 else (self.source, self.seed)
 
 
@@ -43,8 +43,11 @@ class Preprocessing:
     """From an image to an input tensor: resize, center-crop, scale to [0, 1], then ``(x - mean) / std``.
 
     Attributes:
-        resize: the shorter side in pixels before the crop, or None to resize straight to ``crop``.
-        crop: height and width in pixels of the input.
+        crop: height and width of the input in pixels.
+        mean, std: per channel.
+        resize: length in pixels of the shorter side before the crop; None resizes directly to ``crop``.
+        interpolation: ``bilinear``, ``bicubic`` or ``nearest``.
+        gray: convert the image to one channel.
     """
 
     crop: tuple[int, int]
@@ -57,17 +60,21 @@ class Preprocessing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """A network in evaluation mode and all that is needed to call it.
+    """A module in evaluation mode and what is needed to call it.
 
     Attributes:
-        name: the full name, ``torchvision/resnet18``.
-        slug: the name of its folder and files, ``resnet18``.
-        inputs: every input with all the dimensions that could be dynamic as symbols.
-        sizes: a size for each symbol, used to trace.
-        keywords: inputs passed by keyword; the others are passed in order.
-        untraceable: why torch.export is known to fail, so that it need not be tried; empty where it is not.
-        listed: the inputs are samples of a list (torchvision's detectors), not arguments.
-        reference: rebuilds the model in another process or on another day: what was asked for.
+        name: full name, ``torchvision/resnet18``.
+        slug: name of the model's folder and files, ``resnet18``.
+        module: the PyTorch module.
+        inputs: all inputs; every dimension that may be dynamic is a symbol.
+        sizes: size of each symbol for tracing.
+        weights: where the weights came from.
+        preprocessing: from an image to the input; None where the input is no image.
+        labels: class names.
+        keywords: inputs passed by keyword; the others are positional.
+        listed: the inputs are passed as one list of samples, as torchvision's detectors expect.
+        untraceable: why torch.export is known to fail, so that it is not tried; empty otherwise.
+        reference: plain values of the request, which rebuild the model in another process.
     """
 
     name: str
@@ -84,39 +91,42 @@ class Model:
     reference: Mapping[str, Any] = field(default_factory=dict)
 
     def arguments(self, tensors: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional and keyword arguments of ``module`` from tensors by input name."""
+        """Return the positional and keyword arguments of ``module`` from tensors by input name."""
         positional = [tensors[spec.name] for spec in self.inputs if spec.name not in self.keywords]
         keyword = {spec.name: tensors[spec.name] for spec in self.inputs if spec.name in self.keywords}
         return ((positional,), keyword) if self.listed else (tuple(positional), keyword)
 
     def call(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """Run the module and name what it returns (see `name_outputs`)."""
+        """Run the module and return its outputs by name (see `name_outputs`)."""
         positional, keyword = self.arguments(tensors)
         return name_outputs(self.module(*positional, **keyword))
 
     def replace(self, **changes: Any) -> Model:
-        """A copy with some fields changed."""
+        """Return a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
 
 def name_outputs(result: Any) -> dict[str, Any]:
-    """Flatten whatever a module returns into named tensors, in the order exporters flatten it.
+    """Flatten the result of a module into named tensors, in the order in which exporters flatten it.
 
-    One tensor is ``logits`` when it is a matrix of floats (samples, classes) and ``output`` otherwise.
-    Dictionaries and dataclasses keep their keys, sequences are numbered ``output_0``, ``output_1`` …;
-    nested ones are joined by a dot. None is left out.
+    A single tensor is named ``logits`` if it is a float matrix [samples, classes], else ``output``. Items of
+    dictionaries and dataclasses keep their keys; items of sequences are named ``output_0``, ``output_1`` and so on;
+    nested names are joined by a dot. None is omitted.
+
+    Args:
+        result: what the module returned.
 
     Raises:
-        ModelError: something in the result is not a tensor, or there is no tensor at all.
+        ModelError: a leaf of the result is not a tensor, or there is no tensor.
     """
     if _is_tensor(result):
         return {"logits" if len(result.shape) == 2 and result.is_floating_point() else "output": result}
     if isinstance(result, (list, tuple)) and len(result) == 1:
         return name_outputs(result[0])
-    named = dict(_walk(result, ()))
-    if not named:
-        raise ModelError(f"the model returned no tensor but {type(result).__name__}.")
-    return named
+    tensors = dict(_walk(result, ()))
+    if not tensors:
+        raise ModelError(f"the model returned {type(result).__name__}, which contains no tensor.")
+    return tensors
 
 
 def _is_tensor(value: Any) -> bool:
@@ -144,6 +154,7 @@ def _walk(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
         return
     children = _children(value)
     if children is None:
-        raise ModelError(f"the model returned a {type(value).__name__} at {'.'.join(path) or 'the top'}, not a tensor.")
+        name = ".".join(path) or "the top level"
+        raise ModelError(f"the model returned {type(value).__name__} at {name}, not a tensor.")
     for key, item in children:
         yield from _walk(item, (*path, key))

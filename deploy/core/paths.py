@@ -1,4 +1,4 @@
-"""Where things are by default."""
+"""Default locations."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pathlib import Path
 
 
 def default_root() -> Path:
-    """The artifacts directory: ``$DEPLOY_ARTIFACTS``, else ``./artifacts``."""
+    """Return the default artifacts directory: ``$DEPLOY_ARTIFACTS``, else ``./artifacts``."""
     return Path(os.environ.get("DEPLOY_ARTIFACTS") or "artifacts")

@@ -1,4 +1,4 @@
-"""Dataclasses to plain values for JSON, and back with their types checked (msgspec)."""
+"""Convert dataclasses to plain values for JSON, and back with type checks (msgspec)."""
 
 from __future__ import annotations
 

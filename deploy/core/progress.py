@@ -1,4 +1,4 @@
-"""How a workflow tells what it is doing, without knowing who listens."""
+"""Progress messages: functions send them, commands display them."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from contextlib import contextmanager
 
 
 class Progress:
-    """A listener that says nothing; commands pass one that draws."""
+    """Receives progress messages and ignores them; subclasses display or record them."""
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
-        """A step that takes time."""
+        """A step that takes time; ``title`` names it, such as ``exporting``."""
         yield
 
     def note(self, text: str) -> None:
-        """Something the user must know: a fallback, a substitution that was asked for, a choice made."""
+        """Something the user should know: a fallback, a substitution, a choice."""
 
     def detail(self, text: str) -> None:
-        """What a library said: for those who asked to be told more."""
+        """A library's message, for verbose output."""
 
     def warn(self, text: str) -> None:
-        """Something the user must not miss."""
+        """A warning."""
 
     def advance(self, done: int, total: int, text: str = "") -> None:
-        """How far the present step is."""
+        """Progress of the current step: ``done`` of ``total``, with a description."""
 
 
 SILENT = Progress()

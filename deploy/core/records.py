@@ -1,4 +1,4 @@
-"""Records: JSON documents of what was measured; each carries its own digest and says its kind and schema."""
+"""Records: JSON documents of measurements. Each has a kind, a schema and a checksum."""
 
 from __future__ import annotations
 
@@ -14,34 +14,37 @@ from deploy.core.errors import ArtifactError, DigestError
 from deploy.core.store import write_file
 
 AGAIN = "measure again"
-FOLDERS = ("bench", "evaluation", ".absent", ".sweeps")
-"""Where they lie: the first two of a model's folder, the others of the artifacts directory."""
+BENCH, EVALUATION = "bench", "evaluation"
+"""Folders of records in a model's folder."""
+SKIPPED, SWEEPS = ".absent", ".sweeps"
+"""Folders of records in the artifacts directory."""
+FOLDERS = (BENCH, EVALUATION, SKIPPED, SWEEPS)
 
 _KEY_DIGITS = 16
 
 
 def key_of(values: Any) -> str:
-    """Sixteen hexadecimal digits that name plain values."""
+    """Return 16 hexadecimal digits that identify plain values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:_KEY_DIGITS]
 
 
 def is_record(path: Path) -> bool:
-    """Whether a file lies where records do and is named as they are: ``….KEY.json``."""
-    named = re.fullmatch(rf"(.*\.)?[0-9a-f]{{{_KEY_DIGITS}}}\.json", path.name)
-    return path.parent.name in FOLDERS and named is not None
+    """Return whether a file lies in a folder of records and has a record's name, ``….KEY.json``."""
+    name = re.fullmatch(rf"(.*\.)?[0-9a-f]{{{_KEY_DIGITS}}}\.json", path.name)
+    return path.parent.name in FOLDERS and name is not None
 
 
 def save(path: Path, kind: str, schema: int, content: Mapping[str, Any]) -> None:
-    """Write a record, durably and at once.
+    """Write a record, complete and durable or not at all.
 
     Args:
-        path: where; its name is part of the record, so that one that was renamed is seen.
-        kind: what it is.
-        schema: of the content.
+        path: the file; its name is part of the record, so that `check` detects a renamed file.
+        kind: kind of record.
+        schema: version of the content's format.
         content: plain values for JSON.
 
     Raises:
-        StorageError: the disk refused.
+        StorageError: the file cannot be written.
     """
     write_file(path, dump_checked({"kind": kind, "schema": schema, "name": path.name, **content}).encode())
 
@@ -50,30 +53,34 @@ def load(path: Path, kind: str, schema: int) -> dict[str, Any]:
     """Read a record.
 
     Raises:
-        ArtifactError: it is damaged, or of another kind or schema.
-        DigestError: it is not what was written.
+        ArtifactError: the record is damaged, or has another kind or schema.
+        DigestError: the record was changed or renamed.
     """
     document = check(path)
     if document.get("kind") != kind:
-        raise ArtifactError(f"{path}: not a record of {kind}.")
+        raise ArtifactError(f"{path}: not a record of the kind {kind!r}.")
     if document.get("schema") != schema:
-        raise ArtifactError(f"{path}: record schema {document.get('schema')!r}, this version reads {schema}.", AGAIN)
+        raise ArtifactError(
+            f"{path}: the record has schema {document.get('schema')!r}; this version reads schema {schema}.", AGAIN
+        )
     return document
 
 
 def check(path: Path) -> dict[str, Any]:
-    """Hold a record against its own digest and name.
+    """Read a record of any kind and compare it with its checksum and name.
 
     Raises:
-        ArtifactError: it cannot be read.
-        DigestError: it is not what was written.
+        ArtifactError: the file cannot be read.
+        DigestError: the record was changed or renamed.
     """
     try:
         document = load_checked(path.read_text(encoding="utf-8"))
     except ChecksumError as exc:
-        raise DigestError(f"{path}: its content is not what was recorded.", AGAIN) from exc
+        raise DigestError(f"{path}: the record was changed after it was written.", AGAIN) from exc
     except (OSError, ValueError, RecursionError) as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc}.") from exc
-    if document.get("name") != path.name or path.is_symlink():
-        raise DigestError(f"{path}: recorded as {document.get('name')}, and not a plain file of that name.", AGAIN)
+    if path.is_symlink():
+        raise DigestError(f"{path}: the record is a symbolic link.", AGAIN)
+    if document.get("name") != path.name:
+        raise DigestError(f"{path}: the record was written as {document.get('name')}.", AGAIN)
     return document

@@ -1,6 +1,6 @@
-"""Plug-ins are files: a package's modules are its registry, listed without importing them.
+"""Plug-ins: the modules of a package, listed without importing them.
 
-Third parties add to a registry with an entry point whose group is the package's name.
+Third parties add a plug-in with an entry point whose group is the package's name.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @cache
 def _extras(package: str) -> dict[str, EntryPoint]:
-    from importlib.metadata import entry_points  # slow to import, and `deploy --help` does without
+    from importlib.metadata import entry_points  # slow to import, and `deploy --help` does not need it
 
     return {point.name: point for point in entry_points(group=package)}
 
 
 @cache
 def own_names(package: str) -> tuple[str, ...]:
-    """Names of the files in ``package``, sorted; a leading underscore marks a helper, not a plug-in."""
+    """Return the names of a package's own modules, sorted; a leading underscore marks a helper, not a plug-in."""
     spec = importlib.util.find_spec(package)
     paths = list(spec.submodule_search_locations or ()) if spec else []
     return tuple(sorted(module.name for module in pkgutil.iter_modules(paths) if not module.name.startswith("_")))
@@ -35,15 +35,20 @@ def own_names(package: str) -> tuple[str, ...]:
 
 @cache
 def names(package: str) -> tuple[str, ...]:
-    """Names of the plug-ins in ``package``, third parties' included, sorted."""
+    """Return the names of a package's plug-ins, including third parties', sorted."""
     return tuple(sorted({*own_names(package), *_extras(package)}))
 
 
 def load(package: str, name: str, kind: str = "plug-in") -> ModuleType:
-    """Import one plug-in.
+    """Import a plug-in.
+
+    Args:
+        package: the package of the registry.
+        name: name of the plug-in.
+        kind: what a plug-in is called in the error message.
 
     Raises:
-        UnknownNameError: there is none of that name.
+        UnknownNameError: there is no plug-in with this name.
     """
     if name in own_names(package):
         return importlib.import_module(f"{package}.{name}")

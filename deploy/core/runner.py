@@ -1,4 +1,4 @@
-"""The one interface of everything that runs a model."""
+"""The interface of everything that runs a model."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Fetches = dict[str, NDArray[Any]]
 
 
 class Runner(ABC):
-    """An open artifact, ready to run; a context manager that frees what it holds.
+    """An open artifact, ready to run; a context manager that frees its resources.
 
     Attributes:
-        inputs: what it takes, in order.
-        outputs: what it gives, in order; shapes may be unknown (empty) where the backend does not say.
+        inputs: specifications of the inputs, in order.
+        outputs: specifications of the outputs, in order; shapes are empty where the backend does not report them.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -29,33 +29,42 @@ class Runner(ABC):
 
     @abstractmethod
     def run(self, feeds: Feeds) -> Fetches:
-        """Run once: arrays by input name in, arrays by output name out.
+        """Run once.
+
+        Args:
+            feeds: arrays by input name.
+
+        Returns:
+            Arrays by output name.
 
         Raises:
-            BackendError: the runtime refused the feeds or failed.
+            BackendError: the runtime refused the inputs or failed.
         """
 
     def bind(self, feeds: Feeds) -> None:
-        """Lay arrays by input name where `launch` finds them; not part of what is timed.
+        """Copy the inputs to where `launch` reads them; not part of the measured latency.
+
+        Args:
+            feeds: arrays by input name.
 
         Raises:
-            BackendError: they do not fit.
+            BackendError: the runtime refused the inputs.
         """
         self._bound: Feeds = feeds
 
     def launch(self) -> None:
-        """Begin a run of what was bound."""
-        self._given = self.run(self._bound)
+        """Start a run on the bound inputs."""
+        self._fetched = self.run(self._bound)
 
-    def synchronize(self) -> None:  # noqa: B027  (most backends are done when `launch` returns)
-        """Wait until what was launched is done."""
+    def synchronize(self) -> None:  # noqa: B027  (most runs are complete when `launch` returns)
+        """Wait for the run that `launch` started."""
 
     def fetch(self) -> Fetches:
-        """Outputs of what was launched last, as `run` gives them."""
-        return self._given
+        """Return the outputs of the last run, arrays by output name."""
+        return self._fetched
 
-    def close(self) -> None:  # noqa: B027  (freeing nothing is a valid way to close)
-        """Free what is held; closing twice is allowed."""
+    def close(self) -> None:  # noqa: B027  (many backends have nothing to free)
+        """Free all resources; closing twice is allowed."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,9 +1,9 @@
-"""The artifacts directory: complete files or none.
+"""The artifacts directory: files appear complete or not at all.
 
-A file is written in a scratch folder on the same file system, flushed to the disk (``fsync``), renamed
-into place, and the rename itself is flushed. Several files become visible together: the folder that holds them is
-renamed once (`PENDING`), and from then on they are published even if the process is killed, for the next one to come
-moves what is left. A move that the disk refuses is taken back. The manifest goes last.
+A file is written to a scratch folder on the same file system, flushed to the disk (``fsync``) and renamed into place;
+then the rename is flushed. Several files are published together: one rename of their folder (`PENDING`) publishes them,
+and if the process is killed after it, the next process moves the remaining files into place. If the disk refuses a
+move, all moves are undone. The manifest is moved last.
 """
 
 from __future__ import annotations
@@ -20,23 +20,29 @@ from pathlib import Path
 from deploy.core import interrupt
 from deploy.core.artifact import Artifact, Manifest, manifest_path
 from deploy.core.errors import ArtifactError, StorageError
-from deploy.core.lock import locked
+from deploy.core.lock import LOCK, locked
 
 SCRATCH = ".scratch-"
+"""Prefix of files and folders that are being written; the process ID follows."""
 PENDING = ".publishing-"
-"""Begins the name of a folder whose files are complete and on their way to where they belong."""
-_BEFORE, _READY = ".before-", "ready-"
+"""Prefix of folders whose files are complete and are being moved to their places."""
+REJECTED = "rejected"
+"""Subfolder of a model's folder for files that failed the parity check; they never replace one that passed."""
 LIMITS = ".limits"
-"""Folder of what was found of the machine itself."""
+"""Folder of the measured limits of machines."""
 SIGNATURE = "model.sig"
-"""Name of the signature of a folder."""
+"""Name of a folder's signature file."""
 REPORT = "report"
-"""Folder of the report, which is made of everything else."""
+"""Folder of the report."""
+_BEFORE, _READY = ".before-", "ready-"
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Translate what the operating system says of ``path``.
+    """Translate the operating system's errors within this context.
+
+    Args:
+        path: file or folder that the error message names.
 
     Raises:
         StorageError: no space, no permission, a read-only or failing disk.
@@ -53,10 +59,10 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write one file, complete and durable or not at all, with the folders above it.
+    """Write a file, complete and durable or not at all; missing parent folders are created.
 
     Raises:
-        StorageError: the disk refused.
+        StorageError: the file cannot be written.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +78,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def flush(path: Path) -> None:
-    """Make a file durable."""
+    """Make a file durable (``fsync``)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -87,13 +93,13 @@ def flush_directory(path: Path) -> None:
 
 
 def finish(folder: Path) -> None:
-    """Move what a killed process had begun to publish in a folder; where the disk is read-only, it stays."""
+    """Finish what a killed process was publishing in a folder; a read-only folder is left as it is."""
     if not _pending(folder):
         return
     try:
-        with locked(folder):  # whoever publishes holds the lock: what is seen with it is of the dead
+        with locked(folder):  # publishers hold the lock, so pending folders seen now belong to dead processes
             _finish(folder)
-    except OSError:
+    except (OSError, StorageError):
         return
 
 
@@ -103,24 +109,20 @@ def _pending(folder: Path) -> list[Path]:
 
 def _finish(folder: Path) -> None:
     for pending in _pending(folder):
-        for path in sorted(pending.iterdir(), key=_manifest_last):
+        for path in sorted(pending.iterdir(), key=lambda path: path.suffix == ".json"):  # the manifest last
             if not path.name.startswith(_BEFORE):
                 os.replace(path, folder / path.name)
         flush_directory(folder)
         shutil.rmtree(pending)
 
 
-def _manifest_last(path: Path) -> bool:
-    return path.suffix == ".json"
-
-
 def _move(pending: Path, folder: Path, names: list[str]) -> None:
-    """Move files to their places, or none of them: what was there before is put back."""
+    """Move files to their places, all or none: on an error the earlier files are restored."""
     moved: list[str] = []
     try:
         for name in names:
             if (folder / name).exists():
-                _keep(folder / name, pending / f"{_BEFORE}{name}")
+                _back_up(folder / name, pending / f"{_BEFORE}{name}")
             moved.append(name)
             os.replace(pending / name, folder / name)
         flush_directory(folder)
@@ -133,33 +135,33 @@ def _move(pending: Path, folder: Path, names: list[str]) -> None:
         raise
 
 
-def _keep(path: Path, copy: Path) -> None:
+def _back_up(path: Path, copy: Path) -> None:
     try:
         os.link(path, copy)
     except OSError:  # a file system without hard links
         shutil.copyfile(path, copy)
 
 
-def _files(artifact: Path) -> set[str]:
-    """What the manifest there lists; nothing where there is none that can be read."""
+def _listed_files(path: Path) -> set[str]:
+    """Return the file names in an artifact's manifest; none where it cannot be read."""
     try:
-        return {payload.file for payload in Artifact.open(artifact).manifest.files}
+        return {payload.file for payload in Artifact.open(path).manifest.files}
     except ArtifactError:
         return set()
 
 
 def clear(folder: Path) -> None:
-    """Remove what dead processes were writing, folders and files."""
+    """Remove the scratch files and folders of dead processes."""
     for stale in folder.glob(f"{SCRATCH}*"):
-        if not _live(stale):
+        if not _in_use(stale):
             if stale.is_dir():
                 shutil.rmtree(stale, ignore_errors=True)
             else:
                 stale.unlink(missing_ok=True)
 
 
-def _live(folder: Path) -> bool:
-    pid = folder.name.removeprefix(SCRATCH).partition("-")[0]
+def _in_use(scratch: Path) -> bool:
+    pid = scratch.name.removeprefix(SCRATCH).partition("-")[0]
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, ValueError):
@@ -177,15 +179,18 @@ class Transaction:
     scratch: Path
 
     def path(self, name: str) -> Path:
-        """Where to write a file that will be called ``name``."""
+        """Return where to write the file that will be published as ``name``."""
         return self.scratch / name
 
     def publish(self, manifest: Manifest, subfolder: str = "") -> Artifact:
-        """Make the files of ``manifest`` durable and visible, replacing earlier ones of the same name.
+        """Make the files of a manifest durable and visible; they replace an earlier artifact of the same name.
 
         Args:
-            manifest: lists the files, all written under `path`.
-            subfolder: of the model's folder; files in one are kept, and never taken for the model's artifacts.
+            manifest: lists the files, all of them written to `path`.
+            subfolder: subfolder of the model's folder; `Store.artifacts` does not list artifacts in it.
+
+        Raises:
+            StorageError: the files cannot be written; an earlier artifact is unchanged.
         """
         interrupt.check()
         folder = self.folder / subfolder
@@ -199,7 +204,7 @@ class Transaction:
                 flush(self.path(name))
             with locked(folder):
                 _finish(folder)
-                stale = _files(artifact) - set(names)
+                stale = _listed_files(artifact) - set(names)
                 self._make_visible(folder, names)
                 for name in stale:
                     (folder / name).unlink(missing_ok=True)
@@ -212,10 +217,10 @@ class Transaction:
             for name in names:
                 os.replace(self.path(name), ready / name)
             flush_directory(ready)
-            os.rename(ready, pending)  # from here on it is published, whatever happens to this process
+            os.rename(ready, pending)  # from here on the files are published, even if this process is killed
             _move(pending, folder, names)
         except BaseException:
-            if pending.exists():  # the disk refused, and what was there is there again: nobody shall finish it
+            if pending.exists():  # the moves were undone: no other process may finish them
                 os.rename(pending, ready)
             raise
         shutil.rmtree(pending, ignore_errors=True)
@@ -223,20 +228,28 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The artifacts directory: one folder a model."""
+    """The artifacts directory: one folder per model.
+
+    Attributes:
+        root: path of the directory; it need not exist.
+    """
 
     root: Path
 
     def folder(self, slug: str) -> Path:
-        """Where the artifacts of a model lie."""
+        """Return the folder of a model's artifacts.
+
+        Args:
+            slug: short name of the model, ``resnet18``.
+        """
         return self.root / slug
 
     @contextmanager
     def transaction(self, slug: str) -> Iterator[Transaction]:
-        """A place to write; nothing of it is left unless it was published.
+        """Yield a place to write artifacts of a model; files that were not published are removed.
 
         Raises:
-            StorageError: the disk refused.
+            StorageError: the folder cannot be written.
         """
         folder = self.folder(slug)
         fresh = not folder.exists()
@@ -249,11 +262,15 @@ class Store:
             yield Transaction(folder, scratch)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-            if fresh and not any(path.name != ".lock" for path in folder.iterdir()):
+            if fresh and not any(path.name != LOCK for path in folder.iterdir()):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def artifacts(self, slug: str | None = None) -> list[Artifact]:
-        """Every artifact with a readable manifest, newest first."""
+        """Return every artifact with a readable manifest, the newest first.
+
+        Args:
+            slug: short name of a model; None for all models.
+        """
         for pending in self.root.glob(f"{slug or '*'}/{PENDING}*"):
             finish(pending.parent)
         found = []

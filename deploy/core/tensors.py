@@ -1,16 +1,15 @@
-"""What a tensor is before it has values: its name, its dtype, its shape with symbolic dimensions."""
+"""Specifications of tensors: name, dtype, and shape with symbolic dimensions."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from deploy.core.errors import InputSpecError
 
 Dim = int | str
-"""A size, or the name of a dimension whose size is known only when the model runs."""
+"""A size, or the name of a dynamic dimension."""
 
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 DATATYPES = {
@@ -27,7 +26,7 @@ DATATYPES = {
     "float32": "FP32",
     "float64": "FP64",
 }
-"""The Open Inference Protocol's names of numpy's."""
+"""Names of the Open Inference Protocol by numpy dtype."""
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _SIZE = re.compile(r"[1-9][0-9]{0,17}\Z")
 _FORM = "name:dims:dtype, for example tokens:batch,sequence=16:int64:0..30522"
@@ -35,10 +34,13 @@ _FORM = "name:dims:dtype, for example tokens:batch,sequence=16:int64:0..30522"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorSpec:
-    """A named tensor: numpy dtype name and shape; a string in the shape is a symbolic dimension.
+    """A named tensor.
 
     Attributes:
-        bounds: the range ``(low, high)`` that values may take; for integers ``high`` is left out.
+        name: name of the input or output.
+        dtype: name of the numpy dtype.
+        shape: sizes; a string is a symbolic dimension.
+        bounds: range ``(low, high)`` of values; for integers ``high`` is exclusive.
     """
 
     name: str
@@ -48,16 +50,16 @@ class TensorSpec:
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """The symbolic dimensions, in order, each once."""
+        """The symbolic dimensions, in order, without duplicates."""
         return tuple(dict.fromkeys(dim for dim in self.shape if isinstance(dim, str)))
 
     def bind(self, sizes: Mapping[str, int]) -> TensorSpec:
-        """This spec with every symbol named in ``sizes`` replaced by its size."""
+        """Return a copy with every symbol in ``sizes`` replaced by its size."""
         shape = tuple(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in self.shape)
         return TensorSpec(name=self.name, dtype=self.dtype, shape=shape, bounds=self.bounds)
 
     def concrete(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """The shape with every symbol replaced.
+        """Return the shape with every symbol replaced by its size.
 
         Raises:
             InputSpecError: a symbol has no size.
@@ -70,36 +72,27 @@ class TensorSpec:
     def __str__(self) -> str:
         return f"{self.name} {self.dtype}[{', '.join(map(str, self.shape))}]"
 
-    def plain(self) -> dict[str, Any]:
-        """Plain values for a message; the inverse of `all_of`."""
-        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
-
-    @classmethod
-    def all_of(cls, items: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
-        """The specs that a message holds."""
-        return tuple(cls(name=item["name"], dtype=item["dtype"], shape=tuple(item["shape"])) for item in items)
-
 
 def symbols(specs: Sequence[TensorSpec]) -> tuple[str, ...]:
-    """The symbolic dimensions of several tensors, in order, each once."""
+    """Return the symbolic dimensions of several tensors, in order, without duplicates."""
     return tuple(dict.fromkeys(symbol for spec in specs for symbol in spec.symbols))
 
 
 def parse_input(text: str) -> tuple[TensorSpec, dict[str, int]]:
-    """Read ``name:dims[:dtype[:low..high]]``, the form of the ``--input`` option.
+    """Parse ``name:dims[:dtype[:low..high]]``, the argument of the option ``--input``.
 
-    Dimensions are separated by commas. A number is fixed; a name is dynamic; ``name=16`` is dynamic
-    and traced with size 16. ``batch`` needs no size.
+    Dimensions are separated by commas. A number is a fixed size; a name is a dynamic dimension; ``name=16`` is a
+    dynamic dimension that is traced with size 16. ``batch`` needs no size.
 
     Returns:
-        The spec, and the sizes given to its symbols.
+        The specification, and the sizes of its symbols.
 
     Raises:
         InputSpecError: the text has another form.
     """
     parts = text.split(":")
     if not 2 <= len(parts) <= 4 or not _SYMBOL.match(parts[0]):
-        raise InputSpecError(f"--input {text!r} is not of the form {_FORM}.")
+        raise InputSpecError(f"--input {text!r}: expected {_FORM}.")
     name, dims, dtype, bounds = parts[0], parts[1], *(parts[2:] + [""] * (4 - len(parts)))
     dtype = dtype or "float32"
     if dtype not in DTYPES:
@@ -117,7 +110,7 @@ def parse_input(text: str) -> tuple[TensorSpec, dict[str, int]]:
             elif symbol != "batch":
                 raise InputSpecError(f"--input {text!r}: dimension {symbol!r} needs a size to trace with: {symbol}=16.")
         else:
-            raise InputSpecError(f"--input {text!r}: {dim!r} is not a size or a name.")
+            raise InputSpecError(f"--input {text!r}: {dim!r} is neither a size nor a name.")
     return TensorSpec(name=name, dtype=dtype, shape=tuple(shape), bounds=_parse_bounds(text, bounds)), sizes
 
 
@@ -131,10 +124,10 @@ def _parse_bounds(text: str, bounds: str) -> tuple[float, float] | None:
 
 
 def batch_symbol(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str | None:
-    """The dimension along which requests are put together: first in every input and output, and nowhere else.
+    """Return the batch dimension: the symbol that is the first dimension of every input and output, and no other.
 
     Returns:
-        Its name, or None where there is none, so that every request has to run alone.
+        Its name; None where there is none, so that requests cannot be batched.
     """
     first = {spec.shape[0] if spec.shape else None for spec in (*inputs, *outputs)}
     name = first.pop()

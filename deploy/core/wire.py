@@ -1,6 +1,6 @@
-"""Messages between a process and its worker: one line of JSON, then the raw bytes of the arrays it names.
+"""Messages between a process and its child: one line of JSON, then the bytes of the arrays that the line lists.
 
-Nothing is pickled, so a worker that goes wrong cannot make its parent run anything.
+Nothing is pickled, so that a compromised child cannot run code in its parent.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def send(stream: BinaryIO, message: Mapping[str, Any], arrays: Mapping[str, Arra
 
     Args:
         stream: the pipe.
-        message: JSON values.
-        arrays: numpy arrays of plain dtypes (no objects), sent in C order.
+        message: plain values for JSON.
+        arrays: numpy arrays by name, of any dtype but object; sent in C order.
     """
     ordered = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in (arrays or {}).items()}
     layout = [(name, value.dtype.str, value.shape) for name, value in ordered.items()]
@@ -35,8 +35,11 @@ def send(stream: BinaryIO, message: Mapping[str, Any], arrays: Mapping[str, Arra
 def receive(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, Array]]:
     """Read one message.
 
+    Returns:
+        The message and its arrays.
+
     Raises:
-        EOFError: the other side is gone.
+        EOFError: the stream ended.
     """
     line = stream.readline()
     if not line.endswith(b"\n"):

@@ -16,10 +16,10 @@ from deploy.core.errors import BackendError, ExportError, UsageError
 from deploy.core.paths import default_root
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
-from deploy.core.store import Store
+from deploy.core.store import REJECTED, Store
 from deploy.engines.profiles import profiles_of
 from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
-from deploy.quantization.source import Source, artifact_digest, open_source
+from deploy.quantization.source import Source, open_source
 from deploy.support.cuda_driver import gpus
 from deploy.support.engine_file import FORMAT
 from deploy.support.tensorrt_library import Library, open_library
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 TARGET = "tensorrt"
 NOT_RUN = "built, not run here"
-REJECTED = "rejected"
-"""Folder of engines that failed the parity check."""
-
 SIZE_CHECK_BYTES = 16 * 2**20
 """The engine's size is checked only if its weights save more than this: kernels take some megabytes as well."""
 
@@ -435,7 +432,7 @@ def _manifest(plan: _BuildPlan, built: Built, path: Path) -> Manifest:
             "onnx": plan.graph.name,
             "rebuild": plan.request.command(model, plan.library.name),
         },
-        parent=artifact_digest(plan.onnx) if plan.onnx else plan.source.digest,
+        parent=plan.onnx.manifest.digest if plan.onnx else plan.source.digest,
     )
 
 

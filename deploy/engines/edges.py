@@ -15,12 +15,10 @@ from deploy.core.artifact import Artifact, Manifest, Payload, sha256
 from deploy.core.errors import DeployError, ExportError, MissingPackageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.progress import SILENT, Progress
-from deploy.core.store import Store
-from deploy.exporting.export import REJECTED
+from deploy.core.store import REJECTED, Store
 from deploy.exporting.prove import check_outputs
 from deploy.models.open import open_model, request_of
 from deploy.parity.verdict import ParityReport
-from deploy.quantization.source import artifact_digest
 
 EDGES = "exporters"
 NOT_RUN = "converted, not run here"
@@ -112,7 +110,7 @@ def run_exporter(edge: str, source: Artifact, store: Store, progress: Progress) 
             labels=manifest.labels,
             reference=manifest.reference,
             options={**manifest.options, "edge": edge},
-            parent=artifact_digest(source),
+            parent=source.manifest.digest,
             parity=parity.to_dict() if parity else None,
         )
         artifact = transaction.publish(converted, REJECTED if parity and parity.verdict == "fail" else "")

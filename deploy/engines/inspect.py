@@ -11,7 +11,6 @@ from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError, BackendError, DeployError
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
-from deploy.quantization.source import artifact_digest
 from deploy.support.cuda_driver import gpus
 from deploy.support.engine_file import read_engine, refusal
 from deploy.support.engine_layers import Shares, shares
@@ -136,6 +135,6 @@ def _parent_bytes(artifact: Artifact) -> int | None:
             parent = Artifact.open(path)
         except ArtifactError:
             continue
-        if artifact_digest(parent) == artifact.manifest.parent:
+        if parent.manifest.digest == artifact.manifest.parent:
             return sum(item.bytes for item in parent.manifest.files)
     return None

@@ -35,8 +35,8 @@ from deploy.evaluation.records import save
 from deploy.models.open import open_model, request_of
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
+from deploy.support.lookup import manifest_beside, newest_export
 from deploy.support.runtime import runtime_of
-from deploy.support.stored import manifest_beside, newest_export
 
 MAX_DROP = 1.0
 """Percentage points of top-1 accuracy that an artifact may lose by default."""

@@ -10,7 +10,7 @@ from deploy.core import records
 
 SCHEMA = 1
 KIND = "accuracy"
-FOLDER = records.FOLDERS[1]
+FOLDER = records.EVALUATION
 
 
 def save(root: Path, slug: str, data: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], created: str) -> Path:

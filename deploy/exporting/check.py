@@ -22,7 +22,7 @@ from deploy.models.request import ModelRequest
 from deploy.parity.locate import Location
 from deploy.parity.verdict import ParityReport
 from deploy.support import onnx_file
-from deploy.support.stored import EXPORTS, manifest_beside, newest_export
+from deploy.support.lookup import EXPORTS, manifest_beside, newest_export
 
 if TYPE_CHECKING:
     from deploy.exporting.samples import ProbeSamples

@@ -15,7 +15,7 @@ from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
-from deploy.core.store import Store
+from deploy.core.store import REJECTED, Store
 from deploy.core.tensors import TensorSpec, symbols
 from deploy.exporting.prove import prove
 from deploy.models.open import open_model
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from deploy.exporting.samples import ProbeSamples
 
 PRECISIONS = ("fp32", "fp16")
-REJECTED = "rejected"
-"""Folder for exports that failed the parity check. They are kept for inspection and are not used by other commands."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,6 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from deploy.core.advisories import refuse_pickles
 from deploy.core.artifact import sha256
 from deploy.core.errors import UnsafePickleError, WeightsError
 
@@ -48,7 +47,6 @@ def read_state_dict(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     try:
         if path.suffix == ".safetensors" or is_safetensors:
             return dict(safetensors.torch.load_file(path)), []
-        refuse_pickles(path)
         if head.startswith(b"PK"):
             _check_archive(path)
         with warnings.catch_warnings():

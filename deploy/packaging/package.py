@@ -23,9 +23,9 @@ from deploy.packaging.items import build_items
 from deploy.packaging.pipeline_check import PipelineCheck, UInt8Image, check_pipeline, load_images
 from deploy.packaging.target import PackageItem, PackageTarget, find_target
 from deploy.packaging.target import PackageOptions as PackageOptions
-from deploy.support.package_list import PACKAGE, read_package, write_package
-from deploy.support.release import check_release
-from deploy.support.stored import newest_export, newest_of_each
+from deploy.support.lookup import newest_export, newest_variants
+from deploy.support.package_file import PACKAGE, read_package, write_package
+from deploy.support.release_check import check_release
 
 FOLDER = "packages"
 
@@ -156,7 +156,7 @@ def _choose(
 
 
 def _newest_int8(name: str, target: PackageTarget, store: Store) -> Artifact:
-    for artifact in newest_of_each(store, name):
+    for artifact in newest_variants(store, name):
         manifest = artifact.manifest
         if manifest.format == ONNX and manifest.precision == "int8" and not target.refusal(manifest):
             return artifact

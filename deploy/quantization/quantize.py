@@ -20,8 +20,7 @@ from deploy.core.isolated import IsolatedRunner
 from deploy.core.paths import default_root
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
-from deploy.core.store import Store
-from deploy.exporting.export import REJECTED
+from deploy.core.store import REJECTED, Store
 from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
 from deploy.quantization.cache import batch_of, calibrated
 from deploy.quantization.data import MIN_SAMPLES, CalibrationData, open_data

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.core.artifact import Artifact, Manifest, sha256
+from deploy.core.artifact import Artifact, Manifest, join_digests, sha256
 from deploy.core.errors import ArtifactError, UsageError
 from deploy.core.model import Preprocessing, Weights
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
 from deploy.models.request import parse_options, typed
-from deploy.support.stored import manifest_beside, newest_export
+from deploy.support.lookup import manifest_beside, newest_export
 
 PRECISION = "fp32"
 _TUPLES = ("crop", "mean", "std")
@@ -103,14 +103,14 @@ def open_source(model: str | Path | None, store: Store, preprocess: Sequence[str
             preprocessing=override(manifest.preprocessing, preprocess),
             labels=manifest.labels,
             weights=manifest.weights,
-            digest=artifact_digest(artifact),
+            digest=artifact.manifest.digest,
             manifest=manifest,
         )
     progress.note(f"{path}: no manifest found; its parity with the model is unknown")
-    from deploy.support.onnx_file import beside, described  # imports onnx
+    from deploy.support import onnx_file  # imports onnx
 
-    inputs, outputs = described(path)
-    digest = "+".join(sha256(item) for item in (path, *beside(path)))
+    inputs, outputs = onnx_file.input_output_specs(path)
+    digest = join_digests(sha256(item) for item in (path, *onnx_file.external_files(onnx_file.load(path), path)))
     return Source(
         path=path,
         model=path.stem,
@@ -123,11 +123,6 @@ def open_source(model: str | Path | None, store: Store, preprocess: Sequence[str
         digest=digest,
         manifest=None,
     )
-
-
-def artifact_digest(artifact: Artifact) -> str:
-    """Return the SHA-256 digests of an artifact's files, joined by ``+``: the ``parent`` of what is made from it."""
-    return "+".join(item.sha256 for item in artifact.manifest.files)
 
 
 def override(preprocessing: Preprocessing | None, changes: Sequence[str]) -> Preprocessing | None:

@@ -13,7 +13,7 @@ from typing import Any
 from deploy.bench.statistics import Interval, plain_interval, ratio
 from deploy.core.backend import title_of
 from deploy.report.rows import JsonObject, same_cell
-from deploy.support.words import duration
+from deploy.support.formatting import duration
 
 LATENCY = "latency"
 MAX_INTERVAL_RATIO = 1.2

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from deploy.report.rows import JsonObject
 from deploy.report.tables import latency_text, speedup_text
-from deploy.support.words import UNKNOWN
+from deploy.support.formatting import UNKNOWN
 
 CONFIGURATION_HEADS = ("model", "backend", "precision", "batch", "threads")
 MACHINE_HEADS = ("latency", "speedup")

@@ -9,7 +9,7 @@ from typing import Any
 
 from deploy.core.backend import backends
 from deploy.report.rows import JsonObject
-from deploy.support.words import duration
+from deploy.support.formatting import duration
 
 Figure = dict[str, Any]
 Series = tuple[str, str]

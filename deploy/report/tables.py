@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from deploy.core.backend import backends
 from deploy.report.rows import JsonObject
-from deploy.support.words import UNKNOWN, duration, size, spread, times_faster
+from deploy.support.formatting import UNKNOWN, duration, size, spread, times_faster
 
 SortKey = float | str | None
 

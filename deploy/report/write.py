@@ -18,7 +18,7 @@ from deploy.report.collect import ReportInputs, collect, is_of
 from deploy.report.markdown import as_markdown
 from deploy.report.page import render_page
 from deploy.report.rows import report_rows
-from deploy.support.words import as_csv
+from deploy.support.formatting import as_csv
 
 SCHEMA = 1
 KIND = "report"

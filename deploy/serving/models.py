@@ -21,8 +21,8 @@ from deploy.core.tensors import TensorSpec, batch_symbol
 from deploy.serving.batching import Batcher, BatchingLimits
 from deploy.serving.metrics import Metrics
 from deploy.serving.protocol import tensor_metadata
+from deploy.support.lookup import names_of, newest_export, newest_variants
 from deploy.support.runtime import Runtime, runtime_of
-from deploy.support.stored import names_of, newest_export, newest_of_each
 
 VERSION = "1"
 """The only version of every model."""
@@ -76,7 +76,7 @@ def choose_files(
 
 def _newest_files(name: str, backend: Backend | None, store: Store) -> list[Artifact]:
     if backend is None:
-        return newest_of_each(store, name)
+        return newest_variants(store, name)
     newest: dict[tuple[str, str, str | None], Artifact] = {}
     for artifact in store.artifacts():
         manifest = artifact.manifest

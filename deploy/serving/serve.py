@@ -17,7 +17,7 @@ from deploy.core.interrupt import Stopped
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
-from deploy.support.release import check_release
+from deploy.support.release_check import check_release
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

@@ -1,1 +1,1 @@
-"""Ground that several rooms stand on; it knows torch or onnx, and nothing of the rooms."""
+"""Helpers on top of PyTorch, ONNX, TensorRT and OpenVINO that several packages share."""

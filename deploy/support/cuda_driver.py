@@ -1,4 +1,4 @@
-"""The NVIDIA driver, asked directly: what is there, without PyTorch and without a context on the GPU."""
+"""Query the NVIDIA driver directly, without PyTorch and without creating a CUDA context."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Gpu:
     """One GPU.
 
     Attributes:
-        name: as the driver calls it.
-        capability: its compute capability, ``8.9``.
-        cuda: the newest CUDA that its driver speaks, ``13.0``.
+        name: the driver's name for it.
+        capability: compute capability, ``8.9``.
+        cuda: newest CUDA version that the driver supports, ``13.0``.
     """
 
     name: str
@@ -25,7 +25,7 @@ class Gpu:
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """The GPUs that the driver offers, in its order; none without a driver."""
+    """Return the GPUs in the driver's order; none without a driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -38,7 +38,7 @@ def gpus() -> tuple[Gpu, ...]:
 
 
 def cuda_version(number: int) -> str:
-    """The driver's number as people write it: 13020 is ``13.2``."""
+    """Format the driver's version number: 13020 is ``13.2``."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 

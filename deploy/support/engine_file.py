@@ -1,10 +1,10 @@
-"""What is held against an engine before it is opened: an engine is code, and fits one library, GPU and graph."""
+"""Checks before a TensorRT engine is opened: an engine contains code and fits one library, GPU and graph."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from deploy.core.artifact import Artifact, sha256
+from deploy.core.artifact import Artifact, sha256, split_digests
 from deploy.core.errors import ArtifactError, DigestError
 from deploy.support.cuda_driver import Gpu
 
@@ -12,30 +12,26 @@ FORMAT = "engine"
 
 
 def read_engine(path: Path) -> Artifact:
-    """The engine's manifest, the file held against its digest; nothing is deserialized.
+    """Return an engine with its manifest after comparing the file with its digest; nothing is deserialized.
 
     Raises:
         ArtifactError: no such file, no manifest, or not an engine.
-        DigestError: the engine is not what its manifest records.
+        DigestError: the file differs from its manifest.
     """
     if not path.is_file():
-        raise ArtifactError(f"{path}: there is no such file.")
+        raise ArtifactError(f"{path}: no such file.")
     try:
         artifact = Artifact.open(path)
     except DigestError:
         raise
     except ArtifactError as exc:
-        hint = (
-            "an engine is code: one that nobody vouches for is not opened; deploy trt build makes one with a manifest"
-        )
+        hint = "engines contain code, so one without a manifest is not opened; build it with deploy trt build"
         raise ArtifactError(exc.message, hint) from exc
     if artifact.manifest.format != FORMAT:
-        raise ArtifactError(f"{path}: it is {artifact.manifest.format}, not an engine.", f"deploy inspect {path}")
+        raise ArtifactError(f"{path}: not an engine but {artifact.manifest.format}.", f"deploy inspect {path}")
     missing = {"library", "version", "profiles", "compute_capabilities", "rebuild"} - set(artifact.manifest.options)
     if missing:
-        raise ArtifactError(
-            f"{path}: its manifest does not say its {', '.join(sorted(missing))}.", "deploy trt build makes it again"
-        )
+        raise ArtifactError(f"{path}: the manifest lacks {', '.join(sorted(missing))}.", "deploy trt build")
     try:
         artifact.verify()
     except DigestError as exc:
@@ -44,48 +40,48 @@ def read_engine(path: Path) -> Artifact:
 
 
 def refusal(artifact: Artifact, version: str, gpu: Gpu | None) -> str | None:
-    """Why an engine does not fit what is here, in one sentence that ends in the command that mends it; None if it does.
+    """Return why an engine cannot run on this machine, with the command that rebuilds it; None if it can.
 
     Args:
-        artifact: as `read_engine` gives it.
-        version: of the library that it was built with, as it is installed here.
-        gpu: that is to run it; None where there is none, and then the GPU is not compared.
+        artifact: from `read_engine`.
+        version: installed version of the library that the engine was built with.
+        gpu: the GPU that will run it; None skips the comparison of GPUs.
     """
     options = artifact.manifest.options
-    found = [
-        _pair(f"{options['library']} {options['version']}", f"{options['library']} {version}"),
-        _gpu(artifact, gpu) if gpu else None,
-        _parent(artifact),
+    comparisons = [
+        _difference(f"{options['library']} {options['version']}", f"{options['library']} {version}"),
+        _other_gpu(artifact, gpu) if gpu else None,
+        _other_graph(artifact),
     ]
-    first = next((pair for pair in found if pair is not None), None)
+    first = next((pair for pair in comparisons if pair is not None), None)
     if first is None:
         return None
     return f"{artifact.path}: built with {first[0]}, found {first[1]}, rebuild with: {options['rebuild']}"
 
 
-def _pair(built: str, found: str) -> tuple[str, str] | None:
+def _difference(built: str, found: str) -> tuple[str, str] | None:
     return None if built == found else (built, found)
 
 
-def _gpu(artifact: Artifact, gpu: Gpu) -> tuple[str, str] | None:
-    """TensorRT times kernels on one GPU; TensorRT for RTX compiles for those that it was told."""
+def _other_gpu(artifact: Artifact, gpu: Gpu) -> tuple[str, str] | None:
+    """Compare the GPU: TensorRT builds for one GPU; TensorRT for RTX for the compute capabilities it was given."""
     options = artifact.manifest.options
     here = f"{gpu.name} (compute capability {gpu.capability})"
     if options["library"] == "tensorrt":
-        made = options.get("gpu") or {}
-        return _pair(f"{made.get('name')} (compute capability {made.get('capability')})", here)
-    wanted = options["compute_capabilities"]
-    if wanted and gpu.capability not in wanted:
-        return f"compute capabilities {', '.join(wanted)}", here
+        built = options.get("gpu") or {}
+        return _difference(f"{built.get('name')} (compute capability {built.get('capability')})", here)
+    supported = options["compute_capabilities"]
+    if supported and gpu.capability not in supported:
+        return f"compute capabilities {', '.join(supported)}", here
     return None
 
 
-def _parent(artifact: Artifact) -> tuple[str, str] | None:
-    """The graph beside the engine is another one than it was built from: the engine is of yesterday's model."""
+def _other_graph(artifact: Artifact) -> tuple[str, str] | None:
+    """Compare the graph beside the engine with the one that the engine was built from."""
     name = str(artifact.manifest.options.get("onnx") or "")
     beside = artifact.path.with_name(name) if name and Path(name).name == name else None
     if beside is None or not beside.is_file() or artifact.manifest.parent is None:
         return None
-    first = artifact.manifest.parent.partition("+")[0]  # of the graph; what follows is of its external data
+    built = split_digests(artifact.manifest.parent)[0]  # the graph; the others are its external data
     found = sha256(beside)
-    return None if found == first else (f"{name} of digest {first[:12]}…", f"{found[:12]}…")
+    return None if found == built else (f"{name} of digest {built[:12]}…", f"{found[:12]}…")

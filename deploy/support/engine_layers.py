@@ -1,14 +1,14 @@
-"""What the layers of a built engine compute in, read from the inspector's JSON (TensorRT 10 and 11, and for RTX)."""
+"""Precisions of an engine's layers, read from the inspector's JSON (TensorRT 10 and 11, TensorRT for RTX)."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-_WORDS = {
+_TYPES = {
     "int8": "int8",
     "bf16": "bf16",
     "bfloat16": "bf16",
@@ -17,20 +17,20 @@ _WORDS = {
     "float": "fp32",
     "fp32": "fp32",
 }
-"""What the inspector's descriptions of a type hold, and its name here; the first that is found decides."""
+"""Precision by a part of the inspector's description of a type; the first match counts."""
 
 _KEYS = ("DataType", "Datatype", "Format/Datatype", "Format")
-"""Where a tensor's type stands: of its own since TensorRT 11, within the format's description before."""
+"""Keys that may describe a tensor's type: its own key since TensorRT 11, part of the format before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shares:
-    """An engine's layers and weights by what they are in.
+    """Numbers of an engine's layers and weights per precision.
 
     Attributes:
-        layers: how many compute in which type: that of the weights where a layer has some, else of its first input.
-        weights: how many values are stored in which type.
-        unknown: layers of which the engine does not say it; all of them where it was built without that detail.
+        layers: number of layers per precision: that of a layer's weights if it has some, else of its first input.
+        weights: number of stored values per precision.
+        unknown: number of layers of unknown precision; all layers if the engine was built without this detail.
     """
 
     layers: Mapping[str, int]
@@ -38,24 +38,30 @@ class Shares:
     unknown: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
 def shares(text: str) -> Shares:
-    """Read what ``EngineInspector.get_engine_information`` gave as JSON.
+    """Count layers and weights per precision.
+
+    Args:
+        text: JSON of ``EngineInspector.get_engine_information``.
 
     Raises:
-        ValueError: it is no such JSON.
+        ValueError: the text is not such JSON.
     """
     layers: Counter[str] = Counter()
     weights: Counter[str] = Counter()
     unknown = 0
+    kind: str | None
     for layer in json.loads(text).get("Layers", []):
-        stored = list(_stored(layer)) if isinstance(layer, dict) else []
-        for name, count in stored:
-            weights[name] += count
-        kind = stored[0][0] if stored else _first(layer) if isinstance(layer, dict) else None
+        stored = _stored(layer) if isinstance(layer, dict) else None
+        if stored is not None:
+            kind, count = stored
+            weights[kind] += count
+        else:
+            kind = _tensors(layer) if isinstance(layer, dict) else None
         if kind is None:
             unknown += 1
         else:
@@ -63,15 +69,18 @@ def shares(text: str) -> Shares:
     return Shares(layers=dict(layers), weights=dict(weights), unknown=unknown)
 
 
-def _stored(layer: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+def _stored(layer: Mapping[str, Any]) -> tuple[str, int] | None:
+    """Return the precision and number of a layer's weights."""
     values = layer.get("Weights")
     if isinstance(values, dict) and values.get("Count"):
         kind = _kind(str(values.get("Type", "")))
         if kind is not None:
-            yield kind, int(values["Count"])
+            return kind, int(values["Count"])
+    return None
 
 
-def _first(layer: Mapping[str, Any]) -> str | None:
+def _tensors(layer: Mapping[str, Any]) -> str | None:
+    """Return the precision of a layer's first input or output that has one."""
     for tensor in [*layer.get("Inputs", []), *layer.get("Outputs", [])]:
         for key in _KEYS:
             kind = _kind(str(tensor.get(key, ""))) if isinstance(tensor, dict) else None
@@ -81,4 +90,4 @@ def _first(layer: Mapping[str, Any]) -> str | None:
 
 
 def _kind(text: str) -> str | None:
-    return next((name for word, name in _WORDS.items() if word in text.lower()), None)
+    return next((name for word, name in _TYPES.items() if word in text.lower()), None)

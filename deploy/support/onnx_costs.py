@@ -1,8 +1,8 @@
-"""What a graph costs: floating-point operations, integer operations, and bytes moved, operator by operator.
+"""Operations and memory traffic of a graph.
 
-A multiply-add counts as two operations. Bytes are those of every operator's inputs and outputs, as if each were read
-and written once: an upper bound on what a runtime that fuses operators moves, a lower bound on one that does not.
-An operator whose cost is not known is listed, not counted as zero.
+A multiply-add counts as two operations. Bytes are the sizes of every operator's inputs and outputs, each read or
+written once: an upper bound for a runtime that fuses operators, a lower bound for one that does not. Operators of
+unknown cost are listed, not counted as zero.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FREE = """
     Concat Gather GatherElements GatherND ScatterND ScatterElements Expand Tile Pad DepthToSpace SpaceToDepth Range
     NonZero Dropout Where Equal Greater GreaterOrEqual Less LessOrEqual And Or Not Xor OneHot Trilu
 """
-"""Operators that move values without computing any."""
+"""Operators that move values without arithmetic."""
 
 _PER_OUTPUT = {
     1: """Add Sub Mul Div Neg Abs Relu LeakyRelu PRelu Clip Max Min Floor Ceil Round Sign Sqrt Reciprocal Mod BitShift
@@ -42,7 +42,7 @@ _PER_INPUT = {
     3: "Softmax LogSoftmax ReduceL1 ReduceL2 ReduceSumSquare LpNormalization",
     7: "LayerNormalization InstanceNormalization GroupNormalization RMSNormalization",
 }
-"""Operators by their operations for each element; a transcendental function counts as one."""
+"""Operators by operations per element; a transcendental function counts as one."""
 
 FREE = frozenset(_FREE.split())
 PER_OUTPUT = {name: cost for cost, names in _PER_OUTPUT.items() for name in names.split()}
@@ -55,26 +55,30 @@ class Costs:
 
     Attributes:
         operations: arithmetic operations; a multiply-add is two.
-        bytes: of all operators' inputs and outputs.
-        by_operator: operations by operator type.
-        by_precision: operations by what they are computed in: ``int8`` (both operands dequantized: what a runtime
-            fuses), ``fp16``, ``fp32``; quantizing and dequantizing themselves are left out.
-        least_bytes: weights, inputs and outputs, each once: what must be moved whatever is fused.
-        unknown: operators, with their count, whose cost or shape is not known.
-        parameters: number of stored values of floating or 8-bit types (weights, quantized or not).
+        bytes: size of all operators' inputs and outputs.
+        by_operator: operations per operator type.
+        by_precision: operations per precision: ``int8`` (both operands are dequantized, which runtimes fuse),
+            ``fp16``, ``fp32``; without the operations of Q and DQ nodes.
+        minimum_bytes: size of weights, inputs and outputs, which must be moved even if everything is fused.
+        unknown: number of nodes of unknown cost or shape, per operator.
+        parameters: number of stored values of floating-point or 8-bit types (weights, quantized or not).
     """
 
     operations: int
     bytes: int
     by_operator: Mapping[str, int]
     by_precision: Mapping[str, int]
-    least_bytes: int
+    minimum_bytes: int
     unknown: Mapping[str, int]
     parameters: int
 
 
 def costs(path: Path, sizes: Mapping[str, int]) -> Costs:
-    """Costs of a file with its dynamic dimensions at ``sizes``.
+    """Count the operations and bytes of a file.
+
+    Args:
+        path: the file.
+        sizes: sizes of its dynamic dimensions.
 
     Raises:
         ArtifactError: the file is damaged.
@@ -116,22 +120,14 @@ def _total(model: onnx.ModelProto) -> Costs:
             operations[node.op_type] += count
             if node.op_type not in _ROUNDING:
                 by_precision[_precision(node, dequantized, width)] += count
-        if node.op_type not in (
-            "Constant",
-            "Shape",
-            "Reshape",
-            "Flatten",
-            "Squeeze",
-            "Unsqueeze",
-            "Identity",
-        ):
+        if node.op_type not in _NO_TRAFFIC:
             moved += sum(math.prod(shapes[name]) * width.get(name, 4) for name in names if name in shapes)
     return Costs(
         operations=sum(operations.values()),
         bytes=moved,
         by_operator=dict(operations.most_common()),
         by_precision=dict(by_precision),
-        least_bytes=_least(model.graph, shapes, width),
+        minimum_bytes=_minimum_bytes(model.graph, shapes, width),
         unknown=dict(unknown.most_common()),
         parameters=_parameters(model),
     )
@@ -143,6 +139,7 @@ def _parameters(model: onnx.ModelProto) -> int:
 
 
 _ROUNDING = ("QuantizeLinear", "DequantizeLinear")
+_NO_TRAFFIC = ("Constant", "Shape", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 _FUSED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
 
@@ -152,7 +149,7 @@ def _precision(node: onnx.NodeProto, dequantized: set[str], width: Mapping[str, 
     return "fp16" if width.get(node.output[0]) == 2 else "fp32"
 
 
-def _least(graph: onnx.GraphProto, shapes: Shapes, width: Mapping[str, int]) -> int:
+def _minimum_bytes(graph: onnx.GraphProto, shapes: Shapes, width: Mapping[str, int]) -> int:
     weights = {item.name for item in graph.initializer}
     names = [*weights, *(item.name for item in (*graph.input, *graph.output) if item.name not in weights)]
     return sum(math.prod(shapes[name]) * width.get(name, 4) for name in names if name in shapes)

@@ -1,7 +1,7 @@
-"""ONNX files from strangers, opened without trusting them.
+"""Read untrusted ONNX files.
 
-External data is accepted from a plain file in the model's own folder only: no absolute path, no ``..``, no link of
-either kind, and no offset or length outside the file.
+External data must be a regular file in the model's own folder: no absolute path, no ``..``, no symbolic or hard link,
+and no offset or length outside the file.
 """
 
 from __future__ import annotations
@@ -25,51 +25,62 @@ SINGLE_FILE_LIMIT = 2**31 - 2**20
 
 
 def load(path: Path) -> onnx.ModelProto:
-    """Read the graph; weights in external files stay there, their location is checked.
+    """Read a graph; external data is not read, but its location is checked.
 
     Raises:
-        ArtifactError: missing, truncated, not ONNX, or external data that points elsewhere.
+        ArtifactError: the file is missing, truncated or not ONNX, or external data lies outside its folder.
     """
     try:
         model = onnx.load(str(path), load_external_data=False)
     except FileNotFoundError as exc:
-        raise ArtifactError(f"{path}: there is no such file.") from exc
+        raise ArtifactError(f"{path}: no such file.") from exc
     except (DecodeError, ValueError, OSError) as exc:
         raise ArtifactError(f"{path}: not a complete ONNX file: {exc}.") from exc
     if not model.graph.node or not model.opset_import:
-        raise ArtifactError(f"{path}: not an ONNX model: it has no graph or no operator set.")
+        raise ArtifactError(f"{path}: not an ONNX model: no graph or no operator set.")
     for tensor in stored_tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            external(tensor, path)
+            _external(tensor, path)
     return model
 
 
-def described(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """What a graph takes and gives; a dimension without a name is called ``TENSOR_dimN``.
+def input_output_specs(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return the inputs and outputs of a graph; a dynamic dimension without a name is ``TENSOR_dimN``.
 
     Raises:
-        ArtifactError: the file is damaged, or an input or output is no tensor.
+        ArtifactError: the file is damaged, or an input or output is not a tensor.
     """
     graph = load(path).graph
     stored = {tensor.name for tensor in graph.initializer}
-    inputs = tuple(_spec(value, path) for value in graph.input if value.name not in stored)
-    return inputs, tuple(_spec(value, path) for value in graph.output)
+    inputs = tuple(tensor_spec(value, path) for value in graph.input if value.name not in stored)
+    return inputs, tuple(tensor_spec(value, path) for value in graph.output)
 
 
-def _spec(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
+def tensor_spec(value: onnx.ValueInfoProto, path: Path, unnamed: str | None = None) -> TensorSpec:
+    """Return the specification of a graph's input or output.
+
+    Args:
+        value: the input or output.
+        path: the file, for error messages.
+        unnamed: name of dynamic dimensions that have none; None numbers them, ``TENSOR_dimN``.
+
+    Raises:
+        ArtifactError: it is not a tensor.
+    """
     kind = value.type.tensor_type
     try:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
     except KeyError as exc:
         raise ArtifactError(f"{path}: {value.name!r} is not a tensor.") from exc
     shape = tuple(
-        dim.dim_value or dim.dim_param or f"{value.name}_dim{axis}" for axis, dim in enumerate(kind.shape.dim)
+        dim.dim_value or dim.dim_param or unnamed or f"{value.name}_dim{axis}"
+        for axis, dim in enumerate(kind.shape.dim)
     )
     return TensorSpec(name=value.name, dtype=dtype, shape=shape)
 
 
 def opset(model: onnx.ModelProto) -> int:
-    """Version of the standard operator set."""
+    """Return the version of the standard operator set; 0 if the graph does not use it."""
     return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
 
 
@@ -84,7 +95,7 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Every node, those of branches, loops and functions included."""
+    """Yield every node, including those of branches, loops and functions."""
     for graph in _graphs(model.graph):
         yield from graph.node
     for function in model.functions:
@@ -92,7 +103,7 @@ def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 def stored_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor with stored values: initializers and constants, named as the graph names them."""
+    """Yield every tensor with stored values: initializers and constants, with their names in the graph."""
     for graph in _graphs(model.graph):
         yield from graph.initializer
     for node in all_nodes(model):
@@ -104,56 +115,66 @@ def stored_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
             yield from attribute.tensors
 
 
-def external(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
-    """File, offset and length in bytes of a tensor stored outside the model.
+def _external(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
+    """Return the file, offset and length in bytes of a tensor's external data.
 
     Raises:
-        ArtifactError: the entry is not one this package reads.
+        ArtifactError: the entry is invalid or points outside the model's folder.
     """
     entries = {item.key: item.value for item in tensor.external_data}
     what = f"{path}: external data of tensor {tensor.name!r}"
     location = entries.get("location", "")
     pure = PurePosixPath(location)
     if not location or "\\" in location or pure.is_absolute() or ".." in pure.parts or len(pure.parts) != 1:
-        raise ArtifactError(f"{what} points outside the model's folder: {location!r}.", "it was not read")
+        raise ArtifactError(f"{what}: {location!r} is outside the model's folder.")
     unknown = set(entries) - {"location", "offset", "length", "checksum"}
     if unknown:
-        raise ArtifactError(f"{what} has unknown entries: {', '.join(sorted(unknown))}.")
+        raise ArtifactError(f"{what}: unknown entries {', '.join(sorted(unknown))}.")
     data = path.parent / location
     if data.is_symlink() or not data.is_file():
-        raise ArtifactError(f"{what}: {location!r} is missing or is not a plain file.")
+        raise ArtifactError(f"{what}: {location!r} is missing or is not a regular file.")
     if data.stat().st_nlink > 1:
-        raise ArtifactError(f"{what}: {location!r} has another name elsewhere (a hard link).", "copy the file")
+        raise ArtifactError(f"{what}: {location!r} has a hard link elsewhere.", "copy the file")
     expected = int(
         np.prod(tensor.dims, dtype=np.float64) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     )
     try:
         offset, length = int(entries.get("offset") or 0), int(entries.get("length") or expected)
     except ValueError as exc:
-        raise ArtifactError(f"{what}: offset or length is not a number.") from exc
+        raise ArtifactError(f"{what}: the offset or length is not a number.") from exc
     if offset < 0 or length != expected or offset + length > data.stat().st_size:
-        raise ArtifactError(f"{what}: bytes {offset} to {offset + length} are not those of the tensor in {location!r}.")
+        raise ArtifactError(
+            f"{what}: expected {expected} bytes within {location!r}, not bytes {offset} to {offset + length}."
+        )
     return data, offset, length
 
 
-def beside(path: Path) -> list[Path]:
-    """The files beside it that hold its weights.
+def external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
+    """Return the files with external data of a graph.
+
+    Args:
+        model: the graph.
+        path: its file.
 
     Raises:
-        ArtifactError: the file is damaged, or points elsewhere.
+        ArtifactError: external data is invalid or outside the file's folder.
     """
-    tensors = [item for item in stored_tensors(load(path)) if item.data_location == onnx.TensorProto.EXTERNAL]
-    return sorted({external(item, path)[0] for item in tensors})
+    tensors = [item for item in stored_tensors(model) if item.data_location == onnx.TensorProto.EXTERNAL]
+    return sorted({_external(item, path)[0] for item in tensors})
 
 
 def array(tensor: onnx.TensorProto, path: Path) -> Array:
-    """Values of a stored tensor; those of an external file are mapped, not read.
+    """Return the values of a stored tensor; external data is memory-mapped.
+
+    Args:
+        tensor: the tensor.
+        path: the file of its graph.
 
     Raises:
-        ArtifactError: its values are damaged.
+        ArtifactError: the values are damaged.
     """
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        data, offset, length = external(tensor, path)
+        data, offset, length = _external(tensor, path)
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         if length == 0:
             return np.zeros(tuple(tensor.dims), dtype)
@@ -165,10 +186,10 @@ def array(tensor: onnx.TensorProto, path: Path) -> Array:
 
 
 def check(path: Path) -> None:
-    """Hold a file, whose external data was looked at by `load`, against the ONNX specification.
+    """Check a file against the ONNX specification; call `load` first, which checks its external data.
 
     Raises:
-        ArtifactError: it is not a valid model.
+        ArtifactError: the model is invalid.
     """
     try:
         onnx.checker.check_model(str(path))

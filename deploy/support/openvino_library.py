@@ -1,14 +1,14 @@
-"""OpenVINO, imported so that it tells nobody.
+"""Import OpenVINO without its telemetry.
 
-Its import sends an event to its makers through a child process, which sometimes stays behind for good and takes time of
-whatever is being timed. Where its telemetry package cannot be imported OpenVINO does without; so it cannot be here.
+OpenVINO's import sends a telemetry event from a child process, which sometimes never ends and competes with benchmarks
+for the CPU. OpenVINO works without its telemetry package, so this module makes the package unimportable.
 """
 
 from __future__ import annotations
 
 import sys
 
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # what the import system takes for "absent"
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None makes an import fail
 
 import openvino  # noqa: E402  (the line above must come first)
 

@@ -1,4 +1,4 @@
-"""Graphs that do nothing but arithmetic: what a runtime reaches on them is the peak of the machine."""
+"""Compute-bound graphs: their throughput is the measured peak of the machine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ MATRIX = 1024
 """Rows and columns of the matrices."""
 
 CHANNELS, PIXELS = 128, 56
-"""Of the convolution, 3 x 3."""
+"""Channels, and height and width in pixels, of the 3 x 3 convolution."""
 
 INPUTS = {"matmul": (MATRIX, MATRIX), "conv": (1, CHANNELS, PIXELS, PIXELS)}
 OPERATIONS = {"matmul": 2 * MATRIX**3, "conv": 2 * PIXELS**2 * CHANNELS**2 * 9}
-"""Of one run; a multiply-add is two."""
+"""Operations per run; a multiply-add is two."""
 
 SHAPES = {"matmul": (MATRIX, MATRIX), "conv": (CHANNELS, CHANNELS, 3, 3)}
 
@@ -25,9 +25,9 @@ def write(path: Path, kind: str, precision: str) -> None:
     """Write one layer with constant weights.
 
     Args:
-        path: of the file.
+        path: the file.
         kind: ``matmul`` or ``conv``.
-        precision: ``fp32``; or ``int8``, with unsigned activations and signed weights between Q and DQ.
+        precision: ``fp32``, or ``int8`` with Q and DQ nodes, unsigned activations and signed weights.
     """
     weights = np.random.default_rng(0).standard_normal(SHAPES[kind]).astype(np.float32)
     tensors = [numpy_helper.from_array(weights, "w")]

@@ -1,8 +1,8 @@
 """Run a PyTorch module in another floating-point precision without a copy of its weights.
 
-Every operator's float operands are converted as it is called, so at most one operator's weights exist twice.
-The result equals, to the last bit, what ``module.to(dtype)`` gives; it also works for modules that create
-float32 constants of their own, on which ``module.double()`` fails.
+The float operands of each operator are converted when it is called, so that at most one operator's weights exist twice.
+The result is bitwise equal to that of ``module.to(dtype)``. Modules that create float32 constants work too, although
+``module.double()`` fails on them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DTYPE_ASSERTIONS = ("_assert_tensor_metadata",)
 
 
 class _Converter:
-    """Converts operands to ``dtype`` and remembers which of the watched tensors were read."""
+    """Converts operands to ``dtype`` and records which of the watched tensors were read."""
 
     def __init__(self, dtype: torch.dtype, watched: Mapping[int, str]) -> None:
         self.dtype = dtype
@@ -47,21 +47,21 @@ class _Converter:
 
 
 class _Python(TorchFunctionMode):
-    """What Python code calls: converts before an operator compares the dtypes of its operands."""
+    """Converts the operands of calls from Python, before an operator compares their dtypes."""
 
     def __init__(self, convert: _Converter) -> None:
         super().__init__()
         self.convert = convert
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") == "__get__":  # .shape, .dtype, .device …: no values are read
+        if getattr(func, "__name__", "") == "__get__":  # .shape, .dtype, .device: no values are read
             result = func(*args, **(kwargs or {}))
             return self.convert.dtype if isinstance(result, torch.dtype) and result in _FLOATS else result
         return self.convert.call(func, args, kwargs)
 
 
 class _Aten(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """What operators call in turn: catches constants made inside them."""
+    """Converts the operands of calls between operators, including constants created inside them."""
 
     def __init__(self, convert: _Converter, observe: Observer | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -84,17 +84,16 @@ class _Aten(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def computed_in(
     dtype: torch.dtype, module: torch.nn.Module | None = None, observe: Observer | None = None
 ) -> Iterator[set[str]]:
-    """Within this context every floating-point operation is computed in ``dtype``.
+    """Compute every floating-point operation within this context in ``dtype``.
 
     Args:
-        dtype: float64, float32 or float16; parameters keep their own dtype and are converted as they are read.
-        module: where given, the names of its parameters and buffers that are read are collected, and tensors that it
-            caches in plain attributes are dropped at the end.
-
-        observe: called with the name and each float result of every operator, in order.
+        dtype: float64, float32 or float16; parameters keep their dtype and are converted when they are read.
+        module: module whose parameters and buffers are recorded when they are read; at the end, tensors that it
+            cached in plain attributes are removed. None records nothing.
+        observe: called with the operator's name and each of its float results, in order.
 
     Yields:
-        The names read so far, as in ``state_dict``.
+        Names of the parameters and buffers read so far, as in ``state_dict``.
     """
     watched: dict[int, str] = {}
     if module is not None:
@@ -107,18 +106,19 @@ def computed_in(
 
 @contextmanager
 def _unchanged(module: torch.nn.Module | None) -> Iterator[None]:
-    """Undo what a run leaves in plain attributes: a table cached in this precision would spoil runs in another."""
+    """Restore plain attributes at the end: a table cached in this precision must not be used in another."""
     before = []
     for part in module.modules() if module is not None else ():
-        held = {name: value for name, value in vars(part).items() if not name.startswith("_")}
-        before.append((part, held, {name: copy(held[name]) for name in held if type(held[name]) in (dict, list)}))
+        attributes = {name: value for name, value in vars(part).items() if not name.startswith("_")}
+        containers = {name: copy(value) for name, value in attributes.items() if type(value) in (dict, list)}
+        before.append((part, attributes, containers))
     try:
         yield
     finally:
-        for part, held, containers in before:
-            for name in [name for name in vars(part) if not name.startswith("_") and name not in held]:
+        for part, attributes, containers in before:
+            for name in [name for name in vars(part) if not name.startswith("_") and name not in attributes]:
                 delattr(part, name)
-            vars(part).update(held)
+            vars(part).update(attributes)
             for name, content in containers.items():
-                held[name].clear()
-                (held[name].update if isinstance(content, dict) else held[name].extend)(content)
+                attributes[name].clear()
+                (attributes[name].update if isinstance(content, dict) else attributes[name].extend)(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,12 @@ from deploy.support.cuda_driver import gpus
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runtime:
-    """A backend, and whether it stands in for the artifact's target.
+    """A backend, and whether it simulates the artifact's target.
 
     Attributes:
         backend: the backend that runs the artifact.
-        simulated: the target cannot run here; the graph is run without fusion, so every Q/DQ pair rounds as written.
+        simulated: the target cannot run here; the backend runs the graph without fusion, so that every Q/DQ pair
+            rounds as written in the file.
     """
 
     backend: Backend
@@ -23,12 +25,12 @@ class Runtime:
 
     @property
     def name(self) -> str:
-        """Name for programs."""
+        """Identifier for JSON."""
         return "simulated" if self.simulated else self.backend.name
 
     @property
     def title(self) -> str:
-        """Name for people."""
+        """Display name."""
         return f"{self.backend.title} without fusion (simulated)" if self.simulated else self.backend.title
 
     def options(self, settings: RunSettings | None = None) -> dict[str, Any]:
@@ -37,25 +39,24 @@ class Runtime:
         Args:
             settings: how to run; ``fusion`` is set by this runtime.
         """
-        asked = settings or RunSettings()
+        settings = settings or RunSettings()
         if self.simulated:
-            asked = RunSettings(
-                device=asked.device,
-                threads=asked.threads,
-                low_memory=asked.low_memory,
-                shared_cores=asked.shared_cores,
-                fusion=False,
-            )
-        return self.backend.options(asked)
+            settings = dataclasses.replace(settings, precision="fp32", cuda_graph=False, fusion=False)
+        return self.backend.options(settings)
 
 
 def simulated() -> Runtime:
-    """Return the runtime that stands in for an ONNX target that cannot run here."""
+    """Return the runtime that simulates a target which cannot run here."""
     return Runtime(backend=default_backend(ONNX), simulated=True)
 
 
 def runtime_of(format: str, target: str | None) -> Runtime | None:
-    """Return what runs a file of this format, quantized for this target; None where nothing here does."""
+    """Return the runtime for files of a format, quantized for a target; None if none is installed.
+
+    Args:
+        format: format of the file, ``onnx``.
+        target: quantization target; None for a file that is not quantized.
+    """
     fitting = [item for item in backends().values() if item.opens(format, target) and _runs_here(item)]
     fitting.sort(key=lambda item: format not in item.default_for)
     if fitting:

@@ -1,7 +1,7 @@
-"""TensorRT and TensorRT for RTX behind one door: the same builder, parser and runtime, under two names.
+"""TensorRT and TensorRT for RTX, which have the same API in two packages.
 
-TensorRT for RTX builds engines on a machine without a GPU and compiles them for the GPU they meet; TensorRT needs the
-GPU that the engine is for.
+TensorRT for RTX builds engines without a GPU and compiles them for the GPU that runs them. TensorRT needs the GPU that
+the engine is built for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from deploy.core.errors import BackendError, MissingPackageError, UsageError
 from deploy.support.cuda_driver import Gpu, gpus
 
 RUNTIMES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-"""Names on the command line, and their modules."""
+"""Modules by name on the command line."""
 
 _RTX = "'deploy-toolkit[rtx]'"
 _TENSORRT = "'deploy-toolkit[tensorrt]'   (its libraries come from NVIDIA's own index, https://pypi.nvidia.com)"
@@ -26,11 +26,11 @@ _INSTALL = {"tensorrt": _TENSORRT, "tensorrt-rtx": _RTX, "auto": f"{_RTX}   or: 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Library:
-    """One of the two, imported.
+    """One of the two libraries, imported.
 
     Attributes:
         name: ``tensorrt`` or ``tensorrt-rtx``.
-        module: as ``import tensorrt`` would give it.
+        module: the imported module.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Library:
 
     @property
     def version(self) -> str:
-        """As the library says."""
+        """Version that the library reports."""
         return str(self.module.__version__)
 
 
@@ -46,26 +46,26 @@ def open_library(name: str = "auto") -> Library:
     """Import a library.
 
     Args:
-        name: ``tensorrt``, ``tensorrt-rtx``, or ``auto``: the former where it imports and a GPU is there, else the
-            latter.
+        name: ``tensorrt``, ``tensorrt-rtx``, or ``auto``: ``tensorrt`` if it can be imported and there is a GPU, else
+            ``tensorrt-rtx``.
 
     Raises:
-        UsageError: no such library.
-        MissingPackageError: it is not installed.
-        BackendError: it is installed and cannot be loaded.
+        UsageError: there is no such library.
+        MissingPackageError: the library is not installed.
+        BackendError: the library is installed but cannot be loaded.
     """
     chosen = name
     if name == "auto":
         chosen = "tensorrt" if gpus() and _installed("tensorrt") else "tensorrt-rtx"
     if chosen not in RUNTIMES:
-        raise UsageError(f"--runtime {name}: not one of auto, {', '.join(RUNTIMES)}.")
+        raise UsageError(f"--runtime {name}: choose one of auto, {', '.join(RUNTIMES)}.")
     try:
         return Library(name=chosen, module=importlib.import_module(RUNTIMES[chosen]))
     except ModuleNotFoundError as exc:
         raise MissingPackageError(RUNTIMES[chosen], f"--runtime {name}", _INSTALL[name]) from exc
     except (ImportError, OSError) as exc:
         text = str(exc).splitlines()[0][:300]
-        raise BackendError(f"{chosen} is installed and cannot be loaded: {text}", "deploy doctor") from exc
+        raise BackendError(f"{chosen}: installed, but cannot be loaded: {text}", "deploy doctor") from exc
 
 
 def _installed(name: str) -> bool:
@@ -77,7 +77,7 @@ def _installed(name: str) -> bool:
 
 
 def cuda_major(name: str) -> int | None:
-    """The CUDA that the installed wheel of a library was made for; None where its wheels do not say."""
+    """Return the major CUDA version of a library's installed wheel; None where it is unknown."""
     for major in range(20, 10, -1):
         try:
             metadata.version(f"{name}-cu{major}-libs")
@@ -87,66 +87,70 @@ def cuda_major(name: str) -> int | None:
     return None
 
 
-def driver_fault(library: Library, found: Gpu | None, needed: int | None) -> str | None:
-    """Why no engine can be opened with the driver that is there; None where it can.
+def driver_fault(library: Library, gpu: Gpu | None, needed: int | None) -> str | None:
+    """Return why the driver cannot run engines; None if it can.
 
     Args:
-        library: what opens it.
-        found: the GPU.
-        needed: major version of the CUDA that the library was made for, `cuda_major`.
+        library: the library that opens the engine.
+        gpu: the GPU; None if there is none.
+        needed: major CUDA version of the library (`cuda_major`); None skips the comparison.
     """
-    if found is None:
-        return f"there is no NVIDIA GPU with a driver on this machine, and {library.name} opens engines on one only"
-    if needed is not None and int(found.cuda.partition(".")[0]) < needed:
+    if gpu is None:
+        return f"{library.name} needs an NVIDIA GPU with a driver; none was found"
+    if needed is not None and int(gpu.cuda.partition(".")[0]) < needed:
         return (
-            f"the driver is too old: it speaks CUDA {found.cuda}, and {library.name} {library.version} was made for "
-            f"CUDA {needed}; update the NVIDIA driver"
+            f"the NVIDIA driver supports CUDA {gpu.cuda}, but {library.name} {library.version} needs CUDA {needed}; "
+            "update the driver"
         )
     return None
 
 
-def make_logger(library: Library, hear: Callable[[str, str], None]) -> Any:
-    """A logger that hands every message to ``hear(severity, text)`` and keeps the last error.
+def make_logger(library: Library, listener: Callable[[str, str], None]) -> Any:
+    """Return a logger for the library that keeps the last error in ``last_error``.
 
-    Severities are ``internal_error``, ``error``, ``warning``, ``info`` and ``verbose``.
+    Args:
+        library: the library.
+        listener: called with the severity (``internal_error``, ``error``, ``warning``, ``info`` or ``verbose``) and
+            the text of every message.
     """
     base = library.module.ILogger
 
     class Logger(base):  # type: ignore[misc,valid-type]
         def __init__(self) -> None:
             base.__init__(self)
-            self.last_error = "it gives no reason"
+            self.last_error = "no reason given"
 
         def log(self, severity: Any, message: str) -> None:
             kind = str(severity).rpartition(".")[2].lower()
             if kind in ("error", "internal_error"):
                 self.last_error = message[:500]
-            hear(kind, message)
+            listener(kind, message)
 
     return Logger()
 
 
 def deserialize(library: Library, data: bytes, name: str, logger: Any) -> Any:
-    """Make an engine of its bytes, which must have been held against their digest: an engine is code.
+    """Deserialize an engine.
 
-    The driver must do (`driver_fault`), or the library may end the process.
+    An engine contains code: compare the file with its digest first. Check the driver first too (`driver_fault`): with
+    an unsuitable one the library may end the process.
 
     Args:
-        library: the one that built it.
-        data: the file's bytes.
-        name: the file, for messages.
-        logger: of `make_logger`; it must outlive the engine.
+        library: the library that built the engine.
+        data: content of the file.
+        name: name of the file, for error messages.
+        logger: from `make_logger`; it must outlive the engine.
 
     Returns:
-        The engine; it holds its runtime.
+        The engine (``ICudaEngine``), which keeps its runtime alive.
 
     Raises:
-        BackendError: the library refuses the engine, with what it said.
+        BackendError: the library refused the engine; the message contains its reason.
     """
     try:
         engine = library.module.Runtime(logger).deserialize_cuda_engine(data)
     except (TypeError, RuntimeError) as exc:
-        raise BackendError(f"{name}: {library.name} {library.version} does not open it: {exc}") from exc
+        raise BackendError(f"{name}: {library.name} {library.version} cannot open the engine: {exc}") from exc
     if engine is None:
-        raise BackendError(f"{name}: {library.name} {library.version} does not open it: {logger.last_error}")
+        raise BackendError(f"{name}: {library.name} {library.version} cannot open the engine: {logger.last_error}")
     return engine

@@ -15,7 +15,7 @@ from deploy.core.plain import from_plain
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest
-from deploy.support.stored import newest_of_each
+from deploy.support.lookup import newest_variants
 from deploy.sweeps.task import Notify, Work, is_user_code
 
 INTERVAL_S = 0.5
@@ -102,7 +102,7 @@ def _export(work: Work, store: Store, progress: ProgressForwarder) -> Result:
 
 def _newest_onnx(work: Work, store: Store, precision: str) -> Artifact | None:
     """Return the newest ONNX export of the model in a precision, with its digest verified."""
-    for artifact in newest_of_each(store, work["model"]):
+    for artifact in newest_variants(store, work["model"]):
         manifest = artifact.manifest
         if (manifest.format, manifest.precision, manifest.target) == ("onnx", precision, None):
             artifact.verify()
@@ -263,7 +263,7 @@ def _bench(work: Work, store: Store, progress: ProgressForwarder) -> Result:
 def _model_of(work: Work, store: Store) -> ModelRequest:
     """Return the model by its name if it was exported, since its manifest has all options; else as requested."""
     request = from_plain(ModelRequest, work["request"])
-    return ModelRequest(name=work["model"], seed=request.seed) if newest_of_each(store, work["model"]) else request
+    return ModelRequest(name=work["model"], seed=request.seed) if newest_variants(store, work["model"]) else request
 
 
 def _files_of(artifacts: Sequence[Artifact], store: Store) -> Result:

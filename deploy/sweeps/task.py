@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.core.store import Store
-from deploy.support.stored import names_of
+from deploy.support.lookup import names_of
 
 PROGRAM = ".pt2"
 

@@ -10,8 +10,8 @@ from rich.console import Group
 from rich.live import Live
 from rich.spinner import Spinner
 
-from deploy.support import words
-from deploy.support.words import UNKNOWN, duration, size, spread, times_faster
+from deploy.support import formatting
+from deploy.support.formatting import UNKNOWN, duration, size, spread, times_faster
 from deploy.terminal.console import console, escape, rows, table
 from deploy.terminal.live import ConsoleProgress
 
@@ -170,7 +170,7 @@ def show_saturation(found: SaturationReport) -> None:
 
 def as_csv(report: BenchmarkReport) -> str:
     """Return a report as CSV, one line per configuration, times in nanoseconds."""
-    return words.as_csv(row.to_dict() for row in report.rows)
+    return formatting.as_csv(row.to_dict() for row in report.rows)
 
 
 def as_markdown(report: BenchmarkReport) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deploy.support.words import duration
+from deploy.support.formatting import duration
 from deploy.terminal.console import STYLE, console, escape, rows
 
 if TYPE_CHECKING:

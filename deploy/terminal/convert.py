@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deploy.core.backend import title_of
-from deploy.support.words import size
+from deploy.support.formatting import size
 from deploy.terminal.console import console, escape, rows
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from deploy.core.backend import ONNX, default_backend
-from deploy.support.words import size
+from deploy.support.formatting import size
 from deploy.terminal.check import parity_rows
 from deploy.terminal.console import console, escape, rows, weights_line
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from deploy.support.words import duration
+from deploy.support.formatting import duration
 from deploy.terminal.console import console, escape, rows, table
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deploy.report.tables import advice_line, machine_line, skipped
-from deploy.support.words import UNKNOWN, duration, spread
+from deploy.support.formatting import UNKNOWN, duration, spread
 from deploy.terminal.console import console, escape, rows, table
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from deploy.support.words import UNKNOWN, duration, spread
+from deploy.support.formatting import UNKNOWN, duration, spread
 from deploy.terminal.console import console, escape, rows, table
 
 if TYPE_CHECKING:

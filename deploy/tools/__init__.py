@@ -1,1 +1,1 @@
-"""Commands that look after artifacts and the machine."""
+"""The commands doctor, inspect, sign and verify."""

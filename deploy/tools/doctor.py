@@ -1,4 +1,4 @@
-"""``deploy doctor``: what works on this machine, what does not, why, and what mends it."""
+"""``deploy doctor``: check what works on this machine."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from deploy.core.advisories import ADVISORIES, unsafe
-from deploy.core.environment import machine, usable_cores, version, versions
+from packaging.requirements import Requirement
 
-GB = 1e9
-_TRIAL = """
+from deploy.core.environment import machine, usable_cores, version, versions
+from deploy.core.plain import to_plain
+
+DISTRIBUTION = "deploy-toolkit"
+TIMEOUT_S = 120
+FREE_BYTES = 1e9
+"""Free disk space that temporary files need at least."""
+_SESSION = """
 import numpy as np, onnx, onnxruntime as ort, sys
 node = onnx.helper.make_node("Add", ["a", "a"], ["b"])
 value = lambda n: onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [4])
@@ -25,33 +31,35 @@ graph = onnx.helper.make_graph([node], "g", [value("a")], [value("b")])
 model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 ort.set_default_logger_severity(4)
 session = ort.InferenceSession(model.SerializeToString(), providers=[sys.argv[1]])
-assert session.get_providers()[0] == sys.argv[1], "fell back to " + session.get_providers()[0]
+assert session.get_providers()[0] == sys.argv[1], "ONNX Runtime used " + session.get_providers()[0]
 assert session.run(None, {"a": np.ones(4, np.float32)})[0].tolist() == [2.0] * 4
 """
+"""Runs a small model with one execution provider."""
 
 
 EXTRAS = (
-    ("timm models", "timm", "timm"),
+    ("timm models", "timm", "timm", "timm"),
     ("the digits data set", "sklearn", "data", "scikit-learn"),
-    ("OpenVINO", "openvino", "openvino"),
-    ("the report", "plotly", "report"),
+    ("OpenVINO", "openvino", "openvino", "openvino"),
+    ("the report", "plotly", "report", "plotly"),
     ("a sweep in a file", "yaml", "sweep", "pyyaml"),
-    ("a sweep on a cluster", "ray", "ray"),
-    ("the server", "uvicorn", "serve"),
+    ("a sweep on a cluster", "ray", "ray", "ray"),
+    ("the server", "uvicorn", "serve", "uvicorn"),
     ("signatures", "model_signing", "sign", "model-signing"),
-    ("MLPerf's load generator", "mlperf_loadgen", "loadgen", "mlcommons-loadgen"),
+    ("the MLPerf load generator", "mlperf_loadgen", "loadgen", "mlcommons-loadgen"),
 )
-"""What is there for, its module, the extra that brings it, and the package where that has another name."""
+"""Optional features: name, module, extra that installs it, and package."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One thing that was tried.
+    """The result of one check.
 
     Attributes:
-        state: ``works``, ``absent`` (optional, not installed or no hardware) or ``broken``.
-        detail: what was found, or why it does not work.
-        fix: the command that mends it, where there is one.
+        name: what was checked.
+        state: ``works``, ``absent`` (optional, and not installed, outdated or without hardware) or ``broken``.
+        detail: version, or why it does not work.
+        fix: a command that fixes it; empty where there is none.
     """
 
     name: str
@@ -62,74 +70,77 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DoctorReport:
-    """Everything that was tried, the versions and the machine."""
+    """The results of all checks."""
 
     findings: tuple[Finding, ...]
 
     @property
     def broken(self) -> bool:
-        """Whether something that must work does not."""
+        """Whether something required does not work."""
         return any(finding.state == "broken" for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        findings = [asdict(finding) for finding in self.findings]
-        return {"findings": findings, "versions": versions(), "machine": machine()}
+        """Return plain values for JSON: ``findings``, ``versions`` and ``machine``."""
+        return {"findings": to_plain(self.findings), "versions": versions(), "machine": machine()}
 
 
 def doctor(artifacts: Path) -> DoctorReport:
-    """Try everything; each trial that could take the process down runs in one of its own."""
-    trials: tuple[Callable[[], Finding], ...] = (
+    """Check everything; checks that could crash run in child processes.
+
+    Args:
+        artifacts: the artifacts directory.
+    """
+    checks: tuple[Callable[[], Finding], ...] = (
         _python,
-        lambda: _imports("torch", "torch", "import torch; torch.zeros(2) + 1"),
-        lambda: _imports(
+        lambda: _module("torch", "torch", "import torch; torch.zeros(2) + 1"),
+        lambda: _module(
             "torchvision",
             "torchvision",
             "import torch, torchvision; torchvision.ops.nms(torch.zeros(1, 4), torch.ones(1), 0.5)",
         ),
-        lambda: _imports("onnx", "onnx", "import onnx, onnxscript"),
+        lambda: _module("onnx", "onnx", "import onnx, onnxscript"),
         lambda: _provider("ONNX Runtime on CPU", "CPUExecutionProvider", required=True),
-        _onnxruntime_twice,
-        _safe_versions,
+        _one_onnxruntime,
+        _required_versions,
         _gpu,
         lambda: _provider("ONNX Runtime on CUDA", "CUDAExecutionProvider", required=False),
         _tensorrt,
         *(functools.partial(_optional, *extra) for extra in EXTRAS),
-        lambda: _store(artifacts),
-        _space,
+        lambda: _artifacts(artifacts),
+        _disk,
     )
-    return DoctorReport(findings=tuple(trial() for trial in trials))
+    return DoctorReport(findings=tuple(check() for check in checks))
 
 
 def _run(code: str, *arguments: str) -> str:
-    """Run a snippet; the empty string where it works, else the last line of what it said."""
+    """Run Python code in a child process; return an empty string, or the last line of its error output."""
     try:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code, *arguments],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
-        return "no answer within 120 s"
+        return f"no response within {TIMEOUT_S} s"
     if done.returncode == 0:
         return ""
     lines = done.stderr.strip().splitlines()
-    return lines[-1][:300] if lines else f"ended with status {done.returncode}"
+    return lines[-1][:300] if lines else f"exited with status {done.returncode}"
 
 
 def _python() -> Finding:
-    fits = sys.version_info >= (3, 10)
+    works = sys.version_info >= (3, 10)
     detail = f"{sys.version.split()[0]}, {usable_cores()} cores usable"
     return Finding(
         name="Python",
-        state="works" if fits else "broken",
+        state="works" if works else "broken",
         detail=detail,
-        fix="" if fits else "Python 3.10 or newer",
+        fix="" if works else "install Python 3.10 or later",
     )
 
 
-def _imports(name: str, package: str, code: str) -> Finding:
+def _module(name: str, package: str, code: str) -> Finding:
     problem = _run(code)
     if not problem:
         return Finding(name=name, state="works", detail=version(package) or "")
@@ -138,44 +149,69 @@ def _imports(name: str, package: str, code: str) -> Finding:
 
 def _provider(name: str, provider: str, *, required: bool) -> Finding:
     package = "onnxruntime-gpu" if version("onnxruntime-gpu") else "onnxruntime"
-    problem = _run(_TRIAL, provider)
+    problem = _run(_SESSION, provider)
     if not problem:
         return Finding(name=name, state="works", detail=f"{package} {version(package)}")
     if required:
         return Finding(name=name, state="broken", detail=problem, fix=f"pip install --force-reinstall {package}")
     fix = "" if version("onnxruntime-gpu") else "pip install onnxruntime-gpu"
-    return Finding(name=name, state="absent", detail=f"a session asked for it was not given it: {problem}", fix=fix)
+    return Finding(name=name, state="absent", detail=f"a session with this provider failed: {problem}", fix=fix)
 
 
-def _onnxruntime_twice() -> Finding:
-    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if version(name)]
-    if len(both) == 2:
+def _one_onnxruntime() -> Finding:
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if version(name)]
+    if len(installed) == 2:
         return Finding(
             name="one ONNX Runtime",
             state="broken",
             detail="onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files",
             fix="pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
         )
-    return Finding(name="one ONNX Runtime", state="works", detail=", ".join(both))
+    return Finding(name="one ONNX Runtime", state="works", detail=", ".join(installed))
 
 
-def _safe_versions() -> Finding:
-    found = unsafe()
-    if not found:
-        packages = ", ".join(dict.fromkeys(item.package for item in ADVISORIES))
-        return Finding(name="known holes", state="works", detail=f"none in {packages}, of those that are looked for")
+def _required_versions() -> Finding:
+    try:
+        unmet = _unmet()
+    except metadata.PackageNotFoundError:
+        return Finding(name="required versions", state="absent", detail=f"{DISTRIBUTION} itself is not installed")
+    if not unmet:
+        return Finding(name="required versions", state="works", detail="all requirements are met")
     return Finding(
-        name="known holes",
+        name="required versions",
         state="broken",
-        detail=" ".join(advisory.told(have) for advisory, have in found),
-        fix=" && ".join(advisory.fix for advisory, _ in found),
+        detail=_needs(unmet),
+        fix="pip install " + " ".join(f"'{item.name}{item.specifier}'" for item in unmet),
     )
+
+
+def _needs(unmet: list[Requirement]) -> str:
+    return "; ".join(f"{item.name}{item.specifier} is required, {version(item.name)} is installed" for item in unmet)
+
+
+def _unmet(extra: str = "") -> list[Requirement]:
+    """Return the requirements, of an extra or of the package itself, whose installed version does not meet them.
+
+    Raises:
+        PackageNotFoundError: the package itself is not installed.
+    """
+    requirements = [Requirement(text) for text in metadata.requires(DISTRIBUTION) or ()]
+    needed = [item for item in requirements if _applies(item, extra) and not (extra and _applies(item, ""))]
+    return [
+        item
+        for item in needed
+        if (installed := version(item.name)) and not item.specifier.contains(installed, prereleases=True)
+    ]
+
+
+def _applies(item: Requirement, extra: str) -> bool:
+    return item.marker is None or item.marker.evaluate({"extra": extra})
 
 
 def _gpu() -> Finding:
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return Finding(name="NVIDIA GPU", state="absent", detail="no driver on this machine (nvidia-smi is not there)")
+        return Finding(name="NVIDIA GPU", state="absent", detail="no driver found (nvidia-smi)")
     query = [tool, "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader"]
     done = subprocess.run(query, capture_output=True, text=True, timeout=60)
     if done.returncode:
@@ -200,29 +236,29 @@ def _tensorrt() -> Finding:
         name="TensorRT",
         state="absent",
         detail="neither tensorrt nor tensorrt-rtx is installed",
-        fix="pip install tensorrt-rtx   (or tensorrt, whose libraries come from NVIDIA's own index)",
+        fix="pip install tensorrt-rtx   (the libraries of tensorrt come from NVIDIA's own index)",
     )
 
 
-def _optional(name: str, module: str, extra: str, package: str | None = None) -> Finding:
-    if importlib.util.find_spec(module) is not None:
-        return Finding(name=name, state="works", detail=f"{package or module} {version(package or module)}")
-    return Finding(
-        name=name,
-        state="absent",
-        detail=f"{package or module} is not installed",
-        fix=f"pip install 'deploy-toolkit[{extra}]'",
-    )
+def _optional(name: str, module: str, extra: str, package: str) -> Finding:
+    fix = f"pip install '{DISTRIBUTION}[{extra}]'"
+    if importlib.util.find_spec(module) is None:
+        return Finding(name=name, state="absent", detail=f"{package} is not installed", fix=fix)
+    try:
+        unmet = _unmet(extra)
+    except metadata.PackageNotFoundError:
+        unmet = []
+    if unmet:
+        return Finding(name=name, state="absent", detail=_needs(unmet), fix=fix)
+    return Finding(name=name, state="works", detail=f"{package} {version(package)}")
 
 
-def _store(artifacts: Path) -> Finding:
-    nearest = next(
-        (folder for folder in (artifacts.resolve(), *artifacts.resolve().parents) if folder.is_dir()),
-        Path("/"),
-    )
+def _artifacts(artifacts: Path) -> Finding:
+    folders = (artifacts.resolve(), *artifacts.resolve().parents)
+    nearest = next((folder for folder in folders if folder.is_dir()), Path("/"))
     try:
         with tempfile.TemporaryFile(dir=nearest):
-            return Finding(name="artifacts", state="works", detail=f"{artifacts} can be written")
+            return Finding(name="artifacts", state="works", detail=f"{artifacts} is writable")
     except OSError as exc:
         return Finding(
             name="artifacts",
@@ -232,7 +268,7 @@ def _store(artifacts: Path) -> Finding:
         )
 
 
-def _space() -> Finding:
+def _disk() -> Finding:
     free = shutil.disk_usage(tempfile.gettempdir()).free
-    state = "works" if free > GB else "broken"
-    return Finding(name="disk", state=state, detail=f"{free / GB:.1f} GB free for temporary files")
+    state = "works" if free > FREE_BYTES else "broken"
+    return Finding(name="disk", state=state, detail=f"{free / 1e9:.1f} GB free for temporary files")

@@ -1,32 +1,41 @@
-"""``deploy inspect``: what an ONNX file holds."""
+"""``deploy inspect``: describe an ONNX file without running it."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from deploy.core.artifact import Artifact, sha256
+from deploy.core.plain import to_plain
 from deploy.core.tensors import TensorSpec, symbols
 from deploy.support import onnx_file
+from deploy.support.lookup import manifest_beside
 from deploy.support.onnx_costs import Costs, costs
-from deploy.support.stored import manifest_beside
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InspectReport:
-    """What `inspect` found.
+    """What an ONNX file contains.
 
     Attributes:
-        operators: how many nodes of each operator.
-        parameters: number of stored values of floating or 8-bit types (weights, quantized or not).
-        costs: at ``sizes``.
+        path: the file.
+        sha256: its digest.
+        bytes: its size, with external data.
+        opset: version of the standard operator set.
+        producer: name and version of the program that wrote the file.
+        inputs, outputs: a dynamic dimension without a name is ``?``.
+        operators: number of nodes per operator.
+        parameters: number of stored values of floating-point or 8-bit types (weights, quantized or not).
+        parameter_bytes: size of all stored values.
+        sizes: size of each dynamic dimension for ``costs``.
+        costs: operations and bytes.
+        artifact: the file with its manifest; None where it has none.
     """
 
     path: Path
@@ -44,8 +53,8 @@ class InspectReport:
     artifact: Artifact | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        plain = {key: value for key, value in asdict(self).items() if key not in ("path", "artifact")}
+        """Return plain values for JSON, with ``model`` and the verdict ``parity`` from the manifest."""
+        plain = {key: value for key, value in to_plain(self).items() if key not in ("path", "artifact")}
         manifest = self.artifact.manifest if self.artifact else None
         return {
             "file": str(self.path),
@@ -56,12 +65,12 @@ class InspectReport:
 
 
 def inspect(path: Path, *, batch: int = 1, sizes: Mapping[str, int] | None = None) -> InspectReport:
-    """Read an ONNX file without running it.
+    """Describe an ONNX file without running it.
 
     Args:
-        path: the file; its external data is checked and not trusted.
-        batch: size of the first dynamic dimension of the first input, for the costs.
-        sizes: sizes of the other dynamic dimensions, default those it was traced with, else 1.
+        path: the file; the location of its external data is checked.
+        batch: size of the first input's first dimension, if that is dynamic, for the costs.
+        sizes: sizes of other dynamic dimensions; by default those the file was traced with, else 1.
 
     Raises:
         ArtifactError: the file is damaged.
@@ -70,40 +79,30 @@ def inspect(path: Path, *, batch: int = 1, sizes: Mapping[str, int] | None = Non
     artifact = manifest_beside(path)
     stored = list(onnx_file.stored_tensors(model))
     initializers = {tensor.name for tensor in model.graph.initializer}
-    inputs = tuple(spec(value) for value in model.graph.input if value.name not in initializers)
+    inputs = tuple(
+        onnx_file.tensor_spec(value, path, "?") for value in model.graph.input if value.name not in initializers
+    )
     traced = dict(artifact.manifest.options.get("sizes", {})) if artifact else {}
     bound = {name: traced.get(name, 1) for name in symbols(inputs)}
     if inputs and inputs[0].shape and isinstance(inputs[0].shape[0], str):
         bound[inputs[0].shape[0]] = batch
     bound |= dict(sizes or {})
-    counted = [(math.prod(tensor.dims), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)) for tensor in stored]
-    found = costs(path, bound)
-    data = [path.parent / name for name in _external_files(stored)]
+    totals = costs(path, bound)
     return InspectReport(
         path=path,
         sha256=sha256(path),
-        bytes=sum(item.stat().st_size for item in [path, *data]),
+        bytes=sum(item.stat().st_size for item in [path, *onnx_file.external_files(model, path)]),
         opset=onnx_file.opset(model),
         producer=f"{model.producer_name} {model.producer_version}".strip(),
         inputs=inputs,
-        outputs=tuple(spec(value) for value in model.graph.output),
+        outputs=tuple(onnx_file.tensor_spec(value, path, "?") for value in model.graph.output),
         operators=dict(Counter(node.op_type for node in onnx_file.all_nodes(model)).most_common()),
-        parameters=found.parameters,
-        parameter_bytes=sum(count * dtype.itemsize for count, dtype in counted),
+        parameters=totals.parameters,
+        parameter_bytes=sum(
+            math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            for tensor in stored
+        ),
         sizes=bound,
-        costs=found,
+        costs=totals,
         artifact=artifact,
     )
-
-
-def _external_files(stored: list[onnx.TensorProto]) -> set[str]:
-    external = [tensor for tensor in stored if tensor.data_location == onnx.TensorProto.EXTERNAL]
-    return {entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"}
-
-
-def spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    """A graph's input or output as a spec; unknown dimensions are named ``?``."""
-    kind = value.type.tensor_type
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
-    shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in kind.shape.dim)
-    return TensorSpec(name=value.name, dtype=dtype, shape=shape)

@@ -72,4 +72,4 @@ def test_operations_in_eight_bits_are_counted_as_such(artifacts: Path) -> None:
     rounded = costs(artifacts / "lenet5" / "lenet5.int8-onnxruntime.onnx", {"batch": 1})
     assert set(plain.by_precision) == {"fp32"}
     assert rounded.by_precision["int8"] > 0.95 * sum(plain.by_precision.values())
-    assert rounded.least_bytes < 0.35 * plain.least_bytes
+    assert rounded.minimum_bytes < 0.35 * plain.minimum_bytes

@@ -1,4 +1,4 @@
-"""A backend in a process of its own."""
+"""Backends in child processes."""
 
 import os
 import shutil
@@ -21,15 +21,15 @@ def _model(path: Path, operator: str = "Relu") -> Path:
     return path
 
 
-def test_it_runs_and_describes(tmp_path: Path) -> None:
+def test_run_and_specifications(tmp_path: Path) -> None:
     with IsolatedRunner("onnxruntime") as runner:
         runner.open(_model(tmp_path / "m.onnx"))
         assert [str(spec) for spec in runner.inputs] == ["x float32[n, 3]"]
         assert runner.run({"x": np.array([[-1.0, 0.0, 2.0]], np.float32)})["y"].tolist() == [[0.0, 0.0, 2.0]]
         assert runner.peak_bytes > 0
-        with pytest.raises(BackendError, match="ONNX Runtime failed on x"):
+        with pytest.raises(BackendError, match="x"):
             runner.run({"x": np.zeros((1, 4), np.float32)})
-        assert runner.run({"x": np.ones((2, 3), np.float32)})["y"].shape == (2, 3), "it lives after an error"
+        assert runner.run({"x": np.ones((2, 3), np.float32)})["y"].shape == (2, 3), "it runs after an error"
 
 
 def test_a_file_it_cannot_open(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_provider_that_is_not_there_is_an_error_not_another_provider(tmp_path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
-def test_a_crash_is_a_typed_error(tmp_path: Path, number: int) -> None:
+def test_a_crash_is_an_error(tmp_path: Path, number: int) -> None:
     with IsolatedRunner("onnxruntime") as runner:
         runner.open(_model(tmp_path / "m.onnx"))
         os.kill(runner.pid, number)

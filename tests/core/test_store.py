@@ -71,36 +71,38 @@ def test_a_dead_writers_scratch_folder_is_cleared(tmp_path: Path) -> None:
 def test_verify_finds_a_flipped_byte_a_missing_file_and_a_link(tmp_path: Path) -> None:
     made = _publish(Store(tmp_path))
     made.path.write_bytes(b"modeL")
-    with pytest.raises(DigestError, match="not what its manifest records"):
+    with pytest.raises(DigestError, match=r"net\.fp32\.onnx"):
         made.verify()
     made.path.unlink()
-    with pytest.raises(DigestError, match="missing"):
+    with pytest.raises(DigestError, match=r"net\.fp32\.onnx"):
         made.verify()
     (tmp_path / "elsewhere").write_bytes(b"model")
     made.path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(DigestError, match="not a plain file"):
+    with pytest.raises(DigestError, match=r"net\.fp32\.onnx"):
         made.verify()
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "datum"),
     [
-        (lambda data: data.pop("files"), "damaged"),
-        (lambda data: data.update(schema=99), "schema 99"),
-        (lambda data: data.update(surprise=1), "damaged"),
-        (lambda data: data["files"][0].update(file="../../etc/passwd"), "not the name of a file"),
-        (lambda data: data.update(files=[]), "lists no file"),
-        (lambda data: data.update(inputs=[{"name": 1}]), "damaged"),
-        (lambda data: data["files"][0].update(file="other.onnx"), "is of 'other.onnx'"),
+        (lambda data: data.pop("files"), "files"),
+        (lambda data: data.update(schema=99), "99"),
+        (lambda data: data.update(surprise=1), "surprise"),
+        (lambda data: data["files"][0].update(file="../../etc/passwd"), "passwd"),
+        (lambda data: data["files"][0].update(file=".."), r"'\.\.'"),
+        (lambda data: data.update(files=[]), "files"),
+        (lambda data: data.update(inputs=[{"name": 1}]), "inputs"),
+        (lambda data: data.update(created=1), "created"),
+        (lambda data: data["files"][0].update(file="other.onnx"), r"other\.onnx"),
     ],
 )
-def test_a_damaged_manifest_is_refused(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_manifest_is_refused(tmp_path: Path, change, datum: str) -> None:  # type: ignore[no-untyped-def]
     made = _publish(Store(tmp_path))
     beside = manifest_path(made.path)
     data = json.loads(beside.read_text())
     change(data)
     beside.write_text(dump_checked(data))
-    with pytest.raises(ArtifactError, match=message):
+    with pytest.raises(ArtifactError, match=datum):
         Artifact.open(made.path)
 
 
@@ -114,10 +116,10 @@ def test_a_manifest_that_is_not_one_is_refused(tmp_path: Path, text: str) -> Non
 
 def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot be written"), Store(tmp_path / "file").transaction("net"):
+    with pytest.raises(StorageError, match="file"), Store(tmp_path / "file").transaction("net"):
         pass
 
 
 def test_sha256_of_what_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="cannot be read"):
+    with pytest.raises(ArtifactError, match="nothing"):
         sha256(tmp_path / "nothing")

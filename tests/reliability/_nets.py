@@ -1,4 +1,4 @@
-"""Fourteen small networks, and one that can be built with a fault in it."""
+"""Fourteen small networks, one of which can be built with a fault."""
 
 import torch
 from torch import Tensor, nn

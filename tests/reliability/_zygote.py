@@ -1,4 +1,4 @@
-"""Runs command lines in forks of a process that has imported everything and started no thread.
+"""Run command lines in forks of a process that has imported everything and started no threads.
 
 It reads a request a line, ``{"words": …, "kill_after_s": …, "memory": …}``, and answers with the status, negative for a
 signal. A test process cannot fork for that itself: it has the threads of runtimes, whose locks a fork would inherit.

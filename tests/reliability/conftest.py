@@ -1,4 +1,4 @@
-"""What the tests of this folder share: a writer of real artifacts, a disk that fails, and processes that are killed."""
+"""Shared by the tests of this folder: writers of artifacts, failing disks and killed processes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from deploy.core.store import Store
 
 EXPORTED = ("export", "zoo/lenet5", "--weights", "none")
 CALLS = ("fsync", "replace", "rename", "mkdir")
-"""What a writer asks of the system after the bytes are written; each can fail."""
+"""System calls of a writer after the bytes are written; each of them can fail."""
 
 
 def publish(root: Path, version: int, files: int = 2) -> Artifact:
-    """An artifact of several files whose contents tell their version."""
+    """Publish an artifact of several files whose contents depend on the version."""
     with Store(root).transaction("net") as transaction:
         names = ["net.onnx", "net.onnx.data", "net.labels"][:files]
         for name in names:
@@ -45,7 +45,7 @@ def publish(root: Path, version: int, files: int = 2) -> Artifact:
 
 
 def version_of(root: Path) -> int | None:
-    """Which version of `publish` is there, complete; None where there is none."""
+    """Return the version that `publish` wrote, after verifying it; None if there is none."""
     found = Store(root).artifacts("net")
     if not found:
         return None
@@ -55,7 +55,7 @@ def version_of(root: Path) -> int | None:
 
 
 def listing(root: Path) -> dict[str, bytes]:
-    """Every file below a folder but locks, with its content."""
+    """Return the content of every file in a folder, except lock files."""
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted(root.rglob("*"))
@@ -64,7 +64,7 @@ def listing(root: Path) -> dict[str, bytes]:
 
 
 class Counted:
-    """Counts the calls of `CALLS` of this process, and does something at one of them."""
+    """Counts this process's calls of `CALLS`, and runs a function at one of them."""
 
     def __init__(self, at: int | None, then: Callable[[str], None]) -> None:
         self.count, self._at, self._then = 0, at, then
@@ -91,7 +91,7 @@ class Counted:
 
 @contextmanager
 def failing(at: int, number: int = errno.EIO) -> Iterator[Counted]:
-    """The disk refuses one call."""
+    """Let one call fail with an error of the disk."""
 
     def refuse(name: str) -> None:
         raise OSError(number, os.strerror(number))
@@ -101,7 +101,7 @@ def failing(at: int, number: int = errno.EIO) -> Iterator[Counted]:
 
 
 def in_child(work: Callable[[], object]) -> int:
-    """Run something that starts no threads in a forked process; its status, negative for a signal."""
+    """Run a function that starts no threads in a forked process; return its status, negative for a signal."""
     child = os.fork()
     if child == 0:
         code = 99
@@ -114,20 +114,8 @@ def in_child(work: Callable[[], object]) -> int:
 
 
 def kill_at(at: int) -> Counted:
-    """This process ends as by SIGKILL at one call."""
+    """Kill this process at one call, as by SIGKILL."""
     return Counted(at, lambda name: os.kill(os.getpid(), signal.SIGKILL))
-
-
-@pytest.fixture(scope="session")
-def lenet5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifacts directory with a proven export; a test that changes it takes a copy."""
-    from deploy.cli.main import main
-
-    folder = tmp_path_factory.mktemp("lenet5") / "artifacts"
-    with pytest.raises(SystemExit) as ended:
-        main(["--artifacts", str(folder), "-q", *EXPORTED])
-    assert not ended.value.code
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -145,7 +133,7 @@ def zygote() -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def cli(store: Path, zygote: subprocess.Popen[str]) -> Callable[..., int]:
-    """The command line in a forked process: its status; ``kill_after_s`` kills it and its children."""
+    """Run the command line in a forked process; ``kill_after_s`` kills it and its children; returns its status."""
 
     def call(
         *arguments: object, at: Path | None = None, kill_after_s: float | None = None, memory: int | None = None

@@ -1,10 +1,9 @@
-"""A fuzz target for what parses text from strangers: manifests, sealed documents, shapes, options.
+"""A fuzz target for the parsers of untrusted text: manifests, documents with checksums, shapes, options.
 
     python tests/reliability/fuzz.py [SECONDS] [SEED]
 
-Random bytes, and mutations of what is right, until the time is over; it ends with the input that raised something other
-than the errors that are documented. `one_input` is the entry for atheris and others: ``atheris.Setup(sys.argv,
-one_input)``.
+Feeds random bytes and mutations of valid texts until the time is over; it stops at an input that raises an undocumented
+error. `one_input` is the entry point for atheris: ``atheris.Setup(sys.argv, one_input)``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ranges are taken again only where nothing changed that they depend on; what changed is named."""
+"""A calibration table is reused only if nothing that it depends on has changed; changes are named."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deploy.quantization.quantize import QuantizeReport, quantize
 from tests.conftest import Listener  # type: ignore[import-not-found,unused-ignore]
 
 Change = Callable[[Path], dict[str, Any]]
-"""Changes something in a store; the words of `quantize` that are other than before."""
+"""Changes an artifacts directory and returns the changed arguments of `quantize`."""
 TABLE, GRAPH = "lenet5/lenet5.calibration.json", "lenet5/lenet5.fp32.onnx"
 
 

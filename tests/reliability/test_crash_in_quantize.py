@@ -1,4 +1,4 @@
-"""A runtime that crashes while a graph is prepared, observed or compared is an error of the command, not its end."""
+"""A crash of the runtime while a graph is prepared, calibrated or compared is an error with an exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights outside an ONNX file are read from a plain file beside it, and from nowhere else."""
+"""External data of an ONNX file is read only from a regular file in the same folder."""
 
 from __future__ import annotations
 

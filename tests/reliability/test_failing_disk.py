@@ -1,4 +1,4 @@
-"""The k-th fsync, rename or mkdir fails, or a write: an error, the old artifact intact, nothing left over."""
+"""If any fsync, rename, mkdir or write fails: an error, the old artifact intact, and nothing left over."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .conftest import EXPORTED, Counted, failing, listing, publish, version_of
 
 Run = Callable[..., Any]
 REPLACING, FRESH, RECORD, EXPORT = 16, 16, 4, 13
-"""Calls to the system that each of them makes; `test_every_call_has_its_turn` holds them to it."""
+"""Number of system calls of each; `test_every_call_has_its_turn` checks them."""
 
 
 def calls(work: Callable[[], object]) -> int:
@@ -87,9 +87,9 @@ def test_an_export_fails_and_the_old_one_stays(run: Run, store: Path, lenet5: Pa
     shutil.copytree(lenet5, store)
     before = listing(store)
     with failing(at):
-        ran = run(*EXPORTED, "--seed", "1")
+        ran = run(*EXPORTED, "--seed", "1", "--json")
     if ran.code:
-        assert ran.code == 1 and "cannot be written" in ran.err and "Traceback" not in ran.err
+        assert ran.code == 1 and ran.json["error"]["kind"] == "StorageError" and "Traceback" not in ran.err
         assert listing(store) == before
     else:
         assert listing(store).keys() == before.keys()
@@ -97,7 +97,7 @@ def test_an_export_fails_and_the_old_one_stays(run: Run, store: Path, lenet5: Pa
 
 @contextmanager
 def files_up_to(size: int) -> Iterator[None]:
-    """No file may grow beyond so many bytes: the write that would do it fails."""
+    """Let writes fail that would make a file larger than ``size`` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

@@ -1,4 +1,4 @@
-"""Folders of images from strangers: what cannot be read is named and counted, and nothing hangs."""
+"""Untrusted folders of images: unreadable files are named and counted, and nothing hangs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def picture(seed: int) -> Image.Image:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Forty sound images."""
+    """Forty valid images."""
     root = tmp_path / "images"
     root.mkdir()
     for seed in range(SOUND):

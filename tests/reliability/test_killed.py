@@ -1,4 +1,4 @@
-"""SIGKILL at any moment: only complete artifacts are visible, and the next run finishes."""
+"""After SIGKILL at any moment only complete artifacts are visible, and the next run succeeds."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ COMMANDS = {
     "trt build": (60, ("trt", "build", "zoo/lenet5", "--runtime", "tensorrt-rtx")),
     "bench": (30, ("bench", "zoo/lenet5", "--backends", "onnxruntime", "--repetitions", "1", "--min-time", "0.05")),
 }
-"""How often each is killed, and its words."""
+"""Number of kills, and arguments, of each command."""
 SAME = (".onnx", ".calibration.json")
-"""What two runs write alike to the byte."""
+"""Suffixes of files that two runs write identically."""
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -1,4 +1,4 @@
-"""Damaged ONNX files: the command lives, and gives a typed error or a valid answer."""
+"""Damaged ONNX files: commands do not crash; they report a typed error or a valid result."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from deploy.core.artifact import Artifact, Payload, manifest_path
 Cli = Callable[..., int]
 Mutation = Callable[[bytes, random.Random], bytes]
 MEMORY = 24 << 30
-"""Address space of a command in bytes: a size that was made up is not allocated."""
+"""Address space of a command in bytes, so that a forged size cannot be allocated."""
 PATIENCE_S = 120.0
 ENDS = {0, 1, 3, 4}
-"""Done, refused, a check that did not pass, nothing to tell: what a command may say of a file."""
+"""Permitted exit codes: success, error, usage error, failed check, inconclusive."""
 
 
 def flip(data: bytes, chance: random.Random) -> bytes:
@@ -127,7 +127,7 @@ COMMANDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "quantize": (60, ("quantize", "FILE", "--calib", "SAMPLES")),
     "bench": (20, ("bench", "FILE", "--backends", "onnxruntime", "--repetitions", "1", "--min-time", "0.01")),
 }
-"""How many files each is given, and its words."""
+"""Number of files, and arguments, of each command."""
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.slow)], ids=["some", "many"])

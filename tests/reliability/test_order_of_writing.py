@@ -1,4 +1,4 @@
-"""What the writer asks of the system, in which order: seen by strace from outside."""
+"""The order of a writer's system calls, recorded by strace."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ records.save(Path(sys.argv[1]) / "bench" / "cell.json", "test", 1, {"value": 1})
 
 
 def traced(code: str, folder: Path) -> list[tuple[str, str]]:
-    """Calls on files below a folder, as (name, path relative to it); descriptors are followed to their files."""
+    """Return the system calls on files in a folder, as (name, path relative to the folder)."""
     if not shutil.which("strace"):
         pytest.skip("strace is not installed")
     log = folder.parent / "calls"
@@ -51,12 +51,12 @@ def traced(code: str, folder: Path) -> list[tuple[str, str]]:
 
 
 def _short(path: str) -> str:
-    """Without what differs from run to run."""
+    """Remove the parts of a path that differ from run to run."""
     return re.sub(r"(\.scratch-|\.publishing-|ready-)[^/]*?(?=$|/|-cell)", r"\1", path)
 
 
 def places(calls: list[tuple[str, str]], *wanted: tuple[str, str]) -> list[int]:
-    """Where calls stand; each must be there."""
+    """Return the positions of calls; each must exist."""
     for item in wanted:
         assert item in calls, (item, calls)
     return [calls.index(item) for item in wanted]

@@ -1,4 +1,4 @@
-"""Names, shapes and manifests: whatever comes, the answer is a value or a documented error."""
+"""Parsers of names, shapes and manifests return a value or raise a documented error for any input."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ MOST = settings(max_examples=300, deadline=None, derandomize=True)
 
 @MOST
 @given(st.dictionaries(st.text().filter(lambda name: name != "sha256"), PLAIN, max_size=4))
-def test_what_is_sealed_comes_back(content: dict[str, object]) -> None:
+def test_checked_documents_are_read_as_written(content: dict[str, object]) -> None:
     assert load_checked(dump_checked(content)) == content
     assert dump_checked(load_checked(dump_checked(content))) == dump_checked(content)
 
 
 @MOST
 @given(st.dictionaries(st.text(), PLAIN, min_size=1, max_size=4), st.data())
-def test_any_change_to_a_sealed_text_is_seen(content: dict[str, object], data: st.DataObject) -> None:
+def test_any_change_to_a_checked_document_is_detected(content: dict[str, object], data: st.DataObject) -> None:
     text = dump_checked(content)
     place = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.characters(codec="ascii").filter(lambda sign: sign != text[place]))
@@ -64,7 +64,7 @@ def test_a_manifest_comes_back_as_it_was(specs: list[tuple[str, list[int | str]]
 
 @MOST
 @given(st.text())
-def test_nothing_is_left_that_a_terminal_obeys(text: str) -> None:
+def test_control_characters_are_escaped(text: str) -> None:
     shown = visible(text)
     assert all(sign in "\n\t" or sign.isprintable() or ord(sign) > 0x9F for sign in shown) and visible(shown) == shown
 

@@ -1,4 +1,4 @@
-"""Exports that were tampered with are caught, each; clean ones pass, all."""
+"""The parity check catches every faulty export and passes every correct one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def request(name: str, **options: str) -> ModelRequest:
 
 
 def whole(folder: Path, fault: str = "") -> Path:
-    """An export without its manifest: nobody vouches for it."""
+    """Return an export without its manifest."""
     options = {"fault": fault} if fault else {}
     made = export_model(request("whole", **options), artifacts=folder, strategy="trace")
     return Path(shutil.copyfile(made.artifact.path, folder / "theirs.onnx"))
@@ -50,7 +50,7 @@ def test_a_clean_export_passes(tmp_path: Path, name: str, way: str) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_caught(tmp_path: Path, fault: str) -> None:
-    """The export of a network with a fault in it, passed off as that of the sound one."""
+    """The export of a faulty network is checked against the correct network."""
     report = check(request("whole"), onnx=whole(tmp_path, fault), artifacts=tmp_path)
     assert report.parity.verdict == "fail" and report.parity.reasons
 
@@ -67,7 +67,7 @@ def test_half_precision_passed_off_as_single(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_was_baked_in(tmp_path: Path) -> None:
-    """The dimension is named, and a reshape at the end has the number it was traced with."""
+    """The dimension has a name, but a reshape at the end contains the traced size."""
     made = export_model(request("attention"), artifacts=tmp_path, strategy="trace", dynamic=[])
     model = onnx.load(made.artifact.path)
     for value in (*model.graph.input, *model.graph.output):

@@ -1,4 +1,4 @@
-"""Whatever is changed in an artifacts directory behind our back, `deploy verify` finds it."""
+"""`deploy verify` finds every change to an artifacts directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Change = Callable[[Path, random.Random], None]
 
 @pytest.fixture(scope="module")
 def filled(lenet5: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with an export, its checkpoint, an INT8 graph, a calibration table, a record of a timing, an engine."""
+    """An artifacts directory with an export, an INT8 graph, a calibration table, a benchmark record and an engine."""
     from deploy.cli.main import main
 
     root = tmp_path_factory.mktemp("filled") / "artifacts"
@@ -35,7 +35,7 @@ def filled(lenet5: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def files(root: Path) -> list[Path]:
-    """All that somebody could rely on; locks and what is known of the machine are no results."""
+    """Return all results; locks and limits of the machine are none."""
     found = [path for path in sorted(root.rglob("*")) if path.is_file() and ".limits" not in path.parts]
     return [path for path in found if path.name != ".lock" and path.suffix not in (".log",)]
 
@@ -67,7 +67,7 @@ def add_beside(path: Path, chance: random.Random) -> None:
 
 
 def remove(path: Path, chance: random.Random) -> None:
-    """A record of timings stands for itself: one that is gone is measured again."""
+    """Never a benchmark record: a missing one is simply measured again."""
     path.unlink()
 
 

@@ -1,4 +1,4 @@
-"""Weights and data with values that break arithmetic: refused or warned of by name; every scale is finite and > 0."""
+"""Weights and data with extreme values are refused or reported by name; every scale is finite and positive."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ODD: dict[str, Change] = {
     "one filter a million times the others": lambda values: first_filter(values, 1e6 * float(np.abs(values).max())),
     "one value alone": lambda values: some(values * 0, 1.0),
 }
-"""What arithmetic can deal with, and scales must."""
+"""Extreme but finite weights."""
 
 
 def theirs(lenet5: Path, folder: Path, change: Change) -> Path:
@@ -103,7 +103,7 @@ def test_data_that_is_not_finite_is_refused_by_sample(lenet5: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("factor", [1e-42, 0.0, 1e30])
 def test_scales_of_odd_data(lenet5: Path, tmp_path: Path, factor: float) -> None:
-    """Denormal, nothing but zeros, and enormous: a range, or a refusal that says why."""
+    """Denormal, zero and very large data."""
     path, listener = theirs(lenet5, tmp_path, lambda values: values), Listener()
     odd = data(tmp_path, lambda values: values * np.float32(factor))
     report = quantize(str(path), calib=odd, artifacts=tmp_path / "artifacts", progress=listener)

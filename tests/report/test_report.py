@@ -14,7 +14,7 @@ from deploy.core.errors import ArtifactError
 from deploy.core.progress import Progress
 from deploy.report.compare import compare_reports
 from deploy.report.write import write_report
-from deploy.support.words import duration
+from deploy.support.formatting import duration
 from deploy.tools.verify import verify
 from tests.report.conftest import add_accuracy, add_record
 

@@ -1,4 +1,4 @@
-"""The inspector's JSON, in the forms of TensorRT 10 and 11."""
+"""The inspector's JSON in the formats of TensorRT 10 and 11."""
 
 import json
 
@@ -40,11 +40,11 @@ def test_layers_and_weights_by_type() -> None:
     assert found.layers == {"int8": 1, "fp16": 2} and found.weights == {"int8": 300, "fp16": 9} and found.unknown == 1
 
 
-def test_the_form_of_eleven() -> None:
+def test_the_format_of_tensorrt_11() -> None:
     assert shares(json.dumps(ELEVEN)).layers == {"fp32": 1, "bf16": 1}
 
 
-def test_an_engine_without_detail_says_nothing() -> None:
+def test_an_engine_without_layer_details() -> None:
     found = shares(json.dumps({"Layers": ["conv1", "relu"]}))
     assert found.to_dict() == {"layers": {}, "weights": {}, "unknown": 2}
     with pytest.raises(ValueError, match="Expecting value"):

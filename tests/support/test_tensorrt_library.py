@@ -1,4 +1,4 @@
-"""The two libraries behind one door: what is said where they, or the driver, are not what they should be."""
+"""Opening TensorRT and TensorRT for RTX: missing libraries, unsuitable drivers, invalid engines."""
 
 import sys
 from types import ModuleType
@@ -30,7 +30,7 @@ def test_neither_is_installed(monkeypatch: pytest.MonkeyPatch, name: str, words:
 
 
 def test_an_unknown_library_is_refused() -> None:
-    with pytest.raises(UsageError, match="not one of auto, tensorrt, tensorrt-rtx"):
+    with pytest.raises(UsageError, match="auto, tensorrt, tensorrt-rtx"):
         open_library("tensort")
 
 
@@ -41,16 +41,16 @@ def test_drivers() -> None:
     assert driver_fault(library, new, 13) is None
     assert driver_fault(library, old, None) is None, "wheels that do not say what they need"
     said = driver_fault(library, old, 13)
-    assert said is not None and "too old: it speaks CUDA 12.4, and tensorrt 11.4.0 was made for CUDA 13" in said
-    assert "no NVIDIA GPU with a driver" in (driver_fault(library, None, 13) or "")
+    assert said is not None and all(part in said for part in ("CUDA 12.4", "tensorrt 11.4.0", "CUDA 13"))
+    assert "NVIDIA GPU" in (driver_fault(library, None, 13) or "")
 
 
-def test_what_is_no_engine_is_refused_in_the_library_s_words() -> None:
+def test_an_invalid_engine_is_refused_with_the_library_s_reason() -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
     library = open_library("tensorrt-rtx")
     assert cuda_major(library.name) in (12, 13)
     heard: list[str] = []
     logger = make_logger(library, lambda severity, text: heard.append(severity))
-    with pytest.raises(BackendError, match=r"^net\.engine: tensorrt-rtx .* does not open it: .*Error Code"):
+    with pytest.raises(BackendError, match=r"^net\.engine: tensorrt-rtx .*: .*Error Code"):
         deserialize(library, bytes(100), "net.engine", logger)
     assert "error" in heard

@@ -18,7 +18,7 @@ from deploy.core.errors import BackendError, UnknownNameError
 from deploy.core.options import read_options
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import Dim, TensorSpec
-from deploy.support.node_times import Event, by_node
+from deploy.support.profiling import Event, node_times
 from deploy.support.runtime_errors import first_line, run_error
 
 PROVIDERS = {
@@ -170,7 +170,7 @@ def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[s
         options: fields of `OnnxRuntimeOptions`.
 
     Returns:
-        See `deploy.support.node_times.by_node`.
+        See `deploy.support.profiling.node_times`.
     """
     with tempfile.TemporaryDirectory() as folder:
         with open(path, **options, profile=str(Path(folder) / "run")) as runner:
@@ -181,7 +181,7 @@ def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[s
             trace = runner.end_profile()
         events = json.loads(trace.read_text(encoding="utf-8"))
     nodes = [item for item in events if item.get("cat") == "Node" and item["name"].endswith("_kernel_time")]
-    return by_node(map(_event, nodes), calls)
+    return node_times(map(_event, nodes), calls)
 
 
 def _settings(options: OnnxRuntimeOptions) -> ort.SessionOptions:

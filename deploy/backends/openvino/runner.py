@@ -12,8 +12,8 @@ from deploy.core.errors import BackendError
 from deploy.core.options import read_options
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import Dim, TensorSpec
-from deploy.support.node_times import Event, by_node
 from deploy.support.openvino_library import openvino as ov
+from deploy.support.profiling import Event, node_times
 from deploy.support.runtime_errors import run_error
 
 _TITLE = "OpenVINO"
@@ -143,7 +143,7 @@ def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[s
         options: fields of `OpenVinoOptions`.
 
     Returns:
-        See `deploy.support.node_times.by_node`.
+        See `deploy.support.profiling.node_times`.
     """
     events: list[Event] = []
     with open(path, **options, counters=True) as runner:
@@ -151,7 +151,7 @@ def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[s
         for _ in range(calls):
             runner.launch()
             events += runner.counters()
-    return by_node(events, calls)
+    return node_times(events, calls)
 
 
 def _argument(value: Any) -> Any:

@@ -15,7 +15,7 @@ from deploy.core.model import Model, name_outputs
 from deploy.core.options import read_options
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
-from deploy.support.node_times import Event, by_node
+from deploy.support.profiling import Event, node_times
 from deploy.support.runtime_errors import first_line, run_error
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
@@ -179,7 +179,7 @@ def profile_model(model: Model, feeds: Feeds, calls: int, **options: Any) -> lis
         options: fields of `TorchOptions`.
 
     Returns:
-        See `deploy.support.node_times.by_node`; ``operator`` is the class of the module.
+        See `deploy.support.profiling.node_times`; ``operator`` is the class of the module.
     """
     runner = from_model(model, **options)
     runner.bind(feeds)
@@ -202,7 +202,7 @@ def profile_model(model: Model, feeds: Feeds, calls: int, **options: Any) -> lis
     finally:
         for hook in hooks:
             hook.remove()
-    return by_node(events, calls)
+    return node_times(events, calls)
 
 
 def _event() -> Any:

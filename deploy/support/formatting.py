@@ -1,4 +1,4 @@
-"""Numbers in words, and rows as CSV: what tables on a terminal, in Markdown and on the page share."""
+"""Format numbers as text, and rows as CSV, for the terminal, Markdown and the report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UNKNOWN = "–"
 
 
 def size(count: float) -> str:
-    """Bytes in the unit that reads best."""
+    """Format a number of bytes: ``44.7 MB``."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -20,7 +20,7 @@ def size(count: float) -> str:
 
 
 def duration(nanoseconds: float | None) -> str:
-    """In the unit that reads best, three digits; a dash where it is not known."""
+    """Format a duration with three digits: ``1.23 ms``; None is a dash."""
     if nanoseconds is None:
         return UNKNOWN
     for factor, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "µs")):
@@ -30,29 +30,29 @@ def duration(nanoseconds: float | None) -> str:
 
 
 def spread(value: float, low: float | None, high: float | None) -> str:
-    """The farther end of an interval in percent of its value; a dash where one process says nothing of others."""
+    """Format an interval as the larger deviation in percent of its value: ``±2.1 %``; an unknown one is a dash."""
     if not low or not high:
         return UNKNOWN
-    farther = max(high / value, value / low) - 1
-    if farther >= 1:
+    deviation = max(high / value, value / low) - 1
+    if deviation >= 1:
         return "±>100 %"
-    return f"±{100 * farther:.1f} %" if farther < 0.1 else f"±{100 * farther:.0f} %"
+    return f"±{100 * deviation:.1f} %" if deviation < 0.1 else f"±{100 * deviation:.0f} %"
 
 
 def times_faster(value: float, low: float | None, high: float | None) -> str:
-    """A speed-up with its interval; one that may be none is marked."""
+    """Format a speedup with its interval: ``1.52× ±2.1 %``; ``≈`` marks one whose interval includes 1."""
     unclear = not low or not high or low <= 1 <= high
     return f"{'≈ ' if unclear else ''}{value:.2f}× {spread(value, low, high)}"
 
 
 def as_csv(rows: Iterable[Mapping[str, Any]], without: Collection[str] = ()) -> str:
-    """One line a row; a mapping within a row becomes columns, a list one cell.
+    """Format rows as CSV with a header; nested mappings become columns, lists one cell.
 
     Args:
         rows: plain values.
-        without: names that are left out, at any depth.
+        without: keys to omit, at any depth.
     """
-    flat = [_flat(row, without) for row in rows]
+    flat = [_flatten(row, without) for row in rows]
     out = io.StringIO()
     writer = csv.DictWriter(out, list(dict.fromkeys(name for row in flat for name in row)), lineterminator="\n")
     writer.writeheader()
@@ -60,13 +60,13 @@ def as_csv(rows: Iterable[Mapping[str, Any]], without: Collection[str] = ()) -> 
     return out.getvalue()
 
 
-def _flat(values: Mapping[str, Any], without: Collection[str], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _flatten(values: Mapping[str, Any], without: Collection[str], prefix: str = "") -> dict[str, Any]:
+    cells: dict[str, Any] = {}
     for name, value in values.items():
         if name in without:
             continue
         if isinstance(value, Mapping):
-            found |= _flat(value, without, f"{prefix}{name}.")
+            cells |= _flatten(value, without, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = "; ".join(map(str, value)) if isinstance(value, list) else value
-    return found
+            cells[f"{prefix}{name}"] = "; ".join(map(str, value)) if isinstance(value, list) else value
+    return cells

@@ -1,4 +1,4 @@
-"""Signatures: they hold for what was signed, with the right key, and for nothing else."""
+"""`deploy sign` and `deploy verify --key`: a signature is valid for exactly the signed files and the right key."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def pair(folder: Path, name: str) -> tuple[Path, Path]:
 
 @pytest.fixture
 def signed(run: Run, lenet5: Path, store: Path, tmp_path: Path) -> Path:
-    """A store that was signed; its public key lies beside it."""
+    """A signed artifacts directory; its public key is in ``tmp_path``."""
     shutil.copytree(lenet5, store)
     private, _ = pair(tmp_path, "key")
     ran = run("sign", "--key", private)
-    assert ran.code == 0 and "model.sig" in ran.out
+    assert ran.code == 0 and (store / "model.sig").is_file() and "model.sig" in ran.out
     return store
 
 
-def test_it_holds(run: Run, signed: Path, tmp_path: Path) -> None:
+def test_the_signed_files_are_valid(run: Run, signed: Path, tmp_path: Path) -> None:
     ran = run("verify", "--key", tmp_path / "key.pub")
-    assert ran.code == 0 and "the signature holds" in ran.out
+    assert ran.code == 0 and "signature" in ran.out
 
 
 def add(store: Path) -> None:
@@ -44,7 +44,7 @@ def add(store: Path) -> None:
 
 
 def swap(store: Path) -> None:
-    """Another artifact with a manifest of its own, sealed and sound: only the signature tells."""
+    """Another valid artifact with its own manifest, which only the signature detects."""
     from deploy.exporting.export import export_model
     from deploy.models.request import ModelRequest
 
@@ -56,11 +56,11 @@ def other_signature(store: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [add, swap, other_signature])
-def test_what_was_not_signed(run: Run, signed: Path, tmp_path: Path, change: Callable[[Path], None]) -> None:
+def test_unsigned_changes_are_found(run: Run, signed: Path, tmp_path: Path, change: Callable[[Path], None]) -> None:
     change(signed)
-    assert run("verify").code == 0, "the digests hold"
-    ran = run("verify", "--key", tmp_path / "key.pub")
-    assert ran.code == 3 and "does not hold" in ran.err and "Traceback" not in ran.err
+    assert run("verify").code == 0, "the digests match"
+    ran = run("verify", "--key", tmp_path / "key.pub", "--json")
+    assert ran.code == 3 and ran.json["error"]["kind"] == "DigestError" and "Traceback" not in ran.err
 
 
 def test_another_key(run: Run, signed: Path, tmp_path: Path) -> None:
@@ -68,17 +68,17 @@ def test_another_key(run: Run, signed: Path, tmp_path: Path) -> None:
     assert run("verify", "--key", public).code == 3
 
 
-def test_what_is_wrong_is_not_signed(run: Run, lenet5: Path, store: Path, tmp_path: Path) -> None:
+def test_changed_files_are_not_signed(run: Run, lenet5: Path, store: Path, tmp_path: Path) -> None:
     shutil.copytree(lenet5, store)
     (path,) = store.glob("*/*.onnx")
     path.write_bytes(path.read_bytes() + b"\0")
     private, public = pair(tmp_path, "key")
-    ran = run("sign", "--key", private)
-    assert ran.code == 3 and "not signed" in ran.err and not (store / "model.sig").exists()
-    assert "there is no signature" in run("verify", "--key", public).err
+    ran = run("sign", "--key", private, "--json")
+    assert ran.code == 3 and ran.json["error"]["kind"] == "DigestError" and not (store / "model.sig").exists()
+    assert run("verify", "--key", public, "--json").json["error"]["kind"] == "ArtifactError"
 
 
-def test_keys_that_are_none(run: Run, signed: Path, tmp_path: Path) -> None:
+def test_invalid_keys(run: Run, signed: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no key")
     for words in (("sign", "--key", tmp_path / "text"), ("verify", "--key", tmp_path / "text")):
         ran = run(*words)
@@ -87,7 +87,7 @@ def test_keys_that_are_none(run: Run, signed: Path, tmp_path: Path) -> None:
     assert run("verify", "--signature", signed / "model.sig").code == 2
 
 
-def test_after_signing_the_store_is_still_sound(run: Run, signed: Path, tmp_path: Path) -> None:
+def test_a_signed_folder_is_still_valid(run: Run, signed: Path, tmp_path: Path) -> None:
     (folder,) = (path for path in signed.iterdir() if path.is_dir())
     private, public = pair(tmp_path, "own")
     assert run("sign", folder, "--key", private).code == 0

@@ -1,4 +1,4 @@
-"""Finding the artifact that a command means, without importing PyTorch: a build from a file does without it."""
+"""Find artifacts in the artifacts directory, without importing PyTorch."""
 
 from __future__ import annotations
 
@@ -12,43 +12,54 @@ from deploy.core.store import Store
 from deploy.support.engine_file import FORMAT as ENGINE
 
 EXPORTS = ("fp32", "fp16")
-"""Precisions that `deploy export` gives; what was converted later for a target is no export."""
+"""Precisions of `deploy export`."""
 
 
 def names_of(manifest: Manifest) -> tuple[str, str, str]:
-    """What the model of an artifact is called: in full, as a folder, and without its source."""
+    """Return the names of an artifact's model: full name, slug, and name without its source."""
     return manifest.model, manifest.slug, manifest.model.partition("/")[2]
 
 
 def newest_export(
     store: Store, progress: Progress, *, name: str | None = None, precisions: Collection[str] = EXPORTS
 ) -> Artifact:
-    """The artifact a command means when no file is named: the newest ONNX export (of a model), said aloud.
+    """Return the newest ONNX export and send a progress message that names it.
+
+    Args:
+        store: the artifacts directory.
+        progress: receives progress messages.
+        name: any name of a model; None for all models.
+        precisions: accepted precisions.
 
     Raises:
-        ArtifactError: there is none.
+        ArtifactError: no export was found.
     """
     for artifact in store.artifacts():
         manifest = artifact.manifest
-        named = name is None or name in names_of(manifest)
-        if named and manifest.format == "onnx" and manifest.precision in precisions and manifest.target is None:
-            progress.note(f"taking {artifact.path}, the newest export")
+        matches = name is None or name in names_of(manifest)
+        if matches and manifest.format == "onnx" and manifest.precision in precisions and manifest.target is None:
+            progress.note(f"using {artifact.path}, the newest export")
             return artifact
     what = "ONNX export" if len(precisions) > 1 else f"{next(iter(precisions))} ONNX export"
     of = f" of {name}" if name else ""
-    raise ArtifactError(f"{store.root}: no {what}{of} there.", f"deploy export {name or 'MODEL'} --format onnx")
+    raise ArtifactError(f"{store.root}: no {what}{of} found.", f"deploy export {name or 'MODEL'} --format onnx")
 
 
 def manifest_beside(path: Path) -> Artifact | None:
-    """The artifact of a file, if it has a manifest of ours."""
+    """Return the artifact of a file; None if it has no valid manifest."""
     try:
         return Artifact.open(path)
     except ArtifactError:
         return None
 
 
-def newest_of_each(store: Store, name: str) -> list[Artifact]:
-    """The newest file that runs of each format, precision and target of a model, by any of its names."""
+def newest_variants(store: Store, name: str) -> list[Artifact]:
+    """Return the newest runnable artifact of a model for each format, precision and target.
+
+    Args:
+        store: the artifacts directory.
+        name: any name of the model.
+    """
     newest: dict[tuple[str, str, str | None], Artifact] = {}
     for artifact in store.artifacts():
         manifest = artifact.manifest

@@ -1,0 +1,37 @@
+"""Which artifacts may be served or packaged: unchanged, checked for parity, with trained weights."""
+
+from __future__ import annotations
+
+from deploy.core.artifact import Artifact
+from deploy.core.errors import ArtifactError
+from deploy.core.progress import Progress
+
+ACCEPTED = ("pass", "measured")
+"""Verdicts that permit a release: of float files, and of INT8 files, whose error was measured."""
+
+
+def check_release(artifact: Artifact, *, allow_untrained: bool, progress: Progress) -> None:
+    """Refuse an artifact that must not be served or packaged.
+
+    Args:
+        artifact: the artifact.
+        allow_untrained: warn about untrained weights instead of refusing them.
+        progress: receives the warning.
+
+    Raises:
+        DigestError: the file differs from its manifest.
+        ArtifactError: it did not pass the parity check, or its weights are untrained.
+    """
+    manifest = artifact.manifest
+    verdict = (manifest.parity or {}).get("verdict", "unproven")
+    if verdict not in ACCEPTED:
+        raise ArtifactError(
+            f"{artifact.path}: refused, the parity verdict is {verdict}.",
+            f"deploy check {manifest.model} --onnx {artifact.path}",
+        )
+    if not manifest.weights.trained:
+        untrained = f"{artifact.path}: the weights are untrained ({manifest.weights.source}), outputs are meaningless."
+        if not allow_untrained:
+            raise ArtifactError(untrained, "export trained weights (--weights FILE), or pass --allow-untrained")
+        progress.warn(untrained)
+    artifact.verify()
