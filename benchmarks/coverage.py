@@ -63,7 +63,7 @@ def _measure(name: str) -> dict[str, Any]:
             refused = _message(document) or f"exit {code}"
             code, document, seconds = _export(folder, name, "--dynamic", "none")
     if "parity" not in document:
-        return {"exported": False, "code": code, "why": _message(document), "seconds": round(seconds, 1)}
+        return {"exported": False, "code": code, "reason": _message(document), "seconds": round(seconds, 1)}
     parity = document["parity"]
     outputs = [item for item in parity["outputs"] if item["group"] == "unit"]
     worst = max(outputs, key=lambda item: (item["candidate"] or 0) / item["torch"], default=None)

@@ -253,11 +253,11 @@ def _study(name: str, count: int, seed: int) -> dict[str, Any]:
                 rows.append({"fault": kind, "refused": str(exc)[:200]})
                 continue
             if changed:
-                rows.append({"fault": kind, "verdict": faulty, "why": reason, "usual": others})
+                rows.append({"fault": kind, "verdict": faulty, "reason": reason, "usual": others})
             if len([row for row in rows if "verdict" in row]) >= count:
                 break
         architecture.candidate.close()
-    return {"clean": {"verdict": verdict, "why": why, "usual": usual}, "faults": rows}
+    return {"clean": {"verdict": verdict, "reason": why, "usual": usual}, "faults": rows}
 
 
 def _faulty_graphs(path: Path, rng: Rng) -> Iterator[tuple[str, onnx.ModelProto]]:

@@ -60,7 +60,7 @@ class Row:
         backend: backend and its options.
         precision: ``fp32``, ``fp16`` or ``int8``.
         verdict: verdict of the parity check; ``measured`` for INT8; None if it was not checked.
-        absent: why it did not run; empty if it ran.
+        skipped: why it did not run; empty if it ran.
         medians_ms: median latency of each round, from launch to the end of synchronize.
         device_ms: median time on the GPU, if the backend measures it.
     """
@@ -68,7 +68,7 @@ class Row:
     backend: str
     precision: str
     verdict: str | None = None
-    absent: str = ""
+    skipped: str = ""
     medians_ms: list[float] = field(default_factory=list)
     device_ms: float | None = None
 
@@ -140,17 +140,17 @@ def _model(name: str, folder: Path, batch: int, rounds: int) -> list[Row]:
         names = list(PyTorchRunner(model).run(feeds))
     rows: list[Row] = []
     checked: list[tuple[Row, Runner]] = []
-    for configuration, absent in _configurations(request, model, folder, batch):
-        row = Row(backend=configuration.name, precision=configuration.precision, absent=absent)
+    for configuration, skipped in _configurations(request, model, folder, batch):
+        row = Row(backend=configuration.name, precision=configuration.precision, skipped=skipped)
         rows.append(row)
-        runner = None if absent else _attempt(row, configuration.open)
+        runner = None if skipped else _attempt(row, configuration.open)
         if runner is None:
             continue
         if configuration.precision == "int8":
             row.verdict = "measured"
         else:
             row.verdict = _attempt(row, partial(_verdict, model, runner, names, configuration))
-        print(f"{name} {row.backend} {row.precision}: {row.verdict or row.absent}", flush=True)
+        print(f"{name} {row.backend} {row.precision}: {row.verdict or row.skipped}", flush=True)
         if row.verdict in ("pass", "measured", "inconclusive"):
             checked.append((row, runner))
         else:
@@ -170,9 +170,9 @@ def _attempt(row: Row, work: Callable[[], Any]) -> Any:
     try:
         return work()
     except DeployError as exc:
-        row.absent = exc.message + (f" ({exc.hint})" if exc.hint else "")
+        row.skipped = exc.message + (f" ({exc.hint})" if exc.hint else "")
     except Exception as exc:
-        row.absent = f"{type(exc).__name__}: {next(iter(str(exc).splitlines()), '')}"[:300]
+        row.skipped = f"{type(exc).__name__}: {next(iter(str(exc).splitlines()), '')}"[:300]
     return None
 
 
@@ -189,7 +189,7 @@ def _configurations(request: ModelRequest, model: Model, folder: Path, batch: in
         made = _attempt(row, partial(export_model, request, artifacts=folder, precision=precision))
         for provider in ("cuda", "tensorrt"):
             opener = partial(onnxruntime.open, made.artifact.path if made else Path(), provider=provider)
-            configurations.append((Configuration(f"onnxruntime {provider}", precision, opener), row.absent))
+            configurations.append((Configuration(f"onnxruntime {provider}", precision, opener), row.skipped))
     calib = folder / f"{model.slug}.npy"
     np.save(calib, np.concatenate([next(iter(_feeds(model, 1, seed).values())) for seed in range(CALIBRATION_SAMPLES)]))
     for runtime in RUNTIMES:
@@ -227,7 +227,7 @@ def _engine(
     for graph in (False, True):
         opener = partial(tensorrt.open, report.artifact.path if report else Path(), graph=graph)
         profiles = report.profiles if report else ()
-        configurations.append((Configuration(runtime + " graph" * graph, precision, opener, profiles), row.absent))
+        configurations.append((Configuration(runtime + " graph" * graph, precision, opener, profiles), row.skipped))
     return configurations
 
 
@@ -243,7 +243,7 @@ def _time(checked: Sequence[tuple[Row, Runner]], feeds: Feeds, rounds: int) -> N
     for row, runner in checked:
         named = dict(zip([spec.name for spec in runner.inputs], feeds.values(), strict=True))
         _attempt(row, partial(_warm, runner, named))
-    alive = [item for item in checked if not item[0].absent]
+    alive = [item for item in checked if not item[0].skipped]
     for _ in range(rounds):
         for row, runner in order.sample(alive, len(alive)):
             row.medians_ms.append(float(np.median(sample(runner, ROUND_NS))) / 1e6)
@@ -265,9 +265,9 @@ def _table(models: dict[str, list[Row]]) -> str:
         timed = [row for row in rows if row.medians_ms]
         base = next((geometric(row.medians_ms).value for row in timed if row.backend == "torch"), None)
         for row in rows:
-            start = f"| {name} | {row.backend} | {row.precision} | {row.verdict or 'absent'}"
+            start = f"| {name} | {row.backend} | {row.precision} | {row.verdict or 'skipped'}"
             if not row.medians_ms:
-                lines.append(f"{start} | {row.absent} | |")
+                lines.append(f"{start} | {row.skipped} | |")
                 continue
             median = geometric(row.medians_ms)
             speedup = f"{base / median.value:.2f} ×" if base else ""

@@ -96,7 +96,7 @@ def _publish(work: Path) -> None:
             if path.stat().st_size <= MAX_BYTES:
                 (folder / path.relative_to(work)).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, folder / path.relative_to(work))
-    for hidden in (LIMITS, ".absent"):
+    for hidden in (LIMITS, ".skipped"):
         if (work / hidden).is_dir():
             shutil.copytree(work / hidden, folder / hidden)
     subprocess.run([sys.executable, "-m", "deploy.cli.main", "--artifacts", str(folder), "report"], check=True)

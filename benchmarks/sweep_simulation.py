@@ -139,8 +139,8 @@ def simulate(models: int, count: int, seed: int, medians: Mapping[str, float], *
         clock, name, where = heapq.heappop(running)
         schedule.ended(name, by_name[where], succeeded=True)
     spent = time.perf_counter() - began
-    lower, why = bound(tasks, takes, nodes)
-    return {"hours": clock / 3600, "over_bound": clock / lower, "bound_by": why, "schedule_seconds": spent}
+    lower, reason = bound(tasks, takes, nodes)
+    return {"hours": clock / 3600, "over_bound": clock / lower, "bound_by": reason, "schedule_seconds": spent}
 
 
 if __name__ == "__main__":

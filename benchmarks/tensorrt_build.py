@@ -131,10 +131,10 @@ def _export(name: str, folder: Path, strategy: str, dynamic: str) -> dict[str, A
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        return {"exported": False, "why": f"{strategy}: more than {TIMEOUT_S:.0f} s"}
+        return {"exported": False, "reason": f"{strategy}: more than {TIMEOUT_S:.0f} s"}
     if done.returncode:
         last = next(iter(reversed(done.stderr.strip().splitlines())), f"status {done.returncode}")
-        return {"exported": False, "why": f"{strategy}: {last[:300]}"}
+        return {"exported": False, "reason": f"{strategy}: {last[:300]}"}
     return {"exported": True, "strategy": strategy, **json.loads(done.stdout.splitlines()[-1])}
 
 
@@ -145,7 +145,7 @@ def _build(folder: Path, kind: str) -> dict[str, Any]:
     shutil.rmtree(folder / kind, ignore_errors=True)
     row: dict[str, Any] = {"built": code == 0, "seconds": round(seconds, 1)}
     if code:
-        return {**row, "why": str(document.get("error", {}).get("message", f"status {code}"))[:400]}
+        return {**row, "reason": str(document.get("error", {}).get("message", f"status {code}"))[:400]}
     return {**row, **{key: document[key] for key in ("bytes", "weighted", "weight_bytes", "state")}}
 
 

@@ -102,7 +102,7 @@ def _trained(name: str) -> dict[str, Any]:
         with _processor_time() as spent:
             code, trained, seconds = _train(folder, name, 0)
         if code:
-            return {"trained": False, "why": _message(trained) or f"exit {code}", **_size(name)}
+            return {"trained": False, "reason": _message(trained) or f"exit {code}", **_size(name)}
         exported = _deploy(folder, "export", f"zoo/{name}")[1]
         evaluated = _deploy(folder, "evaluate", f"zoo/{name}", "--data", "digits")[1]
     return {
@@ -122,7 +122,7 @@ def _trained(name: str) -> dict[str, Any]:
 def _untrained(name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         exported = _deploy(folder, "export", f"zoo/{name}", "--weights", "none")[1]
-    return {"trained": False, "why": NOT_TRAINED[name], **_size(name), **_parity(exported)}
+    return {"trained": False, "reason": NOT_TRAINED[name], **_size(name), **_parity(exported)}
 
 
 def _curve(name: str, seed: int) -> dict[str, Any]:

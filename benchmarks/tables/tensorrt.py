@@ -64,9 +64,9 @@ def _built(result: dict[str, Any]) -> str:
             continue
         cells = " | ".join(f"{_size(row[kind])} | {_layers(row[kind])}" for kind in KINDS)
         lines.append(f"| {name} | {fixed} | {cells} |")
-    reasons = Counter(row[kind]["why"] for row in rows.values() for kind in KINDS if row.get(kind, {}).get("why"))
+    reasons = Counter(row[kind]["reason"] for row in rows.values() for kind in KINDS if row.get(kind, {}).get("reason"))
     lines += (
-        ["", *(f"- {count} not built: {table_cell(why, 300)}" for why, count in reasons.most_common())]
+        ["", *(f"- {count} not built: {table_cell(reason, 300)}" for reason, count in reasons.most_common())]
         if reasons
         else []
     )
@@ -79,7 +79,7 @@ def _size(built: dict[str, Any]) -> str:
 
 def _layers(built: dict[str, Any]) -> str:
     if not built["built"]:
-        return table_cell(built["why"], 300)
+        return table_cell(built["reason"], 300)
     total = sum(built["weighted"].values())
     return ", ".join(f"{count} of {total} {kind}" for kind, count in built["weighted"].items())
 

@@ -254,7 +254,7 @@ def _backend_of(format: str, target: str | None) -> str:
 def _plan(what: str, choices: Choices, store: Store, scratch: Path, progress: Progress) -> PlannedCell:
     plans, skipped = plan_model(ModelRequest(name=what), choices, store, scratch, progress)
     if not plans:
-        raise BackendError(f"{what}: {skipped[0].why}")
+        raise BackendError(f"{what}: {skipped[0].reason}")
     if not plans[0].passed:
         raise BackendError(f"{what}: {plans[0].refusal}")
     return plans[0]

@@ -14,7 +14,7 @@ from deploy.bench.cells import PlannedCell, check_scenario, choose_backends
 from deploy.bench.interference import Conditions, conditions
 from deploy.bench.limits import Floor, floor_of, machine_limits, work_of
 from deploy.bench.plan import Choices, Wanted, plan_model
-from deploy.bench.records import CellRecord, SkippedCell, load, record_path, save, save_absent
+from deploy.bench.records import CellRecord, SkippedCell, load, record_path, save, save_skipped
 from deploy.bench.repetition import Budget, repeat
 from deploy.bench.rows import LatencyRow, rows_of
 from deploy.core.backend import find_backend
@@ -38,14 +38,14 @@ class BenchmarkReport:
 
     Attributes:
         rows: one row per cell, ordered by model, precision, backend and batch size.
-        absent: cells that were skipped, with the reason.
+        skipped: cells that were skipped, with the reason.
         conditions: state of the machine at the start.
         seed: seed of the inputs and of the order of processes.
         seconds: wall time.
     """
 
     rows: tuple[LatencyRow, ...]
-    absent: tuple[SkippedCell, ...]
+    skipped: tuple[SkippedCell, ...]
     conditions: Conditions
     seed: int
     seconds: float
@@ -58,7 +58,7 @@ class BenchmarkReport:
             "conditions": asdict(self.conditions),
             "seed": self.seed,
             "rows": [row.to_dict() for row in self.rows],
-            "absent": [item.to_dict() for item in self.absent],
+            "skipped": [item.to_dict() for item in self.skipped],
             "seconds": round(self.seconds, 3),
         }
 
@@ -150,7 +150,7 @@ def measure_speed(
     with tempfile.TemporaryDirectory(prefix="deploy-bench-") as scratch:
         ready, skipped = _plan(_requests(models, store), choices, store, Path(scratch), progress)
         for item in skipped:
-            save_absent(store.root, item)
+            save_skipped(store.root, item)
         here = {**machine(), **({"kind": kind} if kind else {})}
         context = {"machine": here, "versions": versions(), "conditions": asdict(present), "seed": seed}
         records = {plan.cell.key: _start_or_resume(plan, store, context, again=again) for plan in ready}
@@ -162,7 +162,7 @@ def measure_speed(
         _measure(ready, records, repetitions, budget, seed, store, progress, lambda: listener(rows()))
     return BenchmarkReport(
         rows=tuple(rows()),
-        absent=tuple(skipped),
+        skipped=tuple(skipped),
         conditions=present,
         seed=seed,
         seconds=time.perf_counter() - began,
@@ -203,7 +203,7 @@ def _refused(plan: PlannedCell, kind: str | None) -> SkippedCell:
         backend=cell.backend,
         precision=cell.precision,
         batch=cell.batch,
-        why=plan.refusal,
+        reason=plan.refusal,
         machine=kind,
     )
 

@@ -138,7 +138,7 @@ def _cell(
             backend=backend,
             precision=precision,
             batch=batch,
-            why=exc.message,
+            reason=exc.message,
             machine=choices.kind,
         )
 

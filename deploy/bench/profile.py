@@ -251,7 +251,9 @@ def profile_model(
         if precision == chosen
     ]
     if not result:
-        raise BackendError(f"{request.name}: nothing to profile: {skipped[0].why if skipped else 'no backend runs it'}")
+        raise BackendError(
+            f"{request.name}: nothing to profile: {skipped[0].reason if skipped else 'no backend runs it'}"
+        )
     for item in result:
         save_profile(store.root, item.plan.cell, item.to_dict())
     return result

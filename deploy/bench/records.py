@@ -18,7 +18,7 @@ from deploy.core.errors import ArtifactError
 
 SCHEMA = 1
 KIND = "timings"
-FOLDER, ABSENT = records.BENCH, records.SKIPPED
+FOLDER, SKIPPED = records.BENCH, records.SKIPPED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,7 +198,7 @@ class SkippedCell:
         backend: name of the backend.
         precision: precision.
         batch: batch size; None if it does not matter.
-        why: the reason.
+        reason: the reason.
         machine: kind of the machine, in a sweep over several.
     """
 
@@ -206,7 +206,7 @@ class SkippedCell:
     backend: str
     precision: str
     batch: int | None
-    why: str
+    reason: str
     machine: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -214,29 +214,29 @@ class SkippedCell:
         return dataclasses.asdict(self)
 
 
-def save_absent(root: Path, item: SkippedCell) -> None:
+def save_skipped(root: Path, item: SkippedCell) -> None:
     """Record that a cell was skipped; it replaces an earlier reason.
 
     Raises:
         StorageError: it cannot be written.
     """
-    records.save(absent_path(root, item), "absence", SCHEMA, item.to_dict())
+    records.save(skipped_path(root, item), "skipped", SCHEMA, item.to_dict())
 
 
-def absent_path(root: Path, item: SkippedCell) -> Path:
+def skipped_path(root: Path, item: SkippedCell) -> Path:
     """Return the path of a skipped cell's record."""
     where = [] if item.machine is None else [item.machine]
     key = records.key_of([item.model, item.backend, item.precision, item.batch, *where])
-    return root / ABSENT / f"{key}.json"
+    return root / SKIPPED / f"{key}.json"
 
 
-def load_absent(path: Path) -> SkippedCell:
-    """Read what `save_absent` wrote.
+def load_skipped(path: Path) -> SkippedCell:
+    """Read what `save_skipped` wrote.
 
     Raises:
         ArtifactError: it is damaged, or has another schema.
     """
-    document = records.load(path, "absence", SCHEMA)
+    document = records.load(path, "skipped", SCHEMA)
     try:
         known = {"machine": None, **document}  # the first records lack it
         return SkippedCell(**{item.name: known[item.name] for item in dataclasses.fields(SkippedCell)})

@@ -30,7 +30,7 @@ class Saturation:
         batch: smallest batch whose throughput is within `GAIN` of the highest.
         throughput: samples per second at that batch.
         largest: largest batch that ran.
-        why: reason for stopping.
+        reason: reason for stopping.
     """
 
     model: str
@@ -39,7 +39,7 @@ class Saturation:
     batch: int
     throughput: float
     largest: int
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +89,7 @@ def saturate(
             _add(row, rows, ended)
         for key in tried - {_key(row) for row in report.rows}:
             ended[key] = next(
-                (item.why for item in report.absent if (item.backend, item.precision) == key[1:]), "refused"
+                (item.reason for item in report.skipped if (item.backend, item.precision) == key[1:]), "refused"
             )
         batch *= 2
     ends = [_end(key, found, ended.get(key, f"reached the maximum batch {max_batch}")) for key, found in rows.items()]
@@ -142,5 +142,5 @@ def _end(key: Key, found: Sequence[LatencyRow], why: str) -> Saturation | None:
         batch=batch,
         throughput=ran[batch],
         largest=max(ran),
-        why=why,
+        reason=why,
     )

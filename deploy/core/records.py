@@ -16,7 +16,7 @@ from deploy.core.store import write_file
 AGAIN = "measure again"
 BENCH, EVALUATION = "bench", "evaluation"
 """Folders of records in a model's folder."""
-SKIPPED, SWEEPS = ".absent", ".sweeps"
+SKIPPED, SWEEPS = ".skipped", ".sweeps"
 """Folders of records in the artifacts directory."""
 FOLDERS = (BENCH, EVALUATION, SKIPPED, SWEEPS)
 

@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from deploy.bench.limits import MachineLimits, stored_limits
-from deploy.bench.records import ABSENT, FOLDER, PROFILE, Cell, CellRecord, SkippedCell, load, load_absent, load_profile
+from deploy.bench.records import (
+    FOLDER,
+    PROFILE,
+    SKIPPED,
+    Cell,
+    CellRecord,
+    SkippedCell,
+    load,
+    load_profile,
+    load_skipped,
+)
 from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError
 from deploy.core.progress import Progress
@@ -67,7 +77,7 @@ def collect(store: Store, models: Sequence[str], progress: Progress) -> ReportIn
         accuracy.load,
         progress,
     )
-    skipped = (item for _, item in _load_all((store.root / ABSENT).glob("*.json"), load_absent, progress))
+    skipped = (item for _, item in _load_all((store.root / SKIPPED).glob("*.json"), load_skipped, progress))
     timed = {
         (name, cell.backend, cell.precision, cell.batch, cell.machine.get("kind"))
         for cell in (record.cell for _, record in newest)

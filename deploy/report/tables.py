@@ -174,9 +174,9 @@ def common_settings(rows: Sequence[JsonObject]) -> str:
 def skipped(document: JsonObject) -> list[tuple[str, str]]:
     """Return the configurations that were skipped or failed, with the reason; each reason once per backend."""
     models: dict[tuple[str, str, str], list[str]] = {}
-    for item in document["absent"]:
+    for item in document["skipped"]:
         where = f" on {item['machine']}" if item.get("machine") else ""
-        models.setdefault((item["backend"], f"{item['precision']}{where}", item["why"]), []).append(item["model"])
+        models.setdefault((item["backend"], f"{item['precision']}{where}", item["reason"]), []).append(item["model"])
     lines = [
         (f"{', '.join(dict.fromkeys(names))}: {backend} {precision}", reason)
         for (backend, precision, reason), names in models.items()

@@ -128,7 +128,7 @@ def describe(inputs: ReportInputs, baseline: str, folder: Path) -> dict[str, Any
         "seeds": sorted({record.about["seed"] for _, record in inputs.records if "seed" in record.about}),
         "machines": machines,
         "rows": rows,
-        "absent": [item.to_dict() for item in inputs.skipped],
+        "skipped": [item.to_dict() for item in inputs.skipped],
         "superseded": inputs.superseded,
         "advice": advice(with_machines, [profile for _, profile in inputs.profiles], baseline),
         "sensitivity": list(_sensitivity(inputs)),

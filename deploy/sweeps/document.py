@@ -39,8 +39,8 @@ class Document:
             mark = exc.problem_mark or exc.context_mark
             raise self.error(mark.line + 1 if mark else 1, f"invalid YAML: {exc.problem or exc.context}.") from exc
         except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as exc:
-            why = exc.strerror if isinstance(exc, OSError) else "not YAML text"
-            raise UsageError(f"{path}: cannot be read: {why}.") from exc
+            reason = exc.strerror if isinstance(exc, OSError) else "not YAML text"
+            raise UsageError(f"{path}: cannot be read: {reason}.") from exc
 
     def _compose(self, text: str) -> yaml.Node | None:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):

@@ -32,14 +32,14 @@ class TaskOutcome:
             ``skipped``: a task that it needs failed.
         result: what `deploy.sweeps.job.do_task` returned, and ``fetched``, digests of the files that were sent to the
             node; for a failed benchmark ``saved``, records of its finished worker processes.
-        why: reason of ``failed`` and ``skipped``.
+        reason: reason of ``failed`` and ``skipped``.
         node: where it ran; None if it did not run.
     """
 
     task: Task
     state: str
     result: Mapping[str, Any]
-    why: str = ""
+    reason: str = ""
     node: str | None = None
 
     @property
@@ -60,7 +60,7 @@ class TaskOutcome:
             "model": self.task.group,
             "machine": self.task.machine,
             "state": self.state,
-            "why": self.why or None,
+            "reason": self.reason or None,
             "verdict": self.result.get("verdict"),
             "node": self.node,
             "fetched": len(self.result.get("fetched", ())),
@@ -151,18 +151,18 @@ class Drive:
             self._tries[task.name] = self._tries.get(task.name, 0) + 1
             self._schedule.lost(task.name)
             if self._tries[task.name] >= MAX_TRIES:
-                self._give_up(task, f"{event.why} Gave up after {MAX_TRIES} tries.")
+                self._give_up(task, f"{event.reason} Gave up after {MAX_TRIES} tries.")
             else:
-                self._watch(task, RETRY, event.why)
+                self._watch(task, RETRY, event.reason)
             return
         if event.result is None:
-            self._end(self._failure(task, event.why, event.node), node)
+            self._end(self._failure(task, event.reason, event.node), node)
             return
         result = event.result
         if result["state"] != "failed":
             self._journal.keep(task, self._keys[task.name], result)
-        why = result.get("why", "")
-        self._end(TaskOutcome(task=task, state=result["state"], why=why, result=result, node=event.node), node)
+        why = result.get("reason", "")
+        self._end(TaskOutcome(task=task, state=result["state"], reason=why, result=result, node=event.node), node)
 
     def _end(self, outcome: TaskOutcome, node: Node) -> None:
         self._publish(outcome)
@@ -172,7 +172,7 @@ class Drive:
     def _failure(self, task: Task, why: str, node: str | None = None) -> TaskOutcome:
         """Return the outcome of a failed task, with the records that it had saved."""
         saved = list(dict.fromkeys(self._saved.get(task.name, ())))
-        return TaskOutcome(task=task, state="failed", why=why, result={"saved": saved} if saved else {}, node=node)
+        return TaskOutcome(task=task, state="failed", reason=why, result={"saved": saved} if saved else {}, node=node)
 
     def _give_up(self, task: Task, why: str) -> None:
         self._publish(self._failure(task, why))
@@ -181,8 +181,8 @@ class Drive:
 
     def _skip(self, task: Task) -> None:
         failed = next(self.outcomes[name] for name in task.needs if not self.outcomes[name].succeeded)
-        self._publish(TaskOutcome(task=task, state="skipped", why=f"{failed.task.name}: {failed.why}", result={}))
+        self._publish(TaskOutcome(task=task, state="skipped", reason=f"{failed.task.name}: {failed.reason}", result={}))
 
     def _publish(self, outcome: TaskOutcome) -> None:
         self.outcomes[outcome.task.name] = outcome
-        self._watch(outcome.task, outcome.state, outcome.why)
+        self._watch(outcome.task, outcome.state, outcome.reason)

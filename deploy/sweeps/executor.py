@@ -51,14 +51,14 @@ class TaskEnd:
     Attributes:
         node: where it ran.
         result: what the job returned; None if it did not return.
-        why: the reason if ``result`` is None; else empty.
+        reason: the reason if ``result`` is None; else empty.
         lost: the node is gone; the task can run on another one.
     """
 
     task: str
     node: str
     result: Mapping[str, Any] | None = None
-    why: str = ""
+    reason: str = ""
     lost: bool = False
 
 

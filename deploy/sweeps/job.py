@@ -66,7 +66,7 @@ def do_task(work: Work, root: Path, notify: Notify) -> dict[str, Any]:
         notify: receives messages while the task runs.
 
     Returns:
-        ``state`` (``done``, ``found`` or ``failed``), ``why`` and ``exit_code`` of a failure, ``seconds``, ``machine``,
+        ``state`` (``done``, ``found`` or ``failed``), ``reason`` and ``exit_code`` of a failure, ``seconds``, ``machine``,
         and the fields of the kind of task; paths are relative to ``root``.
     """
     began = time.perf_counter()
@@ -79,9 +79,9 @@ def do_task(work: Work, root: Path, notify: Notify) -> dict[str, Any]:
         result = {"state": "done", **KINDS[work["kind"]](work, Store(root), ProgressForwarder(notify))}
     except DeployError as exc:
         hint = f" ({exc.hint})" if exc.hint else ""
-        result = {"state": "failed", "why": f"{exc.message}{hint}", "exit_code": exc.exit_code}
+        result = {"state": "failed", "reason": f"{exc.message}{hint}", "exit_code": exc.exit_code}
     except Exception as exc:  # an exception of a library ends this task, not the sweep
-        result = {"state": "failed", "why": f"{type(exc).__name__}: {exc}", "exit_code": 1}
+        result = {"state": "failed", "reason": f"{type(exc).__name__}: {exc}", "exit_code": 1}
     return {**result, "seconds": round(time.perf_counter() - began, 3), "machine": machine()}
 
 
@@ -183,15 +183,15 @@ def _evaluate(work: Work, store: Store, progress: ProgressForwarder) -> Result:
     result: Result = {"verdict": report.verdict, "made": {}, "files": _relative(files, store)}
     if report.verdict == "fail":
         failed = [row for row in report.rows if row.verdict == "fail"]
-        why = "; ".join(f"{row.file.name if row.file else row.model}: {row.note}" for row in failed)
-        result |= {"state": "failed", "why": why, "exit_code": ParityError.exit_code}
+        reason = "; ".join(f"{row.file.name if row.file else row.model}: {row.note}" for row in failed)
+        result |= {"state": "failed", "reason": reason, "exit_code": ParityError.exit_code}
     return result
 
 
 def _bench(work: Work, store: Store, progress: ProgressForwarder) -> Result:
     from deploy.bench.cells import choose_backends
     from deploy.bench.measure import measure_speed
-    from deploy.bench.records import SkippedCell, absent_path, record_path, save_absent
+    from deploy.bench.records import SkippedCell, record_path, save_skipped, skipped_path
     from deploy.bench.repetition import Budget
     from deploy.bench.rows import LatencyRow
 
@@ -204,14 +204,14 @@ def _bench(work: Work, store: Store, progress: ProgressForwarder) -> Result:
         except MissingPackageError as exc:
             skipped += [
                 SkippedCell(
-                    model=work["model"], backend=backend, precision=precision, batch=batch, why=exc.message,
+                    model=work["model"], backend=backend, precision=precision, batch=batch, reason=exc.message,
                     machine=work["machine"],
                 )
                 for name, precision in wanted if name == backend
                 for batch in work["batches"]
             ]  # fmt: skip
     for item in skipped:
-        save_absent(store.root, item)
+        save_skipped(store.root, item)
     saved: dict[str, int] = {}
     resumed: list[bool] = []
 
@@ -245,7 +245,7 @@ def _bench(work: Work, store: Store, progress: ProgressForwarder) -> Result:
             kind=work["machine"],
         )
         rows = report.rows
-        skipped += report.absent
+        skipped += report.skipped
     cells = [row.record.cell for row in rows]
     records = [record_path(store.root, cell) for cell in cells]
     return {
@@ -253,10 +253,10 @@ def _bench(work: Work, store: Store, progress: ProgressForwarder) -> Result:
             [cell.backend, cell.precision, cell.batch, path]
             for cell, path in zip(cells, _relative(records, store), strict=True)
         ],
-        "absent": [item.to_dict() for item in skipped],
+        "skipped": [item.to_dict() for item in skipped],
         "resumed": any(resumed),
         "made": {},
-        "files": _relative([*records, *(absent_path(store.root, item) for item in skipped)], store),
+        "files": _relative([*records, *(skipped_path(store.root, item) for item in skipped)], store),
     }
 
 

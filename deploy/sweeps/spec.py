@@ -238,10 +238,10 @@ def _check_known(place: Place, value: str, known: Collection[str]) -> None:
         raise SpecError(place, f"{value!r} is not one of {', '.join(known)}.{_suggestion(value, known)}")
 
 
-def _check_distinct(place: Place, values: Sequence[Any], why: str = "") -> None:
+def _check_distinct(place: Place, values: Sequence[Any], reason: str = "") -> None:
     for position, value in enumerate(values):
         if value in values[:position]:
-            raise SpecError((*place, position), f"{value} is given twice{why}.")
+            raise SpecError((*place, position), f"{value} is given twice{reason}.")
 
 
 def _suggestion(value: Any, known: Collection[str]) -> str:

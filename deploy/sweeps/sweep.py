@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.bench.cells import choose_backends
-from deploy.bench.records import CellRecord, SkippedCell, load, save_absent
+from deploy.bench.records import CellRecord, SkippedCell, load, save_skipped
 from deploy.bench.rows import LatencyRow, rows_of
 from deploy.bench.statistics import plain_interval
 from deploy.core.environment import usable_cores
@@ -137,12 +137,12 @@ class CellResult:
 
     Attributes:
         row: latencies; None if it was not timed.
-        why: why it was not timed, or why it has fewer repetitions than requested; else empty.
+        reason: why it was not timed, or why it has fewer repetitions than requested; else empty.
     """
 
     cell: SweepCell
     row: LatencyRow | None
-    why: str
+    reason: str
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; times in nanoseconds."""
@@ -150,8 +150,8 @@ class CellResult:
         median = stats.median if stats else None
         return {
             **_coordinates(self.cell),
-            "state": "timed" if median else "absent",
-            "why": self.why or None,
+            "state": "timed" if median else "skipped",
+            "reason": self.reason or None,
             "median_ns": plain_interval(median),
             "record": None if self.row is None else self.row.record.cell.key,
         }
@@ -255,9 +255,9 @@ def _cell_results(
             record = load(store.root / path)
             key = (name, record.cell.backend, record.cell.precision, record.cell.batch)
             records[key] = record
-            reasons[key] = f"{len(record.timed)} of {outcome.task.work['repetitions']} processes: {outcome.why}"
-        for item in outcome.result.get("absent", ()):
-            reasons[name, item["backend"], item["precision"], item["batch"]] = item["why"]
+            reasons[key] = f"{len(record.timed)} of {outcome.task.work['repetitions']} processes: {outcome.reason}"
+        for item in outcome.result.get("skipped", ()):
+            reasons[name, item["backend"], item["precision"], item["batch"]] = item["reason"]
     rows = dict(zip(records, rows_of(list(records.values()), baseline, {}), strict=True))
     results = []
     for cell in cells:
@@ -266,9 +266,9 @@ def _cell_results(
         if row is None:
             why = _why_skipped(cell, outcomes, why)
             if key not in reasons:
-                save_absent(store.root, SkippedCell(**_coordinates(cell), why=why))
+                save_skipped(store.root, SkippedCell(**_coordinates(cell), reason=why))
         failure = row.record.failure if row else ""
-        results.append(CellResult(cell=cell, row=None if failure else row, why=failure or why))
+        results.append(CellResult(cell=cell, row=None if failure else row, reason=failure or why))
     return results
 
 
@@ -276,5 +276,5 @@ def _why_skipped(cell: SweepCell, outcomes: Mapping[str, TaskOutcome], reason: s
     """Return why a configuration was not timed: its file could not be made, or the benchmark failed."""
     maker = outcomes.get(cell.maker or "")
     if maker is not None and not maker.succeeded:
-        return f"{maker.task.name}: {maker.why}"
-    return reason or outcomes[cell.bench].why or "not timed."
+        return f"{maker.task.name}: {maker.reason}"
+    return reason or outcomes[cell.bench].reason or "not timed."

@@ -130,8 +130,8 @@ def _remarks(report: BenchmarkReport) -> Iterator[tuple[str, str]]:
         yield from ((str(row.record.cell), text) for text in _scenario(row))
     for slug in dict.fromkeys(row.record.cell.slug for row in report.rows if not row.record.about["trained"]):
         yield slug, "untrained weights: latencies are valid, predictions are meaningless"
-    for item in report.absent:
-        yield _skipped(item), item.why
+    for item in report.skipped:
+        yield _skipped(item), item.reason
 
 
 def _scenario(row: LatencyRow) -> Iterator[str]:
@@ -161,7 +161,7 @@ def show_saturation(found: SaturationReport) -> None:
         (
             f"{item.model} {item.backend} {item.precision}",
             f"{item.throughput:.4g} samples/s, saturated from batch {item.batch} on; largest batch timed: "
-            f"{item.largest} ({item.why})",
+            f"{item.largest} ({item.reason})",
         )
         for item in found.ends
     ]
@@ -178,7 +178,7 @@ def as_markdown(report: BenchmarkReport) -> str:
     lines = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * LEFT_ALIGNED + "---:|" * (len(HEADS) - LEFT_ALIGNED)]
     lines += ["| " + " | ".join(item.replace("|", "\\|") for item in cells_of(row)) + " |" for row in report.rows]
     lines += ["", LEGEND, ""]
-    lines += [f"- {_skipped(item)}: {item.why}" for item in report.absent]
+    lines += [f"- {_skipped(item)}: {item.reason}" for item in report.skipped]
     return "\n".join(lines) + "\n"
 
 

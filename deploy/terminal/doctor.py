@@ -11,7 +11,7 @@ from deploy.terminal.console import console, escape
 if TYPE_CHECKING:
     from deploy.tools.doctor import DoctorReport
 
-STATES = {"works": "[green]works[/]", "absent": "[yellow]unavailable[/]", "broken": "[bold red]BROKEN[/]"}
+STATES = {"works": "[green]works[/]", "unavailable": "[yellow]unavailable[/]", "broken": "[bold red]BROKEN[/]"}
 
 
 def show_doctor(report: DoctorReport) -> None:

@@ -83,9 +83,9 @@ def show_sweep(report: SweepReport) -> None:
     out = console(piped=150)
     out.print(_latencies(report.cells))
     failed = [item for item in report.outcomes if not item.succeeded]
-    out.print(rows((f"[bold red]{item.state}[/]", escape(f"{item.task.name}: {item.why}")) for item in failed))
-    reasons = {item.why for item in failed}
-    out.print(rows(_skipped([item for item in report.cells if not any(reason in item.why for reason in reasons)])))
+    out.print(rows((f"[bold red]{item.state}[/]", escape(f"{item.task.name}: {item.reason}")) for item in failed))
+    reasons = {item.reason for item in failed}
+    out.print(rows(_skipped([item for item in report.cells if not any(reason in item.reason for reason in reasons)])))
     counts = _counts(Counter(item.state for item in report.outcomes))
     out.print(f"{len(report.outcomes)} tasks: {counts}; {report.work_seconds:.0f} s of work in {report.seconds:.0f} s")
 
@@ -120,10 +120,10 @@ def _skipped(results: Sequence[CellResult]) -> Iterator[tuple[str, str]]:
     """Yield each reason once, with the configurations it applies to."""
     reasons: dict[str, list[str]] = {}
     for item in results:
-        if item.why:
+        if item.reason:
             cell = item.cell
             where = f" on {cell.machine}" if cell.machine else ""
-            reasons.setdefault(item.why, []).append(f"{cell.model} {cell.backend} {cell.precision}{where}")
+            reasons.setdefault(item.reason, []).append(f"{cell.model} {cell.backend} {cell.precision}{where}")
     for reason, names in reasons.items():
         distinct = list(dict.fromkeys(names))
         shown = ", ".join(distinct[:4]) + (f" and {len(distinct) - 4} more" if len(distinct) > 4 else "")

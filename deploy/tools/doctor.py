@@ -57,7 +57,7 @@ class Finding:
 
     Attributes:
         name: what was checked.
-        state: ``works``, ``absent`` (optional, and not installed, outdated or without hardware) or ``broken``.
+        state: ``works``, ``unavailable`` (optional, and not installed, outdated or without hardware) or ``broken``.
         detail: version, or why it does not work.
         fix: a command that fixes it; empty where there is none.
     """
@@ -155,7 +155,7 @@ def _provider(name: str, provider: str, *, required: bool) -> Finding:
     if required:
         return Finding(name=name, state="broken", detail=problem, fix=f"pip install --force-reinstall {package}")
     fix = "" if version("onnxruntime-gpu") else "pip install onnxruntime-gpu"
-    return Finding(name=name, state="absent", detail=f"a session with this provider failed: {problem}", fix=fix)
+    return Finding(name=name, state="unavailable", detail=f"a session with this provider failed: {problem}", fix=fix)
 
 
 def _one_onnxruntime() -> Finding:
@@ -174,7 +174,7 @@ def _required_versions() -> Finding:
     try:
         unmet = _unmet()
     except metadata.PackageNotFoundError:
-        return Finding(name="required versions", state="absent", detail=f"{DISTRIBUTION} itself is not installed")
+        return Finding(name="required versions", state="unavailable", detail=f"{DISTRIBUTION} itself is not installed")
     if not unmet:
         return Finding(name="required versions", state="works", detail="all requirements are met")
     return Finding(
@@ -211,7 +211,7 @@ def _applies(item: Requirement, extra: str) -> bool:
 def _gpu() -> Finding:
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return Finding(name="NVIDIA GPU", state="absent", detail="no driver found (nvidia-smi)")
+        return Finding(name="NVIDIA GPU", state="unavailable", detail="no driver found (nvidia-smi)")
     query = [tool, "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader"]
     done = subprocess.run(query, capture_output=True, text=True, timeout=60)
     if done.returncode:
@@ -234,7 +234,7 @@ def _tensorrt() -> Finding:
             return Finding(name="TensorRT", state=state, detail=problem or f"{package} {version(package)}")
     return Finding(
         name="TensorRT",
-        state="absent",
+        state="unavailable",
         detail="neither tensorrt nor tensorrt-rtx is installed",
         fix="pip install tensorrt-rtx   (the libraries of tensorrt come from NVIDIA's own index)",
     )
@@ -243,13 +243,13 @@ def _tensorrt() -> Finding:
 def _optional(name: str, module: str, extra: str, package: str) -> Finding:
     fix = f"pip install '{DISTRIBUTION}[{extra}]'"
     if importlib.util.find_spec(module) is None:
-        return Finding(name=name, state="absent", detail=f"{package} is not installed", fix=fix)
+        return Finding(name=name, state="unavailable", detail=f"{package} is not installed", fix=fix)
     try:
         unmet = _unmet(extra)
     except metadata.PackageNotFoundError:
         unmet = []
     if unmet:
-        return Finding(name=name, state="absent", detail=_needs(unmet), fix=fix)
+        return Finding(name=name, state="unavailable", detail=_needs(unmet), fix=fix)
     return Finding(name=name, state="works", detail=f"{package} {version(package)}")
 
 

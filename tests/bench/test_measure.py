@@ -85,7 +85,7 @@ def test_no_number_without_parity(artifacts: Path) -> None:
     document["parity"] |= {"verdict": "fail", "reasons": ["logits: noise 3 times the signal"]}
     beside.write_text(dump_checked(document))
     report = _bench(artifacts, "lenet5", backends=("onnxruntime",), precisions=("fp32",))
-    assert report.rows == () and "logits: noise 3 times" in report.absent[0].why
+    assert report.rows == () and "logits: noise 3 times" in report.skipped[0].reason
 
 
 def test_a_file_that_was_changed_is_not_timed(artifacts: Path) -> None:
@@ -108,32 +108,32 @@ def test_missing_files_are_made_with_a_note(store: Path) -> None:
 
 def test_skipped_cells_carry_the_reason(artifacts: Path) -> None:
     report = _bench(artifacts, "lenet5", backends=("torch", "onnxruntime"), precisions=("int8",))
-    assert [item.backend for item in report.absent] == ["torch", "onnxruntime"]
-    assert "int8" in report.absent[0].why and "deploy quantize lenet5" in report.absent[1].why
+    assert [item.backend for item in report.skipped] == ["torch", "onnxruntime"]
+    assert "int8" in report.skipped[0].reason and "deploy quantize lenet5" in report.skipped[1].reason
     report = _bench(artifacts, "lenet5", backends=("onnxruntime", "openvino"), precisions=("fp32",), device="cuda")
-    assert "CUDAExecutionProvider" in report.absent[0].why and "cuda" in report.absent[1].why
+    assert "CUDAExecutionProvider" in report.skipped[0].reason and "cuda" in report.skipped[1].reason
     report = _bench(artifacts, "lenet5", backends=("tensorrt",), precisions=("fp32",))
-    assert "cpu" in report.absent[0].why
+    assert "cpu" in report.skipped[0].reason
     report = _bench(artifacts, "lenet5", backends=("tensorrt",), precisions=("fp16",), device="cuda")
-    assert report.absent[0].why.endswith("deploy trt build lenet5 --fp16")
+    assert report.skipped[0].reason.endswith("deploy trt build lenet5 --fp16")
 
 
 def test_a_file_is_run_by_what_it_is_for(artifacts: Path) -> None:
     quantize("lenet5", calib="digits", target="openvino", samples=8, artifacts=artifacts)
     folder = artifacts / "lenet5"
     report = _bench(artifacts, str(folder / "lenet5.int8-openvino.onnx"), repetitions=1)
-    assert [row.record.cell.backend for row in report.rows] == ["openvino"] and not report.absent
+    assert [row.record.cell.backend for row in report.rows] == ["openvino"] and not report.skipped
     report = _bench(artifacts, str(folder / "lenet5.fp32.onnx"), repetitions=1)
-    assert [row.record.cell.backend for row in report.rows] == ["onnxruntime", "openvino"] and not report.absent
+    assert [row.record.cell.backend for row in report.rows] == ["onnxruntime", "openvino"] and not report.skipped
     report = _bench(artifacts, str(folder / "lenet5.fp32.onnx"), backends=("torch",))
-    assert report.rows == () and report.absent[0].backend == "torch"
+    assert report.rows == () and report.skipped[0].backend == "torch"
 
 
 def test_a_fixed_batch_is_not_stretched(store: Path) -> None:
     export_model("zoo/lenet5", artifacts=store, dynamic=(), strategy="trace")
     report = _bench(store, "zoo/lenet5", backends=("onnxruntime",), batches=(1, 4))
     assert [row.record.cell.batch for row in report.rows] == [1]
-    assert report.absent[0].batch == 4 and "--dynamic batch" in report.absent[0].why
+    assert report.skipped[0].batch == 4 and "--dynamic batch" in report.skipped[0].reason
 
 
 FACTORY = """
@@ -154,7 +154,7 @@ def make():
 
 
 @pytest.mark.parametrize(
-    ("what", "why"),
+    ("what", "reason"),
     [
         ("os.kill(os.getpid(), 9)", "SIGKILL.*memory"),
         ("os._exit(3)", "status 3"),
@@ -162,7 +162,7 @@ def make():
         ("raise MemoryError", "MemoryError"),
     ],
 )
-def test_a_process_that_fails_is_a_row_with_its_reason(tmp_path: Path, store: Path, what: str, why: str) -> None:
+def test_a_process_that_fails_is_a_row_with_its_reason(tmp_path: Path, store: Path, what: str, reason: str) -> None:
     (tmp_path / "odd.py").write_text(FACTORY.format(what=what))
     request = ModelRequest(name=f"{tmp_path / 'odd.py'}:make", inputs=("x:batch,3",))
     report = measure_speed(
@@ -174,7 +174,7 @@ def test_a_process_that_fails_is_a_row_with_its_reason(tmp_path: Path, store: Pa
         artifacts=store,
     )
     (row,) = report.rows
-    assert row.stats is None and re.search(why, row.record.failure), row.record.failure
+    assert row.stats is None and re.search(reason, row.record.failure), row.record.failure
     assert len(row.record.repetitions) == 1, "what failed is not tried again"
     assert row.to_dict()["status"] == "failed"
 

@@ -22,7 +22,7 @@ def test_names_stay_text(tmp_path: Path) -> None:
     document |= {
         "rows": [row],
         "advice": advice,
-        "absent": [{"model": EVIL, "backend": "b", "precision": "p", "why": EVIL}],
+        "skipped": [{"model": EVIL, "backend": "b", "precision": "p", "reason": EVIL}],
     }
     text = render_page(document)
     assert EVIL not in text and text.count("&lt;script&gt;alert(1)") >= 4

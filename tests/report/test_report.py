@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deploy.bench.records import SkippedCell, record_path, save_absent, save_profile
+from deploy.bench.records import SkippedCell, record_path, save_profile, save_skipped
 from deploy.core.errors import ArtifactError
 from deploy.core.progress import Progress
 from deploy.report.compare import compare_reports
@@ -95,11 +95,11 @@ def test_every_link_exists_and_the_command_names_the_configuration(filled: Path)
 
 def test_a_skipped_configuration_is_listed_until_it_is_timed(tmp_path: Path) -> None:
     add_record(tmp_path)
-    save_absent(
-        tmp_path, SkippedCell(model="net", backend="openvino", precision="fp32", batch=1, why="it has no such layer")
+    save_skipped(
+        tmp_path, SkippedCell(model="net", backend="openvino", precision="fp32", batch=1, reason="it has no such layer")
     )
-    save_absent(tmp_path, SkippedCell(model="net", backend="torch", precision="fp32", batch=1, why="once"))
-    assert [item["why"] for item in write_report(artifacts=tmp_path).document["absent"]] == ["it has no such layer"]
+    save_skipped(tmp_path, SkippedCell(model="net", backend="torch", precision="fp32", batch=1, reason="once"))
+    assert [item["reason"] for item in write_report(artifacts=tmp_path).document["skipped"]] == ["it has no such layer"]
     assert "it has no such layer" in (tmp_path / "report" / "report.md").read_text()
     assert not verify(tmp_path).problems
 

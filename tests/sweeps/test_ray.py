@@ -101,8 +101,8 @@ def test_nodes_that_die(cluster: Any, store: Path) -> None:
     rows = {kind: [item for item in report.cells if item.cell.machine == kind] for kind in (LEFT, RIGHT)}
     assert all(item.row and len(item.row.record.timed) == 5 for item in rows[LEFT])
     for item in rows[RIGHT]:
-        assert f" {RIGHT} " in item.why
-        assert item.row is None or f"{len(item.row.record.timed)} of 5 processes" in item.why
+        assert f" {RIGHT} " in item.reason
+        assert item.row is None or f"{len(item.row.record.timed)} of 5 processes" in item.reason
     assert report.exit_code == 1 and verify(store).problems == ()
     text = (write_report(artifacts=store).folder / "report.md").read_text()
     assert ("on right" in text) == any(item.row is None for item in rows[RIGHT])
@@ -114,4 +114,4 @@ def test_a_missing_cluster_and_missing_machines(cluster: Any, store: Path) -> No
     spec = _spec("zoo/lenet5", backends=("onnxruntime",))
     report = run_sweep(spec, executor="ray", address=cluster.address, artifacts=store)
     assert len(report.cells) == 2 and not any(item.row for item in report.cells)
-    assert all(f" {item.cell.machine} " in item.why for item in report.cells)
+    assert all(f" {item.cell.machine} " in item.reason for item in report.cells)

@@ -64,7 +64,7 @@ def test_a_matrix_and_its_second_run(run: Run, artifacts: Path) -> None:
         "bench lenet5": "done",
     }
     cells = _cells(ran)
-    assert cells["lenet5", "torch", "int8"]["state"] == "absent" and cells["lenet5", "torch", "int8"]["why"]
+    assert cells["lenet5", "torch", "int8"]["state"] == "skipped" and cells["lenet5", "torch", "int8"]["reason"]
     timed = [cell for cell in cells.values() if cell["state"] == "timed"]
     assert len(timed) == 3 and all(cell["median_ns"]["low"] < cell["median_ns"]["high"] for cell in timed)
     assert Path(ran.json["report"]).is_file() and ran.json["work_seconds"] < ran.json["seconds"]
@@ -192,15 +192,15 @@ min_time: 0.02
     assert ran.code == 3, "one export fails its parity check"
     tasks = {(item["task"].split()[0], item["task"].split(":")[1].split()[0]): item for item in ran.json["tasks"]}
     for name in ("impossible", "forked", "deadly"):
-        assert tasks["export", name]["state"] == "failed" and tasks["export", name]["why"]
+        assert tasks["export", name]["state"] == "failed" and tasks["export", name]["reason"]
     assert {tasks[kind, "small"]["state"] for kind in ("export", "bench")} == {"done"}
     assert tasks["bench", "deadly"]["state"] == "failed"
-    assert "SIGSEGV" in tasks["export", "deadly"]["why"] and "SIGSEGV" in tasks["bench", "deadly"]["why"]
+    assert "SIGSEGV" in tasks["export", "deadly"]["reason"] and "SIGSEGV" in tasks["bench", "deadly"]["reason"]
     cells = {(cell["model"].split(":")[1], cell["backend"]): cell for cell in ran.json["cells"]}
     assert cells["small", "torch"]["state"] == cells["small", "onnxruntime"]["state"] == "timed"
     assert cells["impossible", "torch"]["state"] == "timed", "PyTorch needs no export"
-    assert cells["impossible", "onnxruntime"]["why"].startswith(tasks["export", "impossible"]["task"])
-    assert "SIGSEGV" in cells["deadly", "torch"]["why"]
+    assert cells["impossible", "onnxruntime"]["reason"].startswith(tasks["export", "impossible"]["task"])
+    assert "SIGSEGV" in cells["deadly", "torch"]["reason"]
     assert "deadly" in (store / "report" / "report.md").read_text()
     assert verify(store).problems == ()
 
@@ -214,7 +214,7 @@ def test_engines_are_built_without_a_gpu(run: Run, artifacts: Path) -> None:
     assert states["build lenet5 fp32"] == states["build lenet5 fp16"] == "done"
     assert len(list(artifacts.glob("lenet5/*.engine"))) == 2
     cells = _cells(ran)
-    assert cells["lenet5", "tensorrt", "fp16"]["state"] == "absent" and cells["lenet5", "tensorrt", "fp16"]["why"]
+    assert cells["lenet5", "tensorrt", "fp16"]["state"] == "skipped" and cells["lenet5", "tensorrt", "fp16"]["reason"]
     assert cells["lenet5", "onnxruntime", "fp16"]["state"] == "timed"
 
 

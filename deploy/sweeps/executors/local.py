@@ -73,7 +73,7 @@ class LocalExecutor:
             reply, _ = worker.call("run", listener=listen, work=dict(task.work), root=str(self._context.root))
         except DeployError as exc:
             if not self._closing:
-                self._events.put(TaskEnd(task=task.name, node=HERE, why=exc.message))
+                self._events.put(TaskEnd(task=task.name, node=HERE, reason=exc.message))
             return
         self._events.put(TaskEnd(task=task.name, node=HERE, result=reply))
 

@@ -180,19 +180,19 @@ class RayExecutor:
         try:
             answer = ray.get(reference)
         except LOST as exc:
-            return TaskEnd(task=task.name, node=node.name, why=f"the node was lost ({_first_line(exc)}).", lost=True)
+            return TaskEnd(task=task.name, node=node.name, reason=f"the node was lost ({_first_line(exc)}).", lost=True)
         except (WorkerCrashedError, OutOfMemoryError) as exc:
             alive = any(item.name == node.name for item in self.nodes())
-            why = f"the worker process died ({_first_line(exc)})."
-            return TaskEnd(task=task.name, node=node.name, why=why, lost=not alive)
+            reason = f"the worker process died ({_first_line(exc)})."
+            return TaskEnd(task=task.name, node=node.name, reason=reason, lost=not alive)
         except RayTaskError as exc:
-            return TaskEnd(task=task.name, node=node.name, why=_first_line(exc.cause or exc))
+            return TaskEnd(task=task.name, node=node.name, reason=_first_line(exc.cause or exc))
         except RayError as exc:
-            return TaskEnd(task=task.name, node=node.name, why=f"{type(exc).__name__}: {_first_line(exc)}")
+            return TaskEnd(task=task.name, node=node.name, reason=f"{type(exc).__name__}: {_first_line(exc)}")
         try:
             self._store(answer["contents"])
         except ArtifactError as exc:
-            return TaskEnd(task=task.name, node=node.name, why=exc.message)
+            return TaskEnd(task=task.name, node=node.name, reason=exc.message)
         return TaskEnd(task=task.name, node=node.name, result={**answer["result"], "fetched": answer["fetched"]})
 
     def close(self) -> None:
