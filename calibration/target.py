@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from calibration.grid import Grid, Range
 from deploy.core import registry
 from deploy.core.environment import cpu_features
-from deploy.core.errors import DeployError, UnknownNameError
+from deploy.core.errors import UnknownNameError
 
 if TYPE_CHECKING:
     import onnx
@@ -77,7 +77,7 @@ def targets() -> Mapping[str, Target]:
     Raises:
         DeployError: a third-party plug-in cannot be imported or declares no `Target`.
     """
-    declared = [_declared(plugin) for plugin in registry.names(PACKAGE)]
+    declared = [registry.declaration(PACKAGE, plugin, Target, "target") for plugin in registry.names(PACKAGE)]
     return {target.name: target for target in sorted(declared, key=lambda target: target.name)}
 
 
@@ -112,13 +112,3 @@ def quantize(
     """
     declared = find_target(target)
     return declared.quantize(model, table.ranges(declared.grid), frozenset(keep_float), cpu_features())
-
-
-def _declared(plugin: str) -> Target:
-    try:
-        declared = registry.load(PACKAGE, plugin, "target").TARGET
-    except Exception as exc:
-        raise DeployError(f"the target plug-in {plugin!r} cannot be loaded: {exc}.") from exc
-    if not isinstance(declared, Target):
-        raise DeployError(f"the target plug-in {plugin!r}: TARGET is not a calibration.target.Target.")
-    return declared

@@ -127,20 +127,14 @@ def backends() -> Mapping[str, Backend]:
     """Return all declared backends by name, the reference first, then alphabetically.
 
     Raises:
-        BackendError: a third-party plug-in cannot be imported or declares no `Backend`.
+        DeployError: a third-party plug-in cannot be imported or declares no `Backend`.
     """
     declared = [_declared(plugin) for plugin in registry.names(PACKAGE)]
     return {item.name: item for item in sorted(declared, key=lambda item: (not item.reference, item.name))}
 
 
 def _declared(plugin: str) -> Backend:
-    try:
-        declared = registry.load(PACKAGE, plugin, "backend").BACKEND
-    except Exception as exc:
-        raise BackendError(f"the backend plug-in {plugin!r} cannot be loaded: {exc}.") from exc
-    if not isinstance(declared, Backend):
-        raise BackendError(f"the backend plug-in {plugin!r}: BACKEND is not a deploy.core.backend.Backend.")
-    return declared
+    return registry.declaration(PACKAGE, plugin, Backend, "backend")
 
 
 def find_backend(name: str) -> Backend:

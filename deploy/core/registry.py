@@ -8,14 +8,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+import re
 from functools import cache
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from deploy.core.errors import UnknownNameError
+from deploy.core.errors import DeployError, UnknownNameError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+
+T = TypeVar("T")
 
 
 @cache
@@ -56,3 +60,30 @@ def load(package: str, name: str, kind: str = "plug-in") -> ModuleType:
         raise UnknownNameError(kind, name, names(package), hint=f"known: {', '.join(names(package))}")
     module: ModuleType = _extras(package)[name].load()
     return module
+
+
+def declaration(package: str, name: str, declared: type[T], kind: str) -> T:
+    """Return what a plug-in declares about itself, ``BACKEND`` or ``TARGET``.
+
+    Args:
+        package: the package of the registry.
+        name: name of the plug-in.
+        declared: class of the declaration; the last word of its name, in capitals, is the name of the variable.
+        kind: what a plug-in is called in error messages.
+
+    Raises:
+        UnknownNameError: there is no plug-in with this name.
+        DeployError: the plug-in cannot be imported, or declares nothing of this class.
+    """
+    variable = re.findall("[A-Z][a-z]+", declared.__name__)[-1].upper()
+    try:
+        found = getattr(load(package, name, kind), variable)
+    except UnknownNameError:
+        raise
+    except Exception as exc:
+        raise DeployError(f"the {kind} plug-in {name!r} cannot be loaded: {exc}.") from exc
+    if not isinstance(found, declared):
+        raise DeployError(
+            f"the {kind} plug-in {name!r}: {variable} is not a {declared.__module__}.{declared.__name__}."
+        )
+    return found

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from deploy.core import registry
 from deploy.core.artifact import Artifact, Manifest, manifest_path
 from deploy.core.backend import find_backend
-from deploy.core.errors import DeployError, UnknownNameError, UsageError
+from deploy.core.errors import UsageError
 from deploy.core.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -188,15 +188,7 @@ def find_target(name: str) -> PackageTarget:
         UnknownNameError: no target has this name.
         DeployError: a third-party plug-in cannot be imported or declares no `PackageTarget`.
     """
-    try:
-        target = registry.load(PACKAGE, name, "package target").TARGET
-    except UnknownNameError:
-        raise
-    except Exception as exc:
-        raise DeployError(f"the package target {name!r} cannot be loaded: {exc}.") from exc
-    if not isinstance(target, PackageTarget):
-        raise DeployError(f"the package target {name!r}: TARGET is not a deploy.packaging.target.PackageTarget.")
-    return target
+    return registry.declaration(PACKAGE, name, PackageTarget, "package target")
 
 
 def copy_artifact(artifact: Artifact, folder: Path) -> None:

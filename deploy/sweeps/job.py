@@ -66,8 +66,8 @@ def do_task(work: Work, root: Path, notify: Notify) -> dict[str, Any]:
         notify: receives messages while the task runs.
 
     Returns:
-        ``state`` (``done``, ``found`` or ``failed``), ``reason`` and ``exit_code`` of a failure, ``seconds``, ``machine``,
-        and the fields of the kind of task; paths are relative to ``root``.
+        ``state`` (``done``, ``found`` or ``failed``), ``reason`` and ``exit_code`` of a failure, ``seconds``,
+        ``machine``, and the fields of the kind of task; paths are relative to ``root``.
     """
     began = time.perf_counter()
     result: Result
