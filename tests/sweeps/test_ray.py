@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A cluster whose head belongs to no kind of machine."""
     import ray
 
+    before = signal.getsignal(signal.SIGTERM)  # Ray replaces it
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -38,6 +40,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield found
     ray.shutdown()
     found.shutdown()
+    signal.signal(signal.SIGTERM, before)
 
 
 def _spec(*names: str, **more: Any) -> SweepSpec:
