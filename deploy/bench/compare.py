@@ -221,7 +221,7 @@ def _read(text: str, model: str | None, precision: str | None) -> _Operand:
     """Read one side.
 
     Raises:
-        UsageError: it cannot be told what runs, or a file has another precision than asked for.
+        UsageError: a backend without a model, a file without a backend, or a file of another precision.
     """
     what, _, backend = text.rpartition("@")
     if not what and text in backends():
