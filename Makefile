@@ -1,4 +1,4 @@
-# Everything a newcomer needs: `make demo` and `make test` work on a machine with Python >= 3.10 and make.
+# `make demo` and `make test` need only Python >= 3.10 and make; they create .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(READY)
 
-# What builds the site, and no more: who writes documentation need not install every runtime.
+# Only what the documentation needs, without the runtimes.
 $(DOCS_READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -22,7 +22,7 @@ $(DOCS_READY): pyproject.toml
 
 DEMO := lenet5 inception_small resnet18_digits
 
-demo: $(READY)  ## three networks trained on real digits, exported, proven, quantized, built, judged, timed: a report
+demo: $(READY)  ## train three networks on digits, export, quantize, build engines, evaluate, time, write a report
 	$(BIN)/deploy train zoo/lenet5 --data digits
 	$(BIN)/deploy train zoo/inception_small --data digits --epochs 10
 	$(BIN)/deploy train zoo/resnet18_digits --data digits --epochs 5
@@ -35,32 +35,32 @@ demo: $(READY)  ## three networks trained on real digits, exported, proven, quan
 	$(BIN)/deploy report
 	$(BIN)/deploy verify
 
-check: $(READY)  ## lint, the order of the rooms, types
+check: $(READY)  ## lint, import order, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-test: check  ## everything CI runs
+test: check  ## everything that CI runs
 	$(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadscope
 
-test-nightly: check  ## the slow ones too
+test-nightly: check  ## the slow tests too
 	$(BIN)/pytest
 
-fuzz: $(READY)  ## five minutes of damaged manifests, shapes and options for the parsers
+fuzz: $(READY)  ## parse damaged manifests, shapes and options for five minutes
 	$(BIN)/python tests/reliability/fuzz.py 300
 
-audit: $(READY)  ## the locked versions against PyPI's advisories
+audit: $(READY)  ## compare the locked versions with the advisories of PyPI
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/pip-audit --requirement requirements.lock --disable-pip --require-hashes
 
-lock: $(READY)  ## requirements.lock: what is installed here now, with hashes
+lock: $(READY)  ## write requirements.lock: the installed versions, with hashes
 	$(BIN)/python .ci/lock
 
-docs: $(DOCS_READY)  ## the documentation, into build/site; a warning is an error
+docs: $(DOCS_READY)  ## build the documentation into build/site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-bench: $(READY)  ## the figures the documents quote; hours
+bench: $(READY)  ## measure the figures in the documentation; takes hours
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.memory
@@ -81,7 +81,7 @@ bench: $(READY)  ## the figures the documents quote; hours
 	$(BIN)/python -m benchmarks.sweep_simulation
 	$(BIN)/python -m benchmarks.quote
 
-gpu-check: $(READY)  ## on a machine with an NVIDIA GPU: does it run there, is it right, how fast is it
+gpu-check: $(READY)  ## run, check and time everything that needs an NVIDIA GPU
 	$(BIN)/python -m benchmarks.gpu_check
 
 clean:

@@ -1,6 +1,6 @@
-"""Pages that are made when the site is built: one for each command, read from the command line itself.
+"""Pages that are generated when the site is built: one per command, and the list of the Python API.
 
-Nothing of them is kept in the repository, so what a page says of an option is what the option does.
+They are not stored in the repository. The command pages are read from the command line, so they always match it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+import deploy
 from deploy.cli.main import ABOUT, cli
 
 FOLDER = "commands"
-LIST = "<!-- commands -->"
-OPTIONS = "<!-- options -->"
-"""Where ``commands/index.md`` gets its tables."""
+COMMANDS, OPTIONS = "<!-- commands -->", "<!-- options -->"
+"""Placeholders of the tables in ``commands/index.md``."""
+API = "<!-- api -->"
+"""Placeholder of the API in ``python-api.md``."""
 
 
-def walk(group: click.Group, above: click.Context | None = None, name: str = "deploy") -> Iterator[click.Context]:
-    """The context of every command below a group, groups before what is in them."""
-    with click.Context(group, info_name=name, parent=above, **group.context_settings) as context:
+def walk(group: click.Group, parent: click.Context | None = None, name: str = "deploy") -> Iterator[click.Context]:
+    """Yield the context of every command of a group, a group before its commands."""
+    with click.Context(group, info_name=name, parent=parent, **group.context_settings) as context:
         for each in group.list_commands(context):
             command = group.get_command(context, each)
             if command is None:
@@ -35,12 +37,12 @@ def walk(group: click.Group, above: click.Context | None = None, name: str = "de
 
 
 def address(context: click.Context) -> str:
-    """``commands/trt-build.md``."""
+    """Return the path of a command's page, ``commands/trt-build.md``."""
     return f"{FOLDER}/{'-'.join(context.command_path.split()[1:])}.md"
 
 
-def page(context: click.Context) -> str:
-    """The page of one command, in Markdown."""
+def command_page(context: click.Context) -> str:
+    """Return the page of a command in Markdown."""
     command = context.command
     usage = " ".join((context.command_path, *command.collect_usage_pieces(context)))
     parts = [
@@ -49,9 +51,9 @@ def page(context: click.Context) -> str:
         *_paragraphs(command.help or ""),
     ]
     if isinstance(command, click.Group):
-        below = [item for item in walk(command, context.parent, context.info_name or "") if item.command is not command]
-        parts += ["## Commands", "\n".join(f"- [{item.command_path}]({_beside(item)})" for item in below)]
-    options = [item for item in command.get_params(context) if isinstance(item, click.Option)]
+        children = list(walk(command, context.parent, context.info_name or ""))
+        parts += ["## Commands", "\n".join(f"- [{item.command_path}]({_sibling(item)})" for item in children)]
+    options = [item for item in command.get_params(context) if isinstance(item, click.Option) and not item.hidden]
     parts += ["## Options", _table(options, context)]
     examples = inspect.cleandoc((command.epilog or "").replace("\b", "")).removeprefix("Examples:")
     if examples.strip():
@@ -59,23 +61,41 @@ def page(context: click.Context) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _beside(context: click.Context) -> str:
+def api() -> str:
+    """Return mkdocstrings directives for every public name of ``deploy``: functions, then classes, then errors."""
+    public = [name for name in deploy.__all__ if not name.startswith("_")]
+    errors = [name for name in public if name.endswith("Error")]
+    functions = [name for name in public if name[0].islower()]
+    classes = [name for name in public if name not in (*errors, *functions)]
+    sections = {
+        "Functions": [f"deploy.{name}" for name in functions],
+        "Requests, options and results": [f"deploy.{name}" for name in classes],
+        "Errors": [f"deploy.{name}" for name in errors] or ["deploy.core.errors.DeployError"],
+    }
+    parts = []
+    for title, names in sections.items():
+        parts.append(f"## {title}")
+        parts += [f"::: {name}\n    options:\n      heading_level: 3" for name in names]
+    return "\n\n".join(parts)
+
+
+def _sibling(context: click.Context) -> str:
     return address(context).rpartition("/")[2]
 
 
 def _paragraphs(text: str) -> list[str]:
-    """Paragraphs as click sets them; what follows its mark for text that is not to be wrapped is code."""
-    found = []
+    """Return the paragraphs of a help text; those with click's mark against wrapping become code blocks."""
+    paragraphs = []
     for paragraph in inspect.cleandoc(text).split("\n\n"):
         if paragraph.startswith("\b"):
-            found.append("```text\n" + inspect.cleandoc(paragraph.removeprefix("\b")) + "\n```")
+            paragraphs.append("```text\n" + inspect.cleandoc(paragraph.removeprefix("\b")) + "\n```")
         else:
-            found.append(_plain(paragraph))
-    return found
+            paragraphs.append(_plain(paragraph))
+    return paragraphs
 
 
 def _plain(text: str) -> str:
-    """Help is no Markdown: its signs are shown as they are, but for code between backquotes."""
+    """Escape the characters that Markdown would interpret, except in code between backquotes."""
     pieces = text.split("`")
     if len(pieces) % 2 == 0:
         pieces = [text]
@@ -89,14 +109,14 @@ def _escaped(text: str) -> str:
 
 
 def _table(options: list[click.Option], context: click.Context) -> str:
-    rows = ["| option | what it does | default |", "|---|---|---|"]
+    rows = ["| option | meaning | default |", "|---|---|---|"]
     for option in options:
-        told: dict[str, Any] = option.to_info_dict()
+        described: dict[str, Any] = option.to_info_dict()
         names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
         value = "" if option.is_flag else f" `{option.make_metavar(context).removesuffix(' RANGE')}`"
-        text, _, default = (told["help"] or "").partition("[default: ")  # what the code decides is told in the text
+        text, _, default = (described["help"] or "").partition("[default: ")  # a default that the code computes
         text = _plain(text.strip()) + _bounds(option.type)
-        text += " May be repeated." if option.multiple and "repeated" not in text else ""
+        text += " May be repeated." if option.multiple and "repeat" not in text.lower() else ""
         if option.required:
             default = "required"
         elif default:
@@ -110,13 +130,13 @@ def _table(options: list[click.Option], context: click.Context) -> str:
 def _bounds(kind: click.ParamType[Any]) -> str:
     if not isinstance(kind, (click.IntRange, click.FloatRange)):
         return ""
-    least = "" if kind.min is None else f"{'above' if kind.min_open else 'from'} {kind.min}"
-    most = "" if kind.max is None else f"to {kind.max}"
-    return f" ({' '.join(part for part in (least, most) if part)})"
+    low = "" if kind.min is None else f"{'above' if kind.min_open else 'from'} {kind.min}"
+    high = "" if kind.max is None else f"to {kind.max}"
+    return f" ({' '.join(part for part in (low, high) if part)})"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Name the pages in the navigation; the configuration has only the place, since they are not there yet."""
+    """Add the command pages to the navigation."""
     for item in config.nav or []:
         if isinstance(item, dict) and "Commands" in item:
             item["Commands"] = [f"{FOLDER}/index.md", *(address(context) for context in walk(cli))]
@@ -124,15 +144,17 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages."""
+    """Add the command pages."""
     for context in walk(cli):
-        files.append(File.generated(config, address(context), content=page(context)))
+        files.append(File.generated(config, address(context), content=command_page(context)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Fill the list of commands, and the table of what stands before them."""
-    if LIST not in markdown:
+    """Fill the placeholders of ``commands/index.md`` and ``python-api.md``."""
+    if API in markdown:
+        return markdown.replace(API, api())
+    if COMMANDS not in markdown:
         return markdown
     with click.Context(cli, info_name="deploy", **cli.context_settings) as root:
         options = [item for item in cli.get_params(root) if isinstance(item, click.Option)]
@@ -141,5 +163,5 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     for context in walk(cli):
         names = context.command_path.split()[1:]
         about = ABOUT.get(" ".join(names)) or context.command.get_short_help_str(200)
-        rows.append(f"| [`{context.command_path}`]({_beside(context)}) | {_plain(about)} |")
-    return markdown.replace(LIST, "\n".join(rows))
+        rows.append(f"| [`{context.command_path}`]({_sibling(context)}) | {_plain(about)} |")
+    return markdown.replace(COMMANDS, "\n".join(rows))

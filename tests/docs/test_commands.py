@@ -1,4 +1,4 @@
-"""Every command line that the documents show is one that the parser takes; none is run."""
+"""Every command line in the documentation is accepted by the parser; none is run."""
 
 import re
 import shlex
@@ -11,29 +11,30 @@ import pytest
 from deploy.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY"))]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
 FENCE = re.compile(r"^ *```(.*?)^ *```", re.MULTILINE | re.DOTALL)
 
 
-def shown(path: Path) -> list[tuple[str, bool]]:
-    """The command lines of a page, and whether each is whole: what stands within a sentence may be a beginning."""
+def lines_of(path: Path) -> list[tuple[str, bool]]:
+    """Return the command lines of a page, and whether each is complete: one within a sentence may be a fragment."""
     text = path.read_text(encoding="utf-8")
     blocks = "\n".join(FENCE.findall(text)).replace("\\\n", " ")
     lines = re.findall(r"^\s*(?:\$ |- run: |run: )?(deploy .*)$", blocks, re.MULTILINE)
     spans = re.findall(r"`\$? ?(deploy\s[^`]*)`", FENCE.sub("", text))
-    return [(_cut(line), True) for line in lines] + [(" ".join(span.split()), False) for span in spans]
+    return [(_without_remark(line), True) for line in lines] + [(" ".join(span.split()), False) for span in spans]
 
 
-def _cut(line: str) -> str:
-    """Without what a column beside it tells."""
+def _without_remark(line: str) -> str:
+    """Remove the text in a column beside the command."""
     return re.split(r"\s{2,}", line.strip())[0]
 
 
-def parse(line: str, whole: bool) -> None:
-    """Let click read a line as it would, up to where it would be run.
+def parse(line: str, complete: bool) -> None:
+    """Parse a line as click would, without running the command.
 
     Raises:
-        click.UsageError: it would not be taken.
+        click.UsageError: the line is not valid.
     """
     words = [word for word in shlex.split(line, comments=True)[1:] if word not in ("…", "...")]
     words = list(takewhile(lambda word: word not in ("&&", "||", "|", ";", ">"), words))
@@ -46,48 +47,48 @@ def parse(line: str, whole: bool) -> None:
         rest = [*context._protected_args, *context.args]
         if not rest:
             return
-        name, found, arguments = command.resolve_command(context, rest)
-        assert found is not None
+        name, inner, arguments = command.resolve_command(context, rest)
+        assert inner is not None
         try:
-            context = found.make_context(name, list(arguments), parent=context)
+            context = inner.make_context(name, list(arguments), parent=context)
         except (click.MissingParameter, click.BadOptionUsage):
-            if whole:
+            if complete:
                 raise
             return
-        except (click.exceptions.Exit, click.exceptions.NoArgsIsHelpError):  # it asks for help
+        except (click.exceptions.Exit, click.exceptions.NoArgsIsHelpError):  # the line asks for help
             return
         except click.BadParameter as exc:
             if "does not exist" not in exc.message:
                 raise
             return
-        command = found
+        command = inner
 
 
 def examples() -> list[tuple[str, str, bool]]:
-    """What the commands' own help shows."""
-    found = []
+    """Return the examples in the commands' help."""
+    lines = []
     with click.Context(cli) as context:
         for name in cli.list_commands(context):
             command = cli.get_command(context, name)
-            below = list(command.commands.values()) if isinstance(command, click.Group) else []
-            for each in (command, *below):
+            inner = list(command.commands.values()) if isinstance(command, click.Group) else []
+            for each in (command, *inner):
                 epilog = (each.epilog if each else None) or ""
-                lines = re.findall(r"^\s*(deploy .*)$", epilog.replace("\\\n", " "), re.MULTILINE)
-                found += [(f"{name} --help", _cut(line), True) for line in lines]
-    return found
+                shown = re.findall(r"^\s*(deploy .*)$", epilog.replace("\\\n", " "), re.MULTILINE)
+                lines += [(f"{name} --help", _without_remark(line), True) for line in shown]
+    return lines
 
 
-LINES = sorted({*((str(path.relative_to(ROOT)), *item) for path in PAGES for item in shown(path)), *examples()})
+LINES = sorted({*((str(path.relative_to(ROOT)), *item) for path in PAGES for item in lines_of(path)), *examples()})
 
 
-@pytest.mark.parametrize(("page", "line", "whole"), LINES, ids=[f"{page}: {line}" for page, line, _ in LINES])
-def test_a_line_of_the_documents_is_taken(page: str, line: str, whole: bool) -> None:
+@pytest.mark.parametrize(("page", "line", "complete"), LINES, ids=[f"{page}: {line}" for page, line, _ in LINES])
+def test_command_line_is_accepted(page: str, line: str, complete: bool) -> None:
     if "COMMAND" in line:
-        pytest.skip("it stands for any command")
-    parse(line, whole)
+        pytest.skip("a placeholder for any command")
+    parse(line, complete)
 
 
-def test_there_are_lines() -> None:
+def test_command_lines_are_found() -> None:
     pages = {page for page, _, _ in LINES}
     assert len(LINES) > 60 and {"README.md", "docs/int8.md", "docs/ci.md", "docs/faq.md"} <= pages
 
@@ -96,6 +97,6 @@ def test_there_are_lines() -> None:
     "line",
     ["deploy exprot resnet18", "deploy export resnet18 --formt onnx", "deploy bench --batch none", "deploy export"],
 )
-def test_a_wrong_line_is_seen(line: str) -> None:
+def test_an_invalid_line_is_rejected(line: str) -> None:
     with pytest.raises(click.UsageError):
         parse(line, True)

@@ -1,112 +1,98 @@
 """The examples of docs/extending do what their pages say, installed as a third party would install them."""
 
 import json
-import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+
+from tests import distribution
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
 GROUPS = {
     "onnx_reference": "deploy.backends",
     "onnx_to_ort": "exporters",
-    "tiny": "deploy.models.zoo",
+    "shelf": "deploy.packaging.targets",
     "three_sigma": "calibration.statistics",
+    "tiny": "deploy.models.zoo",
+    "tiny_npu": "calibration.targets",
 }
-"""Where each example is registered: the entry point's group is the package that its file could also lie in."""
+"""Group of the entry point of each example."""
 
 Deploy = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as pip leaves it: the modules, and the metadata that names their entry points."""
-    folder = tmp_path_factory.mktemp("site")
-    points = []
-    for name, group in GROUPS.items():
-        if (EXAMPLES / name).is_dir():
-            shutil.copytree(EXAMPLES / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(EXAMPLES / f"{name}.py", folder)
-        points.append(f"[{group}]\n{name} = {name}\n")
-    metadata = folder / "deploy_examples-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: deploy-examples\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("\n".join(points))
-    return folder
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("artifacts")
 
 
 @pytest.fixture(scope="module")
-def deploy(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Deploy:
-    """The command line in a process of its own that sees the examples; all calls share an artifacts directory."""
-    here = tmp_path_factory.mktemp("work")
-
-    def call(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "deploy.cli.main", *arguments],
-            cwd=here,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(site), str(ROOT)))},
-            capture_output=True,
-            text=True,
-        )
-
-    return call
+def deploy(tmp_path_factory: pytest.TempPathFactory, artifacts: Path) -> Deploy:
+    """The command line in a process that sees the examples; all calls share an artifacts directory."""
+    site = tmp_path_factory.mktemp("site")
+    sources = {}
+    for path in EXAMPLES.rglob("*.py"):
+        inner = path.relative_to(EXAMPLES)
+        (site / inner).parent.mkdir(exist_ok=True)
+        sources[str(inner.with_suffix(""))] = path.read_text(encoding="utf-8")
+    environment = distribution.install(site, sources, {group: {name: name} for name, group in GROUPS.items()})
+    return partial(distribution.deploy, environment, artifacts)
 
 
-@pytest.fixture(scope="module")
-def exported(deploy: Deploy) -> Any:
-    """The architecture of the example, exported by name."""
-    done = deploy("export", "tiny", "--format", "ort", "--json")
+def document_of(done: "subprocess.CompletedProcess[str]") -> Any:
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def test_every_example_is_tried() -> None:
+@pytest.fixture(scope="module")
+def exported(deploy: Deploy) -> Any:
+    """The network of the example, exported by name."""
+    return document_of(deploy("export", "tiny", "--format", "ort", "--json"))
+
+
+def test_every_example_is_registered() -> None:
     assert {path.stem for path in EXAMPLES.iterdir() if not path.name.startswith("_")} == set(GROUPS)
+    assert len(set(GROUPS.values())) == len(GROUPS)
 
 
-def test_the_architecture_is_listed_built_and_proven(deploy: Deploy, exported: Any) -> None:
+def test_the_network_is_listed_exported_and_checked(deploy: Deploy, exported: Any) -> None:
     assert exported["model"] == "zoo/tiny" and exported["parity"]["verdict"] == "pass"
-    listed = json.loads(deploy("models", "zoo/tiny", "--json").stdout)
+    listed = document_of(deploy("models", "zoo/tiny", "--json"))
     assert any(item["name"] == "zoo/tiny" for item in listed["models"])
     refused = deploy("export", "zoo/tiny", "-o", "depth=8")
-    assert refused.returncode == 2 and "zoo/tiny has no option 'depth'; it has: width" in refused.stderr
+    assert refused.returncode == 2 and "'depth'" in refused.stderr and "width" in refused.stderr
 
 
-def test_the_options_of_the_architecture_are_used(deploy: Deploy) -> None:
+def test_the_options_of_the_network_are_used(deploy: Deploy) -> None:
     def parameters(*options: str) -> int:
-        done = deploy("models", "zoo/tiny", "--layers", *options, "--json")
-        assert done.returncode == 0, done.stderr
-        return sum(layer["parameters"] for layer in json.loads(done.stdout)["layers"])
+        document = document_of(deploy("models", "zoo/tiny", "--layers", *options, "--json"))
+        return sum(layer["parameters"] for layer in document["layers"])
 
     assert parameters() == 5_178
     assert parameters("-o", "width=8", "-o", "num_classes=3") == 9 * 8 + 2 * 8 + 9 * 8 * 16 + 2 * 16 + 17 * 3
 
 
-def test_the_edge_writes_its_format_and_proves_it(deploy: Deploy, exported: Any) -> None:
+def test_the_edge_writes_its_format_and_the_file_is_checked(deploy: Deploy, exported: Any, artifacts: Path) -> None:
     (made,) = exported["converted"]
     assert made["edge"] == "onnx_to_ort" and made["backend"] == "onnxruntime" and made["verdict"] == "pass"
     assert made["file"].endswith("tiny.fp32.ort")
-    checked = deploy("verify", "artifacts/tiny")
+    checked = deploy("verify", artifacts / "tiny")
     assert checked.returncode == 0, checked.stdout
-    shown = deploy("export", "zoo/tiny", "-o", "width=8", "--format", "ort", "--precision", "fp16")
-    assert shown.returncode == 0, shown.stderr
-    assert "tiny.fp16.ort" in shown.stdout and "run here: pass, by onnxruntime" in shown.stdout
+    (made,) = document_of(deploy("export", "tiny", "--format", "ort", "--precision", "fp16", "--json"))["converted"]
+    assert made["file"].endswith("tiny.fp16.ort") and made["verdict"] == "pass"
 
 
 def test_the_backend_checks_a_file(deploy: Deploy, exported: Any) -> None:
-    done = deploy("check", "zoo/lenet5", "--onnx", "nowhere.onnx", "--backend", "onnx-referenc")
-    assert done.returncode == 2 and "onnx-reference" in done.stderr
+    unknown = deploy("check", "zoo/lenet5", "--onnx", "nowhere.onnx", "--backend", "onnx-referenc")
+    assert unknown.returncode == 2 and "onnx-reference" in unknown.stderr
     file = ("--onnx", exported["file"])
-    done = deploy("check", "tiny", *file, "--backend", "onnx-reference", "--json")
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = document_of(deploy("check", "tiny", *file, "--backend", "onnx-reference", "--json"))
     assert report["backend"] == "onnx-reference" and report["parity"]["verdict"] == "pass"
     shown = deploy("check", "tiny", *file, "--backend", "onnx-reference")
     assert "ONNX reference" in shown.stdout and "ONNX Runtime" not in shown.stdout
@@ -116,28 +102,47 @@ TIMING = ("--backends", "onnx-reference,torch", "--precision", "fp32", "--thread
 
 
 def test_the_backend_is_timed_and_reported(deploy: Deploy, exported: Any) -> None:
-    done = deploy("bench", "tiny", *TIMING, "--min-time", "0.02", "--json")
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    document = document_of(deploy("bench", "tiny", *TIMING, "--min-time", "0.02", "--json"))
     rows = {row["backend"]: row for row in document["rows"]}
-    assert set(rows) == {"torch", "onnx-reference"}, document["skipped"]
+    assert set(rows) == {"torch", "onnx-reference"}, document
     row = rows["onnx-reference"]
     assert row["status"] == "timed" and row["evidence"]["verdict"] == "pass" and "onnx" in row["versions"]
-    reported = deploy("report", "--json")
-    assert reported.returncode == 0, reported.stderr
-    assert {item["backend"] for item in json.loads(reported.stdout)["rows"]} >= {"torch", "onnx-reference"}
+    reported = document_of(deploy("report", "--json"))
+    assert {item["backend"] for item in reported["rows"]} >= {"torch", "onnx-reference"}
 
 
 def test_the_backend_is_swept(deploy: Deploy, exported: Any) -> None:
-    done = deploy("sweep", "tiny", *TIMING, "--min-time", "0.02", "--no-report", "--json")
-    assert done.returncode == 0, done.stderr
-    cells = json.loads(done.stdout)["cells"]
-    assert {(cell["backend"], cell["state"]) for cell in cells} == {("torch", "timed"), ("onnx-reference", "timed")}
+    document = document_of(deploy("sweep", "tiny", *TIMING, "--min-time", "0.02", "--no-report", "--json"))
+    cells = {(cell["backend"], cell["state"]) for cell in document["cells"]}
+    assert cells == {("torch", "timed"), ("onnx-reference", "timed")}
 
 
 def test_the_statistic_calibrates(deploy: Deploy, exported: Any) -> None:
-    done = deploy("quantize", "tiny", "--calib", "digits", "--method", "three_sigma", "--samples", "64", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["options"]["method"] == "three_sigma"
-    refused = deploy("quantize", "tiny", "--calib", "digits", "--method", "two_sigma")
+    words = ("quantize", "tiny", "--calib", "digits", "--samples", "64")
+    document = document_of(deploy(*words, "--method", "three_sigma", "--json"))
+    assert document["options"]["method"] == "three_sigma"
+    refused = deploy(*words, "--method", "two_sigma")
     assert refused.returncode == 2 and "three_sigma" in refused.stderr
+
+
+def test_the_calibration_target_is_quantized_for(deploy: Deploy, exported: Any) -> None:
+    words = ("quantize", "tiny", "--calib", "digits", "--samples", "64")
+    document = document_of(deploy(*words, "--target", "tiny-npu", "--json"))
+    assert document["target"] == "tiny-npu" and document["file"].endswith("tiny.int8-tiny-npu.onnx")
+    graph = onnx.load(document["file"]).graph
+    types = {item.name: item.data_type for item in graph.initializer}
+    zero_points = {types[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"}
+    assert zero_points == {onnx.TensorProto.INT8}
+    refused = deploy(*words, "--target", "tiny-gpu")
+    assert refused.returncode == 2 and "tiny-npu" in refused.stderr
+
+
+def test_the_package_target_is_packaged_for(deploy: Deploy, exported: Any, artifacts: Path) -> None:
+    words = ("package", exported["file"], "--for", "shelf", "--allow-untrained")
+    report = document_of(deploy(*words, "--max-delay-ms", "2.5", "--json"))
+    folder = artifacts / "packages" / "shelf"
+    assert report["server"] == "shelf" and report["folder"] == str(folder)
+    assert json.loads((folder / "tiny" / "settings.json").read_text())["max_delay_ms"] == 2.5
+    assert (folder / "tiny" / "tiny.fp32.onnx").is_file() and deploy("verify", folder).returncode == 0
+    refused = deploy(*words, "--instances", "2")
+    assert refused.returncode == 2 and "--instances" in refused.stderr
