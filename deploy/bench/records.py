@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from deploy.core import records
 from deploy.core.errors import ArtifactError
 
-SCHEMA = 1
+SCHEMA = 2
 KIND = "timings"
 FOLDER, SKIPPED = records.BENCH, records.SKIPPED
 

@@ -17,7 +17,7 @@ from deploy.core.model import Preprocessing, Weights
 from deploy.core.plain import from_plain, to_plain
 from deploy.core.tensors import TensorSpec
 
-SCHEMA = 1
+SCHEMA = 2
 AGAIN = "create the file again, or restore it from a copy"
 _CHUNK_BYTES = 1 << 20
 

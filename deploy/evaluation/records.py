@@ -8,7 +8,7 @@ from typing import Any
 
 from deploy.core import records
 
-SCHEMA = 1
+SCHEMA = 2
 KIND = "accuracy"
 FOLDER = records.EVALUATION
 

@@ -15,7 +15,7 @@ from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.sweeps.task import Task, fingerprint_of, is_user_code
 
-KIND, SCHEMA = "task", 1
+KIND, SCHEMA = "task", 2
 FOLDER = records.FOLDERS[3]
 NOT_IN_KEY = ("again",)
 """Fields of a task's work that do not affect its result."""
