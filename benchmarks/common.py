@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -90,5 +91,6 @@ def interval(samples: list[float], resamples: int = 2000) -> tuple[float, float]
 
 
 def table_cell(text: str, max_length: int | None = None) -> str:
-    """Return a text as a cell of a Markdown table."""
+    """Return a text as a cell of a Markdown table, without the paths of temporary folders."""
+    text = re.sub(r"/\S*/tmp[^/\s]+/", "", text)
     return text.replace("|", "\\|").replace("\n", " ")[:max_length]
