@@ -14,8 +14,10 @@ from deploy.cli._common import EXIT, Settings, Several, emit, json_option
 from deploy.cli._options import (
     Percent,
     calib_option,
+    count,
     device_option,
     given,
+    option,
     option_of,
     refuse_together,
     refuse_unused,
@@ -47,73 +49,52 @@ See also: deploy compare A B, deploy profile MODEL.
 """
 )
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option(
-    "--backends",
-    type=Several(),
-    help="Backends, comma-separated. [default: torch, onnxruntime, openvino]",
+@option(
+    "--backends", type=Several(), default=(), help="Backends, comma-separated. [default: torch, onnxruntime, openvino]"
 )
-@click.option(
-    "--precision", "precisions", type=Several(), help="Precisions: fp32, fp16, int8. [default: those with a file]"
-)
-@click.option("--batch", "batches", type=Several(numbers=True), default="1", show_default=True, help="Batch sizes.")
-@click.option("--max-batch", type=click.IntRange(min=1), help="Largest batch of --scenario throughput. [default: 256]")
+@option("--precision", "precisions", type=Several(), help="Precisions: fp32, fp16, int8. [default: those with a file]")
+@option("--batch", "batches", type=Several(numbers=True), default="1", help="Batch sizes.")
+@option("--max-batch", type=count, help="Largest batch of --scenario throughput. [default: 256]")
 @threads_option
-@click.option(
+@option(
     "--scenario",
     default="latency",
-    show_default=True,
     metavar="latency|throughput|server|loadgen",
     help="One call after the other; growing batches; Poisson arrivals; MLPerf's load generator.",
 )
-@click.option(
+@option(
     "--rate",
     type=click.FloatRange(min=0, min_open=True),
     help="Requests per second, for --scenario server or loadgen. [default: half of the maximum]",
 )
-@click.option(
+@option(
     "--p99",
     type=click.FloatRange(min=0, min_open=True),
     help="Bound on the 99th percentile, ms, for --scenario server or loadgen: find the highest rate that keeps it.",
 )
-@click.option(
+@option(
     "--mode",
     type=click.Choice(["single-stream", "offline", "server"]),
     help="MLPerf scenario of --scenario loadgen. [default: single-stream]",
 )
 @device_option
-@click.option("--graph", is_flag=True, help="Replay CUDA graphs. Needs --device cuda.")
+@option("--graph", is_flag=True, help="Replay CUDA graphs. Needs --device cuda.")
 @calib_option
-@click.option(
-    "--repetitions",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    help="Worker processes per configuration.",
+@option("--repetitions", type=count, default=5, help="Worker processes per configuration.")
+@option("--min-time", type=click.FloatRange(min=0.01), default=1.0, help="Seconds of timed calls per worker process.")
+@option(
+    "--timeout", type=click.FloatRange(min=1), default=120.0, help="Kill a worker unresponsive for this many seconds."
 )
-@click.option(
-    "--min-time",
-    type=click.FloatRange(min=0.01),
-    default=1.0,
-    show_default=True,
-    help="Seconds of timed calls per worker process.",
-)
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=1),
-    default=120.0,
-    show_default=True,
-    help="Kill a worker unresponsive for this many seconds.",
-)
-@click.option("--seed", default=0, show_default=True, help="Seed of the inputs and of the order of processes.")
-@click.option("--again", is_flag=True, help="Repeat measurements that are already recorded.")
-@click.option("--baseline", default="torch", show_default=True, help="Backend, in fp32, that speedups are relative to.")
-@click.option("--limits", is_flag=True, help="Measure this machine's peak rates and show how close each row comes.")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
-@click.option("--explain", is_flag=True, hidden=True)
-@click.option("--compare", nargs=2, hidden=True)
-@click.option("--margin", type=Percent(), default="2%", hidden=True)
-@click.option("--fail-if-slower", type=Percent(), hidden=True)
-@click.option("--time-limit", "time_limit_s", type=click.FloatRange(min=1), default=60.0, hidden=True)
+@option("--seed", default=0, help="Seed of the inputs and of the order of processes.")
+@option("--again", is_flag=True, help="Repeat measurements that are already recorded.")
+@option("--baseline", default="torch", help="Backend, in fp32, that speedups are relative to.")
+@option("--limits", is_flag=True, help="Measure this machine's peak rates and show how close each row comes.")
+@option("--format", "form", type=click.Choice(FORMATS), default="table", help="Output format.")
+@option("--explain", is_flag=True, hidden=True)
+@option("--compare", nargs=2, hidden=True)
+@option("--margin", type=Percent(), default="2%", hidden=True)
+@option("--fail-if-slower", type=Percent(), hidden=True)
+@option("--time-limit", "time_limit_s", type=click.FloatRange(min=1), default=60.0, hidden=True)
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, **given_options: Any) -> int:
@@ -161,7 +142,6 @@ def _run(settings: Settings, options: dict[str, Any]) -> int:
     scenario = {"rate": options.pop("rate"), "p99_ms": options.pop("p99"), "mode": options.pop("mode")}
     options["options"] = {name: value for name, value in scenario.items() if value is not None}
     options["budget"] = Budget(time_s=options.pop("min_time"), patience_s=options.pop("timeout"))
-    options["backends"] = options["backends"] or ()
     for name in ("form", "compare", "explain", *COMPARE_ONLY):
         options.pop(name, None)
     with _display(settings) as (progress, listener):

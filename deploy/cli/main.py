@@ -101,6 +101,8 @@ def cli(ctx: click.Context, artifacts: Path | None, verbose: bool, quiet: bool) 
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 a check did not pass, 4 inconclusive.
     """  # noqa: D301  (click reads the escape)
+    if quiet and verbose:
+        raise click.UsageError("--quiet cannot be combined with --verbose.", ctx)
     ctx.obj = Settings(artifacts=artifacts or default_root(), verbose=verbose, quiet=quiet)
 
 

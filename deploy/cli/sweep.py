@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.cli._common import Settings, Several, emit, json_option
+from deploy.cli._options import count, option, refuse_together, refuse_unused, threads_option
 
 if TYPE_CHECKING:
     from deploy.core.progress import Progress
@@ -18,86 +19,83 @@ if TYPE_CHECKING:
     from deploy.sweeps.spec import Spec
     from deploy.sweeps.task import Task
 
-FILES = (".yaml", ".yml")
+YAML = (".yaml", ".yml")
+MATRIX = (
+    "precisions",
+    "backends",
+    "batches",
+    "threads",
+    "calib",
+    "samples",
+    "data",
+    "repetitions",
+    "min_time",
+    "seed",
+    "baseline",
+)
+"""Parameters that a sweep file replaces."""
 
 
 @click.command(
     epilog="""\b
 Examples:
   deploy sweep lenet5 inception_small --precision fp32,int8 --calib digits --data digits
-  deploy sweep sweep.yaml --dry-run                   the matrix, and what it may cost by earlier records
-  deploy sweep sweep.yaml                             here; again after an interruption: it goes on
-  deploy sweep sweep.yaml --engine ray --address auto on the cluster that this machine belongs to
+  deploy sweep sweep.yaml --dry-run                   show the tasks and their estimated durations
+  deploy sweep sweep.yaml                             run here; run again to resume after an interruption
+  deploy sweep sweep.yaml --engine ray --address auto run on the Ray cluster of this machine
 """
 )
 @click.argument("what", nargs=-1, required=True, metavar="FILE.yaml|MODEL...")
-@click.option("--precision", "precisions", type=Several(), help="fp32, fp16, int8. [default: fp32]")
-@click.option("--backends", type=Several(), help="As in bench. [default: torch, onnxruntime, openvino]")
-@click.option("--batch", "batches", type=Several(numbers=True), help="Sizes. [default: 1]")
-@click.option("--threads", type=click.IntRange(min=1), help="Of every backend. [default: all cores]")
-@click.option("--calib", metavar="DIR|FILE|NAME", help="Data to quantize with.")
-@click.option("--samples", type=click.IntRange(min=2), help="To quantize with, at the most.")
-@click.option("--data", metavar="DIR|FILE|NAME", help="Labeled images to judge accuracy on.")
-@click.option("--repetitions", type=click.IntRange(min=1), help="Processes a cell. [default: 5]")
-@click.option("--min-time", type=click.FloatRange(min=0.01), help="Seconds of timed calls a process. [default: 1]")
-@click.option("--seed", type=click.IntRange(min=0), help="Of untrained weights, inputs and order. [default: 0]")
-@click.option("--baseline", help="The backend that speed-ups are against. [default: torch]")
-@click.option("--engine", default="local", show_default=True, metavar="local|ray", help="What runs the tasks.")
-@click.option("--address", default="auto", show_default=True, help="Of the Ray cluster.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Exports and such at a time.")
-@click.option("--again", is_flag=True, help="Do what was done before.")
-@click.option("--dry-run", is_flag=True, help="Print the matrix and what it may cost; run nothing.")
-@click.option("--report/--no-report", "paged", default=True, show_default=True, help="Write the page of it all.")
+@option("--precision", "precisions", type=Several(), help="fp32, fp16, int8. [default: fp32]")
+@option("--backends", type=Several(), help="Backends to time. [default: torch, onnxruntime, openvino]")
+@option("--batch", "batches", type=Several(numbers=True), help="Batch sizes. [default: 1]")
+@threads_option
+@option("--calib", metavar="DIR|FILE|NAME", help="Calibration data.")
+@option("--samples", type=click.IntRange(min=2), help="Maximum number of calibration samples.")
+@option("--data", metavar="DIR|FILE|NAME", help="Labeled images to evaluate accuracy on.")
+@option("--repetitions", type=count, help="Worker processes per configuration. [default: 5]")
+@option("--min-time", type=click.FloatRange(min=0.01), help="Seconds of timed calls per worker process. [default: 1]")
+@option(
+    "--seed", type=click.IntRange(min=0), help="Seed of untrained weights, inputs and measurement order. [default: 0]"
+)
+@option("--baseline", help="Backend that speedups are relative to. [default: torch]")
+@option("--engine", default="local", metavar="local|ray", help="Where to run the tasks.")
+@option("--address", default="auto", help="Address of the Ray cluster.")
+@option("--jobs", type=count, default=1, help="Maximum number of concurrent tasks; a benchmark always runs alone.")
+@option("--again", is_flag=True, help="Repeat the work of earlier sweeps.")
+@option("--dry-run", is_flag=True, help="Show the tasks and their estimated durations; run nothing.")
+@option("--report/--no-report", "with_report", default=True, help="Write the HTML report.")
 @json_option
-@click.pass_obj
+@click.pass_context
 def command(
-    settings: Settings,
-    /,
-    what: tuple[str, ...],
-    engine: str,
-    address: str,
-    jobs: int,
-    again: bool,
-    dry_run: bool,
-    paged: bool,
-    as_json: bool,
-    **matrix: Any,
+    ctx: click.Context, /, as_json: bool, what: tuple[str, ...], dry_run: bool, with_report: bool, **options: Any
 ) -> int:
-    """Make and measure a matrix: every MODEL in every precision on every backend, at every batch, on every machine.
+    """Export and time every MODEL in every precision, on every backend, batch size and machine.
 
-    Each model is exported and proven, quantized for its targets, built where TensorRT is asked for, judged on --data,
-    and timed, all cells of a model interleaved. A task that fails ends what needs it and nothing else; its cells are
-    rows with the reason. What earlier sweeps did is not done again.
+    Each model is exported and checked, quantized for each target, built with TensorRT if requested, evaluated on
+    --data, and timed with the repetitions of all its configurations interleaved. If a task fails, the tasks that need
+    it are skipped and the others continue; the report gives the reason. Results of earlier sweeps are reused.
 
-    Exit code 3: a check did not pass; 1: something else failed; 4: parity could not be told, or nothing was timed.
+    Exit code 3: a check failed. 1: another task failed. 4: a verdict is inconclusive, or nothing was timed.
     """
-    from deploy.sweeps.sweep import count_tasks, run_sweep
-    from deploy.sweeps.sweep import dry_run as look
+    from deploy.sweeps import sweep
+    from deploy.terminal.sweep import show_dry_run, show_sweep
 
-    spec = _spec(what, {name: value for name, value in matrix.items() if value is not None})
+    settings: Settings = ctx.obj
+    spec = _spec(ctx, what, {name: options.pop(name) for name in MATRIX})
     if dry_run:
-        from deploy.terminal.sweep import show_dry_run
-
+        refuse_together(ctx, ["engine", "address", "jobs", "with_report"], "--dry-run")
         with settings.progress() as progress:
-            found = look(spec, again=again, artifacts=settings.artifacts, progress=progress)
-        emit(found.to_dict(), as_json, lambda: show_dry_run(found))
+            result = sweep.dry_run(spec, again=options["again"], artifacts=settings.artifacts, progress=progress)
+        emit(result.to_dict(), as_json, lambda: show_dry_run(result))
         return 0
-    with _watching(settings, count_tasks(spec)) as (progress, watch):
-        report = run_sweep(
-            spec,
-            engine=engine,
-            address=address,
-            jobs=jobs,
-            again=again,
-            artifacts=settings.artifacts,
-            progress=progress,
-            watch=watch,
-        )
-        page = _page(settings, progress) if paged and any(item.row for item in report.found) else None
+    refuse_unused(ctx, ["address"], options["engine"] != "local", "--engine ray")
+    refuse_unused(ctx, ["jobs"], options["engine"] != "ray", "--engine local")
+    with _watching(settings, sweep.count_tasks(spec)) as (progress, watch):
+        report = sweep.run_sweep(spec, artifacts=settings.artifacts, progress=progress, watch=watch, **options)
+        page = _write_page(settings, progress) if with_report and any(item.row for item in report.found) else None
 
     def show() -> None:
-        from deploy.terminal.sweep import show_sweep
-
         show_sweep(report)
         if page is not None:
             click.echo(f"report: {page}")
@@ -106,21 +104,23 @@ def command(
     return report.exit_code
 
 
-def _spec(what: tuple[str, ...], given: dict[str, Any]) -> Spec:
+def _spec(ctx: click.Context, what: tuple[str, ...], matrix: dict[str, Any]) -> Spec:
     from deploy.sweeps.sweep import parse_sweep, read_sweep
 
-    files = [item for item in what if Path(item).suffix in FILES]
-    if not files:
-        return parse_sweep({"models": list(what), **given})
-    if len(what) > 1:
-        raise click.UsageError(f"{files[0]} is a whole sweep: models beside it belong in it.")
-    if given:
-        name = next(iter(given))
-        raise click.UsageError(f"{files[0]} says what is swept: write {name!r} there.")
-    return read_sweep(Path(files[0]))
+    files = [item for item in what if Path(item).suffix in YAML]
+    if files:
+        if len(what) > 1:
+            raise click.UsageError(f"{files[0]}: a sweep file cannot be combined with models; add them to the file.")
+        refuse_together(ctx, MATRIX, f"{files[0]}; set it in the file")
+        return read_sweep(Path(files[0]))
+    refuse_unused(ctx, ["calib"], "int8" in (matrix["precisions"] or ()), "int8 in --precision")
+    refuse_unused(ctx, ["samples"], matrix["calib"] is not None, "--calib")
+    if matrix["backends"]:
+        refuse_unused(ctx, ["baseline"], matrix["baseline"] in matrix["backends"], "that backend in --backends")
+    return parse_sweep({"models": list(what), **{name: value for name, value in matrix.items() if value is not None}})
 
 
-def _page(settings: Settings, progress: Progress) -> Path | None:
+def _write_page(settings: Settings, progress: Progress) -> Path | None:
     from deploy.core.errors import MissingPackageError
     from deploy.report.write import write_report
 
@@ -133,7 +133,7 @@ def _page(settings: Settings, progress: Progress) -> Path | None:
 
 @contextmanager
 def _watching(settings: Settings, total: int) -> Iterator[tuple[Progress, Watch]]:
-    """A board on a terminal; a line for every task otherwise."""
+    """Show a live table on a terminal, else a line per task."""
     with settings.progress(drawn=False) as progress:
         if settings.quiet or not sys.stderr.isatty():
             yield progress, lambda task, state, text: _line(progress, task, state, text)
