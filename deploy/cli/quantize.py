@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from deploy.cli._common import EXIT, Settings, emit, json_option
-from deploy.cli._options import method_option, option, refuse_together, calib_samples_option, skip_bad_option
+from deploy.cli._options import calib_samples_option, method_option, option, refuse_together, skip_bad_option
 
 
 @click.command(

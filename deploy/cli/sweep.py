@@ -114,6 +114,8 @@ def _spec(ctx: click.Context, what: tuple[str, ...], matrix: dict[str, Any]) -> 
         refuse_together(ctx, MATRIX, f"{files[0]}; set it in the file")
         return read_sweep(Path(files[0]))
     refuse_unused(ctx, ["calib"], "int8" in (matrix["precisions"] or ()), "int8 in --precision")
+    if "int8" in (matrix["precisions"] or ()) and matrix["calib"] is None:
+        raise click.UsageError("--precision int8 needs --calib.", ctx)
     refuse_unused(ctx, ["samples"], matrix["calib"] is not None, "--calib")
     if matrix["backends"]:
         refuse_unused(ctx, ["baseline"], matrix["baseline"] in matrix["backends"], "that backend in --backends")

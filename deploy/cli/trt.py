@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from deploy.cli._common import EXIT, Settings, Several, emit, json_option
-from deploy.cli._options import Size, method_option, option, pack, path, refuse_unused, calib_samples_option
+from deploy.cli._options import Size, calib_samples_option, method_option, option, pack, path, refuse_unused
 
 
 @click.group(
