@@ -17,19 +17,14 @@ Examples:
 @json_option
 @click.pass_obj
 def command(settings: Settings, as_json: bool) -> int:
-    """What works on this machine, what does not, why, and the command that mends it.
+    """Check what works on this machine, and suggest fixes for what does not.
 
-    Everything is tried, not looked up: ONNX Runtime, for one, lists providers that it cannot use. Exit code 1:
-    something that must work does not.
+    Every feature is tried, because packages may be installed and still not work. Exit code 1: something required does
+    not work.
     """
+    from deploy.terminal.doctor import show_doctor
     from deploy.tools.doctor import doctor
 
     report = doctor(settings.artifacts)
-
-    def show() -> None:
-        from deploy.terminal.doctor import show_doctor
-
-        show_doctor(report)
-
-    emit(report.to_dict(), as_json, show)
+    emit(report.to_dict(), as_json, lambda: show_doctor(report))
     return 1 if report.broken else 0

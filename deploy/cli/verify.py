@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
 from deploy.cli._common import Settings, emit, json_option
+from deploy.cli._options import option, path, refuse_unused
 
 
 @click.command(
@@ -14,38 +15,39 @@ from deploy.cli._common import Settings, emit, json_option
 Examples:
   deploy verify
   deploy verify artifacts/resnet18/resnet18.fp32.onnx
-  deploy verify artifacts/resnet18 --key key.pub       and the signature of deploy sign
+  deploy verify artifacts/resnet18 --key key.pub       verify the signature too
 """
 )
-@click.argument("path", required=False, type=click.Path(path_type=Path))
-@click.option("--key", type=click.Path(path_type=Path), help="Public key: hold the folder against its signature too.")
-@click.option("--signature", type=click.Path(path_type=Path), help="Where it lies. [default: PATH/model.sig]")
+@click.argument("path", required=False, type=path)
+@option("--key", type=path, help="Public key, a PEM file: also verify the signature.")
+@option("--signature", type=path, help="Signature file. [default: PATH/model.sig]")
 @json_option
-@click.pass_obj
-def command(settings: Settings, path: Path | None, key: Path | None, signature: Path | None, as_json: bool) -> int:
-    """Hold artifacts against the digests in their manifests, and against a signature.
+@click.pass_context
+def command(ctx: click.Context, /, as_json: bool, **options: Any) -> int:
+    """Compare artifacts with the digests in their manifests and, with --key, with a signature.
 
-    PATH is an artifact or a folder; without it, the artifacts directory. Exit code 3: something is not what its
-    manifest says, or not what was signed.
+    PATH is an artifact or a folder; the default is the artifacts directory. Exit code 3: a file differs from its
+    manifest or from what was signed.
     """
     from deploy.core.text import visible
     from deploy.tools.verify import verify
 
-    if signature and not key:
-        raise click.UsageError("--signature needs --key: a signature is held against a public key.")
-    report = verify(path or settings.artifacts)
-    if key:
+    settings: Settings = ctx.obj
+    refuse_unused(ctx, ["signature"], options["key"] is not None, "--key")
+    folder = options.pop("path") or settings.artifacts
+    report = verify(folder)
+    if options["key"]:
         from deploy.tools.sign import verify_signature
 
-        verify_signature(path or settings.artifacts, key=key, signature=signature)
+        verify_signature(folder, **options)
 
     def show() -> None:
         for sound in report.sound:
-            click.echo(visible(f"sound    {sound}"))
+            click.echo(visible(f"ok       {sound}"))
         for problem in report.problems:
-            click.echo(visible(f"WRONG    {problem}"))
-        signed = "; the signature holds" if key else ""
-        click.echo(f"{len(report.sound)} sound, {len(report.problems)} wrong{signed}")
+            click.echo(visible(f"PROBLEM  {problem}"))
+        signature = "; signature verified" if options["key"] else ""
+        click.echo(f"{len(report.sound)} ok, {len(report.problems)} problems{signature}")
 
     emit(report.to_dict(), as_json, show)
     return 3 if report.problems else 0
