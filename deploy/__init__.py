@@ -1,4 +1,8 @@
-"""Export trained PyTorch models and prove the files equal to them."""
+"""Export trained PyTorch models, check the files against the models, and deploy them.
+
+Every command of ``deploy`` is a function here, with its options and its report. Functions raise `DeployError`; a
+verdict other than ``pass`` is part of the report and not an error.
+"""
 
 from __future__ import annotations
 
@@ -6,58 +10,146 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deploy.bench.compare import compare_speed
-    from deploy.bench.measure import measure_speed
-    from deploy.engines.build import BuildRequest, build_engine
-    from deploy.evaluation.evaluate import evaluate_models
-    from deploy.exporting.check import check
-    from deploy.exporting.export import export_model
-    from deploy.models.request import ModelRequest
-    from deploy.packaging.package import package_models
-    from deploy.quantization.quantize import quantize
-    from deploy.report.compare import compare_reports
-    from deploy.report.write import write_report
-    from deploy.serving.serve import serve
-    from deploy.sweeps.sweep import run_sweep
-    from deploy.training.train import train_model
+    from deploy.bench.compare import SpeedComparison as SpeedComparison
+    from deploy.bench.compare import compare_speed as compare_speed
+    from deploy.bench.measure import BenchmarkReport as BenchmarkReport
+    from deploy.bench.measure import measure_speed as measure_speed
+    from deploy.bench.profile import ProfiledCell as ProfiledCell
+    from deploy.bench.profile import profile_model as profile_model
+    from deploy.bench.repetition import Budget as Budget
+    from deploy.bench.rows import LatencyRow as LatencyRow
+    from deploy.bench.saturation import SaturationReport as SaturationReport
+    from deploy.bench.saturation import saturate as saturate
+    from deploy.core.errors import ArtifactError as ArtifactError
+    from deploy.core.errors import BackendCrashedError as BackendCrashedError
+    from deploy.core.errors import BackendError as BackendError
+    from deploy.core.errors import DataError as DataError
+    from deploy.core.errors import DeployError as DeployError
+    from deploy.core.errors import DigestError as DigestError
+    from deploy.core.errors import ExportError as ExportError
+    from deploy.core.errors import InputSpecError as InputSpecError
+    from deploy.core.errors import MissingPackageError as MissingPackageError
+    from deploy.core.errors import ModelError as ModelError
+    from deploy.core.errors import ParityError as ParityError
+    from deploy.core.errors import StorageError as StorageError
+    from deploy.core.errors import UnknownNameError as UnknownNameError
+    from deploy.core.errors import UnsafePickleError as UnsafePickleError
+    from deploy.core.errors import UsageError as UsageError
+    from deploy.core.errors import WeightsError as WeightsError
+    from deploy.core.progress import Progress as Progress
+    from deploy.data.dataset import Dataset as Dataset
+    from deploy.engines.build import BuildReport as BuildReport
+    from deploy.engines.build import BuildRequest as BuildRequest
+    from deploy.engines.build import TrtexecReport as TrtexecReport
+    from deploy.engines.build import build_engine as build_engine
+    from deploy.engines.build import trtexec_line as trtexec_line
+    from deploy.engines.convert import ConvertReport as ConvertReport
+    from deploy.engines.convert import convert as convert
+    from deploy.engines.inspect import EngineReport as EngineReport
+    from deploy.engines.inspect import inspect_engine as inspect_engine
+    from deploy.evaluation.evaluate import EvaluationReport as EvaluationReport
+    from deploy.evaluation.evaluate import evaluate_models as evaluate_models
+    from deploy.exporting.check import CheckReport as CheckReport
+    from deploy.exporting.check import check as check
+    from deploy.exporting.export import ExportReport as ExportReport
+    from deploy.exporting.export import export_model as export_model
+    from deploy.exporting.samples import ProbeSamples as ProbeSamples
+    from deploy.exporting.samples import load_samples as load_samples
+    from deploy.models.catalog import LayerSummary as LayerSummary
+    from deploy.models.catalog import ModelLine as ModelLine
+    from deploy.models.catalog import layers as layers
+    from deploy.models.catalog import list_models as list_models
+    from deploy.models.request import ModelRequest as ModelRequest
+    from deploy.packaging.package import PackageReport as PackageReport
+    from deploy.packaging.package import package_models as package_models
+    from deploy.packaging.target import PackageOptions as PackageOptions
+    from deploy.quantization.quantize import QuantizeReport as QuantizeReport
+    from deploy.quantization.quantize import quantize as quantize
+    from deploy.report.compare import ReportComparison as ReportComparison
+    from deploy.report.compare import compare_reports as compare_reports
+    from deploy.report.write import Report as Report
+    from deploy.report.write import write_report as write_report
+    from deploy.serving.serve import ServeOptions as ServeOptions
+    from deploy.serving.serve import ServeReport as ServeReport
+    from deploy.serving.serve import ServerInfo as ServerInfo
+    from deploy.serving.serve import serve as serve
+    from deploy.sweeps.spec import SweepSpec as SweepSpec
+    from deploy.sweeps.spec import parse_spec as parse_spec
+    from deploy.sweeps.spec import read_spec as read_spec
+    from deploy.sweeps.sweep import DryRun as DryRun
+    from deploy.sweeps.sweep import SweepReport as SweepReport
+    from deploy.sweeps.sweep import dry_run as dry_run
+    from deploy.sweeps.sweep import run_sweep as run_sweep
+    from deploy.sweeps.task import Task as Task
+    from deploy.tools.doctor import DoctorReport as DoctorReport
+    from deploy.tools.doctor import doctor as doctor
+    from deploy.tools.inspect import InspectReport as InspectReport
+    from deploy.tools.inspect import inspect as inspect
+    from deploy.tools.sign import SignReport as SignReport
+    from deploy.tools.sign import sign as sign
+    from deploy.tools.sign import verify_signature as verify_signature
+    from deploy.tools.verify import VerifyReport as VerifyReport
+    from deploy.tools.verify import verify as verify
+    from deploy.training.train import TrainReport as TrainReport
+    from deploy.training.train import train_model as train_model
 
 __version__ = "0.1.0"
-__all__ = [
-    "BuildRequest",
-    "ModelRequest",
-    "__version__",
-    "build_engine",
-    "check",
-    "compare_reports",
-    "compare_speed",
-    "evaluate_models",
-    "export_model",
-    "measure_speed",
-    "package_models",
-    "quantize",
-    "run_sweep",
-    "serve",
-    "train_model",
-    "write_report",
-]
 
-_HOMES = {
-    "BuildRequest": "deploy.engines.build",
-    "ModelRequest": "deploy.models.request",
-    "build_engine": "deploy.engines.build",
-    "check": "deploy.exporting.check",
-    "compare_reports": "deploy.report.compare",
-    "compare_speed": "deploy.bench.compare",
-    "evaluate_models": "deploy.evaluation.evaluate",
-    "export_model": "deploy.exporting.export",
-    "measure_speed": "deploy.bench.measure",
-    "package_models": "deploy.packaging.package",
-    "quantize": "deploy.quantization.quantize",
-    "run_sweep": "deploy.sweeps.sweep",
-    "serve": "deploy.serving.serve",
-    "train_model": "deploy.training.train",
-    "write_report": "deploy.report.write",
+_EXPORTS = {
+    "deploy.bench.compare": ("SpeedComparison", "compare_speed"),
+    "deploy.bench.measure": ("BenchmarkReport", "measure_speed"),
+    "deploy.bench.profile": ("ProfiledCell", "profile_model"),
+    "deploy.bench.repetition": ("Budget",),
+    "deploy.bench.rows": ("LatencyRow",),
+    "deploy.bench.saturation": ("SaturationReport", "saturate"),
+    "deploy.core.errors": (
+        "ArtifactError",
+        "BackendCrashedError",
+        "BackendError",
+        "DataError",
+        "DeployError",
+        "DigestError",
+        "ExportError",
+        "InputSpecError",
+        "MissingPackageError",
+        "ModelError",
+        "ParityError",
+        "StorageError",
+        "UnknownNameError",
+        "UnsafePickleError",
+        "UsageError",
+        "WeightsError",
+    ),
+    "deploy.core.progress": ("Progress",),
+    "deploy.data.dataset": ("Dataset",),
+    "deploy.engines.build": ("BuildReport", "BuildRequest", "TrtexecReport", "build_engine", "trtexec_line"),
+    "deploy.engines.convert": ("ConvertReport", "convert"),
+    "deploy.engines.inspect": ("EngineReport", "inspect_engine"),
+    "deploy.evaluation.evaluate": ("EvaluationReport", "evaluate_models"),
+    "deploy.exporting.check": ("CheckReport", "check"),
+    "deploy.exporting.export": ("ExportReport", "export_model"),
+    "deploy.exporting.samples": ("ProbeSamples", "load_samples"),
+    "deploy.models.catalog": ("LayerSummary", "ModelLine", "layers", "list_models"),
+    "deploy.models.request": ("ModelRequest",),
+    "deploy.packaging.package": ("PackageReport", "package_models"),
+    "deploy.packaging.target": ("PackageOptions",),
+    "deploy.quantization.quantize": ("QuantizeReport", "quantize"),
+    "deploy.report.compare": ("ReportComparison", "compare_reports"),
+    "deploy.report.write": ("Report", "write_report"),
+    "deploy.serving.serve": ("ServeOptions", "ServeReport", "ServerInfo", "serve"),
+    "deploy.sweeps.spec": ("SweepSpec", "parse_spec", "read_spec"),
+    "deploy.sweeps.sweep": ("DryRun", "SweepReport", "dry_run", "run_sweep"),
+    "deploy.sweeps.task": ("Task",),
+    "deploy.tools.doctor": ("DoctorReport", "doctor"),
+    "deploy.tools.inspect": ("InspectReport", "inspect"),
+    "deploy.tools.sign": ("SignReport", "sign", "verify_signature"),
+    "deploy.tools.verify": ("VerifyReport", "verify"),
+    "deploy.training.train": ("TrainReport", "train_model"),
 }
+"""Public names by module; the same as above, where type checkers read them."""
+
+_HOMES = {name: module for module, names in _EXPORTS.items() for name in names}
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
@@ -65,3 +157,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'deploy' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names without importing them."""
+    return sorted(__all__)

@@ -72,27 +72,9 @@ def test_every_command_has_a_help_line_and_examples() -> None:
             assert command is not None and command.help and "Examples:" in (command.epilog or ""), name
 
 
-def test_public_names() -> None:
+def test_public_names_are_imported_when_they_are_used() -> None:
     import deploy
 
-    assert deploy.__all__ == [
-        "BuildRequest",
-        "ModelRequest",
-        "__version__",
-        "build_engine",
-        "check",
-        "compare_reports",
-        "compare_speed",
-        "evaluate_models",
-        "export_model",
-        "measure_speed",
-        "package_models",
-        "quantize",
-        "run_sweep",
-        "serve",
-        "train_model",
-        "write_report",
-    ]
     for name in deploy.__all__:
         assert getattr(deploy, name)
         assert not (ROOT / "deploy" / name).exists(), f"importing the room {name} would hide the function"

@@ -124,6 +124,10 @@ def measure_speed(
     began = time.perf_counter()
     if repetitions < 1:
         raise UsageError("at least one repetition is needed.")
+    if calib is not None and "int8" not in (precisions or ()):
+        raise UsageError("--calib has no effect without --precision int8.")
+    if graph and device != "cuda":
+        raise UsageError("--graph has no effect without --device cuda.")
     find_backend(baseline)
     check_scenario(scenario)
     budget = budget or Budget()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from deploy.bench.measure import BenchmarkReport, measure_speed
+from deploy.bench.measure import BASELINE, REPETITIONS, BenchmarkReport, Listener, measure_speed
 from deploy.bench.plan import Wanted
+from deploy.bench.repetition import Budget
 from deploy.bench.rows import LatencyRow
+from deploy.core.progress import SILENT, Progress
 from deploy.models.request import ModelRequest
 
 GAIN = 0.05
@@ -64,26 +68,79 @@ Key = tuple[str, str, str]
 
 
 def saturate(
-    models: Sequence[str | ModelRequest] = (), *, max_batch: int = MAX_BATCH, **options: Any
+    models: Sequence[str | ModelRequest] = (),
+    *,
+    max_batch: int = MAX_BATCH,
+    backends: Sequence[str] = (),
+    precisions: Sequence[str] | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    graph: bool = False,
+    sizes: Mapping[str, int] | None = None,
+    calib: str | None = None,
+    repetitions: int = REPETITIONS,
+    budget: Budget | None = None,
+    seed: int = 0,
+    again: bool = False,
+    baseline: str = BASELINE,
+    limits: bool = False,
+    artifacts: Path | None = None,
+    progress: Progress = SILENT,
+    listener: Listener = lambda rows: None,
 ) -> SaturationReport:
     """Time batches of 1, 2, 4 ... until throughput is saturated, a batch is refused, or memory runs out.
 
     Args:
-        models: as for `deploy.bench.measure.measure_speed`.
+        models: model names or files with a manifest; none takes every exported model in the artifacts directory.
         max_batch: largest batch size.
-        options: as for `deploy.bench.measure.measure_speed`, except ``batches`` and ``scenario``.
+        backends: names of backends.
+        precisions: ``fp32``, ``fp16``, ``int8``.
+        threads: threads within an operator.
+        device: ``cpu`` or ``cuda``.
+        graph: replay CUDA graphs.
+        sizes: sizes of symbolic dimensions other than the batch.
+        calib: calibration data for a missing INT8 file.
+        repetitions: worker processes per cell.
+        budget: time limits of each process.
+        seed: seed of inputs, untrained weights and the order of processes.
+        again: repeat measurements that are already recorded.
+        baseline: the backend, in float32, that speedups are relative to.
+        limits: measure the peak rates of this machine once, and the floor of each cell.
+        artifacts: artifacts directory.
+        progress: receives progress messages.
+        listener: called with the rows as they come.
 
     Raises:
         DeployError: as for `deploy.bench.measure.measure_speed`.
     """
     began = time.perf_counter()
+    measure = functools.partial(
+        measure_speed,
+        models,
+        backends=backends,
+        precisions=precisions,
+        threads=threads,
+        device=device,
+        graph=graph,
+        sizes=sizes,
+        calib=calib,
+        repetitions=repetitions,
+        budget=budget,
+        seed=seed,
+        again=again,
+        baseline=baseline,
+        limits=limits,
+        artifacts=artifacts,
+        progress=progress,
+        listener=listener,
+    )
     rows: dict[Key, list[LatencyRow]] = {}
     ended: dict[Key, str] = {}
     reports: list[BenchmarkReport] = []
     batch = 1
     while batch <= max_batch and (not reports or set(rows) - set(ended)):
         tried = set(rows) - set(ended)
-        report = measure_speed(models, batches=(batch,), wanted=_only(tried if reports else None), **options)
+        report = measure(batches=(batch,), wanted=_only(tried if reports else None))
         reports.append(report)
         for row in report.rows:
             _add(row, rows, ended)

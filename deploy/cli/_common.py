@@ -13,7 +13,6 @@ import click
 
 if TYPE_CHECKING:
     from deploy.core.progress import Progress
-    from deploy.models.request import ModelRequest
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -84,7 +83,7 @@ def samples_option(function: Command) -> Command:
 
 
 def model_options(function: Command) -> Command:
-    """Add the options that describe a model; `request` reads them."""
+    """Add the options that describe a model; `deploy.cli._options.pack_model` reads them."""
     for option in reversed(
         (
             click.option(
@@ -115,15 +114,6 @@ def model_options(function: Command) -> Command:
     ):
         function = option(function)
     return function
-
-
-def request(
-    name: str, weights: str, arch: str | None, seed: int, inputs: tuple[str, ...], options: tuple[str, ...]
-) -> ModelRequest:
-    """Return the request for the model that the options of `model_options` describe."""
-    from deploy.models.request import ModelRequest, parse_options
-
-    return ModelRequest(name=name, weights=weights, arch=arch, seed=seed, inputs=inputs, options=parse_options(options))
 
 
 def emit(document: Mapping[str, Any], as_json: bool, show: Callable[[], None]) -> None:

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from deploy.cli._common import Command
+from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
+
+if TYPE_CHECKING:
+    from deploy.core.progress import Progress
+
+Fields = TypeVar("Fields")
+
+REQUEST_OPTIONS = ("weights", "arch", "seed", "inputs", "options")
+"""Parameters that describe MODEL; see `deploy.cli._common.model_options`."""
+
+UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 class Percent(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -22,14 +39,92 @@ class Percent(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return share
 
 
-threads_option = click.option("--threads", type=click.IntRange(min=1), help="Threads per process. [default: all cores]")
-device_option = click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Device."
+class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A size in bytes: a number, or one with KiB, MiB or GiB."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse a size."""
+        match = re.fullmatch(r"(\d+)\s*([a-z]*)", str(value).strip().lower())
+        if match is None or match[2] not in UNITS:
+            self.fail(f"{value!r} is not a size such as 2GiB.", param, ctx)
+        return int(match[1]) * UNITS[match[2]]
+
+
+option = functools.partial(click.option, show_default=True)
+"""`click.option` that shows the default."""
+
+count = click.IntRange(min=1)
+path = click.Path(path_type=Path)
+
+allow_untrained_option = option("--allow-untrained", is_flag=True, help="Accept models with untrained weights.")
+arch_option = option(
+    "-o", "options", multiple=True, metavar="KEY=VALUE", help="Option of the architecture; may be repeated."
 )
-batch_option = click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Batch size.")
-calib_option = click.option(
+batch_option = option("--batch", type=count, default=1, help="Batch size.")
+batch_size_option = option("--batch-size", type=count, default=64, help="Images per batch.")
+calib_option = option(
     "--calib", metavar="DIR|FILE|NAME", help="Calibration data, where an INT8 file has to be made first."
 )
+data_root_option = option(
+    "--data-root", type=click.Path(file_okay=False, path_type=Path), help="Directory of downloaded data sets."
+)
+device_option = option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Device.")
+instances_option = option("--instances", type=count, default=1, help="Instances of each model.")
+max_batch_option = option("--max-batch", type=count, default=32, help="Maximum batch size, in samples.")
+method_option = option(
+    "--method",
+    default=DEFAULT_METHOD,
+    metavar="minmax|percentile|entropy|mse",
+    help="How the range of each tensor is chosen.",
+)
+calib_samples_option = option(
+    "--samples", type=click.IntRange(min=2), default=DEFAULT_SAMPLES, help="Number of calibration samples."
+)
+seed_option = option("--seed", default=0, help="Seed of the inputs.")
+skip_bad_option = option("--skip-bad", is_flag=True, help="Skip unreadable images instead of failing.")
+threads_option = option("--threads", type=count, help="Threads per process. [default: all cores]")
+
+
+def max_delay_option(default: float) -> Callable[[Command], Command]:
+    """Return ``--max-delay-ms``, whose default depends on the server."""
+    return option(
+        "--max-delay-ms",
+        type=click.FloatRange(min=0),
+        default=default,
+        help="How long a request may wait for others to join its batch, in milliseconds.",
+    )
+
+
+def pack(options: dict[str, Any], kind: type[Fields]) -> Fields:
+    """Take the fields of a dataclass out of a command's options and return the dataclass.
+
+    Args:
+        options: parameters by name; changed in place.
+        kind: the dataclass.
+    """
+    names = [field.name for field in dataclasses.fields(kind) if field.name in options]  # type: ignore[arg-type]
+    return kind(**{name: options.pop(name) for name in names})
+
+
+def pack_model(options: dict[str, Any]) -> None:
+    """Replace MODEL and the options that describe it by a `deploy.ModelRequest`; MODEL may be missing."""
+    from deploy.models.request import ModelRequest, parse_options
+
+    fields = {name: options.pop(name) for name in REQUEST_OPTIONS if name in options}
+    fields["options"] = parse_options(fields["options"])
+    if options["model"] is not None:
+        options["model"] = ModelRequest(name=options["model"], **fields)
+
+
+def pack_samples(options: dict[str, Any], progress: Progress) -> None:
+    """Replace ``data``, as the user wrote it, by the ``samples`` for the parity check."""
+    data = options.pop("data")
+    if data is not None:
+        from deploy.exporting.samples import load_samples
+
+        options["samples"] = load_samples(data, progress)
 
 
 def given(ctx: click.Context, name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,12 @@ from deploy.cli._common import EXIT, Settings, Several, emit, json_option
 from deploy.cli._options import (
     Percent,
     calib_option,
+    count,
     device_option,
     given,
+    option,
     option_of,
+    pack,
     refuse_together,
     refuse_unused,
     threads_option,
@@ -47,73 +50,63 @@ See also: deploy compare A B, deploy profile MODEL.
 """
 )
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option(
-    "--backends",
-    type=Several(),
-    help="Backends, comma-separated. [default: torch, onnxruntime, openvino]",
+@option(
+    "--backends", type=Several(), default=(), help="Backends, comma-separated. [default: torch, onnxruntime, openvino]"
 )
-@click.option(
-    "--precision", "precisions", type=Several(), help="Precisions: fp32, fp16, int8. [default: those with a file]"
-)
-@click.option("--batch", "batches", type=Several(numbers=True), default="1", show_default=True, help="Batch sizes.")
-@click.option("--max-batch", type=click.IntRange(min=1), help="Largest batch of --scenario throughput. [default: 256]")
+@option("--precision", "precisions", type=Several(), help="Precisions: fp32, fp16, int8. [default: those with a file]")
+@option("--batch", "batches", type=Several(numbers=True), default="1", help="Batch sizes.")
+@option("--max-batch", type=count, default=256, help="Largest batch of --scenario throughput.")
 @threads_option
-@click.option(
+@option(
     "--scenario",
     default="latency",
-    show_default=True,
     metavar="latency|throughput|server|loadgen",
     help="One call after the other; growing batches; Poisson arrivals; MLPerf's load generator.",
 )
-@click.option(
+@option(
     "--rate",
     type=click.FloatRange(min=0, min_open=True),
     help="Requests per second, for --scenario server or loadgen. [default: half of the maximum]",
 )
-@click.option(
+@option(
     "--p99",
+    "p99_ms",
     type=click.FloatRange(min=0, min_open=True),
     help="Bound on the 99th percentile, ms, for --scenario server or loadgen: find the highest rate that keeps it.",
 )
-@click.option(
+@option(
     "--mode",
     type=click.Choice(["single-stream", "offline", "server"]),
     help="MLPerf scenario of --scenario loadgen. [default: single-stream]",
 )
 @device_option
-@click.option("--graph", is_flag=True, help="Replay CUDA graphs. Needs --device cuda.")
+@option("--graph", is_flag=True, help="Replay CUDA graphs. Needs --device cuda.")
 @calib_option
-@click.option(
-    "--repetitions",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    help="Worker processes per configuration.",
-)
-@click.option(
+@option("--repetitions", type=count, default=5, help="Worker processes per configuration.")
+@option(
     "--min-time",
+    "time_s",
     type=click.FloatRange(min=0.01),
     default=1.0,
-    show_default=True,
     help="Seconds of timed calls per worker process.",
 )
-@click.option(
+@option(
     "--timeout",
+    "patience_s",
     type=click.FloatRange(min=1),
     default=120.0,
-    show_default=True,
     help="Kill a worker unresponsive for this many seconds.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the inputs and of the order of processes.")
-@click.option("--again", is_flag=True, help="Repeat measurements that are already recorded.")
-@click.option("--baseline", default="torch", show_default=True, help="Backend, in fp32, that speedups are relative to.")
-@click.option("--limits", is_flag=True, help="Measure this machine's peak rates and show how close each row comes.")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
-@click.option("--explain", is_flag=True, hidden=True)
-@click.option("--compare", nargs=2, hidden=True)
-@click.option("--margin", type=Percent(), default="2%", hidden=True)
-@click.option("--fail-if-slower", type=Percent(), hidden=True)
-@click.option("--time-limit", "time_limit_s", type=click.FloatRange(min=1), default=60.0, hidden=True)
+@option("--seed", default=0, help="Seed of the inputs and of the order of processes.")
+@option("--again", is_flag=True, help="Repeat measurements that are already recorded.")
+@option("--baseline", default="torch", help="Backend, in fp32, that speedups are relative to.")
+@option("--limits", is_flag=True, help="Measure this machine's peak rates and show how close each row comes.")
+@option("--format", "form", type=click.Choice(FORMATS), default="table", help="Output format.")
+@option("--explain", is_flag=True, hidden=True)
+@option("--compare", nargs=2, hidden=True)
+@option("--margin", type=Percent(), default="2%", hidden=True)
+@option("--fail-if-slower", type=Percent(), hidden=True)
+@option("--time-limit", "time_limit_s", type=click.FloatRange(min=1), default=60.0, hidden=True)
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, **given_options: Any) -> int:
@@ -137,65 +130,58 @@ def command(ctx: click.Context, /, **given_options: Any) -> int:
 def _refuse_unused(ctx: click.Context, options: dict[str, Any]) -> None:
     scenario = options["scenario"]
     refuse_unused(ctx, COMPARE_ONLY, False, "deploy compare A B")
-    refuse_unused(ctx, ["rate", "p99"], scenario in ("server", "loadgen"), "--scenario server or loadgen")
+    refuse_unused(ctx, ["rate", "p99_ms"], scenario in ("server", "loadgen"), "--scenario server or loadgen")
     refuse_unused(ctx, ["mode"], scenario == "loadgen", "--scenario loadgen")
     if scenario == "loadgen":
-        refuse_unused(ctx, ["p99"], options["mode"] == "server", "--mode server")
+        refuse_unused(ctx, ["p99_ms"], options["mode"] == "server", "--mode server")
     refuse_unused(ctx, ["max_batch"], scenario == "throughput", "--scenario throughput")
     refuse_unused(ctx, ["graph"], options["device"] == "cuda", "--device cuda")
     refuse_unused(ctx, ["calib"], "int8" in (options["precisions"] or ()), "int8 in --precision")
     if scenario == "throughput":
         refuse_together(ctx, ["batches"], "--scenario throughput, which doubles the batch up to --max-batch")
-    if scenario == "server" and options["p99"] is not None:
+    if scenario == "server" and options["p99_ms"] is not None:
         refuse_together(ctx, ["rate"], "--p99, which searches for the rate")
-    if options["as_json"] and options["form"] != "json":
+    if options["as_json"]:
         refuse_together(ctx, ["form"], "--json")
     if options["backends"]:
         refuse_unused(ctx, ["baseline"], options["baseline"] in options["backends"], "that backend in --backends")
 
 
 def _run(settings: Settings, options: dict[str, Any]) -> int:
-    from deploy.bench.repetition import Budget
-
-    form = "json" if options.pop("as_json") else options.pop("form")
-    scenario = {"rate": options.pop("rate"), "p99_ms": options.pop("p99"), "mode": options.pop("mode")}
-    options["options"] = {name: value for name, value in scenario.items() if value is not None}
-    options["budget"] = Budget(time_s=options.pop("min_time"), patience_s=options.pop("timeout"))
-    options["backends"] = options["backends"] or ()
-    for name in ("form", "compare", "explain", *COMPARE_ONLY):
-        options.pop(name, None)
-    with _display(settings) as (progress, listener):
-        measure = _saturate if options["scenario"] == "throughput" else _bench
-        report, saturated = measure(**options, artifacts=settings.artifacts, progress=progress, listener=listener)
-    _print(report, saturated, form)
-    return 0 if any(row.stats for row in report.rows) else EXIT["inconclusive"]
-
-
-def _bench(max_batch: int | None, **options: Any) -> tuple[BenchmarkReport, SaturationReport | None]:
     from deploy.bench.measure import measure_speed
+    from deploy.bench.repetition import Budget
+    from deploy.bench.saturation import SaturationReport, saturate
+    from deploy.terminal.bench import as_csv, as_markdown, show_bench, show_saturation
 
-    return measure_speed(**options), None
+    form = "json" if options["as_json"] else options["form"]
+    for name in ("as_json", "form", "compare", "explain", *COMPARE_ONLY):
+        del options[name]
+    options["budget"] = pack(options, Budget)
+    scenario = {name: options.pop(name) for name in ("rate", "p99_ms", "mode")}
+    measure: Callable[..., BenchmarkReport | SaturationReport]
+    if options["scenario"] == "throughput":
+        measure = saturate
+        del options["scenario"], options["batches"]
+    else:
+        measure = measure_speed
+        del options["max_batch"]
+        options["options"] = {name: value for name, value in scenario.items() if value is not None}
+    with _display(settings) as (progress, listener):
+        result = measure(**options, artifacts=settings.artifacts, progress=progress, listener=listener)
+    report = result.report if isinstance(result, SaturationReport) else result
 
+    def show() -> None:
+        show_bench(report)
+        if isinstance(result, SaturationReport):
+            show_saturation(result)
 
-def _saturate(
-    max_batch: int | None, batches: tuple[int, ...], scenario: str, **options: Any
-) -> tuple[BenchmarkReport, SaturationReport | None]:
-    from deploy.bench.saturation import MAX_BATCH, saturate
-
-    found = saturate(max_batch=max_batch or MAX_BATCH, **options)
-    return found.report, found
-
-
-def _print(report: BenchmarkReport, saturated: SaturationReport | None, form: str) -> None:
-    from deploy.terminal import bench as shown
-
-    texts = {"csv": shown.as_csv, "markdown": shown.as_markdown}
-    if form in texts:
-        click.echo(texts[form](report), nl=False)
-        return
-    emit((saturated or report).to_dict(), form == "json", lambda: shown.show_bench(report))
-    if saturated and form != "json":
-        shown.show_saturation(saturated)
+    if form == "csv":
+        click.echo(as_csv(report), nl=False)
+    elif form == "markdown":
+        click.echo(as_markdown(report), nl=False)
+    else:
+        emit(result.to_dict(), form == "json", show)
+    return 0 if any(row.stats for row in report.rows) else EXIT["inconclusive"]
 
 
 def _forward_to_compare(ctx: click.Context, options: dict[str, Any]) -> int:

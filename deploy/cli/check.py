@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
-from deploy.cli._common import EXIT, Settings, emit, json_option, model_options, request, samples_option
+from deploy.cli._common import EXIT, Settings, emit, json_option, model_options, samples_option
+from deploy.cli._options import REQUEST_OPTIONS, option, pack_model, pack_samples, path, refuse_unused
 
 
 @click.command(
@@ -19,33 +20,19 @@ Examples:
 """
 )
 @click.argument("model", required=False)
-@click.option("--onnx", type=click.Path(path_type=Path), help="ONNX file to check. [default: the newest export]")
-@click.option(
+@option("--onnx", type=path, help="ONNX file to check. [default: the newest export]")
+@option(
     "--precision",
     type=click.Choice(["fp32", "fp16"]),
     help="Precision of the file. [default: from its manifest, else fp32]",
 )
-@click.option("--backend", default="onnxruntime", show_default=True, metavar="NAME", help="Backend that runs the file.")
-@click.option("--locate", "locate_fault", is_flag=True, help="Find the first tensor that differs from the model.")
+@option("--backend", default="onnxruntime", metavar="NAME", help="Backend that runs the file.")
+@option("--locate", "locate_fault", is_flag=True, help="Find the first tensor that differs from the model.")
 @samples_option
 @model_options
 @json_option
-@click.pass_obj
-def command(
-    settings: Settings,
-    model: str | None,
-    onnx: Path | None,
-    precision: str | None,
-    backend: str,
-    locate_fault: bool,
-    data: str | None,
-    weights: str,
-    arch: str | None,
-    seed: int,
-    inputs: tuple[str, ...],
-    options: tuple[str, ...],
-    as_json: bool,
-) -> int:
+@click.pass_context
+def command(ctx: click.Context, /, as_json: bool, **options: Any) -> int:
     """Check an ONNX file against MODEL.
 
     The reference is MODEL in float64. The file passes if its noise-to-signal ratio is at most four times that of
@@ -54,29 +41,13 @@ def command(
     Exit code 3: the file differs from the model; 4: the comparison is inconclusive.
     """
     from deploy.exporting.check import check
+    from deploy.terminal.check import show_check
 
-    asked = request(model, weights, arch, seed, inputs, options) if model else None
+    settings: Settings = ctx.obj
+    refuse_unused(ctx, REQUEST_OPTIONS, options["model"] is not None, "MODEL")
+    pack_model(options)
     with settings.progress() as progress:
-        samples = None
-        if data is not None:
-            from deploy.exporting.samples import load_samples
-
-            samples = load_samples(data, progress)
-        report = check(
-            asked,
-            onnx=onnx,
-            artifacts=settings.artifacts,
-            precision=precision,
-            backend=backend,
-            locate_fault=locate_fault,
-            samples=samples,
-            progress=progress,
-        )
-
-    def show() -> None:
-        from deploy.terminal.check import show_check
-
-        show_check(report)
-
-    emit(report.to_dict(), as_json, show)
+        pack_samples(options, progress)
+        report = check(artifacts=settings.artifacts, progress=progress, **options)
+    emit(report.to_dict(), as_json, lambda: show_check(report))
     return EXIT[report.parity.verdict]

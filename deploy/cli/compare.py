@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from deploy.cli._common import EXIT, Settings, emit, json_option
-from deploy.cli._options import Percent, batch_option, calib_option, device_option, threads_option
+from deploy.cli._options import Percent, batch_option, calib_option, device_option, option, seed_option, threads_option
 
 
 @click.command(
@@ -21,8 +21,8 @@ Examples:
 )
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@click.option("--model", metavar="MODEL", help="Model to run, where A and B are backends.")
-@click.option(
+@option("--model", metavar="MODEL", help="Model to run, where A and B are backends.")
+@option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
     help="Precision to run models in. [default: fp32; a file has its own]",
@@ -31,19 +31,16 @@ Examples:
 @threads_option
 @device_option
 @calib_option
-@click.option(
-    "--margin", type=Percent(), default="2%", show_default=True, help="Differences below this count as equal."
-)
-@click.option("--fail-if-slower", type=Percent(), metavar="3%", help="Exit with 3 if B is slower than A by more.")
-@click.option(
+@option("--margin", type=Percent(), default="2%", help="Differences below this count as equal.")
+@option("--fail-if-slower", type=Percent(), metavar="3%", help="Exit with 3 if B is slower than A by more.")
+@option(
     "--time-limit",
     "time_limit_s",
     type=click.FloatRange(min=1),
     default=60.0,
-    show_default=True,
     help="Start no new pair of processes after this many seconds.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the inputs.")
+@seed_option
 @json_option
 @click.pass_obj
 def command(settings: Settings, /, as_json: bool, **options: Any) -> int:

@@ -22,14 +22,9 @@ def command(settings: Settings, as_json: bool) -> int:
     Every feature is tried, because packages may be installed and still not work. Exit code 1: something required does
     not work.
     """
+    from deploy.terminal.doctor import show_doctor
     from deploy.tools.doctor import doctor
 
     report = doctor(settings.artifacts)
-
-    def show() -> None:
-        from deploy.terminal.doctor import show_doctor
-
-        show_doctor(report)
-
-    emit(report.to_dict(), as_json, show)
+    emit(report.to_dict(), as_json, lambda: show_doctor(report))
     return 1 if report.broken else 0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
 from deploy.cli._common import EXIT, Settings, emit, json_option
+from deploy.cli._options import batch_size_option, data_root_option, option, skip_bad_option
 
 
 @click.command(
@@ -19,37 +20,25 @@ Examples:
 """
 )
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option(
+@option(
     "--data",
     required=True,
     metavar="NAME|DIR|FILE",
     help="digits, mnist, fashion-mnist, cifar10; a folder with one folder per class; or .npz with 'images' and "
     "'labels'.",
 )
-@click.option(
+@option(
     "--max-drop",
     type=click.FloatRange(min=0),
     default=1.0,
-    show_default=True,
     help="Maximum detectable loss of top-1 accuracy against PyTorch, in percentage points.",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Images per batch.")
-@click.option(
-    "--data-root", type=click.Path(file_okay=False, path_type=Path), help="Directory of downloaded data sets."
-)
-@click.option("--skip-bad", is_flag=True, help="Skip unreadable images instead of stopping.")
+@batch_size_option
+@data_root_option
+@skip_bad_option
 @json_option
 @click.pass_obj
-def command(
-    settings: Settings,
-    models: tuple[str, ...],
-    data: str,
-    max_drop: float,
-    batch_size: int,
-    data_root: Path | None,
-    skip_bad: bool,
-    as_json: bool,
-) -> int:
+def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
     """Evaluate the accuracy of every artifact of each MODEL on labeled images, compared with PyTorch.
 
     MODEL is a name as in export, or a file in the artifacts directory; default: the model of the newest export. If a
@@ -60,23 +49,9 @@ def command(
     finite; 4: an artifact could not be compared, because it was exported from other weights.
     """
     from deploy.evaluation.evaluate import evaluate_models
+    from deploy.terminal.evaluate import show_evaluation
 
     with settings.progress() as progress:
-        report = evaluate_models(
-            models,
-            data=data,
-            artifacts=settings.artifacts,
-            max_drop=max_drop,
-            batch_size=batch_size,
-            data_root=data_root,
-            skip_bad=skip_bad,
-            progress=progress,
-        )
-
-    def show() -> None:
-        from deploy.terminal.evaluate import show_evaluation
-
-        show_evaluation(report)
-
-    emit(report.to_dict(), as_json, show)
+        report = evaluate_models(artifacts=settings.artifacts, progress=progress, **options)
+    emit(report.to_dict(), as_json, lambda: show_evaluation(report))
     return EXIT[report.verdict]

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy.cli._common import EXIT, Settings, emit, json_option, model_options, request, samples_option
+from deploy.cli._common import EXIT, Settings, emit, json_option, model_options, samples_option
+from deploy.cli._options import option, pack_model, pack_samples
 
 if TYPE_CHECKING:
     from deploy.engines.convert import ConvertReport
     from deploy.exporting.export import ExportReport
-    from deploy.models.request import ModelRequest
 
 
 @click.command(
@@ -26,54 +26,35 @@ Examples:
 """
 )
 @click.argument("model")
-@click.option(
+@option(
     "--format",
-    "format_",
     default="onnx",
-    show_default=True,
     metavar="onnx|tensorrt",
     help="tensorrt: export to ONNX, check it, and build an engine from it. deploy trt build has more options.",
 )
-@click.option(
+@option(
     "--dynamic",
     metavar="NAMES|none",
     help="Dynamic dimensions, separated by commas. [default: batch, and those named in --input]",
 )
-@click.option("--opset", type=click.IntRange(7, 26), help="ONNX operator set. [default: the strategy's own]")
-@click.option(
+@option("--opset", type=click.IntRange(7, 26), help="ONNX operator set. [default: the strategy's own]")
+@option(
     "--precision",
     type=click.Choice(["fp32", "fp16"]),
     default="fp32",
-    show_default=True,
     help="fp16: weights and activations in float16, inputs and outputs in float32.",
 )
-@click.option(
+@option(
     "--strategy",
     type=click.Choice(["auto", "export", "trace"]),
     default="auto",
-    show_default=True,
     help="export: torch.export; trace: run once and record; auto: the first that passes the parity check.",
 )
 @samples_option
 @model_options
 @json_option
 @click.pass_obj
-def command(
-    settings: Settings,
-    model: str,
-    format_: str,
-    dynamic: str | None,
-    opset: int | None,
-    precision: str,
-    strategy: str,
-    data: str | None,
-    weights: str,
-    arch: str | None,
-    seed: int,
-    inputs: tuple[str, ...],
-    options: tuple[str, ...],
-    as_json: bool,
-) -> int:
+def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
     """Export MODEL to ONNX and check the file against it.
 
     MODEL is zoo/NAME, torchvision/NAME, timm/NAME, a bare NAME, pkg.module:factory, path/file.py:factory,
@@ -84,37 +65,24 @@ def command(
     Exit code 3: the file differs from the model and is written to rejected/ instead; 4: the comparison is
     inconclusive.
     """
-    asked = request(model, weights, arch, seed, inputs, options)
-    names = None if dynamic is None else [name for name in dynamic.split(",") if name and name != "none"]
+    pack_model(options)
+    if options["dynamic"] is not None:
+        options["dynamic"] = [name for name in options["dynamic"].split(",") if name and name != "none"]
     with settings.progress() as progress:
-        samples = None
-        if data is not None:
-            from deploy.exporting.samples import load_samples
-
-            samples = load_samples(data, progress)
-        report = _export(
-            asked,
-            format_,
-            artifacts=settings.artifacts,
-            dynamic=names,
-            opset=opset,
-            precision=precision,
-            strategy=strategy,
-            samples=samples,
-            progress=progress,
-        )
+        pack_samples(options, progress)
+        report = _export(artifacts=settings.artifacts, progress=progress, **options)
     emit(report.to_dict(), as_json, lambda: _show(report))
     return EXIT[report.verdict]
 
 
-def _export(model: ModelRequest, format_: str, **arguments: Any) -> ExportReport | ConvertReport:
-    if format_ == "onnx":
+def _export(format: str, **options: Any) -> ExportReport | ConvertReport:
+    if format == "onnx":
         from deploy.exporting.export import export_model
 
-        return export_model(model, **arguments)
+        return export_model(**options)
     from deploy.engines.convert import convert  # imports what builds engines
 
-    return convert(model, format_, **arguments)
+    return convert(format=format, **options)
 
 
 def _show(report: ExportReport | ConvertReport) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
 from deploy.cli._common import Settings, emit, json_option
+from deploy.cli._options import count, option, path
 
 
 @click.command(
@@ -16,22 +17,17 @@ Examples:
   deploy inspect other.onnx --batch 8
 """
 )
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size for the costs.")
+@click.argument("path", metavar="FILE", type=path)
+@option("--batch", type=count, default=1, help="Batch size for the costs.")
 @json_option
 @click.pass_obj
-def command(settings: Settings, file: Path, batch: int, as_json: bool) -> None:
+def command(settings: Settings, /, as_json: bool, **options: Any) -> None:
     """Describe an ONNX file: inputs, outputs, opset, operators, parameters, operations and memory traffic.
 
     The file is not run.
     """
+    from deploy.terminal.inspect import show_inspect
     from deploy.tools.inspect import inspect
 
-    report = inspect(file, batch=batch)
-
-    def show() -> None:
-        from deploy.terminal.inspect import show_inspect
-
-        show_inspect(report)
-
-    emit(report.to_dict(), as_json, show)
+    report = inspect(**options)
+    emit(report.to_dict(), as_json, lambda: show_inspect(report))

@@ -116,6 +116,8 @@ def cli(ctx: click.Context, artifacts: Path | None, verbose: bool, quiet: bool) 
 
     `deploy COMMAND --help` shows the options of a command, with examples.
     """  # noqa: D301  (click reads the escape)
+    if quiet and verbose:
+        raise click.UsageError("--quiet cannot be combined with --verbose.", ctx)
     ctx.obj = Settings(artifacts=artifacts or default_root(), verbose=verbose, quiet=quiet)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from deploy.cli._common import Settings, emit, json_option
+from deploy.cli._common import emit, json_option
+from deploy.cli._options import arch_option, option, refuse_unused
 
 
 @click.command(
@@ -16,29 +17,28 @@ Examples:
 """
 )
 @click.argument("pattern", required=False)
-@click.option("--layers", "as_layers", is_flag=True, help="Show the layers of one model.")
-@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="Option of the architecture, with --layers.")
+@option("--layers", "as_layers", is_flag=True, help="Show the layers of one model.")
+@arch_option
 @json_option
-@click.pass_obj
-def command(settings: Settings, pattern: str | None, as_layers: bool, options: tuple[str, ...], as_json: bool) -> None:
+@click.pass_context
+def command(
+    ctx: click.Context, /, as_json: bool, pattern: str | None, as_layers: bool, options: tuple[str, ...]
+) -> None:
     """List the models that can be exported: the zoo, torchvision, and timm if it is installed.
 
     PATTERN is a name or a shell pattern. Parameters are counted without memory for the weights. Without PATTERN, those
     of timm's models are not counted.
     """
-    from deploy.core.errors import UsageError
     from deploy.core.plain import to_plain
     from deploy.models.catalog import layers, list_models
     from deploy.models.request import parse_options
     from deploy.terminal.models import show_layers, show_models
 
-    if as_layers:
-        if pattern is None:
-            raise UsageError("--layers needs the name of a model.", "deploy models zoo/lenet5 --layers")
+    refuse_unused(ctx, ["as_layers"], pattern is not None, "the name of a model")
+    refuse_unused(ctx, ["options"], as_layers, "--layers")
+    if as_layers and pattern is not None:
         table = layers(pattern, parse_options(options))
         emit({"model": pattern, "layers": to_plain(table)}, as_json, lambda: show_layers(pattern, table))
         return
-    if options:
-        raise UsageError("-o is only used with --layers.")
     lines = list_models(pattern)
     emit({"models": to_plain(lines)}, as_json, lambda: show_models(lines))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from deploy.cli._common import Settings, emit, json_option
-
-if TYPE_CHECKING:
-    from deploy.packaging.package import PackagedModel, PackageReport
+from deploy.cli._options import (
+    allow_untrained_option,
+    instances_option,
+    max_batch_option,
+    max_delay_option,
+    option,
+    pack,
+    path,
+)
 
 
 @click.command(
@@ -24,80 +29,42 @@ Examples:
 """
 )
 @click.argument("models", nargs=-1)
-@click.option(
+@option(
     "--for",
     "server",
     required=True,
     metavar="TARGET",
     help="Target server: triton, kserve, standalone (no server), or the name of a plug-in.",
 )
-@click.option(
+@option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
-    default="fp32",
-    show_default=True,
-    help="Precision of the files, for MODELS given by name.",
+    help="Precision of the files, for MODELS given by name. [default: fp32]",
 )
-@click.option(
-    "--max-batch", type=click.IntRange(min=1), default=32, show_default=True, help="Maximum batch size, in samples."
-)
-@click.option(
-    "--max-delay-ms",
-    type=click.FloatRange(min=0),
-    default=0.1,
-    show_default=True,
-    help="How long a request may wait for others to join its batch, in milliseconds.",
-)
-@click.option(
-    "--instances", type=click.IntRange(min=1), default=1, show_default=True, help="Number of instances of each model."
-)
-@click.option(
+@max_batch_option
+@max_delay_option(0.1)
+@instances_option
+@option(
     "--device",
     type=click.Choice(["auto", "cpu", "gpu"]),
     default="auto",
-    show_default=True,
     help="Device of the models; auto lets the server choose.",
 )
-@click.option(
+@option(
     "--preprocessing/--no-preprocessing",
     default=True,
-    show_default=True,
     help="Package preprocessing and labels, so that the server takes images.",
 )
-@click.option(
-    "--data", metavar="NAME|DIR|FILE", help="Images for the check against PyTorch, in addition to synthetic ones."
-)
-@click.option("--storage-uri", metavar="URI", help="Where the models will be uploaded; for kserve.")
-@click.option("--name", help="Name of the service; for kserve. [default: the first model's]")
-@click.option("--cpu", default="1", show_default=True, help="CPUs that the service requests; for kserve.")
-@click.option("--memory", default="2Gi", show_default=True, help="Memory that the service requests; for kserve.")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Output directory. [default: packages/TARGET in the artifacts directory]",
-)
-@click.option("--allow-untrained", is_flag=True, help="Package models with untrained weights.")
+@option("--data", metavar="NAME|DIR|FILE", help="Images for the check against PyTorch, in addition to synthetic ones.")
+@option("--storage-uri", metavar="URI", help="Where the models will be uploaded; for kserve.")
+@option("--name", help="Name of the service; for kserve. [default: the first model's]")
+@option("--cpu", default="1", help="CPUs that the service requests; for kserve.")
+@option("--memory", default="2Gi", help="Memory that the service requests; for kserve.")
+@option("--output", type=path, help="Output directory. [default: packages/TARGET in the artifacts directory]")
+@allow_untrained_option
 @json_option
 @click.pass_obj
-def command(
-    settings: Settings,
-    models: tuple[str, ...],
-    server: str,
-    precision: str,
-    max_batch: int,
-    max_delay_ms: float,
-    instances: int,
-    device: str,
-    preprocessing: bool,
-    data: str | None,
-    storage_uri: str | None,
-    name: str | None,
-    cpu: str,
-    memory: str,
-    output: Path | None,
-    allow_untrained: bool,
-    as_json: bool,
-) -> None:
+def command(settings: Settings, /, as_json: bool, **options: Any) -> None:
     """Write a Triton model repository, a KServe service, or a standalone folder.
 
     MODELS are names in the artifacts directory, or files there; default the model of the newest export. Only files that
@@ -109,48 +76,9 @@ def command(
     """
     from deploy.core.plain import to_plain
     from deploy.packaging.package import PackageOptions, package_models
+    from deploy.terminal.package import show_package
 
-    options = PackageOptions(
-        max_batch=max_batch,
-        max_delay_ms=max_delay_ms,
-        instances=instances,
-        device=device,
-        name=name,
-        storage_uri=storage_uri,
-        cpu=cpu,
-        memory=memory,
-    )
+    options["options"] = pack(options, PackageOptions)
     with settings.progress() as progress:
-        report = package_models(
-            models,
-            server=server,
-            precision=precision,
-            preprocessing=preprocessing,
-            data=data,
-            output=output,
-            options=options,
-            allow_untrained=allow_untrained,
-            artifacts=settings.artifacts,
-            progress=progress,
-        )
-    emit(to_plain(report), as_json, lambda: _show(report))
-
-
-def _show(report: PackageReport) -> None:
-    from deploy.core.text import visible
-
-    for model in report.models:
-        click.echo(visible(f"{model.name}: {_summary(model)}"))
-    click.echo(visible(f"packaged for {report.server}: {report.folder}"))
-
-
-def _summary(model: PackagedModel) -> str:
-    check = model.proof
-    if check is None:
-        return f"labels not compared with PyTorch ({model.without})"
-    text = f"{check.same_first_label} of {check.pictures} test images have the same label as in PyTorch"
-    if check.ties:
-        text += f", {check.ties} of the others are ties"
-    if check.equal_inputs is not None:
-        text += f"; {check.equal_inputs} of {check.pictures} preprocessed identically to the bit"
-    return text
+        report = package_models(artifacts=settings.artifacts, progress=progress, **options)
+    emit(to_plain(report), as_json, lambda: show_package(report))

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from deploy.cli._common import Settings, Several, emit, json_option
-from deploy.cli._options import batch_option, calib_option, threads_option
+from deploy.cli._options import batch_option, calib_option, option, seed_option, threads_option
 
 
 @click.command(
@@ -19,8 +19,10 @@ Examples:
 """
 )
 @click.argument("model")
-@click.option("--backends", type=Several(), help="Backends, comma-separated. [default: installed ones that run files]")
-@click.option(
+@option(
+    "--backends", type=Several(), default=(), help="Backends, comma-separated. [default: installed ones that run files]"
+)
+@option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
     help="Precision; int8 is shown beside fp32. [default: fp32; a file has its own]",
@@ -28,7 +30,7 @@ Examples:
 @batch_option
 @threads_option
 @calib_option
-@click.option("--seed", default=0, show_default=True, help="Seed of the inputs.")
+@seed_option
 @json_option
 @click.pass_obj
 def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
@@ -45,7 +47,6 @@ def run(settings: Settings, as_json: bool, **options: Any) -> int:
     from deploy.bench.profile import profile_model
     from deploy.terminal.profile import show_profiles
 
-    options["backends"] = options["backends"] or ()
     with settings.progress() as progress:
         found = profile_model(artifacts=settings.artifacts, progress=progress, **options)
     emit({"cells": [item.to_dict() for item in found]}, as_json, lambda: show_profiles(found))

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deploy.cli._common import Settings, emit, json_option
+from deploy.cli._options import (
+    allow_untrained_option,
+    count,
+    instances_option,
+    max_batch_option,
+    max_delay_option,
+    option,
+    pack,
+    threads_option,
+)
 
 if TYPE_CHECKING:
     from deploy.serving.serve import ServerInfo
-
-MEGABYTE = 1 << 20
 
 
 @click.command(
@@ -27,86 +35,48 @@ Examples:
 """
 )
 @click.argument("model", required=False)
-@click.option(
+@option(
     "--artifact",
     "files",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Serve only this file; can be repeated. [default: every file of MODEL that runs on this machine]",
 )
-@click.option(
+@option(
     "--backend",
     metavar="NAME",
     help="Backend that runs the files; serve only files that it opens. [default: by each file's format and target]",
 )
-@click.option(
+@option(
     "--host",
     default="127.0.0.1",
-    show_default=True,
     help="Address to listen on. Non-loopback addresses expose the server without authentication.",
 )
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8000,
-    show_default=True,
-    help="Port to listen on; 0 takes a free port.",
-)
-@click.option(
-    "--max-batch", type=click.IntRange(min=1), default=32, show_default=True, help="Maximum batch size, in samples."
-)
-@click.option(
-    "--max-delay-ms",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    help="How long a request may wait for others to join its batch, in milliseconds.",
-)
-@click.option(
-    "--queue", type=click.IntRange(min=1), default=1024, show_default=True, help="Maximum number of queued samples."
-)
-@click.option(
+@option("--port", type=click.IntRange(0, 65535), default=8000, help="Port to listen on; 0 takes a free port.")
+@max_batch_option
+@max_delay_option(0.0)
+@option("--queue", type=count, default=1024, help="Maximum number of queued samples.")
+@option(
     "--timeout-ms",
     type=click.FloatRange(min=1),
     default=10_000.0,
-    show_default=True,
     help="Maximum time of a request in the queue, in milliseconds.",
 )
-@click.option(
+@option(
     "--max-request-mb",
+    "max_request_bytes",
     type=click.IntRange(1, 1024),
     default=64,
-    show_default=True,
+    callback=lambda ctx, param, value: value << 20,
     help="Maximum size of a request, in MiB.",
 )
-@click.option(
-    "--instances", type=click.IntRange(min=1), default=1, show_default=True, help="Number of runners per file."
-)
-@click.option("--threads", type=click.IntRange(min=1), help="Threads per runner. [default: all cores]")
-@click.option(
-    "--page/--no-page", default=True, show_default=True, help="Serve a demo page that compares the files with PyTorch."
-)
-@click.option("--allow-untrained", is_flag=True, help="Serve models with untrained weights.")
+@instances_option
+@threads_option
+@option("--page/--no-page", default=True, help="Serve a demo page that compares the files with PyTorch.")
+@allow_untrained_option
 @json_option
 @click.pass_obj
-def command(
-    settings: Settings,
-    model: str | None,
-    files: tuple[Path, ...],
-    backend: str | None,
-    host: str,
-    port: int,
-    max_batch: int,
-    max_delay_ms: float,
-    queue: int,
-    timeout_ms: float,
-    max_request_mb: int,
-    instances: int,
-    threads: int | None,
-    page: bool,
-    allow_untrained: bool,
-    as_json: bool,
-) -> None:
+def command(settings: Settings, /, as_json: bool, **options: Any) -> None:
     """Serve MODEL over HTTP with the Open Inference Protocol v2 and dynamic batching.
 
     MODEL is a name in the artifacts directory, or a file there; default the model of the newest export. Only files that
@@ -120,34 +90,13 @@ def command(
     from deploy.core.text import visible
     from deploy.serving.serve import ServeOptions, serve
 
-    options = ServeOptions(
-        host=host,
-        port=port,
-        max_batch=max_batch,
-        max_delay_ms=max_delay_ms,
-        queue=queue,
-        timeout_ms=timeout_ms,
-        max_request_bytes=max_request_mb * MEGABYTE,
-        instances=instances,
-        threads=threads,
-        page=page,
-        allow_untrained=allow_untrained,
-    )
-
     def announce(server: ServerInfo) -> None:
         emit(to_plain(server), as_json, lambda: click.echo(visible(_summary(server))))
         sys.stdout.flush()
 
+    options["options"] = pack(options, ServeOptions)
     with settings.progress() as progress:
-        report = serve(
-            model,
-            files=files,
-            backend=backend,
-            options=options,
-            artifacts=settings.artifacts,
-            progress=progress,
-            ready=announce,
-        )
+        report = serve(artifacts=settings.artifacts, progress=progress, ready=announce, **options)
     if not settings.quiet:
         click.echo(f"stopped: {report.answered} requests answered, {report.refused} refused", err=True)
 

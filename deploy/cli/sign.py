@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
 from deploy.cli._common import Settings, emit, json_option
+from deploy.cli._options import option, path
 
 
 @click.command(
@@ -17,12 +18,12 @@ Examples:
   deploy verify artifacts/resnet18 --key key.pub       verify the signature
 """
 )
-@click.argument("folder", required=False, type=click.Path(path_type=Path))
-@click.option("--key", required=True, type=click.Path(path_type=Path), help="Elliptic-curve private key, a PEM file.")
-@click.option("--signature", type=click.Path(path_type=Path), help="Signature file. [default: FOLDER/model.sig]")
+@click.argument("folder", required=False, type=path)
+@option("--key", required=True, type=path, help="Elliptic-curve private key, a PEM file.")
+@option("--signature", type=path, help="Signature file. [default: FOLDER/model.sig]")
 @json_option
 @click.pass_obj
-def command(settings: Settings, folder: Path | None, key: Path, signature: Path | None, as_json: bool) -> None:
+def command(settings: Settings, /, as_json: bool, **options: Any) -> None:
     """Sign all files of a folder with your own key, offline.
 
     FOLDER is a model's folder or, by default, the artifacts directory. Its files are first compared with their
@@ -31,7 +32,7 @@ def command(settings: Settings, folder: Path | None, key: Path, signature: Path 
     from deploy.core.text import visible
     from deploy.tools.sign import sign
 
-    report = sign(folder or settings.artifacts, key=key, signature=signature)
+    report = sign(options.pop("folder") or settings.artifacts, **options)
     emit(
         report.to_dict(),
         as_json,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.cli._common import Settings, Several, emit, json_option
+from deploy.cli._options import count, option, refuse_together, refuse_unused, threads_option
 
 if TYPE_CHECKING:
     from deploy.core.progress import Progress
@@ -19,6 +20,20 @@ if TYPE_CHECKING:
     from deploy.sweeps.task import Task
 
 YAML = (".yaml", ".yml")
+MATRIX = (
+    "precisions",
+    "backends",
+    "batches",
+    "threads",
+    "calib",
+    "samples",
+    "data",
+    "repetitions",
+    "min_time",
+    "seed",
+    "baseline",
+)
+"""Parameters that a sweep file replaces."""
 
 
 @click.command(
@@ -31,47 +46,29 @@ Examples:
 """
 )
 @click.argument("what", nargs=-1, required=True, metavar="FILE.yaml|MODEL...")
-@click.option("--precision", "precisions", type=Several(), help="fp32, fp16, int8. [default: fp32]")
-@click.option("--backends", type=Several(), help="Backends to time. [default: torch, onnxruntime, openvino]")
-@click.option("--batch", "batches", type=Several(numbers=True), help="Batch sizes. [default: 1]")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of every backend. [default: all cores]")
-@click.option("--calib", metavar="DIR|FILE|NAME", help="Calibration data.")
-@click.option("--samples", type=click.IntRange(min=2), help="Maximum number of calibration samples.")
-@click.option("--data", metavar="DIR|FILE|NAME", help="Labeled images to evaluate accuracy on.")
-@click.option("--repetitions", type=click.IntRange(min=1), help="Worker processes per configuration. [default: 5]")
-@click.option(
-    "--min-time", type=click.FloatRange(min=0.01), help="Seconds of timed calls per worker process. [default: 1]"
-)
-@click.option(
+@option("--precision", "precisions", type=Several(), help="fp32, fp16, int8. [default: fp32]")
+@option("--backends", type=Several(), help="Backends to time. [default: torch, onnxruntime, openvino]")
+@option("--batch", "batches", type=Several(numbers=True), help="Batch sizes. [default: 1]")
+@threads_option
+@option("--calib", metavar="DIR|FILE|NAME", help="Calibration data.")
+@option("--samples", type=click.IntRange(min=2), help="Maximum number of calibration samples.")
+@option("--data", metavar="DIR|FILE|NAME", help="Labeled images to evaluate accuracy on.")
+@option("--repetitions", type=count, help="Worker processes per configuration. [default: 5]")
+@option("--min-time", type=click.FloatRange(min=0.01), help="Seconds of timed calls per worker process. [default: 1]")
+@option(
     "--seed", type=click.IntRange(min=0), help="Seed of untrained weights, inputs and measurement order. [default: 0]"
 )
-@click.option("--baseline", help="Backend that speedups are relative to. [default: torch]")
-@click.option("--engine", default="local", show_default=True, metavar="local|ray", help="Where to run the tasks.")
-@click.option("--address", default="auto", show_default=True, help="Address of the Ray cluster.")
-@click.option(
-    "--jobs",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Maximum number of concurrent tasks; a benchmark always runs alone.",
-)
-@click.option("--again", is_flag=True, help="Repeat the work of earlier sweeps.")
-@click.option("--dry-run", is_flag=True, help="Show the tasks and their estimated durations; run nothing.")
-@click.option("--report/--no-report", "with_report", default=True, show_default=True, help="Write the HTML report.")
+@option("--baseline", help="Backend that speedups are relative to. [default: torch]")
+@option("--engine", "executor", default="local", metavar="local|ray", help="Where to run the tasks.")
+@option("--address", default="auto", help="Address of the Ray cluster.")
+@option("--jobs", type=count, default=1, help="Maximum number of concurrent tasks; a benchmark always runs alone.")
+@option("--again", is_flag=True, help="Repeat the work of earlier sweeps.")
+@option("--dry-run", is_flag=True, help="Show the tasks and their estimated durations; run nothing.")
+@option("--report/--no-report", "with_report", default=True, help="Write the HTML report.")
 @json_option
-@click.pass_obj
+@click.pass_context
 def command(
-    settings: Settings,
-    /,
-    what: tuple[str, ...],
-    engine: str,
-    address: str,
-    jobs: int,
-    again: bool,
-    dry_run: bool,
-    with_report: bool,
-    as_json: bool,
-    **matrix: Any,
+    ctx: click.Context, /, as_json: bool, what: tuple[str, ...], dry_run: bool, with_report: bool, **options: Any
 ) -> int:
     """Export and time every MODEL in every precision, on every backend, batch size and machine.
 
@@ -82,31 +79,23 @@ def command(
     Exit code 3: a check failed. 1: another task failed. 4: a verdict is inconclusive, or nothing was timed.
     """
     from deploy.sweeps import sweep
+    from deploy.terminal.sweep import show_dry_run, show_sweep
 
-    spec = _spec(what, {name: value for name, value in matrix.items() if value is not None})
+    settings: Settings = ctx.obj
+    spec = _spec(ctx, what, {name: options.pop(name) for name in MATRIX})
     if dry_run:
-        from deploy.terminal.sweep import show_dry_run
-
+        refuse_together(ctx, ["executor", "address", "jobs", "with_report"], "--dry-run")
         with settings.progress() as progress:
-            result = sweep.dry_run(spec, again=again, artifacts=settings.artifacts, progress=progress)
+            result = sweep.dry_run(spec, again=options["again"], artifacts=settings.artifacts, progress=progress)
         emit(result.to_dict(), as_json, lambda: show_dry_run(result))
         return 0
+    refuse_unused(ctx, ["address"], options["executor"] != "local", "--engine ray")
+    refuse_unused(ctx, ["jobs"], options["executor"] != "ray", "--engine local")
     with _watching(settings, sweep.count_tasks(spec)) as (progress, watch):
-        report = sweep.run_sweep(
-            spec,
-            executor=engine,
-            address=address,
-            jobs=jobs,
-            again=again,
-            artifacts=settings.artifacts,
-            progress=progress,
-            watch=watch,
-        )
+        report = sweep.run_sweep(spec, artifacts=settings.artifacts, progress=progress, watch=watch, **options)
         page = _write_page(settings, progress) if with_report and any(item.row for item in report.cells) else None
 
     def show() -> None:
-        from deploy.terminal.sweep import show_sweep
-
         show_sweep(report)
         if page is not None:
             click.echo(f"report: {page}")
@@ -115,18 +104,22 @@ def command(
     return report.exit_code
 
 
-def _spec(what: tuple[str, ...], options: dict[str, Any]) -> SweepSpec:
+def _spec(ctx: click.Context, what: tuple[str, ...], matrix: dict[str, Any]) -> SweepSpec:
     from deploy.sweeps.spec import parse_spec, read_spec
 
     files = [item for item in what if Path(item).suffix in YAML]
-    if not files:
-        return parse_spec({"models": list(what), **options})
-    if len(what) > 1:
-        raise click.UsageError(f"{files[0]}: a sweep file cannot be combined with models; add them to the file.")
-    if options:
-        name = next(iter(options))
-        raise click.UsageError(f"{files[0]}: a sweep file cannot be combined with options; set {name!r} in the file.")
-    return read_spec(Path(files[0]))
+    if files:
+        if len(what) > 1:
+            raise click.UsageError(f"{files[0]}: a sweep file cannot be combined with models; add them to the file.")
+        refuse_together(ctx, MATRIX, f"{files[0]}; set it in the file")
+        return read_spec(Path(files[0]))
+    refuse_unused(ctx, ["calib"], "int8" in (matrix["precisions"] or ()), "int8 in --precision")
+    if "int8" in (matrix["precisions"] or ()) and matrix["calib"] is None:
+        raise click.UsageError("--precision int8 needs --calib.", ctx)
+    refuse_unused(ctx, ["samples"], matrix["calib"] is not None, "--calib")
+    if matrix["backends"]:
+        refuse_unused(ctx, ["baseline"], matrix["baseline"] in matrix["backends"], "that backend in --backends")
+    return parse_spec({"models": list(what), **{name: value for name, value in matrix.items() if value is not None}})
 
 
 def _write_page(settings: Settings, progress: Progress) -> Path | None:

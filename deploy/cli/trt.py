@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-from deploy.cli._common import EXIT, Settings, emit, json_option
-from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
-
-if TYPE_CHECKING:
-    from deploy.engines.build import BuildReport
-    from deploy.engines.inspect import EngineReport
-
-_UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-
-
-class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A size in bytes: a number, or one with KiB, MiB or GiB."""
-
-    name = "size"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Parse the text."""
-        match = re.fullmatch(r"(\d+)\s*([a-z]*)", str(value).strip().lower())
-        if match is None or match[2] not in _UNITS:
-            self.fail(f"{value!r} is not a size such as 2GiB.", param, ctx)
-        return int(match[1]) * _UNITS[match[2]]
+from deploy.cli._common import EXIT, Settings, Several, emit, json_option
+from deploy.cli._options import Size, calib_samples_option, method_option, option, pack, path, refuse_unused
 
 
 @click.group(
@@ -55,80 +35,58 @@ Examples:
 """
 )
 @click.argument("model", required=False)
-@click.option("--fp16", is_flag=True, help="Use FP16 weights and activations; inputs and outputs stay float32.")
-@click.option("--int8", is_flag=True, help="Quantize to INT8 with --calib; with --fp16, other layers compute in FP16.")
-@click.option("--calib", metavar="DIR|FILE|NAME", help="Calibration data, as in deploy quantize.")
-@click.option(
-    "--method",
-    default=DEFAULT_METHOD,
-    show_default=True,
-    metavar="minmax|percentile|entropy|mse",
-    help="How the range of each tensor is chosen.",
-)
-@click.option(
-    "--samples",
-    type=click.IntRange(min=2),
-    default=DEFAULT_SAMPLES,
-    show_default=True,
-    help="Number of calibration samples.",
-)
-@click.option(
+@option("--fp16", is_flag=True, help="Use FP16 weights and activations; inputs and outputs stay float32.")
+@option("--int8", is_flag=True, help="Quantize to INT8 with --calib; with --fp16, other layers compute in FP16.")
+@option("--calib", metavar="DIR|FILE|NAME", help="Calibration data, as in deploy quantize.")
+@method_option
+@calib_samples_option
+@option(
     "--batch",
     metavar="MIN:OPT:MAX[,…]",
     help="Range of batch sizes; several ranges make several optimization profiles. [default: 1:8:32]",
 )
-@click.option(
+@option(
     "--shape",
     "shapes",
     multiple=True,
     metavar="NAME:MIN:OPT:MAX[,…]",
     help="Range of another dynamic dimension, or of the shape of an input; repeatable.",
 )
-@click.option(
+@option(
     "--runtime",
     default="auto",
-    show_default=True,
     metavar="tensorrt|tensorrt-rtx|auto",
     help="Library that builds the engine. auto: tensorrt if it is installed and there is a GPU, else tensorrt-rtx.",
 )
-@click.option("--workspace", type=Size(), metavar="2GiB", help="Limit of scratch GPU memory. [default: the library's]")
-@click.option(
+@option(
+    "--workspace",
+    "workspace_bytes",
+    type=Size(),
+    metavar="2GiB",
+    help="Limit of scratch GPU memory. [default: the library's]",
+)
+@option(
     "--timing-cache",
     type=click.Path(dir_okay=False, path_type=Path),
     help="File of measured kernel times, read and written; only for tensorrt.",
 )
-@click.option(
+@option(
     "--optimization-level",
     type=click.IntRange(0, 5),
     help="Builder optimization level: a higher level searches longer. [default: the library's]",
 )
-@click.option(
+@option(
     "--compute-capability",
+    "compute_capabilities",
+    type=Several(),
+    default=(),
     metavar="8.6,12.0",
-    default="",
     help="GPUs to build for; only for tensorrt-rtx. [default: all]",
 )
-@click.option("--print-trtexec", is_flag=True, help="Print the command of NVIDIA's own tool instead of building.")
+@option("--print-trtexec", is_flag=True, help="Print the command of NVIDIA's own tool instead of building.")
 @json_option
-@click.pass_obj
-def build(
-    settings: Settings,
-    model: str | None,
-    fp16: bool,
-    int8: bool,
-    calib: str | None,
-    method: str,
-    samples: int,
-    batch: str | None,
-    shapes: tuple[str, ...],
-    runtime: str,
-    workspace: int | None,
-    timing_cache: Path | None,
-    optimization_level: int | None,
-    compute_capability: str,
-    print_trtexec: bool,
-    as_json: bool,
-) -> int:
+@click.pass_context
+def build(ctx: click.Context, /, as_json: bool, print_trtexec: bool, **options: Any) -> int:
     """Build a TensorRT engine from a float32 export.
 
     MODEL is the name of a model or an ONNX file; by default, the newest float32 export. A model without a float32
@@ -138,31 +96,18 @@ def build(
     3: the engine failed the parity check; 4: the check was inconclusive.
     """
     from deploy.engines.build import BuildRequest, build_engine, trtexec_line
+    from deploy.terminal.trt import show_built
 
-    request = BuildRequest(
-        model=model,
-        fp16=fp16,
-        int8=int8,
-        calib=calib,
-        method=method,
-        samples=samples,
-        batch=batch,
-        shapes=shapes,
-        runtime=runtime,
-        workspace_bytes=workspace,
-        timing_cache=timing_cache,
-        optimization_level=optimization_level,
-        compute_capabilities=tuple(text for text in compute_capability.split(",") if text),
-    )
+    settings: Settings = ctx.obj
+    refuse_unused(ctx, ["calib", "method", "samples"], options["int8"], "--int8")
+    request = pack(options, BuildRequest)
     with settings.progress() as progress:
         if print_trtexec:
             line = trtexec_line(request, artifacts=settings.artifacts, progress=progress)
-        else:
-            report = build_engine(request, artifacts=settings.artifacts, progress=progress)
-    if print_trtexec:
-        emit(line.to_dict(), as_json, lambda: click.echo(line.line))
-        return 0
-    emit(report.to_dict(), as_json, lambda: _show(report))
+            emit(line.to_dict(), as_json, lambda: click.echo(line.line))
+            return 0
+        report = build_engine(request, artifacts=settings.artifacts, progress=progress)
+    emit(report.to_dict(), as_json, lambda: show_built(report))
     return EXIT[report.verdict or "measured"]
 
 
@@ -172,7 +117,7 @@ Examples:
   deploy trt inspect artifacts/resnet18/resnet18.int8-tensorrt-rtx.engine
 """
 )
-@click.argument("engine", type=click.Path(path_type=Path))
+@click.argument("engine", type=path)
 @json_option
 @click.pass_obj
 def inspect(settings: Settings, engine: Path, as_json: bool) -> int:
@@ -182,20 +127,9 @@ def inspect(settings: Settings, engine: Path, as_json: bool) -> int:
     library and the GPU; otherwise the manifest is shown, with the reason.
     """
     from deploy.engines.inspect import inspect_engine
+    from deploy.terminal.trt import show_engine
 
     with settings.progress() as progress:
         report = inspect_engine(engine, progress=progress)
-    emit(report.to_dict(), as_json, lambda: _show_engine(report))
+    emit(report.to_dict(), as_json, lambda: show_engine(report))
     return 0
-
-
-def _show(report: BuildReport) -> None:
-    from deploy.terminal.trt import show_built
-
-    show_built(report)
-
-
-def _show_engine(report: EngineReport) -> None:
-    from deploy.terminal.trt import show_engine
-
-    show_engine(report)

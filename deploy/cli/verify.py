@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
 from deploy.cli._common import Settings, emit, json_option
+from deploy.cli._options import option, path, refuse_unused
 
 
 @click.command(
@@ -17,16 +18,12 @@ Examples:
   deploy verify artifacts/resnet18 --key key.pub       verify the signature too
 """
 )
-@click.argument("path", required=False, type=click.Path(path_type=Path))
-@click.option(
-    "--key",
-    type=click.Path(path_type=Path),
-    help="Public key, a PEM file: also verify the signature.",
-)
-@click.option("--signature", type=click.Path(path_type=Path), help="Signature file. [default: PATH/model.sig]")
+@click.argument("path", required=False, type=path)
+@option("--key", type=path, help="Public key, a PEM file: also verify the signature.")
+@option("--signature", type=path, help="Signature file. [default: PATH/model.sig]")
 @json_option
-@click.pass_obj
-def command(settings: Settings, path: Path | None, key: Path | None, signature: Path | None, as_json: bool) -> int:
+@click.pass_context
+def command(ctx: click.Context, /, as_json: bool, **options: Any) -> int:
     """Compare artifacts with the digests in their manifests and, with --key, with a signature.
 
     PATH is an artifact or a folder; the default is the artifacts directory. Exit code 3: a file differs from its
@@ -35,20 +32,21 @@ def command(settings: Settings, path: Path | None, key: Path | None, signature: 
     from deploy.core.text import visible
     from deploy.tools.verify import verify
 
-    if signature and not key:
-        raise click.UsageError("--signature needs --key.")
-    report = verify(path or settings.artifacts)
-    if key:
+    settings: Settings = ctx.obj
+    refuse_unused(ctx, ["signature"], options["key"] is not None, "--key")
+    folder = options.pop("path") or settings.artifacts
+    report = verify(folder)
+    if options["key"]:
         from deploy.tools.sign import verify_signature
 
-        verify_signature(path or settings.artifacts, key=key, signature=signature)
+        verify_signature(folder, **options)
 
     def show() -> None:
         for sound in report.sound:
             click.echo(visible(f"ok       {sound}"))
         for problem in report.problems:
             click.echo(visible(f"PROBLEM  {problem}"))
-        signature = "; signature verified" if key else ""
+        signature = "; signature verified" if options["key"] else ""
         click.echo(f"{len(report.sound)} ok, {len(report.problems)} problems{signature}")
 
     emit(report.to_dict(), as_json, show)

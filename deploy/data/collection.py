@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy.core import registry
-from deploy.core.errors import DataError, MissingPackageError, UnknownNameError
+from deploy.core.errors import DataError, MissingPackageError, UnknownNameError, UsageError
 from deploy.core.progress import SILENT, Progress
 from deploy.data.arrays import load_arrays
 from deploy.data.dataset import Dataset, stratified_split
@@ -48,14 +48,19 @@ def open_dataset(
     Raises:
         UnknownNameError: ``data`` is neither a known name nor a path.
         DataError: the data cannot be used.
+        UsageError: ``root`` for other data than a bundled data set, or ``skip_bad`` for other data than a folder.
         MissingPackageError: the data set needs a package that is not installed.
     """
     path = Path(data).expanduser()
     names = bundled_names()
+    if skip_bad and (str(data) in names or path.is_file()):
+        raise UsageError(f"--skip-bad is only used with a folder of images, not with {data}.")
     part = "train" if split == "train" else "test"
     if str(data) in names:
         dataset = _bundled(str(data), part, root)
         return dataset.spread(limit) if limit else dataset
+    if root is not None and path.exists():
+        raise UsageError(f"--data-root is only used with {', '.join(names)}, not with {data}.")
     if path.is_dir():
         folder = _split_folder(path, split)
         dataset = load_folder(folder or path, skip_bad=skip_bad, limit=limit, progress=progress)

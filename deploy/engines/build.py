@@ -91,12 +91,14 @@ class BuildRequest:
         """Check that the fields fit each other.
 
         Raises:
-            UsageError: ``int8`` without ``calib``, or ``calib`` without ``int8``.
+            UsageError: ``int8`` without ``calib``, or options of the calibration without ``int8``.
         """
         if self.int8 and self.calib is None:
             raise UsageError("--int8 needs calibration data: --calib.", "deploy trt build --int8 --calib images/")
         if self.calib is not None and not self.int8:
             raise UsageError(f"--calib {self.calib}: only --int8 uses calibration data.", "add --int8")
+        if not self.int8 and (self.method, self.samples) != (DEFAULT_METHOD, DEFAULT_SAMPLES):
+            raise UsageError("--method and --samples are only used with --int8.", "add --int8")
 
     def command(self, model: str, runtime: str) -> str:
         """Return the command that builds the engine again.

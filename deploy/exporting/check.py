@@ -164,6 +164,8 @@ def _complete(request: ModelRequest | None, artifact: Artifact | None) -> ModelR
     return dataclasses.replace(
         recorded,
         name=request.name,
+        arch=request.arch or recorded.arch,
+        seed=request.seed or recorded.seed,
         options={**recorded.options, **request.options},
         inputs=request.inputs or recorded.inputs,
     )

@@ -30,6 +30,7 @@ def build_factory(request: ModelRequest) -> Model:
     Raises:
         ModelError: the factory cannot be imported, raises, or does not return a torch.nn.Module.
         InputSpecError: ``--input`` is missing.
+        UsageError: options for an instance.
     """
     reference = request.name
     where, _, attribute = reference.rpartition(":")
@@ -38,6 +39,8 @@ def build_factory(request: ModelRequest) -> Model:
         public = [name for name in vars(module) if not name.startswith("_")]
         raise UnknownNameError(f"attribute of {where}", attribute, public)
     factory = getattr(module, attribute)
+    if isinstance(factory, torch.nn.Module) and request.options:
+        raise UsageError(f"-o {next(iter(request.options))}: {reference} is a module, which takes no options.")
     try:
         built = factory if isinstance(factory, torch.nn.Module) else factory(**request.typed_options())
     except Exception as exc:

@@ -51,7 +51,7 @@ def checkpoint_as_weights(request: ModelRequest) -> ModelRequest:
     """Rewrite ``model.safetensors --arch resnet18`` as ``resnet18 --weights model.safetensors``.
 
     Raises:
-        UsageError: a checkpoint without an architecture, or an architecture without a checkpoint.
+        UsageError: a checkpoint without an architecture or with other weights, or an architecture without a checkpoint.
         WeightsError: the checkpoint does not exist.
     """
     if not is_checkpoint(request.name):
@@ -64,6 +64,8 @@ def checkpoint_as_weights(request: ModelRequest) -> ModelRequest:
         raise UsageError(
             f"{request.name}: a checkpoint contains only weights.", "name its architecture, such as --arch resnet18"
         )
+    if request.weights != "auto":
+        raise UsageError(f"--weights {request.weights}: the weights are those of {request.name}.")
     return dataclasses.replace(request, name=request.arch, weights=str(Path(request.name)), arch=None)
 
 

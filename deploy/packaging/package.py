@@ -66,7 +66,7 @@ def package_models(
     models: Sequence[str] = (),
     *,
     server: str,
-    precision: str = "fp32",
+    precision: str | None = None,
     preprocessing: bool = True,
     data: str | None = None,
     output: Path | None = None,
@@ -83,7 +83,7 @@ def package_models(
         models: model names in the artifacts directory, or files there (several engines of one model become one
             model); default the model of the newest export.
         server: package target: ``triton``, ``kserve``, ``standalone``, or the name of a plug-in.
-        precision: precision of the files, for models given by name.
+        precision: precision of the files, for models given by name; default ``fp32``.
         preprocessing: package the preprocessing from an image to the model's input, and the labels, where possible.
         data: images for the check, in addition to synthetic ones: a data set's name, a folder, or arrays.
         output: the folder; default ``packages/SERVER`` in the artifacts directory, or ``packages/SERVER-MODEL`` for a
@@ -106,8 +106,10 @@ def package_models(
     target.check_options(options)
     if data is not None and not preprocessing:
         raise UsageError("--data is not used with --no-preprocessing.")
+    if precision is not None and models and all(Path(name).is_file() for name in models):
+        raise UsageError(f"--precision {precision} is not used with files, which have their own.")
     store = Store(artifacts or default_root())
-    chosen = _choose(models, precision, target, store, progress)
+    chosen = _choose(models, precision or "fp32", target, store, progress)
     for artifact in chosen:
         check_release(artifact, allow_untrained=allow_untrained, progress=progress)
     items = build_items(chosen, options.max_batch, preprocessing, progress)

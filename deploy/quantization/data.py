@@ -103,6 +103,8 @@ def open_data(calib: str, source: Source, *, samples: int, skip_bad: bool, progr
     """
     loaded = load_samples(calib, progress) if calib.endswith((".npy", ".npz")) else None
     if isinstance(loaded, dict):
+        if skip_bad:
+            raise UsageError(f"--skip-bad is only used with a folder of images, not with {calib}.")
         data = _from_arrays(calib, fit_arrays(loaded, source.inputs), samples, progress)
     else:
         data = _from_images(calib, source, samples, skip_bad, progress)

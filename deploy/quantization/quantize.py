@@ -145,6 +145,8 @@ def quantize(
     with GraphChild() as child, IsolatedRunner("onnxruntime") as runner:
         with progress.stage("reading the data"):
             data = open_data(str(calib), source, samples=samples, skip_bad=skip_bad, progress=progress)
+            if preprocess and "preprocessing" not in data.calibration.summary:
+                raise UsageError(f"--preprocess is only used with images; {calib} holds the inputs of the model.")
         if max_drop is not None and data.evidence.labels is None:
             raise UsageError(
                 f"--max-drop: {calib} has no labels that match the classes of {source.model}.",

@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 
 from deploy.core.artifact import Artifact, sha256
+from deploy.core.errors import UsageError
 from deploy.core.plain import to_plain
 from deploy.core.tensors import TensorSpec, symbols
 from deploy.support import onnx_file
@@ -74,6 +75,7 @@ def inspect(path: Path, *, batch: int = 1, sizes: Mapping[str, int] | None = Non
 
     Raises:
         ArtifactError: the file is damaged.
+        UsageError: another batch than the fixed one of the file.
     """
     model = onnx_file.load(path)
     artifact = manifest_beside(path)
@@ -86,6 +88,8 @@ def inspect(path: Path, *, batch: int = 1, sizes: Mapping[str, int] | None = Non
     bound = {name: traced.get(name, 1) for name in symbols(inputs)}
     if inputs and inputs[0].shape and isinstance(inputs[0].shape[0], str):
         bound[inputs[0].shape[0]] = batch
+    elif batch != 1 and (not inputs or inputs[0].shape[:1] != (batch,)):
+        raise UsageError(f"--batch {batch}: the first dimension of {path.name} is fixed.")
     bound |= dict(sizes or {})
     totals = costs(path, bound)
     return InspectReport(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bench import clock
-from deploy.core.errors import UnknownNameError
+from deploy.core.errors import UnknownNameError, UsageError
 from deploy.core.runner import Runner
 
 MODES = {
@@ -54,9 +54,12 @@ def run(
 
     Raises:
         UnknownNameError: no mode has this name.
+        UsageError: a bound on p99 for another mode than ``server``.
     """
     if mode not in MODES:
         raise UnknownNameError("mode of the load generator", mode, MODES, f"known: {', '.join(MODES)}")
+    if p99_ms is not None and mode != "server":
+        raise UsageError(f"a bound on p99 has no effect on the mode {mode}, only on server.")
     Path(log_dir).mkdir(parents=True, exist_ok=True)
     possible = 1e9 / float(np.median(clock.sample(runner, ESTIMATE_NS)))
     samples: list[int] = []

@@ -11,11 +11,18 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
+from deploy.core.errors import UsageError
 from deploy.data.dataset import Dataset, stratified_split
 
 
 def load(split: str, root: Path | None) -> Dataset:
-    """Load the 1,438 training images or the 359 held-out images; ``root`` is not used."""
+    """Load the 1,438 training images or the 359 held-out images; they come with scikit-learn.
+
+    Raises:
+        UsageError: a ``root`` was given.
+    """
+    if root is not None:
+        raise UsageError("--data-root is not used with digits, which come with scikit-learn.")
     bunch = load_digits()
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
     digits = Dataset.from_arrays("digits", "all", tuple("0123456789"), images, bunch.target.astype(np.int64))

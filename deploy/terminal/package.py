@@ -1,0 +1,27 @@
+"""Output of ``deploy package``."""
+
+from __future__ import annotations
+
+import click
+
+from deploy.core.text import visible
+from deploy.packaging.package import PackagedModel, PackageReport
+
+
+def show_package(report: PackageReport) -> None:
+    """Print the models of a package and its folder."""
+    for model in report.models:
+        click.echo(visible(f"{model.name}: {_summary(model)}"))
+    click.echo(visible(f"packaged for {report.server}: {report.folder}"))
+
+
+def _summary(model: PackagedModel) -> str:
+    check = model.proof
+    if check is None:
+        return f"labels not compared with PyTorch ({model.without})"
+    text = f"{check.same_first_label} of {check.pictures} test images have the same label as in PyTorch"
+    if check.ties:
+        text += f", {check.ties} of the others are ties"
+    if check.equal_inputs is not None:
+        text += f"; {check.equal_inputs} of {check.pictures} preprocessed identically to the bit"
+    return text
