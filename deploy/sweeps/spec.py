@@ -130,6 +130,9 @@ class SweepSpec:
 def read_spec(path: Path) -> SweepSpec:
     """Read a sweep from a YAML file; ``docs/sweeps.md`` describes its fields.
 
+    Args:
+        path: the YAML file.
+
     Raises:
         UsageError: the file cannot be read, is not YAML, or is not a valid sweep; the message gives the line.
         MissingPackageError: PyYAML is not installed.
@@ -145,7 +148,7 @@ def read_spec(path: Path) -> SweepSpec:
         raise document.error(document.line_of(exc.place), exc.message) from exc
 
 
-def parse_spec(values: Any) -> SweepSpec:
+def parse_spec(values: object) -> SweepSpec:
     """Read a sweep from plain values, as YAML or a command line gives them.
 
     Args:

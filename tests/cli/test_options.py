@@ -25,7 +25,7 @@ from deploy.cli.main import cli
 from deploy.core.errors import UsageError
 from deploy.core.progress import SILENT
 
-PURE = ("parse_sweep", "parse_spec")
+PURE = ("parse_spec",)
 """Functions that only read their arguments; they run."""
 
 IGNORED = ("progress", "listener", "watch", "ready")
