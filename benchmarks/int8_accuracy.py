@@ -33,9 +33,6 @@ RECIPES = {
 }
 """Options of ``deploy train`` for the networks that learn the digits within minutes."""
 
-TARGET_POINTS = {"densenet_gray": 0.8}
-USUAL_POINTS = 0.3
-
 
 def main() -> None:
     """Measure the networks without a result."""

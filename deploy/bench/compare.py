@@ -19,7 +19,7 @@ from deploy.bench.process import BenchProcess
 from deploy.bench.sequential import LOOKS, Guard, Verdict, guard, interval_at, paired, verdict_of
 from deploy.bench.statistics import Interval, plain_interval
 from deploy.core.artifact import Artifact
-from deploy.core.backend import ONNX, backends, default_backend
+from deploy.core.backend import ONNX, backends, default_backend, find_backend
 from deploy.core.environment import machine, usable_cores, versions
 from deploy.core.errors import BackendError, UsageError
 from deploy.core.paths import default_root
@@ -136,7 +136,7 @@ def compare_speed(
     precision: str | None = None,
     batch: int = 1,
     threads: int | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     calib: str | None = None,
     margin: float = MARGIN,
     fail_if_slower: float | None = None,
@@ -154,7 +154,7 @@ def compare_speed(
         precision: precision of models; None takes float32. A file has its own.
         batch: batch size.
         threads: threads within an operator; None takes all cores.
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu`` or ``cuda``; None takes the first of the two on which both sides run.
         calib: calibration data for a missing INT8 file.
         margin: share below which a difference counts as none.
         fail_if_slower: share by which the second may be slower (see `deploy.bench.sequential.guard`).
@@ -173,6 +173,7 @@ def compare_speed(
         raise UsageError("--model has no effect: neither A nor B is a backend.")
     if calib is not None and not any(item.precision == "int8" and not item.is_file for item in operands):
         raise UsageError("--calib has no effect: no model is compared in int8.")
+    device = device or _common_device(operands)
     store = Store(artifacts or default_root())
     with tempfile.TemporaryDirectory(prefix="deploy-bench-") as scratch:
         sides = []
@@ -241,6 +242,19 @@ def _read(text: str, model: str | None, precision: str | None) -> _Operand:
         precision=manifest.precision,
         is_file=True,
     )
+
+
+def _common_device(operands: Sequence[_Operand]) -> str:
+    """Return the first device that the backends of both sides run on.
+
+    Raises:
+        UsageError: there is none.
+    """
+    first, second = (find_backend(item.backend) for item in operands)
+    for device in ("cpu", "cuda"):
+        if device in first.devices and device in second.devices:
+            return device
+    raise UsageError(f"{first.name} and {second.name} run on different devices, so they cannot be compared.")
 
 
 def _backend_of(format: str, target: str | None) -> str:

@@ -194,7 +194,8 @@ def _forward_to_compare(ctx: click.Context, options: dict[str, Any]) -> int:
         model=_single(ctx, "models", options),
         precision=_single(ctx, "precisions", options),
         batch=_single(ctx, "batches", options),
-        **{name: options[name] for name in ("threads", "device", "calib", "seed", *COMPARE_ONLY)},
+        device=options["device"] if given(ctx, "device") else None,
+        **{name: options[name] for name in ("threads", "calib", "seed", *COMPARE_ONLY)},
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from deploy.cli._common import EXIT, Settings, emit, json_option
-from deploy.cli._options import Percent, batch_option, calib_option, device_option, option, seed_option, threads_option
+from deploy.cli._options import Percent, batch_option, calib_option, option, seed_option, threads_option
 
 
 @click.command(
@@ -29,7 +29,7 @@ Examples:
 )
 @batch_option
 @threads_option
-@device_option
+@option("--device", type=click.Choice(["cpu", "cuda"]), help="Device. [default: the first that A and B both run on]")
 @calib_option
 @option("--margin", type=Percent(), default="2%", help="Differences below this count as equal.")
 @option("--fail-if-slower", type=Percent(), metavar="3%", help="Exit with 3 if B is slower than A by more.")

@@ -20,6 +20,7 @@ from deploy.core.artifact import manifest_path
 from deploy.core.backend import find_backend
 from deploy.core.checked import dump_checked
 from deploy.core.errors import ArtifactError, BackendError, MissingPackageError, UnknownNameError, UsageError
+from deploy.engines.build import BuildRequest, build_engine
 from deploy.exporting.export import export_model
 from deploy.models.request import ModelRequest
 from deploy.quantization.quantize import quantize
@@ -287,3 +288,13 @@ def test_arguments_of_a_comparison_that_would_be_ignored(artifacts: Path) -> Non
     for options in ({"model": "lenet5"}, {"precision": "int8"}, {"calib": "digits"}):
         with pytest.raises(UsageError, match=next(iter(options))):
             compare_speed(path, path, artifacts=artifacts, **options)
+
+
+def test_the_device_of_a_comparison_is_one_that_both_sides_run_on(artifacts: Path, tmp_path: Path) -> None:
+    build_engine(BuildRequest(model="lenet5", runtime="tensorrt-rtx"), artifacts=artifacts)
+    engine = str(next((artifacts / "lenet5").glob("*.engine")))
+    with pytest.raises(BackendError, match="lenet5") as refused:  # not: TensorRT does not run on the CPU
+        compare_speed(engine, engine, artifacts=artifacts)
+    assert "cpu" not in refused.value.message
+    with pytest.raises(UsageError, match=r"openvino.*tensorrt"):
+        compare_speed("lenet5@openvino", engine, artifacts=artifacts)
