@@ -62,6 +62,7 @@ docs: $(DOCS_READY)  ## build the documentation into build/site; warnings are er
 
 bench: $(READY)  ## measure the figures in the documentation; takes hours
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.structure
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.faults

@@ -52,7 +52,10 @@ def main() -> None:
         "rooms": dict(sorted(sizes.items(), key=lambda item: -item[1])),
         "largest_room": largest,
         "largest_room_share": round(sizes[largest] / total, 4),
-        "import_contract_kept": subprocess.run(["lint-imports"], cwd=ROOT, capture_output=True).returncode == 0,
+        "import_contract_kept": subprocess.run(
+            [str(Path(sys.executable).with_name("lint-imports"))], cwd=ROOT, capture_output=True
+        ).returncode
+        == 0,
         "circles": circles(),
         "classes_defined_twice": classes_defined_twice(),
         "private_imports_in_tests": private_imports(),
