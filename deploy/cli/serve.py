@@ -17,7 +17,6 @@ from deploy.cli._options import (
     max_delay_option,
     option,
     pack,
-    threads_option,
 )
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ Examples:
     help="Maximum size of a request, in MiB.",
 )
 @instances_option
-@threads_option
+@option("--threads", type=count, help="Threads per runner. [default: all cores]")
 @option("--page/--no-page", default=True, help="Serve a demo page that compares the files with PyTorch.")
 @allow_untrained_option
 @json_option

@@ -111,7 +111,8 @@ def _spec(ctx: click.Context, what: tuple[str, ...], matrix: dict[str, Any]) -> 
     if files:
         if len(what) > 1:
             raise click.UsageError(f"{files[0]}: a sweep file cannot be combined with models; add them to the file.")
-        refuse_together(ctx, MATRIX, f"{files[0]}; set it in the file")
+        for name in MATRIX:
+            refuse_together(ctx, [name], f"{files[0]}; set {name!r} in the file")
         return read_spec(Path(files[0]))
     refuse_unused(ctx, ["calib"], "int8" in (matrix["precisions"] or ()), "int8 in --precision")
     if "int8" in (matrix["precisions"] or ()) and matrix["calib"] is None:

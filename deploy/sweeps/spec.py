@@ -234,6 +234,10 @@ def _check(spec: SweepSpec) -> None:
             raise SpecError((*place, "device"), "cuda requires gpus: 1, so that no other task uses the GPU.")
     if "int8" in spec.precisions and spec.calib is None:
         raise SpecError(("precisions",), "int8 requires calib, the calibration data.")
+    if spec.calib is not None and "int8" not in spec.precisions:
+        raise SpecError(("calib",), "calib has no effect without int8 in precisions.")
+    if spec.samples is not None and spec.calib is None:
+        raise SpecError(("samples",), "samples has no effect without calib.")
 
 
 def _check_known(place: Place, value: str, known: Collection[str]) -> None:

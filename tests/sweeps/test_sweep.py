@@ -251,6 +251,8 @@ def test_concurrent_exports(run: Run, store: Path, nets: Path, tmp_path: Path) -
     [
         (("lenet5", "zoo/lenet5"), "models[1]"),
         (("lenet5", "--precision", "int8"), "calib"),
+        (("lenet5", "--calib", "digits"), "--calib"),
+        (("lenet5", "--samples", "8"), "--samples"),
         (("lenet5", "--precision", "fp8"), "'fp8'"),
         (("lenet5", "--backends", "onyx"), "'onyx'"),
         (("lenet5", "--engine", "slurm"), "'slurm'"),
