@@ -162,7 +162,7 @@ def empty_class(root: Path) -> None:
     ("change", "code", "words"),
     [
         (none, 1, "FOLDER/<class>"),
-        (one, 1, "1 image is too few"),
+        (one, 1, "1 image"),
         (few, 0, "5 calibration samples"),
         (alike, 0, "identical"),
         (empty_class, 1, "2"),
