@@ -40,9 +40,6 @@ def prepare(path: Path) -> onnx.ModelProto:
 
     ONNX Runtime's basic optimizations do the folding; they produce standard operators only.
 
-    Args:
-        path: the ONNX file.
-
     Raises:
         ArtifactError: the file is damaged, already quantized, in half precision, of an opset before 13, or a weight
             is not finite.
@@ -93,9 +90,6 @@ def tensors_to_observe(model: onnx.ModelProto) -> tuple[list[str], dict[str, str
 
     A tensor shares the range of another one that contains the same values, or of the clipping activation that is its
     only consumer.
-
-    Args:
-        model: a prepared graph.
 
     Returns:
         The tensors to observe, in execution order; and for each other tensor the observed one whose range it uses.

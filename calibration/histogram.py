@@ -36,7 +36,6 @@ class Histogram:
         exponent: binary logarithm of the width of a bin.
         low: smallest value; 0 if the histogram is empty.
         high: largest value; 0 if the histogram is empty.
-        total: number of values.
     """
 
     def __init__(self) -> None:
@@ -54,7 +53,6 @@ class Histogram:
         """Count values.
 
         Args:
-            values: floats, any shape.
             ends: their minimum and maximum (NaN if one is NaN), if already known.
 
         Raises:

@@ -22,10 +22,7 @@ class LayerNoise:
     """Noise of one layer's output, including the noise of all layers before it.
 
     Attributes:
-        layer: name of the node.
-        operator: type of the node.
         tensor: the compared tensor: the output, or the output of the activation behind it.
-        sqnr_db: signal-to-quantization-noise ratio in dB.
     """
 
     layer: str
@@ -35,15 +32,7 @@ class LayerNoise:
 
 
 class NoiseMeter:
-    """Runs both graphs without fusion and compares every layer's output, batch by batch.
-
-    Args:
-        model: the float graph, from `calibration.prepare`.
-        quantized: the graph made from it.
-
-    Raises:
-        BackendError: ONNX Runtime cannot open one of the graphs.
-    """
+    """Runs both graphs without fusion and compares every layer's output, batch by batch."""
 
     def __init__(self, model: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
         _, shared = tensors_to_observe(model)
@@ -63,11 +52,7 @@ class NoiseMeter:
         self._noise = dict.fromkeys(self._quantized_names, 0.0)
 
     def add(self, batch: Feeds) -> None:
-        """Compare the graphs on one batch.
-
-        Raises:
-            BackendError: ONNX Runtime cannot run one of the graphs.
-        """
+        """Compare the graphs on one batch."""
         expected, actual = self._float_session.run(batch), self._quantized_session.run(batch)
         for tensor, name in self._quantized_names.items():
             self._signal[tensor] += float(np.sum(np.square(expected[tensor], dtype=np.float64)))

@@ -22,17 +22,7 @@ from calibration.target import QdqRules
 def insert(
     model: onnx.ModelProto, ranges: Mapping[str, Range], rules: QdqRules, keep_float: Collection[str] = ()
 ) -> onnx.ModelProto:
-    """Return a copy of a graph with Q/DQ pairs.
-
-    Args:
-        model: a float graph from `calibration.prepare`.
-        ranges: range of every float activation.
-        rules: rules of the target.
-        keep_float: names of nodes to keep in float.
-
-    Returns:
-        The quantized graph; its tensors keep their names.
-    """
+    """Return a copy of a prepared float graph with Q/DQ pairs; its tensors keep their names."""
     ends = {
         name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
         for name, (low, high) in ranges.items()
@@ -68,9 +58,7 @@ def add_pairs(model: onnx.ModelProto, readers: Mapping[str, Collection[str]], ra
     """Insert symmetric int8 Q/DQ pairs between tensors and some of their consumers.
 
     Args:
-        model: changed in place.
         readers: by tensor, the names of the nodes that read the quantized tensor afterwards.
-        ranges: symmetric range of each of these tensors.
     """
     graph = model.graph
     by_name = {node.name: node for node in graph.node}
@@ -102,7 +90,6 @@ def residual_skips(model: onnx.ModelProto, keep_float: Collection[str]) -> dict[
     skip branch; if both branches are such, the second is taken as the skip branch.
 
     Args:
-        model: a float graph from `calibration.prepare`.
         keep_float: names of nodes in float; their sums are left out.
 
     Returns:

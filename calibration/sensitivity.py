@@ -14,7 +14,6 @@ class FloatLayerStep(Generic[Result]):
     """One more layer in float.
 
     Attributes:
-        layer: name of the node.
         result: the measurement with this layer and those of all earlier steps in float.
     """
 
@@ -28,7 +27,6 @@ class FloatLayerPlan(Generic[Result]):
 
     Attributes:
         start: the measurement with every layer quantized.
-        steps: one step a layer.
         sufficient: whether the last measurement satisfies the bounds.
     """
 
@@ -48,15 +46,7 @@ class FloatLayerPlan(Generic[Result]):
 
 
 def rank_layers(names: Sequence[str], sqnr_alone: Callable[[str], float]) -> list[tuple[str, float]]:
-    """Sort layers by sensitivity, the most sensitive first.
-
-    Args:
-        names: names of the nodes.
-        sqnr_alone: SQNR of the output in dB if only this layer is quantized.
-
-    Returns:
-        Names and SQNR in dB.
-    """
+    """Return layers with the SQNR of the output in dB if only this one is quantized, the most sensitive first."""
     return sorted(((name, sqnr_alone(name)) for name in names), key=lambda item: item[1])
 
 
@@ -69,8 +59,6 @@ def choose_float_layers(
 
     Args:
         order: names of the nodes, the most sensitive first.
-        measure: measures a graph with these layers in float.
-        is_sufficient: whether a measurement satisfies the bounds.
     """
     start = result = measure(frozenset())
     steps: list[FloatLayerStep[Result]] = []

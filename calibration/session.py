@@ -21,7 +21,6 @@ class TensorSession:
     """Computes chosen tensors of a graph; idle threads do not spin.
 
     Args:
-        model: the graph; not changed.
         tensors: names of the tensors; inputs of the graph among them are left out.
         fusion: False runs every operator as it is written in the graph.
 

@@ -34,10 +34,6 @@ class TensorRange:
     """The INT8 ranges of one tensor.
 
     Attributes:
-        asymmetric: the range on the asymmetric `Grid`.
-        symmetric: the range on the symmetric `Grid`.
-        low: smallest value.
-        high: largest value.
         moved: change of the asymmetric range in the last quarter of the data, as a share of its width; None if unknown.
         channels: number of channels of a tensor (N, C, H, W), else 0.
         dead: number of channels with a constant value.
@@ -80,9 +76,7 @@ class CalibrationTable:
 
     Attributes:
         key: what the ranges depend on; a stored table is used again only if every field is equal.
-        tensors: ranges of the observed tensors.
         shared: tensors that use the range of another tensor, and that tensor.
-        samples: number of calibration samples.
     """
 
     key: Mapping[str, Any]
@@ -95,9 +89,7 @@ class CalibrationTable:
         """Choose all ranges with one statistic.
 
         Args:
-            seen: the histograms.
             method: ``minmax``, ``percentile``, ``entropy``, ``mse``, or a third-party statistic.
-            key: what the ranges depend on.
 
         Raises:
             UnknownNameError: no statistic has this name.
@@ -136,10 +128,6 @@ class CalibrationTable:
     @classmethod
     def from_json(cls, text: str, path: Path) -> CalibrationTable:
         """Read a table.
-
-        Args:
-            text: the JSON.
-            path: the file, for messages.
 
         Raises:
             ArtifactError: the text is not a calibration table, or has another schema version.

@@ -82,11 +82,7 @@ def targets() -> Mapping[str, Target]:
 
 
 def find_target(name: str) -> Target:
-    """Return a target by its name.
-
-    Raises:
-        UnknownNameError: no target has this name.
-    """
+    """Return a target by its name."""
     known = targets()
     if name not in known:
         raise UnknownNameError("target", name, known, f"known: {', '.join(known)}")
@@ -100,15 +96,11 @@ def quantize(
 
     Args:
         model: a float32 graph from `calibration.prepare`; not changed.
-        table: ranges of its activations.
         target: name of the target: ``onnxruntime``, ``openvino``, ``tensorrt`` or a third-party one.
         keep_float: names of nodes to keep in float.
 
     Returns:
         A new graph with Q/DQ pairs; its tensors keep their names.
-
-    Raises:
-        UnknownNameError: no target has this name.
     """
     declared = find_target(target)
     return declared.quantize(model, table.ranges(declared.grid), frozenset(keep_float), cpu_features())

@@ -19,7 +19,6 @@ def to_half(source: Path, path: Path, single_file_limit: int = SINGLE_FILE_LIMIT
 
     Args:
         source: the ONNX file, which may be ``path`` itself; its weights may lie in files beside it.
-        path: the file to write.
         single_file_limit: size of the model in bytes from which weights go to ``<path>.data``.
 
     Raises:

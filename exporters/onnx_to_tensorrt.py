@@ -58,14 +58,10 @@ class Built:
 
     Attributes:
         library: ``tensorrt`` or ``tensorrt-rtx``.
-        version: version of the library.
-        bytes: size of the engine.
-        sha256: digest of the engine.
         layers: number of layers of the parsed network, by type.
         weighted: see `exporters.tensorrt_network.weighted`.
         weight_bytes: see `exporters.tensorrt_network.weight_bytes`.
         timing_cache: SHA-256 of the timing cache after the build; None if none is used.
-        seconds: duration of the build.
     """
 
     library: str
@@ -89,14 +85,6 @@ def build(
     on_progress: OnProgress = lambda done, total, text: True,
 ) -> Built:
     """Build an engine and write it.
-
-    Args:
-        source: the ONNX file.
-        path: the engine; overwritten.
-        library: the library to build with.
-        options: see `EngineOptions`.
-        on_message: receives the messages of the library.
-        on_progress: receives the progress of the build and can cancel it.
 
     Raises:
         ExportError: the parser does not support an operator of the graph, or the builder failed.

@@ -37,7 +37,6 @@ def preprocessing_to_onnx(recipe: Preprocessing, *, output: str, dtype: str = "f
     """Build the graph from one image to one sample.
 
     Args:
-        recipe: the model's preprocessing.
         output: name of the output, the model's input.
         dtype: type of the output; mean and std are applied in float32.
 
@@ -88,9 +87,7 @@ def labels_to_onnx(labels: Sequence[str], *, logits: str, dtype: str, top_k: int
     """Build the graph from logits to the most probable classes.
 
     Args:
-        labels: name of every class.
         logits: name of the input, the model's output.
-        dtype: type of the input.
         top_k: number of classes to return; at most all of them.
 
     Returns:

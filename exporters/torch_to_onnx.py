@@ -49,10 +49,7 @@ class Exported:
     """An exported file.
 
     Attributes:
-        path: the file.
         strategy: ``export`` or ``trace``.
-        opset: operator set of the graph.
-        inputs: inputs of the graph.
         outputs: outputs of the graph, with its names of dimensions.
         traced_branches: lines of Python code, as ``file.py:12``, where a value decided which branch was traced; the
             graph contains that branch only.
@@ -72,10 +69,8 @@ def export(
     """Export with one strategy.
 
     Args:
-        model: the model.
         inputs: its inputs; symbolic dimensions become dynamic and have the sizes ``model.sizes`` during the export.
         path: the file to write; weights of 2 GB and more go to ``<path>.data`` beside it.
-        options: see `ExportOptions`.
         strategy: ``export`` (torch.export) or ``trace`` (run once and record).
 
     Raises:
@@ -116,7 +111,6 @@ def example(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, torch.Tenso
 
     Args:
         model: the model; its sizes replace symbolic dimensions. Its batch is 2, since exporters specialize a size of 1.
-        inputs: the inputs.
     """
     generator = np.random.default_rng(0)
     tensors = {}
@@ -210,11 +204,7 @@ def _by_tracing(
 
 
 def _output_axes(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, dict[int, str]]:
-    """Find the output dimensions that follow a dynamic input dimension, by running the model at another size.
-
-    Returns:
-        By output, the name of the input dimension by axis.
-    """
+    """Find the output dimensions that follow a dynamic input dimension, by running the model at another size."""
     shapes = {name: tuple(value.shape) for name, value in _example_outputs(model, inputs).items()}
     axes: dict[str, dict[int, str]] = {}
     for symbol in symbols(inputs):
@@ -285,11 +275,7 @@ def _traced_branches(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ..
 
 @contextlib.contextmanager
 def _captured() -> Iterator[tuple[Callable[[], str], Sequence[warnings.WarningMessage]]]:
-    """Capture warnings, log records and prints of the exporter.
-
-    Yields:
-        A function that returns their text so far, and the warnings.
-    """
+    """Capture warnings, log records and prints of the exporter."""
     lines: list[str] = []
 
     class ListHandler(logging.Handler):

@@ -12,14 +12,7 @@ TOOLS = {"tensorrt": "trtexec", "tensorrt-rtx": "tensorrt_rtx"}
 
 
 def trtexec(library: str, source: Path, path: Path, options: EngineOptions) -> list[str]:
-    """Return the command and its arguments.
-
-    Args:
-        library: ``tensorrt`` or ``tensorrt-rtx``.
-        source: the ONNX file, which states every precision.
-        path: the engine to write.
-        options: as for `exporters.onnx_to_tensorrt.build`.
-    """
+    """Return the command and its arguments."""
     command = [TOOLS[library], f"--onnx={source}", f"--saveEngine={path}", "--skipInference", "--noTF32"]
     if library == "tensorrt":
         command.append("--stronglyTyped")  # needed by 10.x, ignored by 11

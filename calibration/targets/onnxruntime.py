@@ -34,11 +34,7 @@ INT8_FEATURES = ("avx512_vnni", "avx_vnni", "asimddp", "amx_int8")
 
 
 def rules(features: Collection[str]) -> QdqRules:
-    """Return the rules for a CPU.
-
-    Args:
-        features: the CPU's features, as the operating system names them.
-    """
+    """Return the rules for a CPU."""
     return QdqRules(grid=GRID, operators=OPERATORS, reduce_range=set(INT8_FEATURES).isdisjoint(features))
 
 

@@ -43,11 +43,9 @@ def open_dataset(
         root: folder with the files of bundled data sets, or to download them to.
         skip_bad: skip unreadable images with a warning instead of raising.
         limit: maximum number of images, evenly spaced over the data set; only these are examined.
-        progress: receives progress messages.
 
     Raises:
         UnknownNameError: ``data`` is neither a known name nor a path.
-        DataError: the data cannot be used.
         UsageError: ``root`` for other data than a bundled data set, or ``skip_bad`` for other data than a folder.
         MissingPackageError: the data set needs a package that is not installed.
     """

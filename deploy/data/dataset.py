@@ -96,15 +96,7 @@ class Dataset:
     def from_arrays(
         cls, name: str, split: str, classes: tuple[str, ...], images: NDArray[np.uint8], labels: NDArray[np.int64]
     ) -> Dataset:
-        """Build a data set from arrays in memory.
-
-        Args:
-            name: of the data set.
-            split: ``train``, ``test`` or ``all``.
-            classes: class names in label order.
-            images: N x H x W x C.
-            labels: (N,).
-        """
+        """Build a data set from images (N x H x W x C) and labels (N,) in memory."""
         digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
         return cls(name=name, split=split, classes=classes, images=ArrayImages(images), labels=labels, digest=digest)
 

@@ -66,10 +66,8 @@ def load_folder(folder: Path, *, skip_bad: bool, limit: int | None, progress: Pr
     that begin with a dot are ignored; symbolic links are followed.
 
     Args:
-        folder: the folder.
         skip_bad: skip unreadable images with a warning instead of raising.
         limit: maximum number of images, evenly spaced over the folder.
-        progress: receives progress messages.
 
     Raises:
         DataError: there are no images, a class has none, or images cannot be read (unless ``skip_bad``).
@@ -117,11 +115,7 @@ def _check_every_class(folder: Path, classes: tuple[str, ...], labels: NDArray[n
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Return the subfolders sorted by name, without hidden ones.
-
-    Raises:
-        DataError: the folder cannot be listed.
-    """
+    """Return the subfolders sorted by name, without hidden ones."""
     return sorted(path for path in _entries(folder) if path.is_dir())
 
 

@@ -134,7 +134,6 @@ def build_program(request: ModelRequest) -> Model:
 
     Raises:
         ModelError: the file is not an ExportedProgram, or needs another version of torch.
-        UsageError: the request has options.
     """
     path = Path(request.name)
     try:

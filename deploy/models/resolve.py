@@ -26,11 +26,9 @@ def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
 
     Args:
         request: the model to build; equal requests give bitwise equal models.
-        progress: receives progress messages.
 
     Raises:
         UnknownNameError: no model has this name.
-        ModelError: the model cannot be built.
         WeightsError: the weights are not available, do not fit, or are not finite.
     """
     request = checkpoint_as_weights(request)
@@ -81,7 +79,6 @@ def architecture(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
         The model, the source that built it (None for a factory or an exported program), and its name there.
 
     Raises:
-        UnknownNameError: no model has this name.
         InputSpecError: ``--input`` does not fit the model.
     """
     with untrained.seeded(request.seed):
@@ -163,11 +160,6 @@ def _load_weights(
 
 def published_file(model: Model, source: ModuleType | None, bare: str) -> tuple[Path, str]:
     """Return the file with the published weights of a model, downloaded if needed, and their label.
-
-    Args:
-        model: the model as built by ``source``.
-        source: its source, or None for a factory or an exported program.
-        bare: its name there.
 
     Raises:
         WeightsError: there are no published weights, or they cannot be downloaded.

@@ -34,11 +34,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def perturb_constants(module: torch.nn.Module, seed: int) -> int:
-    """Add noise to every parameter whose values are all equal, in place.
-
-    Returns:
-        Number of parameters that were changed.
-    """
+    """Add noise to every parameter whose values are all equal; return the number of changed parameters."""
     generator = torch.Generator().manual_seed(seed)
     changed = 0
     with torch.no_grad():
@@ -58,11 +54,7 @@ def statistic_names(module: torch.nn.Module) -> tuple[str, str] | None:
 
 
 def set_batch_norm_statistics(model: Model, seed: int) -> int:
-    """Set the batch-norm statistics to those of seeded samples, in place.
-
-    Returns:
-        Number of layers that were changed.
-    """
+    """Set the batch-norm statistics to those of seeded samples; return the number of changed layers."""
     norms = {module: names for module in model.module.modules() if (names := statistic_names(module))}
     changed: set[torch.nn.Module] = set()
 

@@ -103,11 +103,6 @@ def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[str]
 def load_into(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
     """Load a state dict into a module; every name and shape must match.
 
-    Args:
-        module: changed in place.
-        state: tensors by name.
-        source: where the tensors come from, for the error message.
-
     Raises:
         WeightsError: names or shapes differ; the message lists the first five.
     """
@@ -132,10 +127,6 @@ def load_into(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source
 def check_finite(module: torch.nn.Module, source: str) -> None:
     """Raise if a parameter or buffer contains NaN or infinity.
 
-    Args:
-        module: to check.
-        source: where its values come from, for the error message.
-
     Raises:
         WeightsError: names the first such tensor and counts its non-finite values.
     """
@@ -152,7 +143,6 @@ def fetch(url: str, folder: Path | None = None) -> Path:
     """Return a file from the cache, or download it and check the digest in its name.
 
     Args:
-        url: of the file.
         folder: the cache; default torch's folder of checkpoints.
 
     Raises:

@@ -54,16 +54,11 @@ class Recipe:
     """The hyperparameters of a training.
 
     Attributes:
-        epochs: passes over the training images.
         batch_size: images per step; an incomplete last batch is dropped (each epoch shuffles anew).
         optimizer: ``sgd`` (Nesterov momentum 0.9) or ``adamw``.
-        lr: maximum learning rate.
         schedule: ``one-cycle`` (linear warm-up over a quarter, then cosine to 0) or ``cosine``.
         augment: ``light`` (small random rotations, changes of size and shifts) or ``none``.
         seed: of shuffling, augmentation and dropout.
-
-    Raises:
-        UsageError: a value is not allowed.
     """
 
     epochs: int
@@ -116,11 +111,6 @@ def deterministic(module: torch.nn.Module) -> Iterator[None]:
 class Trainer:
     """Trains a network in place.
 
-    Args:
-        model: the network.
-        data: the training images.
-        recipe: the hyperparameters.
-
     Raises:
         ModelError: the network has no trainable parameters.
     """
@@ -143,7 +133,6 @@ class Trainer:
 
         Raises:
             DivergedError: the loss or a weight is not finite.
-            ModelError: the network cannot be trained.
         """
         torch.manual_seed(_epoch_seed(self.recipe.seed, epoch))
         order = torch.randperm(len(self.data)).numpy()[: self.steps * self.recipe.batch_size]

@@ -28,8 +28,6 @@ def build_for(request: ModelRequest, data: Dataset, progress: Progress) -> Model
     Args:
         request: the network; its weights are ``none`` or ``auto`` (as drawn by the constructor with the seed),
             ``default`` (published) or a file.
-        data: the training images.
-        progress: receives progress messages.
 
     Returns:
         The model with preprocessing, the class names as labels, and a reference that contains the number of
@@ -38,8 +36,6 @@ def build_for(request: ModelRequest, data: Dataset, progress: Progress) -> Model
     Raises:
         UsageError: no model has this name, or it does not classify images.
         DataError: the number of outputs differs from the number of classes.
-        ModelError: the model cannot run an image.
-        WeightsError: the weights are not available or do not fit.
     """
     request = _with_head(request, len(data.classes))
     model, source, bare = _architecture(request)

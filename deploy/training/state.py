@@ -60,7 +60,6 @@ def dump_state(tensors: Tensors, facts: Mapping[str, Any]) -> bytes:
 
     Args:
         tensors: from `training_tensors`; none if the training is finished.
-        facts: plain values: settings, history, the best epoch.
     """
     text = json.dumps({"schema": SCHEMA, **facts})
     data: bytes = safetensors.torch.save(dict(tensors), metadata={"state": text, "sha256": _digest(tensors, text)})

@@ -190,12 +190,7 @@ class _TrainingRun:
         self.settings: dict[str, Any] = json.loads(json.dumps(to_plain(settings)))
 
     def resume(self) -> None:
-        """Restore the state of an interrupted training with equal settings, if there is one.
-
-        Raises:
-            UsageError: the interrupted training had other settings.
-            ArtifactError: its state or its best checkpoint is damaged or missing.
-        """
+        """Restore the state of an interrupted training with equal settings, if there is one."""
         path = self.transaction.folder / self.state
         loaded = load_state(path)
         if loaded is None:
@@ -223,11 +218,7 @@ class _TrainingRun:
         self.progress.note(f"epoch {self.resumed_from} of {self.recipe.epochs} is done; {rest}")
 
     def train(self) -> None:
-        """Train the remaining epochs and write the checkpoints of each.
-
-        Raises:
-            ModelError: the training diverged.
-        """
+        """Train the remaining epochs and write the checkpoints of each."""
         if len(self.history) == self.recipe.epochs:
             self._add_plot()
             return
@@ -358,11 +349,7 @@ class _TrainingRun:
         )
 
     def checkpoint(self, role: str) -> Artifact:
-        """Return the ``best`` or the ``last`` checkpoint after checking its digest.
-
-        Raises:
-            DigestError: the file differs from its manifest.
-        """
+        """Return the ``best`` or the ``last`` checkpoint after checking its digest."""
         artifact = Artifact.open(self.transaction.folder / self.names[role])
         artifact.verify()
         return artifact

@@ -65,13 +65,8 @@ class OnnxRuntimeOptions:
 class OnnxRuntimeRunner(Runner):
     """An ONNX file opened by ONNX Runtime.
 
-    Args:
-        path: the file, in the ONNX or ORT format.
-        options: see `OnnxRuntimeOptions`.
-
     Raises:
         BackendError: the file is not a valid model, an operator is not supported, or the provider is not available.
-        UnknownNameError: no provider has this name.
     """
 
     def __init__(self, path: Path, options: OnnxRuntimeOptions | None = None) -> None:
@@ -147,31 +142,12 @@ class OnnxRuntimeRunner(Runner):
 
 
 def open(path: Path, **options: Any) -> OnnxRuntimeRunner:
-    """Open an ONNX file.
-
-    Args:
-        path: the file.
-        options: fields of `OnnxRuntimeOptions`.
-
-    Raises:
-        BackendError: see `OnnxRuntimeRunner`.
-        UsageError: an unknown option, or a value of the wrong type.
-    """
+    """Open an ONNX file; the options are the fields of `OnnxRuntimeOptions`."""
     return OnnxRuntimeRunner(path, read_options(OnnxRuntimeOptions, options, _TITLE))
 
 
 def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[str, Any]]:
-    """Time every node with ONNX Runtime's profiler, which has a resolution of 1 µs.
-
-    Args:
-        path: the file.
-        feeds: inputs of every call.
-        calls: number of calls.
-        options: fields of `OnnxRuntimeOptions`.
-
-    Returns:
-        See `deploy.support.profiling.node_times`.
-    """
+    """Time every node with ONNX Runtime's profiler (resolution 1 µs); see `deploy.support.profiling.node_times`."""
     with tempfile.TemporaryDirectory() as folder:
         with open(path, **options, profile=str(Path(folder) / "run")) as runner:
             runner.bind(feeds)

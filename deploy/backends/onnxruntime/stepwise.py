@@ -26,9 +26,6 @@ from deploy.support.sketch import sketch
 class StepwiseRunner(Runner):
     """Runs an ONNX file node by node.
 
-    Args:
-        path: the file.
-
     Raises:
         ArtifactError: the file is damaged.
     """

@@ -27,8 +27,6 @@ class Binding:
     """One input or output of an engine.
 
     Attributes:
-        name: name of the tensor.
-        dtype: NumPy's name of its type.
         ranges: min, opt and max shape of an input in every profile; empty for an output.
         on_host: the engine reads the tensor on the CPU, because its values decide shapes.
     """
@@ -40,11 +38,7 @@ class Binding:
 
 
 def check_feeds(inputs: Sequence[Binding], feeds: Feeds) -> dict[str, Shape]:
-    """Return the shapes of the feeds, after checking their names and types.
-
-    Raises:
-        BackendError: an input is missing, unknown, or has the wrong type.
-    """
+    """Return the shapes of the feeds, after checking their names and types."""
     names = {item.name for item in inputs}
     if set(feeds) != names:
         raise BackendError(f"the engine has the inputs {', '.join(sorted(names))}, got {', '.join(feeds) or 'none'}.")
@@ -56,11 +50,7 @@ def check_feeds(inputs: Sequence[Binding], feeds: Feeds) -> dict[str, Shape]:
 
 
 def choose_profile(inputs: Sequence[Binding], shapes: Mapping[str, Shape]) -> int:
-    """Return the index of the profile that accepts these shapes and has the nearest opt shapes; ties: the first.
-
-    Raises:
-        BackendError: no profile accepts the shapes.
-    """
+    """Return the index of the profile that accepts these shapes and has the nearest opt shapes; ties: the first."""
     count = len(inputs[0].ranges) if inputs else 1
     accepting = [index for index in range(count) if all(_fits(item, index, shapes[item.name]) for item in inputs)]
     if not accepting:
@@ -71,10 +61,6 @@ def choose_profile(inputs: Sequence[Binding], shapes: Mapping[str, Shape]) -> in
 def numpy_type(name: str, tensor: str) -> str:
     """Return NumPy's name of a TensorRT type.
 
-    Args:
-        name: TensorRT's name of the type.
-        tensor: name of the tensor, for the message.
-
     Raises:
         BackendError: NumPy has no such type (bfloat16).
     """
@@ -84,11 +70,7 @@ def numpy_type(name: str, tensor: str) -> str:
 
 
 def static_shape(name: str, shape: Shape) -> Shape:
-    """Return an output's shape, after checking that every size is known before the run.
-
-    Raises:
-        BackendError: a size depends on values.
-    """
+    """Return an output's shape, after checking that every size is known before the run."""
     if any(size < 0 for size in shape):
         raise BackendError(f"output {name!r} has a data-dependent shape ({_text(shape)}), which is not supported.")
     return shape

@@ -52,10 +52,6 @@ class TensorRTOptions:
 class TensorRTRunner(Runner):
     """An open engine with one execution context, one stream and one set of buffers.
 
-    Args:
-        path: the engine; its manifest lies beside it.
-        options: see `TensorRTOptions`.
-
     Raises:
         ArtifactError: there is no manifest, or the engine was built by another library version, for another GPU or
             from another graph.
@@ -114,11 +110,7 @@ class TensorRTRunner(Runner):
                 self._capture()
 
     def launch(self) -> None:
-        """Start a run on the bound inputs and return before it ends.
-
-        Raises:
-            BackendError: the engine cannot be launched.
-        """
+        """Start a run on the bound inputs and return before it ends."""
         with self._on_gpu("running"), torch.cuda.stream(self._stream):
             self._events[0].record()
             if self._graph is None:
@@ -128,11 +120,7 @@ class TensorRTRunner(Runner):
             self._events[1].record()
 
     def synchronize(self) -> None:
-        """Wait for all launched runs.
-
-        Raises:
-            BackendError: a run failed on the GPU.
-        """
+        """Wait for all launched runs."""
         with self._on_gpu("running"):
             self._stream.synchronize()
 
@@ -284,15 +272,5 @@ def _event() -> Any:
 
 
 def open(path: Path, **options: Any) -> TensorRTRunner:
-    """Open an engine.
-
-    Args:
-        path: the engine.
-        options: fields of `TensorRTOptions`.
-
-    Raises:
-        ArtifactError: see `TensorRTRunner`.
-        BackendError: see `TensorRTRunner`.
-        UsageError: an unknown option, or a value of the wrong type.
-    """
+    """Open an engine; the options are the fields of `TensorRTOptions`."""
     return TensorRTRunner(path, read_options(TensorRTOptions, options, "TensorRT"))

@@ -28,9 +28,7 @@ class Operation:
     """One operator of a traced run.
 
     Attributes:
-        operator: name of the ATen operator.
         module: qualified name of the module that called it.
-        shape: shape of the result.
         sketch: `deploy.support.sketch.sketch` of the result.
     """
 

@@ -44,8 +44,6 @@ class ModuleRunner(Runner):
     """Runs a model's module. The module is converted in place and must not be used for anything else.
 
     Args:
-        model: the model.
-        options: see `TorchOptions`.
         wrap: applied to the converted module, such as ``torch.compile``.
 
     Raises:
@@ -156,31 +154,12 @@ class ModuleRunner(Runner):
 
 
 def from_model(model: Model, **options: Any) -> ModuleRunner:
-    """Open a model for eager execution.
-
-    Args:
-        model: the model; its module is converted in place.
-        options: fields of `TorchOptions`.
-
-    Raises:
-        BackendError: no CUDA device is available.
-        UsageError: an unknown option, or a value of the wrong type.
-    """
+    """Open a model, converted in place, for eager execution; the options are the fields of `TorchOptions`."""
     return ModuleRunner(model, read_options(TorchOptions, options, "PyTorch"))
 
 
 def profile_model(model: Model, feeds: Feeds, calls: int, **options: Any) -> list[dict[str, Any]]:
-    """Time every module without children; work between these modules is not included.
-
-    Args:
-        model: the model; its module is converted in place.
-        feeds: inputs of every call.
-        calls: number of calls.
-        options: fields of `TorchOptions`.
-
-    Returns:
-        See `deploy.support.profiling.node_times`; ``operator`` is the class of the module.
-    """
+    """Time every module without children; work between these modules is not included."""
     runner = from_model(model, **options)
     runner.bind(feeds)
     events: list[Event] = []

@@ -30,14 +30,6 @@ def load_torchvision(
 ) -> Dataset:
     """Read a data set under ``root``, downloading missing files.
 
-    Args:
-        name: of the data set.
-        split: ``train`` or ``test``.
-        root: folder of the files, or None for `default_root`.
-        make: torchvision's class.
-        classes: class names in label order.
-        layout: the expected files, for the error message.
-
     Raises:
         DataError: the files are missing and cannot be downloaded, or are damaged.
     """

@@ -34,11 +34,7 @@ def summary(name: str) -> str:
 
 
 def build(name: str, request: ModelRequest) -> Model:
-    """Build a model with the weights that its constructor draws.
-
-    Raises:
-        UsageError: the architecture does not take an option.
-    """
+    """Build a model with the weights that its constructor draws."""
     builder = torchvision.models.get_model_builder(name)
     backbone = {"weights_backbone": None} if "weights_backbone" in inspect.signature(builder).parameters else {}
     with warnings.catch_warnings():

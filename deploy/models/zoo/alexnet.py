@@ -22,13 +22,7 @@ class AlexNet(nn.Module):
     """AlexNet for images of 224x224."""
 
     def __init__(self, *, in_channels: int, num_classes: int, dropout: float) -> None:
-        """Create the network.
-
-        Args:
-            in_channels: Channels of the image.
-            num_classes: Number of logits.
-            dropout: Probability of dropping a hidden unit of the fully connected layers in training.
-        """
+        """Create the network."""
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
         self.conv1 = nn.Conv2d(in_channels, 96, kernel_size=11, stride=4, padding=1)

@@ -44,7 +44,6 @@ class BatchNorm(nn.Module):
         """Create the layer.
 
         Args:
-            num_features: C, the number of features or channels.
             eps: Added to the variance, to avoid a division by zero for constant channels.
             momentum: The weight of the new batch in the moving statistics, as in PyTorch.
         """

@@ -26,7 +26,6 @@ class Inception(nn.Module):
         """Create the block.
 
         Args:
-            in_channels: Channels of the input.
             c1: Channels of the 1x1 branch.
             c2: Channels of the 1x1 and of the 3x3 convolution of the second branch.
             c3: Channels of the 1x1 and of the 5x5 convolution of the third branch.

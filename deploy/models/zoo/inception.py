@@ -79,7 +79,6 @@ class SmallInceptionBlock(nn.Module):
         """Create the block.
 
         Args:
-            in_channels: Channels of the input.
             channels: Output channels of each branch; the block has four times as many.
             reduce: Channels of the 1x1 convolutions before the 3x3 and the 5x5 convolution.
         """

@@ -36,8 +36,6 @@ class LeNet(nn.Module):
         """Create the network.
 
         Args:
-            in_channels: Channels of the image.
-            num_classes: Number of logits.
             padding: Of the first convolution; its output must be 28x28.
             activation: A key of `ACTIVATIONS`, applied after each layer except the last.
             pool: A key of `POOLINGS`.

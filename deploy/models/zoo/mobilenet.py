@@ -53,8 +53,6 @@ class MobileNetV1(nn.Module):
 
         Args:
             width_multiplier: Scales the channels of every layer, rounded down, to at least 8.
-            in_channels: Channels of the image.
-            num_classes: Number of logits.
         """
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)

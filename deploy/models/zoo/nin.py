@@ -56,7 +56,6 @@ class NiN(nn.Module):
         """Create the network.
 
         Args:
-            in_channels: Channels of the image.
             num_classes: Number of logits, which are the channels of the last block.
             dropout: Probability of dropping a value before the last block in training.
         """

@@ -32,10 +32,7 @@ class BasicBlock(nn.Module):
         """Create the block.
 
         Args:
-            in_channels: Channels of the input.
-            channels: Channels of the output.
             stride: Of the first convolution; 2 halves height and width.
-            bias: Whether the convolutions have a bias.
             shortcut: Converts the input to the shape of the output; None for a plain block.
         """
         super().__init__()
@@ -72,12 +69,9 @@ class ResNet(nn.Module):
         """Create the network.
 
         Args:
-            blocks: Number of blocks in each stage.
             use_residual: Whether the blocks have shortcuts; False gives a plain network.
             bias: Whether the 3x3 and 7x7 convolutions and the 1x1 shortcuts have a bias.
             shortcut_norm: Whether the 1x1 shortcuts are followed by batch normalization.
-            in_channels: Channels of the image.
-            num_classes: Number of logits.
         """
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)

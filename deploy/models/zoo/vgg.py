@@ -36,9 +36,6 @@ class VGG11(nn.Module):
 
         Args:
             width: Channels of the first block; 64 in the paper.
-            in_channels: Channels of the image.
-            num_classes: Number of logits.
-            dropout: Probability of dropping a hidden unit of the fully connected layers in training.
         """
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
