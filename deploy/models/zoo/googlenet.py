@@ -62,8 +62,7 @@ class Inception(nn.Module):
 class GoogLeNet(nn.Module):
     """GoogLeNet; the shape comments are for 96x96 images, and any size of at least 32x32 works."""
 
-    def __init__(self, *, in_channels: int, num_classes: int) -> None:
-        """Create the network for images of `in_channels` channels and `num_classes` logits."""
+    def __init__(self, *, in_channels: int = 1, num_classes: int = 10) -> None:
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
         self.stage1 = nn.Sequential(
@@ -111,14 +110,9 @@ class GoogLeNet(nn.Module):
         return logits
 
 
-def googlenet_gray(*, in_channels: int = 1, num_classes: int = 10) -> GoogLeNet:
-    """Build GoogLeNet for gray 96x96 images."""
-    return GoogLeNet(in_channels=in_channels, num_classes=num_classes)
-
-
 ENTRIES: Mapping[str, ZooEntry] = {
     "googlenet_gray": ZooEntry(
-        build=googlenet_gray,
+        build=GoogLeNet,
         input_shape=(1, 96, 96),
         summary="GoogLeNet (Inception v1) on gray 96x96 images, ten classes (2014)",
         options={"in_channels": int, "num_classes": int},

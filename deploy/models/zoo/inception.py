@@ -44,7 +44,7 @@ class InceptionBlock(nn.Module):
     zeros of the padding (`count_include_pad`).
     """
 
-    def __init__(self, *, in_channels: int, pool_features: int) -> None:
+    def __init__(self, *, in_channels: int = 192, pool_features: int = 32) -> None:
         """Create the block with `in_channels` input and 64 + 96 + 64 + `pool_features` output channels."""
         super().__init__()
         require_counts(in_channels=in_channels, pool_features=pool_features)
@@ -106,8 +106,7 @@ class SmallInceptionBlock(nn.Module):
 class InceptionSmall(nn.Module):
     """Two convolutions and two Inception blocks, for images of 32x32."""
 
-    def __init__(self, *, in_channels: int, num_classes: int) -> None:
-        """Create the network for images of `in_channels` channels and `num_classes` logits."""
+    def __init__(self, *, in_channels: int = 3, num_classes: int = 10) -> None:
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
         self.conv1 = conv_bn_relu(in_channels, 64, 7, stride=2, padding=1)
@@ -137,25 +136,15 @@ class InceptionSmall(nn.Module):
         return logits
 
 
-def inception_block(*, pool_features: int = 32, in_channels: int = 192) -> InceptionBlock:
-    """Build one Inception v3 block for 35x35 feature maps."""
-    return InceptionBlock(in_channels=in_channels, pool_features=pool_features)
-
-
-def inception_small(*, in_channels: int = 3, num_classes: int = 10) -> InceptionSmall:
-    """Build the small Inception network for 32x32 images."""
-    return InceptionSmall(in_channels=in_channels, num_classes=num_classes)
-
-
 ENTRIES: Mapping[str, ZooEntry] = {
     "inception_block": ZooEntry(
-        build=inception_block,
+        build=InceptionBlock,
         input_shape=(192, 35, 35),
         summary="a single Inception v3 block on a feature map (2015)",
         options={"pool_features": int, "in_channels": int},
     ),
     "inception_small": ZooEntry(
-        build=inception_small,
+        build=InceptionSmall,
         input_shape=(3, 32, 32),
         summary="two Inception blocks with batch normalization for CIFAR-10 (2015)",
         options={"in_channels": int, "num_classes": int},

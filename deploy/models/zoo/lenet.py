@@ -70,8 +70,7 @@ class LeNet(nn.Module):
 class LeNetBN(nn.Module):
     """LeNet for images of 28x28, with batch normalization before each sigmoid."""
 
-    def __init__(self, *, in_channels: int, num_classes: int) -> None:
-        """Create the network for images of `in_channels` channels and `num_classes` logits."""
+    def __init__(self, *, in_channels: int = 1, num_classes: int = 10) -> None:
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
         self.conv1 = nn.Conv2d(in_channels, 6, kernel_size=5, padding=2)
@@ -112,11 +111,6 @@ def lenet(*, activation: str = "relu", in_channels: int = 1, num_classes: int = 
     return LeNet(in_channels=in_channels, num_classes=num_classes, padding=2, activation=activation, pool="avg")
 
 
-def lenet_bn(*, in_channels: int = 1, num_classes: int = 10) -> LeNetBN:
-    """Build LeNet for 28x28 images, with batch normalization and sigmoid."""
-    return LeNetBN(in_channels=in_channels, num_classes=num_classes)
-
-
 ENTRIES: Mapping[str, ZooEntry] = {
     "lenet5": ZooEntry(
         build=lenet5,
@@ -136,7 +130,7 @@ ENTRIES: Mapping[str, ZooEntry] = {
         options={"activation": ("relu", "sigmoid"), "in_channels": int, "num_classes": int},
     ),
     "lenet_bn": ZooEntry(
-        build=lenet_bn,
+        build=LeNetBN,
         input_shape=(1, 28, 28),
         summary="LeNet with batch normalization written from scratch (1998, 2015)",
         options={"in_channels": int, "num_classes": int},

@@ -52,7 +52,7 @@ def _avoid_dead_classes(block: nn.Sequential) -> None:
 class NiN(nn.Module):
     """Network in Network for images of 224x224."""
 
-    def __init__(self, *, in_channels: int, num_classes: int, dropout: float) -> None:
+    def __init__(self, *, in_channels: int = 1, num_classes: int = 10, dropout: float = 0.5) -> None:
         """Create the network.
 
         Args:
@@ -89,14 +89,9 @@ class NiN(nn.Module):
         return logits
 
 
-def nin(*, in_channels: int = 1, num_classes: int = 10, dropout: float = 0.5) -> NiN:
-    """Build Network in Network for gray 224x224 images."""
-    return NiN(in_channels=in_channels, num_classes=num_classes, dropout=dropout)
-
-
 ENTRIES: Mapping[str, ZooEntry] = {
     "nin": ZooEntry(
-        build=nin,
+        build=NiN,
         input_shape=(1, 224, 224),
         summary="Network in Network on gray images, ten classes (2013)",
         options={"in_channels": int, "num_classes": int, "dropout": float},
