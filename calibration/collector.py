@@ -26,13 +26,10 @@ EARLY = 0.75
 
 
 def batch_size(model: onnx.ModelProto, max_size: int = 32) -> int:
-    """Return the number of samples in a batch.
+    """Return the number of samples in a batch of a prepared graph.
 
-    Args:
-        max_size: maximum for a graph with a dynamic batch.
-
-    Returns:
-        The size that the graph fixes, or as many samples as keep the activations within `OBSERVED_BYTES`.
+    The size that the graph fixes, or as many samples, up to ``max_size``, as keep the activations within
+    `OBSERVED_BYTES`.
     """
     types = tensor_types(model)
     first = next((types[value.name] for value in model.graph.input if value.name in types), None)
@@ -107,7 +104,9 @@ def collect(model: onnx.ModelProto, feeds: Iterable[Feeds], *, samples: int | No
     """Run every batch once and return the histograms of all activations.
 
     Args:
+        model: as for `Collector`.
         feeds: batches: arrays by input name, samples along the first axis.
+        samples: as for `Collector`.
 
     Raises:
         DataError: there were no samples, or a tensor contains NaN or infinity.

@@ -50,10 +50,7 @@ class Histogram:
         return math.ldexp(1.0, self.exponent)
 
     def add(self, values: Values, ends: tuple[float, float] | None = None) -> None:
-        """Count values.
-
-        Args:
-            ends: their minimum and maximum (NaN if one is NaN), if already known.
+        """Count values; ``ends`` are their minimum and maximum (NaN if one is NaN), if already known.
 
         Raises:
             ValueError: a value is not finite; the message is what it is, "NaN" or "an infinite value".

@@ -55,10 +55,9 @@ def insert(
 
 
 def add_pairs(model: onnx.ModelProto, readers: Mapping[str, Collection[str]], ranges: Mapping[str, Range]) -> None:
-    """Insert symmetric int8 Q/DQ pairs between tensors and some of their consumers.
+    """Insert symmetric int8 Q/DQ pairs between tensors and some of their consumers, in place.
 
-    Args:
-        readers: by tensor, the names of the nodes that read the quantized tensor afterwards.
+    ``readers`` are, by tensor, the names of the nodes that read the quantized tensor afterwards.
     """
     graph = model.graph
     by_name = {node.name: node for node in graph.node}
@@ -84,16 +83,10 @@ def add_pairs(model: onnx.ModelProto, readers: Mapping[str, Collection[str]], ra
 
 
 def residual_skips(model: onnx.ModelProto, keep_float: Collection[str]) -> dict[str, list[str]]:
-    """Find the skip branch of every residual sum.
+    """Return, by skip branch, the names of the residual sums that read it; sums in float are left out.
 
     A branch computed by an operator with weights for this sum alone is fused with the sum by the runtime and is not the
     skip branch; if both branches are such, the second is taken as the skip branch.
-
-    Args:
-        keep_float: names of nodes in float; their sums are left out.
-
-    Returns:
-        By skip tensor, the names of the sums that read it.
     """
     stored, readers = initializers(model), consumers(model)
     producers = {name: node for node in model.graph.node for name in node.output}

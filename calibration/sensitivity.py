@@ -55,11 +55,7 @@ def choose_float_layers(
     measure: Callable[[frozenset[str]], Result],
     is_sufficient: Callable[[Result], bool],
 ) -> FloatLayerPlan[Result]:
-    """Keep more and more layers in float until a measurement is sufficient or no layer is left.
-
-    Args:
-        order: names of the nodes, the most sensitive first.
-    """
+    """Keep more and more layers in float, in this order, until a measurement is sufficient or no layer is left."""
     start = result = measure(frozenset())
     steps: list[FloatLayerStep[Result]] = []
     for name in order:

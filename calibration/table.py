@@ -86,10 +86,7 @@ class CalibrationTable:
 
     @classmethod
     def of(cls, seen: Observations, method: str, key: Mapping[str, Any]) -> CalibrationTable:
-        """Choose all ranges with one statistic.
-
-        Args:
-            method: ``minmax``, ``percentile``, ``entropy``, ``mse``, or a third-party statistic.
+        """Choose all ranges with one statistic: ``minmax``, ``percentile``, ``entropy``, ``mse`` or a third party's.
 
         Raises:
             UnknownNameError: no statistic has this name.

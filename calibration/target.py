@@ -92,15 +92,10 @@ def find_target(name: str) -> Target:
 def quantize(
     model: onnx.ModelProto, table: CalibrationTable, target: str, *, keep_float: Collection[str] = ()
 ) -> onnx.ModelProto:
-    """Quantize a graph for a target.
+    """Return a quantized copy of a prepared float32 graph; its tensors keep their names.
 
-    Args:
-        model: a float32 graph from `calibration.prepare`; not changed.
-        target: name of the target: ``onnxruntime``, ``openvino``, ``tensorrt`` or a third-party one.
-        keep_float: names of nodes to keep in float.
-
-    Returns:
-        A new graph with Q/DQ pairs; its tensors keep their names.
+    The target is ``onnxruntime``, ``openvino``, ``tensorrt`` or a third-party one; nodes named in ``keep_float`` stay in
+    float.
     """
     declared = find_target(target)
     return declared.quantize(model, table.ranges(declared.grid), frozenset(keep_float), cpu_features())

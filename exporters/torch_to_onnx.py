@@ -66,12 +66,10 @@ class Exported:
 def export(
     model: Model, inputs: Sequence[TensorSpec], path: Path, options: ExportOptions, *, strategy: str
 ) -> Exported:
-    """Export with one strategy.
+    """Export with one strategy: ``export`` (torch.export) or ``trace`` (run once and record).
 
-    Args:
-        inputs: its inputs; symbolic dimensions become dynamic and have the sizes ``model.sizes`` during the export.
-        path: the file to write; weights of 2 GB and more go to ``<path>.data`` beside it.
-        strategy: ``export`` (torch.export) or ``trace`` (run once and record).
+    Symbolic dimensions of the inputs become dynamic and have the sizes ``model.sizes`` during the export. Weights of
+    2 GB and more go to ``<path>.data`` beside the file.
 
     Raises:
         ExportError: the strategy failed, or the graph has other inputs, outputs or dynamic dimensions than requested.
@@ -107,11 +105,7 @@ def export(
 
 
 def example(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, torch.Tensor]:
-    """Return seeded example tensors of an export.
-
-    Args:
-        model: the model; its sizes replace symbolic dimensions. Its batch is 2, since exporters specialize a size of 1.
-    """
+    """Return seeded example tensors of an export; the batch is 2, since exporters specialize a size of 1."""
     generator = np.random.default_rng(0)
     tensors = {}
     for spec in inputs:
@@ -204,7 +198,7 @@ def _by_tracing(
 
 
 def _output_axes(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, dict[int, str]]:
-    """Find the output dimensions that follow a dynamic input dimension, by running the model at another size."""
+    """Return, by output and axis, the input dimension that it follows, found by running the model at another size."""
     shapes = {name: tuple(value.shape) for name, value in _example_outputs(model, inputs).items()}
     axes: dict[str, dict[int, str]] = {}
     for symbol in symbols(inputs):
@@ -275,7 +269,7 @@ def _traced_branches(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ..
 
 @contextlib.contextmanager
 def _captured() -> Iterator[tuple[Callable[[], str], Sequence[warnings.WarningMessage]]]:
-    """Capture warnings, log records and prints of the exporter."""
+    """Capture warnings, log records and prints of the exporter; yield a function with their text, and the warnings."""
     lines: list[str] = []
 
     class ListHandler(logging.Handler):

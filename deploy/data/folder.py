@@ -63,11 +63,7 @@ def load_folder(folder: Path, *, skip_bad: bool, limit: int | None, progress: Pr
     """Open a folder with one subfolder per class, or with images without classes.
 
     Every image is read and decoded once here, so that an unreadable one is reported before any work begins. Names
-    that begin with a dot are ignored; symbolic links are followed.
-
-    Args:
-        skip_bad: skip unreadable images with a warning instead of raising.
-        limit: maximum number of images, evenly spaced over the folder.
+    that begin with a dot are ignored; symbolic links are followed. ``limit`` images are evenly spaced over the folder.
 
     Raises:
         DataError: there are no images, a class has none, or images cannot be read (unless ``skip_bad``).

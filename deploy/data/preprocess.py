@@ -66,13 +66,7 @@ def batches(dataset: Dataset, preprocessing: Preprocessing, batch_size: int) -> 
 
 
 def prepare(image: Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Resize, crop, scale to [0, 1] and normalize one image.
-
-    Args:
-        image: height x width x channels, uint8 or float32 in [0, 1].
-
-    Returns:
-        Channels x height x width.
+    """Resize, crop, scale to [0, 1] and normalize one image to channels x height x width.
 
     Raises:
         DataError: the channels cannot be converted to the model's.

@@ -22,13 +22,11 @@ CHECKPOINTS = (".safetensors", ".pt", ".pth", ".pth.tar", ".ckpt", ".bin")
 
 
 def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
-    """Build a model with its weights, in evaluation mode and without gradients.
-
-    Args:
-        request: the model to build; equal requests give bitwise equal models.
+    """Build a model with its weights, in evaluation mode and without gradients; equal requests give equal bits.
 
     Raises:
         UnknownNameError: no model has this name.
+        ModelError: the model cannot be built.
         WeightsError: the weights are not available, do not fit, or are not finite.
     """
     request = checkpoint_as_weights(request)

@@ -140,10 +140,7 @@ def check_finite(module: torch.nn.Module, source: str) -> None:
 
 
 def fetch(url: str, folder: Path | None = None) -> Path:
-    """Return a file from the cache, or download it and check the digest in its name.
-
-    Args:
-        folder: the cache; default torch's folder of checkpoints.
+    """Return a file from the cache (by default torch's), or download it and check the digest in its name.
 
     Raises:
         WeightsError: the download failed, or the digest is wrong.

@@ -23,15 +23,11 @@ HEAD = "num_classes"
 
 
 def build_for(request: ModelRequest, data: Dataset, progress: Progress) -> Model:
-    """Build a network with one output per class of the data.
+    """Build a network with one output per class of the training images.
 
-    Args:
-        request: the network; its weights are ``none`` or ``auto`` (as drawn by the constructor with the seed),
-            ``default`` (published) or a file.
-
-    Returns:
-        The model with preprocessing, the class names as labels, and a reference that contains the number of
-        classes; its parameters require gradients.
+    The weights of the request are ``none`` or ``auto`` (as drawn by the constructor with the seed), ``default``
+    (published) or a file. The model has preprocessing, the class names as labels, and a reference that contains the
+    number of classes; its parameters require gradients.
 
     Raises:
         UsageError: no model has this name, or it does not classify images.

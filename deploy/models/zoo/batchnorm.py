@@ -33,6 +33,8 @@ class BatchNorm(nn.Module):
         beta: Learned shift, shape (C,), initially 0; PyTorch's `bias`.
         moving_mean: Buffer, shape (C,), initially 0; PyTorch's `running_mean`.
         moving_var: Buffer, shape (C,), initially 1; see above.
+        eps: Added to the variance, to avoid a division by zero for constant channels.
+        momentum: The weight of the new batch in the moving statistics, as in PyTorch.
     """
 
     gamma: nn.Parameter
@@ -41,12 +43,6 @@ class BatchNorm(nn.Module):
     moving_var: Tensor
 
     def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
-        """Create the layer.
-
-        Args:
-            eps: Added to the variance, to avoid a division by zero for constant channels.
-            momentum: The weight of the new batch in the moving statistics, as in PyTorch.
-        """
         super().__init__()
         self.eps = eps
         self.momentum = momentum

@@ -23,14 +23,7 @@ class Inception(nn.Module):
     """Four parallel branches whose outputs are concatenated along the channels; keeps height and width."""
 
     def __init__(self, in_channels: int, c1: int, c2: tuple[int, int], c3: tuple[int, int], c4: int) -> None:
-        """Create the block.
-
-        Args:
-            c1: Channels of the 1x1 branch.
-            c2: Channels of the 1x1 and of the 3x3 convolution of the second branch.
-            c3: Channels of the 1x1 and of the 5x5 convolution of the third branch.
-            c4: Channels of the 1x1 convolution after the max-pool of the fourth branch.
-        """
+        """Create the block; c1 to c4 are the output channels of the convolutions in each branch."""
         super().__init__()
         self.branch1 = nn.Sequential(
             nn.Conv2d(in_channels, c1, kernel_size=1),

@@ -76,12 +76,7 @@ class SmallInceptionBlock(nn.Module):
     """
 
     def __init__(self, in_channels: int, channels: int, *, reduce: int) -> None:
-        """Create the block.
-
-        Args:
-            channels: Output channels of each branch; the block has four times as many.
-            reduce: Channels of the 1x1 convolutions before the 3x3 and the 5x5 convolution.
-        """
+        """Create the block with `channels` outputs per branch; the 1x1 convolutions before others have `reduce`."""
         super().__init__()
         self.branch1x1 = conv_bn_relu(in_channels, channels, 1)
         self.branch3x3 = nn.Sequential(

@@ -33,13 +33,7 @@ class LeNet(nn.Module):
     """LeNet for images of 32x32, or of 28x28 with a padding of 2."""
 
     def __init__(self, *, in_channels: int, num_classes: int, padding: int, activation: str, pool: str) -> None:
-        """Create the network.
-
-        Args:
-            padding: Of the first convolution; its output must be 28x28.
-            activation: A key of `ACTIVATIONS`, applied after each layer except the last.
-            pool: A key of `POOLINGS`.
-        """
+        """Create the network; with its padding, the first convolution must give 28x28 outputs."""
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
         require_choice("activation", activation, tuple(ACTIVATIONS))

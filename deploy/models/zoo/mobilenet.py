@@ -49,11 +49,7 @@ class MobileNetV1(nn.Module):
     """MobileNet v1; the shape comments are for 224x224 images and width multiplier 1."""
 
     def __init__(self, *, width_multiplier: float = 1.0, in_channels: int = 3, num_classes: int = 1000) -> None:
-        """Create the network.
-
-        Args:
-            width_multiplier: Scales the channels of every layer, rounded down, to at least 8.
-        """
+        """Create the network; the channels of every layer are scaled, rounded down, to at least 8."""
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
         if not 0 < width_multiplier < math.inf:

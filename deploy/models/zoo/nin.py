@@ -53,12 +53,6 @@ class NiN(nn.Module):
     """Network in Network for images of 224x224."""
 
     def __init__(self, *, in_channels: int = 1, num_classes: int = 10, dropout: float = 0.5) -> None:
-        """Create the network.
-
-        Args:
-            num_classes: Number of logits, which are the channels of the last block.
-            dropout: Probability of dropping a value before the last block in training.
-        """
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
         self.block1 = nin_block(in_channels, 96, 11, stride=4)

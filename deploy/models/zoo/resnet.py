@@ -29,12 +29,7 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions; with a shortcut, their input is added to their output."""
 
     def __init__(self, in_channels: int, channels: int, *, stride: int, bias: bool, shortcut: nn.Module | None) -> None:
-        """Create the block.
-
-        Args:
-            stride: Of the first convolution; 2 halves height and width.
-            shortcut: Converts the input to the shape of the output; None for a plain block.
-        """
+        """Create the block; the shortcut converts the input to the shape of the output, None for a plain block."""
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, kernel_size=3, stride=stride, padding=1, bias=bias)
         self.bn1 = nn.BatchNorm2d(channels)
@@ -66,13 +61,7 @@ class ResNet(nn.Module):
         in_channels: int,
         num_classes: int,
     ) -> None:
-        """Create the network.
-
-        Args:
-            use_residual: Whether the blocks have shortcuts; False gives a plain network.
-            bias: Whether the 3x3 and 7x7 convolutions and the 1x1 shortcuts have a bias.
-            shortcut_norm: Whether the 1x1 shortcuts are followed by batch normalization.
-        """
+        """Create the network with `blocks` in each stage; `bias` is that of all convolutions, also the 1x1 shortcuts."""
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
         require_choice("use_residual", use_residual, (True, False))

@@ -32,11 +32,7 @@ class VGG11(nn.Module):
     """VGG-11 for images of 224x224; the shape comments use w = width."""
 
     def __init__(self, *, width: int, in_channels: int, num_classes: int, dropout: float) -> None:
-        """Create the network.
-
-        Args:
-            width: Channels of the first block; 64 in the paper.
-        """
+        """Create the network with `width` channels in the first block; 64 in the paper."""
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
         self.block1 = vgg_block(1, in_channels, width)
