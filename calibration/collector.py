@@ -101,12 +101,9 @@ class Collector:
 
 
 def collect(model: onnx.ModelProto, feeds: Iterable[Feeds], *, samples: int | None = None) -> Observations:
-    """Run every batch once and return the histograms of all activations.
+    """Run every batch once and return the histograms of all activations; see `Collector`.
 
-    Args:
-        model: as for `Collector`.
-        feeds: batches: arrays by input name, samples along the first axis.
-        samples: as for `Collector`.
+    Batches are arrays by input name, with the samples along the first axis.
 
     Raises:
         DataError: there were no samples, or a tensor contains NaN or infinity.

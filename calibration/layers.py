@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,11 +18,7 @@ _DEQUANTIZED = "_DequantizeLinear_Output"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerNoise:
-    """Noise of one layer's output, including the noise of all layers before it.
-
-    Attributes:
-        tensor: the compared tensor: the output, or the output of the activation behind it.
-    """
+    """Noise of one layer's output, or of the activation behind it, including the noise of all layers before it."""
 
     layer: str
     operator: str
@@ -71,14 +66,6 @@ class NoiseMeter:
             if tensor in self._quantized_names
         ]
         return sorted(noise, key=lambda item: item.sqnr_db)
-
-
-def layer_noise(model: onnx.ModelProto, quantized: onnx.ModelProto, feeds: Iterable[Feeds]) -> list[LayerNoise]:
-    """Return the noise of every layer over batches of samples, the noisiest first; see `NoiseMeter`."""
-    meter = NoiseMeter(model, quantized)
-    for batch in feeds:
-        meter.add(batch)
-    return meter.finish()
 
 
 def _decibels(signal: float, noise: float) -> float:

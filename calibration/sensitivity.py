@@ -11,11 +11,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FloatLayerStep(Generic[Result]):
-    """One more layer in float.
-
-    Attributes:
-        result: the measurement with this layer and those of all earlier steps in float.
-    """
+    """One more layer in float, and the measurement with this layer and those of all earlier steps in float."""
 
     layer: str
     result: Result
@@ -23,12 +19,7 @@ class FloatLayerStep(Generic[Result]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FloatLayerPlan(Generic[Result]):
-    """Layers to keep in float, in the order in which they were chosen.
-
-    Attributes:
-        start: the measurement with every layer quantized.
-        sufficient: whether the last measurement satisfies the bounds.
-    """
+    """Layers to keep in float, in the order in which they were chosen; ``start`` is the measurement without them."""
 
     start: Result
     steps: tuple[FloatLayerStep[Result], ...]
@@ -43,11 +34,6 @@ class FloatLayerPlan(Generic[Result]):
     def keep_float(self) -> frozenset[str]:
         """Names of the layers."""
         return frozenset(step.layer for step in self.steps)
-
-
-def rank_layers(names: Sequence[str], sqnr_alone: Callable[[str], float]) -> list[tuple[str, float]]:
-    """Return layers with the SQNR of the output in dB if only this one is quantized, the most sensitive first."""
-    return sorted(((name, sqnr_alone(name)) for name in names), key=lambda item: item[1])
 
 
 def choose_float_layers(

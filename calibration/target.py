@@ -72,11 +72,7 @@ class Target:
 
 @cache
 def targets() -> Mapping[str, Target]:
-    """Return all declared targets by name, sorted.
-
-    Raises:
-        DeployError: a third-party plug-in cannot be imported or declares no `Target`.
-    """
+    """Return all declared targets by name, sorted."""
     declared = [registry.declaration(PACKAGE, plugin, Target, "target") for plugin in registry.names(PACKAGE)]
     return {target.name: target for target in sorted(declared, key=lambda target: target.name)}
 
@@ -94,8 +90,7 @@ def quantize(
 ) -> onnx.ModelProto:
     """Return a quantized copy of a prepared float32 graph; its tensors keep their names.
 
-    The target is ``onnxruntime``, ``openvino``, ``tensorrt`` or a third-party one; nodes named in ``keep_float`` stay in
-    float.
+    The target is ``onnxruntime``, ``openvino``, ``tensorrt`` or a third-party one; ``keep_float`` names nodes.
     """
     declared = find_target(target)
     return declared.quantize(model, table.ranges(declared.grid), frozenset(keep_float), cpu_features())

@@ -37,9 +37,6 @@ def preprocessing_to_onnx(recipe: Preprocessing, *, output: str, dtype: str = "f
     """Build the graph from the input ``image``, uint8 (height, width, 3), to one sample, (1, channels, *crop).
 
     ``output`` and ``dtype`` are those of the model's input; mean and std are applied in float32.
-
-    Raises:
-        ExportError: the interpolation is not supported.
     """
     if recipe.interpolation not in (*_FILTERS, "nearest"):
         known = ", ".join((*_FILTERS, "nearest"))

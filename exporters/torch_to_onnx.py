@@ -49,7 +49,6 @@ class Exported:
     """An exported file.
 
     Attributes:
-        strategy: ``export`` or ``trace``.
         outputs: outputs of the graph, with its names of dimensions.
         traced_branches: lines of Python code, as ``file.py:12``, where a value decided which branch was traced; the
             graph contains that branch only.
@@ -137,19 +136,20 @@ def _by_torch_export(
 ) -> None:
     args, kwargs = model.arguments(example(model, inputs))
     dims = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs}
-    shapes_args, shapes_kwargs = model.arguments(dims)
-    names = [spec.name for spec in inputs]
-    by_position = [*shapes_args, *shapes_kwargs.values()]
+    shapes: Any
+    shapes, by_name = model.arguments(dims)
+    if by_name:
+        shapes = {**dict(zip(inspect.signature(model.module.forward).parameters, shapes, strict=False)), **by_name}
     program = torch.onnx.export(
         model.module,
         args,
         kwargs=kwargs,
         dynamo=True,
         verbose=False,
-        input_names=names,
+        input_names=[spec.name for spec in inputs],
         output_names=outputs,
         opset_version=options.opset,
-        dynamic_shapes=_dynamic_shapes(model, shapes_args, shapes_kwargs) if any(by_position) else None,
+        dynamic_shapes=shapes if any(dims.values()) else None,
     )
     if program is None:
         raise ExportError("torch.onnx.export returned nothing.")
@@ -164,13 +164,6 @@ def _save(model: ir.Model, path: Path) -> None:
     ir.save(model, path, external_data=f"{path.name}.data" if size >= SINGLE_FILE_LIMIT else None)
     for value in initializers:
         value.const_value = None
-
-
-def _dynamic_shapes(model: Model, positional: tuple[Any, ...], keyword: dict[str, Any]) -> Any:
-    if not keyword:
-        return positional
-    order = list(inspect.signature(model.module.forward).parameters)
-    return {**dict(zip(order, positional, strict=False)), **keyword}
 
 
 def _by_tracing(

@@ -42,7 +42,7 @@ def quantize(
     model: onnx.ModelProto, ranges: Mapping[str, Range], keep_float: Collection[str], features: Collection[str]
 ) -> onnx.ModelProto:
     """Return a quantized copy of a graph; see `calibration.target.Quantize`."""
-    from calibration.passes import batch_norms_to_convolutions
+    from calibration.graph import batch_norms_to_convolutions
     from calibration.qdq import insert
 
     return insert(batch_norms_to_convolutions(model), ranges, rules(features), keep_float)

@@ -47,7 +47,6 @@ def open_dataset(
 
     Raises:
         UnknownNameError: ``data`` is neither a known name nor a path.
-        DataError: the data cannot be used.
         UsageError: ``root`` for other data than a bundled data set, or ``skip_bad`` for other data than a folder.
         MissingPackageError: the data set needs a package that is not installed.
     """

@@ -40,11 +40,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ArrayImages:
-    """Images in an array, which may be memory-mapped.
-
-    Attributes:
-        array: N x H x W x C; integers in 0..255 or floats in [0, 1].
-    """
+    """Images N x H x W x C in an array, which may be memory-mapped; integers in 0..255 or floats in [0, 1]."""
 
     array: NDArray[Any]
 
@@ -117,7 +113,7 @@ class Dataset:
         """Return at most ``count`` images, evenly spaced over the data set."""
         return self if count >= len(self) else self.take(evenly(len(self), count))
 
-    def labeled(self, hint: str | None = None) -> NDArray[np.int64]:
+    def labeled(self) -> NDArray[np.int64]:
         """Return the labels.
 
         Raises:
@@ -126,7 +122,7 @@ class Dataset:
         if self.labels is None:
             raise DataError(
                 f"{self.name}: the images have no labels.",
-                hint or "put the images of each class into a folder, or use .npz with 'images' and 'labels'",
+                "put the images of each class into a folder, or use .npz with 'images' and 'labels'",
             )
         return self.labels
 

@@ -66,11 +66,7 @@ def batches(dataset: Dataset, preprocessing: Preprocessing, batch_size: int) -> 
 
 
 def prepare(image: Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Resize, crop, scale to [0, 1] and normalize one image to channels x height x width.
-
-    Raises:
-        DataError: the channels cannot be converted to the model's.
-    """
+    """Resize, crop, scale to [0, 1] and normalize one image to channels x height x width."""
     channels = len(preprocessing.mean)
     if image.shape[2] == 3 and channels == 1:
         image = _gray(image)

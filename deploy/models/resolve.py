@@ -48,7 +48,6 @@ def checkpoint_as_weights(request: ModelRequest) -> ModelRequest:
 
     Raises:
         UsageError: a checkpoint without an architecture or with other weights, or an architecture without a checkpoint.
-        WeightsError: the checkpoint does not exist.
     """
     if not is_checkpoint(request.name):
         if request.arch is not None:

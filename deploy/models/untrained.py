@@ -53,8 +53,8 @@ def statistic_names(module: torch.nn.Module) -> tuple[str, str] | None:
     return None
 
 
-def set_batch_norm_statistics(model: Model, seed: int) -> int:
-    """Set the batch-norm statistics to those of seeded samples; return the number of changed layers."""
+def set_batch_norm_statistics(model: Model, seed: int) -> None:
+    """Set the batch-norm statistics to those of seeded samples."""
     norms = {module: names for module in model.module.modules() if (names := statistic_names(module))}
     changed: set[torch.nn.Module] = set()
 
@@ -68,7 +68,7 @@ def set_batch_norm_statistics(model: Model, seed: int) -> int:
         changed.add(module)
 
     if not norms:
-        return 0
+        return
     generator = torch.Generator().manual_seed(seed)
     tensors = {spec.name: _random(spec, {**model.sizes, "batch": SAMPLES}, generator) for spec in model.inputs}
     hooks = [module.register_forward_pre_hook(observe) for module in norms]
@@ -81,7 +81,6 @@ def set_batch_norm_statistics(model: Model, seed: int) -> int:
         for module in changed:
             for name in norms[module]:
                 setattr(module, name, getattr(module, name).to(torch.float32))
-    return len(changed)
 
 
 def _random(spec: TensorSpec, sizes: dict[str, int], generator: torch.Generator) -> torch.Tensor:

@@ -125,11 +125,7 @@ def load_into(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source
 
 
 def check_finite(module: torch.nn.Module, source: str) -> None:
-    """Raise if a parameter or buffer contains NaN or infinity.
-
-    Raises:
-        WeightsError: names the first such tensor and counts its non-finite values.
-    """
+    """Raise `WeightsError` if a parameter or buffer contains NaN or infinity."""
     for name, value in [*module.named_parameters(), *module.named_buffers()]:
         if value.is_floating_point():
             flat = value.detach()

@@ -34,7 +34,12 @@ def build_for(request: ModelRequest, data: Dataset, progress: Progress) -> Model
         DataError: the number of outputs differs from the number of classes.
     """
     request = _with_head(request, len(data.classes))
-    model, source, bare = _architecture(request)
+    try:
+        model, source, bare = architecture(request)
+    except UsageError as exc:
+        if HEAD in exc.message:
+            raise UsageError(f"{request.name} is not a classifier: {exc.message}") from exc
+        raise
     preprocessing = image_preprocessing(model)
     if len(preprocessing.mean) not in (1, 3):
         raise UsageError(f"{model.name} takes {len(preprocessing.mean)} channels; images have 1 or 3.")
@@ -61,15 +66,6 @@ def _with_head(request: ModelRequest, classes: int) -> ModelRequest:
     if ":" in request.name:  # the options of a factory are not known; `_check_outputs` checks its head
         return request
     return dataclasses.replace(request, options={**request.options, HEAD: str(classes)})
-
-
-def _architecture(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
-    try:
-        return architecture(request)
-    except UsageError as exc:
-        if HEAD in exc.message:
-            raise UsageError(f"{request.name} is not a classifier: {exc.message}") from exc
-        raise
 
 
 def _with_weights(

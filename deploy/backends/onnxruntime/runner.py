@@ -31,11 +31,6 @@ _NUMPY_TYPES = {"float": "float32", "double": "float64"}
 _INT8_OPERATORS = ("QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger", "DynamicQuantize")
 """Prefixes of the operators that compute in INT8."""
 
-_LEVELS = {
-    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
-    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OnnxRuntimeOptions:
@@ -129,10 +124,6 @@ class OnnxRuntimeRunner(Runner):
         """Copy the outputs to the CPU; see `Runner.fetch`."""
         return self._named(self._binding.copy_outputs_to_cpu())
 
-    def end_profile(self) -> Path:
-        """End profiling and return the file of the profile."""
-        return Path(self._session.end_profiling())
-
     def close(self) -> None:
         """Free the session."""
         self._session = self._binding = None
@@ -154,7 +145,7 @@ def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[s
             for _ in range(calls):
                 runner.launch()
                 runner.synchronize()
-            trace = runner.end_profile()
+            trace = Path(runner._session.end_profiling())
         events = json.loads(trace.read_text(encoding="utf-8"))
     nodes = [item for item in events if item.get("cat") == "Node" and item["name"].endswith("_kernel_time")]
     return node_times(map(_event, nodes), calls)
@@ -163,8 +154,9 @@ def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[s
 def _settings(options: OnnxRuntimeOptions) -> ort.SessionOptions:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads
-    settings.graph_optimization_level = _LEVELS[options.optimization]
     settings.log_severity_level = 3
+    if options.optimization == "none":
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if options.profile:
         settings.enable_profiling, settings.profile_file_prefix = True, options.profile
     if not options.spinning:

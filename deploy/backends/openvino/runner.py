@@ -26,7 +26,6 @@ class OpenVinoOptions:
     Attributes:
         threads: inference threads; 0 leaves the choice to OpenVINO.
         half: allow OpenVINO to compute float32 operators in half precision where it finds that faster.
-        counters: time every node.
     """
 
     threads: int = 0
@@ -35,11 +34,7 @@ class OpenVinoOptions:
 
 
 class OpenVinoRunner(Runner):
-    """A file compiled for the CPU.
-
-    Raises:
-        BackendError: the file cannot be read or compiled.
-    """
+    """A file compiled for the CPU."""
 
     def __init__(self, path: Path, options: OpenVinoOptions | None = None) -> None:
         options = options or OpenVinoOptions()

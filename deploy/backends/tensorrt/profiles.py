@@ -55,7 +55,12 @@ def choose_profile(inputs: Sequence[Binding], shapes: Mapping[str, Shape]) -> in
     accepting = [index for index in range(count) if all(_fits(item, index, shapes[item.name]) for item in inputs)]
     if not accepting:
         raise BackendError(_misfit(inputs, shapes, count), "deploy trt build --batch MIN:OPT:MAX, or --shape")
-    return min(accepting, key=lambda index: sum(_distance(item, index, shapes[item.name]) for item in inputs))
+
+    def distance(index: int) -> int:
+        pairs = (zip(shapes[item.name], item.ranges[index][1], strict=True) for item in inputs)
+        return sum(abs(size - opt) for pair in pairs for size, opt in pair)
+
+    return min(accepting, key=distance)
 
 
 def numpy_type(name: str, tensor: str) -> str:
@@ -79,10 +84,6 @@ def static_shape(name: str, shape: Shape) -> Shape:
 def _fits(item: Binding, index: int, shape: Shape) -> bool:
     low, _, high = item.ranges[index]
     return len(shape) == len(low) and all(low <= size <= high for low, size, high in zip(low, shape, high, strict=True))
-
-
-def _distance(item: Binding, index: int, shape: Shape) -> int:
-    return sum(abs(size - opt) for size, opt in zip(shape, item.ranges[index][1], strict=True))
 
 
 def _misfit(inputs: Sequence[Binding], shapes: Mapping[str, Shape], count: int) -> str:

@@ -70,7 +70,7 @@ class TensorRTRunner(Runner):
         self._cache: Any = None
         with self._on_gpu("opening"):
             self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            self._events = _event(), _event()
+            self._events: Any = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
             self._engine: Any = deserialize(self._library, path.read_bytes(), str(path), self._logger)
             self._context = self._make_context(self._engine)
         self._inputs, self._outputs = self._bindings(self._engine)
@@ -265,10 +265,6 @@ def _ranges(engine: Any, name: str) -> tuple[tuple[Shape, Shape, Shape], ...]:
         low, opt, high = (tuple(shape) for shape in engine.get_tensor_profile_shape(name, index))
         ranges.append((low, opt, high))
     return tuple(ranges)
-
-
-def _event() -> Any:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def open(path: Path, **options: Any) -> TensorRTRunner:

@@ -27,7 +27,6 @@ class TorchOptions:
 
     Attributes:
         precision: precision of weights and arithmetic, ``fp32`` or ``fp16``; float outputs are float32 either way.
-        device: ``cpu`` or ``cuda``.
         channels_last: store images and weights in NHWC order.
         graph: replay a captured CUDA graph instead of launching every kernel.
         threads: threads within an operator, for the whole process; 0 leaves the choice to PyTorch.
@@ -41,14 +40,9 @@ class TorchOptions:
 
 
 class ModuleRunner(Runner):
-    """Runs a model's module. The module is converted in place and must not be used for anything else.
+    """Runs a model's module, which is converted in place and must not be used for anything else.
 
-    Args:
-        wrap: applied to the converted module, such as ``torch.compile``.
-
-    Raises:
-        BackendError: no CUDA device is available.
-        UsageError: a CUDA graph was requested for the CPU.
+    ``wrap`` is applied to the converted module, such as ``torch.compile``.
     """
 
     def __init__(self, model: Model, options: TorchOptions, wrap: Callable[[Any], Any] = lambda module: module) -> None:
@@ -71,7 +65,8 @@ class ModuleRunner(Runner):
         self._events: tuple[Any, Any] | None = None
         if options.device == "cuda":
             torch.backends.cudnn.allow_tf32 = False  # TF32 is the default and is less precise than float32
-            self._events = _event(), _event()
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            self._events = start, end
 
     def run(self, feeds: Feeds) -> Fetches:
         """Run once; see `Runner.run`."""
@@ -182,10 +177,6 @@ def profile_model(model: Model, feeds: Feeds, calls: int, **options: Any) -> lis
         for hook in hooks:
             hook.remove()
     return node_times(events, calls)
-
-
-def _event() -> Any:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def _synchronized_ns(runner: ModuleRunner) -> int:

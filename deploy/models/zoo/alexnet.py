@@ -11,8 +11,6 @@ Variants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor, nn
 
 from deploy.models.zoo_entry import ZooEntry, he_normal_, require_counts
@@ -57,7 +55,7 @@ class AlexNet(nn.Module):
         return logits
 
 
-ENTRIES: Mapping[str, ZooEntry] = {
+ENTRIES = {
     "alexnet_gray": ZooEntry(
         build=AlexNet,
         input_shape=(1, 224, 224),

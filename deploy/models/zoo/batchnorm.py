@@ -6,8 +6,6 @@ Shift", 2015. `lenet_bn` in `lenet.py` uses it; this file defines no network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -87,4 +85,4 @@ class BatchNorm(nn.Module):
         return f"{self.gamma.numel()}, eps={self.eps}, momentum={self.momentum}"
 
 
-ENTRIES: Mapping[str, ZooEntry] = {}
+ENTRIES: dict[str, ZooEntry] = {}

@@ -10,8 +10,6 @@ Variants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -95,7 +93,7 @@ class DenseNet(nn.Module):
         return logits
 
 
-ENTRIES: Mapping[str, ZooEntry] = {
+ENTRIES = {
     "densenet_gray": ZooEntry(
         build=DenseNet,
         input_shape=(1, 128, 128),

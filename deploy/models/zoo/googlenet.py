@@ -11,8 +11,6 @@ Variants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -25,10 +23,7 @@ class Inception(nn.Module):
     def __init__(self, in_channels: int, c1: int, c2: tuple[int, int], c3: tuple[int, int], c4: int) -> None:
         """Create the block; c1 to c4 are the output channels of the convolutions in each branch."""
         super().__init__()
-        self.branch1 = nn.Sequential(
-            nn.Conv2d(in_channels, c1, kernel_size=1),
-            nn.ReLU(),
-        )
+        self.branch1 = nn.Sequential(nn.Conv2d(in_channels, c1, kernel_size=1), nn.ReLU())
         self.branch2 = nn.Sequential(
             nn.Conv2d(in_channels, c2[0], kernel_size=1),
             nn.ReLU(),
@@ -103,7 +98,7 @@ class GoogLeNet(nn.Module):
         return logits
 
 
-ENTRIES: Mapping[str, ZooEntry] = {
+ENTRIES = {
     "googlenet_gray": ZooEntry(
         build=GoogLeNet,
         input_shape=(1, 96, 96),

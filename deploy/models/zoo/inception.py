@@ -11,8 +11,6 @@ Variants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -65,8 +63,7 @@ class InceptionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map N x in_channels x H x W to N x (224 + pool_features) x H x W."""
-        branches = [self.branch1x1(x), self.branch3x3(x), self.branch5x5(x), self.branch_pool(x)]
-        return torch.cat(branches, dim=1)
+        return torch.cat([self.branch1x1(x), self.branch3x3(x), self.branch5x5(x), self.branch_pool(x)], dim=1)
 
 
 class SmallInceptionBlock(nn.Module):
@@ -94,8 +91,7 @@ class SmallInceptionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map N x in_channels x H x W to N x (4 * channels) x H x W."""
-        branches = [self.branch1x1(x), self.branch3x3(x), self.branch5x5(x), self.branch_pool(x)]
-        return torch.cat(branches, dim=1)
+        return torch.cat([self.branch1x1(x), self.branch3x3(x), self.branch5x5(x), self.branch_pool(x)], dim=1)
 
 
 class InceptionSmall(nn.Module):
@@ -131,7 +127,7 @@ class InceptionSmall(nn.Module):
         return logits
 
 
-ENTRIES: Mapping[str, ZooEntry] = {
+ENTRIES = {
     "inception_block": ZooEntry(
         build=InceptionBlock,
         input_shape=(192, 35, 35),

@@ -105,17 +105,12 @@ def lenet(*, activation: str = "relu", in_channels: int = 1, num_classes: int = 
     return LeNet(in_channels=in_channels, num_classes=num_classes, padding=2, activation=activation, pool="avg")
 
 
-ENTRIES: Mapping[str, ZooEntry] = {
+ENTRIES = {
     "lenet5": ZooEntry(
         build=lenet5,
         input_shape=(1, 32, 32),
         summary="LeNet-5 on 32x32 digits, any activation and pooling (1998)",
-        options={
-            "activation": tuple(ACTIVATIONS),
-            "pool": tuple(POOLINGS),
-            "in_channels": int,
-            "num_classes": int,
-        },
+        options={"activation": tuple(ACTIVATIONS), "pool": tuple(POOLINGS), "in_channels": int, "num_classes": int},
     ),
     "lenet": ZooEntry(
         build=lenet,

@@ -13,7 +13,6 @@ Variants:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -82,7 +81,7 @@ class MobileNetV1(nn.Module):
         return logits
 
 
-ENTRIES: Mapping[str, ZooEntry] = {
+ENTRIES = {
     "mobilenet_v1": ZooEntry(
         build=MobileNetV1,
         input_shape=(3, 224, 224),

@@ -7,8 +7,6 @@ these channels over the image. The relu of the last block makes them non-negativ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -83,7 +81,7 @@ class NiN(nn.Module):
         return logits
 
 
-ENTRIES: Mapping[str, ZooEntry] = {
+ENTRIES = {
     "nin": ZooEntry(
         build=NiN,
         input_shape=(1, 224, 224),

@@ -54,14 +54,14 @@ class ResNet(nn.Module):
     def __init__(
         self,
         *,
-        blocks: tuple[int, int, int, int],
-        use_residual: bool,
-        bias: bool,
-        shortcut_norm: bool,
+        blocks: tuple[int, int, int, int] = (2, 2, 2, 2),
+        use_residual: bool = True,
+        bias: bool = False,
+        shortcut_norm: bool = True,
         in_channels: int,
         num_classes: int,
     ) -> None:
-        """Create the network with `blocks` in each stage; `bias` is that of all convolutions, also the 1x1 shortcuts."""
+        """Create the network with `blocks` in each stage; `bias` is that of all convolutions, also of shortcuts."""
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
         require_choice("use_residual", use_residual, (True, False))
@@ -114,25 +114,13 @@ class ResNet(nn.Module):
 def resnet18_gray(*, use_residual: bool = True, in_channels: int = 1, num_classes: int = 10) -> ResNet:
     """Build ResNet-18 for gray 224x224 images."""
     return ResNet(
-        blocks=(2, 2, 2, 2),
-        use_residual=use_residual,
-        bias=True,
-        shortcut_norm=False,
-        in_channels=in_channels,
-        num_classes=num_classes,
+        use_residual=use_residual, bias=True, shortcut_norm=False, in_channels=in_channels, num_classes=num_classes
     )
 
 
 def resnet18_digits(*, use_residual: bool = True, in_channels: int = 1, num_classes: int = 10) -> ResNet:
     """Build ResNet-18 for gray 32x32 images."""
-    return ResNet(
-        blocks=(2, 2, 2, 2),
-        use_residual=use_residual,
-        bias=True,
-        shortcut_norm=True,
-        in_channels=in_channels,
-        num_classes=num_classes,
-    )
+    return ResNet(use_residual=use_residual, bias=True, in_channels=in_channels, num_classes=num_classes)
 
 
 def plain18_digits(*, in_channels: int = 1, num_classes: int = 10) -> ResNet:
@@ -140,32 +128,20 @@ def plain18_digits(*, in_channels: int = 1, num_classes: int = 10) -> ResNet:
     return resnet18_digits(use_residual=False, in_channels=in_channels, num_classes=num_classes)
 
 
-def _plain(blocks: tuple[int, int, int, int], in_channels: int, num_classes: int) -> ResNet:
-    """Build a residual network of torchvision without shortcuts."""
-    return ResNet(
-        blocks=blocks,
-        use_residual=False,
-        bias=False,
-        shortcut_norm=True,
-        in_channels=in_channels,
-        num_classes=num_classes,
-    )
-
-
 def plain18(*, in_channels: int = 3, num_classes: int = 1000) -> ResNet:
     """Build torchvision's `resnet18` without shortcuts, for color 224x224 images."""
-    return _plain((2, 2, 2, 2), in_channels, num_classes)
+    return ResNet(use_residual=False, in_channels=in_channels, num_classes=num_classes)
 
 
 def plain34(*, in_channels: int = 3, num_classes: int = 1000) -> ResNet:
     """Build torchvision's `resnet34` without shortcuts, for color 224x224 images."""
-    return _plain((3, 4, 6, 3), in_channels, num_classes)
+    return ResNet(blocks=(3, 4, 6, 3), use_residual=False, in_channels=in_channels, num_classes=num_classes)
 
 
 _PLAIN_OPTIONS: Mapping[str, type] = {"in_channels": int, "num_classes": int}
 _RESIDUAL_OPTIONS: Mapping[str, type] = {"use_residual": bool, **_PLAIN_OPTIONS}
 
-ENTRIES: Mapping[str, ZooEntry] = {
+ENTRIES = {
     "resnet18_gray": ZooEntry(
         build=resnet18_gray,
         input_shape=(1, 224, 224),

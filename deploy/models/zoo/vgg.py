@@ -74,7 +74,7 @@ def vgg11_small(*, in_channels: int = 1, num_classes: int = 10, dropout: float =
 
 _OPTIONS: Mapping[str, type] = {"in_channels": int, "num_classes": int, "dropout": float}
 
-ENTRIES: Mapping[str, ZooEntry] = {
+ENTRIES = {
     "vgg11_gray": ZooEntry(
         build=vgg11_gray,
         input_shape=(1, 224, 224),
