@@ -44,11 +44,7 @@ def trained_checkpoint(request: ModelRequest, store: Store) -> Artifact | None:
 
 
 def request_of(artifact: Artifact) -> ModelRequest:
-    """Return the request that builds the model of an artifact.
-
-    Raises:
-        ArtifactError: the manifest does not record one.
-    """
+    """Return the request that builds the model of an artifact; `ArtifactError` if the manifest does not record one."""
     try:
         return ModelRequest.from_dict(artifact.manifest.reference)
     except ValueError as exc:

@@ -101,11 +101,7 @@ def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[str]
 
 
 def load_into(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Load a state dict into a module; every name and shape must match.
-
-    Raises:
-        WeightsError: names or shapes differ; the message lists the first five.
-    """
+    """Load a state dict into a module; names or shapes that differ raise `WeightsError`, which lists the first five."""
     own = module.state_dict()
     shapes = [
         f"{key} is {list(state[key].shape)}, the model has {list(own[key].shape)}"

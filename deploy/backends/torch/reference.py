@@ -36,8 +36,8 @@ class Operation:
 class PyTorchRunner(Runner):
     """Runs a `Model` in ``fp64``, ``fp32`` or ``fp16``; float outputs keep the precision of the run.
 
-    The module is not changed and the weights are not copied. ``read`` names the parameters and buffers that runs in fp64
-    or fp16 have read.
+    The module is not changed and the weights are not copied. ``read`` names the parameters and buffers that runs in
+    fp64 or fp16 have read.
     """
 
     def __init__(self, model: Model, precision: str = "fp32") -> None:
