@@ -10,25 +10,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from calibration.collector import Collector, batch_size, collect
-    from calibration.graph import prepare
-    from calibration.observations import Observations
-    from calibration.table import CalibrationTable
-    from calibration.target import Target, find_target, quantize
-    from deploy.support.onnx_file import opset
-
-__all__ = [
-    "CalibrationTable",
-    "Collector",
-    "Observations",
-    "Target",
-    "batch_size",
-    "collect",
-    "find_target",
-    "opset",
-    "prepare",
-    "quantize",
-]
+    from calibration.collector import Collector as Collector
+    from calibration.collector import batch_size as batch_size
+    from calibration.collector import collect as collect
+    from calibration.graph import prepare as prepare
+    from calibration.observations import Observations as Observations
+    from calibration.table import CalibrationTable as CalibrationTable
+    from calibration.target import Target as Target
+    from calibration.target import find_target as find_target
+    from calibration.target import quantize as quantize
+    from deploy.support.onnx_file import opset as opset
 
 _MODULES = {
     "CalibrationTable": "calibration.table",
@@ -42,6 +33,7 @@ _MODULES = {
     "prepare": "calibration.graph",
     "quantize": "calibration.target",
 }
+__all__ = [*_MODULES]
 
 
 def __getattr__(name: str) -> Any:

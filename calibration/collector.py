@@ -26,14 +26,10 @@ EARLY = 0.75
 
 
 def batch_size(model: onnx.ModelProto, max_size: int = 32) -> int:
-    """Return the number of samples in a batch.
+    """Return the number of samples in a batch of a prepared graph.
 
-    Args:
-        model: a prepared graph.
-        max_size: maximum for a graph with a dynamic batch.
-
-    Returns:
-        The size that the graph fixes, or as many samples as keep the activations within `OBSERVED_BYTES`.
+    The size that the graph fixes, or as many samples, up to ``max_size``, as keep the activations within
+    `OBSERVED_BYTES`.
     """
     types = tensor_types(model)
     first = next((types[value.name] for value in model.graph.input if value.name in types), None)
@@ -49,9 +45,6 @@ class Collector:
     Args:
         model: a float32 graph from `calibration.prepare`.
         samples: total number of samples, if known; without it the stability of the ranges is not measured.
-
-    Raises:
-        BackendError: ONNX Runtime cannot open the graph.
     """
 
     def __init__(self, model: onnx.ModelProto, *, samples: int | None = None) -> None:
@@ -68,7 +61,6 @@ class Collector:
 
         Raises:
             DataError: a tensor of the previous batch contains NaN or infinity.
-            BackendError: ONNX Runtime cannot run the previous batch.
         """
         previous, self._running = self._running, None
         values = None if previous is None else previous[1].result()
@@ -81,7 +73,6 @@ class Collector:
 
         Raises:
             DataError: there were no samples, or as for `add`.
-            BackendError: as for `add`.
         """
         if self._running is not None:
             batch, running = self._running
@@ -110,16 +101,12 @@ class Collector:
 
 
 def collect(model: onnx.ModelProto, feeds: Iterable[Feeds], *, samples: int | None = None) -> Observations:
-    """Run every batch once and return the histograms of all activations.
+    """Run every batch once and return the histograms of all activations; see `Collector`.
 
-    Args:
-        model: as for `Collector`.
-        feeds: batches: arrays by input name, samples along the first axis.
-        samples: as for `Collector`.
+    Batches are arrays by input name, with the samples along the first axis.
 
     Raises:
         DataError: there were no samples, or a tensor contains NaN or infinity.
-        BackendError: ONNX Runtime cannot open or run the graph.
     """
     collector = Collector(model, samples=samples)
     try:
@@ -131,11 +118,7 @@ def collect(model: onnx.ModelProto, feeds: Iterable[Feeds], *, samples: int | No
 
 
 def _add(item: Observation, value: Array) -> None:
-    """Add the values of a batch to an observation.
-
-    Raises:
-        ValueError: a value is not finite.
-    """
+    """Add the values of a batch to an observation."""
     if value.ndim != 4 or not value.size:
         item.all.add(value)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,6 @@ def prepare(path: Path) -> onnx.ModelProto:
     """Read a float32 graph with batch normalizations folded, constants computed and all shapes inferred.
 
     ONNX Runtime's basic optimizations do the folding; they produce standard operators only.
-
-    Args:
-        path: the ONNX file.
 
     Raises:
         ArtifactError: the file is damaged, already quantized, in half precision, of an opset before 13, or a weight
@@ -89,13 +87,10 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def tensors_to_observe(model: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
-    """Divide the float activations of a graph into tensors to observe and tensors that share a range.
+    """Divide the float activations of a prepared graph into tensors to observe and tensors that share a range.
 
     A tensor shares the range of another one that contains the same values, or of the clipping activation that is its
     only consumer.
-
-    Args:
-        model: a prepared graph.
 
     Returns:
         The tensors to observe, in execution order; and for each other tensor the observed one whose range it uses.
@@ -164,6 +159,36 @@ def consumers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
         for name in dict.fromkeys(node.input):
             nodes.setdefault(name, []).append(node)
     return nodes
+
+
+def batch_norms_to_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph with batch normalizations of (N, C, H, W) replaced by depthwise 1 × 1 convolutions.
+
+    The scale and shift of each channel are computed in float64 and rounded once, to float32.
+    """
+    if not any(node.op_type == "BatchNormalization" for node in model.graph.node):
+        return model
+    changed = copy.deepcopy(model)
+    stored = initializers(changed)
+    ranks = {name: len(kind.shape.dim) for name, kind in tensor_types(changed).items()}
+    for node in changed.graph.node:
+        parameters = [stored[name] for name in node.input[1:5] if name in stored]
+        if node.op_type != "BatchNormalization" or ranks.get(node.input[0]) != 4 or len(parameters) < 4:
+            continue
+        gamma, beta, mean, variance = (onnx.numpy_helper.to_array(item).astype(np.float64) for item in parameters)
+        scale = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+        shift = beta - mean * scale
+        names = [f"{node.output[0]}_scale", f"{node.output[0]}_shift"]
+        weight = scale.astype(np.float32).reshape(-1, 1, 1, 1)
+        changed.graph.initializer.append(onnx.numpy_helper.from_array(weight, names[0]))
+        changed.graph.initializer.append(onnx.numpy_helper.from_array(shift.astype(np.float32), names[1]))
+        source = node.input[0]
+        del node.input[:], node.attribute[:], node.output[1:]
+        node.op_type = "Conv"
+        node.input.extend([source, *names])
+        node.attribute.append(onnx.helper.make_attribute("group", len(scale)))
+        node.attribute.append(onnx.helper.make_attribute("kernel_shape", [1, 1]))
+    return changed
 
 
 def _check_quantizable(model: onnx.ModelProto, path: Path) -> None:

@@ -41,15 +41,7 @@ class Grid:
         return low, high
 
     def round(self, values: Array, span: Range) -> Array:
-        """Quantize and dequantize values.
-
-        Args:
-            values: float64, any shape.
-            span: the range; values outside saturate at its ends.
-
-        Returns:
-            The rounded values, in the shape of ``values``.
-        """
+        """Quantize and dequantize float64 values; those outside the range saturate at its ends."""
         step = (span[1] - span[0]) / self.steps
         zero = 0.0 if self.symmetric else np.rint(-span[0] / step)
         first = -127.0 if self.symmetric else 0.0

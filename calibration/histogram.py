@@ -34,9 +34,7 @@ class Histogram:
     Attributes:
         counts: int64, shape (2 * SIDE,); bin ``i`` counts values in ``[i - SIDE, i - SIDE + 1) * width``.
         exponent: binary logarithm of the width of a bin.
-        low: smallest value; 0 if the histogram is empty.
-        high: largest value; 0 if the histogram is empty.
-        total: number of values.
+        low, high: smallest and largest value; 0 if the histogram is empty.
     """
 
     def __init__(self) -> None:
@@ -51,11 +49,7 @@ class Histogram:
         return math.ldexp(1.0, self.exponent)
 
     def add(self, values: Values, ends: tuple[float, float] | None = None) -> None:
-        """Count values.
-
-        Args:
-            values: floats, any shape.
-            ends: their minimum and maximum (NaN if one is NaN), if already known.
+        """Count values; ``ends`` are their minimum and maximum (NaN if one is NaN), if already known.
 
         Raises:
             ValueError: a value is not finite; the message is what it is, "NaN" or "an infinite value".
@@ -93,14 +87,10 @@ class Histogram:
         self.exponent = needed
         if not self.counts.any():
             return
-        for _ in range(min(steps, int(math.log2(SIDE)) + 1)):
-            self._halve()
-
-    def _halve(self) -> None:
-        """Merge neighboring bins; the alignment at zero is kept."""
-        merged = self.counts.reshape(SIDE, 2).sum(axis=1)
-        self.counts[:] = 0
-        self.counts[SIDE // 2 : SIDE // 2 + SIDE] = merged
+        for _ in range(min(steps, int(math.log2(SIDE)) + 1)):  # merge neighboring bins, aligned at zero
+            merged = self.counts.reshape(SIDE, 2).sum(axis=1)
+            self.counts[:] = 0
+            self.counts[SIDE // 2 : SIDE // 2 + SIDE] = merged
 
     def used(self) -> tuple[NDArray[np.float64], Counts]:
         """Return lower edges (float64) and counts (int64) of the bins that are not empty, both of shape (bins,)."""

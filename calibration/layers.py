@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,14 +18,7 @@ _DEQUANTIZED = "_DequantizeLinear_Output"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerNoise:
-    """Noise of one layer's output, including the noise of all layers before it.
-
-    Attributes:
-        layer: name of the node.
-        operator: type of the node.
-        tensor: the compared tensor: the output, or the output of the activation behind it.
-        sqnr_db: signal-to-quantization-noise ratio in dB.
-    """
+    """Noise of one layer's output, or of the activation behind it, including the noise of all layers before it."""
 
     layer: str
     operator: str
@@ -35,15 +27,7 @@ class LayerNoise:
 
 
 class NoiseMeter:
-    """Runs both graphs without fusion and compares every layer's output, batch by batch.
-
-    Args:
-        model: the float graph, from `calibration.prepare`.
-        quantized: the graph made from it.
-
-    Raises:
-        BackendError: ONNX Runtime cannot open one of the graphs.
-    """
+    """Runs both graphs without fusion and compares every layer's output, batch by batch."""
 
     def __init__(self, model: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
         _, shared = tensors_to_observe(model)
@@ -63,11 +47,7 @@ class NoiseMeter:
         self._noise = dict.fromkeys(self._quantized_names, 0.0)
 
     def add(self, batch: Feeds) -> None:
-        """Compare the graphs on one batch.
-
-        Raises:
-            BackendError: ONNX Runtime cannot run one of the graphs.
-        """
+        """Compare the graphs on one batch."""
         expected, actual = self._float_session.run(batch), self._quantized_session.run(batch)
         for tensor, name in self._quantized_names.items():
             self._signal[tensor] += float(np.sum(np.square(expected[tensor], dtype=np.float64)))
@@ -86,14 +66,6 @@ class NoiseMeter:
             if tensor in self._quantized_names
         ]
         return sorted(noise, key=lambda item: item.sqnr_db)
-
-
-def layer_noise(model: onnx.ModelProto, quantized: onnx.ModelProto, feeds: Iterable[Feeds]) -> list[LayerNoise]:
-    """Return the noise of every layer over batches of samples, the noisiest first; see `NoiseMeter`."""
-    meter = NoiseMeter(model, quantized)
-    for batch in feeds:
-        meter.add(batch)
-    return meter.finish()
 
 
 def _decibels(signal: float, noise: float) -> float:

@@ -19,7 +19,6 @@ class Observation:
     """The values of one tensor.
 
     Attributes:
-        all: histogram over all samples.
         early: histogram over the first three quarters of the samples; None if their number was not known.
         channels: minimum and maximum of each channel, shape (2, C), for a tensor (N, C, H, W); None for others.
     """
@@ -41,7 +40,6 @@ class Observations:
     Attributes:
         tensors: observations by tensor, in execution order.
         shared: tensors that use the range of another tensor, and that tensor.
-        samples: number of samples.
     """
 
     tensors: Mapping[str, Observation]

@@ -22,17 +22,7 @@ from calibration.target import QdqRules
 def insert(
     model: onnx.ModelProto, ranges: Mapping[str, Range], rules: QdqRules, keep_float: Collection[str] = ()
 ) -> onnx.ModelProto:
-    """Return a copy of a graph with Q/DQ pairs.
-
-    Args:
-        model: a float graph from `calibration.prepare`.
-        ranges: range of every float activation.
-        rules: rules of the target.
-        keep_float: names of nodes to keep in float.
-
-    Returns:
-        The quantized graph; its tensors keep their names.
-    """
+    """Return a copy of a prepared float graph with Q/DQ pairs; its tensors keep their names."""
     ends = {
         name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
         for name, (low, high) in ranges.items()
@@ -65,12 +55,9 @@ def insert(
 
 
 def add_pairs(model: onnx.ModelProto, readers: Mapping[str, Collection[str]], ranges: Mapping[str, Range]) -> None:
-    """Insert symmetric int8 Q/DQ pairs between tensors and some of their consumers.
+    """Insert symmetric int8 Q/DQ pairs between tensors and some of their consumers, in place.
 
-    Args:
-        model: changed in place.
-        readers: by tensor, the names of the nodes that read the quantized tensor afterwards.
-        ranges: symmetric range of each of these tensors.
+    ``readers`` are, by tensor, the names of the nodes that read the quantized tensor afterwards.
     """
     graph = model.graph
     by_name = {node.name: node for node in graph.node}
@@ -96,17 +83,10 @@ def add_pairs(model: onnx.ModelProto, readers: Mapping[str, Collection[str]], ra
 
 
 def residual_skips(model: onnx.ModelProto, keep_float: Collection[str]) -> dict[str, list[str]]:
-    """Find the skip branch of every residual sum.
+    """Return, by skip branch, the names of the residual sums that read it; sums in float are left out.
 
     A branch computed by an operator with weights for this sum alone is fused with the sum by the runtime and is not the
     skip branch; if both branches are such, the second is taken as the skip branch.
-
-    Args:
-        model: a float graph from `calibration.prepare`.
-        keep_float: names of nodes in float; their sums are left out.
-
-    Returns:
-        By skip tensor, the names of the sums that read it.
     """
     stored, readers = initializers(model), consumers(model)
     producers = {name: node for node in model.graph.node for name in node.output}

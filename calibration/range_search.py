@@ -25,11 +25,6 @@ def best_range(histogram: Histogram, grid: Grid, cost: Cost) -> Range:
     A symmetric range and a range that ends at zero are shrunk as a whole. Otherwise both ends are shrunk together and
     then one at a time, and, since outliers may lie at one end only, also one at a time from the full range; the cheaper
     result is returned.
-
-    Args:
-        histogram: the values.
-        grid: grid of the activations.
-        cost: cost of a range.
     """
     full = grid.around(histogram.low, histogram.high)
     if full[0] == full[1]:

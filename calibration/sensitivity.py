@@ -11,12 +11,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FloatLayerStep(Generic[Result]):
-    """One more layer in float.
-
-    Attributes:
-        layer: name of the node.
-        result: the measurement with this layer and those of all earlier steps in float.
-    """
+    """One more layer in float, and the measurement with this layer and those of all earlier steps in float."""
 
     layer: str
     result: Result
@@ -24,13 +19,7 @@ class FloatLayerStep(Generic[Result]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FloatLayerPlan(Generic[Result]):
-    """Layers to keep in float, in the order in which they were chosen.
-
-    Attributes:
-        start: the measurement with every layer quantized.
-        steps: one step a layer.
-        sufficient: whether the last measurement satisfies the bounds.
-    """
+    """Layers to keep in float, in the order in which they were chosen; ``start`` is the measurement without them."""
 
     start: Result
     steps: tuple[FloatLayerStep[Result], ...]
@@ -47,31 +36,12 @@ class FloatLayerPlan(Generic[Result]):
         return frozenset(step.layer for step in self.steps)
 
 
-def rank_layers(names: Sequence[str], sqnr_alone: Callable[[str], float]) -> list[tuple[str, float]]:
-    """Sort layers by sensitivity, the most sensitive first.
-
-    Args:
-        names: names of the nodes.
-        sqnr_alone: SQNR of the output in dB if only this layer is quantized.
-
-    Returns:
-        Names and SQNR in dB.
-    """
-    return sorted(((name, sqnr_alone(name)) for name in names), key=lambda item: item[1])
-
-
 def choose_float_layers(
     order: Sequence[str],
     measure: Callable[[frozenset[str]], Result],
     is_sufficient: Callable[[Result], bool],
 ) -> FloatLayerPlan[Result]:
-    """Keep more and more layers in float until a measurement is sufficient or no layer is left.
-
-    Args:
-        order: names of the nodes, the most sensitive first.
-        measure: measures a graph with these layers in float.
-        is_sufficient: whether a measurement satisfies the bounds.
-    """
+    """Keep more and more layers in float, in this order, until a measurement is sufficient or no layer is left."""
     start = result = measure(frozenset())
     steps: list[FloatLayerStep[Result]] = []
     for name in order:

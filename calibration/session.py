@@ -18,12 +18,9 @@ Array = NDArray[Any]
 
 
 class TensorSession:
-    """Computes chosen tensors of a graph; idle threads do not spin.
+    """Computes chosen tensors of a graph, without those that are its inputs; idle threads do not spin.
 
-    Args:
-        model: the graph; not changed.
-        tensors: names of the tensors; inputs of the graph among them are left out.
-        fusion: False runs every operator as it is written in the graph.
+    Without fusion, every operator runs as it is written in the graph.
 
     Raises:
         BackendError: ONNX Runtime cannot open the graph.
@@ -48,11 +45,7 @@ class TensorSession:
             raise BackendError(f"ONNX Runtime cannot open the graph: {first_line(exc)}") from exc
 
     def run(self, batch: Feeds) -> dict[str, Array]:
-        """Run the graph and return the tensors by name.
-
-        Raises:
-            BackendError: ONNX Runtime cannot run the graph on this batch.
-        """
+        """Run the graph and return the tensors by name."""
         try:
             return dict(zip(self._names, self._session.run(self._names, dict(batch)), strict=True))
         except Exception as exc:

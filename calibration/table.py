@@ -34,13 +34,8 @@ class TensorRange:
     """The INT8 ranges of one tensor.
 
     Attributes:
-        asymmetric: the range on the asymmetric `Grid`.
-        symmetric: the range on the symmetric `Grid`.
-        low: smallest value.
-        high: largest value.
         moved: change of the asymmetric range in the last quarter of the data, as a share of its width; None if unknown.
         channels: number of channels of a tensor (N, C, H, W), else 0.
-        dead: number of channels with a constant value.
     """
 
     asymmetric: Range
@@ -65,14 +60,6 @@ class TensorRange:
             dead=seen.dead,
         )
 
-    @property
-    def is_valid(self) -> bool:
-        """Whether both ranges are finite and contain zero."""
-        return all(
-            math.isfinite(low) and math.isfinite(high) and low <= 0.0 <= high
-            for low, high in (self.asymmetric, self.symmetric)
-        )
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationTable:
@@ -80,9 +67,6 @@ class CalibrationTable:
 
     Attributes:
         key: what the ranges depend on; a stored table is used again only if every field is equal.
-        tensors: ranges of the observed tensors.
-        shared: tensors that use the range of another tensor, and that tensor.
-        samples: number of calibration samples.
     """
 
     key: Mapping[str, Any]
@@ -92,15 +76,9 @@ class CalibrationTable:
 
     @classmethod
     def of(cls, seen: Observations, method: str, key: Mapping[str, Any]) -> CalibrationTable:
-        """Choose all ranges with one statistic.
-
-        Args:
-            seen: the histograms.
-            method: ``minmax``, ``percentile``, ``entropy``, ``mse``, or a third-party statistic.
-            key: what the ranges depend on.
+        """Choose all ranges with one statistic: ``minmax``, ``percentile``, ``entropy``, ``mse`` or a third party's.
 
         Raises:
-            UnknownNameError: no statistic has this name.
             DataError: every tensor was zero on every sample.
         """
         choose: Statistic = registry.load(STATISTICS, method, "calibration method").choose
@@ -137,10 +115,6 @@ class CalibrationTable:
     def from_json(cls, text: str, path: Path) -> CalibrationTable:
         """Read a table.
 
-        Args:
-            text: the JSON.
-            path: the file, for messages.
-
         Raises:
             ArtifactError: the text is not a calibration table, or has another schema version.
         """
@@ -152,7 +126,7 @@ class CalibrationTable:
         except (ValueError, RecursionError) as exc:
             raise ArtifactError(f"{path}: not a calibration table: {exc}.") from exc
         for name, item in table.tensors.items():
-            if not item.is_valid:
+            if not all(-math.inf < low <= 0.0 <= high < math.inf for low, high in (item.asymmetric, item.symmetric)):
                 raise ArtifactError(f"{path}: tensor {name!r} has an invalid range.")
         return table
 

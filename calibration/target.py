@@ -72,21 +72,13 @@ class Target:
 
 @cache
 def targets() -> Mapping[str, Target]:
-    """Return all declared targets by name, sorted.
-
-    Raises:
-        DeployError: a third-party plug-in cannot be imported or declares no `Target`.
-    """
+    """Return all declared targets by name, sorted."""
     declared = [registry.declaration(PACKAGE, plugin, Target, "target") for plugin in registry.names(PACKAGE)]
     return {target.name: target for target in sorted(declared, key=lambda target: target.name)}
 
 
 def find_target(name: str) -> Target:
-    """Return a target by its name.
-
-    Raises:
-        UnknownNameError: no target has this name.
-    """
+    """Return a target by its name."""
     known = targets()
     if name not in known:
         raise UnknownNameError("target", name, known, f"known: {', '.join(known)}")
@@ -96,19 +88,9 @@ def find_target(name: str) -> Target:
 def quantize(
     model: onnx.ModelProto, table: CalibrationTable, target: str, *, keep_float: Collection[str] = ()
 ) -> onnx.ModelProto:
-    """Quantize a graph for a target.
+    """Return a quantized copy of a prepared float32 graph; its tensors keep their names.
 
-    Args:
-        model: a float32 graph from `calibration.prepare`; not changed.
-        table: ranges of its activations.
-        target: name of the target: ``onnxruntime``, ``openvino``, ``tensorrt`` or a third-party one.
-        keep_float: names of nodes to keep in float.
-
-    Returns:
-        A new graph with Q/DQ pairs; its tensors keep their names.
-
-    Raises:
-        UnknownNameError: no target has this name.
+    The target is ``onnxruntime``, ``openvino``, ``tensorrt`` or a third-party one; ``keep_float`` names nodes.
     """
     declared = find_target(target)
     return declared.quantize(model, table.ranges(declared.grid), frozenset(keep_float), cpu_features())

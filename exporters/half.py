@@ -15,12 +15,8 @@ from deploy.support.onnx_file import SINGLE_FILE_LIMIT, load
 def to_half(source: Path, path: Path, single_file_limit: int = SINGLE_FILE_LIMIT) -> None:
     """Write a file with float16 weights and activations; inputs and outputs stay float32.
 
-    Operators without a float16 kernel, or that need float32 arguments, stay in float32 between casts.
-
-    Args:
-        source: the ONNX file, which may be ``path`` itself; its weights may lie in files beside it.
-        path: the file to write.
-        single_file_limit: size of the model in bytes from which weights go to ``<path>.data``.
+    Operators without a float16 kernel, or that need float32 arguments, stay in float32 between casts. The source may be
+    ``path`` itself; from ``single_file_limit`` bytes, weights go to ``<path>.data``.
 
     Raises:
         ArtifactError: the source is damaged, or its external data lies outside its folder.

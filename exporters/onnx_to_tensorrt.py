@@ -57,15 +57,8 @@ class Built:
     """A built engine.
 
     Attributes:
-        library: ``tensorrt`` or ``tensorrt-rtx``.
-        version: version of the library.
-        bytes: size of the engine.
-        sha256: digest of the engine.
         layers: number of layers of the parsed network, by type.
-        weighted: see `exporters.tensorrt_network.weighted`.
-        weight_bytes: see `exporters.tensorrt_network.weight_bytes`.
         timing_cache: SHA-256 of the timing cache after the build; None if none is used.
-        seconds: duration of the build.
     """
 
     library: str
@@ -90,14 +83,6 @@ def build(
 ) -> Built:
     """Build an engine and write it.
 
-    Args:
-        source: the ONNX file.
-        path: the engine; overwritten.
-        library: the library to build with.
-        options: see `EngineOptions`.
-        on_message: receives the messages of the library.
-        on_progress: receives the progress of the build and can cancel it.
-
     Raises:
         ExportError: the parser does not support an operator of the graph, or the builder failed.
         UsageError: a profile does not fit the graph, or a compute capability is unknown.
@@ -106,10 +91,12 @@ def build(
     start = time.perf_counter()
     logger = make_logger(library, on_message)
     builder = _start(library, logger)
-    network = builder.create_network(_flags(library))
+    # the only kind of network in TensorRT 11 and in TensorRT for RTX, which do not have the flag
+    flag = getattr(library.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if flag is None else 1 << int(flag))
     _parse(source, network, library, logger)
     config = builder.create_builder_config()
-    cache = _configure(config, builder, network, library, options)
+    _configure(config, builder, network, library, options)
     if hasattr(config, "progress_monitor"):
         config.progress_monitor = _monitor(library, on_progress)
     plan = builder.build_serialized_network(network, config)
@@ -117,6 +104,10 @@ def build(
         raise ExportError(f"{source}: {library.name} {library.version} cannot build an engine: {logger.last_error}")
     data = memoryview(plan)
     path.write_bytes(data)
+    cache = None
+    if options.timing_cache is not None:
+        cache = bytes(memoryview(config.get_timing_cache().serialize()))
+        options.timing_cache.write_bytes(cache)
     return Built(
         library=library.name,
         version=library.version,
@@ -125,7 +116,7 @@ def build(
         layers=layer_counts(network),
         weighted=weighted(network),
         weight_bytes=weight_bytes(network, library.module),
-        timing_cache=_write_timing_cache(config, cache, options),
+        timing_cache=None if cache is None else hashlib.sha256(cache).hexdigest(),
         seconds=time.perf_counter() - start,
     )
 
@@ -136,12 +127,6 @@ def _start(library: Library, logger: Any) -> Any:
     except (TypeError, RuntimeError) as exc:  # raised by the bindings for a null pointer
         hint = "deploy doctor; without a GPU: --runtime tensorrt-rtx"
         raise BackendError(f"{library.name} {library.version} cannot start: {logger.last_error}", hint) from exc
-
-
-def _flags(library: Library) -> int:
-    """Return the flags of a strongly typed network, the only kind in TensorRT 11 and in TensorRT for RTX."""
-    flag = getattr(library.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    return 0 if flag is None else 1 << int(flag)
 
 
 def _parse(source: Path, network: Any, library: Library, logger: Any) -> None:
@@ -157,8 +142,7 @@ def _parse(source: Path, network: Any, library: Library, logger: Any) -> None:
     raise ExportError(f"{source}: {library.name} {library.version} does not support {'; '.join(reasons)}.{more}")
 
 
-def _configure(config: Any, builder: Any, network: Any, library: Library, options: EngineOptions) -> Any:
-    """Set limits, profiles and GPUs, and return the timing cache, if any."""
+def _configure(config: Any, builder: Any, network: Any, library: Library, options: EngineOptions) -> None:
     module = library.module
     config.clear_flag(module.BuilderFlag.TF32)  # TF32 is the default and has a mantissa of ten bits only
     config.profiling_verbosity = module.ProfilingVerbosity.DETAILED  # for `deploy trt inspect`
@@ -176,14 +160,11 @@ def _configure(config: Any, builder: Any, network: Any, library: Library, option
             profile.set_shape(name, shapes.min, shapes.opt, shapes.max)
         if config.add_optimization_profile(profile) < 0:
             raise UsageError(f"the profile {dict(ranges)} does not fit the graph.")
-    if options.timing_cache is None:
-        return None
-    if library.name != "tensorrt":
-        raise UsageError(f"--timing-cache needs tensorrt; {library.name} measures no tactics.")
-    content = options.timing_cache.read_bytes() if options.timing_cache.exists() else b""
-    cache = config.create_timing_cache(content)
-    config.set_timing_cache(cache, False)
-    return cache
+    if options.timing_cache is not None:
+        if library.name != "tensorrt":
+            raise UsageError(f"--timing-cache needs tensorrt; {library.name} measures no tactics.")
+        content = options.timing_cache.read_bytes() if options.timing_cache.exists() else b""
+        config.set_timing_cache(config.create_timing_cache(content), False)
 
 
 def _set_compute_capabilities(config: Any, library: Library, capabilities: Sequence[str]) -> None:
@@ -199,15 +180,6 @@ def _set_compute_capabilities(config: Any, library: Library, capabilities: Seque
             names = ", ".join(f"{item[2:-1]}.{item[-1]}" for item in known if item.startswith("SM"))
             raise UsageError(f"--compute-capability {text}: {library.name} {library.version} supports {names}.")
         config.set_compute_capability(known[name], index)
-
-
-def _write_timing_cache(config: Any, cache: Any, options: EngineOptions) -> str | None:
-    """Write the timing cache and return its SHA-256; None if none is used."""
-    if cache is None or options.timing_cache is None:
-        return None
-    data = bytes(memoryview(config.get_timing_cache().serialize()))
-    options.timing_cache.write_bytes(data)
-    return hashlib.sha256(data).hexdigest()
 
 
 def _monitor(library: Library, on_progress: OnProgress) -> Any:

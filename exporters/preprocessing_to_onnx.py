@@ -34,18 +34,9 @@ _GRAY = (19595.0, 38470.0, 7471.0)
 
 
 def preprocessing_to_onnx(recipe: Preprocessing, *, output: str, dtype: str = "float32") -> onnx.ModelProto:
-    """Build the graph from one image to one sample.
+    """Build the graph from the input ``image``, uint8 (height, width, 3), to one sample, (1, channels, *crop).
 
-    Args:
-        recipe: the model's preprocessing.
-        output: name of the output, the model's input.
-        dtype: type of the output; mean and std are applied in float32.
-
-    Returns:
-        A model with the input ``image``, uint8 (height, width, 3), and the output ``output``, (1, channels, *crop).
-
-    Raises:
-        ExportError: the interpolation is not supported.
+    ``output`` and ``dtype`` are those of the model's input; mean and std are applied in float32.
     """
     if recipe.interpolation not in (*_FILTERS, "nearest"):
         known = ", ".join((*_FILTERS, "nearest"))
@@ -53,9 +44,9 @@ def preprocessing_to_onnx(recipe: Preprocessing, *, output: str, dtype: str = "f
     graph = _Graph()
     planes = graph.op("Transpose", graph.op("Cast", IMAGE, to=TensorProto.DOUBLE), perm=[2, 0, 1])
     if recipe.gray:
-        weighted = graph.op("Mul", planes, graph.constant(np.array(_GRAY).reshape(3, 1, 1)))
-        planes = graph.op("ReduceSum", weighted, graph.constant(np.array([0])), keepdims=1)
-        planes = graph.floored(graph.op("Add", planes, graph.constant(32768.0)), 65536.0)
+        weighted = graph.op("Mul", planes, np.array(_GRAY).reshape(3, 1, 1))
+        planes = graph.op("ReduceSum", weighted, np.array([0]), keepdims=1)
+        planes = graph.floored(graph.op("Add", planes, 32768.0), 65536.0)
     image_size = graph.op("Shape", IMAGE, start=0, end=2)
     crop = graph.constant(np.array(recipe.crop))
     resized = crop if recipe.resize is None else _resized_size(graph, image_size, recipe.resize)
@@ -73,10 +64,10 @@ def preprocessing_to_onnx(recipe: Preprocessing, *, output: str, dtype: str = "f
         planes = graph.either(_is_tall(graph, image_size, resized), lambda: passes(0, 1), lambda: passes(1, 0))
     else:
         planes = passes(1, 0)
-    scaled = graph.op("Div", graph.op("Cast", planes, to=TensorProto.FLOAT), graph.constant(np.float32(255)))
+    scaled = graph.op("Div", graph.op("Cast", planes, to=TensorProto.FLOAT), np.float32(255))
     mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (recipe.mean, recipe.std))
-    normal = graph.op("Div", graph.op("Sub", scaled, graph.constant(mean)), graph.constant(std))
-    sample = graph.op("Unsqueeze", normal, graph.constant(np.array([0])))
+    normal = graph.op("Div", graph.op("Sub", scaled, mean), std)
+    sample = graph.op("Unsqueeze", normal, np.array([0]))
     to = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     graph.nodes.append(helper.make_node("Cast", [sample], [output], to=to))
     image = helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, ["height", "width", 3])
@@ -85,17 +76,10 @@ def preprocessing_to_onnx(recipe: Preprocessing, *, output: str, dtype: str = "f
 
 
 def labels_to_onnx(labels: Sequence[str], *, logits: str, dtype: str, top_k: int) -> onnx.ModelProto:
-    """Build the graph from logits to the most probable classes.
+    """Build the graph from the model's output, ``logits`` (batch, classes), to the most probable classes.
 
-    Args:
-        labels: name of every class.
-        logits: name of the input, the model's output.
-        dtype: type of the input.
-        top_k: number of classes to return; at most all of them.
-
-    Returns:
-        A model with the input ``logits`` (batch, classes) and the outputs ``label``, strings, and ``probability``,
-        float32, both of shape (batch, top_k), the most probable class first.
+    The outputs are ``label``, strings, and ``probability``, float32, both of shape (batch, top_k), the most probable
+    class first; ``top_k`` is at most the number of classes.
     """
     graph = _Graph()
     probabilities = graph.op("Softmax", graph.op("Cast", logits, to=TensorProto.FLOAT), axis=-1)
@@ -121,10 +105,11 @@ class _Graph:
         self._names = itertools.count()
         self._constants: list[onnx.TensorProto] = []
 
-    def op(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Append a node and return the name of its output."""
+    def op(self, operator: str, *inputs: Any, **attributes: Any) -> str:
+        """Append a node and return the name of its output; inputs that are not names of tensors become constants."""
         name = f"{operator.lower()}_{next(self._names)}"
-        self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
+        names = [item if isinstance(item, str) else self.constant(item) for item in inputs]
+        self.nodes.append(helper.make_node(operator, names, [name], **attributes))
         return name
 
     def constant(self, value: Any) -> str:
@@ -135,7 +120,7 @@ class _Graph:
 
     def item(self, vector: str, index: int) -> str:
         """Return one element as a scalar."""
-        return self.op("Gather", vector, self.constant(index))
+        return self.op("Gather", vector, index)
 
     def double(self, value: str) -> str:
         return self.op("Cast", value, to=TensorProto.DOUBLE)
@@ -146,11 +131,11 @@ class _Graph:
 
     def floored(self, value: str, divisor: float) -> str:
         """Divide by a power of two and round down."""
-        return self.op("Floor", self.op("Div", value, self.constant(divisor)))
+        return self.op("Floor", self.op("Div", value, divisor))
 
     def arange(self, stop: str) -> str:
         """Return 0, 1 … stop - 1 in float64."""
-        return self.double(self.op("Range", self.constant(0), stop, self.constant(1)))
+        return self.double(self.op("Range", 0, stop, 1))
 
     def either(self, condition: str, yes: Callable[[], str], no: Callable[[], str]) -> str:
         """Return the result of one of two subgraphs; only that one runs."""
@@ -175,26 +160,26 @@ def _resized_size(graph: _Graph, image_size: str, short_side: int) -> str:
     """Return height and width after resizing the shorter side; the other is truncated, as in torchvision."""
     shorter = graph.op("ReduceMin", image_size, keepdims=0)
     longer = graph.op("ReduceMax", image_size, keepdims=0)
-    product = graph.double(graph.op("Mul", longer, graph.constant(short_side)))
+    product = graph.double(graph.op("Mul", longer, short_side))
     other = graph.truncated(graph.op("Div", product, graph.double(shorter)))
     is_shorter = graph.op("Equal", image_size, shorter)  # both sides of a square
-    return graph.op("Where", is_shorter, graph.constant(short_side), other)
+    return graph.op("Where", is_shorter, short_side, other)
 
 
 def _crop_offset(graph: _Graph, size: str, crop: str) -> str:
     """Return where the crop starts in the resized image; negative if the image is smaller and is padded."""
     margin = graph.op("Sub", size, crop)
-    half = graph.truncated(graph.op("Round", graph.op("Div", graph.double(margin), graph.constant(2.0))))
-    padding = graph.op("Neg", graph.op("Div", graph.op("Neg", margin), graph.constant(2)))
-    return graph.op("Where", graph.op("Less", margin, graph.constant(0)), padding, half)
+    half = graph.truncated(graph.op("Round", graph.op("Div", graph.double(margin), 2.0)))
+    padding = graph.op("Neg", graph.op("Div", graph.op("Neg", margin), 2))
+    return graph.op("Where", graph.op("Less", margin, 0), padding, half)
 
 
 def _is_tall(graph: _Graph, image_size: str, size: str) -> str:
     """Return whether the height shrinks, and by more than twice the pixels by which the width shrinks."""
     difference = graph.op("Sub", image_size, size)
     rows, columns = graph.item(difference, 0), graph.item(difference, 1)
-    more = graph.op("Greater", rows, graph.op("Mul", columns, graph.constant(2)))
-    return graph.op("And", graph.op("Greater", rows, graph.constant(0)), more)
+    more = graph.op("Greater", rows, graph.op("Mul", columns, 2))
+    return graph.op("And", graph.op("Greater", rows, 0), more)
 
 
 def _convolved(graph: _Graph, planes: str, axis: int, recipe: Preprocessing, sizes: Sequence[str]) -> str:
@@ -204,37 +189,32 @@ def _convolved(graph: _Graph, planes: str, axis: int, recipe: Preprocessing, siz
         sums = graph.op("MatMul", planes, graph.op("Transpose", weights, perm=[1, 0]))
     else:
         sums = graph.op("MatMul", weights, planes)
-    rounded = graph.floored(graph.op("Add", sums, graph.constant(2.0 ** (_WEIGHT_BITS - 1))), 2.0**_WEIGHT_BITS)
-    return graph.op("Clip", rounded, graph.constant(0.0), graph.constant(255.0))
+    rounded = graph.floored(graph.op("Add", sums, 2.0 ** (_WEIGHT_BITS - 1)), 2.0**_WEIGHT_BITS)
+    return graph.op("Clip", rounded, 0.0, 255.0)
 
 
 def _weights(graph: _Graph, recipe: Preprocessing, axis: int, image_size: str, size: str, crop_offset: str) -> str:
     """Return the weights of the image's pixels in each pixel of the crop: integers (crop, image), in units of 2^-22."""
     support, kernel = _FILTERS[recipe.interpolation]
-    half = graph.constant(0.5)
     scale = graph.op("Div", graph.double(image_size), graph.double(size))
-    stretch = graph.op("Max", scale, graph.constant(1.0))
-    radius = graph.op("Mul", graph.constant(support), stretch)
-    crop_pixels = graph.constant(np.arange(recipe.crop[axis], dtype=np.float64)[:, None])
+    stretch = graph.op("Max", scale, 1.0)
+    radius = graph.op("Mul", support, stretch)
+    crop_pixels = np.arange(recipe.crop[axis], dtype=np.float64)[:, None]
     position = graph.op("Add", crop_pixels, graph.double(crop_offset))
-    center = graph.op("Mul", graph.op("Add", position, half), scale)
-    low = graph.op("Floor", graph.op("Add", graph.op("Sub", center, radius), half))
-    high = graph.op("Floor", graph.op("Add", graph.op("Add", center, radius), half))
+    center = graph.op("Mul", graph.op("Add", position, 0.5), scale)
+    low = graph.op("Floor", graph.op("Add", graph.op("Sub", center, radius), 0.5))
+    high = graph.op("Floor", graph.op("Add", graph.op("Add", center, radius), 0.5))
     pixel = graph.arange(image_size)
-    inverse = graph.op("Div", graph.constant(1.0), stretch)
-    distance = graph.op("Mul", graph.op("Add", graph.op("Sub", pixel, center), half), inverse)
+    inverse = graph.op("Div", 1.0, stretch)
+    distance = graph.op("Mul", graph.op("Add", graph.op("Sub", pixel, center), 0.5), inverse)
     in_support = graph.op("And", graph.op("GreaterOrEqual", pixel, low), graph.op("Less", pixel, high))
-    in_image = graph.op(
-        "And",
-        graph.op("GreaterOrEqual", position, graph.constant(0.0)),
-        graph.op("Less", position, graph.double(size)),
-    )
-    zero = graph.constant(0.0)
-    raw = graph.op("Where", graph.op("And", in_support, in_image), kernel(graph, distance), zero)
-    total = graph.op("ReduceSum", raw, graph.constant(np.array([1])), keepdims=1)
-    total = graph.op("Where", graph.op("Equal", total, zero), graph.constant(1.0), total)  # padding is black
-    fixed = graph.op("Mul", graph.op("Div", raw, total), graph.constant(2.0**_WEIGHT_BITS))
-    magnitude = graph.op("Floor", graph.op("Add", graph.op("Abs", fixed), half))
+    not_past = graph.op("Less", position, graph.double(size))
+    in_image = graph.op("And", graph.op("GreaterOrEqual", position, 0.0), not_past)
+    raw = graph.op("Where", graph.op("And", in_support, in_image), kernel(graph, distance), 0.0)
+    total = graph.op("ReduceSum", raw, np.array([1]), keepdims=1)
+    total = graph.op("Where", graph.op("Equal", total, 0.0), 1.0, total)  # padding is black
+    fixed = graph.op("Mul", graph.op("Div", raw, total), 2.0**_WEIGHT_BITS)
+    magnitude = graph.op("Floor", graph.op("Add", graph.op("Abs", fixed), 0.5))
     return graph.op("Mul", graph.op("Sign", fixed), magnitude)
 
 
@@ -242,32 +222,26 @@ def _nearest(graph: _Graph, planes: str, axis: int, recipe: Preprocessing, sizes
     """Select the pixel below each center; like Pillow, the graph accumulates the step pixel by pixel."""
     image_size, size, crop_offset = sizes
     step = graph.op("Div", graph.double(image_size), graph.double(size))
-    steps = graph.op("Expand", step, graph.op("Unsqueeze", size, graph.constant(np.array([0]))))
-    start = graph.op("Mul", step, graph.constant(0.5))
-    rest = graph.op("Slice", steps, graph.constant(np.array([1])), graph.constant(np.array([np.iinfo(np.int64).max])))
-    joined = graph.op("Concat", graph.op("Unsqueeze", start, graph.constant(np.array([0]))), rest, axis=0)
-    source = graph.truncated(graph.op("CumSum", joined, graph.constant(np.int64(0))))
-    position = graph.op("Add", graph.constant(np.arange(recipe.crop[axis])), crop_offset)
-    last = graph.op("Sub", size, graph.constant(1))
-    clamped = graph.op("Min", graph.op("Max", position, graph.constant(0)), last)
+    steps = graph.op("Expand", step, graph.op("Unsqueeze", size, np.array([0])))
+    start = graph.op("Mul", step, 0.5)
+    rest = graph.op("Slice", steps, np.array([1]), np.array([np.iinfo(np.int64).max]))
+    joined = graph.op("Concat", graph.op("Unsqueeze", start, np.array([0])), rest, axis=0)
+    source = graph.truncated(graph.op("CumSum", joined, np.int64(0)))
+    position = graph.op("Add", np.arange(recipe.crop[axis]), crop_offset)
+    last = graph.op("Sub", size, 1)
+    clamped = graph.op("Min", graph.op("Max", position, 0), last)
     pixels = graph.op("Gather", planes, graph.op("Gather", source, clamped), axis=axis + 1)
     in_image = graph.op("Cast", graph.op("Equal", position, clamped), to=TensorProto.DOUBLE)
-    mask = in_image if axis == 1 else graph.op("Unsqueeze", in_image, graph.constant(np.array([1])))
+    mask = in_image if axis == 1 else graph.op("Unsqueeze", in_image, np.array([1]))
     return graph.op("Mul", pixels, mask)
 
 
 def _triangle(graph: _Graph, distance: str) -> str:
-    one = graph.constant(1.0)
-    return graph.op("Max", graph.op("Sub", one, graph.op("Abs", distance)), graph.constant(0.0))
+    return graph.op("Max", graph.op("Sub", 1.0, graph.op("Abs", distance)), 0.0)
 
 
 def _box(graph: _Graph, distance: str) -> str:
-    inside = graph.op(
-        "And",
-        graph.op("Greater", distance, graph.constant(-0.5)),
-        graph.op("LessOrEqual", distance, graph.constant(0.5)),
-    )
-    return graph.double(inside)
+    return graph.double(graph.op("And", graph.op("Greater", distance, -0.5), graph.op("LessOrEqual", distance, 0.5)))
 
 
 def _cubic(graph: _Graph, distance: str) -> str:
@@ -277,13 +251,13 @@ def _cubic(graph: _Graph, distance: str) -> str:
     def polynomial(*steps: tuple[str, float | str]) -> str:
         value = x
         for operator, operand in steps:
-            value = graph.op(operator, value, operand if isinstance(operand, str) else graph.constant(operand))
+            value = graph.op(operator, value, operand)
         return value
 
     near = polynomial(("Mul", 1.5), ("Sub", 2.5), ("Mul", x), ("Mul", x), ("Add", 1.0))
     far = polynomial(("Sub", 5.0), ("Mul", x), ("Add", 8.0), ("Mul", x), ("Sub", 4.0), ("Mul", -0.5))
-    outer = graph.op("Where", graph.op("Less", x, graph.constant(2.0)), far, graph.constant(0.0))
-    return graph.op("Where", graph.op("Less", x, graph.constant(1.0)), near, outer)
+    outer = graph.op("Where", graph.op("Less", x, 2.0), far, 0.0)
+    return graph.op("Where", graph.op("Less", x, 1.0), near, outer)
 
 
 _FILTERS: dict[str, tuple[float, Callable[[_Graph, str], str]]] = {

@@ -36,10 +36,6 @@ def weight_bytes(network: Any, module: Any) -> dict[str, int]:
     """Return the bytes of constants and kernels by type, computed from shapes, since reading the values copies them.
 
     64-bit integers are shapes, not weights, and are left out.
-
-    Args:
-        network: the parsed network.
-        module: the TensorRT module.
     """
     sizes: Counter[str] = Counter()
     for layer in _layers(network):

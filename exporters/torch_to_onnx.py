@@ -49,10 +49,6 @@ class Exported:
     """An exported file.
 
     Attributes:
-        path: the file.
-        strategy: ``export`` or ``trace``.
-        opset: operator set of the graph.
-        inputs: inputs of the graph.
         outputs: outputs of the graph, with its names of dimensions.
         traced_branches: lines of Python code, as ``file.py:12``, where a value decided which branch was traced; the
             graph contains that branch only.
@@ -69,14 +65,10 @@ class Exported:
 def export(
     model: Model, inputs: Sequence[TensorSpec], path: Path, options: ExportOptions, *, strategy: str
 ) -> Exported:
-    """Export with one strategy.
+    """Export with one strategy: ``export`` (torch.export) or ``trace`` (run once and record).
 
-    Args:
-        model: the model.
-        inputs: its inputs; symbolic dimensions become dynamic and have the sizes ``model.sizes`` during the export.
-        path: the file to write; weights of 2 GB and more go to ``<path>.data`` beside it.
-        options: see `ExportOptions`.
-        strategy: ``export`` (torch.export) or ``trace`` (run once and record).
+    Symbolic dimensions of the inputs become dynamic and have the sizes ``model.sizes`` during the export. Weights of
+    2 GB and more go to ``<path>.data`` beside the file.
 
     Raises:
         ExportError: the strategy failed, or the graph has other inputs, outputs or dynamic dimensions than requested.
@@ -112,12 +104,7 @@ def export(
 
 
 def example(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, torch.Tensor]:
-    """Return seeded example tensors of an export.
-
-    Args:
-        model: the model; its sizes replace symbolic dimensions. Its batch is 2, since exporters specialize a size of 1.
-        inputs: the inputs.
-    """
+    """Return seeded example tensors of an export; the batch is 2, since exporters specialize a size of 1."""
     generator = np.random.default_rng(0)
     tensors = {}
     for spec in inputs:
@@ -149,19 +136,20 @@ def _by_torch_export(
 ) -> None:
     args, kwargs = model.arguments(example(model, inputs))
     dims = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs}
-    shapes_args, shapes_kwargs = model.arguments(dims)
-    names = [spec.name for spec in inputs]
-    by_position = [*shapes_args, *shapes_kwargs.values()]
+    shapes: Any
+    shapes, by_name = model.arguments(dims)
+    if by_name:
+        shapes = {**dict(zip(inspect.signature(model.module.forward).parameters, shapes, strict=False)), **by_name}
     program = torch.onnx.export(
         model.module,
         args,
         kwargs=kwargs,
         dynamo=True,
         verbose=False,
-        input_names=names,
+        input_names=[spec.name for spec in inputs],
         output_names=outputs,
         opset_version=options.opset,
-        dynamic_shapes=_dynamic_shapes(model, shapes_args, shapes_kwargs) if any(by_position) else None,
+        dynamic_shapes=shapes if any(dims.values()) else None,
     )
     if program is None:
         raise ExportError("torch.onnx.export returned nothing.")
@@ -176,13 +164,6 @@ def _save(model: ir.Model, path: Path) -> None:
     ir.save(model, path, external_data=f"{path.name}.data" if size >= SINGLE_FILE_LIMIT else None)
     for value in initializers:
         value.const_value = None
-
-
-def _dynamic_shapes(model: Model, positional: tuple[Any, ...], keyword: dict[str, Any]) -> Any:
-    if not keyword:
-        return positional
-    order = list(inspect.signature(model.module.forward).parameters)
-    return {**dict(zip(order, positional, strict=False)), **keyword}
 
 
 def _by_tracing(
@@ -210,11 +191,7 @@ def _by_tracing(
 
 
 def _output_axes(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, dict[int, str]]:
-    """Find the output dimensions that follow a dynamic input dimension, by running the model at another size.
-
-    Returns:
-        By output, the name of the input dimension by axis.
-    """
+    """Return, by output and axis, the input dimension that it follows, found by running the model at another size."""
     shapes = {name: tuple(value.shape) for name, value in _example_outputs(model, inputs).items()}
     axes: dict[str, dict[int, str]] = {}
     for symbol in symbols(inputs):
@@ -285,11 +262,7 @@ def _traced_branches(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ..
 
 @contextlib.contextmanager
 def _captured() -> Iterator[tuple[Callable[[], str], Sequence[warnings.WarningMessage]]]:
-    """Capture warnings, log records and prints of the exporter.
-
-    Yields:
-        A function that returns their text so far, and the warnings.
-    """
+    """Capture warnings, log records and prints of the exporter; yield a function with their text, and the warnings."""
     lines: list[str] = []
 
     class ListHandler(logging.Handler):

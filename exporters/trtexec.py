@@ -6,27 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from exporters.onnx_to_tensorrt import EngineOptions, Profile
+    from exporters.onnx_to_tensorrt import EngineOptions
 
 TOOLS = {"tensorrt": "trtexec", "tensorrt-rtx": "tensorrt_rtx"}
 
 
 def trtexec(library: str, source: Path, path: Path, options: EngineOptions) -> list[str]:
-    """Return the command and its arguments.
-
-    Args:
-        library: ``tensorrt`` or ``tensorrt-rtx``.
-        source: the ONNX file, which states every precision.
-        path: the engine to write.
-        options: as for `exporters.onnx_to_tensorrt.build`.
-    """
+    """Return the command and its arguments."""
     command = [TOOLS[library], f"--onnx={source}", f"--saveEngine={path}", "--skipInference", "--noTF32"]
     if library == "tensorrt":
         command.append("--stronglyTyped")  # needed by 10.x, ignored by 11
     for index, profile in enumerate(options.profiles):
         if len(options.profiles) > 1:
             command.append(f"--profile={index}")
-        command += _shapes(profile)
+        for end in ("min", "opt", "max"):
+            shapes = (f"{_quoted(name)}:{'x'.join(map(str, getattr(item, end)))}" for name, item in profile.items())
+            command.append(f"--{end}Shapes={','.join(shapes)}")
     if options.workspace_bytes is not None:
         command.append(f"--memPoolSize=workspace:{options.workspace_bytes}B")
     if options.level is not None:
@@ -37,14 +32,6 @@ def trtexec(library: str, source: Path, path: Path, options: EngineOptions) -> l
         capabilities = (text.replace(".", "") for text in options.compute_capabilities)
         command.append(f"--computeCapabilities={','.join(capabilities)}")
     return command
-
-
-def _shapes(profile: Profile) -> list[str]:
-    options = []
-    for end in ("min", "opt", "max"):
-        shapes = (f"{_quoted(name)}:{'x'.join(map(str, getattr(item, end)))}" for name, item in profile.items())
-        options.append(f"--{end}Shapes={','.join(shapes)}")
-    return options
 
 
 def _quoted(name: str) -> str:

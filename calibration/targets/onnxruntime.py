@@ -34,11 +34,7 @@ INT8_FEATURES = ("avx512_vnni", "avx_vnni", "asimddp", "amx_int8")
 
 
 def rules(features: Collection[str]) -> QdqRules:
-    """Return the rules for a CPU.
-
-    Args:
-        features: the CPU's features, as the operating system names them.
-    """
+    """Return the rules for a CPU."""
     return QdqRules(grid=GRID, operators=OPERATORS, reduce_range=set(INT8_FEATURES).isdisjoint(features))
 
 
@@ -46,7 +42,7 @@ def quantize(
     model: onnx.ModelProto, ranges: Mapping[str, Range], keep_float: Collection[str], features: Collection[str]
 ) -> onnx.ModelProto:
     """Return a quantized copy of a graph; see `calibration.target.Quantize`."""
-    from calibration.passes import batch_norms_to_convolutions
+    from calibration.graph import batch_norms_to_convolutions
     from calibration.qdq import insert
 
     return insert(batch_norms_to_convolutions(model), ranges, rules(features), keep_float)

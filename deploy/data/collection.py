@@ -33,21 +33,20 @@ def open_dataset(
     limit: int | None = None,
     progress: Progress = SILENT,
 ) -> Dataset:
-    """Open a data set; images are decoded later, in batches.
+    """Open a bundled data set, a folder, or a ``.npy`` or ``.npz`` file; images are decoded later, in batches.
 
     Args:
-        data: name of a bundled data set, a folder, or a ``.npy`` or ``.npz`` file.
+        data: name or path.
         split: ``train``, ``val`` or ``test``, for bundled data sets and for folders with subfolders of these names;
             ``val`` and ``test`` replace each other if one is missing. Data without splits is returned whole, as
             ``all``.
         root: folder with the files of bundled data sets, or to download them to.
         skip_bad: skip unreadable images with a warning instead of raising.
         limit: maximum number of images, evenly spaced over the data set; only these are examined.
-        progress: receives progress messages.
+        progress: receives warnings.
 
     Raises:
         UnknownNameError: ``data`` is neither a known name nor a path.
-        DataError: the data cannot be used.
         UsageError: ``root`` for other data than a bundled data set, or ``skip_bad`` for other data than a folder.
         MissingPackageError: the data set needs a package that is not installed.
     """

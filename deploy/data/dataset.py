@@ -40,11 +40,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ArrayImages:
-    """Images in an array, which may be memory-mapped.
-
-    Attributes:
-        array: N x H x W x C; integers in 0..255 or floats in [0, 1].
-    """
+    """Images N x H x W x C in an array, which may be memory-mapped; integers in 0..255 or floats in [0, 1]."""
 
     array: NDArray[Any]
 
@@ -96,15 +92,7 @@ class Dataset:
     def from_arrays(
         cls, name: str, split: str, classes: tuple[str, ...], images: NDArray[np.uint8], labels: NDArray[np.int64]
     ) -> Dataset:
-        """Build a data set from arrays in memory.
-
-        Args:
-            name: of the data set.
-            split: ``train``, ``test`` or ``all``.
-            classes: class names in label order.
-            images: N x H x W x C.
-            labels: (N,).
-        """
+        """Build a data set from images (N x H x W x C) and labels (N,) in memory."""
         digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
         return cls(name=name, split=split, classes=classes, images=ArrayImages(images), labels=labels, digest=digest)
 
@@ -125,7 +113,7 @@ class Dataset:
         """Return at most ``count`` images, evenly spaced over the data set."""
         return self if count >= len(self) else self.take(evenly(len(self), count))
 
-    def labeled(self, hint: str | None = None) -> NDArray[np.int64]:
+    def labeled(self) -> NDArray[np.int64]:
         """Return the labels.
 
         Raises:
@@ -134,7 +122,7 @@ class Dataset:
         if self.labels is None:
             raise DataError(
                 f"{self.name}: the images have no labels.",
-                hint or "put the images of each class into a folder, or use .npz with 'images' and 'labels'",
+                "put the images of each class into a folder, or use .npz with 'images' and 'labels'",
             )
         return self.labels
 

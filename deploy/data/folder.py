@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
@@ -52,41 +51,29 @@ class _UnreadableError(Exception):
     """An image cannot be read; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    paths: list[Path]
-    labels: list[int] | None
-    classes: tuple[str, ...]
-
-
 def load_folder(folder: Path, *, skip_bad: bool, limit: int | None, progress: Progress) -> Dataset:
     """Open a folder with one subfolder per class, or with images without classes.
 
     Every image is read and decoded once here, so that an unreadable one is reported before any work begins. Names
-    that begin with a dot are ignored; symbolic links are followed.
-
-    Args:
-        folder: the folder.
-        skip_bad: skip unreadable images with a warning instead of raising.
-        limit: maximum number of images, evenly spaced over the folder.
-        progress: receives progress messages.
+    that begin with a dot are ignored; symbolic links are followed. ``limit`` images are evenly spaced over the folder.
 
     Raises:
         DataError: there are no images, a class has none, or images cannot be read (unless ``skip_bad``).
     """
-    listing = _list(folder, progress)
-    chosen = evenly(len(listing.paths), limit) if limit else np.arange(len(listing.paths))
-    paths = [listing.paths[index] for index in chosen]
+    listed, listed_labels, classes = _list(folder, progress)
+    chosen = evenly(len(listed), limit) if limit else np.arange(len(listed))
+    paths = [listed[index] for index in chosen]
     results = _examine(paths, progress)
     bad = [f"{path.relative_to(folder)}: {why}" for path, (_, why) in zip(paths, results, strict=True) if why]
     good = [index for index, (_, why) in enumerate(results) if not why]
     if bad:
         _report_unreadable(folder, bad, len(paths), skip_bad, progress)
     labels = None
-    if listing.labels is not None:
-        labels = np.asarray([listing.labels[chosen[index]] for index in good], dtype=np.int64)
-        if not limit:
-            _check_every_class(folder, listing.classes, labels)
+    if listed_labels is not None:
+        labels = np.asarray([listed_labels[chosen[index]] for index in good], dtype=np.int64)
+        missing = [name for label, name in enumerate(classes) if label not in labels]
+        if missing and not limit:
+            raise DataError(f"{folder}: no image of class {missing[0]!r} can be read.")
     digest = hashlib.sha256()
     for index in good:
         name = os.fsencode(paths[index].relative_to(folder).as_posix())
@@ -94,7 +81,7 @@ def load_folder(folder: Path, *, skip_bad: bool, limit: int | None, progress: Pr
     return Dataset(
         name=folder.resolve().name,
         split="all",
-        classes=listing.classes,
+        classes=classes,
         images=FileImages(tuple(paths[index] for index in good)),
         labels=labels,
         digest=digest.hexdigest(),
@@ -110,18 +97,8 @@ def _report_unreadable(folder: Path, bad: list[str], total: int, skip_bad: bool,
     progress.warn(f"{folder}: skipped {len(bad)} of {total} images that cannot be read: {listed}.")
 
 
-def _check_every_class(folder: Path, classes: tuple[str, ...], labels: NDArray[np.int64]) -> None:
-    for index, name in enumerate(classes):
-        if not (labels == index).any():
-            raise DataError(f"{folder}: no image of class {name!r} can be read.")
-
-
 def subfolders(folder: Path) -> list[Path]:
-    """Return the subfolders sorted by name, without hidden ones.
-
-    Raises:
-        DataError: the folder cannot be listed.
-    """
+    """Return the subfolders sorted by name, without hidden ones."""
     return sorted(path for path in _entries(folder) if path.is_dir())
 
 
@@ -132,12 +109,13 @@ def _entries(folder: Path) -> list[Path]:
         raise DataError(f"{folder}: cannot be listed: {exc.strerror}.") from exc
 
 
-def _list(folder: Path, progress: Progress) -> _Listing:
+def _list(folder: Path, progress: Progress) -> tuple[list[Path], list[int] | None, tuple[str, ...]]:
+    """Return the images, their labels (None without class folders) and the classes."""
     own = sorted(path for path in _entries(folder) if path.suffix.lower() in EXTENSIONS and not path.is_dir())
     members = {path: _walk(path) for path in subfolders(folder)}
     if not any(members.values()):
         if own:
-            return _Listing(own, None, ())
+            return own, None, ()
         raise DataError(f"{folder}: contains no images.", LAYOUT)
     empty = [path.name for path, images in members.items() if not images]
     if empty:
@@ -150,7 +128,7 @@ def _list(folder: Path, progress: Progress) -> _Listing:
         progress.note(f"{folder}: ignoring {len(own)} images that are not in a class folder")
     paths = [path for images in members.values() for path in images]
     labels = [label for label, images in enumerate(members.values()) for _ in images]
-    return _Listing(paths, labels, tuple(path.name for path in members))
+    return paths, labels, tuple(path.name for path in members)
 
 
 def _walk(folder: Path) -> list[Path]:

@@ -53,11 +53,6 @@ def image_preprocessing(model: Model) -> Preprocessing:
 def batches(dataset: Dataset, preprocessing: Preprocessing, batch_size: int) -> Iterator[Batch]:
     """Prepare the images in order, one batch at a time.
 
-    Args:
-        dataset: the images; one batch of them is in memory at a time.
-        preprocessing: of the model.
-        batch_size: images per batch; the last batch may be smaller.
-
     Yields:
         Images as float32 (N, C, H, W), and their labels as int64 (N,) or None.
 
@@ -71,18 +66,7 @@ def batches(dataset: Dataset, preprocessing: Preprocessing, batch_size: int) -> 
 
 
 def prepare(image: Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Resize, crop, scale to [0, 1] and normalize one image.
-
-    Args:
-        image: height x width x channels, uint8 or float32 in [0, 1].
-        preprocessing: of the model.
-
-    Returns:
-        Channels x height x width.
-
-    Raises:
-        DataError: the channels cannot be converted to the model's.
-    """
+    """Resize, crop, scale to [0, 1] and normalize one image to channels x height x width."""
     channels = len(preprocessing.mean)
     if image.shape[2] == 3 and channels == 1:
         image = _gray(image)

@@ -14,16 +14,7 @@ from deploy.models.resolve import resolve
 
 
 def open_model(request: ModelRequest, store: Store, progress: Progress) -> Model:
-    """Build a model; a zoo model with weights ``auto`` gets its newest trained checkpoint, if there is one.
-
-    Args:
-        request: the model to build.
-        store: the artifacts directory to search for a checkpoint.
-        progress: receives progress messages.
-
-    Raises:
-        DeployError: as `deploy.models.resolve.resolve`.
-    """
+    """Build a model; a zoo model with weights ``auto`` gets its newest trained checkpoint, if there is one."""
     checkpoint = trained_checkpoint(request, store)
     if checkpoint is None:
         return resolve(request, progress)
@@ -53,11 +44,7 @@ def trained_checkpoint(request: ModelRequest, store: Store) -> Artifact | None:
 
 
 def request_of(artifact: Artifact) -> ModelRequest:
-    """Return the request that builds the model of an artifact.
-
-    Raises:
-        ArtifactError: the manifest does not record one.
-    """
+    """Return the request that builds the model of an artifact; `ArtifactError` if the manifest does not record one."""
     try:
         return ModelRequest.from_dict(artifact.manifest.reference)
     except ValueError as exc:

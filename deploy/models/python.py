@@ -21,16 +21,12 @@ from deploy.models.request import ModelRequest
 
 
 def build_factory(request: ModelRequest) -> Model:
-    """Build a model by calling ``pkg.module:factory`` or ``path/file.py:factory``.
+    """Build a model by calling ``pkg.module:factory`` or ``path/file.py:factory`` with the options as arguments.
 
-    Args:
-        request: its name is the reference to the factory (or to a torch.nn.Module instance); its options are the
-            arguments.
+    The reference may also name an instance of torch.nn.Module.
 
     Raises:
         ModelError: the factory cannot be imported, raises, or does not return a torch.nn.Module.
-        InputSpecError: ``--input`` is missing.
-        UsageError: options for an instance.
     """
     reference = request.name
     where, _, attribute = reference.rpartition(":")
@@ -53,13 +49,15 @@ def build_factory(request: ModelRequest) -> Model:
             f"{reference}: the inputs are not known.",
             "add --input name:shape, for example --input input:batch,3,224,224",
         )
+    names = frozenset(spec.name for spec in specs)
     return Model(
         name=reference,
         slug=f"{Path(where).stem if where.endswith('.py') else where.replace('.', '-')}-{attribute}",
         module=built.eval(),
         inputs=specs,
         sizes=sizes,
-        keywords=_keywords(built, specs),
+        # all of several inputs are passed by keyword, if ``forward`` has parameters of these names
+        keywords=names if len(names) > 1 and names <= {*inspect.signature(built.forward).parameters} else frozenset(),
         weights=Weights(source=f"as built by {reference}", trained=True, seed=request.seed),
     )
 
@@ -122,19 +120,11 @@ def with_inputs(model: Model, request: ModelRequest) -> Model:
     return model.replace(inputs=specs, sizes={**model.sizes, **sizes})
 
 
-def _keywords(module: torch.nn.Module, specs: tuple[TensorSpec, ...]) -> frozenset[str]:
-    """Return the inputs to pass by keyword: all of several inputs, if ``forward`` has parameters of these names."""
-    parameters = inspect.signature(module.forward).parameters
-    names = [spec.name for spec in specs]
-    return frozenset(names) if len(names) > 1 and all(name in parameters for name in names) else frozenset()
-
-
 def build_program(request: ModelRequest) -> Model:
     """Load an ExportedProgram (``.pt2``); its dynamic dimensions become those of the model.
 
     Raises:
         ModelError: the file is not an ExportedProgram, or needs another version of torch.
-        UsageError: the request has options.
     """
     path = Path(request.name)
     try:

@@ -63,11 +63,7 @@ def typed(text: str) -> Any:
 
 
 def parse_options(items: tuple[str, ...]) -> dict[str, str]:
-    """Parse ``key=value`` texts.
-
-    Raises:
-        UsageError: a text has another form.
-    """
+    """Parse ``key=value`` texts."""
     options = {}
     for item in items:
         key, equals, value = item.partition("=")

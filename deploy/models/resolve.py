@@ -22,11 +22,7 @@ CHECKPOINTS = (".safetensors", ".pt", ".pth", ".pth.tar", ".ckpt", ".bin")
 
 
 def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
-    """Build a model with its weights, in evaluation mode and without gradients.
-
-    Args:
-        request: the model to build; equal requests give bitwise equal models.
-        progress: receives progress messages.
+    """Build a model with its weights, in evaluation mode and without gradients; equal requests give equal bits.
 
     Raises:
         UnknownNameError: no model has this name.
@@ -52,7 +48,6 @@ def checkpoint_as_weights(request: ModelRequest) -> ModelRequest:
 
     Raises:
         UsageError: a checkpoint without an architecture or with other weights, or an architecture without a checkpoint.
-        WeightsError: the checkpoint does not exist.
     """
     if not is_checkpoint(request.name):
         if request.arch is not None:
@@ -81,7 +76,6 @@ def architecture(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
         The model, the source that built it (None for a factory or an exported program), and its name there.
 
     Raises:
-        UnknownNameError: no model has this name.
         InputSpecError: ``--input`` does not fit the model.
     """
     with untrained.seeded(request.seed):
@@ -163,11 +157,6 @@ def _load_weights(
 
 def published_file(model: Model, source: ModuleType | None, bare: str) -> tuple[Path, str]:
     """Return the file with the published weights of a model, downloaded if needed, and their label.
-
-    Args:
-        model: the model as built by ``source``.
-        source: its source, or None for a factory or an exported program.
-        bare: its name there.
 
     Raises:
         WeightsError: there are no published weights, or they cannot be downloaded.

@@ -34,11 +34,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def perturb_constants(module: torch.nn.Module, seed: int) -> int:
-    """Add noise to every parameter whose values are all equal, in place.
-
-    Returns:
-        Number of parameters that were changed.
-    """
+    """Add noise to every parameter whose values are all equal; return the number of changed parameters."""
     generator = torch.Generator().manual_seed(seed)
     changed = 0
     with torch.no_grad():
@@ -57,12 +53,8 @@ def statistic_names(module: torch.nn.Module) -> tuple[str, str] | None:
     return None
 
 
-def set_batch_norm_statistics(model: Model, seed: int) -> int:
-    """Set the batch-norm statistics to those of seeded samples, in place.
-
-    Returns:
-        Number of layers that were changed.
-    """
+def set_batch_norm_statistics(model: Model, seed: int) -> None:
+    """Set the batch-norm statistics to those of seeded samples."""
     norms = {module: names for module in model.module.modules() if (names := statistic_names(module))}
     changed: set[torch.nn.Module] = set()
 
@@ -76,7 +68,7 @@ def set_batch_norm_statistics(model: Model, seed: int) -> int:
         changed.add(module)
 
     if not norms:
-        return 0
+        return
     generator = torch.Generator().manual_seed(seed)
     tensors = {spec.name: _random(spec, {**model.sizes, "batch": SAMPLES}, generator) for spec in model.inputs}
     hooks = [module.register_forward_pre_hook(observe) for module in norms]
@@ -89,7 +81,6 @@ def set_batch_norm_statistics(model: Model, seed: int) -> int:
         for module in changed:
             for name in norms[module]:
                 setattr(module, name, getattr(module, name).to(torch.float32))
-    return len(changed)
 
 
 def _random(spec: TensorSpec, sizes: dict[str, int], generator: torch.Generator) -> torch.Tensor:

@@ -101,16 +101,7 @@ def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[str]
 
 
 def load_into(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Load a state dict into a module; every name and shape must match.
-
-    Args:
-        module: changed in place.
-        state: tensors by name.
-        source: where the tensors come from, for the error message.
-
-    Raises:
-        WeightsError: names or shapes differ; the message lists the first five.
-    """
+    """Load a state dict into a module; names or shapes that differ raise `WeightsError`, which lists the first five."""
     own = module.state_dict()
     shapes = [
         f"{key} is {list(state[key].shape)}, the model has {list(own[key].shape)}"
@@ -130,15 +121,7 @@ def load_into(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source
 
 
 def check_finite(module: torch.nn.Module, source: str) -> None:
-    """Raise if a parameter or buffer contains NaN or infinity.
-
-    Args:
-        module: to check.
-        source: where its values come from, for the error message.
-
-    Raises:
-        WeightsError: names the first such tensor and counts its non-finite values.
-    """
+    """Raise `WeightsError` if a parameter or buffer contains NaN or infinity."""
     for name, value in [*module.named_parameters(), *module.named_buffers()]:
         if value.is_floating_point():
             flat = value.detach()
@@ -149,11 +132,7 @@ def check_finite(module: torch.nn.Module, source: str) -> None:
 
 
 def fetch(url: str, folder: Path | None = None) -> Path:
-    """Return a file from the cache, or download it and check the digest in its name.
-
-    Args:
-        url: of the file.
-        folder: the cache; default torch's folder of checkpoints.
+    """Return a file from the cache (by default torch's), or download it and check the digest in its name.
 
     Raises:
         WeightsError: the download failed, or the digest is wrong.

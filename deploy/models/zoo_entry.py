@@ -27,22 +27,14 @@ class ZooEntry:
 
 
 def require_choice(option: str, value: object, allowed: tuple[object, ...]) -> None:
-    """Check that an option has one of its allowed values.
-
-    Raises:
-        ValueError: If `value` is not among `allowed`.
-    """
+    """Raise ValueError unless an option has one of its allowed values."""
     if value not in allowed:
         choices = ", ".join(repr(choice) for choice in allowed)
         raise ValueError(f"{option} must be one of {choices}; got {value!r}")
 
 
 def require_counts(**counts: object) -> None:
-    """Check that options, such as numbers of channels, are integers of at least 1.
-
-    Raises:
-        ValueError: If one of them is not.
-    """
+    """Raise ValueError unless options, such as numbers of channels, are integers of at least 1."""
     for option, value in counts.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{option} must be an integer of at least 1; got {value!r}")
@@ -55,9 +47,6 @@ def he_normal_(network: nn.Module) -> None:
     Ren, Sun, "Delving Deep into Rectifiers", 2015, equation 10). PyTorch's default variance is a sixth of that. In a
     deep network without batch normalization, the output then depends on the biases and hardly on the input: the
     network does not train, and untrained copies of it cannot be told apart by their outputs.
-
-    Args:
-        network: Changed in place; uses torch's global generator.
     """
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):

@@ -10,7 +10,7 @@ import onnx
 
 import calibration
 from calibration.graph import weighted_layers
-from calibration.sensitivity import FloatLayerPlan, choose_float_layers, rank_layers
+from calibration.sensitivity import FloatLayerPlan, choose_float_layers
 from calibration.table import CalibrationTable
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.progress import Progress
@@ -116,4 +116,4 @@ def _ranked(quantizer: Quantizer, runner: IsolatedRunner, progress: Progress) ->
             sqnr = judge.measure(quantizer.write(nodes - {name}), progress).sqnr_db
             return float("inf") if sqnr is None else sqnr
 
-        return [name for name, _ in rank_layers(names, alone)]
+        return sorted(names, key=alone)

@@ -64,7 +64,7 @@ class GraphChild:
         return unpack(*self._remote.call("observations"))
 
     def layer_noise(self, quantized: onnx.ModelProto, feeds: Iterable[Feeds]) -> list[LayerNoise]:
-        """Run `calibration.layers.layer_noise` on the prepared graph and one that was quantized from it.
+        """Return the noise of the prepared graph's layers in one that was quantized from it.
 
         Raises:
             BackendError: ONNX Runtime refused one of them.

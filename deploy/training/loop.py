@@ -54,16 +54,11 @@ class Recipe:
     """The hyperparameters of a training.
 
     Attributes:
-        epochs: passes over the training images.
         batch_size: images per step; an incomplete last batch is dropped (each epoch shuffles anew).
         optimizer: ``sgd`` (Nesterov momentum 0.9) or ``adamw``.
-        lr: maximum learning rate.
         schedule: ``one-cycle`` (linear warm-up over a quarter, then cosine to 0) or ``cosine``.
         augment: ``light`` (small random rotations, changes of size and shifts) or ``none``.
         seed: of shuffling, augmentation and dropout.
-
-    Raises:
-        UsageError: a value is not allowed.
     """
 
     epochs: int
@@ -114,16 +109,7 @@ def deterministic(module: torch.nn.Module) -> Iterator[None]:
 
 
 class Trainer:
-    """Trains a network in place.
-
-    Args:
-        model: the network.
-        data: the training images.
-        recipe: the hyperparameters.
-
-    Raises:
-        ModelError: the network has no trainable parameters.
-    """
+    """Trains a network in place."""
 
     def __init__(self, model: Model, data: Dataset, recipe: Recipe) -> None:
         self.model, self.data, self.recipe = model, data, recipe
@@ -143,9 +129,9 @@ class Trainer:
 
         Raises:
             DivergedError: the loss or a weight is not finite.
-            ModelError: the network cannot be trained.
         """
-        torch.manual_seed(_epoch_seed(self.recipe.seed, epoch))
+        digest = hashlib.sha256(f"{self.recipe.seed} {epoch}".encode()).digest()
+        torch.manual_seed(int.from_bytes(digest[:8], "big"))
         order = torch.randperm(len(self.data)).numpy()[: self.steps * self.recipe.batch_size]
         self.model.module.train()
         total_loss, correct, seen, rate = 0.0, 0, 0, 0.0
@@ -214,10 +200,6 @@ class Trainer:
         if not math.isfinite(loss):
             raise DivergedError(f"the held-out loss is {loss}")
         return predictions, loss
-
-
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed} {epoch}".encode()).digest()[:8], "big")
 
 
 def _optimizer(module: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

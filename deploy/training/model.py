@@ -23,26 +23,23 @@ HEAD = "num_classes"
 
 
 def build_for(request: ModelRequest, data: Dataset, progress: Progress) -> Model:
-    """Build a network with one output per class of the data.
+    """Build a network with one output per class of the training images.
 
-    Args:
-        request: the network; its weights are ``none`` or ``auto`` (as drawn by the constructor with the seed),
-            ``default`` (published) or a file.
-        data: the training images.
-        progress: receives progress messages.
-
-    Returns:
-        The model with preprocessing, the class names as labels, and a reference that contains the number of
-        classes; its parameters require gradients.
+    The weights of the request are ``none`` or ``auto`` (as drawn by the constructor with the seed), ``default``
+    (published) or a file. The model has preprocessing, the class names as labels, and a reference that contains the
+    number of classes; its parameters require gradients.
 
     Raises:
         UsageError: no model has this name, or it does not classify images.
         DataError: the number of outputs differs from the number of classes.
-        ModelError: the model cannot run an image.
-        WeightsError: the weights are not available or do not fit.
     """
     request = _with_head(request, len(data.classes))
-    model, source, bare = _architecture(request)
+    try:
+        model, source, bare = architecture(request)
+    except UsageError as exc:
+        if HEAD in exc.message:
+            raise UsageError(f"{request.name} is not a classifier: {exc.message}") from exc
+        raise
     preprocessing = image_preprocessing(model)
     if len(preprocessing.mean) not in (1, 3):
         raise UsageError(f"{model.name} takes {len(preprocessing.mean)} channels; images have 1 or 3.")
@@ -69,15 +66,6 @@ def _with_head(request: ModelRequest, classes: int) -> ModelRequest:
     if ":" in request.name:  # the options of a factory are not known; `_check_outputs` checks its head
         return request
     return dataclasses.replace(request, options={**request.options, HEAD: str(classes)})
-
-
-def _architecture(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
-    try:
-        return architecture(request)
-    except UsageError as exc:
-        if HEAD in exc.message:
-            raise UsageError(f"{request.name} is not a classifier: {exc.message}") from exc
-        raise
 
 
 def _with_weights(

@@ -56,12 +56,7 @@ def restore(module: torch.nn.Module, optimizer: torch.optim.Optimizer, tensors: 
 
 
 def dump_state(tensors: Tensors, facts: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a state file.
-
-    Args:
-        tensors: from `training_tensors`; none if the training is finished.
-        facts: plain values: settings, history, the best epoch.
-    """
+    """Return the bytes of a state file with plain values and `training_tensors`; none if the training is finished."""
     text = json.dumps({"schema": SCHEMA, **facts})
     data: bytes = safetensors.torch.save(dict(tensors), metadata={"state": text, "sha256": _digest(tensors, text)})
     return data

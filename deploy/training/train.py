@@ -142,10 +142,12 @@ def train_model(
         if resume:
             run.resume()
         run.train()
-        best = run.checkpoint("best")
+        best, last = run.checkpoint("best"), run.checkpoint("last")
+        best.verify()
+        last.verify()
         return TrainReport(
             best=best,
-            last=run.checkpoint("last"),
+            last=last,
             data={"training": run.settings["data"], "held_out": run.settings["held_out"]},
             best_epoch=run.best["epoch"],
             accuracy=best.manifest.accuracy or {},
@@ -190,12 +192,7 @@ class _TrainingRun:
         self.settings: dict[str, Any] = json.loads(json.dumps(to_plain(settings)))
 
     def resume(self) -> None:
-        """Restore the state of an interrupted training with equal settings, if there is one.
-
-        Raises:
-            UsageError: the interrupted training had other settings.
-            ArtifactError: its state or its best checkpoint is damaged or missing.
-        """
+        """Restore the state of an interrupted training with equal settings, if there is one."""
         path = self.transaction.folder / self.state
         loaded = load_state(path)
         if loaded is None:
@@ -223,11 +220,7 @@ class _TrainingRun:
         self.progress.note(f"epoch {self.resumed_from} of {self.recipe.epochs} is done; {rest}")
 
     def train(self) -> None:
-        """Train the remaining epochs and write the checkpoints of each.
-
-        Raises:
-            ModelError: the training diverged.
-        """
+        """Train the remaining epochs and write the checkpoints of each."""
         if len(self.history) == self.recipe.epochs:
             self._add_plot()
             return
@@ -296,17 +289,14 @@ class _TrainingRun:
     def _plot(self) -> bytes:
         return plot(self.history, f"{self.model.name} on {self.held_out.name}")
 
-    def _last(self) -> Artifact:
-        return Artifact.open(self.transaction.folder / self.names["last"])
-
     def _listed_files(self) -> set[str]:
-        return {payload.file for payload in self._last().manifest.files}
+        return {payload.file for payload in self.checkpoint("last").manifest.files}
 
     def _add_plot(self) -> None:
         """Add the plot of a training that ended before its last epoch; plotting after every epoch would be slow."""
         if not self.history or not can_plot() or self.png in self._listed_files():
             return
-        last = self._last()
+        last = self.checkpoint("last")
         with storage_errors(last.path):
             for payload in last.manifest.files:
                 shutil.copyfile(last.path.with_name(payload.file), self.transaction.path(payload.file))
@@ -358,14 +348,8 @@ class _TrainingRun:
         )
 
     def checkpoint(self, role: str) -> Artifact:
-        """Return the ``best`` or the ``last`` checkpoint after checking its digest.
-
-        Raises:
-            DigestError: the file differs from its manifest.
-        """
-        artifact = Artifact.open(self.transaction.folder / self.names[role])
-        artifact.verify()
-        return artifact
+        """Open the ``best`` or the ``last`` checkpoint."""
+        return Artifact.open(self.transaction.folder / self.names[role])
 
     def curve(self) -> tuple[Path, ...]:
         """Return the files of the training curve."""

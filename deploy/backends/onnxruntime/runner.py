@@ -31,11 +31,6 @@ _NUMPY_TYPES = {"float": "float32", "double": "float64"}
 _INT8_OPERATORS = ("QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger", "DynamicQuantize")
 """Prefixes of the operators that compute in INT8."""
 
-_LEVELS = {
-    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
-    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OnnxRuntimeOptions:
@@ -65,13 +60,8 @@ class OnnxRuntimeOptions:
 class OnnxRuntimeRunner(Runner):
     """An ONNX file opened by ONNX Runtime.
 
-    Args:
-        path: the file, in the ONNX or ORT format.
-        options: see `OnnxRuntimeOptions`.
-
     Raises:
         BackendError: the file is not a valid model, an operator is not supported, or the provider is not available.
-        UnknownNameError: no provider has this name.
     """
 
     def __init__(self, path: Path, options: OnnxRuntimeOptions | None = None) -> None:
@@ -134,10 +124,6 @@ class OnnxRuntimeRunner(Runner):
         """Copy the outputs to the CPU; see `Runner.fetch`."""
         return self._named(self._binding.copy_outputs_to_cpu())
 
-    def end_profile(self) -> Path:
-        """End profiling and return the file of the profile."""
-        return Path(self._session.end_profiling())
-
     def close(self) -> None:
         """Free the session."""
         self._session = self._binding = None
@@ -147,38 +133,19 @@ class OnnxRuntimeRunner(Runner):
 
 
 def open(path: Path, **options: Any) -> OnnxRuntimeRunner:
-    """Open an ONNX file.
-
-    Args:
-        path: the file.
-        options: fields of `OnnxRuntimeOptions`.
-
-    Raises:
-        BackendError: see `OnnxRuntimeRunner`.
-        UsageError: an unknown option, or a value of the wrong type.
-    """
+    """Open an ONNX file; the options are the fields of `OnnxRuntimeOptions`."""
     return OnnxRuntimeRunner(path, read_options(OnnxRuntimeOptions, options, _TITLE))
 
 
 def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[str, Any]]:
-    """Time every node with ONNX Runtime's profiler, which has a resolution of 1 µs.
-
-    Args:
-        path: the file.
-        feeds: inputs of every call.
-        calls: number of calls.
-        options: fields of `OnnxRuntimeOptions`.
-
-    Returns:
-        See `deploy.support.profiling.node_times`.
-    """
+    """Time every node with ONNX Runtime's profiler (resolution 1 µs); see `deploy.support.profiling.node_times`."""
     with tempfile.TemporaryDirectory() as folder:
         with open(path, **options, profile=str(Path(folder) / "run")) as runner:
             runner.bind(feeds)
             for _ in range(calls):
                 runner.launch()
                 runner.synchronize()
-            trace = runner.end_profile()
+            trace = Path(runner._session.end_profiling())
         events = json.loads(trace.read_text(encoding="utf-8"))
     nodes = [item for item in events if item.get("cat") == "Node" and item["name"].endswith("_kernel_time")]
     return node_times(map(_event, nodes), calls)
@@ -187,8 +154,9 @@ def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[s
 def _settings(options: OnnxRuntimeOptions) -> ort.SessionOptions:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads
-    settings.graph_optimization_level = _LEVELS[options.optimization]
     settings.log_severity_level = 3
+    if options.optimization == "none":
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if options.profile:
         settings.enable_profiling, settings.profile_file_prefix = True, options.profile
     if not options.spinning:

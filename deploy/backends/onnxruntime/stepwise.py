@@ -24,14 +24,7 @@ from deploy.support.sketch import sketch
 
 
 class StepwiseRunner(Runner):
-    """Runs an ONNX file node by node.
-
-    Args:
-        path: the file.
-
-    Raises:
-        ArtifactError: the file is damaged.
-    """
+    """Runs an ONNX file node by node."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -53,9 +46,6 @@ class StepwiseRunner(Runner):
 
         Returns:
             Two entries for each float tensor ``t``, in execution order: ``t``, its sketch, and ``t:shape``.
-
-        Raises:
-            BackendError: a node cannot be run.
         """
         sketches: Fetches = {}
         for name, value in self._values(feeds):

@@ -26,7 +26,6 @@ class OpenVinoOptions:
     Attributes:
         threads: inference threads; 0 leaves the choice to OpenVINO.
         half: allow OpenVINO to compute float32 operators in half precision where it finds that faster.
-        counters: time every node.
     """
 
     threads: int = 0
@@ -35,15 +34,7 @@ class OpenVinoOptions:
 
 
 class OpenVinoRunner(Runner):
-    """A file compiled for the CPU.
-
-    Args:
-        path: the file, in the ONNX or OpenVINO format.
-        options: see `OpenVinoOptions`.
-
-    Raises:
-        BackendError: the file cannot be read or compiled.
-    """
+    """A file compiled for the CPU."""
 
     def __init__(self, path: Path, options: OpenVinoOptions | None = None) -> None:
         options = options or OpenVinoOptions()
@@ -120,31 +111,12 @@ class OpenVinoRunner(Runner):
 
 
 def open(path: Path, **options: Any) -> OpenVinoRunner:
-    """Open an ONNX or OpenVINO file.
-
-    Args:
-        path: the file.
-        options: fields of `OpenVinoOptions`.
-
-    Raises:
-        BackendError: see `OpenVinoRunner`.
-        UsageError: an unknown option, or a value of the wrong type.
-    """
+    """Open an ONNX or OpenVINO file; the options are the fields of `OpenVinoOptions`."""
     return OpenVinoRunner(path, read_options(OpenVinoOptions, options, _TITLE))
 
 
 def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[str, Any]]:
-    """Time every node with OpenVINO's performance counters, which have a resolution of 1 µs.
-
-    Args:
-        path: the file.
-        feeds: inputs of every call.
-        calls: number of calls.
-        options: fields of `OpenVinoOptions`.
-
-    Returns:
-        See `deploy.support.profiling.node_times`.
-    """
+    """Time every node with OpenVINO's counters (resolution 1 µs); see `deploy.support.profiling.node_times`."""
     events: list[Event] = []
     with open(path, **options, counters=True) as runner:
         runner.bind(feeds)

@@ -27,8 +27,6 @@ class Binding:
     """One input or output of an engine.
 
     Attributes:
-        name: name of the tensor.
-        dtype: NumPy's name of its type.
         ranges: min, opt and max shape of an input in every profile; empty for an output.
         on_host: the engine reads the tensor on the CPU, because its values decide shapes.
     """
@@ -40,11 +38,7 @@ class Binding:
 
 
 def check_feeds(inputs: Sequence[Binding], feeds: Feeds) -> dict[str, Shape]:
-    """Return the shapes of the feeds, after checking their names and types.
-
-    Raises:
-        BackendError: an input is missing, unknown, or has the wrong type.
-    """
+    """Return the shapes of the feeds, after checking their names and types."""
     names = {item.name for item in inputs}
     if set(feeds) != names:
         raise BackendError(f"the engine has the inputs {', '.join(sorted(names))}, got {', '.join(feeds) or 'none'}.")
@@ -56,24 +50,21 @@ def check_feeds(inputs: Sequence[Binding], feeds: Feeds) -> dict[str, Shape]:
 
 
 def choose_profile(inputs: Sequence[Binding], shapes: Mapping[str, Shape]) -> int:
-    """Return the index of the profile that accepts these shapes and has the nearest opt shapes; ties: the first.
-
-    Raises:
-        BackendError: no profile accepts the shapes.
-    """
+    """Return the index of the profile that accepts these shapes and has the nearest opt shapes; ties: the first."""
     count = len(inputs[0].ranges) if inputs else 1
     accepting = [index for index in range(count) if all(_fits(item, index, shapes[item.name]) for item in inputs)]
     if not accepting:
         raise BackendError(_misfit(inputs, shapes, count), "deploy trt build --batch MIN:OPT:MAX, or --shape")
-    return min(accepting, key=lambda index: sum(_distance(item, index, shapes[item.name]) for item in inputs))
+
+    def distance(index: int) -> int:
+        pairs = (zip(shapes[item.name], item.ranges[index][1], strict=True) for item in inputs)
+        return sum(abs(size - opt) for pair in pairs for size, opt in pair)
+
+    return min(accepting, key=distance)
 
 
 def numpy_type(name: str, tensor: str) -> str:
     """Return NumPy's name of a TensorRT type.
-
-    Args:
-        name: TensorRT's name of the type.
-        tensor: name of the tensor, for the message.
 
     Raises:
         BackendError: NumPy has no such type (bfloat16).
@@ -84,11 +75,7 @@ def numpy_type(name: str, tensor: str) -> str:
 
 
 def static_shape(name: str, shape: Shape) -> Shape:
-    """Return an output's shape, after checking that every size is known before the run.
-
-    Raises:
-        BackendError: a size depends on values.
-    """
+    """Return an output's shape, after checking that every size is known before the run."""
     if any(size < 0 for size in shape):
         raise BackendError(f"output {name!r} has a data-dependent shape ({_text(shape)}), which is not supported.")
     return shape
@@ -97,10 +84,6 @@ def static_shape(name: str, shape: Shape) -> Shape:
 def _fits(item: Binding, index: int, shape: Shape) -> bool:
     low, _, high = item.ranges[index]
     return len(shape) == len(low) and all(low <= size <= high for low, size, high in zip(low, shape, high, strict=True))
-
-
-def _distance(item: Binding, index: int, shape: Shape) -> int:
-    return sum(abs(size - opt) for size, opt in zip(shape, item.ranges[index][1], strict=True))
 
 
 def _misfit(inputs: Sequence[Binding], shapes: Mapping[str, Shape], count: int) -> str:

@@ -52,10 +52,6 @@ class TensorRTOptions:
 class TensorRTRunner(Runner):
     """An open engine with one execution context, one stream and one set of buffers.
 
-    Args:
-        path: the engine; its manifest lies beside it.
-        options: see `TensorRTOptions`.
-
     Raises:
         ArtifactError: there is no manifest, or the engine was built by another library version, for another GPU or
             from another graph.
@@ -74,7 +70,7 @@ class TensorRTRunner(Runner):
         self._cache: Any = None
         with self._on_gpu("opening"):
             self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            self._events = _event(), _event()
+            self._events: Any = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
             self._engine: Any = deserialize(self._library, path.read_bytes(), str(path), self._logger)
             self._context = self._make_context(self._engine)
         self._inputs, self._outputs = self._bindings(self._engine)
@@ -114,11 +110,7 @@ class TensorRTRunner(Runner):
                 self._capture()
 
     def launch(self) -> None:
-        """Start a run on the bound inputs and return before it ends.
-
-        Raises:
-            BackendError: the engine cannot be launched.
-        """
+        """Start a run on the bound inputs and return before it ends."""
         with self._on_gpu("running"), torch.cuda.stream(self._stream):
             self._events[0].record()
             if self._graph is None:
@@ -128,11 +120,7 @@ class TensorRTRunner(Runner):
             self._events[1].record()
 
     def synchronize(self) -> None:
-        """Wait for all launched runs.
-
-        Raises:
-            BackendError: a run failed on the GPU.
-        """
+        """Wait for all launched runs."""
         with self._on_gpu("running"):
             self._stream.synchronize()
 
@@ -279,20 +267,6 @@ def _ranges(engine: Any, name: str) -> tuple[tuple[Shape, Shape, Shape], ...]:
     return tuple(ranges)
 
 
-def _event() -> Any:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-
-
 def open(path: Path, **options: Any) -> TensorRTRunner:
-    """Open an engine.
-
-    Args:
-        path: the engine.
-        options: fields of `TensorRTOptions`.
-
-    Raises:
-        ArtifactError: see `TensorRTRunner`.
-        BackendError: see `TensorRTRunner`.
-        UsageError: an unknown option, or a value of the wrong type.
-    """
+    """Open an engine; the options are the fields of `TensorRTOptions`."""
     return TensorRTRunner(path, read_options(TensorRTOptions, options, "TensorRT"))

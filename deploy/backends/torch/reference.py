@@ -25,14 +25,7 @@ _CONVERSIONS = ("_to_copy", "detach", "alias", "clone", "lift_fresh", "t")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Operation:
-    """One operator of a traced run.
-
-    Attributes:
-        operator: name of the ATen operator.
-        module: qualified name of the module that called it.
-        shape: shape of the result.
-        sketch: `deploy.support.sketch.sketch` of the result.
-    """
+    """The result of one operator in a traced run: the calling module, its shape and its `deploy.support.sketch`."""
 
     operator: str
     module: str
@@ -41,14 +34,10 @@ class Operation:
 
 
 class PyTorchRunner(Runner):
-    """Runs a `Model`; float outputs keep the precision of the run.
+    """Runs a `Model` in ``fp64``, ``fp32`` or ``fp16``; float outputs keep the precision of the run.
 
-    Args:
-        model: the model; its module is not changed.
-        precision: ``fp64``, ``fp32`` or ``fp16``; the weights are not copied.
-
-    Attributes:
-        read: names of the parameters and buffers that runs in fp64 or fp16 have read.
+    The module is not changed and the weights are not copied. ``read`` names the parameters and buffers that runs in
+    fp64 or fp16 have read.
     """
 
     def __init__(self, model: Model, precision: str = "fp32") -> None:

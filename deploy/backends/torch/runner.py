@@ -27,7 +27,6 @@ class TorchOptions:
 
     Attributes:
         precision: precision of weights and arithmetic, ``fp32`` or ``fp16``; float outputs are float32 either way.
-        device: ``cpu`` or ``cuda``.
         channels_last: store images and weights in NHWC order.
         graph: replay a captured CUDA graph instead of launching every kernel.
         threads: threads within an operator, for the whole process; 0 leaves the choice to PyTorch.
@@ -41,16 +40,9 @@ class TorchOptions:
 
 
 class ModuleRunner(Runner):
-    """Runs a model's module. The module is converted in place and must not be used for anything else.
+    """Runs a model's module, which is converted in place and must not be used for anything else.
 
-    Args:
-        model: the model.
-        options: see `TorchOptions`.
-        wrap: applied to the converted module, such as ``torch.compile``.
-
-    Raises:
-        BackendError: no CUDA device is available.
-        UsageError: a CUDA graph was requested for the CPU.
+    ``wrap`` is applied to the converted module, such as ``torch.compile``.
     """
 
     def __init__(self, model: Model, options: TorchOptions, wrap: Callable[[Any], Any] = lambda module: module) -> None:
@@ -73,7 +65,8 @@ class ModuleRunner(Runner):
         self._events: tuple[Any, Any] | None = None
         if options.device == "cuda":
             torch.backends.cudnn.allow_tf32 = False  # TF32 is the default and is less precise than float32
-            self._events = _event(), _event()
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            self._events = start, end
 
     def run(self, feeds: Feeds) -> Fetches:
         """Run once; see `Runner.run`."""
@@ -156,31 +149,12 @@ class ModuleRunner(Runner):
 
 
 def from_model(model: Model, **options: Any) -> ModuleRunner:
-    """Open a model for eager execution.
-
-    Args:
-        model: the model; its module is converted in place.
-        options: fields of `TorchOptions`.
-
-    Raises:
-        BackendError: no CUDA device is available.
-        UsageError: an unknown option, or a value of the wrong type.
-    """
+    """Open a model, converted in place, for eager execution; the options are the fields of `TorchOptions`."""
     return ModuleRunner(model, read_options(TorchOptions, options, "PyTorch"))
 
 
 def profile_model(model: Model, feeds: Feeds, calls: int, **options: Any) -> list[dict[str, Any]]:
-    """Time every module without children; work between these modules is not included.
-
-    Args:
-        model: the model; its module is converted in place.
-        feeds: inputs of every call.
-        calls: number of calls.
-        options: fields of `TorchOptions`.
-
-    Returns:
-        See `deploy.support.profiling.node_times`; ``operator`` is the class of the module.
-    """
+    """Time every module without children; work between these modules is not included."""
     runner = from_model(model, **options)
     runner.bind(feeds)
     events: list[Event] = []
@@ -203,10 +177,6 @@ def profile_model(model: Model, feeds: Feeds, calls: int, **options: Any) -> lis
         for hook in hooks:
             hook.remove()
     return node_times(events, calls)
-
-
-def _event() -> Any:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def _synchronized_ns(runner: ModuleRunner) -> int:

@@ -14,13 +14,7 @@ from deploy.core.options import read_options
 def from_model(model: Model, **options: Any) -> ModuleRunner:
     """Open a model with ``torch.compile``; the first run of each shape compiles it.
 
-    Args:
-        model: the model; its module is converted in place.
-        options: fields of `TorchOptions`.
-
-    Raises:
-        BackendError: no CUDA device is available.
-        UsageError: an unknown option, or a value of the wrong type.
+    The model is converted in place; the options are those of `deploy.backends.torch.runner.TorchOptions`.
     """
     settings = read_options(TorchOptions, options, "torch.compile")
     return ModuleRunner(model, settings, lambda module: torch.compile(module, dynamic=False))

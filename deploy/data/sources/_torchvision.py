@@ -19,29 +19,16 @@ _TIMEOUT_S = 15.0
 """A download that receives no byte for this long is given up."""
 
 
-def default_root() -> Path:
-    """Return the download folder: ``$XDG_CACHE_HOME/deploy-toolkit/data``, else the same under ``~/.cache``."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "deploy-toolkit" / "data"
-
-
 def load_torchvision(
     name: str, split: str, root: Path | None, make: Callable[..., Any], classes: tuple[str, ...], layout: str
 ) -> Dataset:
-    """Read a data set under ``root``, downloading missing files.
-
-    Args:
-        name: of the data set.
-        split: ``train`` or ``test``.
-        root: folder of the files, or None for `default_root`.
-        make: torchvision's class.
-        classes: class names in label order.
-        layout: the expected files, for the error message.
+    """Read a data set under ``root`` (default: the user's cache folder), downloading missing files.
 
     Raises:
         DataError: the files are missing and cannot be downloaded, or are damaged.
     """
-    folder = root or default_root()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = root or cache / "deploy-toolkit" / "data"
     try:
         with _quiet_download():
             loaded = make(root=str(folder), train=split == "train", download=True)

@@ -17,8 +17,5 @@ def load(split: str, root: Path | None) -> Dataset:
     """Load the training or test images.
 
     The files are pickles; torchvision checks the published MD5 of each before reading it.
-
-    Raises:
-        DataError: the files are missing and cannot be downloaded.
     """
     return load_torchvision("cifar10", split, root, CIFAR10, CLASSES, LAYOUT)

@@ -16,11 +16,7 @@ from deploy.data.dataset import Dataset, stratified_split
 
 
 def load(split: str, root: Path | None) -> Dataset:
-    """Load the 1,438 training images or the 359 held-out images; they come with scikit-learn.
-
-    Raises:
-        UsageError: a ``root`` was given.
-    """
+    """Load the 1,438 training images or the 359 held-out images; they come with scikit-learn."""
     if root is not None:
         raise UsageError("--data-root is not used with digits, which come with scikit-learn.")
     bunch = load_digits()

@@ -17,9 +17,5 @@ LAYOUT = "DIR/FashionMNIST/raw/{train,t10k}-images-idx3-ubyte[.gz] and …/{trai
 
 
 def load(split: str, root: Path | None) -> Dataset:
-    """Load the training or test images.
-
-    Raises:
-        DataError: the files are missing and cannot be downloaded.
-    """
+    """Load the training or test images."""
     return load_torchvision("fashion-mnist", split, root, FashionMNIST, CLASSES, LAYOUT)

@@ -13,9 +13,5 @@ LAYOUT = "DIR/MNIST/raw/{train,t10k}-images-idx3-ubyte[.gz] and …/{train,t10k}
 
 
 def load(split: str, root: Path | None) -> Dataset:
-    """Load the training or test images.
-
-    Raises:
-        DataError: the files are missing and cannot be downloaded.
-    """
+    """Load the training or test images."""
     return load_torchvision("mnist", split, root, MNIST, tuple("0123456789"), LAYOUT)

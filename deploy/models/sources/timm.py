@@ -24,11 +24,7 @@ def summary(name: str) -> str:
 
 
 def build(name: str, request: ModelRequest) -> Model:
-    """Build a model with the weights that its constructor draws.
-
-    Raises:
-        UsageError: the architecture does not take an option.
-    """
+    """Build a model with the weights that its constructor draws."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -34,11 +34,7 @@ def summary(name: str) -> str:
 
 
 def build(name: str, request: ModelRequest) -> Model:
-    """Build a model with the weights that its constructor draws.
-
-    Raises:
-        UsageError: the architecture does not take an option.
-    """
+    """Build a model with the weights that its constructor draws."""
     builder = torchvision.models.get_model_builder(name)
     backbone = {"weights_backbone": None} if "weights_backbone" in inspect.signature(builder).parameters else {}
     with warnings.catch_warnings():
@@ -47,7 +43,9 @@ def build(name: str, request: ModelRequest) -> Model:
             module = builder(weights=None, **backbone, **request.typed_options())
         except (TypeError, ValueError) as exc:
             raise UsageError(f"torchvision/{name}: {exc}.") from exc
-    specs, sizes, listed = _inputs(name, module)
+    weights = _default_weights(name)
+    recipe = _preprocessing(weights)
+    specs, sizes, listed = _inputs(name, module, recipe)
     return Model(
         name=f"torchvision/{name}",
         slug=name,
@@ -56,8 +54,8 @@ def build(name: str, request: ModelRequest) -> Model:
         sizes=sizes,
         listed=listed,
         weights=Weights(source=UNTRAINED, trained=False, seed=request.seed),
-        preprocessing=_preprocessing(name) if len(specs) == 1 and len(specs[0].shape) == 4 else None,
-        labels=_labels(name),
+        preprocessing=recipe if len(specs) == 1 and len(specs[0].shape) == 4 else None,
+        labels=tuple(weights.meta.get("categories", ())) if weights is not None else (),
         untraceable=_UNTRACEABLE if listed else "",
     )
 
@@ -75,14 +73,12 @@ def _default_weights(name: str) -> Any:
         return None
 
 
-def _family(name: str) -> str:
-    module: str = torchvision.models.get_model_builder(name).__module__
-    return module.rpartition("torchvision.models.")[2].partition(".")[0]
-
-
-def _inputs(name: str, module: torch.nn.Module) -> tuple[tuple[TensorSpec, ...], dict[str, int], bool]:
+def _inputs(
+    name: str, module: torch.nn.Module, recipe: Preprocessing | None
+) -> tuple[tuple[TensorSpec, ...], dict[str, int], bool]:
     """Return the inputs, a size for each symbol, and whether the inputs are passed as a list."""
-    family = _family(name)
+    builder = torchvision.models.get_model_builder(name)
+    family = builder.__module__.removeprefix("torchvision.models.").partition(".")[0]
     if family == "detection":
         shape: tuple[Dim, ...] = (3, _DETECTION_SIDE, _DETECTION_SIDE)
         return (TensorSpec(name="image", dtype="float32", shape=shape, bounds=(0, 1)),), {}, True
@@ -95,23 +91,14 @@ def _inputs(name: str, module: torch.nn.Module) -> tuple[tuple[TensorSpec, ...],
         shape = ("batch", 3, "height", "width")
         specs = tuple(TensorSpec(name=item, dtype="float32", shape=shape) for item in ("image1", "image2"))
         return specs, {"batch": 2, "height": 128, "width": 136}, False
-    side = getattr(module, "image_size", None) or _side(name)
+    published_side = recipe.crop[0] if recipe and family != "segmentation" else 224
+    side = getattr(module, "image_size", None) or published_side
     spec = TensorSpec(name="input", dtype="float32", shape=("batch", 3, "height", "width"))
     return (spec,), {"batch": 2, "height": int(side), "width": int(side)}, False
 
 
-def _side(name: str) -> int:
-    if _family(name) == "segmentation":
-        return 224
-    recipe = _preprocessing(name)
-    return recipe.crop[0] if recipe else 224
-
-
-def _preprocessing(name: str) -> Preprocessing | None:
-    weights = _default_weights(name)
-    if weights is None:
-        return None
-    recipe = weights.transforms()
+def _preprocessing(weights: Any) -> Preprocessing | None:
+    recipe: Any = weights.transforms() if weights is not None else None
     if not hasattr(recipe, "mean"):
         return None
     resize = list(getattr(recipe, "resize_size", []) or [])
@@ -125,8 +112,3 @@ def _preprocessing(name: str) -> Preprocessing | None:
         std=tuple(recipe.std),
         interpolation=getattr(recipe.interpolation, "value", "bilinear"),
     )
-
-
-def _labels(name: str) -> tuple[str, ...]:
-    weights = _default_weights(name)
-    return tuple(weights.meta.get("categories", ())) if weights is not None else ()

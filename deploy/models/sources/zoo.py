@@ -34,11 +34,7 @@ def summary(name: str) -> str:
 
 
 def build(name: str, request: ModelRequest) -> Model:
-    """Build a network with the weights that its constructor draws.
-
-    Raises:
-        UsageError: the network does not take an option, or the value is not allowed.
-    """
+    """Build a network with the weights that its constructor draws."""
     entry = entries()[name]
     for option in request.options:
         if option not in entry.options:

@@ -11,8 +11,6 @@ Variants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor, nn
 
 from deploy.models.zoo_entry import ZooEntry, he_normal_, require_counts
@@ -21,14 +19,7 @@ from deploy.models.zoo_entry import ZooEntry, he_normal_, require_counts
 class AlexNet(nn.Module):
     """AlexNet for images of 224x224."""
 
-    def __init__(self, *, in_channels: int, num_classes: int, dropout: float) -> None:
-        """Create the network.
-
-        Args:
-            in_channels: Channels of the image.
-            num_classes: Number of logits.
-            dropout: Probability of dropping a hidden unit of the fully connected layers in training.
-        """
+    def __init__(self, *, in_channels: int = 1, num_classes: int = 10, dropout: float = 0.5) -> None:
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
         self.conv1 = nn.Conv2d(in_channels, 96, kernel_size=11, stride=4, padding=1)
@@ -64,14 +55,9 @@ class AlexNet(nn.Module):
         return logits
 
 
-def alexnet_gray(*, in_channels: int = 1, num_classes: int = 10, dropout: float = 0.5) -> AlexNet:
-    """Build AlexNet for gray 224x224 images."""
-    return AlexNet(in_channels=in_channels, num_classes=num_classes, dropout=dropout)
-
-
-ENTRIES: Mapping[str, ZooEntry] = {
+ENTRIES = {
     "alexnet_gray": ZooEntry(
-        build=alexnet_gray,
+        build=AlexNet,
         input_shape=(1, 224, 224),
         summary="AlexNet on gray images, ten classes (2012)",
         options={"in_channels": int, "num_classes": int, "dropout": float},

@@ -6,8 +6,6 @@ Shift", 2015. `lenet_bn` in `lenet.py` uses it; this file defines no network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +31,8 @@ class BatchNorm(nn.Module):
         beta: Learned shift, shape (C,), initially 0; PyTorch's `bias`.
         moving_mean: Buffer, shape (C,), initially 0; PyTorch's `running_mean`.
         moving_var: Buffer, shape (C,), initially 1; see above.
+        eps: Added to the variance, to avoid a division by zero for constant channels.
+        momentum: The weight of the new batch in the moving statistics, as in PyTorch.
     """
 
     gamma: nn.Parameter
@@ -41,13 +41,6 @@ class BatchNorm(nn.Module):
     moving_var: Tensor
 
     def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
-        """Create the layer.
-
-        Args:
-            num_features: C, the number of features or channels.
-            eps: Added to the variance, to avoid a division by zero for constant channels.
-            momentum: The weight of the new batch in the moving statistics, as in PyTorch.
-        """
         super().__init__()
         self.eps = eps
         self.momentum = momentum
@@ -92,4 +85,4 @@ class BatchNorm(nn.Module):
         return f"{self.gamma.numel()}, eps={self.eps}, momentum={self.momentum}"
 
 
-ENTRIES: Mapping[str, ZooEntry] = {}
+ENTRIES: dict[str, ZooEntry] = {}

@@ -10,8 +10,6 @@ Variants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -55,8 +53,7 @@ def transition(in_channels: int) -> nn.Sequential:
 class DenseNet(nn.Module):
     """DenseNet of four blocks of four convolutions; the shape comments are for 128x128 images."""
 
-    def __init__(self, *, in_channels: int, num_classes: int) -> None:
-        """Create the network for images of `in_channels` channels and `num_classes` logits."""
+    def __init__(self, *, in_channels: int = 1, num_classes: int = 10) -> None:
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
         self.stem = nn.Sequential(
@@ -96,14 +93,9 @@ class DenseNet(nn.Module):
         return logits
 
 
-def densenet_gray(*, in_channels: int = 1, num_classes: int = 10) -> DenseNet:
-    """Build the small DenseNet for gray 128x128 images."""
-    return DenseNet(in_channels=in_channels, num_classes=num_classes)
-
-
-ENTRIES: Mapping[str, ZooEntry] = {
+ENTRIES = {
     "densenet_gray": ZooEntry(
-        build=densenet_gray,
+        build=DenseNet,
         input_shape=(1, 128, 128),
         summary="small DenseNet on gray 128x128 images, ten classes (2016)",
         options={"in_channels": int, "num_classes": int},

@@ -11,8 +11,6 @@ Variants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -23,20 +21,9 @@ class Inception(nn.Module):
     """Four parallel branches whose outputs are concatenated along the channels; keeps height and width."""
 
     def __init__(self, in_channels: int, c1: int, c2: tuple[int, int], c3: tuple[int, int], c4: int) -> None:
-        """Create the block.
-
-        Args:
-            in_channels: Channels of the input.
-            c1: Channels of the 1x1 branch.
-            c2: Channels of the 1x1 and of the 3x3 convolution of the second branch.
-            c3: Channels of the 1x1 and of the 5x5 convolution of the third branch.
-            c4: Channels of the 1x1 convolution after the max-pool of the fourth branch.
-        """
+        """Create the block; c1 to c4 are the output channels of the convolutions in each branch."""
         super().__init__()
-        self.branch1 = nn.Sequential(
-            nn.Conv2d(in_channels, c1, kernel_size=1),
-            nn.ReLU(),
-        )
+        self.branch1 = nn.Sequential(nn.Conv2d(in_channels, c1, kernel_size=1), nn.ReLU())
         self.branch2 = nn.Sequential(
             nn.Conv2d(in_channels, c2[0], kernel_size=1),
             nn.ReLU(),
@@ -63,8 +50,7 @@ class Inception(nn.Module):
 class GoogLeNet(nn.Module):
     """GoogLeNet; the shape comments are for 96x96 images, and any size of at least 32x32 works."""
 
-    def __init__(self, *, in_channels: int, num_classes: int) -> None:
-        """Create the network for images of `in_channels` channels and `num_classes` logits."""
+    def __init__(self, *, in_channels: int = 1, num_classes: int = 10) -> None:
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
         self.stage1 = nn.Sequential(
@@ -112,14 +98,9 @@ class GoogLeNet(nn.Module):
         return logits
 
 
-def googlenet_gray(*, in_channels: int = 1, num_classes: int = 10) -> GoogLeNet:
-    """Build GoogLeNet for gray 96x96 images."""
-    return GoogLeNet(in_channels=in_channels, num_classes=num_classes)
-
-
-ENTRIES: Mapping[str, ZooEntry] = {
+ENTRIES = {
     "googlenet_gray": ZooEntry(
-        build=googlenet_gray,
+        build=GoogLeNet,
         input_shape=(1, 96, 96),
         summary="GoogLeNet (Inception v1) on gray 96x96 images, ten classes (2014)",
         options={"in_channels": int, "num_classes": int},

@@ -11,8 +11,6 @@ Variants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -44,7 +42,7 @@ class InceptionBlock(nn.Module):
     zeros of the padding (`count_include_pad`).
     """
 
-    def __init__(self, *, in_channels: int, pool_features: int) -> None:
+    def __init__(self, *, in_channels: int = 192, pool_features: int = 32) -> None:
         """Create the block with `in_channels` input and 64 + 96 + 64 + `pool_features` output channels."""
         super().__init__()
         require_counts(in_channels=in_channels, pool_features=pool_features)
@@ -65,8 +63,7 @@ class InceptionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map N x in_channels x H x W to N x (224 + pool_features) x H x W."""
-        branches = [self.branch1x1(x), self.branch3x3(x), self.branch5x5(x), self.branch_pool(x)]
-        return torch.cat(branches, dim=1)
+        return torch.cat([self.branch1x1(x), self.branch3x3(x), self.branch5x5(x), self.branch_pool(x)], dim=1)
 
 
 class SmallInceptionBlock(nn.Module):
@@ -76,13 +73,7 @@ class SmallInceptionBlock(nn.Module):
     """
 
     def __init__(self, in_channels: int, channels: int, *, reduce: int) -> None:
-        """Create the block.
-
-        Args:
-            in_channels: Channels of the input.
-            channels: Output channels of each branch; the block has four times as many.
-            reduce: Channels of the 1x1 convolutions before the 3x3 and the 5x5 convolution.
-        """
+        """Create the block with `channels` outputs per branch; the 1x1 convolutions before others have `reduce`."""
         super().__init__()
         self.branch1x1 = conv_bn_relu(in_channels, channels, 1)
         self.branch3x3 = nn.Sequential(
@@ -100,15 +91,13 @@ class SmallInceptionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map N x in_channels x H x W to N x (4 * channels) x H x W."""
-        branches = [self.branch1x1(x), self.branch3x3(x), self.branch5x5(x), self.branch_pool(x)]
-        return torch.cat(branches, dim=1)
+        return torch.cat([self.branch1x1(x), self.branch3x3(x), self.branch5x5(x), self.branch_pool(x)], dim=1)
 
 
 class InceptionSmall(nn.Module):
     """Two convolutions and two Inception blocks, for images of 32x32."""
 
-    def __init__(self, *, in_channels: int, num_classes: int) -> None:
-        """Create the network for images of `in_channels` channels and `num_classes` logits."""
+    def __init__(self, *, in_channels: int = 3, num_classes: int = 10) -> None:
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
         self.conv1 = conv_bn_relu(in_channels, 64, 7, stride=2, padding=1)
@@ -138,25 +127,15 @@ class InceptionSmall(nn.Module):
         return logits
 
 
-def inception_block(*, pool_features: int = 32, in_channels: int = 192) -> InceptionBlock:
-    """Build one Inception v3 block for 35x35 feature maps."""
-    return InceptionBlock(in_channels=in_channels, pool_features=pool_features)
-
-
-def inception_small(*, in_channels: int = 3, num_classes: int = 10) -> InceptionSmall:
-    """Build the small Inception network for 32x32 images."""
-    return InceptionSmall(in_channels=in_channels, num_classes=num_classes)
-
-
-ENTRIES: Mapping[str, ZooEntry] = {
+ENTRIES = {
     "inception_block": ZooEntry(
-        build=inception_block,
+        build=InceptionBlock,
         input_shape=(192, 35, 35),
         summary="a single Inception v3 block on a feature map (2015)",
         options={"pool_features": int, "in_channels": int},
     ),
     "inception_small": ZooEntry(
-        build=inception_small,
+        build=InceptionSmall,
         input_shape=(3, 32, 32),
         summary="two Inception blocks with batch normalization for CIFAR-10 (2015)",
         options={"in_channels": int, "num_classes": int},

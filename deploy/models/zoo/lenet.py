@@ -33,15 +33,7 @@ class LeNet(nn.Module):
     """LeNet for images of 32x32, or of 28x28 with a padding of 2."""
 
     def __init__(self, *, in_channels: int, num_classes: int, padding: int, activation: str, pool: str) -> None:
-        """Create the network.
-
-        Args:
-            in_channels: Channels of the image.
-            num_classes: Number of logits.
-            padding: Of the first convolution; its output must be 28x28.
-            activation: A key of `ACTIVATIONS`, applied after each layer except the last.
-            pool: A key of `POOLINGS`.
-        """
+        """Create the network; with its padding, the first convolution must give 28x28 outputs."""
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
         require_choice("activation", activation, tuple(ACTIVATIONS))
@@ -72,8 +64,7 @@ class LeNet(nn.Module):
 class LeNetBN(nn.Module):
     """LeNet for images of 28x28, with batch normalization before each sigmoid."""
 
-    def __init__(self, *, in_channels: int, num_classes: int) -> None:
-        """Create the network for images of `in_channels` channels and `num_classes` logits."""
+    def __init__(self, *, in_channels: int = 1, num_classes: int = 10) -> None:
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
         self.conv1 = nn.Conv2d(in_channels, 6, kernel_size=5, padding=2)
@@ -114,22 +105,12 @@ def lenet(*, activation: str = "relu", in_channels: int = 1, num_classes: int = 
     return LeNet(in_channels=in_channels, num_classes=num_classes, padding=2, activation=activation, pool="avg")
 
 
-def lenet_bn(*, in_channels: int = 1, num_classes: int = 10) -> LeNetBN:
-    """Build LeNet for 28x28 images, with batch normalization and sigmoid."""
-    return LeNetBN(in_channels=in_channels, num_classes=num_classes)
-
-
-ENTRIES: Mapping[str, ZooEntry] = {
+ENTRIES = {
     "lenet5": ZooEntry(
         build=lenet5,
         input_shape=(1, 32, 32),
         summary="LeNet-5 on 32x32 digits, any activation and pooling (1998)",
-        options={
-            "activation": tuple(ACTIVATIONS),
-            "pool": tuple(POOLINGS),
-            "in_channels": int,
-            "num_classes": int,
-        },
+        options={"activation": tuple(ACTIVATIONS), "pool": tuple(POOLINGS), "in_channels": int, "num_classes": int},
     ),
     "lenet": ZooEntry(
         build=lenet,
@@ -138,7 +119,7 @@ ENTRIES: Mapping[str, ZooEntry] = {
         options={"activation": ("relu", "sigmoid"), "in_channels": int, "num_classes": int},
     ),
     "lenet_bn": ZooEntry(
-        build=lenet_bn,
+        build=LeNetBN,
         input_shape=(1, 28, 28),
         summary="LeNet with batch normalization written from scratch (1998, 2015)",
         options={"in_channels": int, "num_classes": int},

@@ -13,7 +13,6 @@ Variants:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -48,14 +47,8 @@ def depthwise_separable(in_channels: int, out_channels: int, *, stride: int) -> 
 class MobileNetV1(nn.Module):
     """MobileNet v1; the shape comments are for 224x224 images and width multiplier 1."""
 
-    def __init__(self, *, width_multiplier: float, in_channels: int, num_classes: int) -> None:
-        """Create the network.
-
-        Args:
-            width_multiplier: Scales the channels of every layer, rounded down, to at least 8.
-            in_channels: Channels of the image.
-            num_classes: Number of logits.
-        """
+    def __init__(self, *, width_multiplier: float = 1.0, in_channels: int = 3, num_classes: int = 1000) -> None:
+        """Create the network; the channels of every layer are scaled, rounded down, to at least 8."""
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
         if not 0 < width_multiplier < math.inf:
@@ -88,14 +81,9 @@ class MobileNetV1(nn.Module):
         return logits
 
 
-def mobilenet_v1(*, width_multiplier: float = 1.0, in_channels: int = 3, num_classes: int = 1000) -> MobileNetV1:
-    """Build MobileNet v1 for color 224x224 images."""
-    return MobileNetV1(width_multiplier=width_multiplier, in_channels=in_channels, num_classes=num_classes)
-
-
-ENTRIES: Mapping[str, ZooEntry] = {
+ENTRIES = {
     "mobilenet_v1": ZooEntry(
-        build=mobilenet_v1,
+        build=MobileNetV1,
         input_shape=(3, 224, 224),
         summary="MobileNet v1, depthwise separable convolutions (2017)",
         options={"width_multiplier": float, "in_channels": int, "num_classes": int},

@@ -7,8 +7,6 @@ these channels over the image. The relu of the last block makes them non-negativ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -52,14 +50,7 @@ def _avoid_dead_classes(block: nn.Sequential) -> None:
 class NiN(nn.Module):
     """Network in Network for images of 224x224."""
 
-    def __init__(self, *, in_channels: int, num_classes: int, dropout: float) -> None:
-        """Create the network.
-
-        Args:
-            in_channels: Channels of the image.
-            num_classes: Number of logits, which are the channels of the last block.
-            dropout: Probability of dropping a value before the last block in training.
-        """
+    def __init__(self, *, in_channels: int = 1, num_classes: int = 10, dropout: float = 0.5) -> None:
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
         self.block1 = nin_block(in_channels, 96, 11, stride=4)
@@ -90,14 +81,9 @@ class NiN(nn.Module):
         return logits
 
 
-def nin(*, in_channels: int = 1, num_classes: int = 10, dropout: float = 0.5) -> NiN:
-    """Build Network in Network for gray 224x224 images."""
-    return NiN(in_channels=in_channels, num_classes=num_classes, dropout=dropout)
-
-
-ENTRIES: Mapping[str, ZooEntry] = {
+ENTRIES = {
     "nin": ZooEntry(
-        build=nin,
+        build=NiN,
         input_shape=(1, 224, 224),
         summary="Network in Network on gray images, ten classes (2013)",
         options={"in_channels": int, "num_classes": int, "dropout": float},

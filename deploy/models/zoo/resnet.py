@@ -29,15 +29,7 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions; with a shortcut, their input is added to their output."""
 
     def __init__(self, in_channels: int, channels: int, *, stride: int, bias: bool, shortcut: nn.Module | None) -> None:
-        """Create the block.
-
-        Args:
-            in_channels: Channels of the input.
-            channels: Channels of the output.
-            stride: Of the first convolution; 2 halves height and width.
-            bias: Whether the convolutions have a bias.
-            shortcut: Converts the input to the shape of the output; None for a plain block.
-        """
+        """Create the block; the shortcut converts the input to the shape of the output, None for a plain block."""
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, kernel_size=3, stride=stride, padding=1, bias=bias)
         self.bn1 = nn.BatchNorm2d(channels)
@@ -62,23 +54,14 @@ class ResNet(nn.Module):
     def __init__(
         self,
         *,
-        blocks: tuple[int, int, int, int],
-        use_residual: bool,
-        bias: bool,
-        shortcut_norm: bool,
+        blocks: tuple[int, int, int, int] = (2, 2, 2, 2),
+        use_residual: bool = True,
+        bias: bool = False,
+        shortcut_norm: bool = True,
         in_channels: int,
         num_classes: int,
     ) -> None:
-        """Create the network.
-
-        Args:
-            blocks: Number of blocks in each stage.
-            use_residual: Whether the blocks have shortcuts; False gives a plain network.
-            bias: Whether the 3x3 and 7x7 convolutions and the 1x1 shortcuts have a bias.
-            shortcut_norm: Whether the 1x1 shortcuts are followed by batch normalization.
-            in_channels: Channels of the image.
-            num_classes: Number of logits.
-        """
+        """Create the network with `blocks` in each stage; `bias` is that of all convolutions, also of shortcuts."""
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
         require_choice("use_residual", use_residual, (True, False))
@@ -131,25 +114,13 @@ class ResNet(nn.Module):
 def resnet18_gray(*, use_residual: bool = True, in_channels: int = 1, num_classes: int = 10) -> ResNet:
     """Build ResNet-18 for gray 224x224 images."""
     return ResNet(
-        blocks=(2, 2, 2, 2),
-        use_residual=use_residual,
-        bias=True,
-        shortcut_norm=False,
-        in_channels=in_channels,
-        num_classes=num_classes,
+        use_residual=use_residual, bias=True, shortcut_norm=False, in_channels=in_channels, num_classes=num_classes
     )
 
 
 def resnet18_digits(*, use_residual: bool = True, in_channels: int = 1, num_classes: int = 10) -> ResNet:
     """Build ResNet-18 for gray 32x32 images."""
-    return ResNet(
-        blocks=(2, 2, 2, 2),
-        use_residual=use_residual,
-        bias=True,
-        shortcut_norm=True,
-        in_channels=in_channels,
-        num_classes=num_classes,
-    )
+    return ResNet(use_residual=use_residual, bias=True, in_channels=in_channels, num_classes=num_classes)
 
 
 def plain18_digits(*, in_channels: int = 1, num_classes: int = 10) -> ResNet:
@@ -157,32 +128,20 @@ def plain18_digits(*, in_channels: int = 1, num_classes: int = 10) -> ResNet:
     return resnet18_digits(use_residual=False, in_channels=in_channels, num_classes=num_classes)
 
 
-def _plain(blocks: tuple[int, int, int, int], in_channels: int, num_classes: int) -> ResNet:
-    """Build a residual network of torchvision without shortcuts."""
-    return ResNet(
-        blocks=blocks,
-        use_residual=False,
-        bias=False,
-        shortcut_norm=True,
-        in_channels=in_channels,
-        num_classes=num_classes,
-    )
-
-
 def plain18(*, in_channels: int = 3, num_classes: int = 1000) -> ResNet:
     """Build torchvision's `resnet18` without shortcuts, for color 224x224 images."""
-    return _plain((2, 2, 2, 2), in_channels, num_classes)
+    return ResNet(use_residual=False, in_channels=in_channels, num_classes=num_classes)
 
 
 def plain34(*, in_channels: int = 3, num_classes: int = 1000) -> ResNet:
     """Build torchvision's `resnet34` without shortcuts, for color 224x224 images."""
-    return _plain((3, 4, 6, 3), in_channels, num_classes)
+    return ResNet(blocks=(3, 4, 6, 3), use_residual=False, in_channels=in_channels, num_classes=num_classes)
 
 
 _PLAIN_OPTIONS: Mapping[str, type] = {"in_channels": int, "num_classes": int}
 _RESIDUAL_OPTIONS: Mapping[str, type] = {"use_residual": bool, **_PLAIN_OPTIONS}
 
-ENTRIES: Mapping[str, ZooEntry] = {
+ENTRIES = {
     "resnet18_gray": ZooEntry(
         build=resnet18_gray,
         input_shape=(1, 224, 224),

@@ -32,14 +32,7 @@ class VGG11(nn.Module):
     """VGG-11 for images of 224x224; the shape comments use w = width."""
 
     def __init__(self, *, width: int, in_channels: int, num_classes: int, dropout: float) -> None:
-        """Create the network.
-
-        Args:
-            width: Channels of the first block; 64 in the paper.
-            in_channels: Channels of the image.
-            num_classes: Number of logits.
-            dropout: Probability of dropping a hidden unit of the fully connected layers in training.
-        """
+        """Create the network with `width` channels in the first block; 64 in the paper."""
         super().__init__()
         require_counts(in_channels=in_channels, num_classes=num_classes)
         self.block1 = vgg_block(1, in_channels, width)
@@ -81,7 +74,7 @@ def vgg11_small(*, in_channels: int = 1, num_classes: int = 10, dropout: float =
 
 _OPTIONS: Mapping[str, type] = {"in_channels": int, "num_classes": int, "dropout": float}
 
-ENTRIES: Mapping[str, ZooEntry] = {
+ENTRIES = {
     "vgg11_gray": ZooEntry(
         build=vgg11_gray,
         input_shape=(1, 224, 224),
