@@ -88,11 +88,7 @@ class BuildRequest:
         return "fp16" if self.fp16 else "fp32"
 
     def check(self) -> None:
-        """Check that the fields fit each other.
-
-        Raises:
-            UsageError: ``int8`` without ``calib``, or options of the calibration without ``int8``.
-        """
+        """Raise `UsageError` for ``int8`` without ``calib``, or options of the calibration without ``int8``."""
         if self.int8 and self.calib is None:
             raise UsageError("--int8 needs calibration data: --calib.", "deploy trt build --int8 --calib images/")
         if self.calib is not None and not self.int8:
@@ -101,12 +97,7 @@ class BuildRequest:
             raise UsageError("--method and --samples are only used with --int8.", "add --int8")
 
     def command(self, model: str, runtime: str) -> str:
-        """Return the command that builds the engine again.
-
-        Args:
-            model: replaces ``model``: its name or file.
-            runtime: replaces ``runtime``, which may be ``auto``.
-        """
+        """Return the command that builds the engine again; ``runtime`` replaces ``auto``."""
         flags = [name for name, given in (("--fp16", self.fp16), ("--int8", self.int8)) if given]
         default = BuildRequest()
         options = [
@@ -131,11 +122,9 @@ class BuildReport:
 
     Attributes:
         artifact: the engine and its manifest; an engine that fails is stored in the folder ``rejected``.
-        built: what the builder reported.
         profiles: shape ranges by input, one mapping for each optimization profile.
         proof: result of running the engine; None without a GPU.
         onnx: the FP16 or INT8 graph that the engine was built from; None for float32, which is built from the export.
-        seconds: wall time.
     """
 
     artifact: Artifact
@@ -230,7 +219,6 @@ class TrtexecReport:
     """The command of NVIDIA's own tool that builds the same engine.
 
     Attributes:
-        arguments: the tool and its arguments.
         onnx: the graph that the tool is given; it contains the precision.
     """
 
@@ -272,12 +260,8 @@ class _BuildPlan:
     """Everything that a build needs.
 
     Attributes:
-        request: the engine to build.
-        source: the float32 export.
         onnx: the FP16 or INT8 graph made from the export; None for float32.
         data: calibration data; None without INT8.
-        library: what builds the engine.
-        options: options of the builder.
     """
 
     request: BuildRequest
@@ -289,7 +273,6 @@ class _BuildPlan:
 
     @property
     def graph(self) -> Path:
-        """The ONNX file that the builder is given."""
         return self.onnx.path if self.onnx else self.source.path
 
     @property
@@ -381,12 +364,6 @@ def check_precision(built: Built, precision: str, graph: Path, copies: int = 1) 
     The parsed network, which is strongly typed, must have a layer with weights in that precision. The engine must be
     smaller than its weights in float32, if the precision saves more than `SIZE_CHECK_BYTES` of them and the engine
     contains a single copy.
-
-    Args:
-        built: the engine.
-        precision: ``fp32``, ``fp16``, ``int8`` or ``int8-fp16``.
-        graph: the ONNX file, for messages.
-        copies: number of GPUs that the engine was built for.
 
     Raises:
         BackendError: the engine computes in another precision.

@@ -32,7 +32,6 @@ class ConvertReport:
     """Result of `convert`.
 
     Attributes:
-        export: the ONNX file with its parity check.
         engine: the engine; None if none was requested or an earlier step failed.
         converted: results of the other exporters, in order.
     """
@@ -121,11 +120,9 @@ def convert(
 
 
 def route(format: str, edges: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Return the shortest chain of exporters from a PyTorch model to a format.
+    """Return the shortest chain of exporters ``A_to_B`` from a PyTorch model to a format.
 
-    Args:
-        format: ``onnx``, ``tensorrt`` and so on.
-        edges: exporters ``A_to_B``; default: the files of the package ``exporters`` and third parties' exporters.
+    ``edges`` replaces the exporters of this package and of third parties.
 
     Raises:
         UnknownNameError: no chain reaches the format.

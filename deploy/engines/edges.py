@@ -33,7 +33,6 @@ class Converted:
         edge: name of the exporter, ``onnx_to_ort``.
         backend: backend that ran the file; None if the exporter names none.
         parity: parity check of the file against the float64 model; None if it was not run.
-        seconds: wall time.
     """
 
     artifact: Artifact
@@ -73,12 +72,6 @@ def run_exporter(edge: str, source: Artifact, store: Store, progress: Progress) 
     The exporter is a module with a function ``convert(source, path)``, which writes ``path`` and may write more files
     beside it; with ``SUFFIX``, the suffix of its files; and optionally with ``BACKEND``, the name of the plug-in of
     ``deploy.backends`` that runs them.
-
-    Args:
-        edge: name of the exporter.
-        source: the artifact to convert.
-        store: the artifacts directory.
-        progress: receives progress messages.
 
     Raises:
         ExportError: the exporter failed or wrote nothing.

@@ -54,15 +54,7 @@ def prove_engine(
     store: Store,
     progress: Progress,
 ) -> EngineProof:
-    """Open an engine and compare its outputs.
-
-    Args:
-        engine: the engine; its manifest lies beside it.
-        source: the float32 export that the engine was made from.
-        profiles: the engine's optimization profiles.
-        data: samples that an INT8 engine is evaluated on; None for other precisions.
-        store: the artifacts directory, where trained weights are found.
-        progress: receives progress messages.
+    """Open an engine, whose manifest lies beside it, and compare its outputs; ``data`` is None except for INT8.
 
     Raises:
         BackendError: the engine was opened and cannot run.
@@ -87,7 +79,6 @@ def _check_parity(
     store: Store,
     progress: Progress,
 ) -> EngineProof:
-    """Compare an FP32 or FP16 engine with the float64 model."""
     if source.manifest is None:
         reason = f"{source.path} has no manifest, so its PyTorch model is unknown"
         return EngineProof(verdict=None, reason=reason, parity=None)
@@ -111,13 +102,6 @@ def check_engine(
 ) -> ParityReport:
     """Run the parity check of an open engine at sizes that its profiles allow.
 
-    Args:
-        model: the reference.
-        runner: the open engine.
-        profiles: the engine's optimization profiles.
-        precision: ``fp32`` or ``fp16``.
-        progress: receives progress messages.
-
     Raises:
         BackendError: the engine's inputs differ from the model's, or it cannot run.
     """
@@ -140,11 +124,8 @@ def fitting_probes(
 ) -> list[Probe]:
     """Return the usual probes that fit a profile, and more at the opt sizes of a profile that few of them fit.
 
-    Args:
-        inputs: the model's input names with the engine's dimensions.
-        rename: the engine's input names by the model's.
-        sizes: the traced size of each symbolic dimension.
-        profiles: the engine's optimization profiles; empty if every size is fixed.
+    ``inputs`` have the model's names and the engine's dimensions; ``rename`` gives the engine's names. ``profiles`` are
+    empty if every size is fixed.
     """
     usual = make_probes(inputs, sizes)
     if not profiles:

@@ -62,9 +62,7 @@ class AccuracyComparison:
 
     Attributes:
         agreement: share of images with the same predicted class, correct or not.
-        agreement_interval: its 95 % Wilson interval.
         difference: top-1 accuracy of the candidate minus that of the reference.
-        difference_interval: its 95 % interval, paired.
         lost: number of images that only the reference predicts correctly.
         won: number of images that only the candidate predicts correctly.
         p_value: exact McNemar test of ``lost`` and ``won``.

@@ -10,19 +10,10 @@ from deploy.data.dataset import Dataset
 
 
 def labels_for(dataset: Dataset, outputs: int, names: tuple[str, ...], model: str) -> tuple[NDArray[np.int64], str]:
-    """Return the labels of a data set as indices of the model's outputs, and how they were matched.
+    """Return labels as indices of the model's outputs, and how they were matched: ``name``, ``index`` or ``position``.
 
     They are matched by name if the model knows all classes of the data; used as they are if they are indices; else
     matched by position, if there are as many classes as outputs.
-
-    Args:
-        dataset: labeled images.
-        outputs: number of the model's outputs.
-        names: their names; empty if they are not known.
-        model: name of the model, for messages.
-
-    Returns:
-        Labels, and ``name``, ``index`` or ``position``.
 
     Raises:
         DataError: the images have no labels, or the labels cannot be matched.

@@ -39,7 +39,6 @@ class ExportReport:
         artifact: the file and its manifest; in the folder ``rejected`` if the parity check failed.
         strategy: the strategy that was used, ``export`` or ``trace``.
         notes: other strategies that were tried, and why they were not used.
-        seconds: duration of the export and the parity check.
     """
 
     artifact: Artifact
@@ -149,12 +148,9 @@ def export_model(
 
 
 def choose_dynamic(model: Model, request: ModelRequest, dynamic: Sequence[str] | None) -> tuple[TensorSpec, ...]:
-    """Return the model's inputs with all other dimensions fixed; a fixed batch is 1.
+    """Return the model's inputs with all dimensions but ``dynamic`` fixed; a fixed batch is 1.
 
-    Args:
-        model: the model.
-        request: how it was requested; with ``--input``, every named dimension is dynamic by default.
-        dynamic: names of the dynamic dimensions; None for the default.
+    By default ``batch`` is dynamic, and with ``--input`` every named dimension.
 
     Raises:
         InputSpecError: the model has no dimension of this name.
@@ -175,11 +171,7 @@ def choose_dynamic(model: Model, request: ModelRequest, dynamic: Sequence[str] |
 def _export_and_check(
     job: _Job, path: Path, strategy: str, candidate: IsolatedRunner
 ) -> tuple[Exported, ParityReport, list[str]]:
-    """Try the strategies in order until a file passes the parity check, or take the result of the last one.
-
-    Returns:
-        The file, its parity report, and why other strategies were not used.
-    """
+    """Try the strategies in order until a file passes, or take the last one; also return why others were not used."""
     order = list(torch_to_onnx.STRATEGIES) if strategy == "auto" else [strategy]
     notes: list[str] = []
 

@@ -21,12 +21,6 @@ from deploy.support import onnx_file
 def locate(model: Model, path: Path, *, precision: str, seed: int) -> Location:
     """Find the first tensor of an ONNX file that differs from the model, on one probe.
 
-    Args:
-        model: the model.
-        path: the ONNX file.
-        precision: precision of the file, ``fp32`` or ``fp16``.
-        seed: random seed of the probe.
-
     Raises:
         BackendError: a node does not run separately, or the model cannot be run.
     """

@@ -42,16 +42,9 @@ def prove(
 ) -> ParityReport:
     """Check an ONNX file against a model: outputs and weights.
 
-    Args:
-        model: the model.
-        path: ONNX file whose inputs correspond to the model's, by name or by position.
-        candidate: a started process, which opens the file; the caller closes it.
-        precision: precision of the file, ``fp32`` or ``fp16``.
-        seed: random seed of the probes.
-        samples: real samples, probed in addition: arrays by the model's input names, or images.
-        negated: also probe negated inputs, for a file that was or may have been traced; see
-            `deploy.parity.probes.make_probes`.
-        progress: receives progress messages.
+    The inputs of the file correspond to the model's by name or by position. The candidate is a started process, which
+    opens the file; the caller closes it. ``negated`` is for a file that was or may have been traced, see
+    `deploy.parity.probes.make_probes`.
 
     Raises:
         BackendError: the model cannot be run, or the backend cannot open the file.
@@ -87,20 +80,9 @@ def check_outputs(
     negated: bool = False,
     progress: Progress,
 ) -> ParityReport:
-    """Check the outputs of a file in any format against a model.
+    """Check the outputs of a file, in any format that the candidate opens, against a model; arguments as for `prove`.
 
-    Args:
-        reference: the model in float64.
-        path: the file, in a format that the candidate's backend opens.
-        candidate: a started process, which opens the file; the caller closes it.
-        precision: precision of the file.
-        seed: random seed of the probes.
-        samples: as for `prove`.
-        negated: as for `prove`.
-        progress: receives progress messages.
-
-    Returns:
-        The report; it has no probes, and the verdict ``fail``, if the inputs of the file do not fit the model.
+    The report has no probes, and the verdict ``fail``, if the inputs of the file do not fit the model.
 
     Raises:
         BackendError: the model cannot be run, or the backend cannot open the file.
@@ -148,10 +130,6 @@ def _size(path: Path) -> int:
 def match_inputs(model: Model, given: Sequence[TensorSpec]) -> tuple[dict[str, str], list[TensorSpec], list[str]]:
     """Match the inputs of a file with those of its model, by name if all names agree, else by position.
 
-    Args:
-        model: the model.
-        given: inputs of the file.
-
     Returns:
         The file's input name for each of the model's; the specs to draw probes from, with the model's names and the
         file's dimensions; and the reasons why the inputs do not match.
@@ -184,12 +162,6 @@ def match_inputs(model: Model, given: Sequence[TensorSpec]) -> tuple[dict[str, s
 
 
 def _norms(model: Model, present: set[str]) -> list[NormTensors]:
-    """Return the model's batch normalizations.
-
-    Args:
-        model: the model.
-        present: names of its parameters and buffers.
-    """
     norms = []
     for prefix, module in model.module.named_modules():
         statistics = statistic_names(module)

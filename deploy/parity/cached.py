@@ -6,11 +6,7 @@ from deploy.core.runner import Feeds, Fetches, Runner
 
 
 class CachedRunner(Runner):
-    """A runner that runs each feeds object once and returns the same outputs afterwards.
-
-    Args:
-        inner: the runner whose outputs are cached.
-    """
+    """A runner that runs each feeds object once and returns the same outputs afterwards."""
 
     def __init__(self, inner: Runner) -> None:
         self.inner = inner

@@ -46,18 +46,10 @@ def compare(
     batch: str = "batch",
     advance: Callable[[int, int, str], None] = lambda done, total, text: None,
 ) -> ParityReport:
-    """Judge a candidate.
+    """Judge a candidate against the model in float64 and PyTorch's own run in the candidate's precision.
 
-    Args:
-        reference: the model in float64.
-        baseline: the model in the candidate's precision, run by PyTorch.
-        candidate: the artifact.
-        probes: inputs, by the model's input names.
-        precision: ``fp32`` or ``fp16``.
-        seed: random seed of the probes, for the report.
-        rename: the candidate's input name for each of the model's, where they differ.
-        batch: the symbol that counts samples.
-        advance: called after every probe with the number of probes done, their total, and the label of the probe.
+    Probes have the model's input names; ``rename`` gives the candidate's where they differ. ``advance`` is called after
+    every probe with the number of probes done, their total, and the label of the probe.
 
     Raises:
         BackendError: the model itself cannot be run.

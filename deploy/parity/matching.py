@@ -51,11 +51,7 @@ def as_rows(outputs: Fetches) -> Fetches:
 def match_rows(expected: Fetches, actual: Fetches, precision: str, *, ordered: bool) -> RowMatches:
     """Match the rows of a run with those of the reference, nearest first.
 
-    Args:
-        expected: rows of the reference.
-        actual: rows of the run; outputs of the same names.
-        precision: ``fp32`` or ``fp16``; sets the tolerance (`MATCH_TOLERANCE`).
-        ordered: rows are samples; a row can only match the row at the same position.
+    ``ordered`` rows are samples: a row can only match the row at the same position.
     """
     total, others = (len(next(iter(outputs.values()))) for outputs in (expected, actual))
     index = np.full(total, -1, np.int64)

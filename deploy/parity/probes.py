@@ -62,19 +62,12 @@ def make_probes(
     samples: Fetches | None = None,
     negated: bool = False,
 ) -> list[Probe]:
-    """Make the probes of a parity check.
+    """Make the probes of a parity check, in a fixed order; about thirty samples in total at most.
 
-    Args:
-        inputs: inputs of the artifact; symbolic dimensions are probed at several sizes.
-        sizes: size of each symbol in the example inputs.
-        seed: random seed.
-        batch: the symbol that counts samples.
-        samples: real samples by input name, first axis samples; probed in addition.
-        negated: also probe negated inputs of ordinary amplitude. A traced graph may contain only one branch of the
-            model's control flow, and the sign of an input often decides the branch of a whole call.
-
-    Returns:
-        Probes in a fixed order; about thirty samples in total at most.
+    Symbolic dimensions are probed at several sizes; ``sizes`` are those of the example inputs. Real ``samples`` by input
+    name, first axis samples, are probed in addition. ``negated`` adds negated inputs of ordinary amplitude: a traced
+    graph may contain only one branch of the model's control flow, and the sign of an input often decides the branch of
+    a whole call.
     """
     rng = np.random.default_rng(seed)
     dynamic = symbols(inputs)
@@ -130,14 +123,7 @@ def _negated(probe: Probe, inputs: Sequence[TensorSpec]) -> Probe:
 def probes_at(
     inputs: Sequence[TensorSpec], sizes: Mapping[str, int], *, seed: int = 0, batch: str = "batch"
 ) -> list[Probe]:
-    """Make probes of ordinary amplitude at one combination of sizes, with `SPOT_SAMPLES` samples or one batch.
-
-    Args:
-        inputs: inputs of the artifact.
-        sizes: size of every symbol.
-        seed: random seed.
-        batch: the symbol that counts samples.
-    """
+    """Make probes of ordinary amplitude at one combination of sizes, with `SPOT_SAMPLES` samples or one batch."""
     rng = np.random.default_rng(seed)
     count = sizes.get(batch, 1)
     kinds = [("normal", "uniform")[index % 2] for index in range(count)]

@@ -26,7 +26,6 @@ class NormTensors:
     Attributes:
         prefix: name of the module.
         names: names of its tensors by role: ``mean``, ``var``, ``gamma``, ``beta``.
-        eps: as in the formula.
     """
 
     prefix: str
@@ -86,14 +85,9 @@ class _StoredTensors:
 def match_weights(
     tensors: Mapping[str, Array], read: set[str], norms: list[NormTensors], path: Path, precision: str = "fp32"
 ) -> WeightMatches:
-    """Find every tensor of the model in the graph.
+    """Find every tensor of the model in the graph, except those that no run of the model reads.
 
-    Args:
-        tensors: parameters and buffers by name; not copied.
-        read: names of those that a run of the model reads; the others need not be in the graph.
-        norms: the model's batch normalizations, which may be folded.
-        path: the ONNX file.
-        precision: ``fp16`` compares after rounding to float16.
+    The batch normalizations ``norms`` may be folded. ``fp16`` compares after rounding to float16.
 
     Raises:
         ArtifactError: the file is damaged.

@@ -46,14 +46,7 @@ def calibrated(
 ) -> tuple[CalibrationTable, bool]:
     """Return the calibration table for these samples and this method, and whether it was reused.
 
-    Args:
-        source: the float export.
-        graph: the prepared graph of the export.
-        samples: the calibration samples.
-        method: name of the method that chooses ranges.
-        child: the process that prepared the graph and runs it.
-        store: the artifacts directory, where the table is stored.
-        progress: receives progress messages.
+    ``graph`` is the prepared graph of the export; ``child`` prepared it and runs it.
 
     Raises:
         DataError: the samples cannot be used.

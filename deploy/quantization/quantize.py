@@ -45,13 +45,9 @@ class QuantizeReport:
         artifact: the INT8 file and its manifest; a file that fails is stored in the folder ``rejected``.
         verdict: ``pass`` or ``fail`` if bounds were given, else ``measured``; ``fail`` if a value is not finite.
         reasons: why the verdict is ``fail``; else empty.
-        evidence: comparison of the INT8 graph with the float graph.
         plan: layers kept in float, with the evidence after each; None if no bound was given.
         worst: layers in order of their noise, the largest first.
-        table: the calibration table.
         reused: the table was stored by an earlier run.
-        data: samples for calibration and for evaluation.
-        seconds: wall time.
     """
 
     artifact: Artifact

@@ -26,16 +26,9 @@ RANKING_SAMPLES = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quantizer:
-    """Writes quantized versions of a graph for one target, each with other layers in float.
+    """Writes quantized versions of a prepared graph for one target, each with other layers in float.
 
-    Attributes:
-        source: the float export.
-        graph: its prepared graph.
-        table: the calibration table.
-        target: target of the quantized graphs.
-        samples: samples to evaluate on.
-        path: the file that is written.
-        fp16: layers that are not quantized compute in FP16; inputs and outputs stay float32.
+    With ``fp16``, layers that are not quantized compute in FP16; inputs and outputs stay float32.
     """
 
     source: Source
@@ -66,16 +59,7 @@ class Quantizer:
 def search(
     quantizer: Quantizer, runner: IsolatedRunner, bounds: QualityBounds, progress: Progress
 ) -> FloatLayerPlan[Evidence]:
-    """Quantize every layer; while a bound is not met, keep one more layer in float.
-
-    Args:
-        quantizer: writes the graphs.
-        runner: a started ONNX Runtime worker.
-        bounds: without any, every layer is quantized.
-        progress: receives progress messages.
-
-    Returns:
-        The layers kept in float, with the evidence after each. One layer always stays quantized.
+    """Quantize every layer; while a bound is not met, keep one more layer in float. One layer always stays quantized.
 
     Raises:
         BackendError: a runtime cannot open or run a graph.

@@ -47,12 +47,9 @@ class GraphChild:
         return _parse(self._remote.call("prepare", path=str(path))[1])
 
     def collect(self, feeds: Iterable[Feeds], *, samples: int, advance: Callable[[int, int], None]) -> Observations:
-        """Run `calibration.collect` over the prepared graph.
+        """Run `calibration.collect` over the prepared graph; ``samples`` is their number in all batches.
 
-        Args:
-            feeds: batches, arrays by input name.
-            samples: number of samples in all batches.
-            advance: called after every batch with the number of samples done and ``samples``.
+        ``advance`` is called after every batch with the number of samples done and ``samples``.
 
         Raises:
             DataError: the samples do not fit the graph, or give values that are not finite.
@@ -64,12 +61,7 @@ class GraphChild:
         return unpack(*self._remote.call("observations"))
 
     def layer_noise(self, quantized: onnx.ModelProto, feeds: Iterable[Feeds]) -> list[LayerNoise]:
-        """Run `calibration.layers.layer_noise` on the prepared graph and one that was quantized from it.
-
-        Raises:
-            BackendError: ONNX Runtime refused one of them.
-            BackendCrashedError: the process died.
-        """
+        """Run `calibration.layers.layer_noise` on the prepared graph and one that was quantized from it."""
         self._remote.call("compare", {GRAPH: _serialize(quantized)})
         self._add(feeds)
         reply, arrays = self._remote.call("noise")
