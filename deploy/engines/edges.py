@@ -9,14 +9,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core import registry
 from deploy.core.artifact import Artifact, Manifest, Payload, sha256
 from deploy.core.errors import DeployError, ExportError, MissingPackageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import REJECTED, Store
-from deploy.exporting.prove import check_outputs
+from deploy.exporting.prove import prove
 from deploy.models.open import open_model, request_of
 from deploy.parity.verdict import ParityReport
 
@@ -137,7 +136,13 @@ def _convert(module: ModuleType, edge: str, source: Path, path: Path) -> None:
 def _check_parity(source: Artifact, path: Path, backend: str, store: Store, progress: Progress) -> ParityReport:
     request = request_of(source)
     with IsolatedRunner(backend) as candidate:
-        reference = PyTorchRunner(open_model(request, store, SILENT), "fp64")  # the export gave the warnings
-        precision = source.manifest.precision
-        report = check_outputs(reference, path, candidate, precision=precision, seed=request.seed, progress=progress)
+        report = prove(
+            open_model(request, store, SILENT),  # the export gave the warnings
+            path,
+            candidate,
+            precision=source.manifest.precision,
+            seed=request.seed,
+            find_weights=False,
+            progress=progress,
+        )
     return dataclasses.replace(report, digest=sha256(path))

@@ -34,17 +34,21 @@ def prove(
     path: Path,
     candidate: IsolatedRunner,
     *,
-    precision: str = "fp32",
-    seed: int = 0,
+    precision: str,
+    seed: int,
     samples: ProbeSamples | None = None,
     negated: bool = False,
+    find_weights: bool = True,
     progress: Progress,
 ) -> ParityReport:
-    """Check an ONNX file against a model: outputs and weights.
+    """Check a file against a model: its outputs and, if it is an ONNX file, its weights.
 
     The inputs of the file correspond to the model's by name or by position. The candidate is a started process, which
     opens the file; the caller closes it. ``negated`` is for a file that was or may have been traced, see
     `deploy.parity.probes.make_probes`.
+
+    Returns:
+        The report; it has no probes, and the verdict ``fail``, if the inputs of the file do not fit the model.
 
     Raises:
         BackendError: the model cannot be run, or the backend cannot open the file.
@@ -52,43 +56,6 @@ def prove(
         DataError: the samples do not fit the model.
     """
     reference = PyTorchRunner(model, "fp64")
-    report = check_outputs(
-        reference,
-        path,
-        candidate,
-        precision=precision,
-        seed=seed,
-        samples=samples,
-        negated=negated,
-        progress=progress,
-    )
-    if not report.probes:
-        return report
-    tensors = {name: np.asarray(value.detach().numpy()) for name, value in model.module.state_dict().items()}
-    matches = match_weights(tensors, reference.read, _norms(model, set(tensors)), path, precision)
-    return dataclasses.replace(report, weights=matches.summary(), digest=sha256(path))
-
-
-def check_outputs(
-    reference: PyTorchRunner,
-    path: Path,
-    candidate: IsolatedRunner,
-    *,
-    precision: str = "fp32",
-    seed: int = 0,
-    samples: ProbeSamples | None = None,
-    negated: bool = False,
-    progress: Progress,
-) -> ParityReport:
-    """Check the outputs of a file, in any format that the candidate opens, against a model; arguments as for `prove`.
-
-    The report has no probes, and the verdict ``fail``, if the inputs of the file do not fit the model.
-
-    Raises:
-        BackendError: the model cannot be run, or the backend cannot open the file.
-        DataError: the samples do not fit the model.
-    """
-    model = reference.model
     settings = RunSettings(low_memory=_size(path) >= LOW_MEMORY_BYTES, shared_cores=True)
     candidate.open(path, **candidate.backend.options(settings))
     rename, inputs, faults = match_inputs(model, candidate.inputs)
@@ -109,7 +76,7 @@ def check_outputs(
 
         real = fit_samples(samples, model, inputs)
     probes = make_probes(inputs, model.sizes, seed=seed, samples=real, negated=negated)
-    return compare(
+    report = compare(
         reference,
         PyTorchRunner(model, precision),
         candidate,
@@ -119,6 +86,11 @@ def check_outputs(
         rename=rename,
         advance=progress.advance,
     )
+    if not find_weights:
+        return report
+    tensors = {name: np.asarray(value.detach().numpy()) for name, value in model.module.state_dict().items()}
+    matches = match_weights(tensors, reference.read, _norms(model, set(tensors)), path, precision)
+    return dataclasses.replace(report, weights=matches.summary(), digest=sha256(path))
 
 
 def _size(path: Path) -> int:
