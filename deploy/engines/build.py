@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,9 @@ if TYPE_CHECKING:
     from deploy.quantization.data import CalibrationData
 
 TARGET = "tensorrt"
-NOT_RUN = "built, not run here"
+_BUILT = ("library", "version", "profiles", "weighted", "weight_bytes", "layers")
+"""Options of the manifest that say what was built."""
+
 SIZE_CHECK_BYTES = 16 * 2**20
 """The engine's size is checked only if its weights save more than this: kernels take some megabytes as well."""
 
@@ -99,11 +100,10 @@ class BuildRequest:
     def command(self, model: str, runtime: str) -> str:
         """Return the command that builds the engine again; ``runtime`` replaces ``auto``."""
         flags = [name for name, given in (("--fp16", self.fp16), ("--int8", self.int8)) if given]
-        default = BuildRequest()
         options = [
             ("--calib", self.calib),
-            ("--method", self.method if self.method != default.method else None),
-            ("--samples", self.samples if self.samples != default.samples else None),
+            ("--method", self.method if self.method != DEFAULT_METHOD else None),
+            ("--samples", self.samples if self.samples != DEFAULT_SAMPLES else None),
             ("--batch", self.batch),
             *(("--shape", text) for text in self.shapes),
             ("--runtime", runtime),
@@ -142,7 +142,7 @@ class BuildReport:
     @property
     def state(self) -> str:
         """Whether the engine was run on this machine, with the verdict."""
-        return NOT_RUN if self.verdict is None else f"run here: {self.verdict}"
+        return "built, not run here" if self.verdict is None else f"run here: {self.verdict}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -152,12 +152,7 @@ class BuildReport:
             "bytes": self.built.bytes,
             "model": manifest.model,
             "precision": manifest.precision,
-            "library": self.built.library,
-            "version": self.built.version,
-            "profiles": to_plain(self.profiles),
-            "weighted": dict(self.built.weighted),
-            "weight_bytes": dict(self.built.weight_bytes),
-            "layers": dict(self.built.layers),
+            **{name: manifest.options[name] for name in _BUILT},
             "state": self.state,
             "verdict": self.verdict,
             "parity": manifest.parity,
@@ -375,18 +370,13 @@ def check_precision(built: Built, precision: str, graph: Path, copies: int = 1) 
             f"{graph}: the engine was built for {precision}, and none of its layers with weights computes in "
             f"{expected}: {actual}."
         )
-    float_bytes = _float_bytes(built.weight_bytes)
+    float_bytes = sum(size * 4 // _TYPE_BYTES.get(name, 4) for name, size in built.weight_bytes.items())
     saved = float_bytes - sum(built.weight_bytes.values())
     if copies == 1 and saved > SIZE_CHECK_BYTES and built.bytes >= float_bytes:
         raise BackendError(
             f"{graph}: the engine was built for {precision}, and with {built.bytes} bytes it is not smaller than its "
             f"weights in float32 ({float_bytes} bytes)."
         )
-
-
-def _float_bytes(weight_bytes: Mapping[str, int]) -> int:
-    """Return the size of the weights in float32."""
-    return sum(size * 4 // _TYPE_BYTES.get(name, 4) for name, size in weight_bytes.items())
 
 
 def _manifest(plan: _BuildPlan, built: Built, path: Path) -> Manifest:

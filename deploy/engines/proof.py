@@ -27,8 +27,6 @@ from deploy.quantization.source import Source
 from deploy.support.runtime import Runtime
 from exporters.onnx_to_tensorrt import Profile
 
-MEASURED = "measured"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineProof:
@@ -162,7 +160,7 @@ def _measure_int8(
     with IsolatedRunner("onnxruntime") as runner, progress.stage("evaluating the engine"):
         judge = Judge(runner, source.path, data.evidence, size=size, fixed=fixed, target=target)
         evidence = judge.measure(engine.path, progress, Runtime(backend=find_backend("tensorrt")))
-    verdict, reason = (MEASURED, "") if evidence.finite else ("fail", "output values are not finite")
+    verdict, reason = ("measured", "") if evidence.finite else ("fail", "output values are not finite")
     return EngineProof(verdict=verdict, reason=reason, parity=evidence.parity(verdict, precision, data))
 
 

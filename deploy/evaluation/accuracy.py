@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from deploy.evaluation.predictions import Predictions
 from deploy.evaluation.statistics import mcnemar, paired_difference, wilson
@@ -50,10 +49,6 @@ class Accuracy:
             confidence=float(finite.mean()) if len(finite) else 0.0,
             not_finite=total - len(finite),
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +105,3 @@ class AccuracyComparison:
             confidence_shift=float(shifts.mean()) if both.any() else 0.0,
             verdict=verdict,
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)

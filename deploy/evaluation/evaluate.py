@@ -28,9 +28,8 @@ from deploy.data.collection import open_dataset
 from deploy.data.dataset import Dataset, stratified_split
 from deploy.data.preprocess import image_preprocessing, prepare
 from deploy.evaluation.accuracy import Accuracy, AccuracyComparison
-from deploy.evaluation.labels import labels_for
 from deploy.evaluation.leakage import seen_in_training
-from deploy.evaluation.predictions import Classify, Predictions, predict
+from deploy.evaluation.predictions import Classify, Predictions, labels_for, predict
 from deploy.evaluation.records import save
 from deploy.models.open import open_model, request_of
 from deploy.models.request import ModelRequest

@@ -74,8 +74,7 @@ class _StoredTensors:
         return self._cache[name]
 
     def of_size(self, size: int, first: str = "") -> Iterator[tuple[str, Array]]:
-        names = sorted(self._by_size.get(size, ()), key=lambda name: name != first)
-        for name in names:
+        for name in sorted(self._by_size.get(size, ()), key=lambda name: name != first):
             yield name, self.get(name)
 
     def __iter__(self) -> Iterator[tuple[str, Array]]:
@@ -96,7 +95,12 @@ def match_weights(
     counters = {name for name in tensors if name.endswith("num_batches_tracked")}  # for training only
     result = WeightMatches(unused=sorted(set(tensors) - read - counters))
     half = precision == "fp16"
-    values = {name: _rounded(value, half) for name, value in tensors.items() if name in read}
+    with np.errstate(over="ignore"):
+        values = {
+            name: value.astype(np.float16) if half and value.dtype == np.float32 else value
+            for name, value in tensors.items()
+            if name in read
+        }
     missing: list[str] = []
     for name, value in values.items():
         (result.identical if _identical(name, value, stored) else missing).append(name)
@@ -109,13 +113,6 @@ def match_weights(
         else:
             result.listed.append(name)
     return result
-
-
-def _rounded(value: Array, half: bool) -> Array:
-    if half and value.dtype == np.float32:
-        with np.errstate(over="ignore"):
-            return value.astype(np.float16)
-    return value
 
 
 def _same(left: Array, right: Array) -> bool:

@@ -31,7 +31,7 @@ STABLE_SAMPLES = 32
 
 def batch_of(graph: onnx.ModelProto) -> tuple[int, bool]:
     """Return the number of samples in a batch, and whether the graph fixes it."""
-    first = next(value for value in graph.graph.input).type.tensor_type.shape.dim
+    first = graph.graph.input[0].type.tensor_type.shape.dim
     return calibration.batch_size(graph), bool(first and first[0].dim_value)
 
 

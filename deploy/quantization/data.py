@@ -18,7 +18,7 @@ from deploy.core.tensors import TensorSpec
 from deploy.data.collection import open_dataset
 from deploy.data.dataset import Dataset, evenly
 from deploy.data.preprocess import batches
-from deploy.evaluation.labels import labels_for
+from deploy.evaluation.predictions import labels_for
 from deploy.exporting.samples import digest_of, fit_arrays, load_samples
 from deploy.quantization.source import Source
 
