@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from deploy.quantization.data import CalibrationData
 
 TARGET = "tensorrt"
+NOT_RUN = "built, not run here"
 _BUILT = ("library", "version", "profiles", "weighted", "weight_bytes", "layers")
 """Options of the manifest that say what was built."""
 
@@ -142,7 +143,7 @@ class BuildReport:
     @property
     def state(self) -> str:
         """Whether the engine was run on this machine, with the verdict."""
-        return "built, not run here" if self.verdict is None else f"run here: {self.verdict}"
+        return NOT_RUN if self.verdict is None else f"run here: {self.verdict}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -354,14 +355,11 @@ def _build(plan: _BuildPlan, path: Path, progress: Progress) -> Built:
 
 
 def check_precision(built: Built, precision: str, graph: Path, copies: int = 1) -> None:
-    """Check without a GPU that an engine computes in a precision.
+    """Raise `BackendError` unless an engine computes in a precision; no GPU is needed.
 
     The parsed network, which is strongly typed, must have a layer with weights in that precision. The engine must be
     smaller than its weights in float32, if the precision saves more than `SIZE_CHECK_BYTES` of them and the engine
     contains a single copy.
-
-    Raises:
-        BackendError: the engine computes in another precision.
     """
     expected = _WEIGHTED_TYPES[precision]
     if not built.weighted.get(expected):

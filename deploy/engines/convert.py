@@ -201,11 +201,6 @@ def _run_exporter(edge: str, source: Artifact, store: Store, progress: Progress)
     The exporter is a module with a function ``convert(source, path)``, which writes ``path`` and may write more files
     beside it; with ``SUFFIX``, the suffix of its files; and optionally with ``BACKEND``, the name of the plug-in of
     ``deploy.backends`` that runs them.
-
-    Raises:
-        ExportError: the exporter failed or wrote nothing.
-        MissingPackageError: the exporter needs a package that is not installed.
-        BackendError: the backend cannot open or run the file.
     """
     began = time.perf_counter()
     module = _load(edge)

@@ -9,15 +9,14 @@ from typing import Any
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.artifact import Artifact, sha256
 from deploy.core.backend import find_backend
-from deploy.core.errors import ArtifactError, BackendError, DeployError
+from deploy.core.errors import BackendError, DeployError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
 from deploy.exporting.prove import match_inputs
-from deploy.models.open import open_model
-from deploy.models.request import ModelRequest
+from deploy.models.open import open_model, request_of
 from deploy.parity.compare import Candidate, compare
 from deploy.parity.probes import SPOT_SAMPLES, Probe, make_probes, probes_at
 from deploy.parity.verdict import ParityReport
@@ -39,9 +38,9 @@ class EngineProof:
         parity: the evidence, for the manifest.
     """
 
-    verdict: str | None
+    verdict: str | None = None
     reason: str
-    parity: Mapping[str, Any] | None
+    parity: Mapping[str, Any] | None = None
 
 
 def prove_engine(
@@ -63,7 +62,7 @@ def prove_engine(
             runner.open(engine.path)
         except DeployError as exc:
             progress.warn(exc.message)
-            return EngineProof(verdict=None, reason=exc.message, parity=None)
+            return EngineProof(reason=exc.message)
         if data is None:
             return _check_parity(engine, source, profiles, runner, store, progress)
     return _measure_int8(engine, source, profiles, data, progress)
@@ -78,18 +77,10 @@ def _check_parity(
     progress: Progress,
 ) -> EngineProof:
     if source.manifest is None:
-        reason = f"{source.path} has no manifest, so its PyTorch model is unknown"
-        return EngineProof(verdict=None, reason=reason, parity=None)
-    try:
-        request = ModelRequest.from_dict(source.manifest.reference)
-    except TypeError as exc:
-        raise ArtifactError(
-            f"{source.path}: its manifest does not describe how to build the model.", f"deploy export {source.model}"
-        ) from exc
-    model = open_model(request, store, progress)
+        return EngineProof(reason=f"{source.path} has no manifest, so its PyTorch model is unknown")
+    model = open_model(request_of(Artifact(path=source.path, manifest=source.manifest)), store, progress)
     if model.weights.sha256 != source.manifest.weights.sha256:
-        reason = "the model's weights have changed since the export"
-        return EngineProof(verdict=None, reason=reason, parity=None)
+        return EngineProof(reason="the model's weights have changed since the export")
     report = check_engine(model, runner, profiles, engine.manifest.precision, progress)
     evidence = {**report.to_dict(), "digest": sha256(engine.path)}
     return EngineProof(verdict=report.verdict, reason="; ".join(report.reasons), parity=evidence)

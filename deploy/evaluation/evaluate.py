@@ -266,8 +266,14 @@ def _run_all(
 
 def _pytorch_model(evaluated: _EvaluatedModel, store: Store, progress: Progress) -> Model | None:
     """Return the model for PyTorch; None, with a warning, if only exports are left and it cannot be built."""
-    if evaluated.checkpoint is not None:
-        return _from_checkpoint(evaluated.checkpoint, progress)
+    checkpoint = evaluated.checkpoint
+    if checkpoint is not None:
+        checkpoint.verify()
+        manifest = checkpoint.manifest
+        model = resolve(dataclasses.replace(request_of(checkpoint), weights=str(checkpoint.path)), progress)
+        return model.replace(
+            preprocessing=manifest.preprocessing or model.preprocessing, labels=manifest.labels or model.labels
+        )
     if not evaluated.exports:
         return open_model(ModelRequest(name=evaluated.name), store, progress)
     newest = max(evaluated.exports, key=lambda item: item.manifest.created)
@@ -276,16 +282,6 @@ def _pytorch_model(evaluated: _EvaluatedModel, store: Store, progress: Progress)
     except DeployError as exc:
         progress.warn(f"{newest.path}: its model cannot be run in PyTorch, so nothing is compared: {exc.message}")
         return None
-
-
-def _from_checkpoint(checkpoint: Artifact, progress: Progress) -> Model:
-    checkpoint.verify()
-    manifest = checkpoint.manifest
-    request = dataclasses.replace(request_of(checkpoint), weights=str(checkpoint.path))
-    model = resolve(request, progress)
-    return model.replace(
-        preprocessing=manifest.preprocessing or model.preprocessing, labels=manifest.labels or model.labels
-    )
 
 
 def _max_batch(manifest: Manifest) -> int:

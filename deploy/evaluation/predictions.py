@@ -107,10 +107,6 @@ def predict(
 
     ``labels`` are those of `labels_for`. ``advance`` is called after every batch with the number of images done and
     their total.
-
-    Raises:
-        DataError: an image cannot be read, or a label exceeds the number of outputs.
-        BackendError: the runner failed, or its output is not logits.
     """
     parts, done = [], 0
     for images, _ in batches(dataset, preprocessing, batch_size):

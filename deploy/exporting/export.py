@@ -201,7 +201,11 @@ def _export_and_check(
         except ExportError as exc:
             errors.append(exc)
             if following is None:
-                raise _all_failed(job.model, errors) from exc
+                hints = dict.fromkeys(error.hint for error in errors if error.hint)
+                raise ExportError(
+                    f"{job.model.name} could not be exported. " + " ".join(error.message for error in errors),
+                    "; ".join(hints) or None,
+                ) from exc
             reason = exc.message
         except BackendError as exc:
             if following is None or candidate.dead:
@@ -216,7 +220,6 @@ def _export_and_check(
 
 
 def _with_decisions(parity: ParityReport, exported: Exported, job: _Job) -> ParityReport:
-    """Add a note if tracing recorded only one branch of the model's control flow."""
     if not exported.traced_branches:
         return parity
     more = f" and {len(exported.traced_branches) - 1} more places" if len(exported.traced_branches) > 1 else ""
@@ -227,14 +230,6 @@ def _with_decisions(parity: ParityReport, exported: Exported, job: _Job) -> Pari
     )
     job.progress.warn(f"{note}.")
     return dataclasses.replace(parity, notes=(*parity.notes, note))
-
-
-def _all_failed(model: Model, errors: list[ExportError]) -> ExportError:
-    hints = [error.hint for error in errors if error.hint]
-    return ExportError(
-        f"{model.name} could not be exported. " + " ".join(error.message for error in errors),
-        "; ".join(dict.fromkeys(hints)) or None,
-    )
 
 
 def _manifest(job: _Job, exported: Exported, parity: ParityReport) -> Manifest:

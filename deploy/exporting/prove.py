@@ -56,20 +56,13 @@ def prove(
         DataError: the samples do not fit the model.
     """
     reference = PyTorchRunner(model, "fp64")
-    settings = RunSettings(low_memory=_size(path) >= LOW_MEMORY_BYTES, shared_cores=True)
+    files = [item for item in (path, path.with_name(f"{path.name}.data")) if item.is_file()]
+    size = sum(item.stat().st_size for item in files)
+    settings = RunSettings(low_memory=size >= LOW_MEMORY_BYTES, shared_cores=True)
     candidate.open(path, **candidate.backend.options(settings))
     rename, inputs, faults = match_inputs(model, candidate.inputs)
     if faults:
-        return ParityReport(
-            verdict="fail",
-            reasons=tuple(faults),
-            precision=precision,
-            outputs=(),
-            dynamic={},
-            probes=0,
-            samples=0,
-            seed=seed,
-        )
+        return ParityReport(verdict="fail", reasons=tuple(faults), precision=precision, seed=seed)
     real = None
     if samples is not None:
         from deploy.exporting.samples import fit_samples  # imports readers of data sets
@@ -91,12 +84,6 @@ def prove(
     tensors = {name: np.asarray(value.detach().numpy()) for name, value in model.module.state_dict().items()}
     matches = match_weights(tensors, reference.read, _norms(model, set(tensors)), path, precision)
     return dataclasses.replace(report, weights=matches.summary(), digest=sha256(path))
-
-
-def _size(path: Path) -> int:
-    """Return the bytes of a file and of its external data."""
-    data = path.with_name(f"{path.name}.data")
-    return path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
 
 
 def match_inputs(model: Model, given: Sequence[TensorSpec]) -> tuple[dict[str, str], list[TensorSpec], list[str]]:
@@ -150,5 +137,5 @@ def _norms(model: Model, present: set[str]) -> list[NormTensors]:
             full = [f"{prefix}.{attribute}" for attribute in attributes if f"{prefix}.{attribute}" in present]
             if full:
                 names[role] = full[0]
-        norms.append(NormTensors(prefix=prefix, names=names, eps=float(getattr(module, "eps", 1e-5))))
+        norms.append(NormTensors(names=names, eps=float(getattr(module, "eps", 1e-5))))
     return norms

@@ -67,12 +67,7 @@ def digest_of(arrays: Fetches) -> str:
 
 
 def fit_samples(samples: ProbeSamples, model: Model, inputs: Sequence[TensorSpec]) -> Fetches:
-    """Convert what `load_samples` returned to arrays by input name; images are prepared for the model.
-
-    Raises:
-        DataError: the samples do not fit the inputs.
-        UsageError: the samples are images and the model does not take images.
-    """
+    """Convert what `load_samples` returned to arrays by input name; images are prepared for the model."""
     if isinstance(samples, Dataset):
         images, _ = next(batches(samples, image_preprocessing(model), MAX_REAL_SAMPLES))
         samples = {inputs[0].name: images}

@@ -35,7 +35,6 @@ class OperatorRecord:
         baseline: sketch of the output in the precision of the graph.
     """
 
-    operator: str
     module: str
     shape: tuple[int, ...]
     reference: Array

@@ -30,9 +30,6 @@ _BATCHES: tuple[tuple[str, ...], ...] = (
 )
 """Kinds of the samples in batches of 1, 2 and 5."""
 
-_LARGE = ("large", "large", "large")
-"""Kinds of the samples in a batch of 3; ``uniform`` instead where large values are outside the input's domain."""
-
 _KINDS = ("normal", "uniform", "zeros", "normal", "uniform", "normal")
 """Kinds of the probes of a model without a dynamic batch; two of large amplitude follow."""
 
@@ -75,7 +72,7 @@ def make_probes(
     dynamic = symbols(inputs)
     base = {symbol: sizes.get(symbol, 2) for symbol in dynamic}
     probes: list[Probe] = []
-    signed = can_negate(inputs)
+    signed = _signed(inputs)
     has_floats = any(spec.dtype.startswith("float") for spec in inputs)
     special = {"large": "large", "zeros": "constant"} if has_floats else {}
 
@@ -89,14 +86,14 @@ def make_probes(
     if BATCH in dynamic:
         for kinds in _BATCHES:
             add(kinds, {**base, BATCH: len(kinds)})
-        add(_LARGE if signed else ("uniform",) * 3, {**base, BATCH: 3})
+        add(("large" if signed else "uniform",) * 3, {**base, BATCH: 3})  # large values may be outside the domain
     else:
         for kind in _KINDS:
             add((kind,), base)
         for _ in range(2):
             add(("large" if signed else "normal",), base)
     if negated and signed:
-        probes += [_negated(probe, inputs) for probe in probes if "large" not in probe.groups]
+        probes += [_negated(probe, signed) for probe in probes if "large" not in probe.groups]
     for symbol in dynamic:
         if symbol != BATCH:
             for factor in (2, 1.5):
@@ -116,8 +113,7 @@ def _signed(inputs: Sequence[TensorSpec]) -> set[str]:
     return {spec.name for spec in inputs if spec.dtype.startswith("float") and spec.bounds is None}
 
 
-def _negated(probe: Probe, inputs: Sequence[TensorSpec]) -> Probe:
-    signed = _signed(inputs)
+def _negated(probe: Probe, signed: set[str]) -> Probe:
     feeds = {name: -value if name in signed else value for name, value in probe.feeds.items()}
     return dataclasses.replace(probe, label=f"negative {probe.label}", feeds=feeds)
 

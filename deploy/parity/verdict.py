@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from deploy.core.plain import to_plain
@@ -71,17 +71,16 @@ class ParityReport:
         outputs: every output over every group of probes.
         dynamic: sizes that were run, by dynamic dimension.
         weights: how each weight of the model was found in the graph (see `deploy.parity.weights`).
-        notes: remarks on the comparison.
         digest: SHA-256 of the file.
     """
 
     verdict: Verdict
     reasons: tuple[str, ...]
     precision: str
-    outputs: tuple[OutputParity, ...]
-    dynamic: Mapping[str, tuple[int, ...]]
-    probes: int
-    samples: int
+    outputs: tuple[OutputParity, ...] = ()
+    dynamic: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    probes: int = 0
+    samples: int = 0
     seed: int
     weights: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()

@@ -24,11 +24,9 @@ class NormTensors:
     """A batch normalization in evaluation mode: ``gamma · (x - mean) / sqrt(var + eps) + beta``.
 
     Attributes:
-        prefix: name of the module.
         names: names of its tensors by role: ``mean``, ``var``, ``gamma``, ``beta``.
     """
 
-    prefix: str
     names: Mapping[str, str]
     eps: float
 
@@ -87,9 +85,6 @@ def match_weights(
     """Find every tensor of the model in the graph, except those that no run of the model reads.
 
     The batch normalizations ``norms`` may be folded. ``fp16`` compares after rounding to float16.
-
-    Raises:
-        ArtifactError: the file is damaged.
     """
     stored = _StoredTensors(path)
     counters = {name for name in tensors if name.endswith("num_batches_tracked")}  # for training only

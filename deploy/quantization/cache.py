@@ -47,10 +47,6 @@ def calibrated(
     """Return the calibration table for these samples and this method, and whether it was reused.
 
     ``graph`` is the prepared graph of the export; ``child`` prepared it and runs it.
-
-    Raises:
-        DataError: the samples cannot be used.
-        BackendError: ONNX Runtime cannot run the graph.
     """
     key = _key(source, graph, samples, method)
     path = store.folder(source.slug) / f"{source.slug}.calibration.json"

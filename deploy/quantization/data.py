@@ -76,12 +76,7 @@ class CalibrationData:
 
 
 def open_data(calib: str, source: Source, *, samples: int, skip_bad: bool, progress: Progress) -> CalibrationData:
-    """Open the data given by ``--calib`` and divide it; at most ``samples`` are for calibration.
-
-    Raises:
-        DataError: fewer than `MIN_SAMPLES` samples, or samples that do not fit the graph.
-        UsageError: images for a graph that does not take them.
-    """
+    """Open the data given by ``--calib`` and divide it; at most ``samples`` are for calibration."""
     loaded = load_samples(calib, progress) if calib.endswith((".npy", ".npz")) else None
     if isinstance(loaded, dict):
         if skip_bad:

@@ -81,10 +81,6 @@ class QualityBounds:
         """Whether there is a bound."""
         return self.min_sqnr is not None or self.max_drop is not None
 
-    def met_by(self, evidence: Evidence) -> bool:
-        """Return whether all values are finite and every bound is met."""
-        return not self.violations(evidence)
-
     def violations(self, evidence: Evidence) -> list[str]:
         """Return one phrase for each bound that is not met, and one for values that are not finite."""
         reasons = []
@@ -103,10 +99,6 @@ class Judge:
     """Compares quantized graphs with the float graph, which is run once, on the same samples.
 
     The caller closes ``runner``, a started ONNX Runtime worker. The target decides what runs the quantized graphs.
-
-    Raises:
-        DataError: there are fewer samples than one fixed batch.
-        BackendError: the float graph cannot be run.
     """
 
     def __init__(
@@ -123,9 +115,6 @@ class Judge:
         """Run a quantized graph, or an engine built from one, and compare its outputs.
 
         ``runtime`` replaces what runs the target's graphs on this machine.
-
-        Raises:
-            BackendError: the runtime cannot open or run the file.
         """
         runtime = runtime or runtime_of(ONNX, self._target) or simulated()
         options = runtime.options(RunSettings(shared_cores=True))

@@ -59,24 +59,22 @@ class Quantizer:
 def search(
     quantizer: Quantizer, runner: IsolatedRunner, bounds: QualityBounds, progress: Progress
 ) -> FloatLayerPlan[Evidence]:
-    """Quantize every layer; while a bound is not met, keep one more layer in float. One layer always stays quantized.
-
-    Raises:
-        BackendError: a runtime cannot open or run a graph.
-    """
+    """Quantize every layer; while a bound is not met, keep one more layer in float. One layer stays quantized."""
     with progress.stage("evaluating"):
         judge = quantizer.judge(runner, quantizer.samples)
         start = judge.measure(quantizer.write(()), progress)
-    if not bounds.given or bounds.met_by(start):
+    violations = bounds.violations(start)
+    if not bounds.given or not violations:
         return FloatLayerPlan(start=start, steps=(), sufficient=True)
-    progress.note(f"{'; '.join(bounds.violations(start))}: searching for layers to keep in float")
+    progress.note(f"{'; '.join(violations)}: searching for layers to keep in float")
     order = _ranked(quantizer, runner, progress)
     with progress.stage("keeping layers in float"):
 
         def measure(keep: frozenset[str]) -> Evidence:
             return judge.measure(quantizer.write(keep), progress) if keep else start
 
-        plan = choose_float_layers(order[:-1], measure, bounds.met_by)  # without the last layer nothing would be INT8
+        # without the last layer nothing would be INT8
+        plan = choose_float_layers(order[:-1], measure, lambda evidence: not bounds.violations(evidence))
     for step in plan.steps:
         drop = "" if step.result.drop is None else f", top-1 drop {step.result.drop:.2f} points"
         progress.note(f"{step.layer} kept in float: SQNR {format_sqnr(step.result.sqnr_db)}{drop}")

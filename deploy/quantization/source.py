@@ -67,11 +67,6 @@ def open_source(model: str | Path | None, store: Store, preprocess: Sequence[str
     """Find the float32 export and verify its digest; export the model first if it has no export.
 
     ``preprocess`` are ``key=value`` changes to the preprocessing.
-
-    Raises:
-        ArtifactError: the file does not exist or is not a float32 ONNX file.
-        DigestError: the file differs from its manifest.
-        UsageError: a change to the preprocessing is invalid.
     """
     path, artifact = _find(model, store, progress)
     if artifact is not None:

@@ -38,23 +38,13 @@ class GraphChild:
         self._remote.close()
 
     def prepare(self, path: Path) -> onnx.ModelProto:
-        """Run `calibration.prepare` and return the prepared graph; the process keeps it for the next requests.
-
-        Raises:
-            ArtifactError: the file is damaged or cannot be quantized.
-            BackendCrashedError: the process died.
-        """
+        """Run `calibration.prepare` and return the prepared graph; the process keeps it for the next requests."""
         return _parse(self._remote.call("prepare", path=str(path))[1])
 
     def collect(self, feeds: Iterable[Feeds], *, samples: int, advance: Callable[[int, int], None]) -> Observations:
         """Run `calibration.collect` over the prepared graph; ``samples`` is their number in all batches.
 
         ``advance`` is called after every batch with the number of samples done and ``samples``.
-
-        Raises:
-            DataError: the samples do not fit the graph, or give values that are not finite.
-            BackendError: ONNX Runtime refused the graph.
-            BackendCrashedError: the process died.
         """
         self._remote.call("collect", samples=samples)
         self._add(feeds, lambda done: advance(done, samples))
