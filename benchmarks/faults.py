@@ -34,8 +34,7 @@ from deploy.core.tensors import TensorSpec
 from deploy.exporting.export import export_model
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
-from deploy.parity.cached import CachedRunner
-from deploy.parity.compare import compare
+from deploy.parity.compare import CachedRunner, compare
 from deploy.parity.probes import Probe, make_probes
 
 ARCHITECTURES = (

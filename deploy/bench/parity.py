@@ -10,8 +10,7 @@ from deploy.bench.cells import PlannedCell
 from deploy.bench.process import BenchProcess
 from deploy.core.model import Model
 from deploy.exporting.prove import match_inputs
-from deploy.parity.cached import CachedRunner
-from deploy.parity.compare import compare
+from deploy.parity.compare import CachedRunner, compare
 from deploy.parity.probes import Probe, probes_at
 
 

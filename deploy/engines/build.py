@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,9 @@ if TYPE_CHECKING:
 
 TARGET = "tensorrt"
 NOT_RUN = "built, not run here"
+_BUILT = ("library", "version", "profiles", "weighted", "weight_bytes", "layers")
+"""Options of the manifest that say what was built."""
+
 SIZE_CHECK_BYTES = 16 * 2**20
 """The engine's size is checked only if its weights save more than this: kernels take some megabytes as well."""
 
@@ -88,11 +90,7 @@ class BuildRequest:
         return "fp16" if self.fp16 else "fp32"
 
     def check(self) -> None:
-        """Check that the fields fit each other.
-
-        Raises:
-            UsageError: ``int8`` without ``calib``, or options of the calibration without ``int8``.
-        """
+        """Raise `UsageError` for ``int8`` without ``calib``, or options of the calibration without ``int8``."""
         if self.int8 and self.calib is None:
             raise UsageError("--int8 needs calibration data: --calib.", "deploy trt build --int8 --calib images/")
         if self.calib is not None and not self.int8:
@@ -101,18 +99,12 @@ class BuildRequest:
             raise UsageError("--method and --samples are only used with --int8.", "add --int8")
 
     def command(self, model: str, runtime: str) -> str:
-        """Return the command that builds the engine again.
-
-        Args:
-            model: replaces ``model``: its name or file.
-            runtime: replaces ``runtime``, which may be ``auto``.
-        """
+        """Return the command that builds the engine again; ``runtime`` replaces ``auto``."""
         flags = [name for name, given in (("--fp16", self.fp16), ("--int8", self.int8)) if given]
-        default = BuildRequest()
         options = [
             ("--calib", self.calib),
-            ("--method", self.method if self.method != default.method else None),
-            ("--samples", self.samples if self.samples != default.samples else None),
+            ("--method", self.method if self.method != DEFAULT_METHOD else None),
+            ("--samples", self.samples if self.samples != DEFAULT_SAMPLES else None),
             ("--batch", self.batch),
             *(("--shape", text) for text in self.shapes),
             ("--runtime", runtime),
@@ -131,11 +123,9 @@ class BuildReport:
 
     Attributes:
         artifact: the engine and its manifest; an engine that fails is stored in the folder ``rejected``.
-        built: what the builder reported.
         profiles: shape ranges by input, one mapping for each optimization profile.
         proof: result of running the engine; None without a GPU.
         onnx: the FP16 or INT8 graph that the engine was built from; None for float32, which is built from the export.
-        seconds: wall time.
     """
 
     artifact: Artifact
@@ -163,12 +153,7 @@ class BuildReport:
             "bytes": self.built.bytes,
             "model": manifest.model,
             "precision": manifest.precision,
-            "library": self.built.library,
-            "version": self.built.version,
-            "profiles": to_plain(self.profiles),
-            "weighted": dict(self.built.weighted),
-            "weight_bytes": dict(self.built.weight_bytes),
-            "layers": dict(self.built.layers),
+            **{name: manifest.options[name] for name in _BUILT},
             "state": self.state,
             "verdict": self.verdict,
             "parity": manifest.parity,
@@ -230,7 +215,6 @@ class TrtexecReport:
     """The command of NVIDIA's own tool that builds the same engine.
 
     Attributes:
-        arguments: the tool and its arguments.
         onnx: the graph that the tool is given; it contains the precision.
     """
 
@@ -272,12 +256,8 @@ class _BuildPlan:
     """Everything that a build needs.
 
     Attributes:
-        request: the engine to build.
-        source: the float32 export.
         onnx: the FP16 or INT8 graph made from the export; None for float32.
         data: calibration data; None without INT8.
-        library: what builds the engine.
-        options: options of the builder.
     """
 
     request: BuildRequest
@@ -289,7 +269,6 @@ class _BuildPlan:
 
     @property
     def graph(self) -> Path:
-        """The ONNX file that the builder is given."""
         return self.onnx.path if self.onnx else self.source.path
 
     @property
@@ -376,20 +355,11 @@ def _build(plan: _BuildPlan, path: Path, progress: Progress) -> Built:
 
 
 def check_precision(built: Built, precision: str, graph: Path, copies: int = 1) -> None:
-    """Check without a GPU that an engine computes in a precision.
+    """Raise `BackendError` unless an engine computes in a precision; no GPU is needed.
 
     The parsed network, which is strongly typed, must have a layer with weights in that precision. The engine must be
     smaller than its weights in float32, if the precision saves more than `SIZE_CHECK_BYTES` of them and the engine
     contains a single copy.
-
-    Args:
-        built: the engine.
-        precision: ``fp32``, ``fp16``, ``int8`` or ``int8-fp16``.
-        graph: the ONNX file, for messages.
-        copies: number of GPUs that the engine was built for.
-
-    Raises:
-        BackendError: the engine computes in another precision.
     """
     expected = _WEIGHTED_TYPES[precision]
     if not built.weighted.get(expected):
@@ -398,18 +368,13 @@ def check_precision(built: Built, precision: str, graph: Path, copies: int = 1) 
             f"{graph}: the engine was built for {precision}, and none of its layers with weights computes in "
             f"{expected}: {actual}."
         )
-    float_bytes = _float_bytes(built.weight_bytes)
+    float_bytes = sum(size * 4 // _TYPE_BYTES.get(name, 4) for name, size in built.weight_bytes.items())
     saved = float_bytes - sum(built.weight_bytes.values())
     if copies == 1 and saved > SIZE_CHECK_BYTES and built.bytes >= float_bytes:
         raise BackendError(
             f"{graph}: the engine was built for {precision}, and with {built.bytes} bytes it is not smaller than its "
             f"weights in float32 ({float_bytes} bytes)."
         )
-
-
-def _float_bytes(weight_bytes: Mapping[str, int]) -> int:
-    """Return the size of the weights in float32."""
-    return sum(size * 4 // _TYPE_BYTES.get(name, 4) for name, size in weight_bytes.items())
 
 
 def _manifest(plan: _BuildPlan, built: Built, path: Path) -> Manifest:

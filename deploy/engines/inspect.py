@@ -109,15 +109,7 @@ def _open(artifact: Artifact, progress: Progress) -> tuple[str | None, Shares | 
 
 
 def check_shares(artifact: Artifact, types: Shares) -> None:
-    """Check that an engine which reports the types of its weights has some in the precision of its manifest.
-
-    Args:
-        artifact: the engine.
-        types: types of its layers and weights.
-
-    Raises:
-        BackendError: it has none.
-    """
+    """Raise `BackendError` if an engine reports types of weights and none is the one that its manifest records."""
     precision = artifact.manifest.precision
     expected = _WEIGHT_TYPES.get(precision)
     if expected and types.weights and expected not in types.weights:

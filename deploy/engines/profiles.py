@@ -89,7 +89,6 @@ def _parse_shapes(option: str, text: str) -> ShapeRange:
 
 
 def _count(ranges: dict[str, tuple[Sizes, ...]], whole: dict[str, tuple[ShapeRange, ...]]) -> int:
-    """Return the number of profiles."""
     counts = {name: len(given) for name, given in [*ranges.items(), *whole.items()]}
     several = {name: count for name, count in counts.items() if count > 1}
     if len(set(several.values())) > 1:

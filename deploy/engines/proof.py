@@ -9,15 +9,14 @@ from typing import Any
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.artifact import Artifact, sha256
 from deploy.core.backend import find_backend
-from deploy.core.errors import ArtifactError, BackendError, DeployError
+from deploy.core.errors import BackendError, DeployError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
 from deploy.exporting.prove import match_inputs
-from deploy.models.open import open_model
-from deploy.models.request import ModelRequest
+from deploy.models.open import open_model, request_of
 from deploy.parity.compare import Candidate, compare
 from deploy.parity.probes import SPOT_SAMPLES, Probe, make_probes, probes_at
 from deploy.parity.verdict import ParityReport
@@ -26,8 +25,6 @@ from deploy.quantization.evidence import Judge
 from deploy.quantization.source import Source
 from deploy.support.runtime import Runtime
 from exporters.onnx_to_tensorrt import Profile
-
-MEASURED = "measured"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,9 +38,9 @@ class EngineProof:
         parity: the evidence, for the manifest.
     """
 
-    verdict: str | None
+    verdict: str | None = None
     reason: str
-    parity: Mapping[str, Any] | None
+    parity: Mapping[str, Any] | None = None
 
 
 def prove_engine(
@@ -54,15 +51,7 @@ def prove_engine(
     store: Store,
     progress: Progress,
 ) -> EngineProof:
-    """Open an engine and compare its outputs.
-
-    Args:
-        engine: the engine; its manifest lies beside it.
-        source: the float32 export that the engine was made from.
-        profiles: the engine's optimization profiles.
-        data: samples that an INT8 engine is evaluated on; None for other precisions.
-        store: the artifacts directory, where trained weights are found.
-        progress: receives progress messages.
+    """Open an engine, whose manifest lies beside it, and compare its outputs; ``data`` is None except for INT8.
 
     Raises:
         BackendError: the engine was opened and cannot run.
@@ -73,7 +62,7 @@ def prove_engine(
             runner.open(engine.path)
         except DeployError as exc:
             progress.warn(exc.message)
-            return EngineProof(verdict=None, reason=exc.message, parity=None)
+            return EngineProof(reason=exc.message)
         if data is None:
             return _check_parity(engine, source, profiles, runner, store, progress)
     return _measure_int8(engine, source, profiles, data, progress)
@@ -87,20 +76,11 @@ def _check_parity(
     store: Store,
     progress: Progress,
 ) -> EngineProof:
-    """Compare an FP32 or FP16 engine with the float64 model."""
     if source.manifest is None:
-        reason = f"{source.path} has no manifest, so its PyTorch model is unknown"
-        return EngineProof(verdict=None, reason=reason, parity=None)
-    try:
-        request = ModelRequest.from_dict(source.manifest.reference)
-    except TypeError as exc:
-        raise ArtifactError(
-            f"{source.path}: its manifest does not describe how to build the model.", f"deploy export {source.model}"
-        ) from exc
-    model = open_model(request, store, progress)
+        return EngineProof(reason=f"{source.path} has no manifest, so its PyTorch model is unknown")
+    model = open_model(request_of(Artifact(path=source.path, manifest=source.manifest)), store, progress)
     if model.weights.sha256 != source.manifest.weights.sha256:
-        reason = "the model's weights have changed since the export"
-        return EngineProof(verdict=None, reason=reason, parity=None)
+        return EngineProof(reason="the model's weights have changed since the export")
     report = check_engine(model, runner, profiles, engine.manifest.precision, progress)
     evidence = {**report.to_dict(), "digest": sha256(engine.path)}
     return EngineProof(verdict=report.verdict, reason="; ".join(report.reasons), parity=evidence)
@@ -110,13 +90,6 @@ def check_engine(
     model: Model, runner: Candidate, profiles: Sequence[Profile], precision: str, progress: Progress
 ) -> ParityReport:
     """Run the parity check of an open engine at sizes that its profiles allow.
-
-    Args:
-        model: the reference.
-        runner: the open engine.
-        profiles: the engine's optimization profiles.
-        precision: ``fp32`` or ``fp16``.
-        progress: receives progress messages.
 
     Raises:
         BackendError: the engine's inputs differ from the model's, or it cannot run.
@@ -140,11 +113,8 @@ def fitting_probes(
 ) -> list[Probe]:
     """Return the usual probes that fit a profile, and more at the opt sizes of a profile that few of them fit.
 
-    Args:
-        inputs: the model's input names with the engine's dimensions.
-        rename: the engine's input names by the model's.
-        sizes: the traced size of each symbolic dimension.
-        profiles: the engine's optimization profiles; empty if every size is fixed.
+    ``inputs`` have the model's names and the engine's dimensions; ``rename`` gives the engine's names. ``profiles`` are
+    empty if every size is fixed.
     """
     usual = make_probes(inputs, sizes)
     if not profiles:
@@ -181,7 +151,7 @@ def _measure_int8(
     with IsolatedRunner("onnxruntime") as runner, progress.stage("evaluating the engine"):
         judge = Judge(runner, source.path, data.evidence, size=size, fixed=fixed, target=target)
         evidence = judge.measure(engine.path, progress, Runtime(backend=find_backend("tensorrt")))
-    verdict, reason = (MEASURED, "") if evidence.finite else ("fail", "output values are not finite")
+    verdict, reason = ("measured", "") if evidence.finite else ("fail", "output values are not finite")
     return EngineProof(verdict=verdict, reason=reason, parity=evidence.parity(verdict, precision, data))
 
 

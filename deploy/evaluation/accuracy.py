@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from deploy.evaluation.predictions import Predictions
 from deploy.evaluation.statistics import mcnemar, paired_difference, wilson
@@ -51,10 +50,6 @@ class Accuracy:
             not_finite=total - len(finite),
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AccuracyComparison:
@@ -62,9 +57,7 @@ class AccuracyComparison:
 
     Attributes:
         agreement: share of images with the same predicted class, correct or not.
-        agreement_interval: its 95 % Wilson interval.
         difference: top-1 accuracy of the candidate minus that of the reference.
-        difference_interval: its 95 % interval, paired.
         lost: number of images that only the reference predicts correctly.
         won: number of images that only the candidate predicts correctly.
         p_value: exact McNemar test of ``lost`` and ``won``.
@@ -112,7 +105,3 @@ class AccuracyComparison:
             confidence_shift=float(shifts.mean()) if both.any() else 0.0,
             verdict=verdict,
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)

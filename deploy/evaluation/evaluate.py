@@ -28,9 +28,8 @@ from deploy.data.collection import open_dataset
 from deploy.data.dataset import Dataset, stratified_split
 from deploy.data.preprocess import image_preprocessing, prepare
 from deploy.evaluation.accuracy import Accuracy, AccuracyComparison
-from deploy.evaluation.labels import labels_for
 from deploy.evaluation.leakage import seen_in_training
-from deploy.evaluation.predictions import Classify, Predictions, predict
+from deploy.evaluation.predictions import Classify, Predictions, labels_for, predict
 from deploy.evaluation.records import save
 from deploy.models.open import open_model, request_of
 from deploy.models.request import ModelRequest
@@ -53,10 +52,8 @@ class AccuracyRow:
     Attributes:
         digest: SHA-256 of the file; for PyTorch, the identity of the weights.
         file: the artifact; None for PyTorch with weights that are not an artifact.
-        target: target of a quantized artifact.
         comparison: comparison with PyTorch; None for PyTorch itself, or if ``note`` gives a reason.
         verdict: ``reference``, ``pass``, ``fail`` or ``inconclusive``.
-        note: reason for the verdict.
     """
 
     model: str
@@ -166,7 +163,6 @@ class _EvaluatedModel:
     Attributes:
         name: as given by the user.
         checkpoint: the weights that PyTorch runs; None if the request decides.
-        exports: files that other runtimes run.
     """
 
     name: str
@@ -175,17 +171,12 @@ class _EvaluatedModel:
 
     @property
     def weights(self) -> list[Weights]:
-        """Weights of every artifact."""
         every = (*self.exports, self.checkpoint) if self.checkpoint else self.exports
         return [artifact.manifest.weights for artifact in every]
 
 
 def _find_artifacts(text: str, store: Store, progress: Progress) -> _EvaluatedModel:
-    """Find the artifacts of a model in the store, or take the file at a path.
-
-    Raises:
-        ArtifactError: the file has no manifest, or no backend runs any of the artifacts.
-    """
+    """Find the artifacts of a model in the store, or take the file at a path."""
     if Path(text).suffix in (".onnx", ".engine", f".{CHECKPOINT}") and Path(text).is_file():
         found = [Artifact.open(Path(text))]
         found += _checkpoint_beside(found[0])
@@ -243,13 +234,7 @@ class _Run:
 def _run_all(
     evaluated: _EvaluatedModel, dataset: Dataset, store: Store, batch_size: int, progress: Progress
 ) -> Iterator[_Run]:
-    """Run PyTorch, then every export after its digest was verified.
-
-    Raises:
-        DigestError: a file does not match its manifest.
-        DataError: the data does not fit the model.
-        BackendError: a backend cannot open or run a file.
-    """
+    """Run PyTorch, then every export after its digest was verified."""
     model = _pytorch_model(evaluated, store, progress)
     if model is not None:
         with progress.stage(f"{model.name}: PyTorch"):
@@ -281,8 +266,14 @@ def _run_all(
 
 def _pytorch_model(evaluated: _EvaluatedModel, store: Store, progress: Progress) -> Model | None:
     """Return the model for PyTorch; None, with a warning, if only exports are left and it cannot be built."""
-    if evaluated.checkpoint is not None:
-        return _from_checkpoint(evaluated.checkpoint, progress)
+    checkpoint = evaluated.checkpoint
+    if checkpoint is not None:
+        checkpoint.verify()
+        manifest = checkpoint.manifest
+        model = resolve(dataclasses.replace(request_of(checkpoint), weights=str(checkpoint.path)), progress)
+        return model.replace(
+            preprocessing=manifest.preprocessing or model.preprocessing, labels=manifest.labels or model.labels
+        )
     if not evaluated.exports:
         return open_model(ModelRequest(name=evaluated.name), store, progress)
     newest = max(evaluated.exports, key=lambda item: item.manifest.created)
@@ -293,18 +284,7 @@ def _pytorch_model(evaluated: _EvaluatedModel, store: Store, progress: Progress)
         return None
 
 
-def _from_checkpoint(checkpoint: Artifact, progress: Progress) -> Model:
-    checkpoint.verify()
-    manifest = checkpoint.manifest
-    request = dataclasses.replace(request_of(checkpoint), weights=str(checkpoint.path))
-    model = resolve(request, progress)
-    return model.replace(
-        preprocessing=manifest.preprocessing or model.preprocessing, labels=manifest.labels or model.labels
-    )
-
-
 def _max_batch(manifest: Manifest) -> int:
-    """Return the largest batch of a file: for an engine, that of its profiles."""
     shapes = [item["max"] for profile in manifest.options.get("profiles", ()) for item in profile.values()]
     return max((shape[0] for shape in shapes), default=sys.maxsize)
 
@@ -318,7 +298,6 @@ def _predict(
     batch_size: int,
     progress: Progress,
 ) -> tuple[Predictions, str]:
-    """Return the predictions of a runner, and how labels were matched."""
     classify = _classifier(runner)
     first = classify(prepare(dataset.images[0], preprocessing)[None])
     if first.ndim != 2:

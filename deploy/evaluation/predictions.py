@@ -27,7 +27,6 @@ class Predictions:
         rank: number of classes before the correct one, int64; 0 if the prediction is correct. The number of classes
             if a logit is not finite.
         confidence: softmax probability of the predicted class, float64; NaN if a logit is not finite.
-        classes: number of classes of the runner.
     """
 
     predicted: NDArray[np.int64]
@@ -37,15 +36,7 @@ class Predictions:
 
     @classmethod
     def from_logits(cls, logits: NDArray[Any], labels: NDArray[np.int64]) -> Predictions:
-        """Return the predictions of one batch.
-
-        Args:
-            logits: (N, classes), any float dtype.
-            labels: (N,), each in ``range(classes)``.
-
-        Raises:
-            BackendError: the logits are not one row per image.
-        """
+        """Return the predictions of one batch: logits (N, classes) of any float dtype, labels (N,) of int64."""
         if logits.ndim != 2 or len(logits) != len(labels):
             raise BackendError(
                 f"output of shape {list(logits.shape)}: expected one row of logits for each of {len(labels)} images."
@@ -81,6 +72,29 @@ class Predictions:
         return correct
 
 
+def labels_for(dataset: Dataset, outputs: int, names: tuple[str, ...], model: str) -> tuple[NDArray[np.int64], str]:
+    """Return labels as indices of the model's outputs, and how they were matched: ``name``, ``index`` or ``position``.
+
+    They are matched by name if the model knows all classes of the data; used as they are if they are indices; else
+    matched by position, if there are as many classes as outputs.
+
+    Raises:
+        DataError: the images have no labels, or the labels cannot be matched.
+    """
+    labels = dataset.labeled()
+    if len(names) == outputs and not dataset.indexed and set(dataset.classes) <= set(names):
+        index = np.asarray([names.index(name) for name in dataset.classes], dtype=np.int64)
+        return index[labels], "name"
+    if dataset.indexed and len(dataset.classes) <= outputs:
+        return labels, "index"
+    if not dataset.indexed and len(dataset.classes) == outputs:
+        return labels, "position"
+    raise DataError(
+        f"{dataset.name} has {len(dataset.classes)} classes, and {model} has {outputs} outputs.",
+        f"fine-tune the model on this data: deploy train {model} --data DATA",
+    )
+
+
 def predict(
     classify: Classify,
     dataset: Dataset,
@@ -91,17 +105,8 @@ def predict(
 ) -> Predictions:
     """Run every image through ``classify``, with one batch in memory at a time.
 
-    Args:
-        classify: the runner.
-        dataset: the images.
-        labels: index of the correct output for each image; see `deploy.evaluation.labels.labels_for`.
-        preprocessing: how images become the model's input.
-        batch_size: images per batch.
-        advance: called after every batch with the number of images done and their total.
-
-    Raises:
-        DataError: an image cannot be read, or a label exceeds the number of outputs.
-        BackendError: the runner failed, or its output is not logits.
+    ``labels`` are those of `labels_for`. ``advance`` is called after every batch with the number of images done and
+    their total.
     """
     parts, done = [], 0
     for images, _ in batches(dataset, preprocessing, batch_size):

@@ -14,17 +14,7 @@ FOLDER = records.EVALUATION
 
 
 def save(root: Path, slug: str, data: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], created: str) -> Path:
-    """Write the accuracy of a model's artifacts; an earlier record of the same images is replaced.
-
-    Args:
-        root: the artifacts directory.
-        slug: folder of the model.
-        data: summary of the images, identified by ``digest`` and ``split``.
-        rows: one for each runner, as plain values; ``digest`` identifies the file or the weights.
-        created: time of the evaluation, ISO 8601.
-
-    Returns:
-        Path of the record.
+    """Write the accuracy of a model's artifacts; an earlier record of the same ``digest`` and ``split`` is replaced.
 
     Raises:
         StorageError: the file cannot be written.
@@ -36,9 +26,5 @@ def save(root: Path, slug: str, data: Mapping[str, Any], rows: Sequence[Mapping[
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a record: ``data``, ``rows``, ``created``.
-
-    Raises:
-        ArtifactError: the record is damaged, or of another schema.
-    """
+    """Read a record: ``data``, ``rows``, ``created``; `ArtifactError` if it is damaged or of another schema."""
     return records.load(path, KIND, SCHEMA)

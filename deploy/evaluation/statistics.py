@@ -9,13 +9,7 @@ Z95 = 1.959963984540054
 
 
 def wilson(hits: int, total: int, z: float = Z95) -> tuple[float, float]:
-    """Return Wilson's score interval of a proportion (Wilson, JASA 22, 1927, p. 209); (0, 1) without trials.
-
-    Args:
-        hits: number of successes.
-        total: number of trials.
-        z: quantile of the normal distribution; the default gives 95 %.
-    """
+    """Return Wilson's score interval of a proportion (Wilson, JASA 22, 1927, p. 209); (0, 1) without trials."""
     if total == 0:
         return 0.0, 1.0
     share, extra = hits / total, z * z / total
@@ -32,10 +26,6 @@ def mcnemar(only_first: int, only_second: int) -> float:
     The null hypothesis is that two classifiers are correct equally often. The images that only one of them classifies
     correctly are then distributed like tosses of a fair coin. The value is twice the smaller tail of that binomial
     distribution, at most 1, computed in integers.
-
-    Args:
-        only_first: number of images that only the first classifies correctly.
-        only_second: number of images that only the second classifies correctly.
     """
     total, fewer = only_first + only_second, min(only_first, only_second)
     term = tail = 1
@@ -49,12 +39,6 @@ def paired_difference(only_first: int, only_second: int, total: int, z: float = 
     """Return the interval of the second classifier's accuracy minus the first's, on the same images.
 
     Wald's interval with half a case added to each cell (Agresti and Min, Statistics in Medicine 24, 2005, p. 729).
-
-    Args:
-        only_first: number of images that only the first classifies correctly.
-        only_second: number of images that only the second classifies correctly.
-        total: number of images.
-        z: quantile of the normal distribution; the default gives 95 %.
     """
     first, second, count = only_first + 0.5, only_second + 0.5, total + 2
     center = (second - first) / count

@@ -36,8 +36,6 @@ class CheckReport:
     """The result of `check`.
 
     Attributes:
-        model: the model that the file was checked against.
-        backend: the backend that ran the file.
         location: the first tensor that differs from the model; None unless it was requested.
     """
 

@@ -39,7 +39,6 @@ class ExportReport:
         artifact: the file and its manifest; in the folder ``rejected`` if the parity check failed.
         strategy: the strategy that was used, ``export`` or ``trace``.
         notes: other strategies that were tried, and why they were not used.
-        seconds: duration of the export and the parity check.
     """
 
     artifact: Artifact
@@ -149,12 +148,9 @@ def export_model(
 
 
 def choose_dynamic(model: Model, request: ModelRequest, dynamic: Sequence[str] | None) -> tuple[TensorSpec, ...]:
-    """Return the model's inputs with all other dimensions fixed; a fixed batch is 1.
+    """Return the model's inputs with all dimensions but ``dynamic`` fixed; a fixed batch is 1.
 
-    Args:
-        model: the model.
-        request: how it was requested; with ``--input``, every named dimension is dynamic by default.
-        dynamic: names of the dynamic dimensions; None for the default.
+    By default ``batch`` is dynamic, and with ``--input`` every named dimension.
 
     Raises:
         InputSpecError: the model has no dimension of this name.
@@ -175,11 +171,7 @@ def choose_dynamic(model: Model, request: ModelRequest, dynamic: Sequence[str] |
 def _export_and_check(
     job: _Job, path: Path, strategy: str, candidate: IsolatedRunner
 ) -> tuple[Exported, ParityReport, list[str]]:
-    """Try the strategies in order until a file passes the parity check, or take the result of the last one.
-
-    Returns:
-        The file, its parity report, and why other strategies were not used.
-    """
+    """Try the strategies in order until a file passes, or take the last one; also return why others were not used."""
     order = list(torch_to_onnx.STRATEGIES) if strategy == "auto" else [strategy]
     notes: list[str] = []
 
@@ -209,7 +201,11 @@ def _export_and_check(
         except ExportError as exc:
             errors.append(exc)
             if following is None:
-                raise _all_failed(job.model, errors) from exc
+                hints = dict.fromkeys(error.hint for error in errors if error.hint)
+                raise ExportError(
+                    f"{job.model.name} could not be exported. " + " ".join(error.message for error in errors),
+                    "; ".join(hints) or None,
+                ) from exc
             reason = exc.message
         except BackendError as exc:
             if following is None or candidate.dead:
@@ -224,7 +220,6 @@ def _export_and_check(
 
 
 def _with_decisions(parity: ParityReport, exported: Exported, job: _Job) -> ParityReport:
-    """Add a note if tracing recorded only one branch of the model's control flow."""
     if not exported.traced_branches:
         return parity
     more = f" and {len(exported.traced_branches) - 1} more places" if len(exported.traced_branches) > 1 else ""
@@ -235,14 +230,6 @@ def _with_decisions(parity: ParityReport, exported: Exported, job: _Job) -> Pari
     )
     job.progress.warn(f"{note}.")
     return dataclasses.replace(parity, notes=(*parity.notes, note))
-
-
-def _all_failed(model: Model, errors: list[ExportError]) -> ExportError:
-    hints = [error.hint for error in errors if error.hint]
-    return ExportError(
-        f"{model.name} could not be exported. " + " ".join(error.message for error in errors),
-        "; ".join(dict.fromkeys(hints)) or None,
-    )
 
 
 def _manifest(job: _Job, exported: Exported, parity: ParityReport) -> Manifest:

@@ -19,17 +19,7 @@ from deploy.support import onnx_file
 
 
 def locate(model: Model, path: Path, *, precision: str, seed: int) -> Location:
-    """Find the first tensor of an ONNX file that differs from the model, on one probe.
-
-    Args:
-        model: the model.
-        path: the ONNX file.
-        precision: precision of the file, ``fp32`` or ``fp16``.
-        seed: random seed of the probe.
-
-    Raises:
-        BackendError: a node does not run separately, or the model cannot be run.
-    """
+    """Find the first tensor of an ONNX file that differs from the model, on one probe."""
     with IsolatedRunner("onnxruntime", "deploy.backends.onnxruntime.stepwise") as stepwise:
         stepwise.open(path)
         rename, inputs, _ = match_inputs(model, stepwise.inputs)
@@ -71,9 +61,7 @@ def _records(model: Model, feeds: Feeds, precision: str) -> list[OperatorRecord]
     reference = PyTorchRunner(model, "fp64").trace(feeds)
     baseline = PyTorchRunner(model, precision).trace(feeds)
     return [
-        OperatorRecord(
-            operator=wide.operator, module=wide.module, shape=wide.shape, reference=wide.sketch, baseline=own.sketch
-        )
+        OperatorRecord(module=wide.module, shape=wide.shape, reference=wide.sketch, baseline=own.sketch)
         for wide, own in zip(reference, baseline, strict=False)
         if wide.shape == own.shape
     ]

@@ -34,24 +34,21 @@ def prove(
     path: Path,
     candidate: IsolatedRunner,
     *,
-    precision: str = "fp32",
-    seed: int = 0,
+    precision: str,
+    seed: int,
     samples: ProbeSamples | None = None,
     negated: bool = False,
+    find_weights: bool = True,
     progress: Progress,
 ) -> ParityReport:
-    """Check an ONNX file against a model: outputs and weights.
+    """Check a file against a model: its outputs and, if it is an ONNX file, its weights.
 
-    Args:
-        model: the model.
-        path: ONNX file whose inputs correspond to the model's, by name or by position.
-        candidate: a started process, which opens the file; the caller closes it.
-        precision: precision of the file, ``fp32`` or ``fp16``.
-        seed: random seed of the probes.
-        samples: real samples, probed in addition: arrays by the model's input names, or images.
-        negated: also probe negated inputs, for a file that was or may have been traced; see
-            `deploy.parity.probes.make_probes`.
-        progress: receives progress messages.
+    The inputs of the file correspond to the model's by name or by position. The candidate is a started process, which
+    opens the file; the caller closes it. ``negated`` is for a file that was or may have been traced, see
+    `deploy.parity.probes.make_probes`.
+
+    Returns:
+        The report; it has no probes, and the verdict ``fail``, if the inputs of the file do not fit the model.
 
     Raises:
         BackendError: the model cannot be run, or the backend cannot open the file.
@@ -59,75 +56,20 @@ def prove(
         DataError: the samples do not fit the model.
     """
     reference = PyTorchRunner(model, "fp64")
-    report = check_outputs(
-        reference,
-        path,
-        candidate,
-        precision=precision,
-        seed=seed,
-        samples=samples,
-        negated=negated,
-        progress=progress,
-    )
-    if not report.probes:
-        return report
-    tensors = {name: np.asarray(value.detach().numpy()) for name, value in model.module.state_dict().items()}
-    matches = match_weights(tensors, reference.read, _norms(model, set(tensors)), path, precision)
-    return dataclasses.replace(report, weights=matches.summary(), digest=sha256(path))
-
-
-def check_outputs(
-    reference: PyTorchRunner,
-    path: Path,
-    candidate: IsolatedRunner,
-    *,
-    precision: str = "fp32",
-    seed: int = 0,
-    samples: ProbeSamples | None = None,
-    negated: bool = False,
-    progress: Progress,
-) -> ParityReport:
-    """Check the outputs of a file in any format against a model.
-
-    Args:
-        reference: the model in float64.
-        path: the file, in a format that the candidate's backend opens.
-        candidate: a started process, which opens the file; the caller closes it.
-        precision: precision of the file.
-        seed: random seed of the probes.
-        samples: as for `prove`.
-        negated: as for `prove`.
-        progress: receives progress messages.
-
-    Returns:
-        The report; it has no probes, and the verdict ``fail``, if the inputs of the file do not fit the model.
-
-    Raises:
-        BackendError: the model cannot be run, or the backend cannot open the file.
-        DataError: the samples do not fit the model.
-    """
-    model = reference.model
-    settings = RunSettings(low_memory=_size(path) >= LOW_MEMORY_BYTES, shared_cores=True)
+    files = [item for item in (path, path.with_name(f"{path.name}.data")) if item.is_file()]
+    size = sum(item.stat().st_size for item in files)
+    settings = RunSettings(low_memory=size >= LOW_MEMORY_BYTES, shared_cores=True)
     candidate.open(path, **candidate.backend.options(settings))
     rename, inputs, faults = match_inputs(model, candidate.inputs)
     if faults:
-        return ParityReport(
-            verdict="fail",
-            reasons=tuple(faults),
-            precision=precision,
-            outputs=(),
-            dynamic={},
-            probes=0,
-            samples=0,
-            seed=seed,
-        )
+        return ParityReport(verdict="fail", reasons=tuple(faults), precision=precision, seed=seed)
     real = None
     if samples is not None:
         from deploy.exporting.samples import fit_samples  # imports readers of data sets
 
         real = fit_samples(samples, model, inputs)
     probes = make_probes(inputs, model.sizes, seed=seed, samples=real, negated=negated)
-    return compare(
+    report = compare(
         reference,
         PyTorchRunner(model, precision),
         candidate,
@@ -137,20 +79,15 @@ def check_outputs(
         rename=rename,
         advance=progress.advance,
     )
-
-
-def _size(path: Path) -> int:
-    """Return the bytes of a file and of its external data."""
-    data = path.with_name(f"{path.name}.data")
-    return path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
+    if not find_weights:
+        return report
+    tensors = {name: np.asarray(value.detach().numpy()) for name, value in model.module.state_dict().items()}
+    matches = match_weights(tensors, reference.read, _norms(model, set(tensors)), path, precision)
+    return dataclasses.replace(report, weights=matches.summary(), digest=sha256(path))
 
 
 def match_inputs(model: Model, given: Sequence[TensorSpec]) -> tuple[dict[str, str], list[TensorSpec], list[str]]:
     """Match the inputs of a file with those of its model, by name if all names agree, else by position.
-
-    Args:
-        model: the model.
-        given: inputs of the file.
 
     Returns:
         The file's input name for each of the model's; the specs to draw probes from, with the model's names and the
@@ -184,12 +121,6 @@ def match_inputs(model: Model, given: Sequence[TensorSpec]) -> tuple[dict[str, s
 
 
 def _norms(model: Model, present: set[str]) -> list[NormTensors]:
-    """Return the model's batch normalizations.
-
-    Args:
-        model: the model.
-        present: names of its parameters and buffers.
-    """
     norms = []
     for prefix, module in model.module.named_modules():
         statistics = statistic_names(module)
@@ -206,5 +137,5 @@ def _norms(model: Model, present: set[str]) -> list[NormTensors]:
             full = [f"{prefix}.{attribute}" for attribute in attributes if f"{prefix}.{attribute}" in present]
             if full:
                 names[role] = full[0]
-        norms.append(NormTensors(prefix=prefix, names=names, eps=float(getattr(module, "eps", 1e-5))))
+        norms.append(NormTensors(names=names, eps=float(getattr(module, "eps", 1e-5))))
     return norms

@@ -67,17 +67,7 @@ def digest_of(arrays: Fetches) -> str:
 
 
 def fit_samples(samples: ProbeSamples, model: Model, inputs: Sequence[TensorSpec]) -> Fetches:
-    """Convert samples to arrays by input name.
-
-    Args:
-        samples: what `load_samples` returned; images are prepared with the model's preprocessing.
-        model: the model.
-        inputs: inputs of the file; arrays are checked against their shapes.
-
-    Raises:
-        DataError: the samples do not fit the inputs.
-        UsageError: the samples are images and the model does not take images.
-    """
+    """Convert what `load_samples` returned to arrays by input name; images are prepared for the model."""
     if isinstance(samples, Dataset):
         images, _ = next(batches(samples, image_preprocessing(model), MAX_REAL_SAMPLES))
         samples = {inputs[0].name: images}
@@ -85,11 +75,7 @@ def fit_samples(samples: ProbeSamples, model: Model, inputs: Sequence[TensorSpec
 
 
 def fit_arrays(samples: Fetches, inputs: Sequence[TensorSpec]) -> Fetches:
-    """Return arrays by input name, converted to the type of the input.
-
-    Args:
-        samples: arrays by input name, or one array under ``""`` for a single input; first axis samples.
-        inputs: inputs of the file.
+    """Return arrays by input name, converted to the types of the inputs; an array under ``""`` is for a single input.
 
     Raises:
         DataError: names, types or shapes do not fit the inputs, or there are fewer samples than a fixed batch.

@@ -13,7 +13,7 @@ from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
 from deploy.parity.matching import as_rows, match_rows
 from deploy.parity.metric import Accumulator
-from deploy.parity.probes import Probe
+from deploy.parity.probes import BATCH, Probe
 from deploy.parity.verdict import ENVELOPE, OutputParity, ParityReport, Verdict, combine, judge
 
 MANY_ROWS = 100
@@ -34,6 +34,21 @@ class Candidate(Protocol):
     def result(self) -> Fetches: ...  # noqa: D102
 
 
+class CachedRunner(Runner):
+    """A runner that runs each feeds object once and returns the same outputs afterwards."""
+
+    def __init__(self, inner: Runner) -> None:
+        self.inner = inner
+        self.inputs, self.outputs = inner.inputs, inner.outputs
+        self._cache: dict[int, tuple[Feeds, Fetches]] = {}
+
+    def run(self, feeds: Feeds) -> Fetches:
+        """Return the outputs for ``feeds``, looked up by object identity."""
+        if id(feeds) not in self._cache:
+            self._cache[id(feeds)] = (feeds, self.inner.run(feeds))  # a reference to feeds keeps its id from reuse
+        return self._cache[id(feeds)][1]
+
+
 def compare(
     reference: Runner,
     baseline: Runner,
@@ -43,27 +58,18 @@ def compare(
     precision: str = "fp32",
     seed: int = 0,
     rename: Mapping[str, str] | None = None,
-    batch: str = "batch",
     advance: Callable[[int, int, str], None] = lambda done, total, text: None,
 ) -> ParityReport:
-    """Judge a candidate.
+    """Judge a candidate against the model in float64 and PyTorch's own run in the candidate's precision.
 
-    Args:
-        reference: the model in float64.
-        baseline: the model in the candidate's precision, run by PyTorch.
-        candidate: the artifact.
-        probes: inputs, by the model's input names.
-        precision: ``fp32`` or ``fp16``.
-        seed: random seed of the probes, for the report.
-        rename: the candidate's input name for each of the model's, where they differ.
-        batch: the symbol that counts samples.
-        advance: called after every probe with the number of probes done, their total, and the label of the probe.
+    Probes have the model's input names; ``rename`` gives the candidate's where they differ. ``advance`` is called after
+    every probe with the number of probes done, their total, and the label of the probe.
 
     Raises:
         BackendError: the model itself cannot be run.
         BackendCrashedError: the candidate's process died.
     """
-    tally = _Tally(precision=precision, batch=batch)
+    tally = _Tally(precision=precision)
     names = rename or {}
     for index, probe in enumerate(probes):
         candidate.submit({names.get(name, name): value for name, value in probe.feeds.items()})
@@ -73,7 +79,8 @@ def compare(
         except BackendCrashedError:
             raise
         except BackendError as exc:
-            tally.errors[_sizes(probe)] = exc.message
+            where = ", ".join(f"{name} {size}" for name, size in probe.sizes.items()) or probe.label
+            tally.errors[where] = exc.message
         else:
             tally.add(probe, expected, own, outputs)
         advance(index + 1, len(probes), probe.label)
@@ -97,10 +104,6 @@ def compare(
     )
 
 
-def _sizes(probe: Probe) -> str:
-    return ", ".join(f"{name} {size}" for name, size in probe.sizes.items()) or probe.label
-
-
 @dataclass(slots=True, kw_only=True)
 class _Tally:
     """Results of the probes so far.
@@ -118,7 +121,6 @@ class _Tally:
     """
 
     precision: str
-    batch: str
     accumulated: dict[tuple[str, str], Accumulator] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -137,7 +139,7 @@ class _Tally:
             if set(given) >= set(expected):
                 self._add_rows(probe, expected, own, given)
             return
-        size = probe.sizes.get(self.batch)
+        size = probe.sizes.get(BATCH)
         for name, value in given.items():
             batched = size is not None and value.ndim > 0 and expected[name].shape[:1] == (size,)
             if not batched or not value.shape == own[name].shape == expected[name].shape:
@@ -152,18 +154,19 @@ class _Tally:
         """Compare the rows that all three runs share, and count the others."""
         reference, ours, theirs = as_rows(expected), as_rows(own), as_rows({name: given[name] for name in expected})
         count = len(next(iter(reference.values())))
-        ordered = count == probe.sizes.get(self.batch) or reference is not expected
-        first, second = (match_rows(reference, rows, self.precision, ordered=ordered) for rows in (ours, theirs))
-        shared = np.flatnonzero((first.index >= 0) & (second.index >= 0))
+        ordered = count == probe.sizes.get(BATCH) or reference is not expected
+        own_index, own_unmatched = match_rows(reference, ours, self.precision, ordered=ordered)
+        index, unmatched = match_rows(reference, theirs, self.precision, ordered=ordered)
+        shared = np.flatnonzero((own_index >= 0) & (index >= 0))
         self.rows += count
-        self.own_unmatched += first.unmatched
-        self.unmatched += second.unmatched
+        self.own_unmatched += own_unmatched
+        self.unmatched += unmatched
         self.matched += len(shared)
         sampled = ordered and reference is expected
         for group in dict.fromkeys(probe.groups if sampled else probe.groups[:1]):
-            rows = [index for index in shared if not sampled or probe.groups[index] == group]
+            rows = [row for row in shared if not sampled or probe.groups[row] == group]
             for name, value in reference.items():
-                base, candidate = ours[name][first.index[rows]], theirs[name][second.index[rows]]
+                base, candidate = ours[name][own_index[rows]], theirs[name][index[rows]]
                 self._at(name, group).add(value[rows], base, candidate, batched=True, at=probe.label)
 
     def _at(self, name: str, group: str) -> Accumulator:

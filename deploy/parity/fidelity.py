@@ -88,12 +88,7 @@ class Fidelity:
         self._tallies: dict[str, _OutputTally] = {}
 
     def add(self, reference: Mapping[str, Array], actual: Mapping[str, Array]) -> None:
-        """Add a batch.
-
-        Args:
-            reference: outputs of the float graph by name, first axis samples; integer outputs are ignored.
-            actual: outputs of the quantized graph.
-        """
+        """Add a batch of outputs by name, first axis samples; integer outputs are ignored."""
         for name, values in reference.items():
             if np.issubdtype(values.dtype, np.floating):
                 tally = self._tallies.setdefault(name, _OutputTally())

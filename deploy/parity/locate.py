@@ -35,7 +35,6 @@ class OperatorRecord:
         baseline: sketch of the output in the precision of the graph.
     """
 
-    operator: str
     module: str
     shape: tuple[int, ...]
     reference: Array
@@ -70,8 +69,6 @@ class Location:
         noise: relative distance from its nearest counterpart; None if no tensor of the model has its size.
         own: the same distance in PyTorch's own run.
         after: the last tensor before it that agrees.
-        agreed: number of tensors that agree.
-        compared: number of tensors that were compared.
     """
 
     tensor: str = ""
@@ -88,16 +85,10 @@ class Location:
 def first_difference(
     steps: Sequence[GraphStep], made_by: dict[str, tuple[str, ...]], records: Sequence[OperatorRecord], precision: str
 ) -> Location:
-    """Find the first tensor that differs from the model.
+    """Find the first tensor that differs from the model; ``tensor`` of the location is empty if every tensor agrees.
 
-    Args:
-        steps: float tensors of the graph, in execution order.
-        made_by: for every tensor of the graph, of any type, the inputs of the node that computes it.
-        records: operators of the model, in execution order.
-        precision: precision of the graph, ``fp32`` or ``fp16``.
-
-    Returns:
-        The location; its ``tensor`` is empty if every tensor agrees.
+    Steps and records are in execution order. ``made_by`` gives for every tensor of any type the inputs of the node that
+    computes it.
     """
     by_size: dict[int, list[OperatorRecord]] = defaultdict(list)
     for record in records:

@@ -8,7 +8,6 @@ differently. Matched rows are compared in the same way as samples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,19 +26,6 @@ MAX_ROW_VALUES = 64
 """Float outputs with more values per row than this, such as masks, are not used for matching."""
 
 
-@dataclass(frozen=True, slots=True)
-class RowMatches:
-    """Which row of a run corresponds to which row of the reference.
-
-    Attributes:
-        index: int64; for each row of the reference the matching row of the run, or -1.
-        unmatched: number of rows without a match, in both.
-    """
-
-    index: NDArray[np.int64]
-    unmatched: int
-
-
 def as_rows(outputs: Fetches) -> Fetches:
     """Return outputs as rows: unchanged if their first axes agree, else with all of them as a single row."""
     sizes = {value.shape[:1] for value in outputs.values()}
@@ -48,19 +34,18 @@ def as_rows(outputs: Fetches) -> Fetches:
     return {name: value[np.newaxis] for name, value in outputs.items()}
 
 
-def match_rows(expected: Fetches, actual: Fetches, precision: str, *, ordered: bool) -> RowMatches:
+def match_rows(expected: Fetches, actual: Fetches, precision: str, *, ordered: bool) -> tuple[NDArray[np.int64], int]:
     """Match the rows of a run with those of the reference, nearest first.
 
-    Args:
-        expected: rows of the reference.
-        actual: rows of the run; outputs of the same names.
-        precision: ``fp32`` or ``fp16``; sets the tolerance (`MATCH_TOLERANCE`).
-        ordered: rows are samples; a row can only match the row at the same position.
+    ``ordered`` rows are samples: a row can only match the row at the same position.
+
+    Returns:
+        For each row of the reference the matching row of the run, or -1; the number of rows without a match, in both.
     """
     total, others = (len(next(iter(outputs.values()))) for outputs in (expected, actual))
     index = np.full(total, -1, np.int64)
     if ordered and total != others:
-        return RowMatches(index, total + others)
+        return index, total + others
     distance = _distances(expected, actual, total, others, MATCH_TOLERANCE[precision])
     if ordered:
         distance[~np.eye(total, dtype=bool)] = np.inf
@@ -72,7 +57,7 @@ def match_rows(expected: Fetches, actual: Fetches, precision: str, *, ordered: b
         if index[row] < 0 and other not in matched:
             index[row] = other
             matched.add(other)
-    return RowMatches(index, total + others - 2 * len(matched))
+    return index, total + others - 2 * len(matched)
 
 
 def _distances(expected: Fetches, actual: Fetches, total: int, others: int, tolerance: float) -> Array:

@@ -80,15 +80,7 @@ class Accumulator:
     mismatched: dict[str, int] = field(default_factory=lambda: {"baseline": 0, "candidate": 0})
 
     def add(self, reference: Array, baseline: Array, candidate: Array, *, batched: bool, at: str) -> None:
-        """Add the output for one probe.
-
-        Args:
-            reference: output of the model in float64.
-            baseline: output of the model in the artifact's precision, run by PyTorch.
-            candidate: output of the artifact.
-            batched: whether the first axis counts samples.
-            at: name of the probe, for messages.
-        """
+        """Add the output for the probe ``at``; if ``batched``, its first axis counts samples."""
         if baseline.shape != reference.shape:
             self.unusable.append(
                 f"PyTorch's own run has shape {list(baseline.shape)}, the float64 run {list(reference.shape)} ({at})"
@@ -126,17 +118,12 @@ class Accumulator:
         return math.sqrt(max(squares, 0.0) / count) if count else 0.0
 
     def ratio(self, noise: Noise, signal: float | None = None) -> float:
-        """Return the noise-to-signal ratio over all samples.
-
-        Args:
-            noise: `baseline` or `candidate`; its root mean square is divided by the signal.
-            signal: None takes `signal` of this group.
-        """
+        """Return the noise-to-signal ratio over all samples; ``signal`` replaces that of this group."""
         overall = math.sqrt(noise.squares / self.elements) if self.elements else 0.0
         return _ratio(overall, self.signal if signal is None else signal)
 
     def worst_ratio(self, noise: Noise, signal: float | None = None) -> float:
-        """Return the noise-to-signal ratio of the worst sample; arguments as for `ratio`."""
+        """Return the noise-to-signal ratio of the worst sample."""
         return _ratio(math.sqrt(noise.worst), self.signal if signal is None else signal)
 
 

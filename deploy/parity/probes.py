@@ -11,6 +11,9 @@ import numpy as np
 from deploy.core.runner import Fetches
 from deploy.core.tensors import TensorSpec, symbols
 
+BATCH = "batch"
+"""The symbol that counts samples."""
+
 LARGE = 30.0
 """Standard deviation of the large-amplitude probes: ten times the range of a normalized image."""
 
@@ -26,9 +29,6 @@ _BATCHES: tuple[tuple[str, ...], ...] = (
     ("normal", "zeros", "uniform", "normal", "uniform"),
 )
 """Kinds of the samples in batches of 1, 2 and 5."""
-
-_LARGE = ("large", "large", "large")
-"""Kinds of the samples in a batch of 3; ``uniform`` instead where large values are outside the input's domain."""
 
 _KINDS = ("normal", "uniform", "zeros", "normal", "uniform", "normal")
 """Kinds of the probes of a model without a dynamic batch; two of large amplitude follow."""
@@ -58,57 +58,49 @@ def make_probes(
     sizes: Mapping[str, int],
     *,
     seed: int = 0,
-    batch: str = "batch",
     samples: Fetches | None = None,
     negated: bool = False,
 ) -> list[Probe]:
-    """Make the probes of a parity check.
+    """Make the probes of a parity check, in a fixed order; about thirty samples in total at most.
 
-    Args:
-        inputs: inputs of the artifact; symbolic dimensions are probed at several sizes.
-        sizes: size of each symbol in the example inputs.
-        seed: random seed.
-        batch: the symbol that counts samples.
-        samples: real samples by input name, first axis samples; probed in addition.
-        negated: also probe negated inputs of ordinary amplitude. A traced graph may contain only one branch of the
-            model's control flow, and the sign of an input often decides the branch of a whole call.
-
-    Returns:
-        Probes in a fixed order; about thirty samples in total at most.
+    Symbolic dimensions are probed at several sizes; ``sizes`` are those of the example inputs. Real ``samples`` by name
+    of the input, first axis samples, are probed in addition. ``negated`` adds negated inputs of ordinary amplitude: a
+    traced graph may contain only one branch of the model's control flow, and the sign of an input often decides the
+    branch of a whole call.
     """
     rng = np.random.default_rng(seed)
     dynamic = symbols(inputs)
     base = {symbol: sizes.get(symbol, 2) for symbol in dynamic}
     probes: list[Probe] = []
-    floats = [spec for spec in inputs if spec.dtype.startswith("float")]
-    signed = can_negate(inputs)
-    special = {"large": "large", "zeros": "constant"} if floats else {}
+    signed = _signed(inputs)
+    has_floats = any(spec.dtype.startswith("float") for spec in inputs)
+    special = {"large": "large", "zeros": "constant"} if has_floats else {}
 
     def add(kinds: Sequence[str], at: Mapping[str, int]) -> None:
-        feeds = {spec.name: _draw(spec, at, kinds, rng, batch) for spec in inputs}
+        feeds = {spec.name: _draw(spec, at, kinds, rng) for spec in inputs}
         where = ", ".join(f"{name} {size}" for name, size in at.items()) or "fixed sizes"
         label = f"{'+'.join(dict.fromkeys(kinds))} at {where}"
         groups = tuple(special.get(kind, "unit") for kind in kinds)
         probes.append(Probe(label=label, groups=groups, sizes=dict(at), feeds=feeds))
 
-    if batch in dynamic:
+    if BATCH in dynamic:
         for kinds in _BATCHES:
-            add(kinds, {**base, batch: len(kinds)})
-        add(_LARGE if signed else ("uniform",) * 3, {**base, batch: 3})
+            add(kinds, {**base, BATCH: len(kinds)})
+        add(("large" if signed else "uniform",) * 3, {**base, BATCH: 3})  # large values may be outside the domain
     else:
         for kind in _KINDS:
             add((kind,), base)
         for _ in range(2):
             add(("large" if signed else "normal",), base)
     if negated and signed:
-        probes += [_negated(probe, inputs) for probe in probes if "large" not in probe.groups]
+        probes += [_negated(probe, signed) for probe in probes if "large" not in probe.groups]
     for symbol in dynamic:
-        if symbol != batch:
+        if symbol != BATCH:
             for factor in (2, 1.5):
                 at = {**base, symbol: max(1, int(base[symbol] * factor))}
-                add(("normal", "uniform"), at if batch not in dynamic else {**at, batch: 2})
+                add(("normal", "uniform"), at if BATCH not in dynamic else {**at, BATCH: 2})
     if samples is not None:
-        probes.extend(_real(inputs, base, samples, batch))
+        probes.extend(_real(inputs, base, samples))
     return probes
 
 
@@ -121,38 +113,26 @@ def _signed(inputs: Sequence[TensorSpec]) -> set[str]:
     return {spec.name for spec in inputs if spec.dtype.startswith("float") and spec.bounds is None}
 
 
-def _negated(probe: Probe, inputs: Sequence[TensorSpec]) -> Probe:
-    signed = _signed(inputs)
+def _negated(probe: Probe, signed: set[str]) -> Probe:
     feeds = {name: -value if name in signed else value for name, value in probe.feeds.items()}
     return dataclasses.replace(probe, label=f"negative {probe.label}", feeds=feeds)
 
 
-def probes_at(
-    inputs: Sequence[TensorSpec], sizes: Mapping[str, int], *, seed: int = 0, batch: str = "batch"
-) -> list[Probe]:
-    """Make probes of ordinary amplitude at one combination of sizes, with `SPOT_SAMPLES` samples or one batch.
-
-    Args:
-        inputs: inputs of the artifact.
-        sizes: size of every symbol.
-        seed: random seed.
-        batch: the symbol that counts samples.
-    """
+def probes_at(inputs: Sequence[TensorSpec], sizes: Mapping[str, int], *, seed: int = 0) -> list[Probe]:
+    """Make probes of ordinary amplitude at one combination of sizes, with `SPOT_SAMPLES` samples or one batch."""
     rng = np.random.default_rng(seed)
-    count = sizes.get(batch, 1)
+    count = sizes.get(BATCH, 1)
     kinds = [("normal", "uniform")[index % 2] for index in range(count)]
     probes = []
     for call in range(-(-SPOT_SAMPLES // count)):
-        feeds = {spec.name: _draw(spec, sizes, kinds, rng, batch) for spec in inputs}
+        feeds = {spec.name: _draw(spec, sizes, kinds, rng) for spec in inputs}
         probes.append(Probe(label=f"probe {call}", groups=("unit",) * count, sizes=dict(sizes), feeds=feeds))
     return probes
 
 
-def _draw(
-    spec: TensorSpec, sizes: Mapping[str, int], kinds: Sequence[str], rng: np.random.Generator, batch: str
-) -> np.ndarray:
+def _draw(spec: TensorSpec, sizes: Mapping[str, int], kinds: Sequence[str], rng: np.random.Generator) -> np.ndarray:
     shape = spec.concrete(sizes)
-    if batch not in spec.symbols or spec.shape[0] != batch:
+    if BATCH not in spec.symbols or spec.shape[0] != BATCH:
         return _values(spec, kinds[0], shape, rng)
     return np.stack([_values(spec, kind, shape[1:], rng) for kind in kinds])
 
@@ -179,17 +159,17 @@ def _within(spec: TensorSpec, kind: str, shape: tuple[int, ...], rng: np.random.
     return (low + (high - low) * shares).astype(spec.dtype)
 
 
-def _real(inputs: Sequence[TensorSpec], base: Mapping[str, int], samples: Fetches, batch: str) -> list[Probe]:
+def _real(inputs: Sequence[TensorSpec], base: Mapping[str, int], samples: Fetches) -> list[Probe]:
     """Probe at most `MAX_REAL_SAMPLES` samples, in batches of four or of the fixed batch size."""
     count = min(MAX_REAL_SAMPLES, *(len(value) for value in samples.values()))
-    step = 4 if batch in base else int(inputs[0].shape[0])
+    step = 4 if BATCH in base else int(inputs[0].shape[0])
     probes = []
     for start in range(0, count, step):
         size = min(step, count - start)
-        if size < step and batch not in base:
+        if size < step and BATCH not in base:
             break
         feeds = {spec.name: samples[spec.name][start : start + size].astype(spec.dtype) for spec in inputs}
-        at = {**base, batch: size} if batch in base else dict(base)
+        at = {**base, BATCH: size} if BATCH in base else dict(base)
         label = f"samples {start} to {start + size - 1}"
         probes.append(Probe(label=label, groups=("unit",) * size, sizes=at, feeds=feeds))
     return probes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from deploy.core.plain import to_plain
@@ -71,17 +71,16 @@ class ParityReport:
         outputs: every output over every group of probes.
         dynamic: sizes that were run, by dynamic dimension.
         weights: how each weight of the model was found in the graph (see `deploy.parity.weights`).
-        notes: remarks on the comparison.
         digest: SHA-256 of the file.
     """
 
     verdict: Verdict
     reasons: tuple[str, ...]
     precision: str
-    outputs: tuple[OutputParity, ...]
-    dynamic: Mapping[str, tuple[int, ...]]
-    probes: int
-    samples: int
+    outputs: tuple[OutputParity, ...] = ()
+    dynamic: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    probes: int = 0
+    samples: int = 0
     seed: int
     weights: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
@@ -117,14 +116,7 @@ def judge(
 
     Noise alone never fails the group ``large``: far outside the range it was trained on, a gated network can amplify
     rounding by any factor (correct exports of EfficientNets: NSR of PyTorch's own run 7e-6, of ONNX Runtime 1.5).
-
-    Args:
-        output: name of the output.
-        group: group of probes.
-        accumulated: statistics of the output over the group.
-        precision: ``fp32`` or ``fp16``.
-        unit: statistics of the same output over the group ``unit``; its signal is used for constant inputs, which
-            have none.
+    Constant inputs have no signal, so that of the same output over the group ``unit`` is used.
     """
     constant = group == "constant" and unit is not None
     signal = unit.signal if constant and unit is not None else accumulated.signal
@@ -190,17 +182,10 @@ def _decide_integers(accumulated: Accumulator) -> tuple[Verdict, str]:
 
 
 def combine(judged: Sequence[OutputParity], faults: Sequence[str]) -> tuple[Verdict, tuple[str, ...]]:
-    """Combine verdicts into one.
+    """Combine verdicts, and faults that belong to no single output, into one verdict with its reasons.
 
     Any failure fails. Otherwise the result is inconclusive if an output is so in the group ``unit``; in other groups
     it does not matter.
-
-    Args:
-        judged: every output over every group of probes.
-        faults: reasons to fail that belong to no single output.
-
-    Returns:
-        The verdict and its reasons.
     """
     failed = [f"{item.output} ({item.group}): {item.reason}" for item in judged if item.verdict == "fail"]
     if faults or failed:

@@ -24,12 +24,9 @@ class NormTensors:
     """A batch normalization in evaluation mode: ``gamma · (x - mean) / sqrt(var + eps) + beta``.
 
     Attributes:
-        prefix: name of the module.
         names: names of its tensors by role: ``mean``, ``var``, ``gamma``, ``beta``.
-        eps: as in the formula.
     """
 
-    prefix: str
     names: Mapping[str, str]
     eps: float
 
@@ -75,8 +72,7 @@ class _StoredTensors:
         return self._cache[name]
 
     def of_size(self, size: int, first: str = "") -> Iterator[tuple[str, Array]]:
-        names = sorted(self._by_size.get(size, ()), key=lambda name: name != first)
-        for name in names:
+        for name in sorted(self._by_size.get(size, ()), key=lambda name: name != first):
             yield name, self.get(name)
 
     def __iter__(self) -> Iterator[tuple[str, Array]]:
@@ -86,23 +82,20 @@ class _StoredTensors:
 def match_weights(
     tensors: Mapping[str, Array], read: set[str], norms: list[NormTensors], path: Path, precision: str = "fp32"
 ) -> WeightMatches:
-    """Find every tensor of the model in the graph.
+    """Find every tensor of the model in the graph, except those that no run of the model reads.
 
-    Args:
-        tensors: parameters and buffers by name; not copied.
-        read: names of those that a run of the model reads; the others need not be in the graph.
-        norms: the model's batch normalizations, which may be folded.
-        path: the ONNX file.
-        precision: ``fp16`` compares after rounding to float16.
-
-    Raises:
-        ArtifactError: the file is damaged.
+    The batch normalizations ``norms`` may be folded. ``fp16`` compares after rounding to float16.
     """
     stored = _StoredTensors(path)
     counters = {name for name in tensors if name.endswith("num_batches_tracked")}  # for training only
     result = WeightMatches(unused=sorted(set(tensors) - read - counters))
     half = precision == "fp16"
-    values = {name: _rounded(value, half) for name, value in tensors.items() if name in read}
+    with np.errstate(over="ignore"):
+        values = {
+            name: value.astype(np.float16) if half and value.dtype == np.float32 else value
+            for name, value in tensors.items()
+            if name in read
+        }
     missing: list[str] = []
     for name, value in values.items():
         (result.identical if _identical(name, value, stored) else missing).append(name)
@@ -115,13 +108,6 @@ def match_weights(
         else:
             result.listed.append(name)
     return result
-
-
-def _rounded(value: Array, half: bool) -> Array:
-    if half and value.dtype == np.float32:
-        with np.errstate(over="ignore"):
-            return value.astype(np.float16)
-    return value
 
 
 def _same(left: Array, right: Array) -> bool:

@@ -31,7 +31,7 @@ STABLE_SAMPLES = 32
 
 def batch_of(graph: onnx.ModelProto) -> tuple[int, bool]:
     """Return the number of samples in a batch, and whether the graph fixes it."""
-    first = next(value for value in graph.graph.input).type.tensor_type.shape.dim
+    first = graph.graph.input[0].type.tensor_type.shape.dim
     return calibration.batch_size(graph), bool(first and first[0].dim_value)
 
 
@@ -46,18 +46,7 @@ def calibrated(
 ) -> tuple[CalibrationTable, bool]:
     """Return the calibration table for these samples and this method, and whether it was reused.
 
-    Args:
-        source: the float export.
-        graph: the prepared graph of the export.
-        samples: the calibration samples.
-        method: name of the method that chooses ranges.
-        child: the process that prepared the graph and runs it.
-        store: the artifacts directory, where the table is stored.
-        progress: receives progress messages.
-
-    Raises:
-        DataError: the samples cannot be used.
-        BackendError: ONNX Runtime cannot run the graph.
+    ``graph`` is the prepared graph of the export; ``child`` prepared it and runs it.
     """
     key = _key(source, graph, samples, method)
     path = store.folder(source.slug) / f"{source.slug}.calibration.json"

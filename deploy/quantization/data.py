@@ -18,7 +18,7 @@ from deploy.core.tensors import TensorSpec
 from deploy.data.collection import open_dataset
 from deploy.data.dataset import Dataset, evenly
 from deploy.data.preprocess import batches
-from deploy.evaluation.labels import labels_for
+from deploy.evaluation.predictions import labels_for
 from deploy.exporting.samples import digest_of, fit_arrays, load_samples
 from deploy.quantization.source import Source
 
@@ -34,7 +34,6 @@ class CalibrationSamples:
     """Samples that are fed in batches.
 
     Attributes:
-        count: number of samples.
         summary: name, digest, count and preprocessing, as plain values for a manifest.
         labels: class indices of the model, (count,), int64; None without labels.
         stream: yields batches of at most the given number of samples.
@@ -46,12 +45,7 @@ class CalibrationSamples:
     stream: Callable[[int], Iterator[Feeds]]
 
     def batches(self, size: int, *, fixed: bool) -> Iterator[Feeds]:
-        """Yield batches in order.
-
-        Args:
-            size: number of samples in a batch.
-            fixed: drop an incomplete last batch, for a graph with a fixed batch size.
-        """
+        """Yield batches in order; ``fixed`` drops an incomplete last one, for a graph with a fixed batch size."""
         for batch in self.stream(size):
             if not fixed or len(next(iter(batch.values()))) == size:
                 yield batch
@@ -74,13 +68,7 @@ class CalibrationSamples:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationData:
-    """Samples for calibration and samples for evaluation.
-
-    Attributes:
-        calibration: samples that set the ranges.
-        evidence: samples that the quantized graph is evaluated on.
-        apart: the two sets have no sample in common.
-    """
+    """Samples that set the ranges, and samples for the evidence; ``apart`` if the two have no sample in common."""
 
     calibration: CalibrationSamples
     evidence: CalibrationSamples
@@ -88,19 +76,7 @@ class CalibrationData:
 
 
 def open_data(calib: str, source: Source, *, samples: int, skip_bad: bool, progress: Progress) -> CalibrationData:
-    """Open the data given by ``--calib`` and divide it.
-
-    Args:
-        calib: a folder of images, a bundled data set, or a ``.npy`` or ``.npz`` file.
-        source: the graph that the samples are for.
-        samples: maximum number of calibration samples.
-        skip_bad: skip unreadable images.
-        progress: receives progress messages.
-
-    Raises:
-        DataError: fewer than `MIN_SAMPLES` samples, or samples that do not fit the graph.
-        UsageError: images for a graph that does not take them.
-    """
+    """Open the data given by ``--calib`` and divide it; at most ``samples`` are for calibration."""
     loaded = load_samples(calib, progress) if calib.endswith((".npy", ".npz")) else None
     if isinstance(loaded, dict):
         if skip_bad:

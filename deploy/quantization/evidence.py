@@ -25,15 +25,7 @@ from deploy.support.runtime import Runtime, runtime_of, simulated
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """What was measured on one quantized graph.
-
-    Attributes:
-        outputs: fidelity of each float output.
-        accuracy: accuracy of the quantized graph; None without labels.
-        float_accuracy: accuracy of the float graph; None without labels.
-        comparison: the two accuracies compared on the same samples; None without labels.
-        runtime: display name of what ran the quantized graph.
-    """
+    """What was measured on one quantized graph; the accuracies and their comparison are None without labels."""
 
     outputs: tuple[OutputFidelity, ...]
     accuracy: Accuracy | None
@@ -61,13 +53,7 @@ class Evidence:
         return {"runtime": self.runtime, **to_plain(self), "outputs": [item.to_dict() for item in self.outputs]}
 
     def parity(self, verdict: str, precision: str, data: CalibrationData) -> dict[str, Any]:
-        """Return the ``parity`` entry of a manifest.
-
-        Args:
-            verdict: ``pass``, ``fail`` or ``measured``.
-            precision: precision of the quantized file.
-            data: samples that were measured on.
-        """
+        """Return the ``parity`` entry of a manifest."""
         return {
             "verdict": verdict,
             "kind": precision,
@@ -95,10 +81,6 @@ class QualityBounds:
         """Whether there is a bound."""
         return self.min_sqnr is not None or self.max_drop is not None
 
-    def met_by(self, evidence: Evidence) -> bool:
-        """Return whether all values are finite and every bound is met."""
-        return not self.violations(evidence)
-
     def violations(self, evidence: Evidence) -> list[str]:
         """Return one phrase for each bound that is not met, and one for values that are not finite."""
         reasons = []
@@ -116,17 +98,7 @@ class QualityBounds:
 class Judge:
     """Compares quantized graphs with the float graph, which is run once, on the same samples.
 
-    Args:
-        runner: a started ONNX Runtime worker; the caller closes it.
-        source: file of the float graph.
-        samples: samples to compare on.
-        size: number of samples in a batch.
-        fixed: the graphs have this fixed batch size.
-        target: target of the quantized graphs; it decides which runtime runs them.
-
-    Raises:
-        DataError: there are fewer samples than one fixed batch.
-        BackendError: the float graph cannot be run.
+    The caller closes ``runner``, a started ONNX Runtime worker. The target decides what runs the quantized graphs.
     """
 
     def __init__(
@@ -142,13 +114,7 @@ class Judge:
     def measure(self, path: Path, progress: Progress, runtime: Runtime | None = None) -> Evidence:
         """Run a quantized graph, or an engine built from one, and compare its outputs.
 
-        Args:
-            path: the file.
-            progress: receives progress messages.
-            runtime: what runs the file; None for what runs the target's graphs on this machine.
-
-        Raises:
-            BackendError: the runtime cannot open or run the file.
+        ``runtime`` replaces what runs the target's graphs on this machine.
         """
         runtime = runtime or runtime_of(ONNX, self._target) or simulated()
         options = runtime.options(RunSettings(shared_cores=True))

@@ -15,6 +15,7 @@ from calibration.table import STATISTICS, CalibrationTable
 from calibration.target import find_target
 from deploy.core import registry
 from deploy.core.artifact import Artifact, Payload
+from deploy.core.backend import ONNX
 from deploy.core.errors import UnknownNameError, UsageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.paths import default_root
@@ -29,7 +30,6 @@ from deploy.quantization.search import RANKING_SAMPLES, Quantizer, search
 from deploy.quantization.source import open_source
 from deploy.quantization.worker import GraphChild
 
-FORMAT = "onnx"
 FP16_MIN_OPSET = 19
 """First ONNX opset whose QuantizeLinear and DequantizeLinear take FP16 scales."""
 
@@ -45,13 +45,9 @@ class QuantizeReport:
         artifact: the INT8 file and its manifest; a file that fails is stored in the folder ``rejected``.
         verdict: ``pass`` or ``fail`` if bounds were given, else ``measured``; ``fail`` if a value is not finite.
         reasons: why the verdict is ``fail``; else empty.
-        evidence: comparison of the INT8 graph with the float graph.
         plan: layers kept in float, with the evidence after each; None if no bound was given.
         worst: layers in order of their noise, the largest first.
-        table: the calibration table.
         reused: the table was stored by an earlier run.
-        data: samples for calibration and for evaluation.
-        seconds: wall time.
     """
 
     artifact: Artifact
@@ -180,7 +176,7 @@ def quantize(
                 feeds = data.evidence.head(max(RANKING_SAMPLES, size)).batches(size, fixed=fixed)
                 worst = tuple(child.layer_noise(quantizer.quantized(plan.keep_float), feeds))
             manifest = source.derived_manifest(
-                format=FORMAT,
+                format=ONNX,
                 precision=precision,
                 target=target,
                 files=(Payload.of(quantizer.write(plan.keep_float)),),

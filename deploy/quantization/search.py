@@ -26,16 +26,9 @@ RANKING_SAMPLES = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quantizer:
-    """Writes quantized versions of a graph for one target, each with other layers in float.
+    """Writes quantized versions of a prepared graph for one target, each with other layers in float.
 
-    Attributes:
-        source: the float export.
-        graph: its prepared graph.
-        table: the calibration table.
-        target: target of the quantized graphs.
-        samples: samples to evaluate on.
-        path: the file that is written.
-        fp16: layers that are not quantized compute in FP16; inputs and outputs stay float32.
+    With ``fp16``, layers that are not quantized compute in FP16; inputs and outputs stay float32.
     """
 
     source: Source
@@ -66,33 +59,22 @@ class Quantizer:
 def search(
     quantizer: Quantizer, runner: IsolatedRunner, bounds: QualityBounds, progress: Progress
 ) -> FloatLayerPlan[Evidence]:
-    """Quantize every layer; while a bound is not met, keep one more layer in float.
-
-    Args:
-        quantizer: writes the graphs.
-        runner: a started ONNX Runtime worker.
-        bounds: without any, every layer is quantized.
-        progress: receives progress messages.
-
-    Returns:
-        The layers kept in float, with the evidence after each. One layer always stays quantized.
-
-    Raises:
-        BackendError: a runtime cannot open or run a graph.
-    """
+    """Quantize every layer; while a bound is not met, keep one more layer in float. One layer stays quantized."""
     with progress.stage("evaluating"):
         judge = quantizer.judge(runner, quantizer.samples)
         start = judge.measure(quantizer.write(()), progress)
-    if not bounds.given or bounds.met_by(start):
+    violations = bounds.violations(start)
+    if not bounds.given or not violations:
         return FloatLayerPlan(start=start, steps=(), sufficient=True)
-    progress.note(f"{'; '.join(bounds.violations(start))}: searching for layers to keep in float")
+    progress.note(f"{'; '.join(violations)}: searching for layers to keep in float")
     order = _ranked(quantizer, runner, progress)
     with progress.stage("keeping layers in float"):
 
         def measure(keep: frozenset[str]) -> Evidence:
             return judge.measure(quantizer.write(keep), progress) if keep else start
 
-        plan = choose_float_layers(order[:-1], measure, bounds.met_by)  # without the last layer nothing would be INT8
+        # without the last layer nothing would be INT8
+        plan = choose_float_layers(order[:-1], measure, lambda evidence: not bounds.violations(evidence))
     for step in plan.steps:
         drop = "" if step.result.drop is None else f", top-1 drop {step.result.drop:.2f} points"
         progress.note(f"{step.layer} kept in float: SQNR {format_sqnr(step.result.sqnr_db)}{drop}")

@@ -29,14 +29,10 @@ class Source:
     """A float32 ONNX file.
 
     Attributes:
-        path: the file.
         model: full name of the model; the file's stem without a manifest.
         slug: name of the model's folder in the artifacts directory.
-        inputs: inputs of the graph.
-        outputs: outputs of the graph.
         preprocessing: from an image to the input, with the user's changes applied; None if unknown.
         labels: class names of the model; empty if unknown.
-        weights: where the weights came from.
         digest: SHA-256 of the file and of each external data file, joined by ``+``.
         manifest: the manifest; None if the file has none.
     """
@@ -53,11 +49,7 @@ class Source:
     manifest: Manifest | None
 
     def derived_manifest(self, **fields: Any) -> Manifest:
-        """Return the manifest of a file made from this one.
-
-        Args:
-            **fields: fields of the new manifest; those that describe the model are copied from this file.
-        """
+        """Return the manifest of a file made from this one; fields that describe the model are copied."""
         return Manifest(
             model=self.model,
             slug=self.slug,
@@ -74,16 +66,7 @@ class Source:
 def open_source(model: str | Path | None, store: Store, preprocess: Sequence[str], progress: Progress) -> Source:
     """Find the float32 export and verify its digest; export the model first if it has no export.
 
-    Args:
-        model: name of a model, an ONNX file, or None for the newest float32 export.
-        store: the artifacts directory.
-        preprocess: ``key=value`` changes to the preprocessing.
-        progress: receives progress messages.
-
-    Raises:
-        ArtifactError: the file does not exist or is not a float32 ONNX file.
-        DigestError: the file differs from its manifest.
-        UsageError: a change to the preprocessing is invalid.
+    ``preprocess`` are ``key=value`` changes to the preprocessing.
     """
     path, artifact = _find(model, store, progress)
     if artifact is not None:
@@ -126,15 +109,7 @@ def open_source(model: str | Path | None, store: Store, preprocess: Sequence[str
 
 
 def override(preprocessing: Preprocessing | None, changes: Sequence[str]) -> Preprocessing | None:
-    """Return the preprocessing with ``key=value`` changes applied.
-
-    Args:
-        preprocessing: the model's; None if unknown.
-        changes: ``resize=256``, ``crop=224,224``, ``mean=0.5,0.5,0.5`` and so on.
-
-    Raises:
-        UsageError: an unknown key or an invalid value.
-    """
+    """Return the preprocessing with changes such as ``resize=256``, ``crop=224,224`` or ``mean=0.5,0.5,0.5``."""
     if not changes:
         return preprocessing
     known = {field.name for field in dataclasses.fields(Preprocessing)}

@@ -38,38 +38,20 @@ class GraphChild:
         self._remote.close()
 
     def prepare(self, path: Path) -> onnx.ModelProto:
-        """Run `calibration.prepare` and return the prepared graph; the process keeps it for the next requests.
-
-        Raises:
-            ArtifactError: the file is damaged or cannot be quantized.
-            BackendCrashedError: the process died.
-        """
+        """Run `calibration.prepare` and return the prepared graph; the process keeps it for the next requests."""
         return _parse(self._remote.call("prepare", path=str(path))[1])
 
     def collect(self, feeds: Iterable[Feeds], *, samples: int, advance: Callable[[int, int], None]) -> Observations:
-        """Run `calibration.collect` over the prepared graph.
+        """Run `calibration.collect` over the prepared graph; ``samples`` is their number in all batches.
 
-        Args:
-            feeds: batches, arrays by input name.
-            samples: number of samples in all batches.
-            advance: called after every batch with the number of samples done and ``samples``.
-
-        Raises:
-            DataError: the samples do not fit the graph, or give values that are not finite.
-            BackendError: ONNX Runtime refused the graph.
-            BackendCrashedError: the process died.
+        ``advance`` is called after every batch with the number of samples done and ``samples``.
         """
         self._remote.call("collect", samples=samples)
         self._add(feeds, lambda done: advance(done, samples))
         return unpack(*self._remote.call("observations"))
 
     def layer_noise(self, quantized: onnx.ModelProto, feeds: Iterable[Feeds]) -> list[LayerNoise]:
-        """Return the noise of the prepared graph's layers in one that was quantized from it.
-
-        Raises:
-            BackendError: ONNX Runtime refused one of them.
-            BackendCrashedError: the process died.
-        """
+        """Return the noise of the layers of a graph that was quantized from the prepared one."""
         self._remote.call("compare", {GRAPH: _serialize(quantized)})
         self._add(feeds)
         reply, arrays = self._remote.call("noise")

@@ -9,7 +9,7 @@ from deploy.support.formatting import size
 from deploy.terminal.console import console, escape, rows
 
 if TYPE_CHECKING:
-    from deploy.engines.edges import Converted
+    from deploy.engines.convert import Converted
 
 
 def show_converted(step: Converted) -> None:

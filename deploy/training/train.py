@@ -334,7 +334,7 @@ class _TrainingRun:
                 "last": role == "last",
                 "threads": torch.get_num_threads(),
             },
-            accuracy={"data": self.settings["held_out"], "chosen": chosen, **Accuracy.of(predictions).to_dict()},
+            accuracy={"data": self.settings["held_out"], "chosen": chosen, **to_plain(Accuracy.of(predictions))},
         )
         self.transaction.publish(manifest)
 
