@@ -49,7 +49,6 @@ class ComparedSide:
 
     Attributes:
         name: as the user wrote it.
-        plan: what runs.
         medians: median latency in nanoseconds of each pair's process.
     """
 
@@ -219,11 +218,6 @@ def _decided(interval: Interval, margin: float, allowed: float | None) -> bool:
 
 
 def _read(text: str, model: str | None, precision: str | None) -> _Operand:
-    """Read one side.
-
-    Raises:
-        UsageError: a backend without a model, a file without a backend, or a file of another precision.
-    """
     what, _, backend = text.rpartition("@")
     if not what and text in backends():
         if model is None:
@@ -245,11 +239,7 @@ def _read(text: str, model: str | None, precision: str | None) -> _Operand:
 
 
 def _common_device(operands: Sequence[_Operand]) -> str:
-    """Return the first device that the backends of both sides run on.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """Return the first device that the backends of both sides run on."""
     first, second = (find_backend(item.backend) for item in operands)
     for device in ("cpu", "cuda"):
         if device in first.devices and device in second.devices:
@@ -258,7 +248,6 @@ def _common_device(operands: Sequence[_Operand]) -> str:
 
 
 def _backend_of(format: str, target: str | None) -> str:
-    """Return the backend of a file where none was named."""
     fitting = [item for item in backends().values() if item.opens(format, target)]
     if not fitting:
         raise UsageError(f"no backend runs {format} files for {target}; name one: FILE@BACKEND.")
@@ -305,9 +294,6 @@ def run_pairs(
         more: whether another pair may start; called after the first look.
         looks: numbers of pairs at which the comparison is looked at.
         progress: receives progress messages.
-
-    Raises:
-        BackendError: a process fails.
     """
     found = Pairs()
     for count in range(1, looks[-1] + 1):

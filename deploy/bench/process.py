@@ -67,10 +67,7 @@ class BenchProcess:
         self._remote.send("open", feeds, path=str(path) if path else None, model=model, options=dict(options))
 
     def opened(self) -> dict[str, Any]:
-        """Wait for `submit_open`.
-
-        Returns:
-            ``import_ns``, ``load_ns``, ``first_ns`` and ``peak_bytes``.
+        """Wait for `submit_open`; return ``import_ns``, ``load_ns``, ``first_ns`` and ``peak_bytes``.
 
         Raises:
             DeployError: the backend refused the file or model, or the model could not be built.
@@ -106,11 +103,7 @@ class BenchProcess:
         return self._remote.call("warm", timeout_s=timeout_s, max_ns=max_ns, window_ns=window_ns)[0]
 
     def time(self, seconds: float, *, keep: int = KEEP, min_calls: int = 5) -> tuple[dict[str, Any], NDArray[np.int64]]:
-        """Time calls for so many seconds, at least ``min_calls`` of them.
-
-        Returns:
-            What happened meanwhile, and at most ``keep`` times in nanoseconds.
-        """
+        """Time calls for so many seconds; return what happened meanwhile, and at most ``keep`` times in nanoseconds."""
         timeout_s, time_ns = seconds + self._patience_s, int(seconds * 1e9)
         reply, arrays = self._remote.call("time", timeout_s=timeout_s, time_ns=time_ns, keep=keep, min_calls=min_calls)
         return reply, arrays["samples"]
@@ -132,11 +125,7 @@ class BenchProcess:
         options: Mapping[str, Any],
         calls: int,
     ) -> list[dict[str, Any]]:
-        """Profile the operators of a file or model, opened for that alone.
-
-        Raises:
-            UsageError: the backend has no profiler.
-        """
+        """Profile the operators of a file or model, opened for that alone."""
         file = str(path) if path else None
         reply, _ = self._remote.call(
             "profile", feeds, timeout_s=OPEN_S, path=file, model=model, options=dict(options), calls=calls

@@ -45,7 +45,6 @@ class LayerTime:
     """Time of a node as it ran, after fusion.
 
     Attributes:
-        layer: its name.
         operator: its type, as the runtime calls it.
         ns: nanoseconds per call of the model.
         arithmetic: ``int8``, ``float``, or empty where the profiler does not tell.
@@ -74,24 +73,14 @@ class LayerTime:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Profile:
-    """Profile of one cell; times in nanoseconds per call.
-
-    Attributes:
-        layers: layers, the slowest first.
-        wall_ns: median latency without the profiler.
-    """
+    """Layers of one cell, the slowest first, and the median latency without the profiler; nanoseconds per call."""
 
     layers: tuple[LayerTime, ...]
     wall_ns: float
 
     @classmethod
     def of(cls, items: Iterable[Mapping[str, Any]], wall_ns: float) -> Profile:
-        """Build a profile from a backend profiler's nodes; nodes of the same name are added up.
-
-        Args:
-            items: mappings with ``layer``, ``operator``, ``ns`` and optionally ``arithmetic``.
-            wall_ns: median latency without the profiler.
-        """
+        """Build a profile from nodes of `deploy.support.profiling.node_times`; those of the same name are added up."""
         found: dict[tuple[str, str, str], float] = {}
         for item in items:
             key = (item["layer"], item["operator"], item.get("arithmetic", ""))

@@ -28,9 +28,6 @@ class Saturation:
     """Where the batches of one model, backend and precision ended.
 
     Attributes:
-        model: name of the model.
-        backend: name of the backend.
-        precision: precision.
         batch: smallest batch whose throughput is within `GAIN` of the highest.
         throughput: samples per second at that batch.
         largest: largest batch that ran.

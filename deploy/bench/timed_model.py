@@ -27,10 +27,10 @@ PRECISIONS = ("fp32", "fp16", INT8)
 
 
 class TimedModel:
-    """A model, or one file, that is timed.
+    """A model, or one ONNX or engine file with a manifest, that is timed.
 
     Args:
-        request: the model, or an ONNX or engine file with a manifest.
+        request: the model or file.
         store: artifacts directory.
         scratch: folder for weight files; must live as long as the cells are timed.
         calib: calibration data for a missing INT8 file.
@@ -85,11 +85,7 @@ class TimedModel:
         return made
 
     def engine(self, precision: str) -> Artifact:
-        """Return the newest TensorRT engine of a precision.
-
-        Raises:
-            ArtifactError: there is none.
-        """
+        """Return the newest TensorRT engine of a precision."""
         found = [item for item in self.files if item.manifest.format == ENGINE and item.manifest.precision == precision]
         if not found:
             flags = {"fp16": " --fp16", INT8: " --int8 --calib DATA"}.get(precision, "")

@@ -120,11 +120,7 @@ class TimingWorker:
     def profile(
         self, feeds: Feeds, path: str | None, model: dict[str, Any] | None, options: dict[str, Any], calls: int
     ) -> Reply:
-        """Time each operator with the backend's own profiler.
-
-        Raises:
-            UsageError: the backend has no profiler.
-        """
+        """Time each operator with the backend's own profiler."""
         name = "profile" if model is None else "profile_model"
         if not hasattr(self._backend, name):
             raise UsageError("this backend has no profiler that times layers.")

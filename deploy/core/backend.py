@@ -64,8 +64,6 @@ class Backend:
         formats: formats of the files it opens; empty for a backend that runs the PyTorch model.
         targets: quantization targets whose files it runs as intended, its own first.
         default_for: formats it runs where no backend is named.
-        precisions: precisions it runs.
-        devices: devices it runs on.
         cuda_graphs: it can replay CUDA graphs.
         profiler: it can time single operators.
         default: ``deploy bench`` includes it when no backend is named and it is installed.
@@ -155,11 +153,7 @@ def find_backend(name: str) -> Backend:
 
 
 def default_backend(format: str) -> Backend:
-    """Return the backend that runs a format by default.
-
-    Raises:
-        BackendError: no backend declares the format.
-    """
+    """Return the backend that runs a format by default."""
     for plugin in registry.names(PACKAGE):
         backend = _declared(plugin)
         if format in backend.default_for:

@@ -20,9 +20,6 @@ class IsolatedRunner(Runner):
     Args:
         backend: name of the backend, ``onnxruntime``.
         runner: module that opens files; None for the backend's own.
-
-    Raises:
-        UnknownNameError: no backend has this name.
     """
 
     def __init__(self, backend: str, runner: str | None = None) -> None:
@@ -49,11 +46,7 @@ class IsolatedRunner(Runner):
         return self._remote.peak_bytes
 
     def open(self, path: Path, **options: Any) -> None:
-        """Open an artifact.
-
-        Args:
-            path: the file.
-            options: options of the backend's ``open``.
+        """Open an artifact with the options of the backend's ``open``.
 
         Raises:
             BackendError: the runtime refused the file.
@@ -82,11 +75,7 @@ class IsolatedRunner(Runner):
 
 
 class RunnerHost:
-    """The child's side of `IsolatedRunner`.
-
-    Args:
-        runner: module that opens files; imported at once.
-    """
+    """The child's side of `IsolatedRunner`; the module that opens files is imported at once."""
 
     def __init__(self, runner: str) -> None:
         self._module = importlib.import_module(runner)

@@ -44,12 +44,7 @@ def names(package: str) -> tuple[str, ...]:
 
 
 def load(package: str, name: str, kind: str = "plug-in") -> ModuleType:
-    """Import a plug-in.
-
-    Args:
-        package: the package of the registry.
-        name: name of the plug-in.
-        kind: what a plug-in is called in the error message.
+    """Import a plug-in; ``kind`` is what one is called in the error message.
 
     Raises:
         UnknownNameError: there is no plug-in with this name.

@@ -43,10 +43,7 @@ class Shares:
 
 
 def shares(text: str) -> Shares:
-    """Count layers and weights per precision.
-
-    Args:
-        text: JSON of ``EngineInspector.get_engine_information``.
+    """Count layers and weights per precision in the JSON of ``EngineInspector.get_engine_information``.
 
     Raises:
         ValueError: the text is not such JSON.

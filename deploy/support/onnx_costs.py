@@ -74,11 +74,7 @@ class Costs:
 
 
 def costs(path: Path, sizes: Mapping[str, int]) -> Costs:
-    """Count the operations and bytes of a file.
-
-    Args:
-        path: the file.
-        sizes: sizes of its dynamic dimensions.
+    """Count the operations and bytes of a file at sizes of its dynamic dimensions.
 
     Raises:
         ArtifactError: the file is damaged.

@@ -116,11 +116,7 @@ def stored_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 
 def _external(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
-    """Return the file, offset and length in bytes of a tensor's external data.
-
-    Raises:
-        ArtifactError: the entry is invalid or points outside the model's folder.
-    """
+    """Return the file, offset and length in bytes of a tensor's external data."""
     entries = {item.key: item.value for item in tensor.external_data}
     what = f"{path}: external data of tensor {tensor.name!r}"
     location = entries.get("location", "")
@@ -150,25 +146,13 @@ def _external(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
 
 
 def external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
-    """Return the files with external data of a graph.
-
-    Args:
-        model: the graph.
-        path: its file.
-
-    Raises:
-        ArtifactError: external data is invalid or outside the file's folder.
-    """
+    """Return the files with external data of a graph that was read from ``path``."""
     tensors = [item for item in stored_tensors(model) if item.data_location == onnx.TensorProto.EXTERNAL]
     return sorted({_external(item, path)[0] for item in tensors})
 
 
 def array(tensor: onnx.TensorProto, path: Path) -> Array:
-    """Return the values of a stored tensor; external data is memory-mapped.
-
-    Args:
-        tensor: the tensor.
-        path: the file of its graph.
+    """Return the values of a stored tensor of the graph in ``path``; external data is memory-mapped.
 
     Raises:
         ArtifactError: the values are damaged.

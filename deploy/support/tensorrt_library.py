@@ -26,12 +26,7 @@ _INSTALL = {"tensorrt": _TENSORRT, "tensorrt-rtx": _RTX, "auto": f"{_RTX}   or: 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Library:
-    """One of the two libraries, imported.
-
-    Attributes:
-        name: ``tensorrt`` or ``tensorrt-rtx``.
-        module: the imported module.
-    """
+    """One of the two libraries, ``tensorrt`` or ``tensorrt-rtx``, imported."""
 
     name: str
     module: ModuleType
@@ -43,11 +38,7 @@ class Library:
 
 
 def open_library(name: str = "auto") -> Library:
-    """Import a library.
-
-    Args:
-        name: ``tensorrt``, ``tensorrt-rtx``, or ``auto``: ``tensorrt`` if it can be imported and there is a GPU, else
-            ``tensorrt-rtx``.
+    """Import a library; ``auto`` is ``tensorrt`` if it can be imported and there is a GPU, else ``tensorrt-rtx``.
 
     Raises:
         UsageError: there is no such library.
@@ -88,7 +79,7 @@ def cuda_major(name: str) -> int | None:
 
 
 def driver_fault(library: Library, gpu: Gpu | None, needed: int | None) -> str | None:
-    """Return why the driver cannot run engines; None if it can.
+    """Return why the driver cannot run engines of a library; None if it can.
 
     Args:
         library: the library that opens the engine.

@@ -22,13 +22,7 @@ PACKAGES = {"ray": ("ray", "deploy-toolkit[ray]")}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
-    """A machine that runs tasks.
-
-    Attributes:
-        machines: kinds of machines that it belongs to.
-        cpus: CPU cores for tasks.
-        gpus: GPUs for tasks.
-    """
+    """A machine that runs tasks: the kinds of machines that it belongs to, and its CPU cores and GPUs for tasks."""
 
     name: str
     machines: frozenset[str] = frozenset()

@@ -58,12 +58,7 @@ class ProgressForwarder(Progress):
 
 
 def do_task(work: Work, root: Path, notify: Notify) -> dict[str, Any]:
-    """Run a task.
-
-    Args:
-        work: what to do; see `deploy.sweeps.plan`.
-        root: the artifacts directory of this machine.
-        notify: receives messages while the task runs.
+    """Run a task, as `deploy.sweeps.plan` describes it; ``root`` is the artifacts directory of this machine.
 
     Returns:
         ``state`` (``done``, ``found`` or ``failed``), ``reason`` and ``exit_code`` of a failure, ``seconds``,

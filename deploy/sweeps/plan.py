@@ -27,10 +27,6 @@ class SweepCell:
     """One configuration to time.
 
     Attributes:
-        model: name of the model in the sweep.
-        precision: ``fp32``, ``fp16`` or ``int8``.
-        backend: name of the backend.
-        batch: batch size.
         machine: kind of machine; None if the sweep names none.
         bench: name of the task that times it.
         maker: name of the task that makes its file; None for a backend that runs the PyTorch model.
@@ -54,12 +50,7 @@ class SweepPlan:
 
 
 def plan(spec: SweepSpec, backends: Sequence[str], *, again: bool) -> SweepPlan:
-    """Return the tasks and configurations of a sweep.
-
-    Args:
-        spec: the sweep.
-        backends: backends to time on a kind of machine that names none.
-        again: repeat the work of earlier sweeps.
+    """Return the tasks and configurations of a sweep; a kind of machine that names no backends times ``backends``.
 
     Raises:
         UsageError: TensorRT on several kinds of machines, whose engines would overwrite each other.

@@ -36,11 +36,7 @@ Demand = tuple[str, int, int, bool]
 
 
 class Schedule:
-    """The state of all tasks of a sweep: waiting, ready, running or ended.
-
-    Args:
-        tasks: tasks in topological order.
-    """
+    """The state of all tasks of a sweep, given in topological order: waiting, ready, running or ended."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.tasks: Mapping[str, Task] = {task.name: task for task in tasks}
@@ -156,11 +152,7 @@ class Schedule:
             load.gpus -= task.gpus
 
     def ended(self, name: str, node: Node, *, succeeded: bool) -> list[Task]:
-        """Mark a running task as ended.
-
-        Returns:
-            Tasks that can never start because they need it; empty if it succeeded.
-        """
+        """Mark a running task as ended; return the tasks that can never start because they need it and it failed."""
         self._release(self.tasks[name], node)
         return self.settle(name, succeeded=succeeded)
 

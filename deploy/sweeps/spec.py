@@ -38,11 +38,7 @@ PositiveInt = Annotated[int, Meta(ge=1)]
 
 
 class SpecError(UsageError):
-    """An invalid specification.
-
-    Attributes:
-        place: where the invalid value is.
-    """
+    """An invalid specification; ``place`` is where the invalid value is."""
 
     def __init__(self, place: Place, message: str) -> None:
         path = "".join(f".{part}" if isinstance(part, str) else f"[{part}]" for part in place).removeprefix(".")

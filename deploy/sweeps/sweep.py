@@ -122,12 +122,7 @@ def dry_run(
 
 
 def count_tasks(spec: SweepSpec) -> int:
-    """Return the number of tasks of a sweep.
-
-    Raises:
-        UsageError: the sweep is invalid.
-        MissingPackageError: a backend is not installed.
-    """
+    """Return the number of tasks of a sweep."""
     return len(_plan(spec, False).tasks)
 
 

@@ -190,11 +190,7 @@ def _needs(unmet: list[Requirement]) -> str:
 
 
 def _unmet(extra: str = "") -> list[Requirement]:
-    """Return the requirements, of an extra or of the package itself, whose installed version does not meet them.
-
-    Raises:
-        PackageNotFoundError: the package itself is not installed.
-    """
+    """Return the requirements, of an extra or of the package itself, whose installed version does not meet them."""
     requirements = [Requirement(text) for text in metadata.requires(DISTRIBUTION) or ()]
     needed = [item for item in requirements if _applies(item, extra) and not (extra and _applies(item, ""))]
     return [

@@ -28,9 +28,6 @@ THREADS = "OMP_NUM_THREADS"
 class LocalExecutor:
     """Runs tasks in worker processes on this machine.
 
-    Args:
-        context: what the executor needs to know of the sweep.
-
     Raises:
         UsageError: the sweep has several kinds of machines.
     """

@@ -54,9 +54,6 @@ LOST = (NodeDiedError, ObjectLostError, ActorDiedError, ActorUnschedulableError,
 class RayExecutor:
     """Runs tasks on a Ray cluster.
 
-    Args:
-        context: what the executor needs to know of the sweep.
-
     Raises:
         UsageError: there is no cluster at the address.
     """
@@ -151,11 +148,7 @@ class RayExecutor:
         return [TaskMessage(task=task, message=message) for task, message in messages]
 
     def _store(self, contents: Mapping[str, bytes]) -> None:
-        """Publish artifacts from a node, each in one transaction, and write records.
-
-        Raises:
-            DigestError: a file differs from its manifest.
-        """
+        """Publish artifacts from a node, each in one transaction, and write records."""
         for path, content in contents.items():
             target = self._context.root / path
             if is_record(target):
@@ -211,11 +204,7 @@ class RayExecutor:
 
 
 def _check_reachable(address: str) -> None:
-    """Connect once, since Ray waits for minutes for an address that does not answer.
-
-    Raises:
-        OSError: nothing answers at the address.
-    """
+    """Connect once, since Ray waits for minutes for an address that does not answer."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=TIMEOUT_S).close()
