@@ -76,12 +76,7 @@ def choose_backends(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def check_scenario(name: str) -> None:
-    """Check that a scenario exists and can run.
-
-    Raises:
-        UnknownNameError: no scenario has this name.
-        MissingPackageError: the scenario needs a package that is not installed.
-    """
+    """Check that a scenario exists and that the package it needs is installed."""
     known = (LATENCY, *registry.names(SCENARIOS))
     if name not in known:
         raise UnknownNameError("scenario", name, known, f"known: {', '.join(known)}")
@@ -97,11 +92,7 @@ def fingerprint(device: str, kind: str | None = None) -> dict[str, Any]:
 
 
 def sizes_at(inputs: tuple[TensorSpec, ...], batch: int, others: Mapping[str, int]) -> dict[str, int]:
-    """Return the size of every symbolic dimension for a batch size; ``others`` has those of the other dimensions.
-
-    Raises:
-        UsageError: the batch is fixed at another size, or a dimension has no size.
-    """
+    """Return the size of every symbolic dimension for a batch size; ``others`` has those of the other dimensions."""
     found = symbols(inputs)
     if "batch" not in found:
         fixed = inputs[0].shape[0] if inputs and inputs[0].shape else None

@@ -34,14 +34,11 @@ Listener = Callable[[Sequence[LatencyRow]], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarkReport:
-    """Result of `measure_speed`.
+    """Result of `measure_speed`: rows ordered by model, precision, backend and batch size, and the skipped cells.
 
     Attributes:
-        rows: one row per cell, ordered by model, precision, backend and batch size.
-        skipped: cells that were skipped, with the reason.
         conditions: state of the machine at the start.
         seed: seed of the inputs and of the order of processes.
-        seconds: wall time.
     """
 
     rows: tuple[LatencyRow, ...]
@@ -209,7 +206,6 @@ def _refused(plan: PlannedCell, kind: str | None) -> SkippedCell:
 
 
 def _start_or_resume(plan: PlannedCell, store: Store, context: Mapping[str, Any], *, again: bool) -> CellRecord:
-    """Return the record of an earlier run, or a new one."""
     path = record_path(store.root, plan.cell)
     if path.is_file() and not again:
         try:

@@ -59,17 +59,9 @@ class Choices:
 def plan_model(
     request: ModelRequest, choices: Choices, store: Store, scratch: Path, progress: Progress
 ) -> tuple[list[PlannedCell], list[SkippedCell]]:
-    """Plan the cells of a model or file, each with its parity evidence.
+    """Plan the cells of a model or file, each with its parity evidence: those that can be timed, and those skipped.
 
-    Args:
-        request: the model or file.
-        choices: what to time.
-        store: artifacts directory.
-        scratch: folder for weight files; must live as long as the cells are timed.
-        progress: receives progress messages.
-
-    Returns:
-        Cells that can be timed, and skipped cells with the reason.
+    The folder ``scratch`` is for weight files and must live as long as the cells are timed.
     """
     model = TimedModel(request, store, scratch, choices.calib, progress)
     found = list(_cells(model, choices, store, progress))

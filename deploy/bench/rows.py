@@ -20,7 +20,6 @@ class LatencyRow:
     """A cell with its statistics.
 
     Attributes:
-        record: the measurements.
         speedup: over the baseline at the same model and batch, from paired repetitions; None without a baseline.
         floor: shortest possible latency on this machine; None if it was not measured.
     """

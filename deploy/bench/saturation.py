@@ -45,12 +45,7 @@ class Saturation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SaturationReport:
-    """Result of `saturate`.
-
-    Attributes:
-        report: all rows.
-        ends: where each model, backend and precision ended.
-    """
+    """Result of `saturate`: all rows, and where each model, backend and precision ended."""
 
     report: BenchmarkReport
     ends: tuple[Saturation, ...]

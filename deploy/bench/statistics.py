@@ -33,10 +33,6 @@ class Interval:
     low: float
     high: float
 
-    def scaled(self, factor: float) -> Interval:
-        """Return the interval in another unit."""
-        return Interval(value=self.value * factor, low=self.low * factor, high=self.high * factor)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatencyStats:
@@ -84,9 +80,9 @@ def geometric(values: Sequence[float], level: float = LEVEL) -> Interval:
     return Interval(value=math.exp(center), low=math.exp(center - half), high=math.exp(center + half))
 
 
-def ratio(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> Interval:
+def ratio(first: Sequence[float], second: Sequence[float]) -> Interval:
     """Return the ratio ``second / first`` from paired repetitions, one median each, in the same order."""
-    return geometric([two / one for one, two in zip(first, second, strict=True)], level)
+    return geometric([two / one for one, two in zip(first, second, strict=True)])
 
 
 def unpaired_ratio(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> Interval:

@@ -29,12 +29,8 @@ PRECISIONS = ("fp32", "fp16", INT8)
 class TimedModel:
     """A model, or one ONNX or engine file with a manifest, that is timed.
 
-    Args:
-        request: the model or file.
-        store: artifacts directory.
-        scratch: folder for weight files; must live as long as the cells are timed.
-        calib: calibration data for a missing INT8 file.
-        progress: receives progress messages.
+    Missing files are made, INT8 files with the calibration data ``calib``. The folder ``scratch`` is for weight files
+    and must live as long as the cells are timed.
 
     Raises:
         DigestError: a file differs from its manifest.
@@ -67,12 +63,7 @@ class TimedModel:
         return [item for item in PRECISIONS if item in known] or ["fp32"]
 
     def file(self, precision: str, target: str | None) -> Artifact:
-        """Return the ONNX file of a precision and target; make it if it is missing.
-
-        Raises:
-            ArtifactError: it is missing and cannot be made: another file was named, or there is no calibration data.
-            ExportError: the file that was made fails its parity check.
-        """
+        """Return the ONNX file of a precision and target; make it if it is missing."""
         for artifact in self.files:
             manifest = artifact.manifest
             if (manifest.format, manifest.precision, manifest.target) == (ONNX, precision, target):

@@ -45,10 +45,6 @@ class RunSettings:
     fusion: bool = True
 
 
-def _no_options(settings: RunSettings) -> dict[str, Any]:
-    return {}
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backend:
     """A backend's declaration.
@@ -88,7 +84,7 @@ class Backend:
     default: bool = False
     reference: bool = False
     color: str | None = None
-    options: Callable[[RunSettings], dict[str, Any]] = _no_options
+    options: Callable[[RunSettings], dict[str, Any]] = lambda settings: {}
 
     @property
     def runs_files(self) -> bool:
@@ -122,11 +118,7 @@ class Backend:
 
 @cache
 def backends() -> Mapping[str, Backend]:
-    """Return all declared backends by name, the reference first, then alphabetically.
-
-    Raises:
-        DeployError: a third-party plug-in cannot be imported or declares no `Backend`.
-    """
+    """Return all declared backends by name, the reference first, then alphabetically."""
     declared = [_declared(plugin) for plugin in registry.names(PACKAGE)]
     return {item.name: item for item in sorted(declared, key=lambda item: (not item.reference, item.name))}
 

@@ -17,9 +17,7 @@ from deploy.core.tensors import TensorSpec
 class IsolatedRunner(Runner):
     """A runner in a child process, started before there is a file so that its imports cost no time.
 
-    Args:
-        backend: name of the backend, ``onnxruntime``.
-        runner: module that opens files; None for the backend's own.
+    The module ``runner`` opens files in place of the one that the backend declares.
     """
 
     def __init__(self, backend: str, runner: str | None = None) -> None:

@@ -67,7 +67,6 @@ def shares(text: str) -> Shares:
 
 
 def _stored(layer: Mapping[str, Any]) -> tuple[str, int] | None:
-    """Return the precision and number of a layer's weights."""
     values = layer.get("Weights")
     if isinstance(values, dict) and values.get("Count"):
         kind = _kind(str(values.get("Type", "")))

@@ -45,11 +45,7 @@ def load(path: Path) -> onnx.ModelProto:
 
 
 def input_output_specs(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Return the inputs and outputs of a graph; a dynamic dimension without a name is ``TENSOR_dimN``.
-
-    Raises:
-        ArtifactError: the file is damaged, or an input or output is not a tensor.
-    """
+    """Return the inputs and outputs of a graph; a dynamic dimension without a name is ``TENSOR_dimN``."""
     graph = load(path).graph
     stored = {tensor.name for tensor in graph.initializer}
     inputs = tuple(tensor_spec(value, path) for value in graph.input if value.name not in stored)
@@ -57,15 +53,9 @@ def input_output_specs(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[Tensor
 
 
 def tensor_spec(value: onnx.ValueInfoProto, path: Path, unnamed: str | None = None) -> TensorSpec:
-    """Return the specification of a graph's input or output.
+    """Return the specification of a graph's input or output; ``path`` is for error messages.
 
-    Args:
-        value: the input or output.
-        path: the file, for error messages.
-        unnamed: name of dynamic dimensions that have none; None numbers them, ``TENSOR_dimN``.
-
-    Raises:
-        ArtifactError: it is not a tensor.
+    Dynamic dimensions without a name are called ``unnamed``, or ``TENSOR_dimN`` where it is None.
     """
     kind = value.type.tensor_type
     try:

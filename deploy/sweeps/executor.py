@@ -43,7 +43,6 @@ class TaskEnd:
     """The end of a task.
 
     Attributes:
-        node: where it ran.
         result: what the job returned; None if it did not return.
         reason: the reason if ``result`` is None; else empty.
         lost: the node is gone; the task can run on another one.

@@ -71,7 +71,6 @@ class Schedule:
         bisect.insort(self._ready.setdefault(_demand(self.tasks[name]), []), (-self._rank[name], name))
 
     def _remove(self, name: str) -> None:
-        """Remove a task from the ready ones if it is there."""
         demand, entry = _demand(self.tasks[name]), (-self._rank[name], name)
         queue = self._ready.get(demand, [])
         place = bisect.bisect_left(queue, entry)
@@ -202,5 +201,4 @@ def share(task: Task, node: Node) -> int:
 
 
 def _can_run(task: Task, node: Node) -> bool:
-    """Whether an idle node can run a task."""
     return (task.machine is None or task.machine in node.machines) and task.gpus <= node.gpus

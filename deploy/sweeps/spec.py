@@ -50,8 +50,7 @@ class SpecError(UsageError):
 class SweepModel:
     """A model of a sweep; the fields are those of `deploy.models.request.ModelRequest`.
 
-    Attributes:
-        seed: seed of untrained weights; None for the seed of the sweep.
+    Without a seed for its untrained weights, it takes the one of the sweep.
     """
 
     name: Text
@@ -200,7 +199,6 @@ def _translated(exc: msgspec.ValidationError, values: Any) -> SpecError:
 
 
 def _check(spec: SweepSpec) -> None:
-    """Check names, and fields against each other."""
     if not spec.models:
         raise SpecError(("models",), "at least one model is required.")
     slugs = [item.title.rpartition("/")[2] for item in spec.models]

@@ -56,7 +56,6 @@ class Finding:
     """The result of one check.
 
     Attributes:
-        name: what was checked.
         state: ``works``, ``unavailable`` (optional, and not installed, outdated or without hardware) or ``broken``.
         detail: version, or why it does not work.
         fix: a command that fixes it; empty where there is none.
