@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from deploy.core.runner import Feeds, Fetches, Runner
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MemoryOptions:
-    """What to read.
-
-    Attributes:
-        bytes: size of the array that every run reads.
-        threads: threads that share the reading; 0 leaves the choice to PyTorch.
-    """
-
-    bytes: int = 1 << 26
-    threads: int = 0
 
 
 class MemoryRunner(Runner):
@@ -30,10 +15,8 @@ class MemoryRunner(Runner):
     inputs = ()
     outputs = ()
 
-    def __init__(self, options: MemoryOptions) -> None:
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        self._array = torch.ones(options.bytes // 4)
+    def __init__(self, bytes: int) -> None:
+        self._array = torch.ones(bytes // 4)
 
     def run(self, feeds: Feeds) -> Fetches:
         """Read the array and return its sum."""
@@ -44,11 +27,7 @@ class MemoryRunner(Runner):
         self._array.sum()
 
 
-def open(path: Path, **options: Any) -> MemoryRunner:
-    """Allocate the array; ``path`` is ignored.
-
-    Args:
-        path: ignored.
-        options: fields of `MemoryOptions`.
-    """
-    return MemoryRunner(MemoryOptions(**options))
+def open(_: Path, *, bytes: int, threads: int) -> MemoryRunner:
+    """Allocate an array that ``threads`` threads share to read."""
+    torch.set_num_threads(threads)
+    return MemoryRunner(bytes)

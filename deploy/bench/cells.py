@@ -30,11 +30,9 @@ class PlannedCell:
     """A cell that can be timed.
 
     Attributes:
-        cell: identity of the cell.
         path: file to open; None where the backend runs the PyTorch model.
         model: request that rebuilds the model with exactly these weights, for a backend that runs it.
         options: options of the backend's runner.
-        inputs: inputs of the file or model.
         evidence: parity evidence; None where it must be checked in the process that is timed.
         about: further fields of the record.
     """
@@ -78,12 +76,7 @@ def choose_backends(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def check_scenario(name: str) -> None:
-    """Check that a scenario exists and can run.
-
-    Raises:
-        UnknownNameError: no scenario has this name.
-        MissingPackageError: the scenario needs a package that is not installed.
-    """
+    """Check that a scenario exists and that the package it needs is installed."""
     known = (LATENCY, *registry.names(SCENARIOS))
     if name not in known:
         raise UnknownNameError("scenario", name, known, f"known: {', '.join(known)}")
@@ -92,28 +85,14 @@ def check_scenario(name: str) -> None:
 
 
 def fingerprint(device: str, kind: str | None = None) -> dict[str, Any]:
-    """Return the parts of the machine's description that decide latencies.
-
-    Args:
-        device: ``cuda`` adds the GPUs.
-        kind: kind of this machine, in a sweep over several.
-    """
+    """Return the parts of the machine's description that decide latencies, with its kind in a sweep over several."""
     found = {key: value for key, value in machine().items() if key in ("cpu", "cores", "architecture")}
     gpu = {"gpu": ", ".join(item.name for item in gpus())} if device == "cuda" else {}
     return {**found, **gpu, **({"kind": kind} if kind else {})}
 
 
 def sizes_at(inputs: tuple[TensorSpec, ...], batch: int, others: Mapping[str, int]) -> dict[str, int]:
-    """Return the size of every symbolic dimension for a batch size.
-
-    Args:
-        inputs: inputs of the file or model.
-        batch: batch size.
-        others: sizes of the other dimensions.
-
-    Raises:
-        UsageError: the batch is fixed at another size, or a dimension has no size.
-    """
+    """Return the size of every symbolic dimension for a batch size; ``others`` has those of the other dimensions."""
     found = symbols(inputs)
     if "batch" not in found:
         fixed = inputs[0].shape[0] if inputs and inputs[0].shape else None
@@ -126,11 +105,7 @@ def sizes_at(inputs: tuple[TensorSpec, ...], batch: int, others: Mapping[str, in
 
 
 def evidence_of(artifact: Artifact, backend: Backend, device: str) -> dict[str, Any] | None:
-    """Return the parity evidence that the manifest has for this file on this backend and device.
-
-    Returns:
-        ``verdict``, ``reasons`` and ``by``; None where parity must be checked first.
-    """
+    """Return the manifest's parity evidence (``verdict``, ``reasons``, ``by``); None where it must be checked first."""
     proof, manifest = artifact.manifest.parity, artifact.manifest
     if proof is None or device != ("cuda" if manifest.format == ENGINE else "cpu"):
         return None

@@ -26,13 +26,7 @@ MIN_CALLS = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WarmUp:
-    """Result of a warm-up.
-
-    Attributes:
-        calls: number of calls.
-        spent_ns: total duration, nanoseconds.
-        settled: whether the last two windows agreed.
-    """
+    """Number of calls of a warm-up, its total duration, and whether its last two windows agreed."""
 
     calls: int
     spent_ns: int
@@ -40,13 +34,7 @@ class WarmUp:
 
 
 def warm_up(runner: Runner, max_ns: int, window_ns: int = WINDOW_NS) -> WarmUp:
-    """Run until two windows agree within `AGREE`, or the time is up; at least two windows run.
-
-    Args:
-        runner: runner with bound inputs.
-        max_ns: no window starts after this many nanoseconds.
-        window_ns: duration of a window, nanoseconds.
-    """
+    """Run until two windows agree within `AGREE`; at least two windows run, and none starts after ``max_ns``."""
     began, calls = perf_counter_ns(), 0
     before = settled = None
     while True:
@@ -61,13 +49,7 @@ def warm_up(runner: Runner, max_ns: int, window_ns: int = WINDOW_NS) -> WarmUp:
 
 
 def sample(runner: Runner, time_ns: int, min_calls: int = MIN_CALLS, max_calls: int = 1_000_000) -> NDArray[np.int64]:
-    """Time single calls, from ``launch`` to the end of ``synchronize``.
-
-    Args:
-        runner: runner with bound inputs.
-        time_ns: total duration, nanoseconds.
-        min_calls: minimum number of calls, even if they take longer.
-        max_calls: maximum number of calls.
+    """Time single calls, from ``launch`` to the end of ``synchronize``, for ``time_ns`` and at least ``min_calls``.
 
     Returns:
         Nanoseconds of every call, in order.

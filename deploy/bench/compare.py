@@ -49,7 +49,6 @@ class ComparedSide:
 
     Attributes:
         name: as the user wrote it.
-        plan: what runs.
         medians: median latency in nanoseconds of each pair's process.
     """
 
@@ -68,15 +67,12 @@ class SpeedComparison:
     """Result of `compare_speed`.
 
     Attributes:
-        first: the first side.
-        second: the second side.
         ratio: latency of the second over the first, with an interval that stays valid under early stopping.
         verdict: verdict on the second: ``faster``, ``slower``, ``no difference`` (within ``margin``), ``cannot tell``.
         margin: share below which a difference counts as none.
         guard: with a bound: ``pass``, ``fail`` or ``inconclusive``; otherwise None.
         allowed: the bound: share by which the second may be slower.
         flags: interference during the comparison, by kind.
-        seconds: wall time.
     """
 
     first: ComparedSide
@@ -219,11 +215,6 @@ def _decided(interval: Interval, margin: float, allowed: float | None) -> bool:
 
 
 def _read(text: str, model: str | None, precision: str | None) -> _Operand:
-    """Read one side.
-
-    Raises:
-        UsageError: a backend without a model, a file without a backend, or a file of another precision.
-    """
     what, _, backend = text.rpartition("@")
     if not what and text in backends():
         if model is None:
@@ -245,11 +236,6 @@ def _read(text: str, model: str | None, precision: str | None) -> _Operand:
 
 
 def _common_device(operands: Sequence[_Operand]) -> str:
-    """Return the first device that the backends of both sides run on.
-
-    Raises:
-        UsageError: there is none.
-    """
     first, second = (find_backend(item.backend) for item in operands)
     for device in ("cpu", "cuda"):
         if device in first.devices and device in second.devices:
@@ -258,7 +244,6 @@ def _common_device(operands: Sequence[_Operand]) -> str:
 
 
 def _backend_of(format: str, target: str | None) -> str:
-    """Return the backend of a file where none was named."""
     fitting = [item for item in backends().values() if item.opens(format, target)]
     if not fitting:
         raise UsageError(f"no backend runs {format} files for {target}; name one: FILE@BACKEND.")
@@ -299,15 +284,8 @@ def run_pairs(
 ) -> Pairs:
     """Time two things in fresh pairs of processes until the comparison is decided at a look, or time is up.
 
-    Args:
-        openers: openers of the first and the second.
-        decided: whether the interval of the ratio, at a look, decides the comparison.
-        more: whether another pair may start; called after the first look.
-        looks: numbers of pairs at which the comparison is looked at.
-        progress: receives progress messages.
-
-    Raises:
-        BackendError: a process fails.
+    ``decided`` tells whether the interval of the ratio decides the comparison; ``looks`` are the numbers of pairs at
+    which it is asked. After the first look, ``more`` tells whether another pair may start.
     """
     found = Pairs()
     for count in range(1, looks[-1] + 1):

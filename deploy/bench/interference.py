@@ -44,16 +44,15 @@ class Snapshot:
 
 def snapshot() -> Snapshot:
     """Read the counters."""
-    ticks = [int(item) for item in _read("/proc/stat").partition("\n")[0].split()[1:9]] or [0] * 8
+    ticks = [int(item) for item in _text("/proc/stat").partition("\n")[0].split()[1:9]] or [0] * 8
     user, nice, system, idle, iowait, irq, softirq, stolen = ticks
     busy = user + nice + system + irq + softirq
-    spent = time.process_time()
     return Snapshot(
         at=time.monotonic(),
         busy=busy,
         stolen=stolen,
         total=busy + idle + iowait + stolen,
-        own=spent,
+        own=time.process_time(),
         throttled=_throttled(),
         hot=sum(int(_text(path) or 0) for path in _CORES.glob("cpu[0-9]*/thermal_throttle/core_throttle_count")),
         mhz=_frequency(),
@@ -148,7 +147,7 @@ def _throttled() -> int:
 
 def _group() -> Path:
     """Return the folder of this process's control group (version 2)."""
-    own = next((line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
+    own = next((line[3:] for line in _text("/proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
     return Path("/sys/fs/cgroup") / own.strip("/")
 
 
@@ -158,12 +157,8 @@ def _frequency() -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def _read(path: str) -> str:
-    return _text(Path(path))
-
-
-def _text(path: Path) -> str:
+def _text(path: str | Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return Path(path).read_text(encoding="utf-8").strip()
     except OSError:
         return ""

@@ -66,7 +66,7 @@ class Work:
     """Work of one call.
 
     Attributes:
-        operations: operations by precision.
+        operations: by precision.
         bytes: bytes of weights, inputs and outputs, each counted once.
         unknown: number of operators of unknown cost, by type; the floor leaves them out.
     """
@@ -78,13 +78,7 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Floor:
-    """The shortest possible latency on this machine.
-
-    Attributes:
-        compute_ns: operations at peak arithmetic, nanoseconds.
-        memory_ns: bytes at peak bandwidth, nanoseconds.
-        unknown: operators that it leaves out.
-    """
+    """The shortest possible latency on this machine: operations at peak arithmetic, or bytes at peak bandwidth."""
 
     compute_ns: float
     memory_ns: float
@@ -101,11 +95,7 @@ class Floor:
         return "compute-bound" if self.compute_ns >= self.memory_ns else "memory-bound"
 
     def to_dict(self, median_ns: float | None) -> dict[str, Any]:
-        """Return plain values for JSON.
-
-        Args:
-            median_ns: measured median latency, for the attained share of the floor; None if unknown.
-        """
+        """Return plain values for JSON, with the attained share of the floor where the median latency is known."""
         return {
             "floor_ns": self.nanoseconds,
             "compute_ns": self.compute_ns,
@@ -121,10 +111,6 @@ def floor(work: Work, limits: MachineLimits) -> Floor:
 
     FP16 is assumed to be no slower than FP32, since a runtime may compute it in FP32. Data is assumed to be in the
     fastest memory level that holds it.
-
-    Args:
-        work: work of the call.
-        limits: peak rates of the machine.
     """
     peaks = dict(limits.operations)
     peaks["fp16"] = max(peaks.get("fp16", 0.0), peaks["fp32"])
@@ -145,9 +131,6 @@ def work_of(plan: PlannedCell, store: Store) -> dict[str, Any]:
 
     Returns:
         ``work`` (see `Work`) and ``parameters``; empty where no file tells.
-
-    Raises:
-        ArtifactError: the file is damaged.
     """
     from deploy.support.onnx_costs import costs  # imports onnx
 
@@ -171,12 +154,6 @@ def _float_export(plan: PlannedCell, store: Store) -> Path | None:
 
 def machine_limits(threads: int, store: Store, progress: Progress, *, again: bool = False) -> MachineLimits:
     """Return the peak rates of this machine; those of an earlier run where machine and versions are the same.
-
-    Args:
-        threads: threads to measure with.
-        store: artifacts directory, where the rates are kept.
-        progress: receives progress messages.
-        again: measure even if the rates are known.
 
     Raises:
         BackendError: nothing could be measured.

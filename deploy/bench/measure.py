@@ -34,14 +34,11 @@ Listener = Callable[[Sequence[LatencyRow]], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarkReport:
-    """Result of `measure_speed`.
+    """Result of `measure_speed`: rows ordered by model, precision, backend and batch size, and the skipped cells.
 
     Attributes:
-        rows: one row per cell, ordered by model, precision, backend and batch size.
-        skipped: cells that were skipped, with the reason.
         conditions: state of the machine at the start.
         seed: seed of the inputs and of the order of processes.
-        seconds: wall time.
     """
 
     rows: tuple[LatencyRow, ...]
@@ -174,11 +171,7 @@ def measure_speed(
 
 
 def _requests(models: Sequence[str | ModelRequest], store: Store) -> list[ModelRequest]:
-    """Return the models to time; without names, every model that has an ONNX file in the artifacts directory.
-
-    Raises:
-        ArtifactError: there is none.
-    """
+    """Return the models to time; without names, every model that has an ONNX file in the artifacts directory."""
     if models:
         return [ModelRequest(name=item) if isinstance(item, str) else item for item in models]
     found = [artifact.manifest.model for artifact in store.artifacts() if artifact.manifest.format == "onnx"]
@@ -213,7 +206,6 @@ def _refused(plan: PlannedCell, kind: str | None) -> SkippedCell:
 
 
 def _start_or_resume(plan: PlannedCell, store: Store, context: Mapping[str, Any], *, again: bool) -> CellRecord:
-    """Return the record of an earlier run, or a new one."""
     path = record_path(store.root, plan.cell)
     if path.is_file() and not again:
         try:
@@ -225,7 +217,6 @@ def _start_or_resume(plan: PlannedCell, store: Store, context: Mapping[str, Any]
 
 
 def _floors(records: Mapping[str, CellRecord], threads: int, store: Store, progress: Progress) -> dict[str, Floor]:
-    """Return the floor of every cell whose work is known."""
     limits = machine_limits(threads, store, progress)
     found = {key: floor_of(record, limits) for key, record in records.items()}
     return {key: item for key, item in found.items() if item is not None}
@@ -262,11 +253,7 @@ def _measure(
 
 
 def interleaved(keys: Sequence[str], repetitions: int, seed: int) -> Iterator[tuple[int, str]]:
-    """Yield every key once per repetition, in a new random order each time, so that drift affects all keys alike.
-
-    Yields:
-        The number of the repetition, from 0, and the key.
-    """
+    """Yield every key once per repetition, in a new random order each time, so that drift affects all keys alike."""
     order = random.Random(seed)
     for number in range(repetitions):
         yield from ((number, key) for key in order.sample(list(keys), len(keys)))

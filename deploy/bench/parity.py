@@ -15,12 +15,7 @@ from deploy.parity.probes import Probe, probes_at
 
 
 class ParityChecker:
-    """Checks cells of one model against its float64 outputs, which are computed once.
-
-    Args:
-        model: the reference model.
-        seed: seed of the probes.
-    """
+    """Checks cells of one model against its float64 outputs, which are computed once."""
 
     def __init__(self, model: Model, seed: int) -> None:
         self._model, self._seed = model, seed
@@ -28,11 +23,7 @@ class ParityChecker:
         self._probes: dict[tuple[tuple[str, int], ...], list[Probe]] = {}
 
     def check(self, plan: PlannedCell) -> PlannedCell:
-        """Return the cell with its parity evidence.
-
-        Raises:
-            BackendError: the cell cannot be run.
-        """
+        """Return the cell with its parity evidence."""
         return dataclasses.replace(plan, evidence=self._evidence(plan))
 
     def _evidence(self, plan: PlannedCell) -> dict[str, Any]:

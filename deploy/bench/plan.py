@@ -29,23 +29,11 @@ Wanted = Callable[[str, str, str], bool]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choices:
-    """What to time.
+    """What to time: the arguments of `deploy.bench.measure.measure_speed`.
 
     Attributes:
-        backends: names of backends.
         named: the user named the backends; otherwise they are the default ones.
-        precisions: precisions; None takes those that have a file.
-        batches: batch sizes.
-        threads: threads within an operator.
-        device: ``cpu`` or ``cuda``.
-        calib: calibration data for a missing INT8 file.
-        seed: seed of inputs and probes.
-        scenario: name of the scenario.
-        sizes: sizes of symbolic dimensions other than the batch.
         options: options of the scenario, part of every cell.
-        wanted: selects combinations.
-        graph: replay CUDA graphs.
-        kind: kind of this machine, in a sweep over several.
     """
 
     backends: tuple[str, ...]
@@ -71,20 +59,9 @@ class Choices:
 def plan_model(
     request: ModelRequest, choices: Choices, store: Store, scratch: Path, progress: Progress
 ) -> tuple[list[PlannedCell], list[SkippedCell]]:
-    """Plan the cells of a model or file, each with its parity evidence.
+    """Plan the cells of a model or file, each with its parity evidence: those that can be timed, and those skipped.
 
-    Args:
-        request: the model or file.
-        choices: what to time.
-        store: artifacts directory.
-        scratch: folder for weight files; must live as long as the cells are timed.
-        progress: receives progress messages.
-
-    Returns:
-        Cells that can be timed, and skipped cells with the reason.
-
-    Raises:
-        DeployError: the model is unknown, or a file is damaged.
+    The folder ``scratch`` is for weight files and must live as long as the cells are timed.
     """
     model = TimedModel(request, store, scratch, choices.calib, progress)
     found = list(_cells(model, choices, store, progress))
@@ -163,11 +140,6 @@ def _with_recorded_evidence(plan: PlannedCell, store: Store) -> PlannedCell:
 
 
 def _plan(model: TimedModel, choices: Choices, backend: Backend, precision: str, batch: int) -> PlannedCell:
-    """Plan one cell.
-
-    Raises:
-        DeployError: the cell is impossible.
-    """
     if precision not in backend.precisions:
         raise DeployError(f"{backend.name} does not run {precision}.")
     if choices.device not in backend.devices:

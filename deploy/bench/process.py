@@ -16,6 +16,9 @@ from deploy.core.remote import Remote
 from deploy.core.runner import Feeds, Fetches
 from deploy.core.tensors import TensorSpec
 
+Plain = Mapping[str, Any]
+"""Plain values for JSON."""
+
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 KEEP = 2000
@@ -41,12 +44,7 @@ class BenchProcess:
     """
 
     def __init__(
-        self,
-        runner: str,
-        threads: int,
-        *,
-        target: str = "deploy.bench.worker:TimingWorker",
-        patience_s: float = 120.0,
+        self, runner: str, threads: int, *, target: str = "deploy.bench.worker:TimingWorker", patience_s: float = 120.0
     ) -> None:
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
@@ -60,17 +58,12 @@ class BenchProcess:
     def __exit__(self, *_: object) -> None:
         self._remote.close()
 
-    def submit_open(
-        self, feeds: Feeds, *, path: Path | None, model: Mapping[str, Any] | None, options: Mapping[str, Any]
-    ) -> None:
+    def submit_open(self, feeds: Feeds, *, path: Path | None, model: Plain | None, options: Plain) -> None:
         """Start to open a file or a model and to call it once; `opened` waits for it."""
         self._remote.send("open", feeds, path=str(path) if path else None, model=model, options=dict(options))
 
     def opened(self) -> dict[str, Any]:
-        """Wait for `submit_open`.
-
-        Returns:
-            ``import_ns``, ``load_ns``, ``first_ns`` and ``peak_bytes``.
+        """Wait for `submit_open`; return ``import_ns``, ``load_ns``, ``first_ns`` and ``peak_bytes``.
 
         Raises:
             DeployError: the backend refused the file or model, or the model could not be built.
@@ -80,9 +73,7 @@ class BenchProcess:
         self.inputs = from_plain(tuple[TensorSpec, ...], reply.pop("inputs"))
         return reply
 
-    def open(
-        self, feeds: Feeds, *, path: Path | None, model: Mapping[str, Any] | None, options: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def open(self, feeds: Feeds, *, path: Path | None, model: Plain | None, options: Plain) -> dict[str, Any]:
         """`submit_open`, then `opened`."""
         self.submit_open(feeds, path=path, model=model, options=options)
         return self.opened()
@@ -106,21 +97,15 @@ class BenchProcess:
         return self._remote.call("warm", timeout_s=timeout_s, max_ns=max_ns, window_ns=window_ns)[0]
 
     def time(self, seconds: float, *, keep: int = KEEP, min_calls: int = 5) -> tuple[dict[str, Any], NDArray[np.int64]]:
-        """Time calls for so many seconds, at least ``min_calls`` of them.
-
-        Returns:
-            What happened meanwhile, and at most ``keep`` times in nanoseconds.
-        """
+        """Time calls for so many seconds; return what happened meanwhile, and at most ``keep`` times in nanoseconds."""
         timeout_s, time_ns = seconds + self._patience_s, int(seconds * 1e9)
         reply, arrays = self._remote.call("time", timeout_s=timeout_s, time_ns=time_ns, keep=keep, min_calls=min_calls)
         return reply, arrays["samples"]
 
-    def scenario(
-        self, name: str, options: Mapping[str, Any], *, keep: int = KEEP
-    ) -> tuple[dict[str, Any], NDArray[np.int64]]:
+    def scenario(self, name: str, options: Plain) -> tuple[dict[str, Any], NDArray[np.int64]]:
         """Run a scenario of `deploy.bench.scenarios`; it may run several trials of ``time_s`` seconds."""
         timeout_s = SCENARIO_TRIALS * (options["time_s"] + self._patience_s)
-        reply, arrays = self._remote.call("scenario", timeout_s=timeout_s, name=name, options=dict(options), keep=keep)
+        reply, arrays = self._remote.call("scenario", timeout_s=timeout_s, name=name, options=dict(options), keep=KEEP)
         return reply, arrays["samples"]
 
     def profile(
@@ -132,14 +117,9 @@ class BenchProcess:
         options: Mapping[str, Any],
         calls: int,
     ) -> list[dict[str, Any]]:
-        """Profile the operators of a file or model, opened for that alone.
-
-        Raises:
-            UsageError: the backend has no profiler.
-        """
+        """Profile the operators of a file or model, opened for that alone."""
         file = str(path) if path else None
         reply, _ = self._remote.call(
             "profile", feeds, timeout_s=OPEN_S, path=file, model=model, options=dict(options), calls=calls
         )
-        operators: list[dict[str, Any]] = reply["operators"]
-        return operators
+        return list(reply["operators"])

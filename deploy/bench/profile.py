@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -45,7 +44,6 @@ class LayerTime:
     """Time of a node as it ran, after fusion.
 
     Attributes:
-        layer: its name.
         operator: its type, as the runtime calls it.
         ns: nanoseconds per call of the model.
         arithmetic: ``int8``, ``float``, or empty where the profiler does not tell.
@@ -74,24 +72,14 @@ class LayerTime:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Profile:
-    """Profile of one cell; times in nanoseconds per call.
-
-    Attributes:
-        layers: layers, the slowest first.
-        wall_ns: median latency without the profiler.
-    """
+    """Layers of one cell, the slowest first, and the median latency without the profiler; nanoseconds per call."""
 
     layers: tuple[LayerTime, ...]
     wall_ns: float
 
     @classmethod
     def of(cls, items: Iterable[Mapping[str, Any]], wall_ns: float) -> Profile:
-        """Build a profile from a backend profiler's nodes; nodes of the same name are added up.
-
-        Args:
-            items: mappings with ``layer``, ``operator``, ``ns`` and optionally ``arithmetic``.
-            wall_ns: median latency without the profiler.
-        """
+        """Build a profile from nodes of `deploy.support.profiling.node_times`; those of the same name are added up."""
         found: dict[tuple[str, str, str], float] = {}
         for item in items:
             key = (item["layer"], item["operator"], item.get("arithmetic", ""))
@@ -120,10 +108,9 @@ class Profile:
         return sum(item.ns for item in self.layers if item.kind == kind) / total if total else 0.0
 
     def slower_than(self, before: Profile) -> list[tuple[LayerTime, float]]:
-        """Return the layers that take longer than the layer of the same origin did before, the worst first.
+        """Return the layers slower than the one of the same origin before, with its nanoseconds then, the worst first.
 
-        Returns:
-            Each layer with its nanoseconds before. Layers that a runtime fused into another one cannot be matched.
+        Layers that a runtime fused into another one cannot be matched.
         """
         known: dict[str, float] = {}
         for item in before.layers:
@@ -146,13 +133,7 @@ class Profile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProfiledCell:
-    """A profiled cell.
-
-    Attributes:
-        plan: the cell.
-        profile: its profile.
-        before: for INT8, the profile of the float file on the same backend.
-    """
+    """A cell with its profile and, for INT8, the profile of the float file on the same backend."""
 
     plan: PlannedCell
     profile: Profile
@@ -178,7 +159,7 @@ class ProfiledCell:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {
-            **dataclasses.asdict(self.plan.cell),
+            **asdict(self.plan.cell),
             **self.profile.to_dict(),
             "in_float": [item.layer for item in self.in_float],
             "unfused": [item.layer for item in self.unfused],
@@ -238,17 +219,17 @@ def profile_model(
         calib=calib,
         seed=seed,
     )
-    profiles: dict[tuple[str, str], ProfiledCell] = {}
+    found: list[tuple[PlannedCell, Profile]] = []
     with tempfile.TemporaryDirectory(prefix="deploy-bench-") as scratch:
         plans, skipped = plan_model(request, choices, store, Path(scratch), progress)
         for plan in plans:
             with progress.stage(f"{plan.cell}: profiling"):
-                cell = ProfiledCell(plan=plan, profile=_profile(plan, seed))
-            profiles[plan.cell.backend, plan.cell.precision] = cell
+                found.append((plan, _profile(plan, seed)))
+    in_float = {plan.cell.backend: profile for plan, profile in found if plan.cell.precision != INT8}
     result = [
-        dataclasses.replace(item, before=_float_profile(profiles, backend) if chosen == INT8 else None)
-        for (backend, precision), item in profiles.items()
-        if precision == chosen
+        ProfiledCell(plan=plan, profile=profile, before=in_float.get(plan.cell.backend) if chosen == INT8 else None)
+        for plan, profile in found
+        if plan.cell.precision == chosen
     ]
     if not result:
         raise BackendError(
@@ -257,11 +238,6 @@ def profile_model(
     for item in result:
         save_profile(store.root, item.plan.cell, item.to_dict())
     return result
-
-
-def _float_profile(profiles: Mapping[tuple[str, str], ProfiledCell], backend: str) -> Profile | None:
-    found = profiles.get((backend, "fp32"))
-    return None if found is None else found.profile
 
 
 def _profile(plan: PlannedCell, seed: int) -> Profile:

@@ -27,15 +27,10 @@ class Cell:
 
     Attributes:
         model, slug: as in manifests.
-        backend: name of the backend, ``torch-compile``.
-        precision: ``fp32``, ``fp16`` or ``int8``.
         digest: SHA-256 of the file that runs, or of the weights that PyTorch runs.
-        batch: batch size.
         sizes: size of every dynamic dimension, including the batch.
         threads: threads within an operator, the same for every backend.
-        device: ``cpu`` or ``cuda``.
         target: quantization target of an INT8 file.
-        scenario: name of the scenario.
         options: options of the backend and the scenario.
         versions: versions of the packages that run it.
         machine: parts of the machine's description that decide latencies, with its ``kind`` in a sweep over several.
@@ -86,13 +81,11 @@ class Repetition:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellRecord:
-    """A cell with its measurements so far.
+    """A cell with its measurements so far, one repetition per process.
 
     Attributes:
-        cell: the cell.
         evidence: parity verdict (``pass``, ``reference``, ``measured`` ...) and reasons.
         about: bytes on disk, operations, weights, conditions: fields of the report.
-        repetitions: measurements, one per process.
     """
 
     cell: Cell
@@ -124,11 +117,7 @@ def record_path(root: Path, cell: Cell) -> Path:
 
 
 def save(root: Path, record: CellRecord) -> Path:
-    """Write a record atomically and durably; return its path.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
+    """Write a record atomically and durably; return its path."""
     path = record_path(root, record.cell)
     content = {
         "cell": dataclasses.asdict(record.cell),
@@ -145,7 +134,6 @@ def load(path: Path) -> CellRecord:
 
     Raises:
         ArtifactError: it is damaged, or has another schema.
-        DigestError: its content was changed.
     """
     document = records.load(path, KIND, SCHEMA)
     try:
@@ -163,16 +151,7 @@ PROFILE = "profile"
 
 
 def save_profile(root: Path, cell: Cell, profile: Mapping[str, Any]) -> Path:
-    """Write the profile of a cell beside its record; return its path.
-
-    Args:
-        root: artifacts directory.
-        cell: the profiled cell.
-        profile: plain values, including those of the cell.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
+    """Write the profile of a cell, plain values, beside its record; return its path."""
     path = record_path(root, cell)
     path = path.with_name(f"{path.name.removesuffix(f'{cell.key}.json')}{PROFILE}.{cell.key}.json")
     records.save(path, PROFILE, SCHEMA, {PROFILE: dict(profile)})
@@ -180,11 +159,7 @@ def save_profile(root: Path, cell: Cell, profile: Mapping[str, Any]) -> Path:
 
 
 def load_profile(path: Path) -> dict[str, Any]:
-    """Read what `save_profile` wrote.
-
-    Raises:
-        ArtifactError: it is damaged, or has another schema.
-    """
+    """Read what `save_profile` wrote."""
     found: dict[str, Any] = records.load(path, PROFILE, SCHEMA)[PROFILE]
     return found
 
@@ -195,10 +170,7 @@ class SkippedCell:
 
     Attributes:
         model: name as the user wrote it.
-        backend: name of the backend.
-        precision: precision.
-        batch: batch size; None if it does not matter.
-        reason: the reason.
+        batch: None if it does not matter.
         machine: kind of the machine, in a sweep over several.
     """
 
@@ -215,11 +187,7 @@ class SkippedCell:
 
 
 def save_skipped(root: Path, item: SkippedCell) -> None:
-    """Record that a cell was skipped; it replaces an earlier reason.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
+    """Record that a cell was skipped; it replaces an earlier reason."""
     records.save(skipped_path(root, item), "skipped", SCHEMA, item.to_dict())
 
 
@@ -231,11 +199,7 @@ def skipped_path(root: Path, item: SkippedCell) -> Path:
 
 
 def load_skipped(path: Path) -> SkippedCell:
-    """Read what `save_skipped` wrote.
-
-    Raises:
-        ArtifactError: it is damaged, or has another schema.
-    """
+    """Read what `save_skipped` wrote."""
     document = records.load(path, "skipped", SCHEMA)
     try:
         known = {"machine": None, **document}  # the first records lack it

@@ -31,18 +31,7 @@ class Budget:
 
 
 def repeat(plan: PlannedCell, number: int, budget: Budget, seed: int, store: Store) -> Repetition:
-    """Time a cell once.
-
-    Args:
-        plan: the cell.
-        number: number of the repetition, from 0.
-        budget: time limits.
-        seed: seed of the inputs and of the scenario.
-        store: artifacts directory, for scenarios that write a log.
-
-    Returns:
-        The repetition; a process that fails, dies or hangs gives one with the reason and no samples.
-    """
+    """Time a cell once; a process that fails, dies or hangs gives a repetition with the reason and no samples."""
     cell = plan.cell
     feeds = probes_at(plan.inputs, cell.sizes, seed=seed)[0].feeds
     details: dict[str, Any] = {}

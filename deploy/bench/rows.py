@@ -20,7 +20,6 @@ class LatencyRow:
     """A cell with its statistics.
 
     Attributes:
-        record: the measurements.
         speedup: over the baseline at the same model and batch, from paired repetitions; None without a baseline.
         floor: shortest possible latency on this machine; None if it was not measured.
     """
@@ -135,13 +134,7 @@ def medians(record: CellRecord) -> dict[int, float]:
 
 
 def rows_of(records: Sequence[CellRecord], baseline: str, floors: Mapping[str, Floor]) -> list[LatencyRow]:
-    """Return rows with their speedup over the baseline backend in float32.
-
-    Args:
-        records: the measurements.
-        baseline: name of the backend.
-        floors: floors by the key of the cell.
-    """
+    """Return rows with their speedup over the baseline backend in float32; ``floors`` are by the key of the cell."""
     bases = {
         _group(record): record
         for record in records

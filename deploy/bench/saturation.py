@@ -28,9 +28,6 @@ class Saturation:
     """Where the batches of one model, backend and precision ended.
 
     Attributes:
-        model: name of the model.
-        backend: name of the backend.
-        precision: precision.
         batch: smallest batch whose throughput is within `GAIN` of the highest.
         throughput: samples per second at that batch.
         largest: largest batch that ran.
@@ -48,12 +45,7 @@ class Saturation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SaturationReport:
-    """Result of `saturate`.
-
-    Attributes:
-        report: all rows.
-        ends: where each model, backend and precision ended.
-    """
+    """Result of `saturate`: all rows, and where each model, backend and precision ended."""
 
     report: BenchmarkReport
     ends: tuple[Saturation, ...]

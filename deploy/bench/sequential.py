@@ -26,11 +26,7 @@ Verdict = Literal["faster", "slower", "no difference", "cannot tell"]
 
 
 def interval_at(ratios: Sequence[float]) -> Interval:
-    """Return the ratio of latencies, second over first, with its interval at a look.
-
-    Args:
-        ratios: one ratio per pair of processes.
-    """
+    """Return the ratio of latencies with its interval at a look, from one ratio per pair of processes."""
     return geometric(ratios, 1 - NOMINAL)
 
 
@@ -38,21 +34,12 @@ def paired(first: Sequence[float], second: Sequence[float]) -> float:
     """Return the ratio, second over first, of two processes that took turns: the median of the ratios per turn.
 
     Interference that lasts longer than a turn affects both processes; shorter interference affects few turns.
-
-    Args:
-        first: one latency per turn.
-        second: latencies of the other process, turn by turn.
     """
     return math.exp(median(math.log(two / one) for one, two in zip(first, second, strict=True)))
 
 
 def verdict_of(interval: Interval, margin: float) -> Verdict:
-    """Return the verdict on the second of two.
-
-    Args:
-        interval: ratio of latencies, second over first.
-        margin: share below which a difference counts as none, 0.02 for 2 %.
-    """
+    """Return the verdict on the second of two; ``margin`` is the share below which a difference counts as none."""
     if interval.high <= 1.0 + margin and interval.low >= 1.0 / (1.0 + margin):
         return "no difference"
     if interval.low > 1.0:
@@ -64,11 +51,7 @@ Guard = Literal["pass", "fail", "inconclusive"]
 
 
 def guard(interval: Interval, allowed: float) -> Guard:
-    """Tell whether the second of two is slower by more than allowed.
-
-    Args:
-        interval: ratio of latencies, second over first.
-        allowed: share, 0.03 for 3 %.
+    """Tell whether the second of two is slower by more than a share (0.03 for 3 %).
 
     Returns:
         ``fail`` if the second is significantly slower and the estimate exceeds the bound; ``pass`` if the whole

@@ -33,19 +33,12 @@ class Interval:
     low: float
     high: float
 
-    def scaled(self, factor: float) -> Interval:
-        """Return the interval in another unit."""
-        return Interval(value=self.value * factor, low=self.low * factor, high=self.high * factor)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatencyStats:
     """Statistics of one cell over all its processes; times in nanoseconds.
 
     Attributes:
-        processes: number of processes.
-        samples: number of samples.
-        minimum: smallest sample.
         median: geometric mean of the processes' medians, with its interval.
         mean: mean of all samples.
         quantiles: ``p90``, ``p95``, ``p99``; None with too few samples.
@@ -60,11 +53,7 @@ class LatencyStats:
 
 
 def summarize(samples: Samples) -> LatencyStats:
-    """Return the statistics of a cell.
-
-    Raises:
-        ValueError: there are no samples.
-    """
+    """Return the statistics of a cell that has samples."""
     every = np.concatenate([part for part in samples if len(part)])
     quantiles = {
         f"p{share}": float(np.quantile(every, share / 100)) if len(every) * (100 - share) >= 100 * MIN_BEYOND else None
@@ -81,12 +70,7 @@ def summarize(samples: Samples) -> LatencyStats:
 
 
 def geometric(values: Sequence[float], level: float = LEVEL) -> Interval:
-    """Return the geometric mean of positive values, with Student's t interval on the log scale.
-
-    Args:
-        values: independent repetitions.
-        level: confidence level.
-    """
+    """Return the geometric mean of positive, independent values, with Student's t interval on the log scale."""
     logs = [math.log(value) for value in values]
     center = math.fsum(logs) / len(logs)
     if len(logs) < 2:
@@ -96,30 +80,16 @@ def geometric(values: Sequence[float], level: float = LEVEL) -> Interval:
     return Interval(value=math.exp(center), low=math.exp(center - half), high=math.exp(center + half))
 
 
-def ratio(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> Interval:
-    """Return the ratio ``second / first`` from paired repetitions.
-
-    Args:
-        first: one median per repetition.
-        second: medians of the other, in the same order.
-        level: confidence level.
-
-    Raises:
-        ValueError: the numbers of repetitions differ.
-    """
-    return geometric([two / one for one, two in zip(first, second, strict=True)], level)
+def ratio(first: Sequence[float], second: Sequence[float]) -> Interval:
+    """Return the ratio ``second / first`` from paired repetitions, one median each, in the same order."""
+    return geometric([two / one for one, two in zip(first, second, strict=True)])
 
 
 def unpaired_ratio(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> Interval:
-    """Return the ratio ``second / first`` from unpaired repetitions.
+    """Return the ratio ``second / first`` from unpaired repetitions, whose numbers may differ.
 
     Welch's t test on the log scale (Biometrika 34, 1947, p. 28). The interval is (0, infinity) if a side has one
     repetition.
-
-    Args:
-        first: medians.
-        second: medians of the other; the number may differ.
-        level: confidence level.
 
     Raises:
         ValueError: a side is empty.

@@ -27,14 +27,10 @@ PRECISIONS = ("fp32", "fp16", INT8)
 
 
 class TimedModel:
-    """A model, or one file, that is timed.
+    """A model, or one ONNX or engine file with a manifest, that is timed.
 
-    Args:
-        request: the model, or an ONNX or engine file with a manifest.
-        store: artifacts directory.
-        scratch: folder for weight files; must live as long as the cells are timed.
-        calib: calibration data for a missing INT8 file.
-        progress: receives progress messages.
+    Missing files are made, INT8 files with the calibration data ``calib``. The folder ``scratch`` is for weight files
+    and must live as long as the cells are timed.
 
     Raises:
         DigestError: a file differs from its manifest.
@@ -67,12 +63,7 @@ class TimedModel:
         return [item for item in PRECISIONS if item in known] or ["fp32"]
 
     def file(self, precision: str, target: str | None) -> Artifact:
-        """Return the ONNX file of a precision and target; make it if it is missing.
-
-        Raises:
-            ArtifactError: it is missing and cannot be made: another file was named, or there is no calibration data.
-            ExportError: the file that was made fails its parity check.
-        """
+        """Return the ONNX file of a precision and target; make it if it is missing."""
         for artifact in self.files:
             manifest = artifact.manifest
             if (manifest.format, manifest.precision, manifest.target) == (ONNX, precision, target):
@@ -85,11 +76,7 @@ class TimedModel:
         return made
 
     def engine(self, precision: str) -> Artifact:
-        """Return the newest TensorRT engine of a precision.
-
-        Raises:
-            ArtifactError: there is none.
-        """
+        """Return the newest TensorRT engine of a precision."""
         found = [item for item in self.files if item.manifest.format == ENGINE and item.manifest.precision == precision]
         if not found:
             flags = {"fp16": " --fp16", INT8: " --int8 --calib DATA"}.get(precision, "")

@@ -4,23 +4,54 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deploy.bench import clock
-from deploy.bench.energy import joules
-from deploy.bench.interference import between, snapshot
+from deploy.bench.interference import Snapshot, between, snapshot
 from deploy.core import registry
 from deploy.core.errors import UsageError
 from deploy.core.plain import to_plain
 from deploy.core.remote import Reply
 from deploy.core.runner import Feeds, Runner
 
+SCENARIOS = "deploy.bench.scenarios"
 COPIES = 10
 """Number of times that inputs are laid out and outputs fetched, to measure what that takes."""
+
+
+@cache
+def _gpu() -> tuple[Any, Any] | None:
+    """Return NVML (package ``nvidia-ml-py``) and its first device; None without package, driver or GPU."""
+    try:
+        nvml = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+        return nvml, nvml.nvmlDeviceGetHandleByIndex(0)
+    except Exception:
+        return None
+
+
+def _joules() -> float | None:
+    """Return the energy that the first GPU has used since its driver was loaded; None if unknown."""
+    if (gpu := _gpu()) is None:
+        return None
+    nvml, device = gpu
+    try:
+        return float(nvml.nvmlDeviceGetTotalEnergyConsumption(device)) / 1000.0
+    except Exception:  # the GPU is older than the counter
+        return None
+
+
+def _reply(samples: NDArray[np.int64], keep: int, before: Snapshot, details: dict[str, Any]) -> Reply:
+    """Return samples, thinned evenly if there are more than ``keep``, with what happened meanwhile."""
+    step = -(-len(samples) // keep)
+    details |= {"calls": len(samples), "thinned": step, "interference": between(before, snapshot())}
+    return details, {"samples": samples[::step]}
 
 
 class TimingWorker:
@@ -48,8 +79,7 @@ class TimingWorker:
         """Open a file, or build a model from its request, bind ``feeds``, and time the first call."""
         began = perf_counter_ns()
         open_it = self._backend.open if model is None else self._backend.from_model
-        runner = open_it(self._subject(path, model), **options)
-        self._opened = runner = self._wrap(runner)
+        self._opened = runner = self._wrap(open_it(self._subject(path, model), **options))
         loaded = perf_counter_ns()
         runner.bind(feeds)
         bound = perf_counter_ns()
@@ -87,13 +117,11 @@ class TimingWorker:
 
     def time(self, _: Feeds, time_ns: int, keep: int, min_calls: int = clock.MIN_CALLS) -> Reply:
         """Time calls; more than ``keep`` samples are thinned evenly."""
-        before, energy = snapshot(), joules()
+        before, energy = snapshot(), _joules()
         samples = clock.sample(self._runner, time_ns, min_calls)
-        used = None if energy is None else (joules() or energy) - energy
-        interference = between(before, snapshot())
-        step = -(-len(samples) // keep)
-        details = {"calls": len(samples), "thinned": step, "interference": interference, "joules": used}
-        return {**details, "device_ns": self._device_ns()}, {"samples": samples[::step]}
+        used = None if energy is None else (_joules() or energy) - energy
+        details, arrays = _reply(samples, keep, before, {"joules": used})
+        return {**details, "device_ns": self._device_ns()}, arrays
 
     def _device_ns(self) -> int | None:
         """Return the median time on the device, where the backend measures it with events of the device."""
@@ -110,29 +138,21 @@ class TimingWorker:
 
     def scenario(self, _: Feeds, name: str, options: dict[str, Any], keep: int) -> Reply:
         """Run a scenario of `deploy.bench.scenarios`."""
-        scenario = registry.load("deploy.bench.scenarios", name, "scenario")
+        scenario = registry.load(SCENARIOS, name, "scenario")
         before = snapshot()
         details, samples = scenario.run(self._runner, **options)
-        step = -(-len(samples) // keep)
-        details |= {"calls": len(samples), "thinned": step, "interference": between(before, snapshot())}
-        return details, {"samples": samples[::step]}
+        return _reply(samples, keep, before, details)
 
     def profile(
         self, feeds: Feeds, path: str | None, model: dict[str, Any] | None, options: dict[str, Any], calls: int
     ) -> Reply:
-        """Time each operator with the backend's own profiler.
-
-        Raises:
-            UsageError: the backend has no profiler.
-        """
+        """Time each operator with the backend's own profiler."""
         name = "profile" if model is None else "profile_model"
         if not hasattr(self._backend, name):
             raise UsageError("this backend has no profiler that times layers.")
-        operators = getattr(self._backend, name)(self._subject(path, model), feeds, calls, **options)
-        return {"operators": operators}, {}
+        return {"operators": getattr(self._backend, name)(self._subject(path, model), feeds, calls, **options)}, {}
 
     def _subject(self, path: str | None, model: dict[str, Any] | None) -> Any:
-        """Return the path, or the model built from its request."""
         if model is None:
             return Path(path or "")
         from deploy.models.request import ModelRequest

@@ -58,11 +58,7 @@ class Payload:
 
     @classmethod
     def of(cls, path: Path) -> Payload:
-        """Measure a file.
-
-        Raises:
-            ArtifactError: the file cannot be read.
-        """
+        """Measure a file."""
         return cls(file=path.name, sha256=sha256(path), bytes=path.stat().st_size)
 
 
@@ -111,11 +107,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> Manifest:
-        """Parse a manifest.
-
-        Args:
-            text: what `to_json` returned.
-            path: its file, for error messages.
+        """Parse a manifest; ``path`` is its file, for error messages.
 
         Raises:
             ArtifactError: the text is not JSON, has another schema, or a field is missing, unknown or of a wrong type.

@@ -45,10 +45,6 @@ class RunSettings:
     fusion: bool = True
 
 
-def _no_options(settings: RunSettings) -> dict[str, Any]:
-    return {}
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backend:
     """A backend's declaration.
@@ -64,8 +60,6 @@ class Backend:
         formats: formats of the files it opens; empty for a backend that runs the PyTorch model.
         targets: quantization targets whose files it runs as intended, its own first.
         default_for: formats it runs where no backend is named.
-        precisions: precisions it runs.
-        devices: devices it runs on.
         cuda_graphs: it can replay CUDA graphs.
         profiler: it can time single operators.
         default: ``deploy bench`` includes it when no backend is named and it is installed.
@@ -90,7 +84,7 @@ class Backend:
     default: bool = False
     reference: bool = False
     color: str | None = None
-    options: Callable[[RunSettings], dict[str, Any]] = _no_options
+    options: Callable[[RunSettings], dict[str, Any]] = lambda settings: {}
 
     @property
     def runs_files(self) -> bool:
@@ -124,11 +118,7 @@ class Backend:
 
 @cache
 def backends() -> Mapping[str, Backend]:
-    """Return all declared backends by name, the reference first, then alphabetically.
-
-    Raises:
-        DeployError: a third-party plug-in cannot be imported or declares no `Backend`.
-    """
+    """Return all declared backends by name, the reference first, then alphabetically."""
     declared = [_declared(plugin) for plugin in registry.names(PACKAGE)]
     return {item.name: item for item in sorted(declared, key=lambda item: (not item.reference, item.name))}
 
@@ -155,11 +145,7 @@ def find_backend(name: str) -> Backend:
 
 
 def default_backend(format: str) -> Backend:
-    """Return the backend that runs a format by default.
-
-    Raises:
-        BackendError: no backend declares the format.
-    """
+    """Return the backend that runs a format by default."""
     for plugin in registry.names(PACKAGE):
         backend = _declared(plugin)
         if format in backend.default_for:

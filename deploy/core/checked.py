@@ -19,11 +19,7 @@ class ChecksumError(ValueError):
 
 
 def dump_checked(content: Mapping[str, Any]) -> str:
-    """Return a document as JSON with sorted keys and a checksum, which replaces an earlier one.
-
-    Args:
-        content: plain values for JSON.
-    """
+    """Return plain values as JSON with sorted keys and a checksum, which replaces an earlier one."""
     plain: dict[str, Any] = json.loads(json.dumps(content))  # as it will be read: keys become strings
     plain.pop(_CHECKSUM, None)
     return _text({**plain, _CHECKSUM: _digest(plain)})

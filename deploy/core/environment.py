@@ -41,13 +41,13 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: text for name, text in installed.items() if text}}
 
 
-def _cpu_model() -> str:
+def _cpu_info(*names: str) -> str:
+    """Return the first entry of one of these names in the kernel's description of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.lower().startswith(names)), "")
 
 
 def usable_cores() -> int:
@@ -68,12 +68,7 @@ def memory_bytes() -> int | None:
 @cache
 def cpu_features() -> frozenset[str]:
     """Return the processor's features by the kernel's names (``avx512_vnni``); empty where they are not reported."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    features = (line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features")))
-    return frozenset(next(features, "").split())
+    return frozenset(_cpu_info("flags", "features").split())
 
 
 def machine() -> dict[str, str | int | None]:
@@ -81,7 +76,7 @@ def machine() -> dict[str, str | int | None]:
     return {
         "system": f"{platform.system()} {platform.release()}",
         "architecture": platform.machine(),
-        "cpu": _cpu_model(),
+        "cpu": _cpu_info("model name") or platform.processor() or platform.machine(),
         "cores": usable_cores(),
         "memory_bytes": memory_bytes(),
     }

@@ -46,10 +46,6 @@ def pending() -> bool:
 
 
 def check() -> None:
-    """Raise `Stopped` again if a library swallowed it.
-
-    Raises:
-        Stopped: a signal arrived.
-    """
+    """Raise `Stopped` again if a library swallowed it."""
     if _received:
         raise Stopped(_received[0])

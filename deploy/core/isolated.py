@@ -17,12 +17,7 @@ from deploy.core.tensors import TensorSpec
 class IsolatedRunner(Runner):
     """A runner in a child process, started before there is a file so that its imports cost no time.
 
-    Args:
-        backend: name of the backend, ``onnxruntime``.
-        runner: module that opens files; None for the backend's own.
-
-    Raises:
-        UnknownNameError: no backend has this name.
+    The module ``runner`` opens files in place of the one that the backend declares.
     """
 
     def __init__(self, backend: str, runner: str | None = None) -> None:
@@ -49,11 +44,7 @@ class IsolatedRunner(Runner):
         return self._remote.peak_bytes
 
     def open(self, path: Path, **options: Any) -> None:
-        """Open an artifact.
-
-        Args:
-            path: the file.
-            options: options of the backend's ``open``.
+        """Open an artifact with the options of the backend's ``open``.
 
         Raises:
             BackendError: the runtime refused the file.
@@ -82,11 +73,7 @@ class IsolatedRunner(Runner):
 
 
 class RunnerHost:
-    """The child's side of `IsolatedRunner`.
-
-    Args:
-        runner: module that opens files; imported at once.
-    """
+    """The child's side of `IsolatedRunner`; the module that opens files is imported at once."""
 
     def __init__(self, runner: str) -> None:
         self._module = importlib.import_module(runner)

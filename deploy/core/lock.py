@@ -15,24 +15,14 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process writes to a folder, and keep other writers out.
-
-    Raises:
-        StorageError: the file system has no locks, or the lock file is a symbolic link.
-        OSError: the lock file cannot be opened.
-    """
+    """Wait until no other process writes to a folder, and keep other writers out."""
     with _lock(folder / LOCK, shared=False):
         yield
 
 
 @contextmanager
 def unwritten(folder: Path) -> Iterator[None]:
-    """Wait until no process writes to a folder, and keep writers out; a folder without a lock file has no writers.
-
-    Raises:
-        StorageError: the file system has no locks, or the lock file is a symbolic link.
-        OSError: the lock file cannot be opened.
-    """
+    """Wait until no process writes to a folder, and keep writers out; a folder without a lock file has no writers."""
     path = folder / LOCK
     if not path.exists() and not path.is_symlink():
         yield

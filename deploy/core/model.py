@@ -22,7 +22,6 @@ class Weights:
 
     Attributes:
         source: ``untrained``, the name of published weights, or the checkpoint file.
-        trained: whether the weights are trained.
         seed: random seed of untrained weights.
         sha256: digest of the checkpoint file.
     """
@@ -65,10 +64,8 @@ class Model:
     Attributes:
         name: full name, ``torchvision/resnet18``.
         slug: name of the model's folder and files, ``resnet18``.
-        module: the PyTorch module.
-        inputs: all inputs; every dimension that may be dynamic is a symbol.
+        inputs: every dimension that may be dynamic is a symbol.
         sizes: size of each symbol for tracing.
-        weights: where the weights came from.
         preprocessing: from an image to the input; None where the input is no image.
         labels: class names.
         keywords: inputs passed by keyword; the others are positional.
@@ -112,9 +109,6 @@ def name_outputs(result: Any) -> dict[str, Any]:
     A single tensor is named ``logits`` if it is a float matrix [samples, classes], else ``output``. Items of
     dictionaries and dataclasses keep their keys; items of sequences are named ``output_0``, ``output_1`` and so on;
     nested names are joined by a dot. None is omitted.
-
-    Args:
-        result: what the module returned.
 
     Raises:
         ModelError: a leaf of the result is not a tensor, or there is no tensor.

@@ -13,12 +13,7 @@ T = TypeVar("T")
 
 
 def read_options(kind: type[T], options: Mapping[str, Any], backend: str) -> T:
-    """Build the options dataclass of a runner and check names and types.
-
-    Args:
-        kind: the dataclass; its annotations decide which values are accepted.
-        options: keyword arguments of ``open`` or ``from_model``.
-        backend: display name of the backend, for messages.
+    """Build the options dataclass of a runner from keyword arguments and check names and types.
 
     Raises:
         UnknownNameError: an option is not a field of the dataclass.

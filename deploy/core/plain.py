@@ -11,20 +11,12 @@ T = TypeVar("T")
 
 
 def to_plain(value: Any) -> Any:
-    """Convert dataclasses, tuples, paths and numpy scalars to dicts, lists, strings and numbers.
-
-    Args:
-        value: a dataclass or a container of such; fields keep their names and order.
-    """
+    """Convert dataclasses, tuples, paths and numpy scalars to dicts, lists, strings and numbers, in the same order."""
     return _listed(msgspec.to_builtins(value, enc_hook=_encode))
 
 
 def from_plain(kind: type[T], values: Any) -> T:
-    """Build a dataclass from plain values; unknown keys are ignored.
-
-    Args:
-        kind: the dataclass.
-        values: what `to_plain` returned, as read from JSON.
+    """Build a dataclass from plain values as read from JSON; unknown keys are ignored.
 
     Raises:
         ValueError: a field is missing or has the wrong type; the message names it.

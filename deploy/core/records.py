@@ -35,16 +35,9 @@ def is_record(path: Path) -> bool:
 
 
 def save(path: Path, kind: str, schema: int, content: Mapping[str, Any]) -> None:
-    """Write a record, complete and durable or not at all.
+    """Write a record of plain values, complete and durable or not at all.
 
-    Args:
-        path: the file; its name is part of the record, so that `check` detects a renamed file.
-        kind: kind of record.
-        schema: version of the content's format.
-        content: plain values for JSON.
-
-    Raises:
-        StorageError: the file cannot be written.
+    Its name is part of the record, so that `check` detects a renamed file.
     """
     write_file(path, dump_checked({"kind": kind, "schema": schema, "name": path.name, **content}).encode())
 

@@ -44,12 +44,7 @@ def names(package: str) -> tuple[str, ...]:
 
 
 def load(package: str, name: str, kind: str = "plug-in") -> ModuleType:
-    """Import a plug-in.
-
-    Args:
-        package: the package of the registry.
-        name: name of the plug-in.
-        kind: what a plug-in is called in the error message.
+    """Import a plug-in; ``kind`` is what one is called in the error message.
 
     Raises:
         UnknownNameError: there is no plug-in with this name.
@@ -65,11 +60,7 @@ def load(package: str, name: str, kind: str = "plug-in") -> ModuleType:
 def declaration(package: str, name: str, declared: type[T], kind: str) -> T:
     """Return what a plug-in declares about itself, ``BACKEND`` or ``TARGET``.
 
-    Args:
-        package: the package of the registry.
-        name: name of the plug-in.
-        declared: class of the declaration; the last word of its name, in capitals, is the name of the variable.
-        kind: what a plug-in is called in error messages.
+    The last word of the name of the class ``declared``, in capitals, is the name of the variable.
 
     Raises:
         UnknownNameError: there is no plug-in with this name.

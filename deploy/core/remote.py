@@ -80,12 +80,7 @@ class Remote:
         return self._process.poll() is not None
 
     def send(self, method: str, arrays: Feeds | None = None, **arguments: Any) -> None:
-        """Start a method; `receive` waits for its reply.
-
-        Args:
-            method: name of the method.
-            arrays: its first argument.
-            arguments: its other arguments, plain values.
+        """Start a method with arrays and plain values; `receive` waits for its reply.
 
         Raises:
             BackendCrashedError: the process has died.
@@ -96,11 +91,7 @@ class Remote:
             raise self._crashed() from exc
 
     def receive(self, timeout_s: float | None = None, listener: Listener | None = None) -> Reply:
-        """Wait for the reply to the last `send`.
-
-        Args:
-            timeout_s: seconds after which the process is killed.
-            listener: receives the messages that the method sends before its reply.
+        """Wait for the reply to the last `send`; after ``timeout_s`` the process is killed.
 
         Returns:
             What the method returned, with ``peak_bytes`` added to its values.
@@ -144,11 +135,7 @@ class Remote:
         return self.receive(timeout_s, listener)
 
     def terminate(self, grace_s: float) -> None:
-        """Ask the process to stop, so that it can discard partial results, then `close` it.
-
-        Args:
-            grace_s: seconds until the process is killed.
-        """
+        """Ask the process to stop, so that it can discard partial results; kill it after ``grace_s`` seconds."""
         self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(grace_s)

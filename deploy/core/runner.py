@@ -29,23 +29,14 @@ class Runner(ABC):
 
     @abstractmethod
     def run(self, feeds: Feeds) -> Fetches:
-        """Run once.
-
-        Args:
-            feeds: arrays by input name.
-
-        Returns:
-            Arrays by output name.
+        """Run once, from arrays by input name to arrays by output name.
 
         Raises:
             BackendError: the runtime refused the inputs or failed.
         """
 
     def bind(self, feeds: Feeds) -> None:
-        """Copy the inputs to where `launch` reads them; not part of the measured latency.
-
-        Args:
-            feeds: arrays by input name.
+        """Copy arrays by input name to where `launch` reads them; not part of the measured latency.
 
         Raises:
             BackendError: the runtime refused the inputs.

@@ -39,10 +39,7 @@ _BEFORE, _READY = ".before-", "ready-"
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Translate the operating system's errors within this context.
-
-    Args:
-        path: file or folder that the error message names.
+    """Translate the operating system's errors within this context; the message names ``path``.
 
     Raises:
         StorageError: no space, no permission, a read-only or failing disk.
@@ -166,8 +163,8 @@ def _in_use(scratch: Path) -> bool:
         os.kill(int(pid), 0)
     except (ProcessLookupError, ValueError):
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # a process of another user
+        pass
     return True
 
 
@@ -183,7 +180,7 @@ class Transaction:
         return self.scratch / name
 
     def publish(self, manifest: Manifest, subfolder: str = "") -> Artifact:
-        """Make the files of a manifest durable and visible; they replace an earlier artifact of the same name.
+        """Make files durable and visible together; they replace an earlier artifact of the same name.
 
         Args:
             manifest: lists the files, all of them written to `path`.
@@ -228,29 +225,17 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The artifacts directory: one folder per model.
-
-    Attributes:
-        root: path of the directory; it need not exist.
-    """
+    """The artifacts directory, which need not exist: one folder per model."""
 
     root: Path
 
     def folder(self, slug: str) -> Path:
-        """Return the folder of a model's artifacts.
-
-        Args:
-            slug: short name of the model, ``resnet18``.
-        """
+        """Return the folder of a model's artifacts by the model's short name, ``resnet18``."""
         return self.root / slug
 
     @contextmanager
     def transaction(self, slug: str) -> Iterator[Transaction]:
-        """Yield a place to write artifacts of a model; files that were not published are removed.
-
-        Raises:
-            StorageError: the folder cannot be written.
-        """
+        """Yield a place to write artifacts of a model; files that were not published are removed."""
         folder = self.folder(slug)
         fresh = not folder.exists()
         with storage_errors(folder):
@@ -266,11 +251,7 @@ class Store:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def artifacts(self, slug: str | None = None) -> list[Artifact]:
-        """Return every artifact with a readable manifest, the newest first.
-
-        Args:
-            slug: short name of a model; None for all models.
-        """
+        """Return every artifact with a readable manifest, of one model or all, the newest first."""
         for pending in self.root.glob(f"{slug or '*'}/{PENDING}*"):
             finish(pending.parent)
         found = []

@@ -37,7 +37,6 @@ class TensorSpec:
     """A named tensor.
 
     Attributes:
-        name: name of the input or output.
         dtype: name of the numpy dtype.
         shape: sizes; a string is a symbolic dimension.
         bounds: range ``(low, high)`` of values; for integers ``high`` is exclusive.
@@ -124,11 +123,7 @@ def _parse_bounds(text: str, bounds: str) -> tuple[float, float] | None:
 
 
 def batch_symbol(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str | None:
-    """Return the batch dimension: the symbol that is the first dimension of every input and output, and no other.
-
-    Returns:
-        Its name; None where there is none, so that requests cannot be batched.
-    """
+    """Return the symbol that is the first dimension of every input and output, and no other; None if there is none."""
     first = {spec.shape[0] if spec.shape else None for spec in (*inputs, *outputs)}
     name = first.pop()
     if first or not isinstance(name, str):

@@ -16,13 +16,7 @@ Array = NDArray[Any]
 
 
 def send(stream: BinaryIO, message: Mapping[str, Any], arrays: Mapping[str, Array] | None = None) -> None:
-    """Write one message.
-
-    Args:
-        stream: the pipe.
-        message: plain values for JSON.
-        arrays: numpy arrays by name, of any dtype but object; sent in C order.
-    """
+    """Write one message: plain values, and numpy arrays by name, of any dtype but object, in C order."""
     ordered = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in (arrays or {}).items()}
     layout = [(name, value.dtype.str, value.shape) for name, value in ordered.items()]
     stream.write(json.dumps({"message": dict(message), "arrays": layout}).encode() + b"\n")
@@ -33,10 +27,7 @@ def send(stream: BinaryIO, message: Mapping[str, Any], arrays: Mapping[str, Arra
 
 
 def receive(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Read one message.
-
-    Returns:
-        The message and its arrays.
+    """Read one message and its arrays.
 
     Raises:
         EOFError: the stream ended.

@@ -14,7 +14,6 @@ class Gpu:
     """One GPU.
 
     Attributes:
-        name: the driver's name for it.
         capability: compute capability, ``8.9``.
         cuda: newest CUDA version that the driver supports, ``13.0``.
     """

@@ -40,10 +40,10 @@ def read_engine(path: Path) -> Artifact:
 
 
 def refusal(artifact: Artifact, version: str, gpu: Gpu | None) -> str | None:
-    """Return why an engine cannot run on this machine, with the command that rebuilds it; None if it can.
+    """Return why an engine from `read_engine` cannot run here, with the command that rebuilds it; None if it can.
 
     Args:
-        artifact: from `read_engine`.
+        artifact: the engine.
         version: installed version of the library that the engine was built with.
         gpu: the GPU that will run it; None skips the comparison of GPUs.
     """

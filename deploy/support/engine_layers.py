@@ -43,10 +43,7 @@ class Shares:
 
 
 def shares(text: str) -> Shares:
-    """Count layers and weights per precision.
-
-    Args:
-        text: JSON of ``EngineInspector.get_engine_information``.
+    """Count layers and weights per precision in the JSON of ``EngineInspector.get_engine_information``.
 
     Raises:
         ValueError: the text is not such JSON.
@@ -70,7 +67,6 @@ def shares(text: str) -> Shares:
 
 
 def _stored(layer: Mapping[str, Any]) -> tuple[str, int] | None:
-    """Return the precision and number of a layer's weights."""
     values = layer.get("Weights")
     if isinstance(values, dict) and values.get("Count"):
         kind = _kind(str(values.get("Type", "")))

@@ -46,11 +46,9 @@ def times_faster(value: float, low: float | None, high: float | None) -> str:
 
 
 def as_csv(rows: Iterable[Mapping[str, Any]], without: Collection[str] = ()) -> str:
-    """Format rows as CSV with a header; nested mappings become columns, lists one cell.
+    """Format plain values as CSV with a header; nested mappings become columns, lists one cell.
 
-    Args:
-        rows: plain values.
-        without: keys to omit, at any depth.
+    The keys in ``without`` are omitted at any depth.
     """
     flat = [_flatten(row, without) for row in rows]
     out = io.StringIO()

@@ -23,13 +23,7 @@ def names_of(manifest: Manifest) -> tuple[str, str, str]:
 def newest_export(
     store: Store, progress: Progress, *, name: str | None = None, precisions: Collection[str] = EXPORTS
 ) -> Artifact:
-    """Return the newest ONNX export and send a progress message that names it.
-
-    Args:
-        store: the artifacts directory.
-        progress: receives progress messages.
-        name: any name of a model; None for all models.
-        precisions: accepted precisions.
+    """Return the newest ONNX export, of a model by any of its names or of all, and send a message that names it.
 
     Raises:
         ArtifactError: no export was found.
@@ -54,12 +48,7 @@ def manifest_beside(path: Path) -> Artifact | None:
 
 
 def newest_variants(store: Store, name: str) -> list[Artifact]:
-    """Return the newest runnable artifact of a model for each format, precision and target.
-
-    Args:
-        store: the artifacts directory.
-        name: any name of the model.
-    """
+    """Return the newest runnable artifact of a model, by any of its names, for each format, precision and target."""
     newest: dict[tuple[str, str, str | None], Artifact] = {}
     for artifact in store.artifacts():
         manifest = artifact.manifest

@@ -74,11 +74,7 @@ class Costs:
 
 
 def costs(path: Path, sizes: Mapping[str, int]) -> Costs:
-    """Count the operations and bytes of a file.
-
-    Args:
-        path: the file.
-        sizes: sizes of its dynamic dimensions.
+    """Count the operations and bytes of a file at sizes of its dynamic dimensions.
 
     Raises:
         ArtifactError: the file is damaged.
@@ -107,13 +103,9 @@ def _total(model: onnx.ModelProto) -> Costs:
     moved = 0
     for node in onnx_file.all_nodes(model):
         names = [name for name in (*node.input, *node.output) if name]
-        if node.op_type in FREE:
-            pass
-        elif any(name not in shapes for name in (*node.input[:2], *node.output[:1]) if name):
-            unknown[node.op_type] += 1
-            continue
-        else:
-            count = _operations(node, shapes)
+        if node.op_type not in FREE:
+            known = all(name in shapes for name in (*node.input[:2], *node.output[:1]) if name)
+            count = _operations(node, shapes) if known else None
             if count is None:
                 unknown[node.op_type] += 1
                 continue

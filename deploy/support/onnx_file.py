@@ -45,11 +45,7 @@ def load(path: Path) -> onnx.ModelProto:
 
 
 def input_output_specs(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Return the inputs and outputs of a graph; a dynamic dimension without a name is ``TENSOR_dimN``.
-
-    Raises:
-        ArtifactError: the file is damaged, or an input or output is not a tensor.
-    """
+    """Return the inputs and outputs of a graph; a dynamic dimension without a name is ``TENSOR_dimN``."""
     graph = load(path).graph
     stored = {tensor.name for tensor in graph.initializer}
     inputs = tuple(tensor_spec(value, path) for value in graph.input if value.name not in stored)
@@ -57,15 +53,9 @@ def input_output_specs(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[Tensor
 
 
 def tensor_spec(value: onnx.ValueInfoProto, path: Path, unnamed: str | None = None) -> TensorSpec:
-    """Return the specification of a graph's input or output.
+    """Return the specification of a graph's input or output; ``path`` is for error messages.
 
-    Args:
-        value: the input or output.
-        path: the file, for error messages.
-        unnamed: name of dynamic dimensions that have none; None numbers them, ``TENSOR_dimN``.
-
-    Raises:
-        ArtifactError: it is not a tensor.
+    Dynamic dimensions without a name are called ``unnamed``, or ``TENSOR_dimN`` where it is None.
     """
     kind = value.type.tensor_type
     try:
@@ -116,11 +106,7 @@ def stored_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 
 def _external(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
-    """Return the file, offset and length in bytes of a tensor's external data.
-
-    Raises:
-        ArtifactError: the entry is invalid or points outside the model's folder.
-    """
+    """Return the file, offset and length in bytes of a tensor's external data."""
     entries = {item.key: item.value for item in tensor.external_data}
     what = f"{path}: external data of tensor {tensor.name!r}"
     location = entries.get("location", "")
@@ -150,25 +136,13 @@ def _external(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
 
 
 def external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
-    """Return the files with external data of a graph.
-
-    Args:
-        model: the graph.
-        path: its file.
-
-    Raises:
-        ArtifactError: external data is invalid or outside the file's folder.
-    """
+    """Return the files with external data of a graph that was read from ``path``."""
     tensors = [item for item in stored_tensors(model) if item.data_location == onnx.TensorProto.EXTERNAL]
     return sorted({_external(item, path)[0] for item in tensors})
 
 
 def array(tensor: onnx.TensorProto, path: Path) -> Array:
-    """Return the values of a stored tensor; external data is memory-mapped.
-
-    Args:
-        tensor: the tensor.
-        path: the file of its graph.
+    """Return the values of a stored tensor of the graph in ``path``; external data is memory-mapped.
 
     Raises:
         ArtifactError: the values are damaged.

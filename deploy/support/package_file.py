@@ -17,15 +17,7 @@ _UNLISTED = {PACKAGE, SIGNATURE}
 
 
 def write_package(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write the ``package.json`` of a folder.
-
-    Args:
-        folder: the package.
-        content: plain values to record beside the files.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
+    """Write the ``package.json`` of a folder, with plain values to record beside the files."""
     files = {name: sha256(folder / name) for name in _files(folder)}
     records.save(folder / PACKAGE, KIND, SCHEMA, {**content, "files": files})
 
@@ -43,11 +35,7 @@ def read_package(folder: Path) -> dict[str, Any]:
 
 
 def check_package(path: Path) -> list[str]:
-    """Return the problems of a package: missing, unlisted and changed files.
-
-    Args:
-        path: its ``package.json``.
-    """
+    """Return the problems of the package of a ``package.json``: missing, unlisted and changed files."""
     try:
         listed: dict[str, str] = records.load(path, KIND, SCHEMA)["files"]
         folder, present = path.parent, _files(path.parent)

@@ -22,12 +22,9 @@ SHAPES = {"matmul": (MATRIX, MATRIX), "conv": (CHANNELS, CHANNELS, 3, 3)}
 
 
 def write(path: Path, kind: str, precision: str) -> None:
-    """Write one layer with constant weights.
+    """Write one layer with constant weights: ``matmul`` or ``conv``.
 
-    Args:
-        path: the file.
-        kind: ``matmul`` or ``conv``.
-        precision: ``fp32``, or ``int8`` with Q and DQ nodes, unsigned activations and signed weights.
+    An ``int8`` graph has Q and DQ nodes, unsigned activations and signed weights.
     """
     weights = np.random.default_rng(0).standard_normal(SHAPES[kind]).astype(np.float32)
     tensors = [numpy_helper.from_array(weights, "w")]

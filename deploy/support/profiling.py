@@ -15,10 +15,6 @@ def node_times(events: Iterable[Event], calls: int) -> list[dict[str, Any]]:
 
     The median is robust against the first runs, which are slow.
 
-    Args:
-        events: events of all calls.
-        calls: number of calls.
-
     Returns:
         For each node ``layer``, ``operator``, ``arithmetic`` and ``ns``.
     """

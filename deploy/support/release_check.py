@@ -11,12 +11,7 @@ ACCEPTED = ("pass", "measured")
 
 
 def check_release(artifact: Artifact, *, allow_untrained: bool, progress: Progress) -> None:
-    """Refuse an artifact that must not be served or packaged.
-
-    Args:
-        artifact: the artifact.
-        allow_untrained: warn about untrained weights instead of refusing them.
-        progress: receives the warning.
+    """Refuse an artifact that must not be served or packaged; untrained weights may be allowed, with a warning.
 
     Raises:
         DigestError: the file differs from its manifest.

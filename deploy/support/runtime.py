@@ -12,12 +12,9 @@ from deploy.support.cuda_driver import gpus
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runtime:
-    """A backend, and whether it simulates the artifact's target.
+    """A backend, and whether it simulates the artifact's target, which cannot run here.
 
-    Attributes:
-        backend: the backend that runs the artifact.
-        simulated: the target cannot run here; the backend runs the graph without fusion, so that every Q/DQ pair
-            rounds as written in the file.
+    It simulates a target without fusion, so that every Q/DQ pair rounds as written in the file.
     """
 
     backend: Backend
@@ -34,11 +31,7 @@ class Runtime:
         return f"{self.backend.title} without fusion (simulated)" if self.simulated else self.backend.title
 
     def options(self, settings: RunSettings | None = None) -> dict[str, Any]:
-        """Return options of the backend's runner.
-
-        Args:
-            settings: how to run; ``fusion`` is set by this runtime.
-        """
+        """Return options of the backend's runner; ``fusion`` is set by this runtime."""
         settings = settings or RunSettings()
         if self.simulated:
             settings = dataclasses.replace(settings, precision="fp32", cuda_graph=False, fusion=False)
@@ -51,12 +44,7 @@ def simulated() -> Runtime:
 
 
 def runtime_of(format: str, target: str | None) -> Runtime | None:
-    """Return the runtime for files of a format, quantized for a target; None if none is installed.
-
-    Args:
-        format: format of the file, ``onnx``.
-        target: quantization target; None for a file that is not quantized.
-    """
+    """Return the runtime for files of a format, quantized for a target; None if none is installed."""
     fitting = [item for item in backends().values() if item.opens(format, target) and _runs_here(item)]
     fitting.sort(key=lambda item: format not in item.default_for)
     if fitting:

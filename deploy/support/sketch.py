@@ -26,10 +26,7 @@ def _signs() -> NDArray[np.float64]:
 
 
 def sketch(value: Array) -> NDArray[np.float64]:
-    """Sketch a float tensor.
-
-    Args:
-        value: any shape, any floating dtype.
+    """Sketch a float tensor of any shape and floating dtype.
 
     Returns:
         float64 [MOMENTS + BUCKETS]: mean, mean square and mean fourth power, which do not depend on the order of

@@ -26,12 +26,7 @@ _INSTALL = {"tensorrt": _TENSORRT, "tensorrt-rtx": _RTX, "auto": f"{_RTX}   or: 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Library:
-    """One of the two libraries, imported.
-
-    Attributes:
-        name: ``tensorrt`` or ``tensorrt-rtx``.
-        module: the imported module.
-    """
+    """One of the two libraries, ``tensorrt`` or ``tensorrt-rtx``, imported."""
 
     name: str
     module: ModuleType
@@ -43,11 +38,7 @@ class Library:
 
 
 def open_library(name: str = "auto") -> Library:
-    """Import a library.
-
-    Args:
-        name: ``tensorrt``, ``tensorrt-rtx``, or ``auto``: ``tensorrt`` if it can be imported and there is a GPU, else
-            ``tensorrt-rtx``.
+    """Import a library; ``auto`` is ``tensorrt`` if it can be imported and there is a GPU, else ``tensorrt-rtx``.
 
     Raises:
         UsageError: there is no such library.
@@ -88,12 +79,9 @@ def cuda_major(name: str) -> int | None:
 
 
 def driver_fault(library: Library, gpu: Gpu | None, needed: int | None) -> str | None:
-    """Return why the driver cannot run engines; None if it can.
+    """Return why the driver cannot run engines of a library; None if it can.
 
-    Args:
-        library: the library that opens the engine.
-        gpu: the GPU; None if there is none.
-        needed: major CUDA version of the library (`cuda_major`); None skips the comparison.
+    Without ``needed``, the major CUDA version of the library (`cuda_major`), CUDA versions are not compared.
     """
     if gpu is None:
         return f"{library.name} needs an NVIDIA GPU with a driver; none was found"
@@ -108,10 +96,8 @@ def driver_fault(library: Library, gpu: Gpu | None, needed: int | None) -> str |
 def make_logger(library: Library, listener: Callable[[str, str], None]) -> Any:
     """Return a logger for the library that keeps the last error in ``last_error``.
 
-    Args:
-        library: the library.
-        listener: called with the severity (``internal_error``, ``error``, ``warning``, ``info`` or ``verbose``) and
-            the text of every message.
+    The listener gets the severity (``internal_error``, ``error``, ``warning``, ``info`` or ``verbose``) and the text of
+    every message.
     """
     base = library.module.ILogger
 
@@ -130,19 +116,10 @@ def make_logger(library: Library, listener: Callable[[str, str], None]) -> Any:
 
 
 def deserialize(library: Library, data: bytes, name: str, logger: Any) -> Any:
-    """Deserialize an engine.
+    """Deserialize an engine (``ICudaEngine``), which keeps its runtime alive; the logger must outlive the engine.
 
     An engine contains code: compare the file with its digest first. Check the driver first too (`driver_fault`): with
     an unsuitable one the library may end the process.
-
-    Args:
-        library: the library that built the engine.
-        data: content of the file.
-        name: name of the file, for error messages.
-        logger: from `make_logger`; it must outlive the engine.
-
-    Returns:
-        The engine (``ICudaEngine``), which keeps its runtime alive.
 
     Raises:
         BackendError: the library refused the engine; the message contains its reason.

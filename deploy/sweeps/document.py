@@ -15,9 +15,6 @@ MAX_BYTES = 1 << 20
 class Document:
     """A YAML file as plain values.
 
-    Args:
-        path: the file.
-
     Attributes:
         values: mappings, lists and scalars; an empty file is an empty mapping.
         lines: line of each value by its keys and positions from the top; a mapping entry has the line of its key.

@@ -69,15 +69,7 @@ class TaskOutcome:
 
 
 class Drive:
-    """Runs the tasks of a sweep.
-
-    Args:
-        tasks: tasks in topological order.
-        executor: runs the tasks.
-        journal: records of earlier sweeps.
-        again: ignore the records.
-        watch: receives task events.
-    """
+    """Runs the tasks of a sweep, which are in topological order; ``again`` ignores the records of earlier sweeps."""
 
     def __init__(self, tasks: Sequence[Task], executor: Executor, journal: Journal, *, again: bool, watch: Watch):
         self._schedule = Schedule(tasks)
@@ -90,14 +82,7 @@ class Drive:
         self.outcomes: dict[str, TaskOutcome] = {}
 
     def run(self) -> dict[str, TaskOutcome]:
-        """Run until all tasks have ended.
-
-        Returns:
-            Outcomes by task name, in the order in which the tasks ended.
-
-        Raises:
-            StorageError: a record cannot be written.
-        """
+        """Run until all tasks have ended; return their outcomes in the order in which they ended."""
         while not self._schedule.finished:
             interrupt.check()
             nodes = self._executor.nodes()

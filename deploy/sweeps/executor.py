@@ -22,13 +22,7 @@ PACKAGES = {"ray": ("ray", "deploy-toolkit[ray]")}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
-    """A machine that runs tasks.
-
-    Attributes:
-        machines: kinds of machines that it belongs to.
-        cpus: CPU cores for tasks.
-        gpus: GPUs for tasks.
-    """
+    """A machine that runs tasks: the kinds of machines that it belongs to, and its CPU cores and GPUs for tasks."""
 
     name: str
     machines: frozenset[str] = frozenset()
@@ -49,7 +43,6 @@ class TaskEnd:
     """The end of a task.
 
     Attributes:
-        node: where it ran.
         result: what the job returned; None if it did not return.
         reason: the reason if ``result`` is None; else empty.
         lost: the node is gone; the task can run on another one.

@@ -11,8 +11,11 @@ from typing import Any
 from deploy.core.artifact import Artifact, sha256
 from deploy.core.environment import machine, version
 from deploy.core.errors import DeployError, MissingPackageError, ParityError
+from deploy.core.interrupt import stoppable
 from deploy.core.plain import from_plain
 from deploy.core.progress import Progress
+from deploy.core.remote import Reply, notify
+from deploy.core.runner import Feeds
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest
 from deploy.support.lookup import newest_variants
@@ -23,6 +26,15 @@ INTERVAL_S = 0.5
 
 Result = dict[str, Any]
 """Result of a task: ``made``: digests of artifacts by path; ``files``: all files that belong to it; and more."""
+
+
+class TaskWorker:
+    """The object in a worker process: a signal discards the partial results of the current task."""
+
+    def run(self, _: Feeds, work: dict[str, Any], root: str) -> Reply:
+        """Run a task and send its progress to the parent."""
+        with stoppable():
+            return do_task(work, Path(root), notify), {}
 
 
 class ProgressForwarder(Progress):
@@ -58,12 +70,7 @@ class ProgressForwarder(Progress):
 
 
 def do_task(work: Work, root: Path, notify: Notify) -> dict[str, Any]:
-    """Run a task.
-
-    Args:
-        work: what to do; see `deploy.sweeps.plan`.
-        root: the artifacts directory of this machine.
-        notify: receives messages while the task runs.
+    """Run a task, as `deploy.sweeps.plan` describes it; ``root`` is the artifacts directory of this machine.
 
     Returns:
         ``state`` (``done``, ``found`` or ``failed``), ``reason`` and ``exit_code`` of a failure, ``seconds``,

@@ -22,12 +22,7 @@ NOT_IN_KEY = ("again",)
 
 
 class Journal:
-    """The records of tasks in an artifacts directory.
-
-    Args:
-        store: the artifacts directory.
-        progress: receives a warning for every damaged record; such a record is ignored.
-    """
+    """The records of tasks in an artifacts directory; a damaged record is ignored with a warning."""
 
     def __init__(self, store: Store, progress: Progress) -> None:
         self._store = store
@@ -44,9 +39,7 @@ class Journal:
     def key(self, task: Task, made: Mapping[str, str]) -> str:
         """Return a digest of everything that determines the result of a task, 16 hexadecimal digits.
 
-        Args:
-            task: the task.
-            made: digests of the artifacts that it starts from, by path.
+        The artifacts that the task starts from are in ``made``: their digests by path.
         """
         work = {name: value for name, value in task.work.items() if name not in NOT_IN_KEY}
         return records.key_of(
@@ -85,11 +78,7 @@ class Journal:
         return task.kind != "export" or not is_user_code(task.work["request"]["name"])
 
     def keep(self, task: Task, key: str, result: Mapping[str, Any]) -> None:
-        """Record the result of a task.
-
-        Raises:
-            StorageError: the record cannot be written.
-        """
+        """Record the result of a task."""
         slug = re.sub(r"[^A-Za-z0-9._-]+", "-", task.name)[:100]
         entry = {
             "key": key,

@@ -27,10 +27,6 @@ class SweepCell:
     """One configuration to time.
 
     Attributes:
-        model: name of the model in the sweep.
-        precision: ``fp32``, ``fp16`` or ``int8``.
-        backend: name of the backend.
-        batch: batch size.
         machine: kind of machine; None if the sweep names none.
         bench: name of the task that times it.
         maker: name of the task that makes its file; None for a backend that runs the PyTorch model.
@@ -54,16 +50,7 @@ class SweepPlan:
 
 
 def plan(spec: SweepSpec, backends: Sequence[str], *, again: bool) -> SweepPlan:
-    """Return the tasks and configurations of a sweep.
-
-    Args:
-        spec: the sweep.
-        backends: backends to time on a kind of machine that names none.
-        again: repeat the work of earlier sweeps.
-
-    Raises:
-        UsageError: TensorRT on several kinds of machines, whose engines would overwrite each other.
-    """
+    """Return the tasks and configurations of a sweep; a kind of machine that names no backends times ``backends``."""
     machines = spec.machines or (ANY_MACHINE,)
     timed = {machine.name: machine.backends or tuple(backends) for machine in machines}
     builders = [machine for machine in machines if any(_needs_engine(name) for name in timed[machine.name])]
@@ -172,7 +159,6 @@ def _needs_engine(backend: str) -> bool:
 
 
 def _target(backend: Backend, precision: str) -> str | None:
-    """Return the target of the file that a backend runs in a precision."""
     if ENGINE in backend.formats:
         return ENGINE
     return next(iter(backend.targets), None) if precision == INT8 else None

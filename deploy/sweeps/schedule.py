@@ -36,11 +36,7 @@ Demand = tuple[str, int, int, bool]
 
 
 class Schedule:
-    """The state of all tasks of a sweep: waiting, ready, running or ended.
-
-    Args:
-        tasks: tasks in topological order.
-    """
+    """The state of all tasks of a sweep, given in topological order: waiting, ready, running or ended."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.tasks: Mapping[str, Task] = {task.name: task for task in tasks}
@@ -75,7 +71,6 @@ class Schedule:
         bisect.insort(self._ready.setdefault(_demand(self.tasks[name]), []), (-self._rank[name], name))
 
     def _remove(self, name: str) -> None:
-        """Remove a task from the ready ones if it is there."""
         demand, entry = _demand(self.tasks[name]), (-self._rank[name], name)
         queue = self._ready.get(demand, [])
         place = bisect.bisect_left(queue, entry)
@@ -156,11 +151,7 @@ class Schedule:
             load.gpus -= task.gpus
 
     def ended(self, name: str, node: Node, *, succeeded: bool) -> list[Task]:
-        """Mark a running task as ended.
-
-        Returns:
-            Tasks that can never start because they need it; empty if it succeeded.
-        """
+        """Mark a running task as ended; return the tasks that can never start because they need it and it failed."""
         self._release(self.tasks[name], node)
         return self.settle(name, succeeded=succeeded)
 
@@ -210,5 +201,4 @@ def share(task: Task, node: Node) -> int:
 
 
 def _can_run(task: Task, node: Node) -> bool:
-    """Whether an idle node can run a task."""
     return (task.machine is None or task.machine in node.machines) and task.gpus <= node.gpus

@@ -38,11 +38,7 @@ PositiveInt = Annotated[int, Meta(ge=1)]
 
 
 class SpecError(UsageError):
-    """An invalid specification.
-
-    Attributes:
-        place: where the invalid value is.
-    """
+    """An invalid specification; ``place`` is where the invalid value is."""
 
     def __init__(self, place: Place, message: str) -> None:
         path = "".join(f".{part}" if isinstance(part, str) else f"[{part}]" for part in place).removeprefix(".")
@@ -54,8 +50,7 @@ class SpecError(UsageError):
 class SweepModel:
     """A model of a sweep; the fields are those of `deploy.models.request.ModelRequest`.
 
-    Attributes:
-        seed: seed of untrained weights; None for the seed of the sweep.
+    Without a seed for its untrained weights, it takes the one of the sweep.
     """
 
     name: Text
@@ -204,7 +199,6 @@ def _translated(exc: msgspec.ValidationError, values: Any) -> SpecError:
 
 
 def _check(spec: SweepSpec) -> None:
-    """Check names, and fields against each other."""
     if not spec.models:
         raise SpecError(("models",), "at least one model is required.")
     slugs = [item.title.rpartition("/")[2] for item in spec.models]

@@ -26,7 +26,7 @@ from deploy.sweeps.plan import SweepCell, SweepPlan, plan
 from deploy.sweeps.spec import SweepSpec, read_spec
 from deploy.sweeps.task import files_of
 
-WORKER = "deploy.sweeps.worker:TaskWorker"
+WORKER = "deploy.sweeps.job:TaskWorker"
 
 
 def run_sweep(
@@ -122,12 +122,7 @@ def dry_run(
 
 
 def count_tasks(spec: SweepSpec) -> int:
-    """Return the number of tasks of a sweep.
-
-    Raises:
-        UsageError: the sweep is invalid.
-        MissingPackageError: a backend is not installed.
-    """
+    """Return the number of tasks of a sweep."""
     return len(_plan(spec, False).tasks)
 
 
@@ -159,13 +154,7 @@ class CellResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepReport:
-    """Result of `run_sweep`.
-
-    Attributes:
-        outcomes: outcome of every task, in the order in which the tasks ended.
-        cells: result of every configuration.
-        seconds: wall time.
-    """
+    """Outcome of every task, in the order in which the tasks ended, and result of every configuration."""
 
     outcomes: tuple[TaskOutcome, ...]
     cells: tuple[CellResult, ...]
@@ -198,12 +187,11 @@ class SweepReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DryRun:
-    """Result of `dry_run`.
+    """Result of `dry_run`: the plan, the state of each task and its estimated duration.
 
     Attributes:
-        plan: tasks and configurations.
-        states: state of each task: ``kept`` if an earlier sweep recorded it, else ``to do``.
-        seconds: estimated duration of each task that is to do; None if unknown.
+        states: ``kept`` if an earlier sweep recorded the task, else ``to do``.
+        seconds: for each task that is to do; None if unknown.
     """
 
     plan: SweepPlan

@@ -28,7 +28,6 @@ class Task:
     """A unit of work.
 
     Attributes:
-        name: unique in the sweep.
         kind: ``export``, ``quantize``, ``build``, ``evaluate`` or ``bench``.
         group: the model; tasks of a group share files.
         work: what to do; see `deploy.sweeps.plan`.
@@ -37,7 +36,6 @@ class Task:
         machine: required kind of machine; None for any.
         exclusive: no other task may run on the node at the same time.
         cpus: CPU cores of the node; 0 for all.
-        gpus: GPUs of the node.
         seconds: expected duration in seconds; None if unknown.
     """
 
@@ -113,5 +111,4 @@ def _path(source: str) -> Path:
 
 
 def _below(path: Path) -> list[Path]:
-    """Return the file, or all files of the folder."""
     return [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())

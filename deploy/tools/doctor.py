@@ -56,7 +56,6 @@ class Finding:
     """The result of one check.
 
     Attributes:
-        name: what was checked.
         state: ``works``, ``unavailable`` (optional, and not installed, outdated or without hardware) or ``broken``.
         detail: version, or why it does not work.
         fix: a command that fixes it; empty where there is none.
@@ -190,11 +189,7 @@ def _needs(unmet: list[Requirement]) -> str:
 
 
 def _unmet(extra: str = "") -> list[Requirement]:
-    """Return the requirements, of an extra or of the package itself, whose installed version does not meet them.
-
-    Raises:
-        PackageNotFoundError: the package itself is not installed.
-    """
+    """Return the requirements, of an extra or of the package itself, whose installed version does not meet them."""
     requirements = [Requirement(text) for text in metadata.requires(DISTRIBUTION) or ()]
     needed = [item for item in requirements if _applies(item, extra) and not (extra and _applies(item, ""))]
     return [

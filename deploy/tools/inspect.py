@@ -25,9 +25,7 @@ class InspectReport:
     """What an ONNX file contains.
 
     Attributes:
-        path: the file.
-        sha256: its digest.
-        bytes: its size, with external data.
+        bytes: size of the file, with external data.
         opset: version of the standard operator set.
         producer: name and version of the program that wrote the file.
         inputs, outputs: a dynamic dimension without a name is ``?``.
@@ -35,7 +33,6 @@ class InspectReport:
         parameters: number of stored values of floating-point or 8-bit types (weights, quantized or not).
         parameter_bytes: size of all stored values.
         sizes: size of each dynamic dimension for ``costs``.
-        costs: operations and bytes.
         artifact: the file with its manifest; None where it has none.
     """
 

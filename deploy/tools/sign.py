@@ -24,13 +24,7 @@ CREATE_KEYS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SignReport:
-    """The result of `sign`.
-
-    Attributes:
-        folder: the signed folder.
-        signature: the signature file.
-        artifacts: number of artifacts, records and packages in the folder.
-    """
+    """The result of `sign`; ``artifacts`` is the number of artifacts, records and packages in the folder."""
 
     folder: Path
     signature: Path
@@ -38,8 +32,7 @@ class SignReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        plain: dict[str, Any] = to_plain(self)
-        return plain
+        return dict(to_plain(self))
 
 
 def sign(folder: Path | None = None, *, key: Path, signature: Path | None = None) -> SignReport:

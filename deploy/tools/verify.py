@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +22,14 @@ IGNORED = {"README.md", LOCK, ".gitignore", SIGNATURE}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyReport:
-    """The result of `verify`.
-
-    Attributes:
-        sound: artifacts, records and packages that match their digests.
-        problems: one message per problem.
-    """
+    """Artifacts, records and packages that match their digests, and one message per problem."""
 
     sound: tuple[Path, ...]
     problems: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        plain: dict[str, Any] = to_plain(self)
-        return plain
-
-
-@dataclass
-class _Results:
-    sound: list[Path] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    def report(self) -> VerifyReport:
-        return VerifyReport(sound=tuple(self.sound), problems=tuple(self.problems))
+        return dict(to_plain(self))
 
 
 def verify(path: Path | None = None) -> VerifyReport:
@@ -59,11 +44,10 @@ def verify(path: Path | None = None) -> VerifyReport:
         ArtifactError: the path does not exist.
     """
     path = path or default_root()
-    results = _Results()
     if path.is_file():
         target = path.with_suffix("") if path.suffix == ".json" and not manifest_path(path).exists() else path
-        _check_artifacts([target], (), results)
-        return results.report()
+        sound, problems = _check_artifacts([target], ())
+        return VerifyReport(sound=tuple(sound), problems=tuple(problems))
     if not path.is_dir():
         raise ArtifactError(f"{path}: no such file or folder.")
     for pending in path.rglob(f"{PENDING}*"):
@@ -80,16 +64,25 @@ def verify(path: Path | None = None) -> VerifyReport:
     )
     manifests = [file for file in documents if not records.is_record(file)]
     folders = {file.parent for file in manifests}
-    _check_artifacts(
-        [file.with_suffix("") for file in manifests], {item for folder in folders for item in folder.iterdir()}, results
-    )
-    _check_records([file for file in documents if records.is_record(file)], results)
-    _check_packages(packages, results)
-    return results.report()
+    present = {item for folder in folders for item in folder.iterdir()}
+    sound, problems = _check_artifacts([file.with_suffix("") for file in manifests], present)
+    for file in filter(records.is_record, documents):
+        try:
+            records.check(file)
+            sound.append(file)
+        except ArtifactError as exc:
+            problems.append(exc.message)
+    for package in packages:
+        found = check_package(package)
+        problems += found
+        sound += [] if found else [package.parent]
+    return VerifyReport(sound=tuple(sound), problems=tuple(problems))
 
 
-def _check_artifacts(targets: Collection[Path], present: Collection[Path], results: _Results) -> None:
+def _check_artifacts(targets: Collection[Path], present: Collection[Path]) -> tuple[list[Path], list[str]]:
     """Check artifacts, and that every one of the files that are present is listed in a manifest."""
+    sound: list[Path] = []
+    problems: list[str] = []
     listed: set[Path] = set()
     for target in targets:
         try:
@@ -97,33 +90,16 @@ def _check_artifacts(targets: Collection[Path], present: Collection[Path], resul
             listed |= set(artifact.paths)
             artifact.verify()
         except ArtifactError as exc:
-            results.problems.append(exc.message)
+            problems.append(exc.message)
             listed |= {target, manifest_path(target)}
         else:
-            results.sound.append(target)
+            sound.append(target)
     for extra in sorted(set(present) - listed):
         if extra.name not in IGNORED and not extra.is_dir():
-            results.problems.append(f"{extra}: no manifest lists it.")
+            problems.append(f"{extra}: no manifest lists it.")
         elif extra.is_symlink():
-            results.problems.append(f"{extra}: a symbolic link.")
-
-
-def _check_records(paths: Collection[Path], results: _Results) -> None:
-    for path in paths:
-        try:
-            records.check(path)
-        except ArtifactError as exc:
-            results.problems.append(exc.message)
-        else:
-            results.sound.append(path)
-
-
-def _check_packages(paths: Collection[Path], results: _Results) -> None:
-    for path in paths:
-        problems = check_package(path)
-        results.problems += problems
-        if not problems:
-            results.sound.append(path.parent)
+            problems.append(f"{extra}: a symbolic link.")
+    return sound, problems
 
 
 def _is_scratch(path: Path) -> bool:
@@ -132,8 +108,5 @@ def _is_scratch(path: Path) -> bool:
 
 def _is_other(path: Path) -> bool:
     """Return whether a document is no result: a log of the load generator, limits of the machine, the report."""
-    return path.parent.parent.name in records.FOLDERS or path.parent.name == LIMITS or _is_report(path)
-
-
-def _is_report(path: Path) -> bool:
-    return path.parent.name == REPORT and path.name == "report.json" and path.with_name("index.html").is_file()
+    is_report = path.parent.name == REPORT and path.name == "report.json" and path.with_name("index.html").is_file()
+    return is_report or path.parent.parent.name in records.FOLDERS or path.parent.name == LIMITS

@@ -51,10 +51,6 @@ def run(
 
     Returns:
         The summary, and nanoseconds of every call.
-
-    Raises:
-        UnknownNameError: no mode has this name.
-        UsageError: a bound on p99 for another mode than ``server``.
     """
     if mode not in MODES:
         raise UnknownNameError("mode of the load generator", mode, MODES, f"known: {', '.join(MODES)}")

@@ -45,9 +45,6 @@ def run(
 
     Returns:
         Details (rates in requests per second), and nanoseconds from due to done in the order of arrival.
-
-    Raises:
-        UsageError: both a rate and a bound are given, or one is not positive.
     """
     if (rate is not None and p99_ms is not None) or any(item is not None and item <= 0 for item in (rate, p99_ms)):
         raise UsageError("the scenario 'server' takes either a rate or a bound on p99, and it must be positive.")

@@ -31,7 +31,7 @@ def run_on_node(
     job: Job, name: str, work: Mapping[str, Any], files: Sequence[tuple[str, str, str]], blobs: Mapping[str, Any],
     token: str, mailbox: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """Run a task on a node.
+    """Run a task with a job on a node, and send its messages to the actor ``mailbox``.
 
     Args:
         job: function that runs the task.
@@ -40,7 +40,7 @@ def run_on_node(
         files: `STORE` or `WORK`, the path below it, and the SHA-256 digest of each file.
         blobs: references to file contents by digest; only the missing ones are fetched.
         token: identifies the sweep.
-        mailbox: handle of the `Mailbox` actor that receives the task's messages.
+        mailbox: handle of the `Mailbox` actor.
 
     Returns:
         ``result`` of the job, ``contents`` of the files that it names, and ``fetched``, the digests that were fetched.

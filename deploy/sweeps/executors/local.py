@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from deploy.core.environment import usable_cores
@@ -26,14 +26,7 @@ THREADS = "OMP_NUM_THREADS"
 
 
 class LocalExecutor:
-    """Runs tasks in worker processes on this machine.
-
-    Args:
-        context: what the executor needs to know of the sweep.
-
-    Raises:
-        UsageError: the sweep has several kinds of machines.
-    """
+    """Runs tasks in worker processes on this machine, which must be of the only kind in the sweep."""
 
     def __init__(self, context: ExecutorContext) -> None:
         if len(context.machines) > 1:
@@ -106,6 +99,4 @@ class LocalExecutor:
             worker.close()
 
 
-def open_executor(context: ExecutorContext) -> Executor:
-    """Return an executor for this machine."""
-    return LocalExecutor(context)
+open_executor: Callable[[ExecutorContext], Executor] = LocalExecutor

@@ -11,7 +11,7 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -52,14 +52,7 @@ LOST = (NodeDiedError, ObjectLostError, ActorDiedError, ActorUnschedulableError,
 
 
 class RayExecutor:
-    """Runs tasks on a Ray cluster.
-
-    Args:
-        context: what the executor needs to know of the sweep.
-
-    Raises:
-        UsageError: there is no cluster at the address.
-    """
+    """Runs tasks on a Ray cluster."""
 
     def __init__(self, context: ExecutorContext) -> None:
         self._context = context
@@ -151,11 +144,7 @@ class RayExecutor:
         return [TaskMessage(task=task, message=message) for task, message in messages]
 
     def _store(self, contents: Mapping[str, bytes]) -> None:
-        """Publish artifacts from a node, each in one transaction, and write records.
-
-        Raises:
-            DigestError: a file differs from its manifest.
-        """
+        """Publish artifacts from a node, each in one transaction, and write records."""
         for path, content in contents.items():
             target = self._context.root / path
             if is_record(target):
@@ -211,11 +200,7 @@ class RayExecutor:
 
 
 def _check_reachable(address: str) -> None:
-    """Connect once, since Ray waits for minutes for an address that does not answer.
-
-    Raises:
-        OSError: nothing answers at the address.
-    """
+    """Connect once, since Ray waits for minutes for an address that does not answer."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=TIMEOUT_S).close()
@@ -246,6 +231,4 @@ def _first_line(exc: BaseException) -> str:
     return (lines[0] if lines else type(exc).__name__).rstrip(".")
 
 
-def open_executor(context: ExecutorContext) -> Executor:
-    """Connect to the cluster."""
-    return RayExecutor(context)
+open_executor: Callable[[ExecutorContext], Executor] = RayExecutor
