@@ -30,11 +30,7 @@ class Settings:
 
     @contextmanager
     def progress(self, *, drawn: bool = True) -> Iterator[Progress]:
-        """Display progress messages on stderr.
-
-        Args:
-            drawn: use a live display on a terminal; False prints lines, for commands with a display of their own.
-        """
+        """Display progress messages on stderr; ``drawn=False`` is for commands with a live display of their own."""
         from deploy.terminal.progress import display
 
         with display(quiet=self.quiet, verbose=self.verbose, drawn=drawn) as listener:
@@ -42,11 +38,7 @@ class Settings:
 
 
 class Several(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A comma-separated list of words or of positive integers.
-
-    Args:
-        numbers: the items are integers.
-    """
+    """A comma-separated list of words or of positive integers."""
 
     name = "list"
 

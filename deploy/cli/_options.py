@@ -98,12 +98,7 @@ def max_delay_option(default: float) -> Callable[[Command], Command]:
 
 
 def pack(options: dict[str, Any], kind: type[Fields]) -> Fields:
-    """Take the fields of a dataclass out of a command's options and return the dataclass.
-
-    Args:
-        options: parameters by name; changed in place.
-        kind: the dataclass.
-    """
+    """Take the fields of a dataclass out of a command's options and return the dataclass."""
     names = [field.name for field in dataclasses.fields(kind) if field.name in options]  # type: ignore[arg-type]
     return kind(**{name: options.pop(name) for name in names})
 
@@ -128,12 +123,7 @@ def pack_samples(options: dict[str, Any], progress: Progress) -> None:
 
 
 def given(ctx: click.Context, name: str) -> bool:
-    """Whether the user typed a parameter, rather than leaving its default.
-
-    Args:
-        ctx: the command's context.
-        name: name of the parameter in the command's function.
-    """
+    """Whether the user typed a parameter, rather than leaving its default."""
     return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
@@ -141,13 +131,7 @@ def refuse_unused(ctx: click.Context, names: Iterable[str], used: bool, needs: s
     """Refuse options that this invocation would ignore.
 
     Args:
-        ctx: the command's context.
-        names: parameter names of the options.
-        used: whether the invocation uses them.
         needs: what makes them apply, for the message: ``--scenario server``.
-
-    Raises:
-        UsageError: one of them was given and is not used.
     """
     if used:
         return
@@ -160,12 +144,7 @@ def refuse_together(ctx: click.Context, names: Iterable[str], other: str) -> Non
     """Refuse options that contradict another one.
 
     Args:
-        ctx: the command's context.
-        names: parameter names of the options.
         other: what they cannot be combined with, for the message; the caller has checked that it applies.
-
-    Raises:
-        UsageError: one of them was given.
     """
     for name in names:
         if given(ctx, name):

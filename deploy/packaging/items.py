@@ -25,9 +25,6 @@ def build_items(
 
     Args:
         artifacts: files to package; engines of one model and precision become one model.
-        max_batch: maximum batch size, in samples.
-        preprocessing: build pipelines.
-        progress: receives progress messages.
 
     Raises:
         UsageError: two models would have the same name, or an engine does not support the batch size.

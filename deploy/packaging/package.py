@@ -36,7 +36,6 @@ class PackagedModel:
 
     Attributes:
         name: the model's name on the server.
-        files: the artifacts it was made from.
         proof: comparison of its labels with PyTorch's; None if it takes tensors only or cannot be run here.
         without: why there is no comparison; empty if there is one.
     """
@@ -52,8 +51,6 @@ class PackageReport:
     """The package that `package_models` wrote.
 
     Attributes:
-        server: name of the package target.
-        folder: the package.
         models: models that this call added; the folder may contain others.
     """
 
@@ -137,11 +134,7 @@ def package_models(
 def _choose(
     models: Sequence[str], precision: str, target: PackageTarget, store: Store, progress: Progress
 ) -> list[Artifact]:
-    """Return the files to package.
-
-    Raises:
-        ArtifactError: there is no such file, or the target does not take it.
-    """
+    """Return the files to package."""
     chosen = []
     for name in dict.fromkeys(models or (newest_export(store, progress).manifest.model,)):
         if Path(name).is_file():

@@ -46,7 +46,6 @@ class PipelineCheck:
         same_first_label: number of images with PyTorch's label in first place.
         ties: number of the other images for which PyTorch's two best scores are tied.
         example: labels and probabilities of the first image, as the package returned them.
-        pillow: version of Pillow.
     """
 
     pictures: int
@@ -62,7 +61,6 @@ def load_images(data: str | None, progress: Progress) -> list[UInt8Image]:
 
     Args:
         data: a data set's name, a folder, or arrays; None for synthetic images only.
-        progress: receives progress messages.
 
     Returns:
         uint8 images, (height, width, 3).
@@ -99,14 +97,7 @@ def check_pipeline(
     """Compare the labels of a packaged pipeline with those of the PyTorch model.
 
     Args:
-        item: the packaged model.
         classify: runs images through the package; returns None if it cannot be run on this machine.
-        images: test images, uint8 (height, width, 3).
-        store: where trained weights are found.
-        progress: receives progress messages.
-
-    Returns:
-        The comparison; None if the package cannot be run on this machine.
 
     Raises:
         ParityError: the first label of a float32 package differs from PyTorch's, and it is no tie.
@@ -165,18 +156,7 @@ def _open_model(item: PackageItem, store: Store, progress: Progress) -> Model:
 def classify_with_graphs(
     item: PackageItem, images: Sequence[UInt8Image], *, preprocessing: Path, model: Path, labels: Path
 ) -> PipelineOutput:
-    """Run images through the three ONNX graphs of a pipeline with ONNX Runtime.
-
-    Args:
-        item: the packaged model.
-        images: uint8 images, (height, width, 3).
-        preprocessing: graph from an image to the model's input.
-        model: the model.
-        labels: graph from the model's output to labels.
-
-    Raises:
-        BackendError: ONNX Runtime failed to open or run a graph.
-    """
+    """Run images through the three ONNX graphs of a pipeline with ONNX Runtime."""
     recipe = item.manifest.preprocessing
     model_input, model_output = item.inputs[0].name, item.outputs[0].name
     ranked, equal = [], 0

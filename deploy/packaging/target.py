@@ -50,7 +50,6 @@ class PackageItem:
         name: the model's name on the server.
         artifacts: one ONNX file, or TensorRT engines for several GPUs.
         batch: name of the batch dimension; None if requests cannot be batched.
-        labels: class names; empty if there are none.
         pipeline: None if the model takes tensors only.
         no_pipeline: why there is no pipeline; empty if there is one.
     """
@@ -182,12 +181,7 @@ class PackageTarget:
 
 
 def find_target(name: str) -> PackageTarget:
-    """Return a package target by its name.
-
-    Raises:
-        UnknownNameError: no target has this name.
-        DeployError: a third-party plug-in cannot be imported or declares no `PackageTarget`.
-    """
+    """Return a package target by its name; see `deploy.core.registry.declaration`."""
     return registry.declaration(PACKAGE, name, PackageTarget, "package target")
 
 

@@ -28,7 +28,6 @@ def advice(rows: Sequence[JsonObject], profiles: Sequence[JsonObject], baseline:
 
     Args:
         rows: rows of the report, each with its whole machine.
-        profiles: profiles of configurations.
         baseline: backend that speedups are relative to.
 
     Returns:

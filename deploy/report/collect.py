@@ -38,9 +38,7 @@ class ReportInputs:
         records: the newest record of every configuration and machine, with its file.
         superseded: number of older records that were left out.
         accuracies: accuracy documents with their files, the newest first.
-        profiles: profiles of configurations, with their files.
         skipped: configurations without a record, with the reason.
-        artifacts: artifacts of the models in `records`.
         curves: training curves by slug, one row per epoch.
         limits: machines and their measured limits, the newest first.
     """
@@ -59,7 +57,6 @@ def collect(store: Store, models: Sequence[str], progress: Progress) -> ReportIn
     """Read everything a report is made from.
 
     Args:
-        store: artifacts directory.
         models: model names or slugs; empty for all models.
         progress: receives a warning for each damaged record, which is left out.
     """

@@ -30,9 +30,6 @@ def render_page(document: JsonObject) -> str:
 
     Args:
         document: see `deploy.report.write.describe`.
-
-    Raises:
-        MissingPackageError: Plotly or Jinja is not installed.
     """
     jinja2, plotly = _package("jinja2"), _package("plotly.offline")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)

@@ -30,7 +30,6 @@ class Plot:
 
     Attributes:
         name: id on the page.
-        title: heading.
         text: content in words, as caption and for screen readers.
         figures: figures by the choice that shows them; a single one needs no choice.
     """
@@ -259,7 +258,6 @@ def _roofline(rows: Sequence[JsonObject], limits: Sequence[JsonObject]) -> Plot 
 
 
 def _operations(row: JsonObject) -> float:
-    """Return the number of operations of one call."""
     return float(sum(row["work"]["operations"].values()))
 
 
@@ -359,7 +357,6 @@ def _color(backend: str) -> str:
 
 
 def _latency_errors(rows: Sequence[JsonObject]) -> dict[str, Any]:
-    """Return error bars of the rows' latencies, in milliseconds."""
     return _errors(
         [(_interval_ns(row)[1] - _median_ns(row)) * MS_PER_NS for row in rows],
         [(_median_ns(row) - _interval_ns(row)[0]) * MS_PER_NS for row in rows],
@@ -390,7 +387,6 @@ def _latencies_ms(rows: Sequence[JsonObject]) -> list[float]:
 
 
 def _interval_ns(row: JsonObject) -> tuple[float, float]:
-    """Return the confidence interval of a median latency; the median itself if there is none."""
     median = row["latency"]["median_ns"]
     if median["low"] is None:
         return median["value"], median["value"]
@@ -413,7 +409,6 @@ def _by_setting(rows: Sequence[JsonObject]) -> dict[str, list[JsonObject]]:
 
 
 def _by_series(rows: Sequence[JsonObject]) -> list[tuple[Series, list[JsonObject]]]:
-    """Return rows by backend and precision."""
 
     def key(row: JsonObject) -> Series:
         return row["backend"], row["precision"]

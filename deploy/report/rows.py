@@ -31,7 +31,6 @@ def report_rows(inputs: ReportInputs, baseline: str, folder: Path) -> list[dict[
     """Return one row per record, grouped by model and batch, the fastest first.
 
     Args:
-        inputs: what the artifacts directory contains.
         baseline: backend whose float32 latency speedups are relative to.
         folder: folder of the report; links are relative to it.
     """

@@ -18,7 +18,6 @@ class Column:
 
     Attributes:
         name: CSS class on the page.
-        head: heading.
         text: returns a row's cell.
         key: returns what the cell is sorted by; None if unknown.
         number: whether it is right-aligned and sorted as numbers.

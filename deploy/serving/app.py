@@ -53,13 +53,7 @@ class RequestLimits:
 
 
 class Service:
-    """Request handlers for several models.
-
-    Args:
-        models: models by the names they answer under.
-        limits: limits of what clients may send.
-        metrics: counts requests.
-    """
+    """Request handlers for several models."""
 
     def __init__(self, models: Mapping[str, ServedModel], limits: RequestLimits, metrics: Metrics) -> None:
         self.models = models
@@ -150,11 +144,7 @@ class Service:
             raise RequestError(429, "too many requests are in progress.", 1)
 
     def find_model(self, request: Request) -> ServedModel:
-        """Return the model that a request's path names.
-
-        Raises:
-            RequestError: status 404: there is no such model or version.
-        """
+        """Return the model that a request's path names; status 404 if there is no such model or version."""
         name = request.path_params["model"]
         if name not in self.models:
             raise RequestError(404, f"unknown model {name[:80]!r}; the models are {', '.join(self.models)}.")
@@ -216,11 +206,6 @@ class Service:
 
 
 async def _with_timeout(timeout_s: float, coroutine: Coroutine[Any, Any, None]) -> None:
-    """Await a coroutine.
-
-    Raises:
-        asyncio.TimeoutError: it took longer than ``timeout_s``.
-    """
     if sys.version_info >= (3, 11):  # cheaper than wait_for, which creates a task
         async with asyncio.timeout(timeout_s):
             await coroutine
@@ -229,7 +214,6 @@ async def _with_timeout(timeout_s: float, coroutine: Coroutine[Any, Any, None]) 
 
 
 def _host(scope: Scope) -> bytes:
-    """Return the value of the ``Host`` header, without the port."""
     value: bytes = next((value for name, value in scope["headers"] if name == b"host"), b"")
     return value.rsplit(b":", 1)[0] if not value.endswith(b"]") else value
 

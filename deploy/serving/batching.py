@@ -46,7 +46,6 @@ class BatchResult:
         fetches: arrays by output name, for this request's samples only.
         waited_s: seconds from the request's arrival to the start of its batch.
         ran_s: run time of the whole batch, in seconds.
-        batch: samples in the batch.
     """
 
     fetches: Fetches
@@ -74,7 +73,6 @@ class Batcher:
     Args:
         runners: runners of the same model; `close` closes them.
         batched: requests may be concatenated along their first dimension.
-        limits: limits of batches and of the queue.
         observe: called in a runner's thread after every batch.
     """
 
@@ -115,10 +113,6 @@ class Batcher:
 
     async def run(self, feeds: Feeds, samples: int) -> BatchResult:
         """Queue one request and wait for its result.
-
-        Args:
-            feeds: arrays by input name, with the shapes and dtypes of the model.
-            samples: number of samples in the request.
 
         Raises:
             RequestError: the request is larger than a batch, the queue is full, the request waited too long, or the

@@ -37,8 +37,6 @@ def choose_files(
         model: a model's name or a file; default the model of the newest export.
         files: files to serve; empty for every file of the model that runs on this machine.
         backend: serve only files that this backend opens; None lets each file's format and target decide.
-        store: the artifacts directory.
-        progress: receives progress messages.
 
     Raises:
         ArtifactError: there are no files to serve, or a given file does not run on this machine.
@@ -102,8 +100,6 @@ class ServedModel:
         name: name in the metrics and in the protocol.
         platform: the protocol's name of the runtime and format, ``onnxruntime_onnx``.
         batcher: queues and runs requests.
-        inputs: inputs of the model.
-        outputs: outputs of the model.
         labels: class names; empty if there are none.
         about: plain values for the metadata: the file, its digest, its verdict.
     """
@@ -137,10 +133,7 @@ class ModelOpener:
     """Opens models and puts them behind queues.
 
     Attributes:
-        limits: limits of batches and of queues.
-        metrics: counts batches.
         backend: runs the files; None lets each file's format and target decide.
-        instances: runners per file.
         threads: threads per runner; None for all cores that this process may use.
     """
 

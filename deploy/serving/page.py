@@ -54,9 +54,7 @@ def page_routes(
         served: the files to compare.
         service: receives images within its limits.
         opener: puts the PyTorch model behind a queue.
-        store: where trained weights are found.
         stack: closes the PyTorch model's queue.
-        progress: receives progress messages.
     """
     manifest = artifact.manifest
     variants, remarks = list(served), list[str]()
@@ -107,11 +105,8 @@ class Page:
     """The page's content and request handlers.
 
     Attributes:
-        title: the model's name.
         variants: what is compared; PyTorch first if it is there.
         remarks: what is missing or assumed.
-        preprocessing: from an image to the model's input.
-        service: receives images within its limits.
     """
 
     title: str

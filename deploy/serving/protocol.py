@@ -27,7 +27,6 @@ class RequestedOutput:
     """An output that a request asks for.
 
     Attributes:
-        name: name of the output.
         binary: return it as bytes after the JSON.
         classes: return this many of the largest values as ``value:index:label``; 0 returns the tensor itself.
     """
@@ -69,8 +68,6 @@ def read_request(
     Args:
         body: JSON, followed by binary tensors if ``header_length`` is given.
         header_length: value of the header `HEADER_LENGTH`; None if the whole body is JSON.
-        inputs: inputs of the model.
-        outputs: outputs of the model.
 
     Raises:
         RequestError: status 400: the request is malformed or does not fit the model.
@@ -93,13 +90,6 @@ def write_response(
     model: str, version: str, request: InferenceRequest, fetches: Fetches, labels: Sequence[str]
 ) -> tuple[bytes, dict[str, str]]:
     """Return the body and the headers of a response.
-
-    Args:
-        model: the model's name in the request.
-        version: the model's version.
-        request: the request.
-        fetches: arrays by output name.
-        labels: class names; empty if there are none.
 
     Raises:
         RequestError: status 406: JSON was requested for an output with NaN or infinity, which JSON cannot represent.

@@ -78,13 +78,7 @@ class ServedFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerInfo:
-    """A running server.
-
-    Attributes:
-        url: its address.
-        models: names and their files.
-        page: whether it serves the demo page.
-    """
+    """A running server."""
 
     url: str
     models: tuple[ServedFile, ...]
@@ -197,13 +191,7 @@ def _require_packages() -> None:
 
 
 def _find_backend(name: str) -> Backend:
-    """Return an installed backend that runs files.
-
-    Raises:
-        UnknownNameError: no backend has this name.
-        UsageError: the backend runs PyTorch models.
-        MissingPackageError: its runtime is not installed.
-    """
+    """Return an installed backend that runs files."""
     backend = find_backend(name)
     if not backend.runs_files:
         known = ", ".join(item.name for item in backends().values() if item.runs_files)
@@ -212,17 +200,12 @@ def _find_backend(name: str) -> Backend:
 
 
 def _url_host(host: str) -> str:
-    """Return a host as it is written in URLs."""
     return f"[{host}]" if ":" in host else host
 
 
 @contextlib.contextmanager
 def _listen(host: str, port: int) -> Iterator[socket.socket]:
-    """Listen before any file is opened, so that a port in use is reported at once.
-
-    Raises:
-        UsageError: the address cannot be used.
-    """
+    """Listen before any file is opened, so that a port in use is reported at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

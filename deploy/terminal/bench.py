@@ -88,7 +88,6 @@ def latency_table(found: Sequence[LatencyRow], width: int) -> Table:
     """Return rows as a table.
 
     Args:
-        found: rows of a benchmark.
         width: terminal width in characters; decides how many columns are shown.
     """
     shown = max((count for minimum, count in COLUMNS_THAT_FIT.items() if width >= minimum), default=NARROW)

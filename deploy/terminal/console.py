@@ -35,11 +35,7 @@ def escape(text: str) -> str:
 
 
 def rows(pairs: Iterable[tuple[str, str]]) -> Table:
-    """Return a two-column table of names and values.
-
-    Args:
-        pairs: names and values, both Rich markup.
-    """
+    """Return a two-column table of names and values, both Rich markup."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")

@@ -19,12 +19,7 @@ LAYERS_SHOWN = 10
 
 
 def show_quantized(report: QuantizeReport, details: bool) -> None:
-    """Print the summary of a quantization.
-
-    Args:
-        report: result of the quantization.
-        details: also print the layers with the most noise.
-    """
+    """Print the summary of a quantization; with ``details`` also the layers with the most noise."""
     manifest = report.artifact.manifest
     data = report.data
     overlap = "disjoint from the calibration samples" if data.apart else "also used for calibration"

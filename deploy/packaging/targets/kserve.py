@@ -23,11 +23,7 @@ FILE = "inferenceservice.yaml"
 
 
 def write(folder: Path, items: Sequence[PackageItem], options: PackageOptions) -> None:
-    """Write the service and the model repository to upload to its storage URI.
-
-    Raises:
-        UsageError: there is no storage URI, or Kubernetes does not allow the service's name.
-    """
+    """Write the service and the model repository to upload to its storage URI."""
     if not options.storage_uri:
         raise UsageError(
             "--for kserve needs the storage URI that the models will be uploaded to.",

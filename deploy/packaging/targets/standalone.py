@@ -21,11 +21,7 @@ REQUIREMENTS = "requirements.txt"
 
 
 def write(folder: Path, items: Sequence[PackageItem], options: PackageOptions) -> None:
-    """Write the model, the script, the labels, the requirements and a README.
-
-    Raises:
-        ArtifactError: the model has no pipeline from an image to labels.
-    """
+    """Write the model, the script, the labels, the requirements and a README."""
     from importlib.resources import files
 
     item = items[0]
@@ -64,11 +60,7 @@ of the example. `deploy verify .` checks the digest of every file.
 
 
 def classify(folder: Path, item: PackageItem, images: Sequence[NDArray[np.uint8]]) -> PipelineOutput:
-    """Run images through the script as its user does.
-
-    Raises:
-        BackendError: the script failed.
-    """
+    """Run images through the script as its user does."""
     from deploy.packaging.pipeline_check import classify_with_script
 
     return classify_with_script(folder / SCRIPT, images)

@@ -53,11 +53,6 @@ class EnumName(str):
 def write(folder: Path, items: Sequence[PackageItem], options: PackageOptions) -> None:
     """Add models to a repository; a model that is already there gets a new version and a new configuration.
 
-    Args:
-        folder: the repository.
-        items: the models.
-        options: how the server runs them.
-
     Raises:
         UsageError: engines that one configuration cannot name, or an engine with ``device`` ``cpu``.
     """
@@ -167,7 +162,6 @@ def _warmup(item: PackageItem, max_batch: int) -> list[dict[str, Any]]:
 
 
 def _write_pipeline(folder: Path, version: int, item: PackageItem, pipeline: Pipeline) -> None:
-    """Write the preprocessing, the labels and the ensemble of a model."""
     model_input, model_output = item.inputs[0], item.outputs[0]
     before, after, ensemble = (f"{item.name}_{suffix}" for suffix in (PREPROCESSING, POSTPROCESSING, ENSEMBLE))
     sample = TensorSpec(name=model_input.name, dtype=model_input.dtype, shape=(1, *model_input.shape[1:]))
