@@ -128,11 +128,7 @@ def given(ctx: click.Context, name: str) -> bool:
 
 
 def refuse_unused(ctx: click.Context, names: Iterable[str], used: bool, needs: str) -> None:
-    """Refuse options that this invocation would ignore.
-
-    Args:
-        needs: what makes them apply, for the message: ``--scenario server``.
-    """
+    """Refuse options that this invocation ignores; the message says what they need: ``--scenario server``."""
     if used:
         return
     for name in names:
@@ -141,11 +137,7 @@ def refuse_unused(ctx: click.Context, names: Iterable[str], used: bool, needs: s
 
 
 def refuse_together(ctx: click.Context, names: Iterable[str], other: str) -> None:
-    """Refuse options that contradict another one.
-
-    Args:
-        other: what they cannot be combined with, for the message; the caller has checked that it applies.
-    """
+    """Refuse options that contradict another one, which the caller has found to apply."""
     for name in names:
         if given(ctx, name):
             raise click.UsageError(f"{option_of(ctx.command, name)} cannot be combined with {other}.", ctx)

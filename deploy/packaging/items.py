@@ -21,10 +21,7 @@ TOP = 5
 def build_items(
     artifacts: Sequence[Artifact], max_batch: int, preprocessing: bool, progress: Progress
 ) -> list[PackageItem]:
-    """Group artifacts into models and build their pipelines.
-
-    Args:
-        artifacts: files to package; engines of one model and precision become one model.
+    """Group artifacts into models (engines of one model and precision become one), and build their pipelines.
 
     Raises:
         UsageError: two models would have the same name, or an engine does not support the batch size.

@@ -27,6 +27,7 @@ from deploy.models.open import open_model, request_of
 from deploy.packaging.target import PackageItem, PipelineOutput, RankedLabel
 
 UInt8Image = NDArray[np.uint8]
+"""An image, (height, width, 3)."""
 SIZES = ((480, 640), (640, 480), (224, 224), (256, 256), (97, 61), (333, 500), (900, 300), (32, 32))
 """Heights and widths in pixels of the synthetic images."""
 MAX_IMAGES = 64
@@ -59,12 +60,6 @@ class PipelineCheck:
 def load_images(data: str | None, progress: Progress) -> list[UInt8Image]:
     """Return images of a data set, followed by seeded synthetic images of several sizes, smooth and noisy.
 
-    Args:
-        data: a data set's name, a folder, or arrays; None for synthetic images only.
-
-    Returns:
-        uint8 images, (height, width, 3).
-
     Raises:
         DataError: the data set cannot be read, or has more than 8 bits per channel.
     """
@@ -94,10 +89,7 @@ def check_pipeline(
     store: Store,
     progress: Progress,
 ) -> PipelineCheck | None:
-    """Compare the labels of a packaged pipeline with those of the PyTorch model.
-
-    Args:
-        classify: runs images through the package; returns None if it cannot be run on this machine.
+    """Compare the labels of a packaged pipeline with PyTorch's; None if ``classify`` cannot run it on this machine.
 
     Raises:
         ParityError: the first label of a float32 package differs from PyTorch's, and it is no tie.

@@ -54,12 +54,7 @@ class ReportInputs:
 
 
 def collect(store: Store, models: Sequence[str], progress: Progress) -> ReportInputs:
-    """Read everything a report is made from.
-
-    Args:
-        models: model names or slugs; empty for all models.
-        progress: receives a warning for each damaged record, which is left out.
-    """
+    """Read everything a report on some models is made from; damaged records are left out with a warning."""
     files = [path for path in store.root.glob(f"*/{FOLDER}/*.json") if is_record(path)]
     every = [
         (path, record)

@@ -15,34 +15,21 @@ MACHINE_HEADS = ("latency", "speedup")
 
 
 @dataclass(frozen=True, slots=True)
-class MachineLine:
-    """The latencies of one configuration.
+class MachineColumns:
+    """The table.
 
     Attributes:
-        configuration: texts under `CONFIGURATION_HEADS`.
-        cells: texts under `MACHINE_HEADS` for each machine, in the order of `MachineColumns.machines`; dashes for a
+        machines: names of the machines.
+        lines: texts under `CONFIGURATION_HEADS`, followed by those under `MACHINE_HEADS` of each machine; dashes for a
             machine without a timing.
     """
 
-    configuration: tuple[str, ...]
-    cells: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class MachineColumns:
-    """The table: machines and lines."""
-
     machines: tuple[str, ...]
-    lines: tuple[MachineLine, ...]
+    lines: list[list[str]]
 
 
 def side_by_side(rows: Sequence[JsonObject], machines: Sequence[JsonObject]) -> MachineColumns | None:
-    """Return the table; None if all rows are of one machine.
-
-    Args:
-        rows: rows of a report (see `deploy.report.write.describe`), each with the index of its machine.
-        machines: machines of the report.
-    """
+    """Return the table; None if all rows are of one machine."""
     names = [str(item["machine"].get("kind") or f"machine {index + 1}") for index, item in enumerate(machines)]
     kinds = tuple(sorted({names[row["machine"]] for row in rows}))
     if len(kinds) < 2:
@@ -57,11 +44,11 @@ def side_by_side(rows: Sequence[JsonObject], machines: Sequence[JsonObject]) -> 
     nothing = (UNKNOWN,) * len(MACHINE_HEADS)
     return MachineColumns(
         machines=kinds,
-        lines=tuple(
-            MachineLine(configuration=configuration, cells=tuple(cells.get(kind, nothing) for kind in kinds))
+        lines=[
+            [*configuration, *(text for kind in kinds for text in cells.get(kind, nothing))]
             for configuration, same in lines.items()
             for cells in same
-        ),
+        ],
     )
 
 

@@ -10,11 +10,7 @@ from deploy.report.tables import advice_line, common_settings, legend, machine_l
 
 
 def as_markdown(document: JsonObject) -> str:
-    """Return the report as Markdown: machines, advice, table, legend, skipped configurations.
-
-    Args:
-        document: see `deploy.report.write.describe`.
-    """
+    """Return the report as Markdown: machines, advice, table, legend, skipped configurations."""
     rows = document["rows"]
     columns = shown_columns(rows)
     lines = [f"# Latency report, {document['created'][:10]}", "", *document["how"], ""]
@@ -34,7 +30,7 @@ def as_markdown(document: JsonObject) -> str:
         lines += _table(
             [*CONFIGURATION_HEADS, *(f"{kind}: {head}" for kind in side.machines for head in MACHINE_HEADS)],
             [False] * len(CONFIGURATION_HEADS) + [True] * len(side.machines) * len(MACHINE_HEADS),
-            ([*line.configuration, *(text for group in line.cells for text in group)] for line in side.lines),
+            side.lines,
         )
     left_out = skipped(document)
     if left_out:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.resources import files
 from typing import Any
@@ -26,17 +25,14 @@ SHOWN = 100
 
 
 def render_page(document: JsonObject) -> str:
-    """Return the page of a report.
-
-    Args:
-        document: see `deploy.report.write.describe`.
-    """
+    """Return the page of a report; see `deploy.report.write.describe`."""
     jinja2, plotly = _package("jinja2"), _package("plotly.offline")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["sortable"] = _sortable
     plots = make_plots(document)
     rows = document["rows"]
     columns = shown_columns(rows)
+    choices = {name: sorted({row[name] for row in rows}) for name in ("backend", "precision")}
     evidence = [
         {
             **{name: row[name] for name in ("slug", "backend", "precision", "command", "links", "created", "flags")},
@@ -59,7 +55,7 @@ def render_page(document: JsonObject) -> str:
             machines=[machine_line(item) for item in document["machines"]],
             shown=SHOWN,
             settings=common_settings(rows),
-            choices=_choices(rows),
+            choices={name: values for name, values in choices.items() if len(values) > 1},
             legend=legend(columns),
             plots=plots,
             style=_asset("page.css"),
@@ -91,7 +87,3 @@ def _sortable(key: float | str | None) -> str:
     return "" if key is None else repr(key) if isinstance(key, float) else str(key)
 
 
-def _choices(rows: Sequence[JsonObject]) -> dict[str, list[str]]:
-    """Return the values that the table can be filtered by, for each field in which rows differ."""
-    values = {name: sorted({row[name] for row in rows}) for name in ("backend", "precision")}
-    return {name: known for name, known in values.items() if len(known) > 1}

@@ -28,12 +28,7 @@ MAX_TOTAL_QUANTILES = 40_000
 
 
 def report_rows(inputs: ReportInputs, baseline: str, folder: Path) -> list[dict[str, Any]]:
-    """Return one row per record, grouped by model and batch, the fastest first.
-
-    Args:
-        baseline: backend whose float32 latency speedups are relative to.
-        folder: folder of the report; links are relative to it.
-    """
+    """Return one row per record, grouped by model and batch, the fastest first; links are relative to ``folder``."""
     records = [record for _, record in inputs.records]
     floors = {record.cell.key: item for record in records if (item := _floor(record, inputs)) is not None}
     marks = _marks(records)

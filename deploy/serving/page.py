@@ -27,8 +27,8 @@ from deploy.data.folder import decode
 from deploy.data.preprocess import image_preprocessing, prepare
 from deploy.models.open import open_model, request_of
 from deploy.serving.app import Service
-from deploy.serving.errors import RequestError
 from deploy.serving.models import ModelOpener, ServedModel
+from deploy.serving.protocol import RequestError
 
 RUNS = 5
 """Runs of each variant; the page shows their median time."""
@@ -47,15 +47,7 @@ def page_routes(
     stack: contextlib.ExitStack,
     progress: Progress,
 ) -> list[Route]:
-    """Return the page's routes; none if the model does not take images.
-
-    Args:
-        artifact: the first served file; PyTorch is opened with its weights.
-        served: the files to compare.
-        service: receives images within its limits.
-        opener: puts the PyTorch model behind a queue.
-        stack: closes the PyTorch model's queue.
-    """
+    """Return the page's routes; none if the model does not take images. ``stack`` closes the PyTorch model's queue."""
     manifest = artifact.manifest
     variants, remarks = list(served), list[str]()
     recipe = manifest.preprocessing
@@ -145,11 +137,11 @@ class Page:
             results = [await model.batcher.run(feeds, 1) for _ in range(RUNS)]
         except DeployError as exc:
             return {"name": model.name, "error": exc.message}
-        logits = next(iter(results[-1].fetches.values()))
+        logits = next(iter(results[-1][0].values()))
         return {
             "name": model.name,
             "top": _top_classes(logits, model.labels),
-            "median_ms": 1000 * statistics.median(result.ran_s for result in results),
+            "median_ms": 1000 * statistics.median(ran_s for _, ran_s in results),
         }
 
 

@@ -16,11 +16,25 @@ from numpy.typing import NDArray
 
 from deploy.core.runner import Feeds, Fetches
 from deploy.core.tensors import DATATYPES, TensorSpec
-from deploy.serving.errors import RequestError
 
 HEADER_LENGTH = "inference-header-content-length"
 """The header with the number of bytes of JSON in the body; binary tensors follow the JSON."""
 
+
+class RequestError(Exception):
+    """A request that is answered with an error status.
+
+    Args:
+        status: HTTP status; 4xx if the client can correct the request.
+        message: what is wrong, for the client.
+        retry_after_s: seconds after which the client may try again; None if trying again does not help.
+    """
+
+    def __init__(self, status: int, message: str, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.retry_after_s = retry_after_s
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestedOutput:
@@ -63,11 +77,7 @@ def tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
 def read_request(
     body: bytes, header_length: str | None, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> InferenceRequest:
-    """Parse the body of a request and check it against the model.
-
-    Args:
-        body: JSON, followed by binary tensors if ``header_length`` is given.
-        header_length: value of the header `HEADER_LENGTH`; None if the whole body is JSON.
+    """Parse a body, JSON that binary tensors follow if there is the header `HEADER_LENGTH`, and check it.
 
     Raises:
         RequestError: status 400: the request is malformed or does not fit the model.

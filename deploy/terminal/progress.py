@@ -48,11 +48,7 @@ class LineProgress(Progress):
 
 @contextmanager
 def display(*, quiet: bool = False, verbose: bool = False, drawn: bool = True) -> Iterator[Progress]:
-    """Open the progress display that suits stderr.
-
-    Args:
-        drawn: allow a live display; False for a command that draws its own.
-    """
+    """Open the progress display that suits stderr; ``drawn=False`` is for a command that draws its own."""
     if quiet or not drawn or not sys.stderr.isatty():
         yield LineProgress(quiet, verbose)
         return
