@@ -85,5 +85,3 @@ def _packed(text: str) -> str:
 def _sortable(key: float | str | None) -> str:
     """Return a sort key as the script reads it; an unknown one is empty and comes last."""
     return "" if key is None else repr(key) if isinstance(key, float) else str(key)
-
-

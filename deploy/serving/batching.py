@@ -21,7 +21,6 @@ from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.serving.options import ServeOptions
 from deploy.serving.protocol import RequestError
 
-
 BatchResult = tuple[Fetches, float]
 """Arrays by output name for the samples of one request, and the run time of the whole batch in seconds."""
 Observer = Callable[[int, float, list[float]], None]

@@ -36,6 +36,7 @@ class RequestError(Exception):
         self.message = message
         self.retry_after_s = retry_after_s
 
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestedOutput:
     """An output that a request asks for.

@@ -17,8 +17,8 @@ from deploy.core.interrupt import Stopped
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
-from deploy.serving.options import ServeOptions as ServeOptions
 from deploy.serving.options import LOOPBACK, url_host
+from deploy.serving.options import ServeOptions as ServeOptions
 from deploy.support.release_check import check_release
 
 if TYPE_CHECKING:
