@@ -42,16 +42,8 @@ def advice(rows: Sequence[JsonObject], profiles: Sequence[JsonObject], baseline:
 
 def _setting(row: JsonObject) -> tuple[Any, ...]:
     machine = row["machine"]
-    return (
-        row["slug"],
-        row["batch"],
-        row["threads"],
-        row["device"],
-        machine.get("kind", ""),
-        machine.get("cpu"),
-        machine.get("cores"),
-        str(row["sizes"]),
-    )
+    same_machine = (machine.get("kind", ""), machine.get("cpu"), machine.get("cores"))
+    return row["slug"], row["batch"], row["threads"], row["device"], *same_machine, str(row["sizes"])
 
 
 def _fastest(rows: Sequence[JsonObject], baseline: str) -> dict[str, str]:
@@ -113,12 +105,9 @@ def _reasons(profile: JsonObject) -> list[str]:
     shares = sorted(((sum(item["ns"] for item in part) / total, text) for text, part in times.items()), reverse=True)
     reasons = [f"{share:.0%} of the time {text}" for share, text in shares if share >= MIN_SHARE]
     if profile["slower"]:
-        worst = profile["slower"][0]
-        factor = worst["ns"] / worst["float_ns"]
-        count = len(profile["slower"])
-        reasons.append(
-            f"layers slower than in float: {count}, the worst ({worst['layer']}) by a factor of {factor:.1f}"
-        )
+        count, worst = len(profile["slower"]), profile["slower"][0]
+        by = f"by a factor of {worst['ns'] / worst['float_ns']:.1f}"
+        reasons.append(f"layers slower than in float: {count}, the worst ({worst['layer']}) {by}")
     return reasons or ["the INT8 layers themselves take as long as the float ones"]
 
 

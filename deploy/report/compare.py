@@ -64,11 +64,7 @@ class ReportComparison:
 
 
 def compare_reports(
-    old: Path,
-    new: Path,
-    *,
-    models: Sequence[str] = (),
-    progress: Progress = SILENT,
+    old: Path, new: Path, *, models: Sequence[str] = (), progress: Progress = SILENT
 ) -> ReportComparison:
     """Compare the latencies of two machines or of two points in time.
 

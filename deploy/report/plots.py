@@ -20,8 +20,10 @@ OTHER_COLOR = "#56B4E9"
 SYMBOLS = {"fp32": "circle", "fp16": "square", "int8": "diamond"}
 DASHES = {"fp32": "solid", "fp16": "dot", "int8": "dash"}
 MS_PER_NS = 1e-6
+UPPER, LOWER = (0.55, 1.0), (0.0, 0.45)
+"""Heights of two plots, one above the other, as shares of the figure."""
 SPREAD = 0.7
-"""Height over which the series of one model are spread in the latency plot, in rows."""
+"""Height over which the series of one model are spread in the latency plot, in rows, so that intervals are apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,11 +43,7 @@ class Plot:
 
 
 def make_plots(document: JsonObject) -> list[Plot]:
-    """Return the plots for which the report has data.
-
-    Args:
-        document: see `deploy.report.write.describe`.
-    """
+    """Return the plots for which the report has data; see `deploy.report.write.describe`."""
     rows = [row for row in document["rows"] if row["latency"] and row["scenario"] == "latency"]
     plots = [
         _latency(rows),
@@ -72,32 +70,21 @@ def _latency(rows: Sequence[JsonObject]) -> Plot | None:
                 name,
                 members,
                 _latencies_ms(members),
-                [order.index(row["slug"]) + _offset(index, len(series)) for row in members],
+                [order.index(row["slug"]) + SPREAD * (0.5 - (index + 0.5) / len(series)) for row in members],
                 error_x=_latency_errors(members),
             )
             for index, (name, members) in enumerate(series)
         ]
-        figures[setting] = {
-            "data": data,
-            "layout": {
-                "height": 150 + max(30, 9 * len(series)) * len(order),
-                "xaxis": {"type": "log", "title": {"text": "median latency in ms, with its 95 % confidence interval"}},
-                "yaxis": {
-                    "tickvals": list(range(len(order))),
-                    "ticktext": order,
-                    "range": [-0.6, len(order) - 0.4],
-                    "automargin": True,
-                },
-            },
-        }
+        ticks = {"tickvals": list(range(len(order))), "ticktext": order, "range": [-0.6, len(order) - 0.4]}
+        figures[setting] = _figure(
+            data,
+            _log("median latency in ms, with its 95 % confidence interval"),
+            {**ticks, "automargin": True},
+            height=150 + max(30, 9 * len(series)) * len(order),
+        )
     setting, group = next(iter(_by_setting(rows).items()))
     text = f"Fastest configuration of each model ({setting}): {'; '.join(map(_label, _fastest(group)))}."
     return Plot(name="latency", title="Latency by model and backend", text=text, figures=figures)
-
-
-def _offset(index: int, count: int) -> float:
-    """Return where a series stands within its model's row, so that intervals do not overlap on the plot."""
-    return SPREAD * (0.5 - (index + 0.5) / count)
 
 
 def _accuracy(rows: Sequence[JsonObject]) -> Plot | None:
@@ -154,12 +141,7 @@ def _accuracy_figure(rows: Sequence[JsonObject], front: Sequence[JsonObject]) ->
                 points["name"] += ", not on the front"
                 points["marker"]["symbol"] += "-open"
             data.append(points)
-    layout = {
-        "xaxis": {"type": "log", "title": {"text": "median latency in ms"}},
-        "yaxis": {"title": {"text": "top-1 accuracy in %"}},
-        "height": 480,
-    }
-    return {"data": data, "layout": layout}
+    return _figure(data, _log("median latency in ms"), _axis("top-1 accuracy in %"))
 
 
 def _distributions(rows: Sequence[JsonObject]) -> Plot | None:
@@ -171,20 +153,13 @@ def _distributions(rows: Sequence[JsonObject]) -> Plot | None:
             values = row["quantiles_ns"]
             if len(values) < 2:
                 continue
-            steps = len(values) - 1
-            shares = [100 * index / steps for index in range(steps + 1)]
+            shares = [100 * index / (len(values) - 1) for index in range(len(values))]
             line = {"color": _color(row["backend"]), "dash": DASHES.get(row["precision"], "dashdot")}
             name = f"{row['backend']} {row['precision']}"
             data.append(_trace("lines", name, [value * MS_PER_NS for value in values], shares, line=line))
         if data:
-            figures[", ".join(key)] = {
-                "data": data,
-                "layout": {
-                    "xaxis": {"type": "log", "title": {"text": "latency in ms"}},
-                    "yaxis": {"title": {"text": "cumulative share of calls in %"}},
-                    "height": 420,
-                },
-            }
+            axes = _log("latency in ms"), _axis("cumulative share of calls in %")
+            figures[", ".join(key)] = _figure(data, *axes, height=420)
     if not figures:
         return None
     text = "Cumulative distribution of the latency of single calls, all processes together."
@@ -204,13 +179,13 @@ def _batches(rows: Sequence[JsonObject]) -> Plot | None:
                 if len({row["batch"] for row in line}) > 1:
                     data += _batch_lines(name, line)
         if data:
-            layout = {
-                "xaxis": {"type": "log", "dtick": 0.30103, "anchor": "y2", "title": {"text": "batch"}},
-                "yaxis": {"type": "log", "domain": [0.55, 1.0], "title": {"text": "latency in ms"}},
-                "yaxis2": {"type": "log", "domain": [0.0, 0.45], "title": {"text": "samples / s"}},
-                "height": 560,
-            }
-            figures[slug] = {"data": data, "layout": layout}
+            figures[slug] = _figure(
+                data,
+                _log("batch", dtick=0.30103, anchor="y2"),
+                _log("latency in ms", domain=UPPER),
+                height=560,
+                yaxis2=_log("samples / s", domain=LOWER),
+            )
     if not figures:
         return None
     text = f"Latency (top) and throughput (bottom) by batch size: {', '.join(figures)}."
@@ -241,14 +216,8 @@ def _roofline(rows: Sequence[JsonObject], limits: Sequence[JsonObject]) -> Plot 
             x = [_operations(row) / row["work"]["bytes"] for row in members]
             y = [_operations(row) / _median_ns(row) for row in members]
             data.append(_points(name, members, x, y))
-        figures[setting] = {
-            "data": data,
-            "layout": {
-                "xaxis": {"type": "log", "title": {"text": "arithmetic intensity in operations / byte"}},
-                "yaxis": {"type": "log", "title": {"text": "10⁹ operations / s"}},
-                "height": 480,
-            },
-        }
+        axes = _log("arithmetic intensity in operations / byte"), _log("10⁹ operations / s")
+        figures[setting] = _figure(data, *axes)
     if not figures:
         return None
     setting, group = next(iter(_by_setting(known).items()))
@@ -277,22 +246,15 @@ def _sensitivity(models: Sequence[JsonObject]) -> Plot | None:
     figures = {}
     for item in models:
         layers = sorted(item["layers"], key=lambda layer: -float(layer["sqnr_db"]))
-        figures[f"{item['slug']}, for {item['target']}"] = {
-            "data": [
-                {
-                    "type": "bar",
-                    "orientation": "h",
-                    "x": _rounded([float(layer["sqnr_db"]) for layer in layers]),
-                    "y": [layer["layer"] for layer in layers],
-                    "marker": {"color": _color(item["target"])},
-                }
-            ],
-            "layout": {
-                "height": 140 + 22 * len(layers),
-                "xaxis": {"title": {"text": "SQNR in dB (lower is worse)"}},
-                "yaxis": {"automargin": True},
-            },
+        bars = {
+            "type": "bar",
+            "orientation": "h",
+            "x": _rounded([float(layer["sqnr_db"]) for layer in layers]),
+            "y": [layer["layer"] for layer in layers],
+            "marker": {"color": _color(item["target"])},
         }
+        axes = _axis("SQNR in dB (lower is worse)"), {"automargin": True}
+        figures[f"{item['slug']}, for {item['target']}"] = _figure([bars], *axes, height=140 + 22 * len(layers))
     if not figures:
         return None
     worst = min((float(layer["sqnr_db"]), layer["layer"], item["slug"]) for item in models for layer in item["layers"])
@@ -321,18 +283,25 @@ def _curves(curves: Mapping[str, Sequence[JsonObject]]) -> Plot | None:
             for split, color, dash in (("train", _color("torch"), "dash"), ("test", _color("onnxruntime"), "solid"))
             for column, axis, factor in (("loss", "y", 1), ("top1", "y2", 100))
         ]
-        layout = {
-            "xaxis": {"anchor": "y2", "title": {"text": "epoch"}},
-            "yaxis": {"type": "log", "domain": [0.55, 1.0], "title": {"text": "cross-entropy"}},
-            "yaxis2": {"domain": [0.0, 0.45], "title": {"text": "top-1 in %"}},
-            "height": 520,
-        }
-        figures[slug] = {"data": data, "layout": layout}
+        axes = _axis("epoch", anchor="y2"), _log("cross-entropy", domain=UPPER)
+        figures[slug] = _figure(data, *axes, height=520, yaxis2=_axis("top-1 in %", domain=LOWER))
         epochs = f"{len(rows)} epoch{'' if len(rows) == 1 else 's'}"
         texts.append(f"{slug} {100 * rows[-1]['test_top1']:.1f} % after {epochs}")
     if not figures:
         return None
     return Plot(name="curves", title="Training", text=f"Final test top-1: {'; '.join(texts)}.", figures=figures)
+
+
+def _figure(data: list[Figure], x: Figure, y: Figure, *, height: int = 480, **more: Figure) -> Figure:
+    return {"data": data, "layout": {"height": height, "xaxis": x, "yaxis": y, **more}}
+
+
+def _axis(title: str, **more: Any) -> Figure:
+    return {"title": {"text": title}, **more}
+
+
+def _log(title: str, **more: Any) -> Figure:
+    return _axis(title, type="log", **more)
 
 
 def _trace(mode: str, name: str, x: Sequence[float], y: Sequence[float], **more: Any) -> Figure:
@@ -364,13 +333,8 @@ def _latency_errors(rows: Sequence[JsonObject]) -> dict[str, Any]:
 
 
 def _errors(plus: Sequence[float], minus: Sequence[float]) -> dict[str, Any]:
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": _rounded(plus),
-        "arrayminus": _rounded(minus),
-        "thickness": 1.2,
-    }
+    bars = {"array": _rounded(plus), "arrayminus": _rounded(minus)}
+    return {"type": "data", "symmetric": False, **bars, "thickness": 1.2}
 
 
 def _rounded(values: Sequence[float]) -> list[float]:

@@ -49,20 +49,12 @@ def _median_ns(row: JsonObject) -> float | None:
     return row["latency"]["median_ns"]["value"] if row["latency"] else None
 
 
-def _p99_ns(row: JsonObject) -> float | None:
-    return row["latency"]["p99_ns"] if row["latency"] else None
-
-
 def _backend(row: JsonObject) -> str:
     return f"{row['backend']}{' +graph' if row['options'].get('graph') else ''}"
 
 
 def _parity(row: JsonObject) -> str:
     return f"{row['evidence'].get('verdict', '?')}{' !' if row['flags'] else ''}"
-
-
-def _rank(row: JsonObject) -> str:
-    return {"best": "0", "tie": "1"}.get(row["mark"], "2")
 
 
 def _top1(row: JsonObject) -> str:
@@ -121,11 +113,11 @@ RESULTS: tuple[Column, ...] = (
         "mark",
         "rank",
         lambda row: row["mark"] or "",
-        _rank,
+        lambda row: {"best": "0", "tie": "1"}.get(row["mark"], "2"),
         number=False,
         legend="best = fastest configuration of the model in the same setting, tie = not detectably slower",
     ),
-    Column("p99", "p99", lambda row: duration(_p99_ns(row)), _p99_ns),
+    Column("p99", "p99", lambda row: duration((row["latency"] or {}).get("p99_ns")), _part("latency", "p99_ns")),
     Column("throughput", "samples/s", _formatted("throughput", ".4g"), _field("throughput")),
     Column(
         "speedup",
@@ -158,10 +150,8 @@ def shown_columns(rows: Sequence[JsonObject]) -> list[Column]:
 
 def legend(columns: Sequence[Column]) -> list[tuple[str, str]]:
     """Return the explanations of columns, by heading."""
-    return [
-        *((item.head, item.legend) for item in columns if item.legend),
-        (UNKNOWN, "unknown, or too few samples"),
-    ]
+    explained = [(item.head, item.legend) for item in columns if item.legend]
+    return [*explained, (UNKNOWN, "unknown, or too few samples")]
 
 
 def common_settings(rows: Sequence[JsonObject]) -> str:
@@ -180,9 +170,10 @@ def skipped(document: JsonObject) -> list[tuple[str, str]]:
         (f"{', '.join(dict.fromkeys(names))}: {backend} {precision}", reason)
         for (backend, precision, reason), names in models.items()
     ]
-    failed = [row for row in document["rows"] if row["failure"]]
     return lines + [
-        (f"{row['slug']}: {row['backend']} {row['precision']} batch {row['batch']}", row["failure"]) for row in failed
+        (f"{row['slug']}: {row['backend']} {row['precision']} batch {row['batch']}", row["failure"])
+        for row in document["rows"]
+        if row["failure"]
     ]
 
 
