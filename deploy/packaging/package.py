@@ -162,12 +162,7 @@ def _newest_int8(name: str, target: PackageTarget, store: Store) -> Artifact:
 
 
 def _existing(folder: Path) -> dict[str, Any]:
-    """Return the list of an existing package; empty if the folder is missing or empty.
-
-    Raises:
-        UsageError: the folder contains something else.
-        ArtifactError: the package differs from its list.
-    """
+    """Return the list of an existing package; empty if the folder is missing or empty."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return {}
     if not (folder / PACKAGE).is_file():

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 
-from deploy.backends.onnxruntime import runner as onnxruntime
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.environment import version
-from deploy.core.errors import ArtifactError, BackendError, DataError, ParityError
+from deploy.core.errors import ArtifactError, DataError, ParityError
 from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.store import Store
@@ -34,7 +28,6 @@ MAX_IMAGES = 64
 """Number of images taken from ``--data``, evenly spaced."""
 TIE = 1e-4
 """Two PyTorch scores that differ by less than this, relative to the largest score, may be returned in either order."""
-_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,55 +136,3 @@ def _open_model(item: PackageItem, store: Store, progress: Progress) -> Model:
             f"deploy export {artifact.manifest.model} --format onnx",
         )
     return model
-
-
-def classify_with_graphs(
-    item: PackageItem, images: Sequence[UInt8Image], *, preprocessing: Path, model: Path, labels: Path
-) -> PipelineOutput:
-    """Run images through the three ONNX graphs of a pipeline with ONNX Runtime."""
-    recipe = item.manifest.preprocessing
-    model_input, model_output = item.inputs[0].name, item.outputs[0].name
-    ranked, equal = [], 0
-    with onnxruntime.open(preprocessing) as first, onnxruntime.open(model) as second, onnxruntime.open(labels) as third:
-        for image in images:
-            sample = first.run({"image": image})[model_input]
-            equal += int(recipe is not None and np.array_equal(sample[0], prepare(image, recipe)))
-            result = third.run({model_output: second.run({model_input: sample})[model_output]})
-            pairs = zip(result["label"][0], result["probability"][0], strict=True)
-            ranked.append(tuple(RankedLabel(label=str(label), probability=float(value)) for label, value in pairs))
-    return PipelineOutput(labels=ranked, equal_inputs=equal)
-
-
-def classify_with_script(script: Path, images: Sequence[UInt8Image]) -> PipelineOutput:
-    """Run images through a script in a process of its own.
-
-    Args:
-        script: takes image files as arguments; prints each file's name, then a line ``  PROBABILITY  LABEL`` for each
-            label.
-        images: uint8 images, (height, width, 3).
-
-    Raises:
-        BackendError: the script failed.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / f"{number}.png" for number in range(len(images))]
-        for path, image in zip(paths, images, strict=True):
-            Pillow.fromarray(image).save(path)
-        done = subprocess.run(
-            [sys.executable, script, *paths], capture_output=True, text=True, encoding="utf-8", timeout=_TIMEOUT_S
-        )
-    if done.returncode:
-        reason = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise BackendError(f"{script.name} failed: {reason[-1]}")
-    return PipelineOutput(labels=_parse(done.stdout))
-
-
-def _parse(text: str) -> list[tuple[RankedLabel, ...]]:
-    ranked: list[list[RankedLabel]] = []
-    for line in text.removesuffix("\n").split("\n"):
-        if not line.startswith("  "):
-            ranked.append([])
-            continue
-        probability, _, label = line.removeprefix("  ").partition("  ")
-        ranked[-1].append(RankedLabel(label=label, probability=float(probability)))
-    return [tuple(labels) for labels in ranked]

@@ -170,11 +170,7 @@ class PackageTarget:
         return f"{self.title} does not run {manifest.format} files{made_for}"
 
     def check_options(self, options: PackageOptions) -> None:
-        """Refuse options that the target does not use.
-
-        Raises:
-            UsageError: such an option differs from its default.
-        """
+        """Refuse options that the target does not use."""
         for field in dataclasses.fields(options):
             if field.name not in self.options and getattr(options, field.name) != field.default:
                 raise UsageError(f"--{field.name.replace('_', '-')} is not used with --for {self.name}.")

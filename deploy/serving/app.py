@@ -65,10 +65,7 @@ class Service:
                 Route(f"{path}/ready", self._model_ready),
                 Route(f"{path}/infer", self._infer_without_post),
             ]
-        handlers: dict[Any, Callable[..., Awaitable[Response]]] = {
-            RequestError: _on_request_error,
-            HTTPException: _on_http_exception,
-        }
+        handlers: dict[Any, Callable[..., Awaitable[Response]]] = {RequestError: _on_error, HTTPException: _on_error}
         return self._wrap(Starlette(routes=[*own, *routes], exception_handlers=handlers))
 
     def _wrap(self, inner: ASGIApp) -> ASGIApp:
@@ -210,9 +207,5 @@ def _error_response(error: RequestError) -> Response:
     return JSONResponse({"error": error.message}, error.status, headers=headers)
 
 
-async def _on_request_error(request: Request, exc: RequestError) -> Response:
-    return _error_response(exc)
-
-
-async def _on_http_exception(request: Request, exc: HTTPException) -> Response:
-    return _error_response(RequestError(exc.status_code, str(exc.detail)))
+async def _on_error(request: Request, exc: RequestError | HTTPException) -> Response:
+    return _error_response(exc if isinstance(exc, RequestError) else RequestError(exc.status_code, str(exc.detail)))

@@ -112,11 +112,7 @@ class ServedModel:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def metadata(self, name: str) -> dict[str, Any]:
-        """Return the model's metadata as the protocol defines it.
-
-        Args:
-            name: the name in the request; a model may have several.
-        """
+        """Return the model's metadata as the protocol defines it, under one of its names."""
         return {
             "name": name,
             "versions": [VERSION],

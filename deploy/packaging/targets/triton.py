@@ -27,6 +27,7 @@ from deploy.packaging.target import (
     PackageTarget,
     Pipeline,
     PipelineOutput,
+    RankedLabel,
     copy_artifact,
 )
 
@@ -119,11 +120,7 @@ def _write_model(folder: Path, version: int, item: PackageItem, options: Package
 
 
 def _by_gpu(engines: Sequence[Artifact]) -> Mapping[str, str]:
-    """Return file names by compute capability.
-
-    Raises:
-        UsageError: two engines for the same compute capability, or a manifest that records none.
-    """
+    """Return file names by compute capability."""
     files: dict[str, str] = {}
     for engine in engines:
         capability = str((engine.manifest.options.get("gpu") or {}).get("capability") or "")
@@ -170,11 +167,8 @@ def _write_pipeline(folder: Path, version: int, item: PackageItem, pipeline: Pip
     probability = {"name": "probability", "data_type": EnumName("TYPE_FP32"), "dims": [-1, pipeline.top]}
     preprocessing = _graph_config(before, [image], [_tensor(sample, False)])
     warmup = {"data_type": _type(IMAGE), "dims": [WARMUP_SIDE, WARMUP_SIDE, 3], "random_data": True}
-    preprocessing["model_warmup"] = {
-        "name": "image",
-        "batch_size": 0,
-        "inputs": [{"key": IMAGE.name, "value": warmup}],
-    }
+    requests = [{"key": IMAGE.name, "value": warmup}]
+    preprocessing["model_warmup"] = {"name": "image", "batch_size": 0, "inputs": requests}
     postprocessing = _graph_config(after, [_tensor(model_output, False)], [label, probability])
     for config, graph in ((preprocessing, pipeline.preprocessing), (postprocessing, pipeline.labels)):
         (_empty_version(folder / config["name"], version) / GRAPH).write_bytes(graph)
@@ -250,16 +244,25 @@ def classify(folder: Path, item: PackageItem, images: Sequence[NDArray[np.uint8]
     """
     if item.manifest.format == ENGINE:
         return None
-    from deploy.packaging.pipeline_check import classify_with_graphs
+    import numpy as np
+
+    from deploy.backends.onnxruntime.runner import open as open_graph
+    from deploy.data.preprocess import prepare
 
     version = str(_newest_version(folder / item.name))
-    return classify_with_graphs(
-        item,
-        images,
-        preprocessing=folder / f"{item.name}_{PREPROCESSING}" / version / GRAPH,
-        model=folder / item.name / version / item.artifacts[0].path.name,
-        labels=folder / f"{item.name}_{POSTPROCESSING}" / version / GRAPH,
-    )
+    before, after = (folder / f"{item.name}_{suffix}" / version / GRAPH for suffix in (PREPROCESSING, POSTPROCESSING))
+    model = folder / item.name / version / item.artifacts[0].path.name
+    recipe = item.manifest.preprocessing
+    model_input, model_output = item.inputs[0].name, item.outputs[0].name
+    ranked, equal = [], 0
+    with open_graph(before) as first, open_graph(model) as second, open_graph(after) as third:
+        for image in images:
+            sample = first.run({"image": image})[model_input]
+            equal += int(recipe is not None and np.array_equal(sample[0], prepare(image, recipe)))
+            result = third.run({model_output: second.run({model_input: sample})[model_output]})
+            pairs = zip(result["label"][0], result["probability"][0], strict=True)
+            ranked.append(tuple(RankedLabel(label=str(label), probability=float(value)) for label, value in pairs))
+    return PipelineOutput(labels=ranked, equal_inputs=equal)
 
 
 TARGET = PackageTarget(
