@@ -87,6 +87,11 @@ skip_bad_option = option("--skip-bad", is_flag=True, help="Skip unreadable image
 threads_option = option("--threads", type=count, help="Threads per process. [default: all cores]")
 
 
+def precision_option(text: str) -> Callable[[Command], Command]:
+    """Return ``--precision``, whose default depends on the command."""
+    return option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help=text)
+
+
 def max_delay_option(default: float) -> Callable[[Command], Command]:
     """Return ``--max-delay-ms``, whose default depends on the server."""
     return option(

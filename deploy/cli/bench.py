@@ -186,17 +186,17 @@ def _run(settings: Settings, options: dict[str, Any]) -> int:
 
 def _forward_to_compare(ctx: click.Context, options: dict[str, Any]) -> int:
     _refuse_others(ctx, (*COMPARE_TAKES, *COMPARE_ONLY), "--compare")
-    return compare_command.run(
-        ctx.obj,
-        options["as_json"],
+    code: int = ctx.invoke(
+        compare_command.command,
         first=options["compare"][0],
         second=options["compare"][1],
         model=_single(ctx, "models", options),
         precision=_single(ctx, "precisions", options),
         batch=_single(ctx, "batches", options),
         device=options["device"] if given(ctx, "device") else None,
-        **{name: options[name] for name in ("threads", "calib", "seed", *COMPARE_ONLY)},
+        **{name: options[name] for name in ("threads", "calib", "seed", "as_json", *COMPARE_ONLY)},
     )
+    return code
 
 
 def _forward_to_profile(ctx: click.Context, options: dict[str, Any]) -> int:
@@ -204,14 +204,14 @@ def _forward_to_profile(ctx: click.Context, options: dict[str, Any]) -> int:
     model = _single(ctx, "models", options)
     if model is None:
         raise click.UsageError("--explain needs a MODEL: deploy profile MODEL", ctx)
-    return profile_command.run(
-        ctx.obj,
-        options["as_json"],
+    code: int = ctx.invoke(
+        profile_command.command,
         model=model,
         precision=_single(ctx, "precisions", options),
         batch=_single(ctx, "batches", options),
-        **{name: options[name] for name in ("backends", "threads", "calib", "seed")},
+        **{name: options[name] for name in ("backends", "threads", "calib", "seed", "as_json")},
     )
+    return code
 
 
 def _refuse_others(ctx: click.Context, taken: tuple[str, ...], alias: str) -> None:

@@ -15,6 +15,7 @@ from deploy.cli._options import (
     option,
     pack,
     path,
+    precision_option,
 )
 
 
@@ -36,11 +37,7 @@ Examples:
     metavar="TARGET",
     help="Target server: triton, kserve, standalone (no server), or the name of a plug-in.",
 )
-@option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
-    help="Precision of the files, for MODELS given by name. [default: fp32]",
-)
+@precision_option("Precision of the files, for MODELS given by name. [default: fp32]")
 @max_batch_option
 @max_delay_option(0.1)
 @instances_option

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.environment import version
 from deploy.core.errors import ArtifactError, DataError, ParityError
-from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.data.collection import open_dataset
@@ -51,11 +50,7 @@ class PipelineCheck:
 
 
 def load_images(data: str | None, progress: Progress) -> list[UInt8Image]:
-    """Return images of a data set, followed by seeded synthetic images of several sizes, smooth and noisy.
-
-    Raises:
-        DataError: the data set cannot be read, or has more than 8 bits per channel.
-    """
+    """Return images of a data set, followed by seeded synthetic images of several sizes, smooth and noisy."""
     rng = np.random.default_rng(0)
     synthetic = []
     for number, (height, width) in enumerate(SIZES):
@@ -119,15 +114,6 @@ def check_pipeline(
 def _pytorch_scores(
     item: PackageItem, images: Sequence[UInt8Image], store: Store, progress: Progress
 ) -> list[NDArray[Any]]:
-    model = _open_model(item, store, progress)
-    recipe = image_preprocessing(model) if model.preprocessing else item.manifest.preprocessing
-    if recipe is None:
-        raise ArtifactError(f"{item.artifacts[0].path}: its manifest records no preprocessing.")
-    runner, name = PyTorchRunner(model), model.inputs[0].name
-    return [next(iter(runner.run({name: prepare(image, recipe)[None]}).values()))[0] for image in images]
-
-
-def _open_model(item: PackageItem, store: Store, progress: Progress) -> Model:
     artifact = item.artifacts[0]
     model = open_model(request_of(artifact), store, progress)
     if model.weights.identity != artifact.manifest.weights.identity:
@@ -135,4 +121,8 @@ def _open_model(item: PackageItem, store: Store, progress: Progress) -> Model:
             f"{artifact.path}: made from other weights than {model.name} has now ({model.weights.source}).",
             f"deploy export {artifact.manifest.model} --format onnx",
         )
-    return model
+    recipe = image_preprocessing(model) if model.preprocessing else item.manifest.preprocessing
+    if recipe is None:
+        raise ArtifactError(f"{artifact.path}: its manifest records no preprocessing.")
+    runner, name = PyTorchRunner(model), model.inputs[0].name
+    return [next(iter(runner.run({name: prepare(image, recipe)[None]}).values()))[0] for image in images]

@@ -18,7 +18,6 @@ from deploy.core import registry
 from deploy.core.artifact import Artifact, Manifest, manifest_path
 from deploy.core.backend import find_backend
 from deploy.core.errors import UsageError
-from deploy.core.tensors import TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,16 +64,6 @@ class PackageItem:
     def manifest(self) -> Manifest:
         """Manifest of the first file; all files have the same format, precision, inputs and outputs."""
         return self.artifacts[0].manifest
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """Inputs of the model."""
-        return self.manifest.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """Outputs of the model."""
-        return self.manifest.outputs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,8 +26,7 @@ PRECISIONS = {"fp32": "float32", "fp16": "float16", "int8": "INT8"}
 def advice(rows: Sequence[JsonObject], profiles: Sequence[JsonObject], baseline: str) -> list[dict[str, str]]:
     """Return the fastest configuration of every model and setting, and a remark for every INT8 file that is not faster.
 
-    The rows contain their whole machine. Entries have ``where``, ``model``, ``kind`` (``fastest`` or ``int8``) and
-    ``text``.
+    The rows contain their whole machine. The kind of an entry is ``fastest`` or ``int8``.
     """
     timed = [row for row in rows if row["latency"] and row["scenario"] == LATENCY]
     entries = []

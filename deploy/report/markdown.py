@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from deploy.report.machines import CONFIGURATION_HEADS, MACHINE_HEADS, side_by_side
+from deploy.report import tables
 from deploy.report.rows import JsonObject
 from deploy.report.tables import advice_line, common_settings, legend, machine_line, shown_columns, skipped
 
@@ -24,12 +24,15 @@ def as_markdown(document: JsonObject) -> str:
         ([item.text(row) for item in columns] for row in rows),
     )
     lines += [*(f"- {_escape(head)}: {_escape(text)}" for head, text in legend(columns)), ""]
-    side = side_by_side(rows, document["machines"])
+    side = tables.side_by_side(rows, document["machines"])
     if side is not None:
         lines += ["## Machines side by side", ""]
         lines += _table(
-            [*CONFIGURATION_HEADS, *(f"{kind}: {head}" for kind in side.machines for head in MACHINE_HEADS)],
-            [False] * len(CONFIGURATION_HEADS) + [True] * len(side.machines) * len(MACHINE_HEADS),
+            [
+                *tables.CONFIGURATION_HEADS,
+                *(f"{kind}: {head}" for kind in side.machines for head in tables.MACHINE_HEADS),
+            ],
+            [False] * len(tables.CONFIGURATION_HEADS) + [True] * len(side.machines) * len(tables.MACHINE_HEADS),
             side.lines,
         )
     left_out = skipped(document)

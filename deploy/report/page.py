@@ -15,10 +15,9 @@ from typing import Any
 
 from deploy.core.errors import MissingPackageError
 from deploy.core.plain import to_plain
-from deploy.report.machines import CONFIGURATION_HEADS, MACHINE_HEADS, side_by_side
+from deploy.report import tables
 from deploy.report.plots import make_plots
 from deploy.report.rows import JsonObject
-from deploy.report.tables import common_settings, legend, machine_line, shown_columns, skipped
 
 SHOWN = 100
 """Rows in the page's layout until the reader asks for all; sorting and filtering cover the others too."""
@@ -31,7 +30,7 @@ def render_page(document: JsonObject) -> str:
     environment.filters["sortable"] = _sortable
     plots = make_plots(document)
     rows = document["rows"]
-    columns = shown_columns(rows)
+    columns = tables.shown_columns(rows)
     choices = {name: sorted({row[name] for row in rows}) for name in ("backend", "precision")}
     evidence = [
         {
@@ -48,15 +47,15 @@ def render_page(document: JsonObject) -> str:
             document=document,
             rows=rows,
             columns=columns,
-            skipped=skipped(document),
-            side=side_by_side(rows, document["machines"]),
-            configuration_heads=CONFIGURATION_HEADS,
-            machine_heads=MACHINE_HEADS,
-            machines=[machine_line(item) for item in document["machines"]],
+            skipped=tables.skipped(document),
+            side=tables.side_by_side(rows, document["machines"]),
+            configuration_heads=tables.CONFIGURATION_HEADS,
+            machine_heads=tables.MACHINE_HEADS,
+            machines=[tables.machine_line(item) for item in document["machines"]],
             shown=SHOWN,
-            settings=common_settings(rows),
+            settings=tables.common_settings(rows),
             choices={name: values for name, values in choices.items() if len(values) > 1},
-            legend=legend(columns),
+            legend=tables.legend(columns),
             plots=plots,
             style=_asset("page.css"),
             script=_asset("page.js"),

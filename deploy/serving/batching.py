@@ -23,8 +23,6 @@ from deploy.serving.protocol import RequestError
 
 BatchResult = tuple[Fetches, float]
 """Arrays by output name for the samples of one request, and the run time of the whole batch in seconds."""
-Observer = Callable[[int, float, list[float]], None]
-"""Called after every batch with its samples, its run time in seconds, and the seconds each request waited."""
 
 
 @dataclass(eq=False, slots=True)
@@ -39,10 +37,8 @@ class _QueuedRequest:
 class Batcher:
     """A queue of requests and the runners that serve it, one thread each; to be used from one event loop.
 
-    Args:
-        runners: runners of the same model; `close` closes them.
-        batched: requests may be concatenated along their first dimension.
-        observe: called in a runner's thread after every batch.
+    Requests are concatenated along their first dimension if ``batched``. ``observe`` is called after every batch, in a
+    runner's thread, with the batch's samples, its run time and the times its requests waited, in seconds.
     """
 
     def __init__(
@@ -51,7 +47,7 @@ class Batcher:
         *,
         batched: bool,
         options: ServeOptions,
-        observe: Observer,
+        observe: Callable[[int, float, list[float]], None],
     ) -> None:
         self.options = options
         self.batched = batched

@@ -36,10 +36,6 @@ def choose_files(
     """Return the files to serve, float32 first; the first file also answers under the model's name.
 
     Without ``files``, every file of the model that ``backend``, or any backend, runs on this machine is served.
-
-    Raises:
-        ArtifactError: there are no files to serve, or a given file does not run on this machine.
-        UsageError: the files belong to several models.
     """
     if model is not None and Path(model).is_file():
         files = (Path(model), *files)
@@ -96,10 +92,7 @@ class ServedModel:
     """A file, or the PyTorch model, behind a queue.
 
     Attributes:
-        name: name in the metrics and in the protocol.
         platform: the protocol's name of the runtime and format, ``onnxruntime_onnx``.
-        batcher: queues and runs requests.
-        labels: class names; empty if there are none.
         about: plain values for the metadata: the file, its digest, its verdict.
     """
 
@@ -125,11 +118,7 @@ class ServedModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelOpener:
-    """Opens models and puts them behind queues.
-
-    Attributes:
-        backend: runs the files; None lets each file's format and target decide.
-    """
+    """Opens models with a backend, by default that of each file's format and target, and puts them behind queues."""
 
     options: ServeOptions
     metrics: Metrics
@@ -141,12 +130,7 @@ class ModelOpener:
         return Batcher(runners, batched=batched, options=self.options, observe=observe)
 
     def open(self, artifact: Artifact) -> ServedModel:
-        """Open a file and run it once with the smallest and the largest batch.
-
-        Raises:
-            ArtifactError: no backend on this machine runs the file.
-            BackendError: the backend failed to open or run the file.
-        """
+        """Open a file and run it once with the smallest and the largest batch."""
         manifest = artifact.manifest
         runtime = _runtime(artifact, self.backend)
         if runtime is None:

@@ -94,12 +94,7 @@ def _pytorch(model: Model, labels: tuple[str, ...], opener: ModelOpener) -> Serv
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """The page's content and request handlers.
-
-    Attributes:
-        variants: what is compared; PyTorch first if it is there.
-        remarks: what is missing or assumed.
-    """
+    """The page's content and request handlers; of the variants, PyTorch comes first."""
 
     title: str
     variants: Sequence[ServedModel]

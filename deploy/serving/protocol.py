@@ -22,13 +22,7 @@ HEADER_LENGTH = "inference-header-content-length"
 
 
 class RequestError(Exception):
-    """A request that is answered with an error status.
-
-    Args:
-        status: HTTP status; 4xx if the client can correct the request.
-        message: what is wrong, for the client.
-        retry_after_s: seconds after which the client may try again; None if trying again does not help.
-    """
+    """An error status for the client; ``retry_after_s`` is None if trying again does not help."""
 
     def __init__(self, status: int, message: str, retry_after_s: int | None = None) -> None:
         super().__init__(message)
@@ -39,11 +33,9 @@ class RequestError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestedOutput:
-    """An output that a request asks for.
+    """An output that a request asks for, as bytes after the JSON if ``binary``.
 
-    Attributes:
-        binary: return it as bytes after the JSON.
-        classes: return this many of the largest values as ``value:index:label``; 0 returns the tensor itself.
+    ``classes`` asks for that many of the largest values as ``value:index:label``; 0 for the tensor itself.
     """
 
     name: str
@@ -53,13 +45,7 @@ class RequestedOutput:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferenceRequest:
-    """A valid request.
-
-    Attributes:
-        id: the client's identifier; may be empty.
-        feeds: arrays by input name, with the dtypes and shapes of the model.
-        outputs: outputs to return, in order.
-    """
+    """A valid request; its arrays have the dtypes and shapes of the model, and its outputs are in order."""
 
     id: str
     feeds: Feeds

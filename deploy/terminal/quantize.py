@@ -36,7 +36,8 @@ def show_quantized(report: QuantizeReport, details: bool) -> None:
         ("verdict", f"[{STYLE.get(report.verdict, 'bold')}]{report.verdict}[/]{_why(report)}"),
     ]
     if report.plan is not None and report.plan.steps:
-        pairs.append(("kept in float", f"{len(report.plan.steps)} layers: " + _named(report)))
+        names = [escape(step.layer) for step in report.plan.steps]
+        pairs.append(("kept in float", f"{len(names)} layers: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"))
     console().print(rows(pair for pair in pairs if pair[1]))
     if details:
         console().print(_layers(report))
@@ -91,12 +92,6 @@ def _why(report: QuantizeReport) -> str:
     if report.reasons:
         return ": " + escape("; ".join(report.reasons))
     return ": no --max-drop or --min-sqnr given" if report.verdict == "measured" else ""
-
-
-def _named(report: QuantizeReport) -> str:
-    steps = report.plan.steps if report.plan else ()
-    shown = ", ".join(escape(step.layer) for step in steps[:5])
-    return shown + (" …" if len(steps) > 5 else "")
 
 
 def _layers(report: QuantizeReport) -> Table:

@@ -40,7 +40,6 @@ GRAPH = "model.onnx"
 PREPROCESSING, POSTPROCESSING, ENSEMBLE = "preprocessing", "labels", "pipeline"
 """Suffixes of the names of a pipeline's models."""
 IMAGE = TensorSpec(name="image", dtype="uint8", shape=("height", "width", 3))
-KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}
 WARMUP_SIDE = 256
 """Height and width in pixels of the preprocessing's warm-up image."""
 
@@ -52,11 +51,7 @@ class EnumName(str):
 
 
 def write(folder: Path, items: Sequence[PackageItem], options: PackageOptions) -> None:
-    """Add models to a repository; a model that is already there gets a new version and a new configuration.
-
-    Raises:
-        UsageError: engines that one configuration cannot name, or an engine with ``device`` ``cpu``.
-    """
+    """Add models to a repository; a model that is already there gets a new version and a new configuration."""
     for item in items:
         version = _next_version(folder / item.name, item.artifacts)
         _write_model(folder / item.name, version, item, options)
@@ -95,7 +90,7 @@ def _write_model(folder: Path, version: int, item: PackageItem, options: Package
     for artifact in item.artifacts:
         copy_artifact(artifact, path)
     batched = item.batch is not None
-    outputs = [_tensor(spec, batched) for spec in item.outputs]
+    outputs = [_tensor(spec, batched) for spec in item.manifest.outputs]
     if item.labels:
         (folder / LABELS).write_text("".join(f"{label}\n" for label in item.labels), encoding="utf-8")
         outputs[0]["label_filename"] = LABELS
@@ -103,14 +98,14 @@ def _write_model(folder: Path, version: int, item: PackageItem, options: Package
         "name": item.name,
         "backend": "tensorrt" if is_engine else "onnxruntime",
         "max_batch_size": options.max_batch if batched else 0,
-        "input": [_tensor(spec, batched) for spec in item.inputs],
+        "input": [_tensor(spec, batched) for spec in item.manifest.inputs],
         "output": outputs,
         "default_model_filename": item.artifacts[0].path.name,
     }
     if is_engine:
         config["cc_model_filenames"] = [{"key": key, "value": name} for key, name in _by_gpu(item.artifacts).items()]
-    kind = KINDS["gpu" if is_engine else options.device]
-    config["instance_group"] = {"count": options.instances, "kind": EnumName(kind)}
+    kind = EnumName("KIND_" + ("gpu" if is_engine else options.device).upper())
+    config["instance_group"] = {"count": options.instances, "kind": kind}
     if batched:
         config["dynamic_batching"] = {"max_queue_delay_microseconds": round(1000 * options.max_delay_ms)}
     warmup = _warmup(item, options.max_batch)
@@ -146,7 +141,7 @@ def _warmup(item: PackageItem, max_batch: int) -> list[dict[str, Any]]:
     """Return warm-up requests with the smallest and the largest batch; none if an input's size is unknown."""
     sizes = item.manifest.options.get("sizes", {})
     inputs = []
-    for spec in item.inputs:
+    for spec in item.manifest.inputs:
         bound = spec.bind({name: size for name, size in sizes.items() if name != item.batch})
         shape = bound.shape[1:] if item.batch else bound.shape
         if not all(isinstance(dim, int) for dim in shape):
@@ -159,7 +154,7 @@ def _warmup(item: PackageItem, max_batch: int) -> list[dict[str, Any]]:
 
 
 def _write_pipeline(folder: Path, version: int, item: PackageItem, pipeline: Pipeline) -> None:
-    model_input, model_output = item.inputs[0], item.outputs[0]
+    model_input, model_output = item.manifest.inputs[0], item.manifest.outputs[0]
     before, after, ensemble = (f"{item.name}_{suffix}" for suffix in (PREPROCESSING, POSTPROCESSING, ENSEMBLE))
     sample = TensorSpec(name=model_input.name, dtype=model_input.dtype, shape=(1, *model_input.shape[1:]))
     image = _tensor(IMAGE, False)
@@ -237,11 +232,7 @@ def _scalar(value: object) -> str:
 
 
 def classify(folder: Path, item: PackageItem, images: Sequence[NDArray[np.uint8]]) -> PipelineOutput | None:
-    """Run images through the three graphs of a model's newest pipeline; None for an engine.
-
-    Raises:
-        BackendError: ONNX Runtime failed to open or run a graph.
-    """
+    """Run images through the three graphs of a model's newest pipeline; None for an engine."""
     if item.manifest.format == ENGINE:
         return None
     import numpy as np
@@ -253,7 +244,7 @@ def classify(folder: Path, item: PackageItem, images: Sequence[NDArray[np.uint8]
     before, after = (folder / f"{item.name}_{suffix}" / version / GRAPH for suffix in (PREPROCESSING, POSTPROCESSING))
     model = folder / item.name / version / item.artifacts[0].path.name
     recipe = item.manifest.preprocessing
-    model_input, model_output = item.inputs[0].name, item.outputs[0].name
+    model_input, model_output = item.manifest.inputs[0].name, item.manifest.outputs[0].name
     ranked, equal = [], 0
     with open_graph(before) as first, open_graph(model) as second, open_graph(after) as third:
         for image in images:
