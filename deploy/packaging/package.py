@@ -20,8 +20,8 @@ from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.packaging.items import build_items
-from deploy.packaging.pipeline_check import PipelineCheck, UInt8Image, check_pipeline, load_images
-from deploy.packaging.target import PackageItem, PackageTarget, find_target
+from deploy.packaging.pipeline_check import PipelineCheck, check_pipeline, load_images
+from deploy.packaging.target import Images, PackageItem, PackageTarget, find_target
 from deploy.packaging.target import PackageOptions as PackageOptions
 from deploy.support.lookup import newest_export, newest_variants
 from deploy.support.package_file import PACKAGE, read_package, write_package
@@ -134,7 +134,6 @@ def package_models(
 def _choose(
     models: Sequence[str], precision: str, target: PackageTarget, store: Store, progress: Progress
 ) -> list[Artifact]:
-    """Return the files to package."""
     chosen = []
     for name in dict.fromkeys(models or (newest_export(store, progress).manifest.model,)):
         if Path(name).is_file():
@@ -171,12 +170,7 @@ def _existing(folder: Path) -> dict[str, Any]:
 
 
 def _check(
-    item: PackageItem,
-    folder: Path,
-    target: PackageTarget,
-    images: Sequence[UInt8Image],
-    store: Store,
-    progress: Progress,
+    item: PackageItem, folder: Path, target: PackageTarget, images: Images, store: Store, progress: Progress
 ) -> PackagedModel:
     """Compare a packaged pipeline with PyTorch, if the model has one and this machine can run it."""
     check, reason, classify = None, item.no_pipeline, target.classify

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,8 @@ from deploy.core.store import Store
 from deploy.data.collection import open_dataset
 from deploy.data.preprocess import image_preprocessing, prepare
 from deploy.models.open import open_model, request_of
-from deploy.packaging.target import PackageItem, PipelineOutput, RankedLabel
+from deploy.packaging.target import Images, PackageItem, PipelineOutput, RankedLabel
 
-UInt8Image = NDArray[np.uint8]
-"""An image, (height, width, 3)."""
 SIZES = ((480, 640), (640, 480), (224, 224), (256, 256), (97, 61), (333, 500), (900, 300), (32, 32))
 """Heights and widths in pixels of the synthetic images."""
 MAX_IMAGES = 64
@@ -49,7 +47,7 @@ class PipelineCheck:
     pillow: str | None = field(default_factory=lambda: version("pillow"))
 
 
-def load_images(data: str | None, progress: Progress) -> list[UInt8Image]:
+def load_images(data: str | None, progress: Progress) -> list[NDArray[np.uint8]]:
     """Return images of a data set, followed by seeded synthetic images of several sizes, smooth and noisy."""
     rng = np.random.default_rng(0)
     synthetic = []
@@ -60,7 +58,7 @@ def load_images(data: str | None, progress: Progress) -> list[UInt8Image]:
         synthetic.append(np.clip(127 + 55 * waves + (4, 40)[number % 2] * noise, 0, 255).astype(np.uint8))
     if data is None:
         return synthetic
-    real: list[UInt8Image] = []
+    real: list[NDArray[np.uint8]] = []
     dataset = open_dataset(data, limit=MAX_IMAGES, progress=progress)
     for index in np.unique(np.linspace(0, len(dataset) - 1, MAX_IMAGES).astype(int)):
         image = dataset.images[int(index)]
@@ -72,8 +70,8 @@ def load_images(data: str | None, progress: Progress) -> list[UInt8Image]:
 
 def check_pipeline(
     item: PackageItem,
-    classify: Callable[[Sequence[UInt8Image]], PipelineOutput | None],
-    images: Sequence[UInt8Image],
+    classify: Callable[[Images], PipelineOutput | None],
+    images: Images,
     store: Store,
     progress: Progress,
 ) -> PipelineCheck | None:
@@ -111,9 +109,7 @@ def check_pipeline(
     )
 
 
-def _pytorch_scores(
-    item: PackageItem, images: Sequence[UInt8Image], store: Store, progress: Progress
-) -> list[NDArray[Any]]:
+def _pytorch_scores(item: PackageItem, images: Images, store: Store, progress: Progress) -> list[NDArray[Any]]:
     artifact = item.artifacts[0]
     model = open_model(request_of(artifact), store, progress)
     if model.weights.identity != artifact.manifest.weights.identity:

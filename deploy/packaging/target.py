@@ -113,7 +113,9 @@ class PipelineOutput:
 
 
 Write = Callable[[Path, Sequence[PackageItem], PackageOptions], None]
-Classify = Callable[[Path, PackageItem, "Sequence[NDArray[np.uint8]]"], PipelineOutput | None]
+Images = Sequence["NDArray[np.uint8]"]
+"""Images, each (height, width, 3)."""
+Classify = Callable[[Path, PackageItem, Images], PipelineOutput | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

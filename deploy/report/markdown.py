@@ -27,14 +27,9 @@ def as_markdown(document: JsonObject) -> str:
     side = tables.side_by_side(rows, document["machines"])
     if side is not None:
         lines += ["## Machines side by side", ""]
-        lines += _table(
-            [
-                *tables.CONFIGURATION_HEADS,
-                *(f"{kind}: {head}" for kind in side.machines for head in tables.MACHINE_HEADS),
-            ],
-            [False] * len(tables.CONFIGURATION_HEADS) + [True] * len(side.machines) * len(tables.MACHINE_HEADS),
-            side.lines,
-        )
+        heads = [f"{kind}: {head}" for kind in side.machines for head in tables.MACHINE_HEADS]
+        numbers = [False] * len(tables.CONFIGURATION_HEADS) + [True] * len(heads)
+        lines += _table([*tables.CONFIGURATION_HEADS, *heads], numbers, side.lines)
     left_out = skipped(document)
     if left_out:
         lines += ["## Skipped configurations", ""]

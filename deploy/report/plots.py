@@ -45,22 +45,21 @@ class Plot:
 def make_plots(document: JsonObject) -> list[Plot]:
     """Return the plots for which the report has data; see `deploy.report.write.describe`."""
     rows = [row for row in document["rows"] if row["latency"] and row["scenario"] == "latency"]
-    plots = [
-        _latency(rows),
-        _accuracy(rows),
-        _distributions(rows),
-        _batches(rows),
-        _roofline(rows, document["limits"]),
-        _sensitivity(document["sensitivity"]),
-        _curves(document["curves"]),
+    return [
+        *_latency(rows),
+        *_accuracy(rows),
+        *_distributions(rows),
+        *_batches(rows),
+        *_roofline(rows, document["limits"]),
+        *_sensitivity(document["sensitivity"]),
+        *_curves(document["curves"]),
     ]
-    return [plot for plot in plots if plot is not None]
 
 
-def _latency(rows: Sequence[JsonObject]) -> Plot | None:
+def _latency(rows: Sequence[JsonObject]) -> Iterator[Plot]:
     """Median latency of each model, a series per backend and precision."""
     if not rows:
-        return None
+        return
     figures = {}
     for setting, group in _by_setting(rows).items():
         order = [row["slug"] for row in reversed(_fastest(group))]
@@ -84,10 +83,10 @@ def _latency(rows: Sequence[JsonObject]) -> Plot | None:
         )
     setting, group = next(iter(_by_setting(rows).items()))
     text = f"Fastest configuration of each model ({setting}): {'; '.join(map(_label, _fastest(group)))}."
-    return Plot(name="latency", title="Latency by model and backend", text=text, figures=figures)
+    yield Plot(name="latency", title="Latency by model and backend", text=text, figures=figures)
 
 
-def _accuracy(rows: Sequence[JsonObject]) -> Plot | None:
+def _accuracy(rows: Sequence[JsonObject]) -> Iterator[Plot]:
     """Top-1 accuracy against latency, with the Pareto front."""
     figures, texts = {}, []
     for setting, group in _by_setting([row for row in rows if row["accuracy"]]).items():
@@ -98,12 +97,12 @@ def _accuracy(rows: Sequence[JsonObject]) -> Plot | None:
             labels = (f"{_label(row)} {row['accuracy']['top1']:.1%}" for row in sorted(front, key=_median_ns))
             texts.append(f"On the front ({data_name}, {setting}): {', '.join(labels)}.")
     if not figures:
-        return None
+        return
     text = (
         "Filled points are on the Pareto front: no other configuration is detectably better in latency or accuracy "
         "without being detectably worse in the other. "
     )
-    return Plot(name="front", title="Accuracy and latency", text=text + texts[0], figures=figures)
+    yield Plot(name="front", title="Accuracy and latency", text=text + texts[0], figures=figures)
 
 
 def dominates(first: JsonObject, second: JsonObject) -> bool:
@@ -144,8 +143,7 @@ def _accuracy_figure(rows: Sequence[JsonObject], front: Sequence[JsonObject]) ->
     return _figure(data, _log("median latency in ms"), _axis("top-1 accuracy in %"))
 
 
-def _distributions(rows: Sequence[JsonObject]) -> Plot | None:
-    """Cumulative distribution of the latencies of single calls."""
+def _distributions(rows: Sequence[JsonObject]) -> Iterator[Plot]:
     figures: dict[str, Figure] = {}
     for key, group in groupby(rows, key=lambda row: (row["slug"], _setting(row))):
         data = []
@@ -160,14 +158,12 @@ def _distributions(rows: Sequence[JsonObject]) -> Plot | None:
         if data:
             axes = _log("latency in ms"), _axis("cumulative share of calls in %")
             figures[", ".join(key)] = _figure(data, *axes, height=420)
-    if not figures:
-        return None
-    text = "Cumulative distribution of the latency of single calls, all processes together."
-    return Plot(name="distributions", title="Latency distribution", text=text, figures=figures)
+    if figures:
+        text = "Cumulative distribution of the latency of single calls, all processes together."
+        yield Plot(name="distributions", title="Latency distribution", text=text, figures=figures)
 
 
-def _batches(rows: Sequence[JsonObject]) -> Plot | None:
-    """Latency and throughput by batch size."""
+def _batches(rows: Sequence[JsonObject]) -> Iterator[Plot]:
     figures: dict[str, Figure] = {}
     for slug in dict.fromkeys(row["slug"] for row in rows):
         data: list[Figure] = []
@@ -186,10 +182,9 @@ def _batches(rows: Sequence[JsonObject]) -> Plot | None:
                 height=560,
                 yaxis2=_log("samples / s", domain=LOWER),
             )
-    if not figures:
-        return None
-    text = f"Latency (top) and throughput (bottom) by batch size: {', '.join(figures)}."
-    return Plot(name="batches", title="Batch size", text=text, figures=figures)
+    if figures:
+        text = f"Latency (top) and throughput (bottom) by batch size: {', '.join(figures)}."
+        yield Plot(name="batches", title="Batch size", text=text, figures=figures)
 
 
 def _batch_lines(name: Series, rows: Sequence[JsonObject]) -> list[Figure]:
@@ -202,7 +197,7 @@ def _batch_lines(name: Series, rows: Sequence[JsonObject]) -> list[Figure]:
     ]
 
 
-def _roofline(rows: Sequence[JsonObject], limits: Sequence[JsonObject]) -> Plot | None:
+def _roofline(rows: Sequence[JsonObject], limits: Sequence[JsonObject]) -> Iterator[Plot]:
     """Operations per second against arithmetic intensity, below the machine's roofs."""
     known = [row for row in rows if row["work"] and row["limit"]]
     figures = {}
@@ -219,11 +214,11 @@ def _roofline(rows: Sequence[JsonObject], limits: Sequence[JsonObject]) -> Plot 
         axes = _log("arithmetic intensity in operations / byte"), _log("10⁹ operations / s")
         figures[setting] = _figure(data, *axes)
     if not figures:
-        return None
+        return
     setting, group = next(iter(_by_setting(known).items()))
     best = max(group, key=lambda row: float(row["limit"]["attained"]))
     text = f"Closest to its roof ({setting}): {_label(best)}, {best['limit']['attained']:.0%} of the attainable."
-    return Plot(name="roofline", title="Roofline", text=text, figures=figures)
+    yield Plot(name="roofline", title="Roofline", text=text, figures=figures)
 
 
 def _operations(row: JsonObject) -> float:
@@ -241,7 +236,7 @@ def _roofs(limits: JsonObject, low: float, high: float) -> Iterator[Figure]:
         yield _trace("lines", name, points, [min(peak, point * bandwidth) / 1e9 for point in points], line=line)
 
 
-def _sensitivity(models: Sequence[JsonObject]) -> Plot | None:
+def _sensitivity(models: Sequence[JsonObject]) -> Iterator[Plot]:
     """SQNR of the noisiest layers of each INT8 file, the worst on top."""
     figures = {}
     for item in models:
@@ -256,17 +251,16 @@ def _sensitivity(models: Sequence[JsonObject]) -> Plot | None:
         axes = _axis("SQNR in dB (lower is worse)"), {"automargin": True}
         figures[f"{item['slug']}, for {item['target']}"] = _figure([bars], *axes, height=140 + 22 * len(layers))
     if not figures:
-        return None
+        return
     worst = min((float(layer["sqnr_db"]), layer["layer"], item["slug"]) for item in models for layer in item["layers"])
     text = (
         "SQNR of the layers with the most quantization noise; the lowest is "
         f"{worst[0]:.1f} dB, in {worst[1]} of {worst[2]}."
     )
-    return Plot(name="sensitivity", title="Quantization noise by layer", text=text, figures=figures)
+    yield Plot(name="sensitivity", title="Quantization noise by layer", text=text, figures=figures)
 
 
-def _curves(curves: Mapping[str, Sequence[JsonObject]]) -> Plot | None:
-    """Loss and accuracy of each trained model by epoch."""
+def _curves(curves: Mapping[str, Sequence[JsonObject]]) -> Iterator[Plot]:
     figures, texts = {}, []
     for slug, rows in curves.items():
         data = [
@@ -287,9 +281,8 @@ def _curves(curves: Mapping[str, Sequence[JsonObject]]) -> Plot | None:
         figures[slug] = _figure(data, *axes, height=520, yaxis2=_axis("top-1 in %", domain=LOWER))
         epochs = f"{len(rows)} epoch{'' if len(rows) == 1 else 's'}"
         texts.append(f"{slug} {100 * rows[-1]['test_top1']:.1f} % after {epochs}")
-    if not figures:
-        return None
-    return Plot(name="curves", title="Training", text=f"Final test top-1: {'; '.join(texts)}.", figures=figures)
+    if figures:
+        yield Plot(name="curves", title="Training", text=f"Final test top-1: {'; '.join(texts)}.", figures=figures)
 
 
 def _figure(data: list[Figure], x: Figure, y: Figure, *, height: int = 480, **more: Figure) -> Figure:
@@ -309,7 +302,6 @@ def _trace(mode: str, name: str, x: Sequence[float], y: Sequence[float], **more:
 
 
 def _points(name: Series, rows: Sequence[JsonObject], x: Sequence[float], y: Sequence[float], **more: Any) -> Figure:
-    """Return one point per row, labeled with its model."""
     slugs = [row["slug"] for row in rows]
     return _trace("markers", " ".join(name), x, y, text=slugs, marker=_marker(name), **more)
 
@@ -320,7 +312,6 @@ def _marker(name: Series) -> dict[str, Any]:
 
 
 def _color(backend: str) -> str:
-    """Return the color of a backend or quantization target, ``#RRGGBB``."""
     known = backends()
     return (known[backend].color if backend in known else None) or OTHER_COLOR
 

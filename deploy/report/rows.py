@@ -70,7 +70,6 @@ def same_cell(profile: JsonObject, row: JsonObject) -> bool:
 
 
 def _command(record: CellRecord) -> str:
-    """Return the command that repeats a measurement."""
     cell = record.cell
     words = ["deploy", "bench", cell.model, "--backends", cell.backend, "--precision", cell.precision]
     words += ["--batch", str(cell.batch), "--threads", str(cell.threads)]

@@ -53,7 +53,7 @@ class Batcher:
         self.batched = batched
         self._observe = observe
         self._queue: deque[_QueuedRequest] = deque()
-        self._samples = 0
+        self.queued_samples = 0
         self._changed = threading.Condition()
         self._closing = False
         self._delay_s = options.max_delay_ms / 1000
@@ -65,11 +65,6 @@ class Batcher:
         ]
         for thread in self._threads:
             thread.start()
-
-    @property
-    def queued_samples(self) -> int:
-        """Samples in the queue."""
-        return self._samples
 
     @property
     def alive(self) -> bool:
@@ -92,11 +87,11 @@ class Batcher:
         with self._changed:
             if self._closing:
                 raise RequestError(503, "the server is stopping.")
-            if self._samples + samples > self.options.queue:
-                message = f"the queue is full: {self._samples} of at most {self.options.queue} samples."
+            if self.queued_samples + samples > self.options.queue:
+                message = f"the queue is full: {self.queued_samples} of at most {self.options.queue} samples."
                 raise RequestError(429, message, 1)
             self._queue.append(request)
-            self._samples += samples
+            self.queued_samples += samples
             self._changed.notify()
         return await request.future
 
@@ -139,7 +134,7 @@ class Batcher:
                     self._changed.wait()
             for request in batch:
                 self._queue.popleft()
-                self._samples -= request.samples
+                self.queued_samples -= request.samples
             return batch
 
     def _collect(self) -> list[_QueuedRequest]:
@@ -158,7 +153,7 @@ class Batcher:
         oldest = time.monotonic() - self._timeout_s
         while self._queue and (self._queue[0].future.cancelled() or self._queue[0].arrived < oldest):
             request = self._queue.popleft()
-            self._samples -= request.samples
+            self.queued_samples -= request.samples
             expired = RequestError(503, f"the request waited longer than {self._timeout_s:g} s.", 1)
             _deliver([(request, expired)])
 

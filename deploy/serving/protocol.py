@@ -95,24 +95,19 @@ def write_response(
     parts: list[bytes] = []
     for item in request.outputs:
         array = fetches[item.name]
-        entry: dict[str, Any] = {"name": item.name}
-        if item.classes:
-            strings = _top_classes(array, item.classes, labels)
-            entry |= {"datatype": "BYTES", "shape": list(strings.shape)}
-            raw, data = _encode_strings(strings) if item.binary else b"", strings.ravel().tolist()
-        else:
-            entry |= {"datatype": DATATYPES[array.dtype.name], "shape": list(array.shape)}
-            raw, data = array.tobytes() if item.binary else b"", None
-            if not item.binary:
-                if array.dtype.kind == "f" and not np.isfinite(array).all():
-                    raise RequestError(406, f"output {item.name!r} has NaN or infinite values: request binary data.")
-                widened = array.astype(np.float32) if array.dtype == np.float16 else array
-                data = np.ascontiguousarray(widened).ravel()
+        shown = _top_classes(array, item.classes, labels) if item.classes else array
+        datatype = "BYTES" if item.classes else DATATYPES[array.dtype.name]
+        entry: dict[str, Any] = {"name": item.name, "datatype": datatype, "shape": list(shown.shape)}
         if item.binary:
-            entry["parameters"] = {"binary_data_size": len(raw)}
-            parts.append(raw)
+            parts.append(_encode_strings(shown) if item.classes else array.tobytes())
+            entry["parameters"] = {"binary_data_size": len(parts[-1])}
+        elif item.classes:
+            entry["data"] = shown.ravel().tolist()
         else:
-            entry["data"] = data
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise RequestError(406, f"output {item.name!r} has NaN or infinite values: request binary data.")
+            widened = array.astype(np.float32) if array.dtype == np.float16 else array
+            entry["data"] = np.ascontiguousarray(widened).ravel()
         described.append(entry)
     document = {"model_name": model, "model_version": version, "outputs": described}
     if request.id:

@@ -141,7 +141,6 @@ def _require_packages() -> None:
 
 
 def _find_backend(name: str) -> Backend:
-    """Return an installed backend that runs files."""
     backend = find_backend(name)
     if not backend.runs_files:
         known = ", ".join(item.name for item in backends().values() if item.runs_files)

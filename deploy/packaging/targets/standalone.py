@@ -7,11 +7,11 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from deploy.core.environment import version
 from deploy.core.errors import ArtifactError, BackendError
 from deploy.packaging.target import (
+    Images,
     PackageItem,
     PackageOptions,
     PackageTarget,
@@ -19,10 +19,6 @@ from deploy.packaging.target import (
     RankedLabel,
     copy_artifact,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 SCRIPT = "infer.py"
 EXAMPLE = "example.png"
@@ -70,7 +66,7 @@ of the example. `deploy verify .` checks the digest of every file.
 """
 
 
-def classify(folder: Path, item: PackageItem, images: Sequence[NDArray[np.uint8]]) -> PipelineOutput:
+def classify(folder: Path, item: PackageItem, images: Images) -> PipelineOutput:
     """Run images through the script as its user does.
 
     The script prints each file's name, then a line ``  PROBABILITY  LABEL`` for each label.

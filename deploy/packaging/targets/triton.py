@@ -15,13 +15,14 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deploy.core.artifact import Artifact, sha256
 from deploy.core.backend import ENGINE
 from deploy.core.errors import UsageError
 from deploy.core.tensors import DATATYPES, TensorSpec
 from deploy.packaging.target import (
+    Images,
     PackageItem,
     PackageOptions,
     PackageTarget,
@@ -30,10 +31,6 @@ from deploy.packaging.target import (
     RankedLabel,
     copy_artifact,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 LABELS = "labels.txt"
 GRAPH = "model.onnx"
@@ -115,7 +112,6 @@ def _write_model(folder: Path, version: int, item: PackageItem, options: Package
 
 
 def _by_gpu(engines: Sequence[Artifact]) -> Mapping[str, str]:
-    """Return file names by compute capability."""
     files: dict[str, str] = {}
     for engine in engines:
         capability = str((engine.manifest.options.get("gpu") or {}).get("capability") or "")
@@ -231,7 +227,7 @@ def _scalar(value: object) -> str:
     return json.dumps(str(value), ensure_ascii=True)
 
 
-def classify(folder: Path, item: PackageItem, images: Sequence[NDArray[np.uint8]]) -> PipelineOutput | None:
+def classify(folder: Path, item: PackageItem, images: Images) -> PipelineOutput | None:
     """Run images through the three graphs of a model's newest pipeline; None for an engine."""
     if item.manifest.format == ENGINE:
         return None
