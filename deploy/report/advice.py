@@ -15,7 +15,6 @@ from deploy.core.backend import title_of
 from deploy.report.rows import JsonObject, same_cell
 from deploy.support.formatting import duration
 
-LATENCY = "latency"
 MAX_INTERVAL_RATIO = 1.2
 """An interval around 1 whose upper end exceeds its lower end by more than this factor is inconclusive."""
 MIN_SHARE = 0.05
@@ -28,7 +27,7 @@ def advice(rows: Sequence[JsonObject], profiles: Sequence[JsonObject], baseline:
 
     The rows contain their whole machine. The kind of an entry is ``fastest`` or ``int8``.
     """
-    timed = [row for row in rows if row["latency"] and row["scenario"] == LATENCY]
+    timed = [row for row in rows if row["latency"] and row["scenario"] == "latency"]
     entries = []
     for _, group in groupby(sorted(timed, key=_setting), key=_setting):
         members = list(group)

@@ -160,7 +160,10 @@ class Batcher:
     def _run(self, runner: Runner, batch: list[_QueuedRequest]) -> None:
         began = time.monotonic()
         try:
-            fetches = runner.run(_concatenate(batch))
+            feeds = batch[0].feeds
+            if len(batch) > 1:
+                feeds = {name: np.concatenate([request.feeds[name] for request in batch]) for name in feeds}
+            fetches = runner.run(feeds)
         except Exception as exc:
             if len(batch) > 1:  # one request may cause the failure: run each alone
                 for request in batch:
@@ -179,12 +182,6 @@ class Batcher:
             start = stop
         _deliver(results)
         self._observe(samples, ran_s, [began - request.arrived for request in batch])
-
-
-def _concatenate(batch: Sequence[_QueuedRequest]) -> Feeds:
-    if len(batch) == 1:
-        return batch[0].feeds
-    return {name: np.concatenate([request.feeds[name] for request in batch]) for name in batch[0].feeds}
 
 
 def _deliver(results: Sequence[tuple[_QueuedRequest, BatchResult | Exception]]) -> None:

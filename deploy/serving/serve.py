@@ -93,7 +93,11 @@ def serve(
         MissingPackageError: a package of the server or the backend is not installed.
         BackendError: a backend failed to open or run a file.
     """
-    _require_packages()
+    for package in PACKAGES:
+        try:
+            import_module(package)
+        except ImportError as exc:
+            raise MissingPackageError(package, "the server", "deploy-toolkit[serve]") from exc
     from deploy.serving.app import Service
     from deploy.serving.metrics import Metrics
     from deploy.serving.models import ModelOpener, choose_files
@@ -130,14 +134,6 @@ def serve(
         )
         _run(service.application(*routes), listener, lambda: ready(server), service.stop_delaying)
     return ServeReport(answered=metrics.answered, refused=metrics.refused)
-
-
-def _require_packages() -> None:
-    for name in PACKAGES:
-        try:
-            import_module(name)
-        except ImportError as exc:
-            raise MissingPackageError(name, "the server", "deploy-toolkit[serve]") from exc
 
 
 def _find_backend(name: str) -> Backend:
