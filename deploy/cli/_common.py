@@ -30,11 +30,7 @@ class Settings:
 
     @contextmanager
     def progress(self, *, drawn: bool = True) -> Iterator[Progress]:
-        """Display progress messages on stderr.
-
-        Args:
-            drawn: use a live display on a terminal; False prints lines, for commands with a display of their own.
-        """
+        """Display progress messages on stderr; ``drawn=False`` is for commands with a live display of their own."""
         from deploy.terminal.progress import display
 
         with display(quiet=self.quiet, verbose=self.verbose, drawn=drawn) as listener:
@@ -42,11 +38,7 @@ class Settings:
 
 
 class Several(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A comma-separated list of words or of positive integers.
-
-    Args:
-        numbers: the items are integers.
-    """
+    """A comma-separated list of words or of positive integers."""
 
     name = "list"
 
@@ -67,19 +59,14 @@ class Several(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return tuple(int(part) for part in parts)
 
 
-def json_option(function: Command) -> Command:
-    """Add ``--json``: one JSON document on stdout, everything else on stderr."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(function)
-
-
-def samples_option(function: Command) -> Command:
-    """Add ``--data``: samples for the parity check; see `deploy.exporting.samples.load_samples`."""
-    return click.option(
-        "--data",
-        metavar="PATH|NAME",
-        help="Real samples for the parity check, in addition to random ones: .npy, .npz, a folder of images, or the "
-        "name of a data set.",
-    )(function)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+samples_option = click.option(
+    "--data",
+    metavar="PATH|NAME",
+    help="Real samples for the parity check, in addition to random ones: .npy, .npz, a folder of images, or the name "
+    "of a data set.",
+)
+"""Read by `deploy.cli._options.pack_samples`."""
 
 
 def model_options(function: Command) -> Command:

@@ -87,6 +87,11 @@ skip_bad_option = option("--skip-bad", is_flag=True, help="Skip unreadable image
 threads_option = option("--threads", type=count, help="Threads per process. [default: all cores]")
 
 
+def precision_option(text: str) -> Callable[[Command], Command]:
+    """Return ``--precision``, whose default depends on the command."""
+    return option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help=text)
+
+
 def max_delay_option(default: float) -> Callable[[Command], Command]:
     """Return ``--max-delay-ms``, whose default depends on the server."""
     return option(
@@ -98,12 +103,7 @@ def max_delay_option(default: float) -> Callable[[Command], Command]:
 
 
 def pack(options: dict[str, Any], kind: type[Fields]) -> Fields:
-    """Take the fields of a dataclass out of a command's options and return the dataclass.
-
-    Args:
-        options: parameters by name; changed in place.
-        kind: the dataclass.
-    """
+    """Take the fields of a dataclass out of a command's options and return the dataclass."""
     names = [field.name for field in dataclasses.fields(kind) if field.name in options]  # type: ignore[arg-type]
     return kind(**{name: options.pop(name) for name in names})
 
@@ -128,27 +128,12 @@ def pack_samples(options: dict[str, Any], progress: Progress) -> None:
 
 
 def given(ctx: click.Context, name: str) -> bool:
-    """Whether the user typed a parameter, rather than leaving its default.
-
-    Args:
-        ctx: the command's context.
-        name: name of the parameter in the command's function.
-    """
+    """Whether the user typed a parameter, rather than leaving its default."""
     return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 def refuse_unused(ctx: click.Context, names: Iterable[str], used: bool, needs: str) -> None:
-    """Refuse options that this invocation would ignore.
-
-    Args:
-        ctx: the command's context.
-        names: parameter names of the options.
-        used: whether the invocation uses them.
-        needs: what makes them apply, for the message: ``--scenario server``.
-
-    Raises:
-        UsageError: one of them was given and is not used.
-    """
+    """Refuse options that this invocation ignores; the message says what they need: ``--scenario server``."""
     if used:
         return
     for name in names:
@@ -157,16 +142,7 @@ def refuse_unused(ctx: click.Context, names: Iterable[str], used: bool, needs: s
 
 
 def refuse_together(ctx: click.Context, names: Iterable[str], other: str) -> None:
-    """Refuse options that contradict another one.
-
-    Args:
-        ctx: the command's context.
-        names: parameter names of the options.
-        other: what they cannot be combined with, for the message; the caller has checked that it applies.
-
-    Raises:
-        UsageError: one of them was given.
-    """
+    """Refuse options that contradict another one, which the caller has found to apply."""
     for name in names:
         if given(ctx, name):
             raise click.UsageError(f"{option_of(ctx.command, name)} cannot be combined with {other}.", ctx)

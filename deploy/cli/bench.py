@@ -8,22 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deploy.cli import _options as shared
 from deploy.cli import compare as compare_command
 from deploy.cli import profile as profile_command
 from deploy.cli._common import EXIT, Settings, Several, emit, json_option
-from deploy.cli._options import (
-    Percent,
-    calib_option,
-    count,
-    device_option,
-    given,
-    option,
-    option_of,
-    pack,
-    refuse_together,
-    refuse_unused,
-    threads_option,
-)
+from deploy.cli._options import given, option, option_of, pack, refuse_together, refuse_unused
 
 if TYPE_CHECKING:
     from deploy.bench.measure import BenchmarkReport, Listener
@@ -55,8 +44,8 @@ See also: deploy compare A B, deploy profile MODEL.
 )
 @option("--precision", "precisions", type=Several(), help="Precisions: fp32, fp16, int8. [default: those with a file]")
 @option("--batch", "batches", type=Several(numbers=True), default="1", help="Batch sizes.")
-@option("--max-batch", type=count, default=256, help="Largest batch of --scenario throughput.")
-@threads_option
+@option("--max-batch", type=shared.count, default=256, help="Largest batch of --scenario throughput.")
+@shared.threads_option
 @option(
     "--scenario",
     default="latency",
@@ -79,10 +68,10 @@ See also: deploy compare A B, deploy profile MODEL.
     type=click.Choice(["single-stream", "offline", "server"]),
     help="MLPerf scenario of --scenario loadgen. [default: single-stream]",
 )
-@device_option
+@shared.device_option
 @option("--graph", is_flag=True, help="Replay CUDA graphs. Needs --device cuda.")
-@calib_option
-@option("--repetitions", type=count, default=5, help="Worker processes per configuration.")
+@shared.calib_option
+@option("--repetitions", type=shared.count, default=5, help="Worker processes per configuration.")
 @option(
     "--min-time",
     "time_s",
@@ -104,8 +93,8 @@ See also: deploy compare A B, deploy profile MODEL.
 @option("--format", "form", type=click.Choice(FORMATS), default="table", help="Output format.")
 @option("--explain", is_flag=True, hidden=True)
 @option("--compare", nargs=2, hidden=True)
-@option("--margin", type=Percent(), default="2%", hidden=True)
-@option("--fail-if-slower", type=Percent(), hidden=True)
+@option("--margin", type=shared.Percent(), default="2%", hidden=True)
+@option("--fail-if-slower", type=shared.Percent(), hidden=True)
 @option("--time-limit", "time_limit_s", type=click.FloatRange(min=1), default=60.0, hidden=True)
 @json_option
 @click.pass_context
@@ -186,17 +175,17 @@ def _run(settings: Settings, options: dict[str, Any]) -> int:
 
 def _forward_to_compare(ctx: click.Context, options: dict[str, Any]) -> int:
     _refuse_others(ctx, (*COMPARE_TAKES, *COMPARE_ONLY), "--compare")
-    return compare_command.run(
-        ctx.obj,
-        options["as_json"],
+    code: int = ctx.invoke(
+        compare_command.command,
         first=options["compare"][0],
         second=options["compare"][1],
         model=_single(ctx, "models", options),
         precision=_single(ctx, "precisions", options),
         batch=_single(ctx, "batches", options),
         device=options["device"] if given(ctx, "device") else None,
-        **{name: options[name] for name in ("threads", "calib", "seed", *COMPARE_ONLY)},
+        **{name: options[name] for name in ("threads", "calib", "seed", "as_json", *COMPARE_ONLY)},
     )
+    return code
 
 
 def _forward_to_profile(ctx: click.Context, options: dict[str, Any]) -> int:
@@ -204,14 +193,14 @@ def _forward_to_profile(ctx: click.Context, options: dict[str, Any]) -> int:
     model = _single(ctx, "models", options)
     if model is None:
         raise click.UsageError("--explain needs a MODEL: deploy profile MODEL", ctx)
-    return profile_command.run(
-        ctx.obj,
-        options["as_json"],
+    code: int = ctx.invoke(
+        profile_command.command,
         model=model,
         precision=_single(ctx, "precisions", options),
         batch=_single(ctx, "batches", options),
-        **{name: options[name] for name in ("backends", "threads", "calib", "seed")},
+        **{name: options[name] for name in ("backends", "threads", "calib", "seed", "as_json")},
     )
+    return code
 
 
 def _refuse_others(ctx: click.Context, taken: tuple[str, ...], alias: str) -> None:

@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from deploy.cli._common import EXIT, Settings, emit, json_option
-from deploy.cli._options import Percent, batch_option, calib_option, option, seed_option, threads_option
+from deploy.cli._options import (
+    Percent,
+    batch_option,
+    calib_option,
+    option,
+    precision_option,
+    seed_option,
+    threads_option,
+)
 
 
 @click.command(
@@ -22,11 +30,7 @@ Examples:
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @option("--model", metavar="MODEL", help="Model to run, where A and B are backends.")
-@option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
-    help="Precision to run models in. [default: fp32; a file has its own]",
-)
+@precision_option("Precision to run models in. [default: fp32; a file has its own]")
 @batch_option
 @threads_option
 @option("--device", type=click.Choice(["cpu", "cuda"]), help="Device. [default: the first that A and B both run on]")
@@ -52,11 +56,6 @@ def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
 
     Exit code 3: B is slower by more than --fail-if-slower; 4: the measurements cannot tell.
     """
-    return run(settings, as_json, **options)
-
-
-def run(settings: Settings, as_json: bool, **options: Any) -> int:
-    """Compare and show the result; options are the arguments of `deploy.bench.compare.compare_speed`."""
     from deploy.bench.compare import compare_speed
     from deploy.terminal.compare import show_comparison
 

@@ -65,13 +65,15 @@ def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
     Exit code 3: the file differs from the model and is written to rejected/ instead; 4: the comparison is
     inconclusive.
     """
+    from deploy.terminal.export import show_export
+
     pack_model(options)
     if options["dynamic"] is not None:
         options["dynamic"] = [name for name in options["dynamic"].split(",") if name and name != "none"]
     with settings.progress() as progress:
         pack_samples(options, progress)
         report = _export(artifacts=settings.artifacts, progress=progress, **options)
-    emit(report.to_dict(), as_json, lambda: _show(report))
+    emit(report.to_dict(), as_json, lambda: show_export(report))
     return EXIT[report.verdict]
 
 
@@ -83,21 +85,3 @@ def _export(format: str, **options: Any) -> ExportReport | ConvertReport:
     from deploy.engines.convert import convert  # imports what builds engines
 
     return convert(format=format, **options)
-
-
-def _show(report: ExportReport | ConvertReport) -> None:
-    from deploy.exporting.export import ExportReport
-    from deploy.terminal.export import show_export
-
-    if isinstance(report, ExportReport):
-        show_export(report)
-        return
-    show_export(report.export)
-    if report.engine is not None:
-        from deploy.terminal.trt import show_built
-
-        show_built(report.engine)
-    for step in report.converted:
-        from deploy.terminal.convert import show_converted
-
-        show_converted(step)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
@@ -171,11 +171,8 @@ def _run(arguments: list[str]) -> int:
 def _fail(kind: str, message: str, hint: str | None, code: int, as_json: bool) -> int:
     click.echo(visible(f"Error: {message}" + (f"\nHint: {hint}" if hint else "")), err=True)
     if as_json:
-        document: dict[str, Any] = {
-            "error": {"kind": kind, "message": message, "hint": hint},
-            "exit_code": code,
-        }
-        click.echo(json.dumps(document))
+        error = {"kind": kind, "message": message, "hint": hint}
+        click.echo(json.dumps({"error": error, "exit_code": code}))
     return code
 
 

@@ -6,16 +6,9 @@ from typing import Any
 
 import click
 
+from deploy.cli import _options as shared
 from deploy.cli._common import Settings, emit, json_option
-from deploy.cli._options import (
-    allow_untrained_option,
-    instances_option,
-    max_batch_option,
-    max_delay_option,
-    option,
-    pack,
-    path,
-)
+from deploy.cli._options import option, pack, path
 
 
 @click.command(
@@ -36,14 +29,10 @@ Examples:
     metavar="TARGET",
     help="Target server: triton, kserve, standalone (no server), or the name of a plug-in.",
 )
-@option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
-    help="Precision of the files, for MODELS given by name. [default: fp32]",
-)
-@max_batch_option
-@max_delay_option(0.1)
-@instances_option
+@shared.precision_option("Precision of the files, for MODELS given by name. [default: fp32]")
+@shared.max_batch_option
+@shared.max_delay_option(0.1)
+@shared.instances_option
 @option(
     "--device",
     type=click.Choice(["auto", "cpu", "gpu"]),
@@ -61,7 +50,7 @@ Examples:
 @option("--cpu", default="1", help="CPUs that the service requests; for kserve.")
 @option("--memory", default="2Gi", help="Memory that the service requests; for kserve.")
 @option("--output", type=path, help="Output directory. [default: packages/TARGET in the artifacts directory]")
-@allow_untrained_option
+@shared.allow_untrained_option
 @json_option
 @click.pass_obj
 def command(settings: Settings, /, as_json: bool, **options: Any) -> None:

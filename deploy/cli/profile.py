@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from deploy.cli._common import Settings, Several, emit, json_option
-from deploy.cli._options import batch_option, calib_option, option, seed_option, threads_option
+from deploy.cli._options import batch_option, calib_option, option, precision_option, seed_option, threads_option
 
 
 @click.command(
@@ -22,11 +22,7 @@ Examples:
 @option(
     "--backends", type=Several(), default=(), help="Backends, comma-separated. [default: installed ones that run files]"
 )
-@option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
-    help="Precision; int8 is shown beside fp32. [default: fp32; a file has its own]",
-)
+@precision_option("Precision; int8 is shown beside fp32. [default: fp32; a file has its own]")
 @batch_option
 @threads_option
 @calib_option
@@ -39,11 +35,6 @@ def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
     Each backend's own profiler measures the layers. With --precision int8 the FP32 profile stands beside it, so that
     layers that still compute in float, unfused Q/DQ pairs and slower layers can be seen.
     """
-    return run(settings, as_json, **options)
-
-
-def run(settings: Settings, as_json: bool, **options: Any) -> int:
-    """Profile and show the result; options are the arguments of `deploy.bench.profile.profile_model`."""
     from deploy.bench.profile import profile_model
     from deploy.terminal.profile import show_profiles
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -37,13 +38,7 @@ Examples:
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context,
-    /,
-    as_json: bool,
-    compare: tuple[Path, Path] | None,
-    models: tuple[str, ...],
-    baseline: str,
-    open_page: bool,
+    ctx: click.Context, /, as_json: bool, compare: tuple[Path, Path] | None, open_page: bool, **options: Any
 ) -> None:
     """Write a page that compares the latency and accuracy of models, backends and precisions.
 
@@ -59,10 +54,10 @@ def command(
     with settings.progress() as progress:
         if compare:
             refuse_together(ctx, ["baseline", "open_page"], "--compare")
-            changes = compare_reports(*compare, models=models, progress=progress)
+            changes = compare_reports(*compare, models=options["models"], progress=progress)
             emit(changes.to_dict(), as_json, lambda: show_changes(changes))
             return
-        report = write_report(models, baseline=baseline, artifacts=settings.artifacts, progress=progress)
+        report = write_report(artifacts=settings.artifacts, progress=progress, **options)
     emit(report.to_dict(), as_json, lambda: show_report(report))
     if open_page:
         click.launch(str(report.page))

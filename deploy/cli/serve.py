@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deploy.cli import _options as shared
 from deploy.cli._common import Settings, emit, json_option
-from deploy.cli._options import (
-    allow_untrained_option,
-    count,
-    instances_option,
-    max_batch_option,
-    max_delay_option,
-    option,
-    pack,
-)
+from deploy.cli._options import option, pack
 
 if TYPE_CHECKING:
     from deploy.serving.serve import ServerInfo
@@ -52,9 +45,9 @@ Examples:
     help="Address to listen on. Non-loopback addresses expose the server without authentication.",
 )
 @option("--port", type=click.IntRange(0, 65535), default=8000, help="Port to listen on; 0 takes a free port.")
-@max_batch_option
-@max_delay_option(0.0)
-@option("--queue", type=count, default=1024, help="Maximum number of queued samples.")
+@shared.max_batch_option
+@shared.max_delay_option(0.0)
+@option("--queue", type=shared.count, default=1024, help="Maximum number of queued samples.")
 @option(
     "--timeout-ms",
     type=click.FloatRange(min=1),
@@ -69,10 +62,10 @@ Examples:
     callback=lambda ctx, param, value: value << 20,
     help="Maximum size of a request, in MiB.",
 )
-@instances_option
-@option("--threads", type=count, help="Threads per runner. [default: all cores]")
+@shared.instances_option
+@option("--threads", type=shared.count, help="Threads per runner. [default: all cores]")
 @option("--page/--no-page", default=True, help="Serve a demo page that compares the files with PyTorch.")
-@allow_untrained_option
+@shared.allow_untrained_option
 @json_option
 @click.pass_obj
 def command(settings: Settings, /, as_json: bool, **options: Any) -> None:

@@ -6,16 +6,9 @@ from typing import Any
 
 import click
 
+from deploy.cli import _options as shared
 from deploy.cli._common import Settings, emit, json_option
-from deploy.cli._options import (
-    arch_option,
-    batch_size_option,
-    count,
-    data_root_option,
-    option,
-    pack_model,
-    skip_bad_option,
-)
+from deploy.cli._options import option, pack_model
 
 
 @click.command(
@@ -36,8 +29,8 @@ Examples:
     help="Training images: digits, mnist, fashion-mnist or cifar10; a folder with one subfolder per class, optionally "
     "within train/ and val/; or an .npz file with 'images' and 'labels'.",
 )
-@option("--epochs", type=count, default=20, help="Number of passes over the training images.")
-@batch_size_option
+@option("--epochs", type=shared.count, default=20, help="Number of passes over the training images.")
+@shared.batch_size_option
 @option("--lr", type=float, help="Maximum learning rate. [default: 0.05 for sgd, 0.003 for adamw]")
 @option(
     "--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", help="SGD with Nesterov momentum 0.9, or AdamW."
@@ -62,10 +55,10 @@ Examples:
     metavar="none|default|FILE",
     help="Initial weights: untrained, published, or a checkpoint.",
 )
-@data_root_option
-@skip_bad_option
+@shared.data_root_option
+@shared.skip_bad_option
 @option("--input", "inputs", multiple=True, metavar="NAME:DIMS", help="Input of MODEL, such as image:batch,3,64,64.")
-@arch_option
+@shared.arch_option
 @json_option
 @click.pass_obj
 def command(settings: Settings, /, as_json: bool, **options: Any) -> int:

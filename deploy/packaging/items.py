@@ -21,17 +21,7 @@ TOP = 5
 def build_items(
     artifacts: Sequence[Artifact], max_batch: int, preprocessing: bool, progress: Progress
 ) -> list[PackageItem]:
-    """Group artifacts into models and build their pipelines.
-
-    Args:
-        artifacts: files to package; engines of one model and precision become one model.
-        max_batch: maximum batch size, in samples.
-        preprocessing: build pipelines.
-        progress: receives progress messages.
-
-    Raises:
-        UsageError: two models would have the same name, or an engine does not support the batch size.
-    """
+    """Group artifacts into models (engines of one model and precision become one), and build their pipelines."""
     groups: dict[tuple[str, str, str], list[Artifact]] = defaultdict(list)
     for artifact in artifacts:
         manifest = artifact.manifest

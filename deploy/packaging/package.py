@@ -20,8 +20,8 @@ from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.packaging.items import build_items
-from deploy.packaging.pipeline_check import PipelineCheck, UInt8Image, check_pipeline, load_images
-from deploy.packaging.target import PackageItem, PackageTarget, find_target
+from deploy.packaging.pipeline_check import PipelineCheck, check_pipeline, load_images
+from deploy.packaging.target import Images, PackageItem, PackageTarget, find_target
 from deploy.packaging.target import PackageOptions as PackageOptions
 from deploy.support.lookup import newest_export, newest_variants
 from deploy.support.package_file import PACKAGE, read_package, write_package
@@ -36,7 +36,6 @@ class PackagedModel:
 
     Attributes:
         name: the model's name on the server.
-        files: the artifacts it was made from.
         proof: comparison of its labels with PyTorch's; None if it takes tensors only or cannot be run here.
         without: why there is no comparison; empty if there is one.
     """
@@ -52,8 +51,6 @@ class PackageReport:
     """The package that `package_models` wrote.
 
     Attributes:
-        server: name of the package target.
-        folder: the package.
         models: models that this call added; the folder may contain others.
     """
 
@@ -137,11 +134,6 @@ def package_models(
 def _choose(
     models: Sequence[str], precision: str, target: PackageTarget, store: Store, progress: Progress
 ) -> list[Artifact]:
-    """Return the files to package.
-
-    Raises:
-        ArtifactError: there is no such file, or the target does not take it.
-    """
     chosen = []
     for name in dict.fromkeys(models or (newest_export(store, progress).manifest.model,)):
         if Path(name).is_file():
@@ -169,12 +161,7 @@ def _newest_int8(name: str, target: PackageTarget, store: Store) -> Artifact:
 
 
 def _existing(folder: Path) -> dict[str, Any]:
-    """Return the list of an existing package; empty if the folder is missing or empty.
-
-    Raises:
-        UsageError: the folder contains something else.
-        ArtifactError: the package differs from its list.
-    """
+    """Return the list of an existing package; empty if the folder is missing or empty."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return {}
     if not (folder / PACKAGE).is_file():
@@ -183,12 +170,7 @@ def _existing(folder: Path) -> dict[str, Any]:
 
 
 def _check(
-    item: PackageItem,
-    folder: Path,
-    target: PackageTarget,
-    images: Sequence[UInt8Image],
-    store: Store,
-    progress: Progress,
+    item: PackageItem, folder: Path, target: PackageTarget, images: Images, store: Store, progress: Progress
 ) -> PackagedModel:
     """Compare a packaged pipeline with PyTorch, if the model has one and this machine can run it."""
     check, reason, classify = None, item.no_pipeline, target.classify

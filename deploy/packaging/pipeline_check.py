@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 
-from deploy.backends.onnxruntime import runner as onnxruntime
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.environment import version
-from deploy.core.errors import ArtifactError, BackendError, DataError, ParityError
-from deploy.core.model import Model
+from deploy.core.errors import ArtifactError, DataError, ParityError
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.data.collection import open_dataset
 from deploy.data.preprocess import image_preprocessing, prepare
 from deploy.models.open import open_model, request_of
-from deploy.packaging.target import PackageItem, PipelineOutput, RankedLabel
+from deploy.packaging.target import Images, PackageItem, PipelineOutput, RankedLabel
 
-UInt8Image = NDArray[np.uint8]
 SIZES = ((480, 640), (640, 480), (224, 224), (256, 256), (97, 61), (333, 500), (900, 300), (32, 32))
 """Heights and widths in pixels of the synthetic images."""
 MAX_IMAGES = 64
 """Number of images taken from ``--data``, evenly spaced."""
 TIE = 1e-4
 """Two PyTorch scores that differ by less than this, relative to the largest score, may be returned in either order."""
-_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +37,6 @@ class PipelineCheck:
         same_first_label: number of images with PyTorch's label in first place.
         ties: number of the other images for which PyTorch's two best scores are tied.
         example: labels and probabilities of the first image, as the package returned them.
-        pillow: version of Pillow.
     """
 
     pictures: int
@@ -57,19 +47,8 @@ class PipelineCheck:
     pillow: str | None = field(default_factory=lambda: version("pillow"))
 
 
-def load_images(data: str | None, progress: Progress) -> list[UInt8Image]:
-    """Return images of a data set, followed by seeded synthetic images of several sizes, smooth and noisy.
-
-    Args:
-        data: a data set's name, a folder, or arrays; None for synthetic images only.
-        progress: receives progress messages.
-
-    Returns:
-        uint8 images, (height, width, 3).
-
-    Raises:
-        DataError: the data set cannot be read, or has more than 8 bits per channel.
-    """
+def load_images(data: str | None, progress: Progress) -> list[NDArray[np.uint8]]:
+    """Return images of a data set, followed by seeded synthetic images of several sizes, smooth and noisy."""
     rng = np.random.default_rng(0)
     synthetic = []
     for number, (height, width) in enumerate(SIZES):
@@ -79,7 +58,7 @@ def load_images(data: str | None, progress: Progress) -> list[UInt8Image]:
         synthetic.append(np.clip(127 + 55 * waves + (4, 40)[number % 2] * noise, 0, 255).astype(np.uint8))
     if data is None:
         return synthetic
-    real: list[UInt8Image] = []
+    real: list[NDArray[np.uint8]] = []
     dataset = open_dataset(data, limit=MAX_IMAGES, progress=progress)
     for index in np.unique(np.linspace(0, len(dataset) - 1, MAX_IMAGES).astype(int)):
         image = dataset.images[int(index)]
@@ -91,22 +70,12 @@ def load_images(data: str | None, progress: Progress) -> list[UInt8Image]:
 
 def check_pipeline(
     item: PackageItem,
-    classify: Callable[[Sequence[UInt8Image]], PipelineOutput | None],
-    images: Sequence[UInt8Image],
+    classify: Callable[[Images], PipelineOutput | None],
+    images: Images,
     store: Store,
     progress: Progress,
 ) -> PipelineCheck | None:
-    """Compare the labels of a packaged pipeline with those of the PyTorch model.
-
-    Args:
-        item: the packaged model.
-        classify: runs images through the package; returns None if it cannot be run on this machine.
-        images: test images, uint8 (height, width, 3).
-        store: where trained weights are found.
-        progress: receives progress messages.
-
-    Returns:
-        The comparison; None if the package cannot be run on this machine.
+    """Compare the labels of a packaged pipeline with PyTorch's; None if ``classify`` cannot run it on this machine.
 
     Raises:
         ParityError: the first label of a float32 package differs from PyTorch's, and it is no tie.
@@ -140,18 +109,7 @@ def check_pipeline(
     )
 
 
-def _pytorch_scores(
-    item: PackageItem, images: Sequence[UInt8Image], store: Store, progress: Progress
-) -> list[NDArray[Any]]:
-    model = _open_model(item, store, progress)
-    recipe = image_preprocessing(model) if model.preprocessing else item.manifest.preprocessing
-    if recipe is None:
-        raise ArtifactError(f"{item.artifacts[0].path}: its manifest records no preprocessing.")
-    runner, name = PyTorchRunner(model), model.inputs[0].name
-    return [next(iter(runner.run({name: prepare(image, recipe)[None]}).values()))[0] for image in images]
-
-
-def _open_model(item: PackageItem, store: Store, progress: Progress) -> Model:
+def _pytorch_scores(item: PackageItem, images: Images, store: Store, progress: Progress) -> list[NDArray[Any]]:
     artifact = item.artifacts[0]
     model = open_model(request_of(artifact), store, progress)
     if model.weights.identity != artifact.manifest.weights.identity:
@@ -159,67 +117,8 @@ def _open_model(item: PackageItem, store: Store, progress: Progress) -> Model:
             f"{artifact.path}: made from other weights than {model.name} has now ({model.weights.source}).",
             f"deploy export {artifact.manifest.model} --format onnx",
         )
-    return model
-
-
-def classify_with_graphs(
-    item: PackageItem, images: Sequence[UInt8Image], *, preprocessing: Path, model: Path, labels: Path
-) -> PipelineOutput:
-    """Run images through the three ONNX graphs of a pipeline with ONNX Runtime.
-
-    Args:
-        item: the packaged model.
-        images: uint8 images, (height, width, 3).
-        preprocessing: graph from an image to the model's input.
-        model: the model.
-        labels: graph from the model's output to labels.
-
-    Raises:
-        BackendError: ONNX Runtime failed to open or run a graph.
-    """
-    recipe = item.manifest.preprocessing
-    model_input, model_output = item.inputs[0].name, item.outputs[0].name
-    ranked, equal = [], 0
-    with onnxruntime.open(preprocessing) as first, onnxruntime.open(model) as second, onnxruntime.open(labels) as third:
-        for image in images:
-            sample = first.run({"image": image})[model_input]
-            equal += int(recipe is not None and np.array_equal(sample[0], prepare(image, recipe)))
-            result = third.run({model_output: second.run({model_input: sample})[model_output]})
-            pairs = zip(result["label"][0], result["probability"][0], strict=True)
-            ranked.append(tuple(RankedLabel(label=str(label), probability=float(value)) for label, value in pairs))
-    return PipelineOutput(labels=ranked, equal_inputs=equal)
-
-
-def classify_with_script(script: Path, images: Sequence[UInt8Image]) -> PipelineOutput:
-    """Run images through a script in a process of its own.
-
-    Args:
-        script: takes image files as arguments; prints each file's name, then a line ``  PROBABILITY  LABEL`` for each
-            label.
-        images: uint8 images, (height, width, 3).
-
-    Raises:
-        BackendError: the script failed.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / f"{number}.png" for number in range(len(images))]
-        for path, image in zip(paths, images, strict=True):
-            Pillow.fromarray(image).save(path)
-        done = subprocess.run(
-            [sys.executable, script, *paths], capture_output=True, text=True, encoding="utf-8", timeout=_TIMEOUT_S
-        )
-    if done.returncode:
-        reason = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise BackendError(f"{script.name} failed: {reason[-1]}")
-    return PipelineOutput(labels=_parse(done.stdout))
-
-
-def _parse(text: str) -> list[tuple[RankedLabel, ...]]:
-    ranked: list[list[RankedLabel]] = []
-    for line in text.removesuffix("\n").split("\n"):
-        if not line.startswith("  "):
-            ranked.append([])
-            continue
-        probability, _, label = line.removeprefix("  ").partition("  ")
-        ranked[-1].append(RankedLabel(label=label, probability=float(probability)))
-    return [tuple(labels) for labels in ranked]
+    recipe = image_preprocessing(model) if model.preprocessing else item.manifest.preprocessing
+    if recipe is None:
+        raise ArtifactError(f"{artifact.path}: its manifest records no preprocessing.")
+    runner, name = PyTorchRunner(model), model.inputs[0].name
+    return [next(iter(runner.run({name: prepare(image, recipe)[None]}).values()))[0] for image in images]

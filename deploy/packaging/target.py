@@ -18,7 +18,6 @@ from deploy.core import registry
 from deploy.core.artifact import Artifact, Manifest, manifest_path
 from deploy.core.backend import find_backend
 from deploy.core.errors import UsageError
-from deploy.core.tensors import TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +49,6 @@ class PackageItem:
         name: the model's name on the server.
         artifacts: one ONNX file, or TensorRT engines for several GPUs.
         batch: name of the batch dimension; None if requests cannot be batched.
-        labels: class names; empty if there are none.
         pipeline: None if the model takes tensors only.
         no_pipeline: why there is no pipeline; empty if there is one.
     """
@@ -66,16 +64,6 @@ class PackageItem:
     def manifest(self) -> Manifest:
         """Manifest of the first file; all files have the same format, precision, inputs and outputs."""
         return self.artifacts[0].manifest
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """Inputs of the model."""
-        return self.manifest.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """Outputs of the model."""
-        return self.manifest.outputs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +113,9 @@ class PipelineOutput:
 
 
 Write = Callable[[Path, Sequence[PackageItem], PackageOptions], None]
-Classify = Callable[[Path, PackageItem, "Sequence[NDArray[np.uint8]]"], PipelineOutput | None]
+Images = Sequence["NDArray[np.uint8]"]
+"""Images, each (height, width, 3)."""
+Classify = Callable[[Path, PackageItem, Images], PipelineOutput | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,23 +161,14 @@ class PackageTarget:
         return f"{self.title} does not run {manifest.format} files{made_for}"
 
     def check_options(self, options: PackageOptions) -> None:
-        """Refuse options that the target does not use.
-
-        Raises:
-            UsageError: such an option differs from its default.
-        """
+        """Refuse options that the target does not use."""
         for field in dataclasses.fields(options):
             if field.name not in self.options and getattr(options, field.name) != field.default:
                 raise UsageError(f"--{field.name.replace('_', '-')} is not used with --for {self.name}.")
 
 
 def find_target(name: str) -> PackageTarget:
-    """Return a package target by its name.
-
-    Raises:
-        UnknownNameError: no target has this name.
-        DeployError: a third-party plug-in cannot be imported or declares no `PackageTarget`.
-    """
+    """Return a package target by its name; see `deploy.core.registry.declaration`."""
     return registry.declaration(PACKAGE, name, PackageTarget, "package target")
 
 

@@ -15,7 +15,6 @@ from deploy.core.backend import title_of
 from deploy.report.rows import JsonObject, same_cell
 from deploy.support.formatting import duration
 
-LATENCY = "latency"
 MAX_INTERVAL_RATIO = 1.2
 """An interval around 1 whose upper end exceeds its lower end by more than this factor is inconclusive."""
 MIN_SHARE = 0.05
@@ -26,15 +25,9 @@ PRECISIONS = {"fp32": "float32", "fp16": "float16", "int8": "INT8"}
 def advice(rows: Sequence[JsonObject], profiles: Sequence[JsonObject], baseline: str) -> list[dict[str, str]]:
     """Return the fastest configuration of every model and setting, and a remark for every INT8 file that is not faster.
 
-    Args:
-        rows: rows of the report, each with its whole machine.
-        profiles: profiles of configurations.
-        baseline: backend that speedups are relative to.
-
-    Returns:
-        Entries with ``where``, ``model``, ``kind`` (``fastest`` or ``int8``) and ``text``.
+    The rows contain their whole machine. The kind of an entry is ``fastest`` or ``int8``.
     """
-    timed = [row for row in rows if row["latency"] and row["scenario"] == LATENCY]
+    timed = [row for row in rows if row["latency"] and row["scenario"] == "latency"]
     entries = []
     for _, group in groupby(sorted(timed, key=_setting), key=_setting):
         members = list(group)
@@ -47,16 +40,8 @@ def advice(rows: Sequence[JsonObject], profiles: Sequence[JsonObject], baseline:
 
 def _setting(row: JsonObject) -> tuple[Any, ...]:
     machine = row["machine"]
-    return (
-        row["slug"],
-        row["batch"],
-        row["threads"],
-        row["device"],
-        machine.get("kind", ""),
-        machine.get("cpu"),
-        machine.get("cores"),
-        str(row["sizes"]),
-    )
+    same_machine = (machine.get("kind", ""), machine.get("cpu"), machine.get("cores"))
+    return row["slug"], row["batch"], row["threads"], row["device"], *same_machine, str(row["sizes"])
 
 
 def _fastest(rows: Sequence[JsonObject], baseline: str) -> dict[str, str]:
@@ -118,12 +103,9 @@ def _reasons(profile: JsonObject) -> list[str]:
     shares = sorted(((sum(item["ns"] for item in part) / total, text) for text, part in times.items()), reverse=True)
     reasons = [f"{share:.0%} of the time {text}" for share, text in shares if share >= MIN_SHARE]
     if profile["slower"]:
-        worst = profile["slower"][0]
-        factor = worst["ns"] / worst["float_ns"]
-        count = len(profile["slower"])
-        reasons.append(
-            f"layers slower than in float: {count}, the worst ({worst['layer']}) by a factor of {factor:.1f}"
-        )
+        count, worst = len(profile["slower"]), profile["slower"][0]
+        by = f"by a factor of {worst['ns'] / worst['float_ns']:.1f}"
+        reasons.append(f"layers slower than in float: {count}, the worst ({worst['layer']}) {by}")
     return reasons or ["the INT8 layers themselves take as long as the float ones"]
 
 

@@ -8,18 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from deploy.bench import records as timing
 from deploy.bench.limits import MachineLimits, stored_limits
-from deploy.bench.records import (
-    FOLDER,
-    PROFILE,
-    SKIPPED,
-    Cell,
-    CellRecord,
-    SkippedCell,
-    load,
-    load_profile,
-    load_skipped,
-)
+from deploy.bench.records import Cell, CellRecord, SkippedCell
 from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError
 from deploy.core.progress import Progress
@@ -38,9 +29,7 @@ class ReportInputs:
         records: the newest record of every configuration and machine, with its file.
         superseded: number of older records that were left out.
         accuracies: accuracy documents with their files, the newest first.
-        profiles: profiles of configurations, with their files.
         skipped: configurations without a record, with the reason.
-        artifacts: artifacts of the models in `records`.
         curves: training curves by slug, one row per epoch.
         limits: machines and their measured limits, the newest first.
     """
@@ -56,28 +45,24 @@ class ReportInputs:
 
 
 def collect(store: Store, models: Sequence[str], progress: Progress) -> ReportInputs:
-    """Read everything a report is made from.
-
-    Args:
-        store: artifacts directory.
-        models: model names or slugs; empty for all models.
-        progress: receives a warning for each damaged record, which is left out.
-    """
-    files = [path for path in store.root.glob(f"*/{FOLDER}/*.json") if is_record(path)]
+    """Read everything a report on some models is made from; damaged records are left out with a warning."""
+    files = [path for path in store.root.glob(f"*/{timing.FOLDER}/*.json") if is_record(path)]
     every = [
         (path, record)
-        for path, record in _load_all((path for path in files if not _is_profile(path)), load, progress)
+        for path, record in _load_all((path for path in files if not _is_profile(path)), timing.load, progress)
         if is_of(record.cell, models)
     ]
     newest = _newest(every)
     slugs = {record.cell.slug for _, record in newest}
-    profiles = _load_all(filter(_is_profile, files), load_profile, progress)
+    profiles = _load_all(filter(_is_profile, files), timing.load_profile, progress)
     documents = _load_all(
         (path for slug in slugs for path in (store.folder(slug) / accuracy.FOLDER).glob("*.json") if is_record(path)),
         accuracy.load,
         progress,
     )
-    skipped = (item for _, item in _load_all((store.root / SKIPPED).glob("*.json"), load_skipped, progress))
+    skipped = (
+        item for _, item in _load_all((store.root / timing.SKIPPED).glob("*.json"), timing.load_skipped, progress)
+    )
     timed = {
         (name, cell.backend, cell.precision, cell.batch, cell.machine.get("kind"))
         for cell in (record.cell for _, record in newest)
@@ -125,18 +110,18 @@ def _names(cell: Cell) -> set[str]:
 
 def _newest(records: Iterable[tuple[Path, CellRecord]]) -> list[tuple[Path, CellRecord]]:
     """Keep the newest of the records that differ only in file digest, package versions and measuring time."""
+
+    def created(record: CellRecord) -> str:
+        return str(record.about.get("created", ""))
+
     newest: dict[tuple[Any, ...], tuple[Path, CellRecord]] = {}
     for path, record in records:
         cell = record.cell
         options = sorted((name, value) for name, value in cell.options.items() if name != "time_s")
         key = (*setting(cell), cell.backend, cell.precision, cell.target, repr(options))
-        if key not in newest or _created(record) >= _created(newest[key][1]):
+        if key not in newest or created(record) >= created(newest[key][1]):
             newest[key] = (path, record)
     return list(newest.values())
-
-
-def _created(record: CellRecord) -> str:
-    return str(record.about.get("created", ""))
 
 
 def _load_all(
@@ -150,7 +135,7 @@ def _load_all(
 
 
 def _is_profile(path: Path) -> bool:
-    return path.name.split(".")[-3] == PROFILE
+    return path.name.split(".")[-3] == timing.PROFILE
 
 
 def _curve(store: Store, slug: str) -> list[dict[str, float]]:

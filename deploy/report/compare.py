@@ -26,7 +26,6 @@ class CellChange:
     """One configuration that is in both reports.
 
     Attributes:
-        name: name of the configuration.
         old_ns, new_ns: geometric mean of the processes' median latencies; None if it was not timed.
         ratio: new latency over old latency with its 95 % interval; None if one of them was not timed.
         verdict: ``faster`` or ``slower`` if significant after correction for all configurations, else
@@ -65,11 +64,7 @@ class ReportComparison:
 
 
 def compare_reports(
-    old: Path,
-    new: Path,
-    *,
-    models: Sequence[str] = (),
-    progress: Progress = SILENT,
+    old: Path, new: Path, *, models: Sequence[str] = (), progress: Progress = SILENT
 ) -> ReportComparison:
     """Compare the latencies of two machines or of two points in time.
 

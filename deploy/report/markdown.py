@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from deploy.report.machines import CONFIGURATION_HEADS, MACHINE_HEADS, side_by_side
+from deploy.report import tables
 from deploy.report.rows import JsonObject
 from deploy.report.tables import advice_line, common_settings, legend, machine_line, shown_columns, skipped
 
 
 def as_markdown(document: JsonObject) -> str:
-    """Return the report as Markdown: machines, advice, table, legend, skipped configurations.
-
-    Args:
-        document: see `deploy.report.write.describe`.
-    """
+    """Return the report as Markdown: machines, advice, table, legend, skipped configurations."""
     rows = document["rows"]
     columns = shown_columns(rows)
     lines = [f"# Latency report, {document['created'][:10]}", "", *document["how"], ""]
@@ -28,14 +24,12 @@ def as_markdown(document: JsonObject) -> str:
         ([item.text(row) for item in columns] for row in rows),
     )
     lines += [*(f"- {_escape(head)}: {_escape(text)}" for head, text in legend(columns)), ""]
-    side = side_by_side(rows, document["machines"])
+    side = tables.side_by_side(rows, document["machines"])
     if side is not None:
         lines += ["## Machines side by side", ""]
-        lines += _table(
-            [*CONFIGURATION_HEADS, *(f"{kind}: {head}" for kind in side.machines for head in MACHINE_HEADS)],
-            [False] * len(CONFIGURATION_HEADS) + [True] * len(side.machines) * len(MACHINE_HEADS),
-            ([*line.configuration, *(text for group in line.cells for text in group)] for line in side.lines),
-        )
+        heads = [f"{kind}: {head}" for kind in side.machines for head in tables.MACHINE_HEADS]
+        numbers = [False] * len(tables.CONFIGURATION_HEADS) + [True] * len(heads)
+        lines += _table([*tables.CONFIGURATION_HEADS, *heads], numbers, side.lines)
     left_out = skipped(document)
     if left_out:
         lines += ["## Skipped configurations", ""]

@@ -9,37 +9,29 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.resources import files
 from typing import Any
 
 from deploy.core.errors import MissingPackageError
 from deploy.core.plain import to_plain
-from deploy.report.machines import CONFIGURATION_HEADS, MACHINE_HEADS, side_by_side
+from deploy.report import tables
 from deploy.report.plots import make_plots
 from deploy.report.rows import JsonObject
-from deploy.report.tables import common_settings, legend, machine_line, shown_columns, skipped
 
 SHOWN = 100
 """Rows in the page's layout until the reader asks for all; sorting and filtering cover the others too."""
 
 
 def render_page(document: JsonObject) -> str:
-    """Return the page of a report.
-
-    Args:
-        document: see `deploy.report.write.describe`.
-
-    Raises:
-        MissingPackageError: Plotly or Jinja is not installed.
-    """
+    """Return the page of a report; see `deploy.report.write.describe`."""
     jinja2, plotly = _package("jinja2"), _package("plotly.offline")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["sortable"] = _sortable
     plots = make_plots(document)
     rows = document["rows"]
-    columns = shown_columns(rows)
+    columns = tables.shown_columns(rows)
+    choices = {name: sorted({row[name] for row in rows}) for name in ("backend", "precision")}
     evidence = [
         {
             **{name: row[name] for name in ("slug", "backend", "precision", "command", "links", "created", "flags")},
@@ -55,15 +47,15 @@ def render_page(document: JsonObject) -> str:
             document=document,
             rows=rows,
             columns=columns,
-            skipped=skipped(document),
-            side=side_by_side(rows, document["machines"]),
-            configuration_heads=CONFIGURATION_HEADS,
-            machine_heads=MACHINE_HEADS,
-            machines=[machine_line(item) for item in document["machines"]],
+            skipped=tables.skipped(document),
+            side=tables.side_by_side(rows, document["machines"]),
+            configuration_heads=tables.CONFIGURATION_HEADS,
+            machine_heads=tables.MACHINE_HEADS,
+            machines=[tables.machine_line(item) for item in document["machines"]],
             shown=SHOWN,
-            settings=common_settings(rows),
-            choices=_choices(rows),
-            legend=legend(columns),
+            settings=tables.common_settings(rows),
+            choices={name: values for name, values in choices.items() if len(values) > 1},
+            legend=tables.legend(columns),
             plots=plots,
             style=_asset("page.css"),
             script=_asset("page.js"),
@@ -92,9 +84,3 @@ def _packed(text: str) -> str:
 def _sortable(key: float | str | None) -> str:
     """Return a sort key as the script reads it; an unknown one is empty and comes last."""
     return "" if key is None else repr(key) if isinstance(key, float) else str(key)
-
-
-def _choices(rows: Sequence[JsonObject]) -> dict[str, list[str]]:
-    """Return the values that the table can be filtered by, for each field in which rows differ."""
-    values = {name: sorted({row[name] for row in rows}) for name in ("backend", "precision")}
-    return {name: known for name, known in values.items() if len(known) > 1}

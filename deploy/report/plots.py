@@ -20,8 +20,10 @@ OTHER_COLOR = "#56B4E9"
 SYMBOLS = {"fp32": "circle", "fp16": "square", "int8": "diamond"}
 DASHES = {"fp32": "solid", "fp16": "dot", "int8": "dash"}
 MS_PER_NS = 1e-6
+UPPER, LOWER = (0.55, 1.0), (0.0, 0.45)
+"""Heights of two plots, one above the other, as shares of the figure."""
 SPREAD = 0.7
-"""Height over which the series of one model are spread in the latency plot, in rows."""
+"""Height over which the series of one model are spread in the latency plot, in rows, so that intervals are apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +32,6 @@ class Plot:
 
     Attributes:
         name: id on the page.
-        title: heading.
         text: content in words, as caption and for screen readers.
         figures: figures by the choice that shows them; a single one needs no choice.
     """
@@ -42,28 +43,23 @@ class Plot:
 
 
 def make_plots(document: JsonObject) -> list[Plot]:
-    """Return the plots for which the report has data.
-
-    Args:
-        document: see `deploy.report.write.describe`.
-    """
+    """Return the plots for which the report has data; see `deploy.report.write.describe`."""
     rows = [row for row in document["rows"] if row["latency"] and row["scenario"] == "latency"]
-    plots = [
-        _latency(rows),
-        _accuracy(rows),
-        _distributions(rows),
-        _batches(rows),
-        _roofline(rows, document["limits"]),
-        _sensitivity(document["sensitivity"]),
-        _curves(document["curves"]),
+    return [
+        *_latency(rows),
+        *_accuracy(rows),
+        *_distributions(rows),
+        *_batches(rows),
+        *_roofline(rows, document["limits"]),
+        *_sensitivity(document["sensitivity"]),
+        *_curves(document["curves"]),
     ]
-    return [plot for plot in plots if plot is not None]
 
 
-def _latency(rows: Sequence[JsonObject]) -> Plot | None:
+def _latency(rows: Sequence[JsonObject]) -> Iterator[Plot]:
     """Median latency of each model, a series per backend and precision."""
     if not rows:
-        return None
+        return
     figures = {}
     for setting, group in _by_setting(rows).items():
         order = [row["slug"] for row in reversed(_fastest(group))]
@@ -73,35 +69,24 @@ def _latency(rows: Sequence[JsonObject]) -> Plot | None:
                 name,
                 members,
                 _latencies_ms(members),
-                [order.index(row["slug"]) + _offset(index, len(series)) for row in members],
+                [order.index(row["slug"]) + SPREAD * (0.5 - (index + 0.5) / len(series)) for row in members],
                 error_x=_latency_errors(members),
             )
             for index, (name, members) in enumerate(series)
         ]
-        figures[setting] = {
-            "data": data,
-            "layout": {
-                "height": 150 + max(30, 9 * len(series)) * len(order),
-                "xaxis": {"type": "log", "title": {"text": "median latency in ms, with its 95 % confidence interval"}},
-                "yaxis": {
-                    "tickvals": list(range(len(order))),
-                    "ticktext": order,
-                    "range": [-0.6, len(order) - 0.4],
-                    "automargin": True,
-                },
-            },
-        }
+        ticks = {"tickvals": list(range(len(order))), "ticktext": order, "range": [-0.6, len(order) - 0.4]}
+        figures[setting] = _figure(
+            data,
+            _log("median latency in ms, with its 95 % confidence interval"),
+            {**ticks, "automargin": True},
+            height=150 + max(30, 9 * len(series)) * len(order),
+        )
     setting, group = next(iter(_by_setting(rows).items()))
     text = f"Fastest configuration of each model ({setting}): {'; '.join(map(_label, _fastest(group)))}."
-    return Plot(name="latency", title="Latency by model and backend", text=text, figures=figures)
+    yield Plot(name="latency", title="Latency by model and backend", text=text, figures=figures)
 
 
-def _offset(index: int, count: int) -> float:
-    """Return where a series stands within its model's row, so that intervals do not overlap on the plot."""
-    return SPREAD * (0.5 - (index + 0.5) / count)
-
-
-def _accuracy(rows: Sequence[JsonObject]) -> Plot | None:
+def _accuracy(rows: Sequence[JsonObject]) -> Iterator[Plot]:
     """Top-1 accuracy against latency, with the Pareto front."""
     figures, texts = {}, []
     for setting, group in _by_setting([row for row in rows if row["accuracy"]]).items():
@@ -112,12 +97,12 @@ def _accuracy(rows: Sequence[JsonObject]) -> Plot | None:
             labels = (f"{_label(row)} {row['accuracy']['top1']:.1%}" for row in sorted(front, key=_median_ns))
             texts.append(f"On the front ({data_name}, {setting}): {', '.join(labels)}.")
     if not figures:
-        return None
+        return
     text = (
         "Filled points are on the Pareto front: no other configuration is detectably better in latency or accuracy "
         "without being detectably worse in the other. "
     )
-    return Plot(name="front", title="Accuracy and latency", text=text + texts[0], figures=figures)
+    yield Plot(name="front", title="Accuracy and latency", text=text + texts[0], figures=figures)
 
 
 def dominates(first: JsonObject, second: JsonObject) -> bool:
@@ -155,16 +140,10 @@ def _accuracy_figure(rows: Sequence[JsonObject], front: Sequence[JsonObject]) ->
                 points["name"] += ", not on the front"
                 points["marker"]["symbol"] += "-open"
             data.append(points)
-    layout = {
-        "xaxis": {"type": "log", "title": {"text": "median latency in ms"}},
-        "yaxis": {"title": {"text": "top-1 accuracy in %"}},
-        "height": 480,
-    }
-    return {"data": data, "layout": layout}
+    return _figure(data, _log("median latency in ms"), _axis("top-1 accuracy in %"))
 
 
-def _distributions(rows: Sequence[JsonObject]) -> Plot | None:
-    """Cumulative distribution of the latencies of single calls."""
+def _distributions(rows: Sequence[JsonObject]) -> Iterator[Plot]:
     figures: dict[str, Figure] = {}
     for key, group in groupby(rows, key=lambda row: (row["slug"], _setting(row))):
         data = []
@@ -172,28 +151,19 @@ def _distributions(rows: Sequence[JsonObject]) -> Plot | None:
             values = row["quantiles_ns"]
             if len(values) < 2:
                 continue
-            steps = len(values) - 1
-            shares = [100 * index / steps for index in range(steps + 1)]
+            shares = [100 * index / (len(values) - 1) for index in range(len(values))]
             line = {"color": _color(row["backend"]), "dash": DASHES.get(row["precision"], "dashdot")}
             name = f"{row['backend']} {row['precision']}"
             data.append(_trace("lines", name, [value * MS_PER_NS for value in values], shares, line=line))
         if data:
-            figures[", ".join(key)] = {
-                "data": data,
-                "layout": {
-                    "xaxis": {"type": "log", "title": {"text": "latency in ms"}},
-                    "yaxis": {"title": {"text": "cumulative share of calls in %"}},
-                    "height": 420,
-                },
-            }
-    if not figures:
-        return None
-    text = "Cumulative distribution of the latency of single calls, all processes together."
-    return Plot(name="distributions", title="Latency distribution", text=text, figures=figures)
+            axes = _log("latency in ms"), _axis("cumulative share of calls in %")
+            figures[", ".join(key)] = _figure(data, *axes, height=420)
+    if figures:
+        text = "Cumulative distribution of the latency of single calls, all processes together."
+        yield Plot(name="distributions", title="Latency distribution", text=text, figures=figures)
 
 
-def _batches(rows: Sequence[JsonObject]) -> Plot | None:
-    """Latency and throughput by batch size."""
+def _batches(rows: Sequence[JsonObject]) -> Iterator[Plot]:
     figures: dict[str, Figure] = {}
     for slug in dict.fromkeys(row["slug"] for row in rows):
         data: list[Figure] = []
@@ -205,17 +175,16 @@ def _batches(rows: Sequence[JsonObject]) -> Plot | None:
                 if len({row["batch"] for row in line}) > 1:
                     data += _batch_lines(name, line)
         if data:
-            layout = {
-                "xaxis": {"type": "log", "dtick": 0.30103, "anchor": "y2", "title": {"text": "batch"}},
-                "yaxis": {"type": "log", "domain": [0.55, 1.0], "title": {"text": "latency in ms"}},
-                "yaxis2": {"type": "log", "domain": [0.0, 0.45], "title": {"text": "samples / s"}},
-                "height": 560,
-            }
-            figures[slug] = {"data": data, "layout": layout}
-    if not figures:
-        return None
-    text = f"Latency (top) and throughput (bottom) by batch size: {', '.join(figures)}."
-    return Plot(name="batches", title="Batch size", text=text, figures=figures)
+            figures[slug] = _figure(
+                data,
+                _log("batch", dtick=0.30103, anchor="y2"),
+                _log("latency in ms", domain=UPPER),
+                height=560,
+                yaxis2=_log("samples / s", domain=LOWER),
+            )
+    if figures:
+        text = f"Latency (top) and throughput (bottom) by batch size: {', '.join(figures)}."
+        yield Plot(name="batches", title="Batch size", text=text, figures=figures)
 
 
 def _batch_lines(name: Series, rows: Sequence[JsonObject]) -> list[Figure]:
@@ -228,7 +197,7 @@ def _batch_lines(name: Series, rows: Sequence[JsonObject]) -> list[Figure]:
     ]
 
 
-def _roofline(rows: Sequence[JsonObject], limits: Sequence[JsonObject]) -> Plot | None:
+def _roofline(rows: Sequence[JsonObject], limits: Sequence[JsonObject]) -> Iterator[Plot]:
     """Operations per second against arithmetic intensity, below the machine's roofs."""
     known = [row for row in rows if row["work"] and row["limit"]]
     figures = {}
@@ -242,24 +211,17 @@ def _roofline(rows: Sequence[JsonObject], limits: Sequence[JsonObject]) -> Plot 
             x = [_operations(row) / row["work"]["bytes"] for row in members]
             y = [_operations(row) / _median_ns(row) for row in members]
             data.append(_points(name, members, x, y))
-        figures[setting] = {
-            "data": data,
-            "layout": {
-                "xaxis": {"type": "log", "title": {"text": "arithmetic intensity in operations / byte"}},
-                "yaxis": {"type": "log", "title": {"text": "10⁹ operations / s"}},
-                "height": 480,
-            },
-        }
+        axes = _log("arithmetic intensity in operations / byte"), _log("10⁹ operations / s")
+        figures[setting] = _figure(data, *axes)
     if not figures:
-        return None
+        return
     setting, group = next(iter(_by_setting(known).items()))
     best = max(group, key=lambda row: float(row["limit"]["attained"]))
     text = f"Closest to its roof ({setting}): {_label(best)}, {best['limit']['attained']:.0%} of the attainable."
-    return Plot(name="roofline", title="Roofline", text=text, figures=figures)
+    yield Plot(name="roofline", title="Roofline", text=text, figures=figures)
 
 
 def _operations(row: JsonObject) -> float:
-    """Return the number of operations of one call."""
     return float(sum(row["work"]["operations"].values()))
 
 
@@ -274,39 +236,31 @@ def _roofs(limits: JsonObject, low: float, high: float) -> Iterator[Figure]:
         yield _trace("lines", name, points, [min(peak, point * bandwidth) / 1e9 for point in points], line=line)
 
 
-def _sensitivity(models: Sequence[JsonObject]) -> Plot | None:
+def _sensitivity(models: Sequence[JsonObject]) -> Iterator[Plot]:
     """SQNR of the noisiest layers of each INT8 file, the worst on top."""
     figures = {}
     for item in models:
         layers = sorted(item["layers"], key=lambda layer: -float(layer["sqnr_db"]))
-        figures[f"{item['slug']}, for {item['target']}"] = {
-            "data": [
-                {
-                    "type": "bar",
-                    "orientation": "h",
-                    "x": _rounded([float(layer["sqnr_db"]) for layer in layers]),
-                    "y": [layer["layer"] for layer in layers],
-                    "marker": {"color": _color(item["target"])},
-                }
-            ],
-            "layout": {
-                "height": 140 + 22 * len(layers),
-                "xaxis": {"title": {"text": "SQNR in dB (lower is worse)"}},
-                "yaxis": {"automargin": True},
-            },
+        bars = {
+            "type": "bar",
+            "orientation": "h",
+            "x": _rounded([float(layer["sqnr_db"]) for layer in layers]),
+            "y": [layer["layer"] for layer in layers],
+            "marker": {"color": _color(item["target"])},
         }
+        axes = _axis("SQNR in dB (lower is worse)"), {"automargin": True}
+        figures[f"{item['slug']}, for {item['target']}"] = _figure([bars], *axes, height=140 + 22 * len(layers))
     if not figures:
-        return None
+        return
     worst = min((float(layer["sqnr_db"]), layer["layer"], item["slug"]) for item in models for layer in item["layers"])
     text = (
         "SQNR of the layers with the most quantization noise; the lowest is "
         f"{worst[0]:.1f} dB, in {worst[1]} of {worst[2]}."
     )
-    return Plot(name="sensitivity", title="Quantization noise by layer", text=text, figures=figures)
+    yield Plot(name="sensitivity", title="Quantization noise by layer", text=text, figures=figures)
 
 
-def _curves(curves: Mapping[str, Sequence[JsonObject]]) -> Plot | None:
-    """Loss and accuracy of each trained model by epoch."""
+def _curves(curves: Mapping[str, Sequence[JsonObject]]) -> Iterator[Plot]:
     figures, texts = {}, []
     for slug, rows in curves.items():
         data = [
@@ -323,18 +277,24 @@ def _curves(curves: Mapping[str, Sequence[JsonObject]]) -> Plot | None:
             for split, color, dash in (("train", _color("torch"), "dash"), ("test", _color("onnxruntime"), "solid"))
             for column, axis, factor in (("loss", "y", 1), ("top1", "y2", 100))
         ]
-        layout = {
-            "xaxis": {"anchor": "y2", "title": {"text": "epoch"}},
-            "yaxis": {"type": "log", "domain": [0.55, 1.0], "title": {"text": "cross-entropy"}},
-            "yaxis2": {"domain": [0.0, 0.45], "title": {"text": "top-1 in %"}},
-            "height": 520,
-        }
-        figures[slug] = {"data": data, "layout": layout}
+        axes = _axis("epoch", anchor="y2"), _log("cross-entropy", domain=UPPER)
+        figures[slug] = _figure(data, *axes, height=520, yaxis2=_axis("top-1 in %", domain=LOWER))
         epochs = f"{len(rows)} epoch{'' if len(rows) == 1 else 's'}"
         texts.append(f"{slug} {100 * rows[-1]['test_top1']:.1f} % after {epochs}")
-    if not figures:
-        return None
-    return Plot(name="curves", title="Training", text=f"Final test top-1: {'; '.join(texts)}.", figures=figures)
+    if figures:
+        yield Plot(name="curves", title="Training", text=f"Final test top-1: {'; '.join(texts)}.", figures=figures)
+
+
+def _figure(data: list[Figure], x: Figure, y: Figure, *, height: int = 480, **more: Figure) -> Figure:
+    return {"data": data, "layout": {"height": height, "xaxis": x, "yaxis": y, **more}}
+
+
+def _axis(title: str, **more: Any) -> Figure:
+    return {"title": {"text": title}, **more}
+
+
+def _log(title: str, **more: Any) -> Figure:
+    return _axis(title, type="log", **more)
 
 
 def _trace(mode: str, name: str, x: Sequence[float], y: Sequence[float], **more: Any) -> Figure:
@@ -342,7 +302,6 @@ def _trace(mode: str, name: str, x: Sequence[float], y: Sequence[float], **more:
 
 
 def _points(name: Series, rows: Sequence[JsonObject], x: Sequence[float], y: Sequence[float], **more: Any) -> Figure:
-    """Return one point per row, labeled with its model."""
     slugs = [row["slug"] for row in rows]
     return _trace("markers", " ".join(name), x, y, text=slugs, marker=_marker(name), **more)
 
@@ -353,13 +312,11 @@ def _marker(name: Series) -> dict[str, Any]:
 
 
 def _color(backend: str) -> str:
-    """Return the color of a backend or quantization target, ``#RRGGBB``."""
     known = backends()
     return (known[backend].color if backend in known else None) or OTHER_COLOR
 
 
 def _latency_errors(rows: Sequence[JsonObject]) -> dict[str, Any]:
-    """Return error bars of the rows' latencies, in milliseconds."""
     return _errors(
         [(_interval_ns(row)[1] - _median_ns(row)) * MS_PER_NS for row in rows],
         [(_median_ns(row) - _interval_ns(row)[0]) * MS_PER_NS for row in rows],
@@ -367,13 +324,8 @@ def _latency_errors(rows: Sequence[JsonObject]) -> dict[str, Any]:
 
 
 def _errors(plus: Sequence[float], minus: Sequence[float]) -> dict[str, Any]:
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": _rounded(plus),
-        "arrayminus": _rounded(minus),
-        "thickness": 1.2,
-    }
+    bars = {"array": _rounded(plus), "arrayminus": _rounded(minus)}
+    return {"type": "data", "symmetric": False, **bars, "thickness": 1.2}
 
 
 def _rounded(values: Sequence[float]) -> list[float]:
@@ -390,7 +342,6 @@ def _latencies_ms(rows: Sequence[JsonObject]) -> list[float]:
 
 
 def _interval_ns(row: JsonObject) -> tuple[float, float]:
-    """Return the confidence interval of a median latency; the median itself if there is none."""
     median = row["latency"]["median_ns"]
     if median["low"] is None:
         return median["value"], median["value"]
@@ -413,7 +364,6 @@ def _by_setting(rows: Sequence[JsonObject]) -> dict[str, list[JsonObject]]:
 
 
 def _by_series(rows: Sequence[JsonObject]) -> list[tuple[Series, list[JsonObject]]]:
-    """Return rows by backend and precision."""
 
     def key(row: JsonObject) -> Series:
         return row["backend"], row["precision"]

@@ -28,13 +28,7 @@ MAX_TOTAL_QUANTILES = 40_000
 
 
 def report_rows(inputs: ReportInputs, baseline: str, folder: Path) -> list[dict[str, Any]]:
-    """Return one row per record, grouped by model and batch, the fastest first.
-
-    Args:
-        inputs: what the artifacts directory contains.
-        baseline: backend whose float32 latency speedups are relative to.
-        folder: folder of the report; links are relative to it.
-    """
+    """Return one row per record, grouped by model and batch, the fastest first; links are relative to ``folder``."""
     records = [record for _, record in inputs.records]
     floors = {record.cell.key: item for record in records if (item := _floor(record, inputs)) is not None}
     marks = _marks(records)
@@ -62,13 +56,11 @@ def report_rows(inputs: ReportInputs, baseline: str, folder: Path) -> list[dict[
                 },
             }
         )
-    return sorted(rows, key=_order)
 
+    def order(row: JsonObject) -> tuple[str, int, float]:  # rows without a latency come last in their group
+        return row["slug"], row["batch"], row["latency"]["median_ns"]["value"] if row["latency"] else math.inf
 
-def _order(row: JsonObject) -> tuple[str, int, float]:
-    """Return the sort key of a row; rows without a latency come last in their group."""
-    latency = row["latency"]
-    return row["slug"], row["batch"], latency["median_ns"]["value"] if latency else math.inf
+    return sorted(rows, key=order)
 
 
 def same_cell(profile: JsonObject, row: JsonObject) -> bool:
@@ -78,7 +70,6 @@ def same_cell(profile: JsonObject, row: JsonObject) -> bool:
 
 
 def _command(record: CellRecord) -> str:
-    """Return the command that repeats a measurement."""
     cell = record.cell
     words = ["deploy", "bench", cell.model, "--backends", cell.backend, "--precision", cell.precision]
     words += ["--batch", str(cell.batch), "--threads", str(cell.threads)]
@@ -133,11 +124,7 @@ def _slower(best: CellRecord, other: CellRecord) -> bool:
 
 
 def _accuracy_row(record: CellRecord, inputs: ReportInputs) -> tuple[Path, JsonObject, JsonObject] | None:
-    """Find the newest accuracy of the file that was timed, or of the weights that PyTorch ran.
-
-    Returns:
-        The accuracy document's path, its data set and the row in it; None if the accuracy was not measured.
-    """
+    """Return the newest accuracy of the file that was timed, or of the weights that PyTorch ran: path, data, row."""
     digest = record.cell.digest if record.about.get("file") else record.about.get("weights")
     for path, document in inputs.accuracies:
         for row in document["rows"]:

@@ -9,6 +9,9 @@ from deploy.core.backend import backends
 from deploy.report.rows import JsonObject
 from deploy.support.formatting import UNKNOWN, duration, size, spread, times_faster
 
+CONFIGURATION_HEADS = ("model", "backend", "precision", "batch", "threads")
+MACHINE_HEADS = ("latency", "speedup")
+"""Heads of the columns of each machine."""
 SortKey = float | str | None
 
 
@@ -18,7 +21,6 @@ class Column:
 
     Attributes:
         name: CSS class on the page.
-        head: heading.
         text: returns a row's cell.
         key: returns what the cell is sorted by; None if unknown.
         number: whether it is right-aligned and sorted as numbers.
@@ -50,20 +52,12 @@ def _median_ns(row: JsonObject) -> float | None:
     return row["latency"]["median_ns"]["value"] if row["latency"] else None
 
 
-def _p99_ns(row: JsonObject) -> float | None:
-    return row["latency"]["p99_ns"] if row["latency"] else None
-
-
 def _backend(row: JsonObject) -> str:
     return f"{row['backend']}{' +graph' if row['options'].get('graph') else ''}"
 
 
 def _parity(row: JsonObject) -> str:
     return f"{row['evidence'].get('verdict', '?')}{' !' if row['flags'] else ''}"
-
-
-def _rank(row: JsonObject) -> str:
-    return {"best": "0", "tie": "1"}.get(row["mark"], "2")
 
 
 def _top1(row: JsonObject) -> str:
@@ -122,11 +116,11 @@ RESULTS: tuple[Column, ...] = (
         "mark",
         "rank",
         lambda row: row["mark"] or "",
-        _rank,
+        lambda row: {"best": "0", "tie": "1"}.get(row["mark"], "2"),
         number=False,
         legend="best = fastest configuration of the model in the same setting, tie = not detectably slower",
     ),
-    Column("p99", "p99", lambda row: duration(_p99_ns(row)), _p99_ns),
+    Column("p99", "p99", lambda row: duration((row["latency"] or {}).get("p99_ns")), _part("latency", "p99_ns")),
     Column("throughput", "samples/s", _formatted("throughput", ".4g"), _field("throughput")),
     Column(
         "speedup",
@@ -159,10 +153,8 @@ def shown_columns(rows: Sequence[JsonObject]) -> list[Column]:
 
 def legend(columns: Sequence[Column]) -> list[tuple[str, str]]:
     """Return the explanations of columns, by heading."""
-    return [
-        *((item.head, item.legend) for item in columns if item.legend),
-        (UNKNOWN, "unknown, or too few samples"),
-    ]
+    explained = [(item.head, item.legend) for item in columns if item.legend]
+    return [*explained, (UNKNOWN, "unknown, or too few samples")]
 
 
 def common_settings(rows: Sequence[JsonObject]) -> str:
@@ -181,9 +173,10 @@ def skipped(document: JsonObject) -> list[tuple[str, str]]:
         (f"{', '.join(dict.fromkeys(names))}: {backend} {precision}", reason)
         for (backend, precision, reason), names in models.items()
     ]
-    failed = [row for row in document["rows"] if row["failure"]]
     return lines + [
-        (f"{row['slug']}: {row['backend']} {row['precision']} batch {row['batch']}", row["failure"]) for row in failed
+        (f"{row['slug']}: {row['backend']} {row['precision']} batch {row['batch']}", row["failure"])
+        for row in document["rows"]
+        if row["failure"]
     ]
 
 
@@ -201,3 +194,47 @@ def machine_line(item: JsonObject) -> str:
     deciding = {"python", *(package for item in backends().values() for package in item.packages)}
     parts += [f"{name} {version}" for name, version in versions.items() if name in deciding]
     return ", ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineColumns:
+    """The table.
+
+    Attributes:
+        machines: names of the machines.
+        lines: texts under `CONFIGURATION_HEADS`, followed by those under `MACHINE_HEADS` of each machine; dashes for a
+            machine without a timing.
+    """
+
+    machines: tuple[str, ...]
+    lines: list[list[str]]
+
+
+def side_by_side(rows: Sequence[JsonObject], machines: Sequence[JsonObject]) -> MachineColumns | None:
+    """Return the table; None if all rows are of one machine."""
+    names = [str(item["machine"].get("kind") or f"machine {index + 1}") for index, item in enumerate(machines)]
+    kinds = tuple(sorted({names[row["machine"]] for row in rows}))
+    if len(kinds) < 2:
+        return None
+    lines: dict[tuple[str, ...], list[dict[str, tuple[str, ...]]]] = {}
+    for row in rows:
+        kind, same = names[row["machine"]], lines.setdefault(_configuration(row), [])
+        line = next((cells for cells in same if kind not in cells), None)
+        if line is None:  # another device, size or rate on the same machine gets a line of its own
+            same.append(line := {})
+        line[kind] = (latency_text(row), speedup_text(row) if row["latency"] else UNKNOWN)
+    nothing = (UNKNOWN,) * len(MACHINE_HEADS)
+    return MachineColumns(
+        machines=kinds,
+        lines=[
+            [*configuration, *(text for kind in kinds for text in cells.get(kind, nothing))]
+            for configuration, same in lines.items()
+            for cells in same
+        ],
+    )
+
+
+def _configuration(row: JsonObject) -> tuple[str, ...]:
+    scenario = "" if row["scenario"] == "latency" else f" ({row['scenario']})"
+    graph = " +graph" if row["options"].get("graph") else ""
+    return row["slug"], f"{row['backend']}{graph}{scenario}", row["precision"], str(row["batch"]), str(row["threads"])

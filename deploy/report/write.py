@@ -102,13 +102,7 @@ def write_report(
 
 
 def describe(inputs: ReportInputs, baseline: str, folder: Path) -> dict[str, Any]:
-    """Return a report as plain values, the content of ``report.json``.
-
-    Args:
-        inputs: what the artifacts directory contains.
-        baseline: backend whose float32 latency speedups are relative to.
-        folder: folder of the report; links are relative to it.
-    """
+    """Return a report as plain values, the content of ``report.json``; links are relative to ``folder``."""
     rows = report_rows(inputs, baseline, folder)
     machines: list[dict[str, Any]] = []
     for row in rows:

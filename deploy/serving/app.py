@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
@@ -23,48 +22,28 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deploy.core.environment import version
 from deploy.core.errors import DeployError
-from deploy.serving.errors import RequestError
 from deploy.serving.metrics import CONTENT_TYPE, Metrics
 from deploy.serving.models import VERSION, ServedModel
-from deploy.serving.protocol import HEADER_LENGTH, read_request, write_response
+from deploy.serving.options import LOOPBACK, ServeOptions, url_host
+from deploy.serving.protocol import HEADER_LENGTH, RequestError, read_request, write_response
 
 INFER = re.compile(r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?/infer")
 EXTENSIONS = ("binary_tensor_data", "classification")
+READ_TIMEOUT_S = 30.0
+"""Maximum time to receive a body."""
+TOTAL_BODY_FACTOR = 4
+"""The bodies of all requests in progress may total this many times the maximum size of one."""
 CLIENT_CLOSED = 499
 """Status in the metrics of a request whose client closed the connection, as in nginx."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RequestLimits:
-    """Limits of what clients may send.
-
-    Attributes:
-        body_bytes: maximum size of one request's body.
-        total_bytes: maximum size of the bodies of all requests in progress.
-        read_timeout_s: maximum time to receive a body.
-        hosts: allowed values of the ``Host`` header, without the port; empty for any. They keep web pages of other
-            sites from using a local server through a browser (DNS rebinding).
-    """
-
-    body_bytes: int = 64 << 20
-    total_bytes: int = 256 << 20
-    read_timeout_s: float = 30.0
-    hosts: tuple[str, ...] = ()
-
-
 class Service:
-    """Request handlers for several models.
+    """Request handlers for several models."""
 
-    Args:
-        models: models by the names they answer under.
-        limits: limits of what clients may send.
-        metrics: counts requests.
-    """
-
-    def __init__(self, models: Mapping[str, ServedModel], limits: RequestLimits, metrics: Metrics) -> None:
+    def __init__(self, models: Mapping[str, ServedModel], options: ServeOptions, metrics: Metrics) -> None:
         self.models = models
         self.metrics = metrics
-        self._limits = limits
+        self._options = options
         self._body_bytes = 0
 
     def stop_delaying(self) -> None:
@@ -86,15 +65,15 @@ class Service:
                 Route(f"{path}/ready", self._model_ready),
                 Route(f"{path}/infer", self._infer_without_post),
             ]
-        handlers: dict[Any, Callable[..., Awaitable[Response]]] = {
-            RequestError: _on_request_error,
-            HTTPException: _on_http_exception,
-        }
+        handlers: dict[Any, Callable[..., Awaitable[Response]]] = {RequestError: _on_error, HTTPException: _on_error}
         return self._wrap(Starlette(routes=[*own, *routes], exception_handlers=handlers))
 
     def _wrap(self, inner: ASGIApp) -> ASGIApp:
-        """Check hosts first, and pass inference requests directly to their handler, which is faster than routing."""
-        hosts = {name.encode() for name in self._limits.hosts}
+        """Check hosts first, and pass inference requests directly to their handler, which is faster than routing.
+
+        The check keeps web pages of other sites from using a local server through a browser (DNS rebinding).
+        """
+        hosts = {url_host(name).encode() for name in LOOPBACK} if self._options.host in LOOPBACK else set()
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             if hosts and scope["type"] == "http" and _host(scope) not in hosts:
@@ -128,9 +107,9 @@ class Service:
         parts: list[bytes] = []
         try:
             try:
-                await _with_timeout(self._limits.read_timeout_s, self._read(request, parts))
+                await _with_timeout(READ_TIMEOUT_S, self._read(request, parts))
             except asyncio.TimeoutError as exc:
-                raise RequestError(408, f"no complete request after {self._limits.read_timeout_s:g} s.") from exc
+                raise RequestError(408, f"no complete request after {READ_TIMEOUT_S:g} s.") from exc
             yield parts[0] if len(parts) == 1 else b"".join(parts)
         finally:
             self._body_bytes -= sum(map(len, parts))
@@ -144,17 +123,14 @@ class Service:
             parts.append(part)
 
     def _check_size(self, size: int, more: int) -> None:
-        if size > self._limits.body_bytes:
-            raise RequestError(413, f"the request is larger than {self._limits.body_bytes} bytes.")
-        if self._body_bytes + more > self._limits.total_bytes:
+        limit = self._options.max_request_bytes
+        if size > limit:
+            raise RequestError(413, f"the request is larger than {limit} bytes.")
+        if self._body_bytes + more > TOTAL_BODY_FACTOR * limit:
             raise RequestError(429, "too many requests are in progress.", 1)
 
     def find_model(self, request: Request) -> ServedModel:
-        """Return the model that a request's path names.
-
-        Raises:
-            RequestError: status 404: there is no such model or version.
-        """
+        """Return the model that a request's path names; status 404 if there is no such model or version."""
         name = request.path_params["model"]
         if name not in self.models:
             raise RequestError(404, f"unknown model {name[:80]!r}; the models are {', '.join(self.models)}.")
@@ -163,9 +139,7 @@ class Service:
         return self.models[name]
 
     async def _server(self, request: Request) -> Response:
-        return JSONResponse(
-            {"name": "deploy", "version": version("deploy-toolkit") or "", "extensions": list(EXTENSIONS)}
-        )
+        return JSONResponse({"name": "deploy", "version": version("deploy-toolkit") or "", "extensions": EXTENSIONS})
 
     async def _live(self, request: Request) -> Response:
         return Response()
@@ -207,20 +181,15 @@ class Service:
             inference = read_request(body, request.headers.get(HEADER_LENGTH), model.inputs, model.outputs)
             shape = next(iter(inference.feeds.values())).shape
             try:
-                result = await model.batcher.run(inference.feeds, shape[0] if shape else 1)
+                fetches, _ = await model.batcher.run(inference.feeds, shape[0] if shape else 1)
             except DeployError as exc:
                 raise RequestError(500, exc.message) from exc
         name = request.path_params["model"]
-        content, headers = write_response(name, VERSION, inference, result.fetches, model.labels)
+        content, headers = write_response(name, VERSION, inference, fetches, model.labels)
         return Response(content, headers=headers)
 
 
 async def _with_timeout(timeout_s: float, coroutine: Coroutine[Any, Any, None]) -> None:
-    """Await a coroutine.
-
-    Raises:
-        asyncio.TimeoutError: it took longer than ``timeout_s``.
-    """
     if sys.version_info >= (3, 11):  # cheaper than wait_for, which creates a task
         async with asyncio.timeout(timeout_s):
             await coroutine
@@ -229,7 +198,6 @@ async def _with_timeout(timeout_s: float, coroutine: Coroutine[Any, Any, None]) 
 
 
 def _host(scope: Scope) -> bytes:
-    """Return the value of the ``Host`` header, without the port."""
     value: bytes = next((value for name, value in scope["headers"] if name == b"host"), b"")
     return value.rsplit(b":", 1)[0] if not value.endswith(b"]") else value
 
@@ -239,9 +207,5 @@ def _error_response(error: RequestError) -> Response:
     return JSONResponse({"error": error.message}, error.status, headers=headers)
 
 
-async def _on_request_error(request: Request, exc: RequestError) -> Response:
-    return _error_response(exc)
-
-
-async def _on_http_exception(request: Request, exc: HTTPException) -> Response:
-    return _error_response(RequestError(exc.status_code, str(exc.detail)))
+async def _on_error(request: Request, exc: RequestError | HTTPException) -> Response:
+    return _error_response(exc if isinstance(exc, RequestError) else RequestError(exc.status_code, str(exc.detail)))

@@ -18,45 +18,11 @@ import numpy as np
 
 from deploy.core.errors import DeployError
 from deploy.core.runner import Feeds, Fetches, Runner
-from deploy.serving.errors import RequestError
+from deploy.serving.options import ServeOptions
+from deploy.serving.protocol import RequestError
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BatchingLimits:
-    """Limits of batches and of the queue.
-
-    Attributes:
-        max_batch: maximum batch size, in samples.
-        max_delay_ms: how long a request may wait for others while a runner is free, in milliseconds.
-        queue: maximum number of queued samples; further requests are rejected at once.
-        timeout_ms: maximum time in the queue, in milliseconds; a request that waited longer is rejected.
-    """
-
-    max_batch: int = 32
-    max_delay_ms: float = 0.0
-    queue: int = 1024
-    timeout_ms: float = 10_000.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BatchResult:
-    """The result of one request.
-
-    Attributes:
-        fetches: arrays by output name, for this request's samples only.
-        waited_s: seconds from the request's arrival to the start of its batch.
-        ran_s: run time of the whole batch, in seconds.
-        batch: samples in the batch.
-    """
-
-    fetches: Fetches
-    waited_s: float
-    ran_s: float
-    batch: int
-
-
-Observer = Callable[[int, float, list[float]], None]
-"""Called after every batch with its samples, its run time in seconds, and the seconds each request waited."""
+BatchResult = tuple[Fetches, float]
+"""Arrays by output name for the samples of one request, and the run time of the whole batch in seconds."""
 
 
 @dataclass(eq=False, slots=True)
@@ -71,11 +37,8 @@ class _QueuedRequest:
 class Batcher:
     """A queue of requests and the runners that serve it, one thread each; to be used from one event loop.
 
-    Args:
-        runners: runners of the same model; `close` closes them.
-        batched: requests may be concatenated along their first dimension.
-        limits: limits of batches and of the queue.
-        observe: called in a runner's thread after every batch.
+    Requests are concatenated along their first dimension if ``batched``. ``observe`` is called after every batch, in a
+    runner's thread, with the batch's samples, its run time and the times its requests waited, in seconds.
     """
 
     def __init__(
@@ -83,18 +46,18 @@ class Batcher:
         runners: Sequence[Runner],
         *,
         batched: bool,
-        limits: BatchingLimits,
-        observe: Observer = lambda samples, ran_s, waited_s: None,
+        options: ServeOptions,
+        observe: Callable[[int, float, list[float]], None],
     ) -> None:
-        self.limits = limits
+        self.options = options
         self.batched = batched
         self._observe = observe
         self._queue: deque[_QueuedRequest] = deque()
-        self._samples = 0
+        self.queued_samples = 0
         self._changed = threading.Condition()
         self._closing = False
-        self._delay_s = limits.max_delay_ms / 1000
-        self._timeout_s = limits.timeout_ms / 1000
+        self._delay_s = options.max_delay_ms / 1000
+        self._timeout_s = options.timeout_ms / 1000
         self._runners = list(runners)
         self._threads = [
             threading.Thread(target=self._work, args=(runner,), name=f"runner-{number}", daemon=True)
@@ -104,40 +67,31 @@ class Batcher:
             thread.start()
 
     @property
-    def queued_samples(self) -> int:
-        """Samples in the queue."""
-        return self._samples
-
-    @property
     def alive(self) -> bool:
         """Whether every runner's thread is running."""
         return not self._closing and all(thread.is_alive() for thread in self._threads)
 
     async def run(self, feeds: Feeds, samples: int) -> BatchResult:
-        """Queue one request and wait for its result.
-
-        Args:
-            feeds: arrays by input name, with the shapes and dtypes of the model.
-            samples: number of samples in the request.
+        """Queue one request and wait for its result: its own arrays by output name, and the run time of its batch.
 
         Raises:
             RequestError: the request is larger than a batch, the queue is full, the request waited too long, or the
                 server is stopping.
             DeployError: the runner failed on this request.
         """
-        if self.batched and samples > self.limits.max_batch:
-            raise RequestError(400, f"the request has {samples} samples; the maximum is {self.limits.max_batch}.")
+        if self.batched and samples > self.options.max_batch:
+            raise RequestError(400, f"the request has {samples} samples; the maximum is {self.options.max_batch}.")
         loop = asyncio.get_running_loop()
         shape = tuple((name, value.shape[1:]) for name, value in feeds.items())
         request = _QueuedRequest(feeds, samples, shape, time.monotonic(), loop.create_future())
         with self._changed:
             if self._closing:
                 raise RequestError(503, "the server is stopping.")
-            if self._samples + samples > self.limits.queue:
-                message = f"the queue is full: {self._samples} of at most {self.limits.queue} samples."
+            if self.queued_samples + samples > self.options.queue:
+                message = f"the queue is full: {self.queued_samples} of at most {self.options.queue} samples."
                 raise RequestError(429, message, 1)
             self._queue.append(request)
-            self._samples += samples
+            self.queued_samples += samples
             self._changed.notify()
         return await request.future
 
@@ -171,7 +125,7 @@ class Batcher:
                     remaining_s = self._queue[0].arrived + self._delay_s - time.monotonic()
                     if remaining_s <= 0 or not self.batched or len(batch) < len(self._queue):
                         break
-                    if sum(request.samples for request in batch) >= self.limits.max_batch:
+                    if sum(request.samples for request in batch) >= self.options.max_batch:
                         break
                     self._changed.wait(remaining_s)
                 elif self._closing:
@@ -180,13 +134,13 @@ class Batcher:
                     self._changed.wait()
             for request in batch:
                 self._queue.popleft()
-                self._samples -= request.samples
+                self.queued_samples -= request.samples
             return batch
 
     def _collect(self) -> list[_QueuedRequest]:
         """Return the first requests that can run as one batch; the first that does not fit ends it."""
         batch: list[_QueuedRequest] = []
-        free = self.limits.max_batch
+        free = self.options.max_batch
         for request in self._queue:
             if batch and (not self.batched or request.samples > free or request.shape != batch[0].shape):
                 break
@@ -199,14 +153,17 @@ class Batcher:
         oldest = time.monotonic() - self._timeout_s
         while self._queue and (self._queue[0].future.cancelled() or self._queue[0].arrived < oldest):
             request = self._queue.popleft()
-            self._samples -= request.samples
+            self.queued_samples -= request.samples
             expired = RequestError(503, f"the request waited longer than {self._timeout_s:g} s.", 1)
             _deliver([(request, expired)])
 
     def _run(self, runner: Runner, batch: list[_QueuedRequest]) -> None:
         began = time.monotonic()
         try:
-            fetches = runner.run(_concatenate(batch))
+            feeds = batch[0].feeds
+            if len(batch) > 1:
+                feeds = {name: np.concatenate([request.feeds[name] for request in batch]) for name in feeds}
+            fetches = runner.run(feeds)
         except Exception as exc:
             if len(batch) > 1:  # one request may cause the failure: run each alone
                 for request in batch:
@@ -216,22 +173,15 @@ class Batcher:
             return
         ran_s = time.monotonic() - began
         samples = sum(request.samples for request in batch)
-        waited_s = [began - request.arrived for request in batch]
         results: list[tuple[_QueuedRequest, BatchResult | Exception]] = []
         start = 0
-        for request, seconds in zip(batch, waited_s, strict=True):
+        for request in batch:
             stop = start + request.samples
             own = fetches if len(batch) == 1 else {name: value[start:stop] for name, value in fetches.items()}
-            results.append((request, BatchResult(fetches=own, waited_s=seconds, ran_s=ran_s, batch=samples)))
+            results.append((request, (own, ran_s)))
             start = stop
         _deliver(results)
-        self._observe(samples, ran_s, waited_s)
-
-
-def _concatenate(batch: Sequence[_QueuedRequest]) -> Feeds:
-    if len(batch) == 1:
-        return batch[0].feeds
-    return {name: np.concatenate([request.feeds[name] for request in batch]) for name in batch[0].feeds}
+        self._observe(samples, ran_s, [began - request.arrived for request in batch])
 
 
 def _deliver(results: Sequence[tuple[_QueuedRequest, BatchResult | Exception]]) -> None:

@@ -52,11 +52,7 @@ class Metrics:
             waited.observe(seconds)
 
     def text(self, queued: dict[str, int]) -> bytes:
-        """Return all metrics.
-
-        Args:
-            queued: samples in the queue, by model.
-        """
+        """Return all metrics."""
         for model, samples in queued.items():
             self._queue.labels(model).set(samples)
         return generate_latest(self.registry)

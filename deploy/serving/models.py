@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from deploy.core.progress import Progress
 from deploy.core.runner import Runner
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec, batch_symbol
-from deploy.serving.batching import Batcher, BatchingLimits
+from deploy.serving.batching import Batcher
 from deploy.serving.metrics import Metrics
+from deploy.serving.options import ServeOptions
 from deploy.serving.protocol import tensor_metadata
 from deploy.support.lookup import names_of, newest_export, newest_variants
 from deploy.support.runtime import Runtime, runtime_of
@@ -33,16 +35,7 @@ def choose_files(
 ) -> list[Artifact]:
     """Return the files to serve, float32 first; the first file also answers under the model's name.
 
-    Args:
-        model: a model's name or a file; default the model of the newest export.
-        files: files to serve; empty for every file of the model that runs on this machine.
-        backend: serve only files that this backend opens; None lets each file's format and target decide.
-        store: the artifacts directory.
-        progress: receives progress messages.
-
-    Raises:
-        ArtifactError: there are no files to serve, or a given file does not run on this machine.
-        UsageError: the files belong to several models.
+    Without ``files``, every file of the model that ``backend``, or any backend, runs on this machine is served.
     """
     if model is not None and Path(model).is_file():
         files = (Path(model), *files)
@@ -99,12 +92,7 @@ class ServedModel:
     """A file, or the PyTorch model, behind a queue.
 
     Attributes:
-        name: name in the metrics and in the protocol.
         platform: the protocol's name of the runtime and format, ``onnxruntime_onnx``.
-        batcher: queues and runs requests.
-        inputs: inputs of the model.
-        outputs: outputs of the model.
-        labels: class names; empty if there are none.
         about: plain values for the metadata: the file, its digest, its verdict.
     """
 
@@ -117,54 +105,32 @@ class ServedModel:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def metadata(self, name: str) -> dict[str, Any]:
-        """Return the model's metadata as the protocol defines it.
-
-        Args:
-            name: the name in the request; a model may have several.
-        """
+        """Return the model's metadata as the protocol defines it, under one of its names."""
         return {
             "name": name,
             "versions": [VERSION],
             "platform": self.platform,
             "inputs": [tensor_metadata(spec) for spec in self.inputs],
             "outputs": [tensor_metadata(spec) for spec in self.outputs],
-            "parameters": {**self.about, "max_batch": self.batcher.limits.max_batch if self.batcher.batched else 0},
+            "parameters": {**self.about, "max_batch": self.batcher.options.max_batch if self.batcher.batched else 0},
         }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelOpener:
-    """Opens models and puts them behind queues.
+    """Opens models with a backend, by default that of each file's format and target, and puts them behind queues."""
 
-    Attributes:
-        limits: limits of batches and of queues.
-        metrics: counts batches.
-        backend: runs the files; None lets each file's format and target decide.
-        instances: runners per file.
-        threads: threads per runner; None for all cores that this process may use.
-    """
-
-    limits: BatchingLimits
+    options: ServeOptions
     metrics: Metrics
-    backend: Backend | None = None
-    instances: int = 1
-    threads: int | None = None
+    backend: Backend | None
 
     def batcher(self, runners: Sequence[Runner], name: str, *, batched: bool) -> Batcher:
         """Create a queue for runners; its batches are counted under ``name``."""
-
-        def observe(samples: int, ran_s: float, waited_s: list[float]) -> None:
-            self.metrics.batch(name, samples, ran_s, waited_s)
-
-        return Batcher(runners, batched=batched, limits=self.limits, observe=observe)
+        observe = partial(self.metrics.batch, name)
+        return Batcher(runners, batched=batched, options=self.options, observe=observe)
 
     def open(self, artifact: Artifact) -> ServedModel:
-        """Open a file and run it once with the smallest and the largest batch.
-
-        Raises:
-            ArtifactError: no backend on this machine runs the file.
-            BackendError: the backend failed to open or run the file.
-        """
+        """Open a file and run it once with the smallest and the largest batch."""
         manifest = artifact.manifest
         runtime = _runtime(artifact, self.backend)
         if runtime is None:
@@ -172,7 +138,7 @@ class ModelOpener:
         devices = runtime.backend.devices
         settings = RunSettings(
             device="cpu" if "cpu" in devices else devices[0],
-            threads=self.threads or usable_cores(),
+            threads=self.options.threads or usable_cores(),
             shared_cores=True,
         )
         options = runtime.options(settings)
@@ -180,9 +146,9 @@ class ModelOpener:
         symbol = batch_symbol(manifest.inputs, manifest.outputs)
         runners: list[Runner] = []
         try:
-            for _ in range(self.instances):
+            for _ in range(self.options.instances):
                 runners.append(module.open(artifact.path, **options))
-                _warm_up(runners[-1], artifact, symbol, self.limits.max_batch)
+                _warm_up(runners[-1], artifact, symbol, self.options.max_batch)
         except BaseException:
             for runner in runners:
                 runner.close()

@@ -27,8 +27,8 @@ from deploy.data.folder import decode
 from deploy.data.preprocess import image_preprocessing, prepare
 from deploy.models.open import open_model, request_of
 from deploy.serving.app import Service
-from deploy.serving.errors import RequestError
 from deploy.serving.models import ModelOpener, ServedModel
+from deploy.serving.protocol import RequestError
 
 RUNS = 5
 """Runs of each variant; the page shows their median time."""
@@ -47,17 +47,7 @@ def page_routes(
     stack: contextlib.ExitStack,
     progress: Progress,
 ) -> list[Route]:
-    """Return the page's routes; none if the model does not take images.
-
-    Args:
-        artifact: the first served file; PyTorch is opened with its weights.
-        served: the files to compare.
-        service: receives images within its limits.
-        opener: puts the PyTorch model behind a queue.
-        store: where trained weights are found.
-        stack: closes the PyTorch model's queue.
-        progress: receives progress messages.
-    """
+    """Return the page's routes; none if the model does not take images. ``stack`` closes the PyTorch model's queue."""
     manifest = artifact.manifest
     variants, remarks = list(served), list[str]()
     recipe = manifest.preprocessing
@@ -104,15 +94,7 @@ def _pytorch(model: Model, labels: tuple[str, ...], opener: ModelOpener) -> Serv
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """The page's content and request handlers.
-
-    Attributes:
-        title: the model's name.
-        variants: what is compared; PyTorch first if it is there.
-        remarks: what is missing or assumed.
-        preprocessing: from an image to the model's input.
-        service: receives images within its limits.
-    """
+    """The page's content and request handlers; of the variants, PyTorch comes first."""
 
     title: str
     variants: Sequence[ServedModel]
@@ -150,11 +132,11 @@ class Page:
             results = [await model.batcher.run(feeds, 1) for _ in range(RUNS)]
         except DeployError as exc:
             return {"name": model.name, "error": exc.message}
-        logits = next(iter(results[-1].fetches.values()))
+        logits = next(iter(results[-1][0].values()))
         return {
             "name": model.name,
             "top": _top_classes(logits, model.labels),
-            "median_ms": 1000 * statistics.median(result.ran_s for result in results),
+            "median_ms": 1000 * statistics.median(ran_s for _, ran_s in results),
         }
 
 

@@ -16,20 +16,26 @@ from numpy.typing import NDArray
 
 from deploy.core.runner import Feeds, Fetches
 from deploy.core.tensors import DATATYPES, TensorSpec
-from deploy.serving.errors import RequestError
 
 HEADER_LENGTH = "inference-header-content-length"
 """The header with the number of bytes of JSON in the body; binary tensors follow the JSON."""
 
 
+class RequestError(Exception):
+    """An error status for the client; ``retry_after_s`` is None if trying again does not help."""
+
+    def __init__(self, status: int, message: str, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestedOutput:
-    """An output that a request asks for.
+    """An output that a request asks for, as bytes after the JSON if ``binary``.
 
-    Attributes:
-        name: name of the output.
-        binary: return it as bytes after the JSON.
-        classes: return this many of the largest values as ``value:index:label``; 0 returns the tensor itself.
+    ``classes`` asks for that many of the largest values as ``value:index:label``; 0 for the tensor itself.
     """
 
     name: str
@@ -39,13 +45,7 @@ class RequestedOutput:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferenceRequest:
-    """A valid request.
-
-    Attributes:
-        id: the client's identifier; may be empty.
-        feeds: arrays by input name, with the dtypes and shapes of the model.
-        outputs: outputs to return, in order.
-    """
+    """A valid request; its arrays have the dtypes and shapes of the model, and its outputs are in order."""
 
     id: str
     feeds: Feeds
@@ -64,13 +64,7 @@ def tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
 def read_request(
     body: bytes, header_length: str | None, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> InferenceRequest:
-    """Parse the body of a request and check it against the model.
-
-    Args:
-        body: JSON, followed by binary tensors if ``header_length`` is given.
-        header_length: value of the header `HEADER_LENGTH`; None if the whole body is JSON.
-        inputs: inputs of the model.
-        outputs: outputs of the model.
+    """Parse a body, JSON that binary tensors follow if there is the header `HEADER_LENGTH`, and check it.
 
     Raises:
         RequestError: status 400: the request is malformed or does not fit the model.
@@ -94,13 +88,6 @@ def write_response(
 ) -> tuple[bytes, dict[str, str]]:
     """Return the body and the headers of a response.
 
-    Args:
-        model: the model's name in the request.
-        version: the model's version.
-        request: the request.
-        fetches: arrays by output name.
-        labels: class names; empty if there are none.
-
     Raises:
         RequestError: status 406: JSON was requested for an output with NaN or infinity, which JSON cannot represent.
     """
@@ -108,24 +95,19 @@ def write_response(
     parts: list[bytes] = []
     for item in request.outputs:
         array = fetches[item.name]
-        entry: dict[str, Any] = {"name": item.name}
-        if item.classes:
-            strings = _top_classes(array, item.classes, labels)
-            entry |= {"datatype": "BYTES", "shape": list(strings.shape)}
-            raw, data = _encode_strings(strings) if item.binary else b"", strings.ravel().tolist()
-        else:
-            entry |= {"datatype": DATATYPES[array.dtype.name], "shape": list(array.shape)}
-            raw, data = array.tobytes() if item.binary else b"", None
-            if not item.binary:
-                if array.dtype.kind == "f" and not np.isfinite(array).all():
-                    raise RequestError(406, f"output {item.name!r} has NaN or infinite values: request binary data.")
-                widened = array.astype(np.float32) if array.dtype == np.float16 else array
-                data = np.ascontiguousarray(widened).ravel()
+        shown = _top_classes(array, item.classes, labels) if item.classes else array
+        datatype = "BYTES" if item.classes else DATATYPES[array.dtype.name]
+        entry: dict[str, Any] = {"name": item.name, "datatype": datatype, "shape": list(shown.shape)}
         if item.binary:
-            entry["parameters"] = {"binary_data_size": len(raw)}
-            parts.append(raw)
+            parts.append(_encode_strings(shown) if item.classes else array.tobytes())
+            entry["parameters"] = {"binary_data_size": len(parts[-1])}
+        elif item.classes:
+            entry["data"] = shown.ravel().tolist()
         else:
-            entry["data"] = data
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise RequestError(406, f"output {item.name!r} has NaN or infinite values: request binary data.")
+            widened = array.astype(np.float32) if array.dtype == np.float16 else array
+            entry["data"] = np.ascontiguousarray(widened).ravel()
         described.append(entry)
     document = {"model_name": model, "model_version": version, "outputs": described}
     if request.id:

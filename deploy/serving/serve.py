@@ -17,6 +17,8 @@ from deploy.core.interrupt import Stopped
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
+from deploy.serving.options import LOOPBACK, url_host
+from deploy.serving.options import ServeOptions as ServeOptions
 from deploy.support.release_check import check_release
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
     from deploy.serving.models import ServedModel
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SHUTDOWN_S = 30
 """Seconds that requests in progress have to finish after a signal to stop."""
 BACKLOG = 1024
@@ -32,40 +33,7 @@ BACKLOG = 1024
 SWITCH_S = 0.0005
 """Interval in seconds at which Python switches threads. With Python's default of 5 ms, a runner that has finished can
 wait that long for a busy event loop. `benchmarks.serve_turns` measures the effect: p99 at saturation."""
-TOTAL_BODY_FACTOR = 4
-"""The bodies of all requests in progress may total this many times the maximum size of one."""
 PACKAGES = ("uvicorn", "starlette", "orjson", "prometheus_client")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ServeOptions:
-    """How models are served.
-
-    Attributes:
-        host: address to listen on.
-        port: port to listen on; 0 takes a free one.
-        max_batch: maximum batch size, in samples.
-        max_delay_ms: how long a request may wait for others while a runner is free, in milliseconds.
-        queue: maximum number of queued samples.
-        timeout_ms: maximum time in the queue, in milliseconds.
-        max_request_bytes: maximum size of a request.
-        instances: runners per file, each with its own thread and copy of the weights.
-        threads: threads per runner; None for all cores that this process may use.
-        page: serve the demo page, which compares the files with PyTorch.
-        allow_untrained: serve untrained weights.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    max_batch: int = 32
-    max_delay_ms: float = 0.0
-    queue: int = 1024
-    timeout_ms: float = 10_000.0
-    max_request_bytes: int = 64 << 20
-    instances: int = 1
-    threads: int | None = None
-    page: bool = True
-    allow_untrained: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,13 +46,7 @@ class ServedFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerInfo:
-    """A running server.
-
-    Attributes:
-        url: its address.
-        models: names and their files.
-        page: whether it serves the demo page.
-    """
+    """A running server."""
 
     url: str
     models: tuple[ServedFile, ...]
@@ -131,9 +93,12 @@ def serve(
         MissingPackageError: a package of the server or the backend is not installed.
         BackendError: a backend failed to open or run a file.
     """
-    _require_packages()
-    from deploy.serving.app import RequestLimits, Service
-    from deploy.serving.batching import BatchingLimits
+    for package in PACKAGES:
+        try:
+            import_module(package)
+        except ImportError as exc:
+            raise MissingPackageError(package, "the server", "deploy-toolkit[serve]") from exc
+    from deploy.serving.app import Service
     from deploy.serving.metrics import Metrics
     from deploy.serving.models import ModelOpener, choose_files
 
@@ -144,18 +109,7 @@ def serve(
     for artifact in chosen:
         check_release(artifact, allow_untrained=options.allow_untrained, progress=progress)
     metrics = Metrics()
-    opener = ModelOpener(
-        limits=BatchingLimits(
-            max_batch=options.max_batch,
-            max_delay_ms=options.max_delay_ms,
-            queue=options.queue,
-            timeout_ms=options.timeout_ms,
-        ),
-        metrics=metrics,
-        backend=selected,
-        instances=options.instances,
-        threads=options.threads,
-    )
+    opener = ModelOpener(options=options, metrics=metrics, backend=selected)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_listen(options.host, options.port))
         served: list[ServedModel] = []
@@ -163,16 +117,10 @@ def serve(
             with progress.stage(f"opening {artifact.path.name}"):
                 served.append(opener.open(artifact))
             stack.callback(served[-1].batcher.close)
-        is_local = options.host in LOOPBACK
-        if not is_local:
+        if options.host not in LOOPBACK:
             progress.warn(f"the server is reachable at {options.host} without authentication")
-        limits = RequestLimits(
-            body_bytes=options.max_request_bytes,
-            total_bytes=TOTAL_BODY_FACTOR * options.max_request_bytes,
-            hosts=tuple(map(_url_host, LOOPBACK)) if is_local else (),
-        )
         names = {chosen[0].manifest.slug: served[0], **{item.name: item for item in served}}
-        service = Service(names, limits, metrics)
+        service = Service(names, options, metrics)
         routes = []
         if options.page:
             from deploy.serving.page import page_routes
@@ -180,7 +128,7 @@ def serve(
             routes = page_routes(chosen[0], served, service, opener, store, stack, progress)
         paths = (chosen[0].path, *(artifact.path for artifact in chosen))
         server = ServerInfo(
-            url=f"http://{_url_host(options.host)}:{listener.getsockname()[1]}",
+            url=f"http://{url_host(options.host)}:{listener.getsockname()[1]}",
             models=tuple(ServedFile(name=name, file=path) for name, path in zip(names, paths, strict=True)),
             page=bool(routes),
         )
@@ -188,22 +136,7 @@ def serve(
     return ServeReport(answered=metrics.answered, refused=metrics.refused)
 
 
-def _require_packages() -> None:
-    for name in PACKAGES:
-        try:
-            import_module(name)
-        except ImportError as exc:
-            raise MissingPackageError(name, "the server", "deploy-toolkit[serve]") from exc
-
-
 def _find_backend(name: str) -> Backend:
-    """Return an installed backend that runs files.
-
-    Raises:
-        UnknownNameError: no backend has this name.
-        UsageError: the backend runs PyTorch models.
-        MissingPackageError: its runtime is not installed.
-    """
     backend = find_backend(name)
     if not backend.runs_files:
         known = ", ".join(item.name for item in backends().values() if item.runs_files)
@@ -211,18 +144,9 @@ def _find_backend(name: str) -> Backend:
     return backend.require()
 
 
-def _url_host(host: str) -> str:
-    """Return a host as it is written in URLs."""
-    return f"[{host}]" if ":" in host else host
-
-
 @contextlib.contextmanager
 def _listen(host: str, port: int) -> Iterator[socket.socket]:
-    """Listen before any file is opened, so that a port in use is reported at once.
-
-    Raises:
-        UsageError: the address cannot be used.
-    """
+    """Listen before any file is opened, so that a port in use is reported at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -85,12 +85,7 @@ def _top1(row: LatencyRow) -> str:
 
 
 def latency_table(found: Sequence[LatencyRow], width: int) -> Table:
-    """Return rows as a table.
-
-    Args:
-        found: rows of a benchmark.
-        width: terminal width in characters; decides how many columns are shown.
-    """
+    """Return rows as a table with the columns that fit on a terminal of this width in characters."""
     shown = max((count for minimum, count in COLUMNS_THAT_FIT.items() if width >= minimum), default=NARROW)
     empty = {
         name

@@ -15,12 +15,7 @@ if TYPE_CHECKING:
 
 
 def parity_rows(report: ParityReport, backend: str) -> list[tuple[str, str]]:
-    """Return a parity report as pairs of names and values for `deploy.terminal.console.rows`.
-
-    Args:
-        report: result of the parity check.
-        backend: display name of the backend that ran the file.
-    """
+    """Return a parity report as pairs of names and values for `deploy.terminal.console.rows`."""
     pairs = [("parity", _headline(report))]
     pairs.extend(("", escape(reason)) for reason in report.reasons[:5])
     worst = report.worst()

@@ -20,11 +20,7 @@ STYLE = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"
 
 
 def console(piped: int | None = None) -> Console:
-    """Return a console on stdout.
-
-    Args:
-        piped: line width in characters if stdout is not a terminal; None for Rich's default of 80.
-    """
+    """Return a console on stdout; ``piped`` is its width in characters if stdout is not a terminal (default 80)."""
     out = Console(highlight=False, soft_wrap=True)
     return out if out.is_terminal or piped is None else Console(highlight=False, soft_wrap=True, width=piped)
 
@@ -35,11 +31,7 @@ def escape(text: str) -> str:
 
 
 def rows(pairs: Iterable[tuple[str, str]]) -> Table:
-    """Return a two-column table of names and values.
-
-    Args:
-        pairs: names and values, both Rich markup.
-    """
+    """Return a two-column table of names and values, both Rich markup."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
@@ -48,14 +40,10 @@ def rows(pairs: Iterable[tuple[str, str]]) -> Table:
     return table
 
 
-def table(*heads: str, numbers: Collection[str] = ()) -> Table:
-    """Return an empty table with a line below its heads.
-
-    Args:
-        heads: heads of the columns.
-        numbers: those of them whose cells are right-aligned and never wrapped; cells of the others fold.
-    """
-    result = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+def table(*heads: str, numbers: Collection[str] = (), title: str | None = None) -> Table:
+    """Return an empty table with a line below its heads; columns of numbers are right-aligned, the others fold."""
+    text = None if title is None else escape(title)
+    result = Table(title=text, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for head in heads:
         right = head in numbers
         result.add_column(head, justify="right" if right else "left", no_wrap=right, overflow="fold")

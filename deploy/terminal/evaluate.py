@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
-from deploy.terminal.console import STYLE, console, escape, rows
+from deploy.terminal.console import STYLE, console, escape, rows, table
 
 if TYPE_CHECKING:
     from deploy.evaluation.evaluate import AccuracyRow, EvaluationReport
@@ -17,14 +14,12 @@ def show_evaluation(report: EvaluationReport) -> None:
     """Print the accuracy of every artifact, then the verdicts."""
     data = report.data
     title = f"{data['images']} images of {data['name']} ({data['split']})"
-    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("artifact", overflow="fold")
-    for name in ("top-1", "95 % CI", "top-5", "agreement", "confidence"):
-        table.add_column(name, justify="right", no_wrap=True)
+    numbers = ("top-1", "95 % CI", "top-5", "agreement", "confidence")
+    result = table("artifact", *numbers, numbers=numbers, title=title)
     for row in report.rows:
-        table.add_row(*map(escape, _cells(row)))
+        result.add_row(*map(escape, _cells(row)))
     out = console(piped=120)
-    out.print(table)
+    out.print(result)
     judged = [row for row in report.rows if row.verdict != "reference"]
     out.print(rows((_name(row), f"[{STYLE[row.verdict]}]{escape(_verdict(row))}[/]") for row in judged))
 

@@ -16,12 +16,7 @@ from deploy.terminal.console import escape
 
 
 class ConsoleProgress(Progress):
-    """Prints messages above a live display.
-
-    Args:
-        console: console of the display.
-        verbose: print details too.
-    """
+    """Prints messages above a live display."""
 
     def __init__(self, console: Console, verbose: bool = False) -> None:
         self._console, self._verbose = console, verbose
@@ -41,12 +36,7 @@ class ConsoleProgress(Progress):
 
 
 class LiveProgress(ConsoleProgress):
-    """A spinner per stage, with a bar if its length is known, and the elapsed time.
-
-    Args:
-        bar: Rich's display, started.
-        verbose: print details too.
-    """
+    """A spinner per stage, with a bar if its length is known, and the elapsed time."""
 
     def __init__(self, bar: Bar, verbose: bool = False) -> None:
         super().__init__(bar.console, verbose)

@@ -13,12 +13,7 @@ from deploy.core.text import visible
 
 
 class LineProgress(Progress):
-    """One line per stage, for logs and pipes.
-
-    Args:
-        quiet: print warnings only.
-        verbose: print details too.
-    """
+    """One line per stage, for logs and pipes."""
 
     def __init__(self, quiet: bool, verbose: bool = False) -> None:
         self.quiet, self.verbose = quiet, verbose
@@ -53,13 +48,7 @@ class LineProgress(Progress):
 
 @contextmanager
 def display(*, quiet: bool = False, verbose: bool = False, drawn: bool = True) -> Iterator[Progress]:
-    """Open the progress display that suits stderr.
-
-    Args:
-        quiet: print warnings only.
-        verbose: print details too.
-        drawn: allow a live display; False for a command that draws its own.
-    """
+    """Open the progress display that suits stderr; ``drawn=False`` is for a command that draws its own."""
     if quiet or not drawn or not sys.stderr.isatty():
         yield LineProgress(quiet, verbose)
         return

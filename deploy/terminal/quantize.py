@@ -19,12 +19,7 @@ LAYERS_SHOWN = 10
 
 
 def show_quantized(report: QuantizeReport, details: bool) -> None:
-    """Print the summary of a quantization.
-
-    Args:
-        report: result of the quantization.
-        details: also print the layers with the most noise.
-    """
+    """Print the summary of a quantization; with ``details`` also the layers with the most noise."""
     manifest = report.artifact.manifest
     data = report.data
     overlap = "disjoint from the calibration samples" if data.apart else "also used for calibration"
@@ -41,7 +36,8 @@ def show_quantized(report: QuantizeReport, details: bool) -> None:
         ("verdict", f"[{STYLE.get(report.verdict, 'bold')}]{report.verdict}[/]{_why(report)}"),
     ]
     if report.plan is not None and report.plan.steps:
-        pairs.append(("kept in float", f"{len(report.plan.steps)} layers: " + _named(report)))
+        names = [escape(step.layer) for step in report.plan.steps]
+        pairs.append(("kept in float", f"{len(names)} layers: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"))
     console().print(rows(pair for pair in pairs if pair[1]))
     if details:
         console().print(_layers(report))
@@ -96,12 +92,6 @@ def _why(report: QuantizeReport) -> str:
     if report.reasons:
         return ": " + escape("; ".join(report.reasons))
     return ": no --max-drop or --min-sqnr given" if report.verdict == "measured" else ""
-
-
-def _named(report: QuantizeReport) -> str:
-    steps = report.plan.steps if report.plan else ()
-    shown = ", ".join(escape(step.layer) for step in steps[:5])
-    return shown + (" …" if len(steps) > 5 else "")
 
 
 def _layers(report: QuantizeReport) -> Table:

@@ -68,12 +68,7 @@ class SweepTable:
 
 @contextmanager
 def live_table(out: Console, total: int) -> Iterator[SweepTable]:
-    """Open a `SweepTable` on a terminal.
-
-    Args:
-        out: console of the terminal.
-        total: number of tasks.
-    """
+    """Open a `SweepTable` on a terminal."""
     with Live(console=out, refresh_per_second=8, transient=True) as live:
         yield SweepTable(live, total)
 

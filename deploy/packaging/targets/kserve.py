@@ -7,27 +7,18 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from deploy.core.backend import ENGINE
 from deploy.core.errors import UsageError
-from deploy.packaging.target import PackageItem, PackageOptions, PipelineOutput
+from deploy.packaging.target import Images, PackageItem, PackageOptions, PipelineOutput
 from deploy.packaging.targets import triton
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 REPOSITORY = "models"
 FILE = "inferenceservice.yaml"
 
 
 def write(folder: Path, items: Sequence[PackageItem], options: PackageOptions) -> None:
-    """Write the service and the model repository to upload to its storage URI.
-
-    Raises:
-        UsageError: there is no storage URI, or Kubernetes does not allow the service's name.
-    """
+    """Write the service and the model repository to upload to its storage URI."""
     if not options.storage_uri:
         raise UsageError(
             "--for kserve needs the storage URI that the models will be uploaded to.",
@@ -44,7 +35,7 @@ def write(folder: Path, items: Sequence[PackageItem], options: PackageOptions) -
     (folder / FILE).write_text(_service(name, options, is_engine), encoding="utf-8")
 
 
-def classify(folder: Path, item: PackageItem, images: Sequence[NDArray[np.uint8]]) -> PipelineOutput | None:
+def classify(folder: Path, item: PackageItem, images: Images) -> PipelineOutput | None:
     """Run images through a pipeline's graphs; see `triton.classify`."""
     return triton.classify(folder / REPOSITORY, item, images)
 

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from deploy.core.environment import version
-from deploy.core.errors import ArtifactError
-from deploy.packaging.target import PackageItem, PackageOptions, PackageTarget, PipelineOutput, copy_artifact
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from deploy.core.errors import ArtifactError, BackendError
+from deploy.packaging.target import (
+    Images,
+    PackageItem,
+    PackageOptions,
+    PackageTarget,
+    PipelineOutput,
+    RankedLabel,
+    copy_artifact,
+)
 
 SCRIPT = "infer.py"
 EXAMPLE = "example.png"
 LABELS = "labels.txt"
 REQUIREMENTS = "requirements.txt"
+TIMEOUT_S = 600
 
 
 def write(folder: Path, items: Sequence[PackageItem], options: PackageOptions) -> None:
-    """Write the model, the script, the labels, the requirements and a README.
-
-    Raises:
-        ArtifactError: the model has no pipeline from an image to labels.
-    """
+    """Write the model, the script, the labels, the requirements and a README."""
     from importlib.resources import files
 
     item = items[0]
@@ -63,15 +66,30 @@ of the example. `deploy verify .` checks the digest of every file.
 """
 
 
-def classify(folder: Path, item: PackageItem, images: Sequence[NDArray[np.uint8]]) -> PipelineOutput:
+def classify(folder: Path, item: PackageItem, images: Images) -> PipelineOutput:
     """Run images through the script as its user does.
 
-    Raises:
-        BackendError: the script failed.
+    The script prints each file's name, then a line ``  PROBABILITY  LABEL`` for each label.
     """
-    from deploy.packaging.pipeline_check import classify_with_script
+    from PIL import Image
 
-    return classify_with_script(folder / SCRIPT, images)
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = [Path(scratch) / f"{number}.png" for number in range(len(images))]
+        for path, image in zip(paths, images, strict=True):
+            Image.fromarray(image).save(path)
+        command = [sys.executable, str(folder / SCRIPT), *map(str, paths)]
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=TIMEOUT_S)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise BackendError(f"{SCRIPT} failed: {reason[-1]}")
+    ranked: list[list[RankedLabel]] = []
+    for line in done.stdout.removesuffix("\n").split("\n"):
+        if not line.startswith("  "):
+            ranked.append([])
+            continue
+        probability, _, label = line.removeprefix("  ").partition("  ")
+        ranked[-1].append(RankedLabel(label=label, probability=float(probability)))
+    return PipelineOutput(labels=[tuple(labels) for labels in ranked])
 
 
 TARGET = PackageTarget(

@@ -15,31 +15,28 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deploy.core.artifact import Artifact, sha256
 from deploy.core.backend import ENGINE
 from deploy.core.errors import UsageError
 from deploy.core.tensors import DATATYPES, TensorSpec
 from deploy.packaging.target import (
+    Images,
     PackageItem,
     PackageOptions,
     PackageTarget,
     Pipeline,
     PipelineOutput,
+    RankedLabel,
     copy_artifact,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 LABELS = "labels.txt"
 GRAPH = "model.onnx"
 PREPROCESSING, POSTPROCESSING, ENSEMBLE = "preprocessing", "labels", "pipeline"
 """Suffixes of the names of a pipeline's models."""
 IMAGE = TensorSpec(name="image", dtype="uint8", shape=("height", "width", 3))
-KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}
 WARMUP_SIDE = 256
 """Height and width in pixels of the preprocessing's warm-up image."""
 
@@ -51,16 +48,7 @@ class EnumName(str):
 
 
 def write(folder: Path, items: Sequence[PackageItem], options: PackageOptions) -> None:
-    """Add models to a repository; a model that is already there gets a new version and a new configuration.
-
-    Args:
-        folder: the repository.
-        items: the models.
-        options: how the server runs them.
-
-    Raises:
-        UsageError: engines that one configuration cannot name, or an engine with ``device`` ``cpu``.
-    """
+    """Add models to a repository; a model that is already there gets a new version and a new configuration."""
     for item in items:
         version = _next_version(folder / item.name, item.artifacts)
         _write_model(folder / item.name, version, item, options)
@@ -99,7 +87,7 @@ def _write_model(folder: Path, version: int, item: PackageItem, options: Package
     for artifact in item.artifacts:
         copy_artifact(artifact, path)
     batched = item.batch is not None
-    outputs = [_tensor(spec, batched) for spec in item.outputs]
+    outputs = [_tensor(spec, batched) for spec in item.manifest.outputs]
     if item.labels:
         (folder / LABELS).write_text("".join(f"{label}\n" for label in item.labels), encoding="utf-8")
         outputs[0]["label_filename"] = LABELS
@@ -107,14 +95,14 @@ def _write_model(folder: Path, version: int, item: PackageItem, options: Package
         "name": item.name,
         "backend": "tensorrt" if is_engine else "onnxruntime",
         "max_batch_size": options.max_batch if batched else 0,
-        "input": [_tensor(spec, batched) for spec in item.inputs],
+        "input": [_tensor(spec, batched) for spec in item.manifest.inputs],
         "output": outputs,
         "default_model_filename": item.artifacts[0].path.name,
     }
     if is_engine:
         config["cc_model_filenames"] = [{"key": key, "value": name} for key, name in _by_gpu(item.artifacts).items()]
-    kind = KINDS["gpu" if is_engine else options.device]
-    config["instance_group"] = {"count": options.instances, "kind": EnumName(kind)}
+    kind = EnumName("KIND_" + ("gpu" if is_engine else options.device).upper())
+    config["instance_group"] = {"count": options.instances, "kind": kind}
     if batched:
         config["dynamic_batching"] = {"max_queue_delay_microseconds": round(1000 * options.max_delay_ms)}
     warmup = _warmup(item, options.max_batch)
@@ -124,11 +112,6 @@ def _write_model(folder: Path, version: int, item: PackageItem, options: Package
 
 
 def _by_gpu(engines: Sequence[Artifact]) -> Mapping[str, str]:
-    """Return file names by compute capability.
-
-    Raises:
-        UsageError: two engines for the same compute capability, or a manifest that records none.
-    """
     files: dict[str, str] = {}
     for engine in engines:
         capability = str((engine.manifest.options.get("gpu") or {}).get("capability") or "")
@@ -154,7 +137,7 @@ def _warmup(item: PackageItem, max_batch: int) -> list[dict[str, Any]]:
     """Return warm-up requests with the smallest and the largest batch; none if an input's size is unknown."""
     sizes = item.manifest.options.get("sizes", {})
     inputs = []
-    for spec in item.inputs:
+    for spec in item.manifest.inputs:
         bound = spec.bind({name: size for name, size in sizes.items() if name != item.batch})
         shape = bound.shape[1:] if item.batch else bound.shape
         if not all(isinstance(dim, int) for dim in shape):
@@ -167,8 +150,7 @@ def _warmup(item: PackageItem, max_batch: int) -> list[dict[str, Any]]:
 
 
 def _write_pipeline(folder: Path, version: int, item: PackageItem, pipeline: Pipeline) -> None:
-    """Write the preprocessing, the labels and the ensemble of a model."""
-    model_input, model_output = item.inputs[0], item.outputs[0]
+    model_input, model_output = item.manifest.inputs[0], item.manifest.outputs[0]
     before, after, ensemble = (f"{item.name}_{suffix}" for suffix in (PREPROCESSING, POSTPROCESSING, ENSEMBLE))
     sample = TensorSpec(name=model_input.name, dtype=model_input.dtype, shape=(1, *model_input.shape[1:]))
     image = _tensor(IMAGE, False)
@@ -176,11 +158,8 @@ def _write_pipeline(folder: Path, version: int, item: PackageItem, pipeline: Pip
     probability = {"name": "probability", "data_type": EnumName("TYPE_FP32"), "dims": [-1, pipeline.top]}
     preprocessing = _graph_config(before, [image], [_tensor(sample, False)])
     warmup = {"data_type": _type(IMAGE), "dims": [WARMUP_SIDE, WARMUP_SIDE, 3], "random_data": True}
-    preprocessing["model_warmup"] = {
-        "name": "image",
-        "batch_size": 0,
-        "inputs": [{"key": IMAGE.name, "value": warmup}],
-    }
+    requests = [{"key": IMAGE.name, "value": warmup}]
+    preprocessing["model_warmup"] = {"name": "image", "batch_size": 0, "inputs": requests}
     postprocessing = _graph_config(after, [_tensor(model_output, False)], [label, probability])
     for config, graph in ((preprocessing, pipeline.preprocessing), (postprocessing, pipeline.labels)):
         (_empty_version(folder / config["name"], version) / GRAPH).write_bytes(graph)
@@ -248,24 +227,29 @@ def _scalar(value: object) -> str:
     return json.dumps(str(value), ensure_ascii=True)
 
 
-def classify(folder: Path, item: PackageItem, images: Sequence[NDArray[np.uint8]]) -> PipelineOutput | None:
-    """Run images through the three graphs of a model's newest pipeline; None for an engine.
-
-    Raises:
-        BackendError: ONNX Runtime failed to open or run a graph.
-    """
+def classify(folder: Path, item: PackageItem, images: Images) -> PipelineOutput | None:
+    """Run images through the three graphs of a model's newest pipeline; None for an engine."""
     if item.manifest.format == ENGINE:
         return None
-    from deploy.packaging.pipeline_check import classify_with_graphs
+    import numpy as np
+
+    from deploy.backends.onnxruntime.runner import open as open_graph
+    from deploy.data.preprocess import prepare
 
     version = str(_newest_version(folder / item.name))
-    return classify_with_graphs(
-        item,
-        images,
-        preprocessing=folder / f"{item.name}_{PREPROCESSING}" / version / GRAPH,
-        model=folder / item.name / version / item.artifacts[0].path.name,
-        labels=folder / f"{item.name}_{POSTPROCESSING}" / version / GRAPH,
-    )
+    before, after = (folder / f"{item.name}_{suffix}" / version / GRAPH for suffix in (PREPROCESSING, POSTPROCESSING))
+    model = folder / item.name / version / item.artifacts[0].path.name
+    recipe = item.manifest.preprocessing
+    model_input, model_output = item.manifest.inputs[0].name, item.manifest.outputs[0].name
+    ranked, equal = [], 0
+    with open_graph(before) as first, open_graph(model) as second, open_graph(after) as third:
+        for image in images:
+            sample = first.run({"image": image})[model_input]
+            equal += int(recipe is not None and np.array_equal(sample[0], prepare(image, recipe)))
+            result = third.run({model_output: second.run({model_input: sample})[model_output]})
+            pairs = zip(result["label"][0], result["probability"][0], strict=True)
+            ranked.append(tuple(RankedLabel(label=str(label), probability=float(value)) for label, value in pairs))
+    return PipelineOutput(labels=ranked, equal_inputs=equal)
 
 
 TARGET = PackageTarget(
