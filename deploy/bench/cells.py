@@ -67,7 +67,6 @@ def choose_backends(names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the backends to time: the named ones, else every installed default backend.
 
     Raises:
-        UnknownNameError: no backend has this name.
         MissingPackageError: a named backend is not installed.
     """
     for name in names:

@@ -100,14 +100,13 @@ def flags(found: Mapping[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conditions:
-    """Conditions of a whole run.
+    """Conditions of a whole run, and those that make latencies less reproducible as warnings.
 
     Attributes:
         affinity: processors this process may use.
         quota: cores that the control group allows; None for all.
         governor: governor of the clock frequency; empty if unknown.
         load: 1-minute load average at the start; None if unknown.
-        warnings: conditions that make latencies less reproducible, as sentences.
     """
 
     affinity: tuple[int, ...]

@@ -34,13 +34,9 @@ OPEN_S = 600.0
 class BenchProcess:
     """A fresh process with one backend; a context manager that ends it.
 
-    It is also a candidate for `deploy.parity.compare`, so that the parity check runs the process that is timed.
-
-    Args:
-        runner: module that opens files or models: `deploy.core.backend.Backend.runner`.
-        threads: threads of every library that reads their number from the environment.
-        target: class of the object in the process.
-        patience_s: seconds a request may take beyond the time it asks for; opening has its own limit.
+    It is also a candidate for `deploy.parity.compare`, so that the parity check runs the process that is timed. Every
+    library that reads its number of threads from the environment gets ``threads``. A request may take ``patience_s``
+    seconds beyond the time it asks for; opening has its own limit.
     """
 
     def __init__(

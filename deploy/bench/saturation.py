@@ -136,10 +136,9 @@ def saturate(
         reports.append(report)
         for row in report.rows:
             _add(row, rows, ended)
+        reasons = {(item.backend, item.precision): item.reason for item in reversed(report.skipped)}
         for key in tried - {_key(row) for row in report.rows}:
-            ended[key] = next(
-                (item.reason for item in report.skipped if (item.backend, item.precision) == key[1:]), "refused"
-            )
+            ended[key] = reasons.get(key[1:], "refused")
         batch *= 2
     ends = [_end(key, found, ended.get(key, f"reached the maximum batch {max_batch}")) for key, found in rows.items()]
     whole = dataclasses.replace(

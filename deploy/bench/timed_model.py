@@ -31,10 +31,6 @@ class TimedModel:
 
     Missing files are made, INT8 files with the calibration data ``calib``. The folder ``scratch`` is for weight files
     and must live as long as the cells are timed.
-
-    Raises:
-        DigestError: a file differs from its manifest.
-        ArtifactError: the named file has no manifest.
     """
 
     def __init__(

@@ -58,9 +58,7 @@ def load(package: str, name: str, kind: str = "plug-in") -> ModuleType:
 
 
 def declaration(package: str, name: str, declared: type[T], kind: str) -> T:
-    """Return what a plug-in declares about itself, ``BACKEND`` or ``TARGET``.
-
-    The last word of the name of the class ``declared``, in capitals, is the name of the variable.
+    """Return what a plug-in declares about itself, ``BACKEND`` or ``TARGET``: the last word of the class in capitals.
 
     Raises:
         UnknownNameError: there is no plug-in with this name.

@@ -36,13 +36,8 @@ Listener = Callable[[dict[str, Any]], None]
 class Remote:
     """An object in a child process; a context manager that ends the process.
 
-    The process starts at once, so that its imports overlap with what the parent does next.
-
-    Args:
-        target: class of the object, ``package.module:Class``.
-        arguments: of the class.
-        name: name of the process in error messages.
-        environment: environment variables of the process; None for those of the parent.
+    The process starts at once, so that its imports overlap with what the parent does next. Its environment variables
+    are those of the parent where none are given.
 
     Attributes:
         peak_bytes: peak memory of the process when it last replied; 0 where the system does not report it.

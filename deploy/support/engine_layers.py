@@ -43,11 +43,7 @@ class Shares:
 
 
 def shares(text: str) -> Shares:
-    """Count layers and weights per precision in the JSON of ``EngineInspector.get_engine_information``.
-
-    Raises:
-        ValueError: the text is not such JSON.
-    """
+    """Count layers and weights per precision in the JSON of ``EngineInspector.get_engine_information``."""
     layers: Counter[str] = Counter()
     weights: Counter[str] = Counter()
     unknown = 0

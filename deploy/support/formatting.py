@@ -46,10 +46,7 @@ def times_faster(value: float, low: float | None, high: float | None) -> str:
 
 
 def as_csv(rows: Iterable[Mapping[str, Any]], without: Collection[str] = ()) -> str:
-    """Format plain values as CSV with a header; nested mappings become columns, lists one cell.
-
-    The keys in ``without`` are omitted at any depth.
-    """
+    """Format plain values as CSV with a header, without some keys; nested mappings become columns, lists one cell."""
     flat = [_flatten(row, without) for row in rows]
     out = io.StringIO()
     writer = csv.DictWriter(out, list(dict.fromkeys(name for row in flat for name in row)), lineterminator="\n")

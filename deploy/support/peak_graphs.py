@@ -22,10 +22,7 @@ SHAPES = {"matmul": (MATRIX, MATRIX), "conv": (CHANNELS, CHANNELS, 3, 3)}
 
 
 def write(path: Path, kind: str, precision: str) -> None:
-    """Write one layer with constant weights: ``matmul`` or ``conv``.
-
-    An ``int8`` graph has Q and DQ nodes, unsigned activations and signed weights.
-    """
+    """Write one layer with constant weights; in int8 with Q and DQ nodes, unsigned activations and signed weights."""
     weights = np.random.default_rng(0).standard_normal(SHAPES[kind]).astype(np.float32)
     tensors = [numpy_helper.from_array(weights, "w")]
     nodes = [_layer(kind, "x", "w", "y")]

@@ -76,13 +76,11 @@ class ExecutorContext:
     """What an executor needs to know of the sweep.
 
     Attributes:
-        root: the artifacts directory on this machine.
         worker: class of the object in a worker process, ``module:Class``; see `deploy.sweeps.executors.local`.
         job: runs a task in the calling process, for executors with their own processes.
         files: returns the files that a task reads.
         machines: resource of the nodes of each kind of machine.
         jobs: maximum number of concurrent tasks on this machine, benchmarks aside.
-        address: address of the cluster.
     """
 
     root: Path

@@ -114,12 +114,8 @@ def doctor(artifacts: Path) -> DoctorReport:
 def _run(code: str, *arguments: str) -> str:
     """Run Python code in a child process; return an empty string, or the last line of its error output."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-        )
+        command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         return f"no response within {TIMEOUT_S} s"
     if done.returncode == 0:
@@ -131,12 +127,8 @@ def _run(code: str, *arguments: str) -> str:
 def _python() -> Finding:
     works = sys.version_info >= (3, 10)
     detail = f"{sys.version.split()[0]}, {usable_cores()} cores usable"
-    return Finding(
-        name="Python",
-        state="works" if works else "broken",
-        detail=detail,
-        fix="" if works else "install Python 3.10 or later",
-    )
+    fix = "" if works else "install Python 3.10 or later"
+    return Finding(name="Python", state="works" if works else "broken", detail=detail, fix=fix)
 
 
 def _module(name: str, package: str, code: str) -> Finding:
@@ -176,12 +168,8 @@ def _required_versions() -> Finding:
         return Finding(name="required versions", state="unavailable", detail=f"{DISTRIBUTION} itself is not installed")
     if not unmet:
         return Finding(name="required versions", state="works", detail="all requirements are met")
-    return Finding(
-        name="required versions",
-        state="broken",
-        detail=_needs(unmet),
-        fix="pip install " + " ".join(f"'{item.name}{item.specifier}'" for item in unmet),
-    )
+    fix = "pip install " + " ".join(f"'{item.name}{item.specifier}'" for item in unmet)
+    return Finding(name="required versions", state="broken", detail=_needs(unmet), fix=fix)
 
 
 def _needs(unmet: list[Requirement]) -> str:
@@ -213,11 +201,8 @@ def _gpu() -> Finding:
         return Finding(name="NVIDIA GPU", state="broken", detail=(done.stderr or done.stdout).strip()[:300])
     problem = _run("import torch; (torch.zeros(2, device='cuda') + 1).cpu()")
     if problem:
-        return Finding(
-            name="NVIDIA GPU",
-            state="broken",
-            detail=f"{done.stdout.strip()}; PyTorch cannot use it: {problem}",
-        )
+        detail = f"{done.stdout.strip()}; PyTorch cannot use it: {problem}"
+        return Finding(name="NVIDIA GPU", state="broken", detail=detail)
     return Finding(name="NVIDIA GPU", state="works", detail=done.stdout.strip())
 
 
@@ -255,12 +240,8 @@ def _artifacts(artifacts: Path) -> Finding:
         with tempfile.TemporaryFile(dir=nearest):
             return Finding(name="artifacts", state="works", detail=f"{artifacts} is writable")
     except OSError as exc:
-        return Finding(
-            name="artifacts",
-            state="broken",
-            detail=f"{artifacts}: {exc.strerror}",
-            fix="deploy --artifacts DIR …, or set DEPLOY_ARTIFACTS",
-        )
+        fix = "deploy --artifacts DIR …, or set DEPLOY_ARTIFACTS"
+        return Finding(name="artifacts", state="broken", detail=f"{artifacts}: {exc.strerror}", fix=fix)
 
 
 def _disk() -> Finding:

@@ -98,16 +98,9 @@ def trial(runner: Runner, rate: float, time_s: float, seed: int) -> Trial:
 def serve(
     runner: Runner, due: NDArray[np.int64], now: Callable[[], int], wait_until: Callable[[int], None]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Run requests one after the other, none before it is due.
+    """Run requests one after the other, none before it is due; ``wait_until`` returns when the clock reaches a value.
 
-    Args:
-        runner: runner with bound inputs.
-        due: nanoseconds after the start, ascending.
-        now: the clock, in nanoseconds.
-        wait_until: returns when the clock has reached a value.
-
-    Returns:
-        When each request began and when it was done, in nanoseconds after the start.
+    All times are in nanoseconds, those of requests (when due, begun and done) after the start.
     """
     begun, done = np.empty_like(due), np.empty_like(due)
     start = now()

@@ -31,16 +31,10 @@ def run_on_node(
     job: Job, name: str, work: Mapping[str, Any], files: Sequence[tuple[str, str, str]], blobs: Mapping[str, Any],
     token: str, mailbox: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """Run a task with a job on a node, and send its messages to the actor ``mailbox``.
+    """Run a task with ``job`` on a node; the actor ``mailbox`` receives its messages.
 
-    Args:
-        job: function that runs the task.
-        name: name of the task.
-        work: argument of ``job``.
-        files: `STORE` or `WORK`, the path below it, and the SHA-256 digest of each file.
-        blobs: references to file contents by digest; only the missing ones are fetched.
-        token: identifies the sweep.
-        mailbox: handle of the `Mailbox` actor.
+    ``files`` are `STORE` or `WORK`, the path below it, and the SHA-256 digest of each file; ``blobs`` are references to
+    file contents by digest, of which only the missing ones are fetched.
 
     Returns:
         ``result`` of the job, ``contents`` of the files that it names, and ``fetched``, the digests that were fetched.
