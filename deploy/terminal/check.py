@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 def parity_rows(report: ParityReport, backend: str) -> list[tuple[str, str]]:
     """Return a parity report as pairs of names and values for `deploy.terminal.console.rows`."""
-    pairs = [("parity", _headline(report))]
+    run = "; ".join(f"{name} {', '.join(map(str, sizes))}" for name, sizes in report.dynamic.items())
+    over = f"{report.probes} probes" + (f", run at {escape(run)}" if run else ", fixed sizes")
+    pairs = [("parity", f"[{STYLE[report.verdict]}]{report.verdict}[/]  ({over})")]
     pairs.extend(("", escape(reason)) for reason in report.reasons[:5])
     worst = report.worst()
     if worst is not None and worst.verdict != "inconclusive" and worst.samples:
@@ -27,12 +29,6 @@ def parity_rows(report: ParityReport, backend: str) -> list[tuple[str, str]]:
         pairs.append(("weights", _accounts(report.weights)))
     pairs.extend(("note", escape(note)) for note in report.notes)
     return pairs
-
-
-def _headline(report: ParityReport) -> str:
-    run = "; ".join(f"{name} {', '.join(map(str, sizes))}" for name, sizes in report.dynamic.items())
-    over = f"{report.probes} probes" + (f", run at {escape(run)}" if run else ", fixed sizes")
-    return f"[{STYLE[report.verdict]}]{report.verdict}[/]  ({over})"
 
 
 def _ratios(item: OutputParity, precision: str, backend: str) -> str:
