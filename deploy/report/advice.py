@@ -62,8 +62,9 @@ def _not_faster(
 ) -> Iterator[dict[str, str]]:
     """Yield an entry with the reason if INT8 is not detectably faster than float32 on the same backend."""
     floats = [item for item in rows if item["precision"] == "fp32" and item["backend"] == row["backend"]]
+    # pairs of processes with the same number
     pairs = list(zip(row["medians_ns"], floats[0]["medians_ns"], strict=False)) if floats else []
-    if not pairs:  # processes with the same number were timed together
+    if not pairs:
         return
     gain = ratio([first for first, _ in pairs], [second for _, second in pairs])
     if gain.low > 1:
