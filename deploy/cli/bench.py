@@ -98,7 +98,7 @@ See also: deploy compare A B, deploy profile MODEL.
 @option("--time-limit", "time_limit_s", type=click.FloatRange(min=1), default=60.0, hidden=True)
 @json_option
 @click.pass_context
-def command(ctx: click.Context, /, **given_options: Any) -> int:
+def command(ctx: click.Context, /, **options: Any) -> int:
     """Time models on backends.
 
     Each configuration (model, backend, precision, batch size) is timed in --repetitions fresh processes, interleaved in
@@ -107,7 +107,6 @@ def command(ctx: click.Context, /, **given_options: Any) -> int:
 
     Exit code 4: no configuration could be timed.
     """
-    options = dict(given_options)
     if options["compare"]:
         return _forward_to_compare(ctx, options)
     if options["explain"]:

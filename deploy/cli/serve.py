@@ -83,7 +83,9 @@ def command(settings: Settings, /, as_json: bool, **options: Any) -> None:
     from deploy.serving.serve import ServeOptions, serve
 
     def announce(server: ServerInfo) -> None:
-        emit(to_plain(server), as_json, lambda: click.echo(visible(_summary(server))))
+        lines = [f"serving on {server.url}" + (", with a demo page" if server.page else "")]
+        lines += [f"  {server.url}/v2/models/{model.name}   {model.file}" for model in server.models]
+        emit(to_plain(server), as_json, lambda: click.echo(visible("\n".join(lines))))
         sys.stdout.flush()
 
     options["options"] = pack(options, ServeOptions)
@@ -91,9 +93,3 @@ def command(settings: Settings, /, as_json: bool, **options: Any) -> None:
         report = serve(artifacts=settings.artifacts, progress=progress, ready=announce, **options)
     if not settings.quiet:
         click.echo(f"stopped: {report.answered} requests answered, {report.refused} refused", err=True)
-
-
-def _summary(server: ServerInfo) -> str:
-    lines = [f"serving on {server.url}" + (", with a demo page" if server.page else "")]
-    lines += [f"  {server.url}/v2/models/{model.name}   {model.file}" for model in server.models]
-    return "\n".join(lines)

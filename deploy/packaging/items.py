@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from deploy.core.artifact import Artifact, Manifest
 from deploy.core.backend import ENGINE
 from deploy.core.errors import ExportError, UsageError
-from deploy.core.model import Preprocessing
 from deploy.core.progress import Progress
 from deploy.core.tensors import batch_symbol
 from deploy.packaging.target import PackageItem, Pipeline
@@ -60,7 +59,11 @@ def _build_item(name: str, artifacts: tuple[Artifact, ...], preprocessing: bool,
     pipeline = None
     if not reason and manifest.preprocessing is not None:
         try:
-            pipeline = _build_pipeline(manifest, manifest.preprocessing, labels)
+            image, scores = manifest.inputs[0], manifest.outputs[0]
+            before = preprocessing_to_onnx(manifest.preprocessing, output=image.name, dtype=image.dtype)
+            after = labels_to_onnx(labels, logits=scores.name, dtype=scores.dtype, top_k=TOP)
+            top = min(TOP, len(labels))
+            pipeline = Pipeline(preprocessing=before.SerializeToString(), labels=after.SerializeToString(), top=top)
         except ExportError as exc:
             reason = exc.message
     return PackageItem(
@@ -70,15 +73,6 @@ def _build_item(name: str, artifacts: tuple[Artifact, ...], preprocessing: bool,
         labels=labels,
         pipeline=pipeline,
         no_pipeline=reason,
-    )
-
-
-def _build_pipeline(manifest: Manifest, recipe: Preprocessing, labels: tuple[str, ...]) -> Pipeline:
-    image, scores = manifest.inputs[0], manifest.outputs[0]
-    before = preprocessing_to_onnx(recipe, output=image.name, dtype=image.dtype)
-    after = labels_to_onnx(labels, logits=scores.name, dtype=scores.dtype, top_k=TOP)
-    return Pipeline(
-        preprocessing=before.SerializeToString(), labels=after.SerializeToString(), top=min(TOP, len(labels))
     )
 
 

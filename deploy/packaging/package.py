@@ -35,7 +35,6 @@ class PackagedModel:
     """One model of a finished package.
 
     Attributes:
-        name: the model's name on the server.
         proof: comparison of its labels with PyTorch's; None if it takes tensors only or cannot be run here.
         without: why there is no comparison; empty if there is one.
     """

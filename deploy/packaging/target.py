@@ -46,7 +46,6 @@ class PackageItem:
     """One model to package.
 
     Attributes:
-        name: the model's name on the server.
         artifacts: one ONNX file, or TensorRT engines for several GPUs.
         batch: name of the batch dimension; None if requests cannot be batched.
         pipeline: None if the model takes tensors only.

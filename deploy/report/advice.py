@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from deploy.bench.statistics import Interval, plain_interval, ratio
+from deploy.bench.statistics import plain_interval, ratio
 from deploy.core.backend import title_of
 from deploy.report.rows import JsonObject, same_cell
 from deploy.support.formatting import duration
@@ -62,8 +62,12 @@ def _not_faster(
 ) -> Iterator[dict[str, str]]:
     """Yield an entry with the reason if INT8 is not detectably faster than float32 on the same backend."""
     floats = [item for item in rows if item["precision"] == "fp32" and item["backend"] == row["backend"]]
-    gain = _gain(floats[0], row) if floats else None
-    if gain is None or gain.low > 1:
+    # pairs of processes with the same number
+    pairs = list(zip(row["medians_ns"], floats[0]["medians_ns"], strict=False)) if floats else []
+    if not pairs:
+        return
+    gain = ratio([first for first, _ in pairs], [second for _, second in pairs])
+    if gain.low > 1:
         return
     backend, speedup = title_of(row["backend"]), f"speedup {_speedup(plain_interval(gain) or {})}"
     if gain.high > 1 and gain.high / max(gain.low, 1e-9) > MAX_INTERVAL_RATIO:
@@ -82,13 +86,11 @@ def _not_faster(
 
 
 def _entry(row: JsonObject, kind: str, text: str) -> dict[str, str]:
-    return {"where": _where(row), "model": row["slug"], "kind": kind, "text": f"{text}."}
-
-
-def _gain(float_row: JsonObject, row: JsonObject) -> Interval | None:
-    """Return the speedup over float32, from pairs of processes with the same number."""
-    pairs = list(zip(row["medians_ns"], float_row["medians_ns"], strict=False))
-    return ratio([first for first, _ in pairs], [second for _, second in pairs]) if pairs else None
+    threads = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
+    device = row["machine"].get("cpu", "this machine") if row["device"] == "cpu" else "CUDA"
+    machine = f"{row['machine']['kind']}: " if row["machine"].get("kind") else ""
+    where = f"{machine}{device}, {threads}, batch {row['batch']}"
+    return {"where": where, "model": row["slug"], "kind": kind, "text": f"{text}."}
 
 
 def _reasons(profile: JsonObject) -> list[str]:
@@ -111,13 +113,6 @@ def _reasons(profile: JsonObject) -> list[str]:
 
 def _label(row: JsonObject) -> str:
     return f"{PRECISIONS.get(row['precision'], row['precision'])} on {title_of(row['backend'])}"
-
-
-def _where(row: JsonObject) -> str:
-    threads = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
-    device = row["machine"].get("cpu", "this machine") if row["device"] == "cpu" else "CUDA"
-    kind = f"{row['machine']['kind']}: " if row["machine"].get("kind") else ""
-    return f"{kind}{device}, {threads}, batch {row['batch']}"
 
 
 def _latency(row: JsonObject) -> str:

@@ -29,7 +29,6 @@ class ReportInputs:
         records: the newest record of every configuration and machine, with its file.
         superseded: number of older records that were left out.
         accuracies: accuracy documents with their files, the newest first.
-        skipped: configurations without a record, with the reason.
         curves: training curves by slug, one row per epoch.
         limits: machines and their measured limits, the newest first.
     """
@@ -92,15 +91,8 @@ def is_of(cell: Cell, models: Sequence[str]) -> bool:
 
 def setting(cell: Cell) -> tuple[Any, ...]:
     """Return what configurations must have in common for their latencies to be comparable."""
-    return (
-        cell.slug,
-        cell.batch,
-        tuple(sorted(cell.sizes.items())),
-        cell.threads,
-        cell.device,
-        cell.scenario,
-        tuple(sorted(cell.machine.items())),
-    )
+    sizes, machine = (tuple(sorted(values.items())) for values in (cell.sizes, cell.machine))
+    return cell.slug, cell.batch, sizes, cell.threads, cell.device, cell.scenario, machine
 
 
 def _names(cell: Cell) -> set[str]:

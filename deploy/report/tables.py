@@ -48,10 +48,6 @@ def speedup_text(row: JsonObject) -> str:
     return times_faster(**row["speedup"]).removesuffix(f" {UNKNOWN}") if row["speedup"] else ""
 
 
-def _median_ns(row: JsonObject) -> float | None:
-    return row["latency"]["median_ns"]["value"] if row["latency"] else None
-
-
 def _backend(row: JsonObject) -> str:
     return f"{row['backend']}{' +graph' if row['options'].get('graph') else ''}"
 
@@ -111,7 +107,13 @@ RESULTS: tuple[Column, ...] = (
         legend="pass = agrees with the float64 reference, reference = PyTorch in float32, measured = INT8, with its "
         "error in the evidence, ! = interference was detected",
     ),
-    Column("latency", "latency", latency_text, _median_ns, legend="median with its 95 % confidence interval"),
+    Column(
+        "latency",
+        "latency",
+        latency_text,
+        lambda row: row["latency"]["median_ns"]["value"] if row["latency"] else None,
+        legend="median with its 95 % confidence interval",
+    ),
     Column(
         "mark",
         "rank",
@@ -198,13 +200,7 @@ def machine_line(item: JsonObject) -> str:
 
 @dataclass(frozen=True, slots=True)
 class MachineColumns:
-    """The table.
-
-    Attributes:
-        machines: names of the machines.
-        lines: texts under `CONFIGURATION_HEADS`, followed by those under `MACHINE_HEADS` of each machine; dashes for a
-            machine without a timing.
-    """
+    """The table: a line has texts under `CONFIGURATION_HEADS`, then those under `MACHINE_HEADS` of each machine."""
 
     machines: tuple[str, ...]
     lines: list[list[str]]

@@ -57,11 +57,7 @@ class Report:
 
 
 def write_report(
-    models: Sequence[str] = (),
-    *,
-    baseline: str = BASELINE,
-    artifacts: Path | None = None,
-    progress: Progress = SILENT,
+    models: Sequence[str] = (), *, baseline: str = BASELINE, artifacts: Path | None = None, progress: Progress = SILENT
 ) -> Report:
     """Write a report on everything that was timed, as HTML, Markdown, CSV and JSON.
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import asynccontextmanager
 from typing import Any
 
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -22,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deploy.core.environment import version
 from deploy.core.errors import DeployError
-from deploy.serving.metrics import CONTENT_TYPE, Metrics
+from deploy.serving.metrics import Metrics
 from deploy.serving.models import VERSION, ServedModel
 from deploy.serving.options import LOOPBACK, ServeOptions, url_host
 from deploy.serving.protocol import HEADER_LENGTH, RequestError, read_request, write_response
@@ -149,7 +150,7 @@ class Service:
 
     async def _metrics(self, request: Request) -> Response:
         queued = {model.name: model.batcher.queued_samples for model in self.models.values()}
-        return Response(self.metrics.text(queued), media_type=CONTENT_TYPE)
+        return Response(self.metrics.text(queued), media_type=CONTENT_TYPE_LATEST)
 
     async def _model(self, request: Request) -> Response:
         return JSONResponse(self.find_model(request).metadata(request.path_params["model"]))

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError, DataError, DeployError
-from deploy.core.model import Model, Preprocessing
+from deploy.core.model import Preprocessing
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import batch_symbol
@@ -68,8 +68,18 @@ def page_routes(
     except DeployError as exc:
         remarks.append(f"The page does not show PyTorch: {exc.message}")
     else:
-        variants.insert(0, _pytorch(model, manifest.labels, opener))
-        stack.callback(variants[0].batcher.close)
+        batched = batch_symbol(model.inputs, ()) is not None
+        pytorch = ServedModel(
+            name="torch",
+            platform="pytorch",
+            batcher=opener.batcher([PyTorchRunner(model)], "torch", batched=batched),
+            inputs=model.inputs,
+            outputs=(),
+            labels=model.labels or manifest.labels,
+            about={"file": model.weights.source},
+        )
+        variants.insert(0, pytorch)
+        stack.callback(pytorch.batcher.close)
     if recipe is None or len(manifest.inputs) != 1:
         progress.note("there is no demo page: the preprocessing of the model is not known, or it does not take images")
         return []
@@ -77,19 +87,6 @@ def page_routes(
         progress.warn(remark)
     page = Page(title=manifest.model, variants=variants, remarks=remarks, preprocessing=recipe, service=service)
     return page.routes()
-
-
-def _pytorch(model: Model, labels: tuple[str, ...], opener: ModelOpener) -> ServedModel:
-    batched = batch_symbol(model.inputs, ()) is not None
-    return ServedModel(
-        name="torch",
-        platform="pytorch",
-        batcher=opener.batcher([PyTorchRunner(model)], "torch", batched=batched),
-        inputs=model.inputs,
-        outputs=(),
-        labels=model.labels or labels,
-        about={"file": model.weights.source},
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,13 +101,8 @@ class Page:
 
     def routes(self) -> list[Route]:
         """Return the page's routes."""
-        assets = [Route(f"/{name}", _asset) for name in ("page.js", "page.css")]
-        return [
-            Route("/", _asset),
-            *assets,
-            Route("/page", self._about),
-            Route("/compare", self._compare, methods=["POST"]),
-        ]
+        assets = [Route(path, _asset) for path in ("/", "/page.js", "/page.css")]
+        return [*assets, Route("/page", self._about), Route("/compare", self._compare, methods=["POST"])]
 
     async def _about(self, request: Request) -> Response:
         variants = [{"name": item.name, **item.about} for item in self.variants]

@@ -87,12 +87,8 @@ def _top1(row: LatencyRow) -> str:
 def latency_table(found: Sequence[LatencyRow], width: int) -> Table:
     """Return rows as a table with the columns that fit on a terminal of this width in characters."""
     shown = max((count for minimum, count in COLUMNS_THAT_FIT.items() if width >= minimum), default=NARROW)
-    empty = {
-        name
-        for name, filled in (("roofline", any(row.floor for row in found)), ("top-1", any(map(_top1, found))))
-        if not filled
-    }
-    columns = [index for index, name in enumerate(HEADS[:shown]) if name not in empty]
+    filled = {"roofline": any(row.floor for row in found), "top-1": any(map(_top1, found))}
+    columns = [index for index, name in enumerate(HEADS[:shown]) if filled.get(name, True)]
     result = table(*(HEADS[index] for index in columns), numbers=HEADS[LEFT_ALIGNED:])
     for row in found:
         cells = cells_of(row)
@@ -152,15 +148,12 @@ def _skipped(item: SkippedCell) -> str:
 
 def show_saturation(found: SaturationReport) -> None:
     """Print the batch at which each configuration's throughput saturates."""
-    lines = [
-        (
-            f"{item.model} {item.backend} {item.precision}",
-            f"{item.throughput:.4g} samples/s, saturated from batch {item.batch} on; largest batch timed: "
-            f"{item.largest} ({item.reason})",
-        )
-        for item in found.ends
-    ]
-    console().print(rows((escape(name), escape(text)) for name, text in lines))
+    pairs = []
+    for item in found.ends:
+        text = f"{item.throughput:.4g} samples/s, saturated from batch {item.batch} on; largest batch timed: "
+        text += f"{item.largest} ({item.reason})"
+        pairs.append((escape(f"{item.model} {item.backend} {item.precision}"), escape(text)))
+    console().print(rows(pairs))
 
 
 def as_csv(report: BenchmarkReport) -> str:

@@ -11,36 +11,29 @@ from deploy.terminal.console import STYLE, console, escape, rows, weights_line
 if TYPE_CHECKING:
     from deploy.exporting.check import CheckReport
     from deploy.parity.locate import Location
-    from deploy.parity.verdict import OutputParity, ParityReport
+    from deploy.parity.verdict import ParityReport
 
 
 def parity_rows(report: ParityReport, backend: str) -> list[tuple[str, str]]:
     """Return a parity report as pairs of names and values for `deploy.terminal.console.rows`."""
-    pairs = [("parity", _headline(report))]
+    run = "; ".join(f"{name} {', '.join(map(str, sizes))}" for name, sizes in report.dynamic.items())
+    over = f"{report.probes} probes" + (f", run at {escape(run)}" if run else ", fixed sizes")
+    pairs = [("parity", f"[{STYLE[report.verdict]}]{report.verdict}[/]  ({over})")]
     pairs.extend(("", escape(reason)) for reason in report.reasons[:5])
     worst = report.worst()
     if worst is not None and worst.verdict != "inconclusive" and worst.samples:
-        pairs.append(("noise / signal", _ratios(worst, report.precision, backend)))
+        margin = "" if not math.isfinite(worst.margin) else f"; margin {worst.margin:.1f}×"
+        text = (
+            f"{escape(backend)} {worst.candidate:.1e}, PyTorch's own {report.precision} {worst.torch:.1e} "
+            f"(limit {worst.envelope:.0f}×{margin}; {escape(worst.output)}, {worst.group} probes)"
+        )
+        pairs.append(("noise / signal", text))
     blind = [item for item in report.outputs if item.group != "unit" and item.verdict == "inconclusive"]
     pairs.extend(("", f"inconclusive: {escape(item.output)} at {item.group} probes ({item.reason})") for item in blind)
     if report.weights is not None:
         pairs.append(("weights", _accounts(report.weights)))
     pairs.extend(("note", escape(note)) for note in report.notes)
     return pairs
-
-
-def _headline(report: ParityReport) -> str:
-    run = "; ".join(f"{name} {', '.join(map(str, sizes))}" for name, sizes in report.dynamic.items())
-    over = f"{report.probes} probes" + (f", run at {escape(run)}" if run else ", fixed sizes")
-    return f"[{STYLE[report.verdict]}]{report.verdict}[/]  ({over})"
-
-
-def _ratios(item: OutputParity, precision: str, backend: str) -> str:
-    margin = "" if not math.isfinite(item.margin) else f"; margin {item.margin:.1f}×"
-    return (
-        f"{escape(backend)} {item.candidate:.1e}, PyTorch's own {precision} {item.torch:.1e} "
-        f"(limit {item.envelope:.0f}×{margin}; {escape(item.output)}, {item.group} probes)"
-    )
 
 
 def _accounts(weights: Any) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deploy.core.backend import ONNX, default_backend, title_of
 from deploy.exporting.export import ExportReport
@@ -31,10 +30,12 @@ def show_export(report: ExportReport | ConvertReport) -> None:
 def _show_onnx(report: ExportReport) -> None:
     manifest = report.artifact.manifest
     dynamic = ", ".join(dict.fromkeys(symbol for spec in manifest.inputs for symbol in spec.symbols)) or "none"
+    names = [item.file for item in manifest.files]
+    several = "" if len(names) == 1 else f" in {len(names)} files ({', '.join(names)})"
     table = rows(
         [
             ("file", f"[bold]{escape(str(report.artifact.path))}[/]"),
-            ("size", size(sum(item.bytes for item in manifest.files)) + _more(manifest.files)),
+            ("size", size(sum(item.bytes for item in manifest.files)) + several),
             ("model", escape(manifest.model)),
             ("trained", weights_line(manifest.weights)),
             ("graph", f"opset {report.opset}, {manifest.precision}, by {report.strategy}, dynamic: {dynamic}"),
@@ -45,10 +46,6 @@ def _show_onnx(report: ExportReport) -> None:
         ]
     )
     console().print(table)
-
-
-def _more(files: Sequence[Any]) -> str:
-    return "" if len(files) == 1 else f" in {len(files)} files ({', '.join(item.file for item in files)})"
 
 
 def _show_converted(step: Converted) -> None:

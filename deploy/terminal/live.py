@@ -66,11 +66,6 @@ class LiveProgress(ConsoleProgress):
 @contextmanager
 def live_progress(verbose: bool) -> Iterator[Progress]:
     """Open a live display on stderr."""
-    columns = (
-        SpinnerColumn(finished_text="✓"),
-        TextColumn("{task.description}"),
-        BarColumn(20),
-        TimeElapsedColumn(),
-    )
+    columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
     with Bar(*columns, console=Console(stderr=True)) as bar:
         yield LiveProgress(bar, verbose)

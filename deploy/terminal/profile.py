@@ -9,8 +9,6 @@ from deploy.support.formatting import duration
 from deploy.terminal.console import console, escape, rows, table
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from deploy.bench.profile import LayerTime, ProfiledCell
 
 LAYERS_SHOWN = 12
@@ -32,7 +30,11 @@ def show_profiles(found: Sequence[ProfiledCell]) -> None:
             *_int8_rows(item),
         ]
         out.print(rows(pairs))
-        out.print(_layers(profile.layers[:LAYERS_SHOWN], total))
+        layers = table("layer", "operator", "arithmetic", "time", "share", numbers=("time", "share"))
+        for layer in profile.layers[:LAYERS_SHOWN]:
+            cells = (escape(layer.layer), layer.operator, layer.arithmetic, duration(layer.ns))
+            layers.add_row(*cells, f"{layer.ns / total:.1%}")
+        out.print(layers)
 
 
 def _int8_rows(item: ProfiledCell) -> list[tuple[str, str]]:
@@ -55,11 +57,3 @@ def _int8_rows(item: ProfiledCell) -> list[tuple[str, str]]:
 def _named(layers: Sequence[LayerTime]) -> str:
     more = f" and {len(layers) - LAYERS_NAMED} more" if len(layers) > LAYERS_NAMED else ""
     return escape(", ".join(f"{item.layer} ({duration(item.ns)})" for item in layers[:LAYERS_NAMED]) + more)
-
-
-def _layers(layers: Sequence[LayerTime], total: float) -> Table:
-    result = table("layer", "operator", "arithmetic", "time", "share", numbers=("time", "share"))
-    for item in layers:
-        cells = (escape(item.layer), item.operator, item.arithmetic, duration(item.ns))
-        result.add_row(*cells, f"{item.ns / total:.1%}")
-    return result

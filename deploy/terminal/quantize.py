@@ -40,7 +40,14 @@ def show_quantized(report: QuantizeReport, details: bool) -> None:
         pairs.append(("kept in float", f"{len(names)} layers: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"))
     console().print(rows(pair for pair in pairs if pair[1]))
     if details:
-        console().print(_layers(report))
+        title = "layers with the most noise (noise of earlier layers included)"
+        table = Table(title=title, title_justify="left", box=None)
+        for name in ("layer", "operator", "tensor"):
+            table.add_column(name, overflow="fold")
+        table.add_column("SQNR", justify="right")
+        for item in report.worst[:LAYERS_SHOWN]:
+            table.add_row(escape(item.layer), item.operator, escape(item.tensor), _decibels(item.sqnr_db))
+        console().print(table)
 
 
 def _samples(report: QuantizeReport) -> str:
@@ -92,13 +99,3 @@ def _why(report: QuantizeReport) -> str:
     if report.reasons:
         return ": " + escape("; ".join(report.reasons))
     return ": no --max-drop or --min-sqnr given" if report.verdict == "measured" else ""
-
-
-def _layers(report: QuantizeReport) -> Table:
-    table = Table(title="layers with the most noise (noise of earlier layers included)", title_justify="left", box=None)
-    for name in ("layer", "operator", "tensor"):
-        table.add_column(name, overflow="fold")
-    table.add_column("SQNR", justify="right")
-    for item in report.worst[:LAYERS_SHOWN]:
-        table.add_row(escape(item.layer), item.operator, escape(item.tensor), _decibels(item.sqnr_db))
-    return table

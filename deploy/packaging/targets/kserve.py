@@ -44,24 +44,25 @@ def _service(name: str, options: PackageOptions, is_engine: bool) -> str:
     quantities = [f"cpu: {json.dumps(options.cpu)}", f"memory: {json.dumps(options.memory)}"]
     if is_engine or options.device == "gpu":
         quantities.append('nvidia.com/gpu: "1"')
-    lines = [
-        "apiVersion: serving.kserve.io/v1beta1",
-        "kind: InferenceService",
-        "metadata:",
-        f"  name: {name}",
-        "spec:",
-        "  predictor:",
-        "    model:",
-        "      modelFormat:",
-        f"        name: {'tensorrt' if is_engine else 'onnx'}",
-        "      runtime: kserve-tritonserver",
-        "      protocolVersion: v2",
-        f"      storageUri: {json.dumps(options.storage_uri)}",
-        "      resources:",
-    ]
-    for kind in ("requests", "limits"):
-        lines += [f"        {kind}:", *(f"          {quantity}" for quantity in quantities)]
-    return "\n".join(lines) + "\n"
+    resources = "\n          ".join(quantities)
+    return f"""apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata:
+  name: {name}
+spec:
+  predictor:
+    model:
+      modelFormat:
+        name: {"tensorrt" if is_engine else "onnx"}
+      runtime: kserve-tritonserver
+      protocolVersion: v2
+      storageUri: {json.dumps(options.storage_uri)}
+      resources:
+        requests:
+          {resources}
+        limits:
+          {resources}
+"""
 
 
 TARGET = dataclasses.replace(

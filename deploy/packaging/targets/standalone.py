@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
 from deploy.core.environment import version
@@ -29,8 +30,6 @@ TIMEOUT_S = 600
 
 def write(folder: Path, items: Sequence[PackageItem], options: PackageOptions) -> None:
     """Write the model, the script, the labels, the requirements and a README."""
-    from importlib.resources import files
-
     item = items[0]
     if item.pipeline is None:
         raise ArtifactError(
