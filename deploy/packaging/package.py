@@ -47,11 +47,7 @@ class PackagedModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackageReport:
-    """The package that `package_models` wrote.
-
-    Attributes:
-        models: models that this call added; the folder may contain others.
-    """
+    """The package that `package_models` wrote, and the models that the call added; the folder may contain others."""
 
     server: str
     folder: Path

@@ -64,11 +64,7 @@ def tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
 def read_request(
     body: bytes, header_length: str | None, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> InferenceRequest:
-    """Parse a body, JSON that binary tensors follow if there is the header `HEADER_LENGTH`, and check it.
-
-    Raises:
-        RequestError: status 400: the request is malformed or does not fit the model.
-    """
+    """Parse and check a body: JSON, followed by binary tensors if there is the header `HEADER_LENGTH`."""
     text, binary = _split(body, header_length)
     try:
         document = orjson.loads(text)
