@@ -19,9 +19,7 @@ from click.testing import CliRunner
 
 import deploy
 from deploy import terminal
-from deploy.cli._common import Settings, Several
-from deploy.cli._options import Percent, Size
-from deploy.cli.main import cli
+from deploy.cli.main import Settings, cli
 from deploy.core.errors import UsageError
 from deploy.core.progress import SILENT
 
@@ -213,11 +211,11 @@ class Walk:
         elif isinstance(kind, click.types.IntRange | click.types.FloatRange):
             low = kind.min if kind.min is not None else 0
             text = str(int(low) + 3 + 4 * number)
-        elif isinstance(kind, Percent):
+        elif kind.name == "percent":
             text = f"{3 + number}%"
-        elif isinstance(kind, Size):
+        elif kind.name == "size":
             text = f"{1 + number}MiB"
-        elif isinstance(kind, Several):
+        elif kind.name == "list":
             text = f"{2 + number},7" if kind.numbers else f"{text},more"
         elif isinstance(kind, click.Path):
             text = str(list(self.files.values())[number] if kind.file_okay else self.files["folder"])
