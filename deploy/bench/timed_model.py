@@ -37,7 +37,9 @@ class TimedModel:
         self, request: ModelRequest, store: Store, scratch: Path, calib: str | None, progress: Progress
     ) -> None:
         self.name = request.name
-        self.is_file = Path(request.name).suffix in (".onnx", ".engine") and Path(request.name).is_file()
+        self.is_file = Path(request.name).suffix in (".onnx", ".engine")
+        if self.is_file and not Path(request.name).is_file():
+            raise ArtifactError(f"{request.name}: no such file.")
         self._request, self._store, self._scratch = request, store, scratch
         self._calib, self._progress = calib, progress
         self._model: Model | None = None

@@ -192,6 +192,11 @@ def test_names_that_are_not_known(artifacts: Path, monkeypatch: pytest.MonkeyPat
     assert raised.value.hint == "pip install deploy-toolkit[openvino]"
 
 
+def test_a_file_that_does_not_exist(artifacts: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"missing\.onnx: no such file"):
+        _bench(artifacts, "missing.onnx")
+
+
 def test_an_empty_store(store: Path) -> None:
     with pytest.raises(ArtifactError, match=str(store)):
         _bench(store)
