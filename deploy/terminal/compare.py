@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from deploy.bench.sequential import NOMINAL
 from deploy.support.formatting import duration
 from deploy.terminal.console import STYLE, console, escape, rows
 
@@ -23,7 +24,7 @@ def show_comparison(found: SpeedComparison) -> None:
     pairs = [
         ("first", _side(found.first)),
         ("second", _side(found.second)),
-        ("ratio", f"{ratio.value:.4f} (95 % CI {ratio.low:.4f} to {ratio.high:.4f}), second / first"),
+        ("ratio", f"{ratio.value:.4f} ({1 - NOMINAL:.1%} CI {ratio.low:.4f} to {ratio.high:.4f}), second / first"),
         ("verdict", verdict),
     ]
     if found.guard is not None and found.allowed is not None:
