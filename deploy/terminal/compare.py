@@ -24,7 +24,10 @@ def show_comparison(found: SpeedComparison) -> None:
     pairs = [
         ("first", _side(found.first)),
         ("second", _side(found.second)),
-        ("ratio", f"{ratio.value:.4f} ({1 - NOMINAL:.1%} CI {ratio.low:.4f} to {ratio.high:.4f}), second / first"),
+        (
+            "ratio",
+            f"{ratio.value:.4f} ({100 * (1 - NOMINAL):g} % CI {ratio.low:.4f} to {ratio.high:.4f}), second / first",
+        ),
         ("verdict", verdict),
     ]
     if found.guard is not None and found.allowed is not None:
