@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import re
@@ -10,19 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from deploy.bench.compare import compare_speed
+from deploy.bench.compare import compare_speed, run_pairs
 from deploy.bench.measure import BenchmarkReport, interleaved, measure_speed
+from deploy.bench.process import BenchProcess
 from deploy.bench.records import load
 from deploy.bench.repetition import Budget
 from deploy.bench.saturation import saturate
-from deploy.bench.sequential import guard, verdict_of
-from deploy.core.artifact import manifest_path
+from deploy.bench.sequential import guard, interval_at, verdict_of
+from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.backend import find_backend
 from deploy.core.checked import dump_checked
 from deploy.core.errors import ArtifactError, BackendError, MissingPackageError, UnknownNameError, UsageError
 from deploy.engines.build import BuildRequest, build_engine
 from deploy.exporting.export import export_model
 from deploy.models.request import ModelRequest
+from deploy.parity.probes import probes_at
 from deploy.quantization.quantize import quantize
 from deploy.tools.verify import verify
 from tests.conftest import Listener, Ran  # type: ignore[import-not-found,unused-ignore]
@@ -202,14 +205,32 @@ def test_an_empty_store(store: Path) -> None:
         _bench(store)
 
 
-def test_a_comparison_gives_the_verdict_of_its_interval(artifacts: Path) -> None:
-    found = compare_speed(
-        "onnxruntime", "openvino", model="lenet5", threads=1, fail_if_slower=0.03, time_limit_s=1, artifacts=artifacts
-    )
-    assert len(found.first.medians) == len(found.second.medians) == 5
+def test_a_comparison_runs_in_pairs_of_processes(artifacts: Path) -> None:
+    found = compare_speed("onnxruntime", "openvino", model="lenet5", threads=1, time_limit_s=1, artifacts=artifacts)
+    assert len(found.first.medians) == len(found.second.medians) == found.to_dict()["pairs"] == 5
     assert found.ratio.low < found.ratio.value < found.ratio.high
-    assert found.verdict == verdict_of(found.ratio, found.margin) and found.guard == guard(found.ratio, 0.03)
-    assert found.to_dict()["pairs"] == 5 and found.to_dict()["verdict"] == found.verdict
+    assert found.guard is None and found.to_dict()["verdict"] == found.verdict
+
+
+def test_a_planted_slowdown_is_found(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second process busy-waits until three times its own latency has passed, whatever that is on this machine."""
+    monkeypatch.setenv("SLOWDOWN", "3")
+    path = artifacts / "lenet5" / "lenet5.fp32.onnx"
+    feeds = probes_at(Artifact.open(path).manifest.inputs, {"batch": 1})[0].feeds
+
+    def start(target: str) -> BenchProcess:
+        process = BenchProcess(find_backend("onnxruntime").runner, 1, target=target)
+        process.submit_open(feeds, path=path, model=None, options={"threads": 1})
+        return process
+
+    targets = ("deploy.bench.worker:TimingWorker", "benchmarks.slowed_runner:SlowedWorker")
+    openers = [functools.partial(start, target) for target in targets]
+    found = run_pairs(openers, decided=lambda interval: True, more=lambda: False)
+    ratio = interval_at(found.ratios)
+    assert (verdict_of(ratio, 0.02), guard(ratio, 0.03)) == ("slower", "fail")
+    found = run_pairs(openers[::-1], decided=lambda interval: True, more=lambda: False)
+    ratio = interval_at(found.ratios)
+    assert (verdict_of(ratio, 0.02), guard(ratio, 0.03)) == ("faster", "pass")
 
 
 def test_a_comparison_needs_two_things_that_run(artifacts: Path) -> None:

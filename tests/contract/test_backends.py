@@ -225,5 +225,6 @@ def test_a_profile_names_the_operators(backend: Backend, tmp_path: Path) -> None
     else:
         rows = module.profile_model(_model(), _feeds(2), 3)
     assert rows
-    for row in rows:
+    for row in rows:  # a runtime's clock may give 0 ns for a single layer
         assert set(row) == {"layer", "operator", "arithmetic", "ns"} and row["ns"] >= 0
+    assert sum(row["ns"] for row in rows) > 0
