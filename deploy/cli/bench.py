@@ -61,7 +61,8 @@ See also: deploy compare A B, deploy profile MODEL.
     "--p99",
     "p99_ms",
     type=click.FloatRange(min=0, min_open=True),
-    help="Bound on the 99th percentile, ms, for --scenario server or loadgen: find the highest rate that keeps it.",
+    help="Bound on the 99th percentile, ms. With --scenario server, find the highest rate that keeps it; with "
+    "--scenario loadgen --mode server, the load generator checks it.",
 )
 @option(
     "--mode",
@@ -131,8 +132,11 @@ def _refuse_unused(ctx: click.Context, options: dict[str, Any]) -> None:
         refuse_together(ctx, ["rate"], "--p99, which searches for the rate")
     if options["as_json"]:
         refuse_together(ctx, ["form"], "--json")
-    if options["backends"]:
-        refuse_unused(ctx, ["baseline"], options["baseline"] in options["backends"], "that backend in --backends")
+    if given(ctx, "baseline"):
+        from deploy.bench.cells import choose_backends
+
+        backends = options["backends"] or choose_backends(())
+        refuse_unused(ctx, ["baseline"], options["baseline"] in backends, "that backend in --backends")
 
 
 def _run(settings: Settings, options: dict[str, Any]) -> int:

@@ -118,8 +118,11 @@ def _spec(ctx: click.Context, what: tuple[str, ...], matrix: dict[str, Any]) -> 
     if "int8" in (matrix["precisions"] or ()) and matrix["calib"] is None:
         raise click.UsageError("--precision int8 needs --calib.", ctx)
     refuse_unused(ctx, ["samples"], matrix["calib"] is not None, "--calib")
-    if matrix["backends"]:
-        refuse_unused(ctx, ["baseline"], matrix["baseline"] in matrix["backends"], "that backend in --backends")
+    if matrix["baseline"] is not None:
+        from deploy.bench.cells import choose_backends
+
+        backends = matrix["backends"] or choose_backends(())
+        refuse_unused(ctx, ["baseline"], matrix["baseline"] in backends, "that backend in --backends")
     return parse_spec({"models": list(what), **{name: value for name, value in matrix.items() if value is not None}})
 
 
