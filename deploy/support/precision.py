@@ -16,7 +16,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-Observer = Callable[[str, torch.Tensor], None]
+Observer = Callable[[str, tuple[Any, ...], Any], None]
+"""Called with the name of an operator, its operands as converted, and its result."""
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPE_ASSERTIONS = ("_assert_tensor_metadata",)
@@ -72,11 +73,10 @@ class _Aten(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func.overloadpacket.__name__
         if name in _DTYPE_ASSERTIONS:
             return None
-        result = self.convert.call(func, args, kwargs)
+        args, kwargs = tuple(map(self.convert, args)), {key: self.convert(item) for key, item in (kwargs or {}).items()}
+        result = func(*args, **kwargs)
         if self.observe is not None:
-            for item in result if isinstance(result, (list, tuple)) else [result]:
-                if isinstance(item, torch.Tensor) and item.is_floating_point():
-                    self.observe(name, item)
+            self.observe(name, (*args, *kwargs.values()), result)
         return result
 
 
@@ -90,7 +90,7 @@ def computed_in(
         dtype: float64, float32 or float16; parameters keep their dtype and are converted when they are read.
         module: module whose parameters and buffers are recorded when they are read; at the end, tensors that it
             cached in plain attributes are removed. None records nothing.
-        observe: called with the operator's name and each of its float results, in order.
+        observe: called after each operator, see `Observer`.
 
     Yields:
         Names of the parameters and buffers read so far, as in ``state_dict``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,16 @@ _CONVERSIONS = ("_to_copy", "detach", "alias", "clone", "lift_fresh", "t")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OperatorCall:
+    """A call of an operator: its name, the calling module, its operands and its result in the precision of the run."""
+
+    operator: str
+    module: str
+    operands: tuple[Any, ...]
+    result: Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Operation:
     """The result of one operator in a traced run: the calling module, its shape and its `deploy.support.sketch`."""
 
@@ -37,16 +47,19 @@ class PyTorchRunner(Runner):
     """Runs a `Model` in ``fp64``, ``fp32`` or ``fp16``; float outputs keep the precision of the run.
 
     The module is not changed and the weights are not copied. ``read`` names the parameters and buffers that runs in
-    fp64 or fp16 have read.
+    fp64 or fp16 have read. ``observe`` is called after every operator of a run.
     """
 
-    def __init__(self, model: Model, precision: str = "fp32") -> None:
+    def __init__(
+        self, model: Model, precision: str = "fp32", observe: Callable[[OperatorCall], None] | None = None
+    ) -> None:
         self.model = model
         self.dtype = PRECISIONS[precision]
         self.precision = precision
         self.inputs = model.inputs
         self.outputs: tuple[TensorSpec, ...] = ()
         self.read: set[str] = set()
+        self.observe = observe
 
     def tensors(self, feeds: Feeds) -> dict[str, torch.Tensor]:
         """Convert inputs to tensors, floats in this runner's precision."""
@@ -69,21 +82,37 @@ class PyTorchRunner(Runner):
 
         operations: list[Operation] = []
 
-        def observe(operator: str, value: torch.Tensor) -> None:
-            if value.numel() > 1 and operator not in _CONVERSIONS:
-                module = max(tracker.parents, key=len).partition(".")[2]
-                with torch._C.DisableTorchFunction(), _disable_current_modes():
-                    array = value.detach().numpy()
-                operations.append(
-                    Operation(operator=operator, module=module, shape=tuple(value.shape), sketch=sketch(array))
-                )
+        def add(call: OperatorCall) -> None:
+            for value in call.result if isinstance(call.result, (list, tuple)) else [call.result]:
+                kept = isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel() > 1
+                if kept and call.operator not in _CONVERSIONS:
+                    operations.append(
+                        Operation(
+                            operator=call.operator,
+                            module=call.module,
+                            shape=tuple(value.shape),
+                            sketch=sketch(value.detach().numpy()),
+                        )
+                    )
 
-        positional, keyword = self.model.arguments(self.tensors(feeds))
-        with ModuleTracker() as tracker, computed_in(self.dtype, self.model.module, observe):
-            self.model.module(*positional, **keyword)
+        self._observed(self.tensors(feeds), add)
         return operations
 
+    def _observed(self, tensors: Mapping[str, Any], observe: Callable[[OperatorCall], None]) -> dict[str, Any]:
+        def add(operator: str, operands: tuple[Any, ...], result: Any) -> None:
+            module = max(tracker.parents, key=len).partition(".")[2]
+            with torch._C.DisableTorchFunction(), _disable_current_modes():
+                observe(OperatorCall(operator=operator, module=module, operands=operands, result=result))
+
+        positional, keyword = self.model.arguments(tensors)
+        with ModuleTracker() as tracker, computed_in(self.dtype, self.model.module, add) as read:
+            result = name_outputs(self.model.module(*positional, **keyword))
+        self.read |= read
+        return result
+
     def _call(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        if self.observe is not None:
+            return self._observed(tensors, self.observe)
         positional, keyword = self.model.arguments(tensors)
         if self.dtype is torch.float32:
             with torch.inference_mode():
