@@ -23,7 +23,7 @@ import torch
 from torch.export.pt2_archive import PT2ArchiveWriter
 
 from deploy.core.archive import ArchiveError, check_archive, check_expansion
-from deploy.core.errors import ModelError, UnsafePickleError
+from deploy.core.errors import ModelError, UnsafePickleError, UsageError
 from deploy.core.limits import PREFIX, limits
 from deploy.models.program_graph import clean_graph
 
@@ -56,6 +56,8 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
             return _load(copy)
     except UnsafePickleError as exc:
         raise UnsafePickleError(f"{path}: {exc.message}", exc.hint) from exc
+    except UsageError:  # of a limit
+        raise
     except Exception as exc:  # whatever a damaged file raises
         lines = str(exc).strip().splitlines() or [type(exc).__name__]  # the last one of a traceback is the reason
         raise ModelError(
@@ -155,7 +157,7 @@ def _check_pickle(data: bytes, what: str) -> None:
     except Exception as exc:
         raise UnsafePickleError(
             f"{what} contain a pickle that is damaged or would execute code; it was not loaded.",
-            "if you trust the file, save it again: load it with torch.export.load, then torch.export.save(program, FILE)",
+            "if you trust the file: torch.export.save(torch.export.export(module, tensors), FILE)",
         ) from exc
     if not isinstance(loaded, dict | tuple):
         raise UnsafePickleError(f"{what} contain a {type(loaded).__name__}, not tensors; it was not loaded.")

@@ -1,8 +1,8 @@
 """The graph in an ExportedProgram: what PyTorch's loader would run as Python code is refused or removed.
 
-The loader (``torch/_export/serde/serialize.py``) evaluates sizes as Python expressions, resolves operators as attributes
-of ``torch``, imports modules that input structures name, compiles Python code from the names of values, and compiles
-the guards. Only the forms that ``torch.export.save`` writes for PyTorch's own operators pass.
+The loader (``torch/_export/serde/serialize.py``) evaluates sizes as Python expressions, resolves operators as
+attributes of ``torch``, imports modules that input structures name, and compiles Python code from names and guards.
+Only the forms that ``torch.export.save`` writes for PyTorch's own operators pass.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ _HIGHER_ORDER = (
 _POWERS = ("Pow", "PowByNatural", "FloatPow", "LShift", "RShift")
 _EXPRESSIONS = (
     *_POWERS,
-    *("Abs", "Add", "And", "CeilDiv", "CeilToInt", "CleanDiv", "Eq", "Equality", "Float", "FloatTrueDiv", "FloorDiv"),
-    *("FloorToInt", "Ge", "GreaterThan", "Gt", "Identity", "IntTrueDiv", "Integer", "IsNonOverlappingAndDenseIndicator"),
-    *("Le", "LessThan", "Lt", "Max", "Min", "Mod", "ModularIndexing", "Mul", "Ne", "Not", "Or", "PythonMod", "Rational"),
-    *("RoundDecimal", "RoundToInt", "StrictGreaterThan", "StrictLessThan", "Symbol", "ToFloat", "TruncToFloat"),
-    *("TruncToInt", "Unequality", "Where", "ceiling", "floor"),
+    *("Abs", "Add", "And", "CeilDiv", "CeilToInt", "CleanDiv", "Eq", "Equality", "Float", "FloatTrueDiv"),
+    *("FloorDiv", "FloorToInt", "Ge", "GreaterThan", "Gt", "Identity", "IntTrueDiv", "Integer"),
+    *("IsNonOverlappingAndDenseIndicator", "Le", "LessThan", "Lt", "Max", "Min", "Mod", "ModularIndexing"),
+    *("Mul", "Ne", "Not", "Or", "PythonMod", "Rational", "RoundDecimal", "RoundToInt", "StrictGreaterThan"),
+    *("StrictLessThan", "Symbol", "ToFloat", "TruncToFloat", "TruncToInt", "Unequality", "Where"),
+    *("ceiling", "floor"),
 )
 """Functions of SymPy and of torch in the expressions of sizes."""
 _SYMBOL = re.compile(r"[a-z]{1,4}\d{1,6}")
@@ -51,8 +52,10 @@ _MAX_EXPONENT = 64
 _MAX_POWER = 1024
 """Largest product of nested exponents: larger numbers take unbounded time."""
 
-_STRUCTURES = ("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict", "collections.deque")
-_STRUCTURES += ("collections.namedtuple", "torch.Size")
+_STRUCTURES = (
+    *("builtins.tuple", "builtins.list", "builtins.dict", "torch.Size"),
+    *("collections.OrderedDict", "collections.deque", "collections.namedtuple"),
+)
 _METADATA = ("stack_trace", "nn_module_stack", "torch_fn")
 """Metadata of a node that is kept; none of it is resolved to an object."""
 _BY_NAME = (
@@ -174,13 +177,17 @@ def _is_arithmetic(node: ast.expr, power: float) -> bool:
 
 
 def _is_power(base: ast.expr, exponent: ast.expr, power: float) -> bool:
-    parts = [node for node in ast.walk(exponent) if not isinstance(node, ast.expr_context | ast.unaryop)]
-    plain = all(isinstance(node, ast.Constant | ast.UnaryOp | ast.Call | ast.Name) for node in parts)
-    called = [node.id for node in parts if isinstance(node, ast.Name)]
-    values = [node.value for node in parts if isinstance(node, ast.Constant)]
-    if not plain or not set(called) <= {"Integer", "Rational"} or not all(isinstance(item, int | float) for item in values):
-        return False
-    largest = max((abs(item) for item in values), default=1)  # of a rational number, that of its parts
+    """Whether the exponent is a small number, so that the power is one too."""
+    values = []
+    for node in ast.walk(exponent):
+        match node:
+            case ast.Constant(value=int() | float() as value):
+                values.append(abs(value))
+            case ast.Call() | ast.UnaryOp() | ast.USub() | ast.Load() | ast.Name(id="Integer" | "Rational"):
+                pass
+            case _:
+                return False
+    largest = max(values, default=1)  # of a rational number, that of its parts
     return largest <= _MAX_EXPONENT and power * largest <= _MAX_POWER and _is_arithmetic(base, power * largest)
 
 
