@@ -59,7 +59,15 @@ def _read(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
         if images is None:
             members = ", ".join(arrays) or "none"
             raise DataError(f"{path}: no array named 'images' or 'x'; arrays in the file: {members}.")
-        return arrays[images], None if labels is None else arrays[labels]
+        return read_array(arrays, images), None if labels is None else read_array(arrays, labels)
+
+
+def read_array(arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    """Return an array of `open_arrays`; numpy gives the bytes of members that are not arrays."""
+    array = arrays[name]
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"the member {name!r} is not an array")
+    return array
 
 
 @contextlib.contextmanager
@@ -68,7 +76,7 @@ def open_arrays(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
 
     Raises:
         DataError: the file is damaged or missing, contains Python objects, or unpacks to more than the limit
-            ``archive_expansion`` allows. Accessing an array of the ``.npz`` may also raise it.
+            ``archive_expansion`` allows; also if an array that is read in the context is damaged.
     """
     try:
         if not path.is_file():  # reading from a pipe would block

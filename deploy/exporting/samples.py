@@ -13,7 +13,7 @@ from deploy.core.model import Model
 from deploy.core.progress import SILENT, Progress
 from deploy.core.runner import Fetches
 from deploy.core.tensors import TensorSpec
-from deploy.data.arrays import IMAGES, open_arrays
+from deploy.data.arrays import IMAGES, open_arrays, read_array
 from deploy.data.collection import open_dataset
 from deploy.data.dataset import Dataset
 from deploy.data.preprocess import batches, image_preprocessing
@@ -45,7 +45,7 @@ def load_samples(data: str, progress: Progress = SILENT) -> ProbeSamples:
     if path.suffix not in (".npy", ".npz"):
         return open_dataset(data, limit=MAX_REAL_SAMPLES, progress=progress)
     with open_arrays(path) as opened:
-        arrays = dict(opened)
+        arrays = {name: read_array(opened, name) for name in opened}
     if set(arrays) & set(IMAGES) or any(value.dtype == np.uint8 for value in arrays.values()):
         return open_dataset(data, limit=MAX_REAL_SAMPLES, progress=progress)
     return arrays
