@@ -19,6 +19,7 @@ import numpy as np
 from deploy.core.backend import ONNX, RunSettings, backends
 from deploy.core.environment import machine, versions
 from deploy.core.errors import BackendError
+from deploy.core.files import read_text
 from deploy.core.progress import Progress
 from deploy.core.store import LIMITS, Store, write_file
 
@@ -163,8 +164,8 @@ def machine_limits(threads: int, store: Store, progress: Progress, *, again: boo
     path = store.root / LIMITS / f"{digest}.json"
     if path.is_file() and not again:
         try:
-            return MachineLimits.from_dict(json.loads(path.read_text(encoding="utf-8"))["limits"])
-        except (ValueError, KeyError, TypeError):
+            return MachineLimits.from_dict(json.loads(read_text(path))["limits"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             progress.note(f"{path}: damaged; measuring the peak rates of this machine again")
     with progress.stage("measuring the peak rates of this machine"):
         limits = _measure(threads)
@@ -177,9 +178,9 @@ def stored_limits(root: Path) -> list[tuple[Mapping[str, Any], MachineLimits]]:
     found = []
     for path in sorted((root / LIMITS).glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = json.loads(read_text(path))
             found.append((document["machine"], MachineLimits.from_dict(document["limits"])))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
     return found
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core import records
+from deploy.core.archive import inflate
 from deploy.core.errors import ArtifactError
 
 SCHEMA = 2
@@ -214,5 +215,5 @@ def _packed(item: Repetition) -> dict[str, Any]:
 
 
 def _unpacked(item: dict[str, Any]) -> Repetition:
-    samples = np.frombuffer(zlib.decompress(base64.b85decode(item["samples"])), "<i8")
+    samples = np.frombuffer(inflate(base64.b85decode(item["samples"])), "<i8")
     return Repetition(**{**item, "samples": samples})

@@ -12,6 +12,7 @@ from typing import Any
 from deploy.core.checked import ChecksumError, dump_checked, load_checked
 from deploy.core.environment import machine, now, versions
 from deploy.core.errors import ArtifactError, DigestError
+from deploy.core.files import read_text
 from deploy.core.lock import unwritten
 from deploy.core.model import Preprocessing, Weights
 from deploy.core.plain import from_plain, to_plain
@@ -166,7 +167,7 @@ class Artifact:
         if beside.is_symlink():
             raise ArtifactError(f"{beside}: the manifest is a symbolic link.")
         try:
-            text = beside.read_text(encoding="utf-8")
+            text = read_text(beside)
         except FileNotFoundError as exc:
             raise ArtifactError(f"{path}: no manifest found ({beside.name}).") from exc
         except (OSError, UnicodeDecodeError) as exc:

@@ -21,10 +21,29 @@ PREFIX = "DEPLOY_LIMIT_"
 class Limits:
     """Limits on what is read from files and requests of others; `docs/limits.md` has them with their reasons."""
 
+    # images
     image_pixels: int = 1 << 27
     """Pixels of an image that is decoded."""
+    image_bytes: int = 1 << 28
+    """Bytes of an image file."""
+    classes: int = 1_000_000
+    """Classes that the labels of an array file may name."""
+
+    # archives
     archive_expansion: int = 100
     """Unpacked size of an archive over its packed size."""
+    program_bytes: int = 1 << 28
+    """Bytes of the graph in an ExportedProgram."""
+    download_bytes: int = 1 << 35
+    """Bytes of a file with published weights."""
+
+    # documents
+    document_bytes: int = 1 << 28
+    """Bytes of a manifest, record, calibration table or report."""
+    sweep_bytes: int = 1 << 20
+    """Bytes of the file of a sweep."""
+    sweep_depth: int = 100
+    """Levels of nesting in the file of a sweep."""
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from typing import Any
 
 from deploy.core.checked import ChecksumError, dump_checked, load_checked
 from deploy.core.errors import ArtifactError, DigestError
+from deploy.core.files import read_text
 from deploy.core.store import write_file
 
 AGAIN = "measure again"
@@ -67,7 +68,7 @@ def check(path: Path) -> dict[str, Any]:
         DigestError: the record was changed or renamed.
     """
     try:
-        document = load_checked(path.read_text(encoding="utf-8"))
+        document = load_checked(read_text(path))
     except ChecksumError as exc:
         raise DigestError(f"{path}: the record was changed after it was written.", AGAIN) from exc
     except (OSError, ValueError, RecursionError) as exc:

@@ -1,9 +1,9 @@
 """Objects that live in a child process: a crash or a hang there is an error here, not the end of the command.
 
-The parent starts ``python -m deploy.core.remote MODULE:CLASS ARGUMENTS…`` with `Remote`. The child builds the object
-and answers each request with the result of one of its methods. Both sides speak `deploy.core.wire` on the child's
-standard streams. A method takes the arrays that were sent, then keyword arguments of plain values, and returns a
-`Reply`. It may send messages before its reply with `notify`.
+The parent starts the child with `Remote`. The child builds the object and answers each request with the result of one
+of its methods. Both sides speak `deploy.core.wire` on the child's standard streams. A method takes the arrays that were
+sent, then keyword arguments of plain values, and returns a `Reply`. It may send messages before its reply with
+`notify`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,16 @@ Listener = Callable[[dict[str, Any]], None]
 """Receives what a method sends with `notify`."""
 
 
+_START = """
+import sys
+sys.path[:] = [*sys.argv.pop(1).splitlines(), *filter(None, sys.path)]
+from deploy.core import remote
+remote.main()
+"""
+"""Starts the child without the working directory in its module search path, unless the parent has it there: a
+stranger's file may have the name of a package."""
+
+
 class Remote:
     """An object in a child process; a context manager that ends the process.
 
@@ -50,8 +60,9 @@ class Remote:
         self.peak_bytes = 0
         self._timeout_s: float | None = None
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
+        here = "\n".join(item for item in sys.path if item == os.getcwd())
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "deploy.core.remote", target, *arguments],
+            [sys.executable, "-W", "ignore", "-c", _START, here, target, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -226,9 +237,3 @@ def _peak_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-if __name__ == "__main__":
-    from deploy.core import remote  # the module that targets import: `notify` must find its pipe
-
-    remote.main()

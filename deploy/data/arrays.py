@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import zipfile
-import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.core.errors import DataError
+from deploy.core.archive import check_archive
+from deploy.core.errors import DataError, DeployError
+from deploy.core.limits import limits
 from deploy.data.dataset import ArrayImages, Dataset
 
 IMAGES = ("images", "x")
 """Names of the array of images in an ``.npz`` file."""
 LABELS = ("labels", "y")
 """Names of the array of labels in an ``.npz`` file."""
-MAX_CLASSES = 1_000_000
 
 _CHUNK_BYTES = 1 << 24
 
@@ -50,19 +52,48 @@ def load_arrays(path: Path) -> Dataset:
 
 
 def _read(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    try:
+    with open_arrays(path) as arrays:
         if path.suffix == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False), None
+            return arrays[""], None
+        images, labels = (next((name for name in names if name in arrays), None) for names in (IMAGES, LABELS))
+        if images is None:
+            members = ", ".join(arrays) or "none"
+            raise DataError(f"{path}: no array named 'images' or 'x'; arrays in the file: {members}.")
+        return read_array(arrays, images), None if labels is None else read_array(arrays, labels)
+
+
+def read_array(arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    """Return an array of `open_arrays`; numpy gives the bytes of members that are not arrays."""
+    array = arrays[name]
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"the member {name!r} is not an array")
+    return array
+
+
+@contextlib.contextmanager
+def open_arrays(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """Open a ``.npy`` (one array, named ``""``, memory-mapped) or a ``.npz``, whose arrays are read on access.
+
+    Raises:
+        DataError: the file is damaged or missing, contains Python objects, or unpacks to more than the limit
+            ``archive_expansion`` allows; also if an array that is read in the context is damaged.
+    """
+    try:
+        if not path.is_file():  # reading from a pipe would block
+            raise DataError(f"{path}: no such file.")
+        if path.suffix == ".npy":
+            yield {"": np.load(path, mmap_mode="r", allow_pickle=False)}
+            return
         with path.open("rb") as stream:  # given a path, numpy does not close the file of a damaged archive
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: contains a single array, not an .npz archive.", "rename the file to .npy")
-            images, labels = (next((name for name in names if name in archive), None) for names in (IMAGES, LABELS))
-            if images is None:
-                members = ", ".join(archive) or "none"
-                raise DataError(f"{path}: no array named 'images' or 'x'; arrays in the file: {members}.")
-            return archive[images], None if labels is None else archive[labels]
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as exc:
+            with zipfile.ZipFile(path) as members:
+                check_archive(members, path.stat().st_size)
+            yield archive
+    except DeployError:
+        raise
+    except Exception as exc:  # numpy and zipfile may raise anything on a damaged file
         raise DataError(f"{path}: not a valid array file: {exc or type(exc).__name__}.") from exc
 
 
@@ -111,6 +142,6 @@ def _check_labels(labels: NDArray[Any], count: int, path: Path) -> NDArray[np.in
         )
     if len(labels) != count:
         raise DataError(f"{path}: {len(labels)} labels for {count} images.")
-    if labels.min() < 0 or labels.max() >= MAX_CLASSES:
+    if labels.min() < 0 or labels.max() >= limits().classes:
         raise DataError(f"{path}: labels from {labels.min()} to {labels.max()} are not class indices.")
     return labels.astype(np.int64)

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
 
 from deploy.core.environment import usable_cores
 from deploy.core.errors import DataError
 from deploy.core.progress import Progress
 from deploy.data.dataset import Dataset, Image, evenly
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""The extensions of torchvision's ImageFolder."""
+from deploy.data.decode import EXTENSIONS, decode_file
 
 LAYOUT = "FOLDER/<class>/<image>.png, or the same within FOLDER/train and FOLDER/val, or images without classes"
-MAX_PIXELS = 1 << 27
-"""Largest image that is decoded; a larger one is more likely a decompression bomb than a photograph."""
-
 MAX_LISTED = 5
 """Unreadable images that an error lists."""
 
@@ -42,13 +33,9 @@ class FileImages:
     def __getitem__(self, index: int, /) -> Image:
         path = self.paths[index]
         try:
-            return _decode_quietly(_read(path))
-        except _UnreadableError as exc:
-            raise DataError(f"{path}: {exc}.") from exc
-
-
-class _UnreadableError(Exception):
-    """An image cannot be read; the message says why."""
+            return decode_file(path)[1]
+        except DataError as exc:
+            raise DataError(f"{path}: {exc.message}.") from exc
 
 
 def load_folder(folder: Path, *, skip_bad: bool, limit: int | None, progress: Progress) -> Dataset:
@@ -156,72 +143,14 @@ def _examine(paths: list[Path], progress: Progress) -> list[tuple[str, str]]:
 
     def examine(path: Path) -> tuple[str, str]:
         try:
-            data = _read(path)
-            _decode(data)
-        except _UnreadableError as exc:
-            return "", str(exc)
+            data, _ = decode_file(path)
+        except DataError as exc:
+            return "", exc.message
         return hashlib.sha256(data).hexdigest(), ""
 
     results = []
-    with warnings.catch_warnings(), ThreadPoolExecutor(usable_cores()) as pool:  # catch_warnings is not thread-safe
-        warnings.simplefilter("ignore")
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for result in pool.map(examine, paths):
             results.append(result)
             progress.advance(len(results), len(paths))
     return results
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():  # reading from a pipe would block
-        raise _UnreadableError("not a regular file")
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise _UnreadableError(exc.strerror or type(exc).__name__) from exc
-
-
-def decode(data: bytes) -> Image:
-    """Decode one gray or RGB image from the bytes of its file.
-
-    Raises:
-        DataError: the bytes are not an image, are damaged, or declare more than `MAX_PIXELS`.
-    """
-    try:
-        return _decode_quietly(data)
-    except _UnreadableError as exc:
-        raise DataError(f"the image cannot be read: {exc}.") from exc
-
-
-def _decode_quietly(data: bytes) -> Image:
-    """Decode without Pillow's warnings about unusual but readable files."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return _decode(data)
-
-
-def _decode(data: bytes) -> Image:
-    """Decode to gray or RGB. Like ImageFolder, drop transparency and do not apply orientation tags."""
-    if not data:
-        raise _UnreadableError("empty file")
-    try:
-        with Pillow.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise _UnreadableError(f"{image.width} x {image.height} pixels exceed the limit of {MAX_PIXELS:,}")
-            if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip at 255
-                return _sixteen_bits(np.asarray(image))
-            gray = image.mode in ("1", "L", "LA", "La")
-            array = np.asarray(image.convert("L" if gray else "RGB"))
-            return array[:, :, np.newaxis] if gray else array
-    except _UnreadableError:
-        raise
-    except UnidentifiedImageError as exc:
-        raise _UnreadableError("not an image") from exc
-    except Exception as exc:  # a decoder may raise anything on a damaged file
-        raise _UnreadableError(str(exc).splitlines()[0] if str(exc) else type(exc).__name__) from exc
-
-
-def _sixteen_bits(array: Image) -> Image:
-    if array.min() < 0 or array.max() > 65535:
-        raise _UnreadableError(f"values from {array.min()} to {array.max()} exceed 16 bits")
-    scaled: Image = array.astype(np.float32) / np.float32(65535)
-    return scaled[:, :, np.newaxis]

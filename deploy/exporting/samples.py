@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from deploy.core.model import Model
 from deploy.core.progress import SILENT, Progress
 from deploy.core.runner import Fetches
 from deploy.core.tensors import TensorSpec
-from deploy.data.arrays import IMAGES
+from deploy.data.arrays import IMAGES, open_arrays, read_array
 from deploy.data.collection import open_dataset
 from deploy.data.dataset import Dataset
 from deploy.data.preprocess import batches, image_preprocessing
@@ -45,13 +44,8 @@ def load_samples(data: str, progress: Progress = SILENT) -> ProbeSamples:
     path = Path(data)
     if path.suffix not in (".npy", ".npz"):
         return open_dataset(data, limit=MAX_REAL_SAMPLES, progress=progress)
-    if not path.is_file():  # reading a pipe would block forever
-        raise DataError(f"{path}: no such file.")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as exc:
-        raise DataError(f"{path}: not a .npy or .npz file of plain arrays: {exc}.") from exc
+    with open_arrays(path) as opened:
+        arrays = {name: read_array(opened, name) for name in opened}
     if set(arrays) & set(IMAGES) or any(value.dtype == np.uint8 for value in arrays.values()):
         return open_dataset(data, limit=MAX_REAL_SAMPLES, progress=progress)
     return arrays

@@ -7,7 +7,6 @@ import importlib.util
 import inspect
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from deploy.core.errors import InputSpecError, ModelError, UnknownNameError, UsageError
 from deploy.core.model import Model, Weights
 from deploy.core.tensors import Dim, TensorSpec, parse_input
+from deploy.models.program_file import load_program
 from deploy.models.request import ModelRequest
 
 
@@ -124,17 +124,16 @@ def build_program(request: ModelRequest) -> Model:
     """Load an ExportedProgram (``.pt2``); its dynamic dimensions become those of the model.
 
     Raises:
+        UnsafePickleError: the file would run its author's code; it was not loaded.
         ModelError: the file is not an ExportedProgram, or needs another version of torch.
     """
     path = Path(request.name)
-    try:
-        program = torch.export.load(str(path))
-    except Exception as exc:
-        raise ModelError(f"{path}: not an ExportedProgram that this version of torch can load: {exc}") from exc
+    program = load_program(path)
     if request.options:
         raise UsageError(f"{path}: an ExportedProgram takes no options.")
     specs, sizes = _program_inputs(program)
-    keywords: Mapping[str, Any] = program.example_inputs[1] if program.example_inputs else {}
+    structure = program.call_spec.in_spec  # positional arguments, keyword arguments
+    keywords = structure.child(1).context if structure is not None and structure.num_children == 2 else ()
     return Model(
         name=path.name,
         slug=path.stem,

@@ -16,14 +16,13 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from deploy.core.archive import check_archive
 from deploy.core.artifact import sha256
-from deploy.core.errors import UnsafePickleError, WeightsError
+from deploy.core.errors import DeployError, UnsafePickleError, WeightsError
+from deploy.core.limits import PREFIX, limits
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "model_state")
 """Keys under which training scripts keep the state dict in a checkpoint."""
-
-MAX_EXPANSION = 100
-"""Largest ratio of unpacked to packed size of an archive that is read; PyTorch writes archives uncompressed."""
 
 _TIMEOUT_S = 15.0
 """A download that receives no byte for this long is given up."""
@@ -52,7 +51,7 @@ def read_state_dict(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except WeightsError:
+    except DeployError:
         raise
     except Exception as exc:
         text = str(exc)
@@ -70,11 +69,9 @@ def read_state_dict(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
 
 
 def _check_archive(path: Path) -> None:
-    """Check the CRC-32 checksums in an archive, which PyTorch does not check."""
+    """Check the sizes and the CRC-32 checksums in an archive, which PyTorch does not check."""
     with zipfile.ZipFile(path) as archive:
-        total = sum(item.file_size for item in archive.infolist())
-        if total > MAX_EXPANSION * path.stat().st_size:
-            raise WeightsError(f"{path}: would unpack to {total / 1e9:.1f} GB; it was not read.")
+        check_archive(archive, path.stat().st_size)
         bad = archive.testzip()
     if bad is not None:
         raise WeightsError(
@@ -117,7 +114,10 @@ def load_into(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source
             f"{source} does not fit the model: {listed}.",
             "give the options of the architecture, for example -o num_classes=10" if shapes else None,
         )
-    module.load_state_dict(dict(state), strict=False)
+    try:
+        module.load_state_dict(dict(state), strict=False)
+    except RuntimeError as exc:  # tensors without data, sparse tensors
+        raise WeightsError(f"{source}: cannot be loaded into the model: {str(exc).splitlines()[-1].strip()}") from exc
 
 
 def check_finite(module: torch.nn.Module, source: str) -> None:
@@ -149,6 +149,8 @@ def fetch(url: str, folder: Path | None = None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, part.open("wb") as out:
             while chunk := response.read(1 << 20):
+                if out.tell() + len(chunk) > limits().download_bytes:
+                    raise ValueError(f"more bytes than the limit {PREFIX}DOWNLOAD_BYTES={limits().download_bytes}")
                 out.write(chunk)
         _check_digest(part, target.stem)
         os.replace(part, target)

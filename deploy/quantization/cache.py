@@ -15,6 +15,7 @@ from calibration.table import STABLE, CalibrationTable
 from deploy.core.artifact import Artifact, Payload
 from deploy.core.environment import version
 from deploy.core.errors import ArtifactError
+from deploy.core.files import read_text
 from deploy.core.plain import to_plain
 from deploy.core.progress import Progress
 from deploy.core.runner import Feeds
@@ -89,9 +90,9 @@ def _load(path: Path, key: dict[str, Any], progress: Progress) -> CalibrationTab
     try:
         artifact = Artifact.open(path)
         artifact.verify()
-        table = CalibrationTable.from_json(path.read_text(encoding="utf-8"), path)
-    except ArtifactError as exc:
-        progress.note(f"{exc.message} Calibrating again.")
+        table = CalibrationTable.from_json(read_text(path), path)
+    except (ArtifactError, OSError, UnicodeDecodeError) as exc:
+        progress.note(f"{exc} Calibrating again.")
         return None
     changed = table.changed(key)
     if changed:

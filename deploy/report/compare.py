@@ -10,6 +10,7 @@ from typing import Any
 
 from deploy.bench.statistics import LEVEL, Interval, geometric, plain_interval, unpaired_ratio
 from deploy.core.errors import ArtifactError
+from deploy.core.files import read_text
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import REPORT, Store
@@ -82,6 +83,13 @@ def compare_reports(
         ArtifactError: one of them is not a report, or contains no timings.
     """
     first, second = (_document(path, models, progress) for path in (old, new))
+    try:
+        return _compared(first, second)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as exc:
+        raise ArtifactError(f"{old} and {new}: a report is damaged: {type(exc).__name__}: {exc}.") from exc
+
+
+def _compared(first: JsonObject, second: JsonObject) -> ReportComparison:
     before, after = _rows_by_name(first), _rows_by_name(second)
     both = [name for name in before if name in after]
     return ReportComparison(
@@ -100,12 +108,15 @@ def _document(path: Path, models: Sequence[str], progress: Progress) -> JsonObje
             raise ArtifactError(f"{path}: no timings found.", f"deploy --artifacts {path} bench MODEL")
         return describe(inputs, BASELINE, path / REPORT)  # speedups are not compared
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc}.") from exc
     if not isinstance(document, dict) or (document.get("kind"), document.get("schema")) != (KIND, SCHEMA):
         raise ArtifactError(f"{path}: not a report.json of this version of deploy-toolkit.", "deploy report")
-    rows = [row for row in document["rows"] if not models or not {row["slug"], row["model"]}.isdisjoint(models)]
+    try:
+        rows = [row for row in document["rows"] if not models or not {row["slug"], row["model"]}.isdisjoint(models)]
+    except (LookupError, TypeError) as exc:
+        raise ArtifactError(f"{path}: the report is damaged: {type(exc).__name__}: {exc}.", "deploy report") from exc
     return {**document, "rows": rows}
 
 

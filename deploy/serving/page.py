@@ -23,7 +23,7 @@ from deploy.core.model import Preprocessing
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import batch_symbol
-from deploy.data.folder import decode
+from deploy.data.decode import decode
 from deploy.data.preprocess import image_preprocessing, prepare
 from deploy.models.open import open_model, request_of
 from deploy.serving.app import Service
@@ -113,7 +113,7 @@ class Page:
             try:
                 sample = await asyncio.to_thread(lambda: prepare(decode(body), self.preprocessing))
             except DataError as exc:
-                raise RequestError(400, exc.message) from exc
+                raise RequestError(400, f"the image cannot be read: {exc.message}") from exc
             rows = [await self._row(item, sample[None]) for item in self.variants]
         return JSONResponse({"rows": rows, "runs": RUNS})
 

@@ -8,8 +8,12 @@ from typing import Any
 import yaml
 
 from deploy.core.errors import UsageError
+from deploy.core.files import read_text
+from deploy.core.limits import PREFIX, limits
 
-MAX_BYTES = 1 << 20
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_MAX_DIGITS = 100
+"""Longer numbers are no values of a sweep, and take quadratic time."""
 
 
 class Document:
@@ -28,9 +32,7 @@ class Document:
         self._scalars = yaml.constructor.SafeConstructor()
         self.lines: dict[tuple[str | int, ...], int] = {}
         try:
-            if path.stat().st_size > MAX_BYTES:
-                raise UsageError(f"{path}: larger than {MAX_BYTES >> 20} MiB.")
-            node = self._compose(path.read_text(encoding="utf-8"))
+            node = self._compose(read_text(path, "sweep_bytes"))
             self.values: Any = {} if node is None else self._plain(node, ())
         except yaml.MarkedYAMLError as exc:
             mark = exc.problem_mark or exc.context_mark
@@ -40,9 +42,13 @@ class Document:
             raise UsageError(f"{path}: cannot be read: {reason}.") from exc
 
     def _compose(self, text: str) -> yaml.Node | None:
+        depth, most = 0, limits().sweep_depth
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            if depth > most:
+                raise self.error(line, f"more than {most} levels, the limit {PREFIX}SWEEP_DEPTH.")
             if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1 if event.start_mark else 1
                 raise self.error(line, "anchors and aliases are not supported; repeat the value.")
         return yaml.compose(text, Loader=yaml.SafeLoader)
 
@@ -51,7 +57,7 @@ class Document:
         if isinstance(node, yaml.MappingNode):
             values: dict[str, Any] = {}
             for key_node, value_node in node.value:
-                key = self._scalars.construct_object(key_node) if isinstance(key_node, yaml.ScalarNode) else None
+                key = self._scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
                 line = key_node.start_mark.line + 1
                 if not isinstance(key, str):
                     raise self.error(line, "a key is not text.")
@@ -63,9 +69,14 @@ class Document:
             return values
         if isinstance(node, yaml.SequenceNode):
             return [self._plain(item, (*place, position)) for position, item in enumerate(node.value)]
+        return self._scalar(node)
+
+    def _scalar(self, node: yaml.Node) -> Any:
         try:
+            if node.tag in _NUMBERS and len(node.value) > _MAX_DIGITS:
+                raise ValueError("a number of too many digits")
             return self._scalars.construct_object(node)
-        except (yaml.YAMLError, ValueError) as exc:
+        except Exception as exc:  # a tag that does not fit its value makes the constructors raise many errors
             raise self.error(node.start_mark.line + 1, f"{node.value[:40]!r} cannot be read.") from exc
 
     def error(self, line: int, text: str) -> UsageError:

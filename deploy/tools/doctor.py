@@ -114,7 +114,8 @@ def doctor(artifacts: Path) -> DoctorReport:
 def _run(code: str, *arguments: str) -> str:
     """Run Python code in a child process; return an empty string, or the last line of its error output."""
     try:
-        command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
+        same_modules = f"import sys; sys.path[:] = {sys.path!r}\n"  # not those in the working directory
+        command = [sys.executable, "-W", "ignore", "-c", same_modules + code, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         return f"no response within {TIMEOUT_S} s"

@@ -77,9 +77,9 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | N
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
         text = metadata["state"]
         facts = json.loads(text)
-    except (safetensors.SafetensorError, KeyError, ValueError, OSError) as exc:
+    except (safetensors.SafetensorError, KeyError, ValueError, OSError, RecursionError) as exc:
         raise ArtifactError(f"{path}: incomplete or damaged training state: {exc}.", hint) from exc
-    if facts.get("schema") != SCHEMA or metadata.get("sha256") != _digest(tensors, text):
+    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA or metadata.get("sha256") != _digest(tensors, text):
         raise ArtifactError(f"{path}: the training state is damaged, or of another version.", hint)
     return tensors, facts
 

@@ -12,6 +12,8 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 TOP = 5
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
+"""Pillow decodes by content, not by name, and some of its other decoders start programs."""
 
 
 def load() -> tuple[onnxruntime.InferenceSession, dict[str, Any]]:
@@ -26,7 +28,7 @@ def load() -> tuple[onnxruntime.InferenceSession, dict[str, Any]]:
 
 def prepare(path: str, recipe: dict[str, Any]) -> Any:
     """Preprocess one image file: float32 (1, channels, height, width)."""
-    opened = Image.open(path)
+    opened = Image.open(path, formats=FORMATS)
     if opened.mode.startswith(("I", "F")):
         sys.exit(f"{path}: more than 8 bits per channel; convert it first")
     image: Image.Image = opened.convert("L" if len(recipe["mean"]) == 1 else "RGB")
