@@ -31,7 +31,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _COMPLEX = {torch.float16: torch.complex64, torch.float32: torch.complex64, torch.float64: torch.complex128}
 _COMPLEX_DTYPES = (torch.complex32, torch.complex64, torch.complex128)
 _DTYPE_ASSERTIONS = ("_assert_tensor_metadata",)
-_ESCAPES = ("numpy", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "set_")
+_ESCAPES = ("numpy", "__array__", "__dlpack__", "data_ptr", "untyped_storage")
 """Functions after which a tensor can be written to without an operator."""
 
 
@@ -91,9 +91,8 @@ class _Converter:
             dense = value.numel() * value.element_size() == source.nbytes()
             if dense or isinstance(value, torch.nn.Parameter):
                 result = value.to(dtype)
-                if not dense or result.stride() != value.stride():
-                    return result
-                self._add(source, value.dtype, result.untyped_storage())
+                if dense and has_storage(result) and result.stride() == value.stride():
+                    self._add(source, value.dtype, result.untyped_storage())
                 return result
             count = source.nbytes() // value.element_size()
             whole = _flat(source, value.dtype, count).to(dtype)

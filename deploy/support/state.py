@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import random
+import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -146,7 +147,7 @@ def unchanged(module: torch.nn.Module | None, *, traced: bool = False) -> Iterat
         if traced:
             yield changes
         else:
-            with writes:
+            with writes, _not_compiled():
                 yield changes
     finally:
         torch.set_rng_state(torch_state)
@@ -195,6 +196,16 @@ class _Kept:
 def _copy(container: Any) -> Any:
     plain = next(kind for kind in _CONTAINERS if isinstance(container, kind))  # a subclass may not be copyable
     return container.copy() if plain is np.ndarray else plain(container)
+
+
+@contextmanager
+def _not_compiled() -> Iterator[None]:
+    """Run functions of `torch.compile` without compiling them, which does not work while operators are observed."""
+    if "torch._dynamo" not in sys.modules:  # importing it takes two seconds
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 class _Snapshot:

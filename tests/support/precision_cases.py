@@ -122,7 +122,7 @@ CASES |= {  # operators with weights
     "pairwise_distance": lambda m, x: F.pairwise_distance(x, m.b),
     "cosine_similarity": lambda m, x: F.cosine_similarity(x, m.b[None]),
     "kron": lambda m, x: torch.kron(x, m.b),
-    "cross": lambda m, x: torch.linalg.cross(x[:, :3], m.b[:3]),
+    "cross": lambda m, x: torch.linalg.cross(x[:, :3], m.b[None, :3]),
     "conv1d": lambda m, x: F.conv1d(x[:, None], m.line, padding=1, stride=2),
     "conv2d": lambda m, x: F.conv2d(image(x), m.kernel, padding="same"),
     "conv2d_groups": lambda m, x: F.conv2d(image(x), m.kernel[:, :1], groups=2, dilation=1),
@@ -513,12 +513,6 @@ def shape_in_place(m: Bag, x: torch.Tensor) -> torch.Tensor:
     m.mean.unsqueeze_(0)
     m.var.resize_(4)
     return (x @ m.w)[:, :4] * m.var + m.mean.shape[0] + m.mean.sum()
-
-
-@case
-def set_memory(m: Bag, x: torch.Tensor) -> torch.Tensor:
-    m.mean.set_(x[0] * 3)
-    return x + m.mean
 
 
 @case
