@@ -5,8 +5,8 @@ The result is bitwise equal to that of ``module.to(dtype)`` under ``torch.set_de
 create float32 constants work too, although ``module.double()`` fails on them.
 
 A converted copy that is written to stands for its tensor until the end of the run: what is written into a buffer or a
-slice of it is read back in the precision of the run. While a copy or a view of it is in use, its tensor is not converted
-again.
+slice of it is read back in the precision of the run. While a copy or a view of it is in use, its tensor is not
+converted again.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class _Converter:
         before = self._copies.get(source._cdata)
         if before is not None:
             self._sources.pop(before.storage.cdata, None)
-        self._copies[source._cdata] = _Copy(StorageWeakRef(source), dtype, StorageWeakRef(storage))
+        self._copies[source._cdata] = _Copy(_weak(source), dtype, _weak(storage))
         self._sources[storage._cdata] = source._cdata
 
     def keep(self, value: Any) -> None:
@@ -121,6 +121,10 @@ class _Converter:
 
     def call(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         return function(*map(self, args), **{key: self(item) for key, item in (kwargs or {}).items()})
+
+
+def _weak(storage: torch.UntypedStorage) -> StorageWeakRef:
+    return StorageWeakRef(storage)  # type: ignore[no-untyped-call]
 
 
 def _flat(storage: torch.UntypedStorage, dtype: torch.dtype, count: int) -> torch.Tensor:

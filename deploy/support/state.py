@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from torch._ops import HigherOrderOperator
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _UNDECLARED_WRITES = {"native_batch_norm": ("running_mean", "running_var")}
@@ -65,7 +65,7 @@ def _write_positions(function: Any) -> tuple[tuple[int, str], ...]:
 
 def written(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
     """Return the operands that an operator is about to write to."""
-    tensors = []
+    tensors: list[torch.Tensor] = []
     for index, name in _write_positions(function):
         value = args[index] if index < len(args) else kwargs.get(name)
         tensors += [item for item in (value if isinstance(value, (list, tuple)) else [value]) if has_storage(item)]
@@ -86,11 +86,15 @@ def reentering(mode: Any, value: Any) -> Any:
     return run
 
 
-def has_storage(value: Any) -> bool:
+def has_storage(value: Any) -> TypeGuard[torch.Tensor]:
     """Return whether ``value`` is a tensor with strides and memory of its own, not a wrapper of other tensors."""
     if type(value) in (torch.Tensor, torch.nn.Parameter):
         return value.layout is torch.strided and not torch._C._functorch.is_functorch_wrapped_tensor(value)
-    return isinstance(value, torch.nn.Parameter) and not isinstance(value, UninitializedTensorMixin)
+    return isinstance(value, torch.nn.Parameter) and not is_lazy(value)
+
+
+def _content(storage: torch.UntypedStorage) -> torch.UntypedStorage:
+    return torch.UntypedStorage(storage.nbytes()).copy_(storage)  # type: ignore[no-untyped-call]
 
 
 def _layout(value: torch.Tensor) -> tuple[Any, ...]:
@@ -115,7 +119,7 @@ class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             storage = value.untyped_storage()
             if storage._cdata not in self.made and storage._cdata not in self.before:
                 with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
-                    self.before[storage._cdata] = (storage, storage.clone())
+                    self.before[storage._cdata] = (storage, _content(storage))
         result = func(*args, **kwargs)
         if not _write_positions(func):
             given = args[0].untyped_storage()._cdata if args and has_storage(args[0]) else None
@@ -222,7 +226,7 @@ class _Snapshot:
                     self.tensors[f"{name}.{key}".strip(".")] = (value, value.data)
             if buffers:
                 kept = [value.untyped_storage() for value in part._buffers.values() if has_storage(value)]
-                self.copies |= {item._cdata: (item, item.clone()) for item in kept if item.device.type != "meta"}
+                self.copies |= {item._cdata: (item, _content(item)) for item in kept if item.device.type != "meta"}
             self._add(vars(part), name, 0)
 
     def _add(self, value: Any, name: str, depth: int) -> None:
