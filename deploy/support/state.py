@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -27,8 +28,12 @@ _UNDECLARED_WRITES = {"native_batch_norm": ("running_mean", "running_var")}
 """Operands that an operator writes to although its schema does not say so."""
 
 _CONTAINERS = (dict, list, set, deque, np.ndarray)
-_CONSTANTS = (bool, int, float, complex, str, bytes, type(None), torch.Tensor, torch.nn.Module, type)
-_OPAQUE = ("builtins", "functools", "torch._C")
+_CONSTANTS = frozenset(
+    (bool, int, float, complex, str, bytes, type(None), tuple, torch.Size, torch.dtype, torch.device, torch.Tensor)
+)
+_OPAQUE = (torch.Tensor, torch.nn.Module, type, FunctionType, MethodType, BuiltinFunctionType, ModuleType, partial)
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
+_HOOKS = frozenset(vars(torch.nn.Module()))
 _DEPTH = 4
 
 Content = tuple[torch.UntypedStorage, torch.UntypedStorage]
@@ -171,20 +176,21 @@ class _Kept:
 
     def changed(self) -> list[str]:
         """Return the names of what changed."""
-        if isinstance(self.container, torch.Generator):
-            return [] if torch.equal(self.container.get_state(), self.before) else [self.name]
-        if isinstance(self.container, np.ndarray):
-            return [] if self.container.tobytes() == self.before.tobytes() else [self.name]
-        if not isinstance(self.container, dict):
-            same = len(self.container) == len(self.before) and (
-                self.container == self.before
-                if isinstance(self.container, set)
-                else all(map(operator.is_, self.container, self.before))
-            )
-            return [] if same else [self.name]
+        container, before = self.container, self.before
+        if isinstance(container, torch.Generator):
+            return [] if torch.equal(container.get_state(), before) else [self.name]
+        if isinstance(container, np.ndarray):
+            return [] if container.tobytes() == before.tobytes() else [self.name]
+        if isinstance(container, set):
+            return [] if container == before else [self.name]
+        same = len(container) == len(before)
+        if not isinstance(container, dict):
+            return [] if same and all(map(operator.is_, container, before)) else [self.name]
+        if same and container.keys() == before.keys() and all(map(operator.is_, container.values(), before.values())):
+            return []
         missing = object()
-        keys = dict.fromkeys([*self.before, *self.container])
-        found = [key for key in keys if self.container.get(key, missing) is not self.before.get(key, missing)]
+        keys = dict.fromkeys([*before, *container])
+        found = [key for key in keys if container.get(key, missing) is not before.get(key, missing)]
         return [f"{self.name}.{key}".strip(".") if self.owner else self.name for key in found]
 
     def restore(self) -> None:
@@ -227,26 +233,32 @@ class _Snapshot:
             if buffers:
                 kept = [value.untyped_storage() for value in part._buffers.values() if has_storage(value)]
                 self.copies |= {item._cdata: (item, _content(item)) for item in kept if item.device.type != "meta"}
-            self._add(vars(part), name, 0)
+            attributes = vars(part)
+            self.kept.append(_Kept(name, True, attributes, attributes.copy()))
+            for key in _REGISTRIES:
+                if type(attributes.get(key)) is dict:  # a scripted module has its own kind
+                    self.kept.append(_Kept(name, True, attributes[key], attributes[key].copy()))
+            for key in attributes.keys() - _HOOKS:
+                if type(attributes[key]) not in _CONSTANTS:
+                    self._add(attributes[key], f"{name}.{key}".strip("."), 0)
 
     def _add(self, value: Any, name: str, depth: int) -> None:
-        if isinstance(value, _CONSTANTS) or id(value) in self._seen or depth > _DEPTH:
+        if type(value) in _CONSTANTS or id(value) in self._seen or depth > _DEPTH:
+            return
+        if isinstance(value, _CONTAINERS):
+            self.kept.append(_Kept(name, False, value, _copy(value)))
+        elif isinstance(value, torch.Generator):
+            self.kept.append(_Kept(name, False, value, value.get_state()))
+        elif not isinstance(value, _OPAQUE) and isinstance(getattr(value, "__dict__", None), dict):
+            value = vars(value)
+            self.kept.append(_Kept(name, False, value, value.copy()))
+        else:
             return
         self._seen.add(id(value))
-        if isinstance(value, torch.Generator):
-            self.kept.append(_Kept(name, False, value, value.get_state()))
-        elif isinstance(value, _CONTAINERS):
-            if isinstance(value, dict):
-                for key, item in value.items():
-                    self._add(item, f"{name}.{key}".strip(".") if depth == 0 else name, depth + 1)
-            elif isinstance(value, (list, deque)):
-                for item in value:
+        if isinstance(value, (dict, list, deque)):
+            for item in value.values() if isinstance(value, dict) else value:
+                if type(item) not in _CONSTANTS:
                     self._add(item, name, depth + 1)
-            owner = depth == 0 or name.rpartition(".")[2] in ("_buffers", "_parameters")
-            label = name.rpartition(".")[0] if owner and depth else name
-            self.kept.append(_Kept(label, owner, value, _copy(value)))
-        elif type(value).__module__ not in _OPAQUE and isinstance(getattr(value, "__dict__", None), dict):
-            self._add(vars(value), name, max(depth, 1))
 
     def restore(self, changes: Changes, written: dict[int, Content]) -> None:
         """Undo and name all changes; ``written`` has storages and their content before the run."""
@@ -267,5 +279,5 @@ class _Snapshot:
             if storage.nbytes() != content.nbytes():
                 storage.resize_(content.nbytes())
             storage.copy_(content)
-        changes.tensors |= dict.fromkeys(name for name in names if name in self.tensors)
-        changes.attributes |= dict.fromkeys(name for name in names if name not in self.tensors)
+        changes.tensors |= dict.fromkeys(name for name in sorted(names) if name in self.tensors)
+        changes.attributes |= dict.fromkeys(name for name in sorted(names) if name not in self.tensors)
