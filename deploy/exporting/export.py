@@ -124,6 +124,8 @@ def export_model(
     with IsolatedRunner("onnxruntime") as candidate:
         with progress.stage("building the model"):
             built = open_model(request, store, progress)
+            if (built.precision, precision) == ("fp64", "fp16"):
+                raise UsageError(f"precision fp16: {built.name} is float64.", "convert the model with .float() first")
             job = _Job(
                 model=built,
                 inputs=choose_dynamic(built, request, dynamic),

@@ -55,7 +55,12 @@ class _Call:
     def repeat(self, candidate: Candidate, precision: str) -> list[str]:
         """Call again and return the outputs that differ by more than rounding, as faults."""
         candidate.submit(self.feeds)
-        again = candidate.result()
+        try:
+            again = candidate.result()
+        except BackendCrashedError:
+            raise
+        except BackendError as exc:
+            return [f"the file fails on the second of two equal calls: {exc.message}"]
         yardsticks = list(zip(self.expected.values(), self.own.values(), strict=True))
         if len(yardsticks) != len(again):
             yardsticks = [(value, value) for value in again.values()]

@@ -24,8 +24,9 @@ from torch._ops import HigherOrderOperator
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_UNDECLARED_WRITES = {"native_batch_norm": ("running_mean", "running_var")}
-"""Operands that an operator writes to although its schema does not say so."""
+_STATISTICS = ("running_mean", "running_var")
+"""Operands that batch and instance norms write to where one of these flags is set; not all schemas say so."""
+_FLAGS = ("training", "train", "use_input_stats")
 
 _CONTAINERS = (dict, list, set, deque, np.ndarray)
 _CONSTANTS = frozenset(
@@ -59,21 +60,25 @@ class Changes:
 
 
 @cache
-def _write_positions(function: Any) -> tuple[tuple[int, str], ...]:
-    names = _UNDECLARED_WRITES.get(function.overloadpacket.__name__, ())
+def _write_positions(function: Any) -> tuple[tuple[int, str, int | None], ...]:
+    """Return the operands that an operator writes to: position, name, and position of the flag that it depends on."""
+    arguments = function._schema.arguments
+    flag = next((index for index, argument in enumerate(arguments) if argument.name in _FLAGS), None)
     return tuple(
-        (index, argument.name)
-        for index, argument in enumerate(function._schema.arguments)
-        if argument.name in names or (argument.alias_info is not None and argument.alias_info.is_write)
+        (index, argument.name, flag if argument.name in _STATISTICS else None)
+        for index, argument in enumerate(arguments)
+        if (argument.alias_info is not None and argument.alias_info.is_write)
+        or (argument.name in _STATISTICS and flag is not None)
     )
 
 
 def written(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
     """Return the operands that an operator is about to write to."""
     tensors: list[torch.Tensor] = []
-    for index, name in _write_positions(function):
-        value = args[index] if index < len(args) else kwargs.get(name)
-        tensors += [item for item in (value if isinstance(value, (list, tuple)) else [value]) if has_storage(item)]
+    for index, name, flag in _write_positions(function):
+        if flag is None or flag >= len(args) or args[flag]:
+            value = args[index] if index < len(args) else kwargs.get(name)
+            tensors += [item for item in (value if isinstance(value, (list, tuple)) else [value]) if has_storage(item)]
     return tensors
 
 
@@ -120,16 +125,16 @@ class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if isinstance(func, HigherOrderOperator):
             return func(*reentering(self, args), **{key: reentering(self, item) for key, item in kwargs.items()})
+        given = {item.untyped_storage()._cdata for item in args[:1] if has_storage(item)}
         for value in written(func, args, kwargs):
             storage = value.untyped_storage()
+            given.add(storage._cdata)
             if storage._cdata not in self.made and storage._cdata not in self.before:
                 with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
                     self.before[storage._cdata] = (storage, _content(storage))
         result = func(*args, **kwargs)
-        if not _write_positions(func):
-            given = args[0].untyped_storage()._cdata if args and has_storage(args[0]) else None
-            made = [item for item in (result if isinstance(result, (list, tuple)) else (result,)) if has_storage(item)]
-            self.made.update({item.untyped_storage()._cdata for item in made} - {given})  # a view is not new
+        made = [item for item in (result if isinstance(result, (list, tuple)) else (result,)) if has_storage(item)]
+        self.made.update({item.untyped_storage()._cdata for item in made} - given)  # a view is not new
         return result
 
 

@@ -143,7 +143,9 @@ CASES |= {  # operators with weights
     "layer_norm_functional": lambda m, x: F.layer_norm(x, (8,), m.b, m.mean),
     "rms_norm": lambda m, x: F.rms_norm(x, (8,), m.b),
     "batch_norm": lambda m, x: m.bn(x),
-    "batch_norm_training": lambda m, x: F.batch_norm(x.repeat(2, 1), m.mean, m.var, m.b, training=True) + m.mean + m.var,
+    "batch_norm_training": lambda m, x: (
+        F.batch_norm(x.repeat(2, 1), m.mean, m.var, m.b, training=True) + m.mean + m.var
+    ),
     "instance_norm": lambda m, x: F.instance_norm(image(x), m.mean[:2], m.var[:2], use_input_stats=True) + m.mean[1],
     "group_norm": lambda m, x: m.gn(x),
     "local_response_norm": lambda m, x: F.local_response_norm(image(x), 2),
@@ -153,9 +155,11 @@ CASES |= {  # operators with weights
     "lstm": lambda m, x: m.lstm(x[None])[0],
     "lstm_states": lambda m, x: m.lstm(x[None], (torch.zeros(2, 1, 4), torch.ones(2, 1, 4)))[1][1],
     "gru": lambda m, x: m.gru(x[None])[0],
-    "packed": lambda m, x: m.lstm(
-        nn.utils.rnn.pack_padded_sequence(x.expand(2, *x.shape), torch.tensor([len(x), 1]), batch_first=True)
-    )[0].data,
+    "packed": lambda m, x: (
+        m.lstm(nn.utils.rnn.pack_padded_sequence(x.expand(2, *x.shape), torch.tensor([len(x), 1]), batch_first=True))[
+            0
+        ].data
+    ),
     "mha": lambda m, x: m.mha(x[None], x[None], x[None])[0],
     "mha_no_weights": lambda m, x: m.mha(x[None], x[None], x[None], need_weights=False)[0],
     "mha_mask": lambda m, x: m.mha(x[None], x[None], x[None], attn_mask=~m.mask[: len(x), : len(x)])[0],
@@ -173,35 +177,29 @@ CASES |= {  # attention
         heads(x), heads(x), heads(x), torch.zeros(len(x), len(x)).masked_fill(~m.mask[: len(x), : len(x)], -math.inf)
     ),
     "sdpa_scale": lambda m, x: F.scaled_dot_product_attention(heads(x), heads(x), heads(x), scale=0.1),
-    "attention_min": lambda m, x: (x @ x.T)
-    .masked_fill(~m.mask[: len(x), : len(x)], torch.finfo(x.dtype).min)
-    .softmax(-1)
-    @ x,
+    "attention_min": lambda m, x: (
+        (x @ x.T).masked_fill(~m.mask[: len(x), : len(x)], torch.finfo(x.dtype).min).softmax(-1) @ x
+    ),
     "alibi": lambda m, x: (x @ x.T - torch.arange(len(x))[None] * 2 ** -(torch.arange(1.0, 2.0))).softmax(-1) @ x,
 }
-for _name in (
+ACTIVATIONS = (
     "relu relu6 gelu silu mish elu selu celu hardswish hardsigmoid hardtanh softplus softsign tanhshrink leaky_relu "
     "logsigmoid softshrink hardshrink"
-).split():
-    CASES[f"F.{_name}"] = lambda m, x, name=_name: getattr(F, name)(x * m.b)
-for _name in (
+)
+UNARY = (
     "exp expm1 log1p sin cos tan tanh sinh asinh atan erf erfc sigmoid sqrt rsqrt square abs neg sign floor ceil round "
-    "trunc frac reciprocal lgamma digamma i0 sinc exp2 log2 log10 isnan isfinite cumsum_ cumprod_ logcumsumexp_ "
-    "softmax_ log_softmax_ logsumexp_ mean_ var_ std_ sum_ prod_ amax_ amin_ median_ norm_ sort_ argmax_ argsort_ "
-    "flip_ unbind_ diff_ nansum_ softmin_ cummax_"
-).split():
-    if _name.endswith("_"):
-        CASES[_name[:-1]] = lambda m, x, name=_name[:-1]: (
-            F.softmin(x, -1)
-            if name == "softmin"
-            else torch.diff(x * m.b)
-            if name == "diff"
-            else getattr(x * m.b, name)(dim=-1)
-            if name != "flip"
-            else (x * m.b).flip(-1)
-        )
-    else:
-        CASES[_name] = lambda m, x, name=_name: getattr(torch, name)((x * m.b).abs() + 0.1 + m.scale)
+    "trunc frac reciprocal lgamma digamma i0 sinc exp2 log2 log10 isnan isfinite"
+)
+OF_ROWS = (
+    "cumsum cumprod logcumsumexp softmax log_softmax logsumexp mean var std sum prod amax amin median norm sort argmax "
+    "argsort unbind nansum cummax"
+)
+for _name in ACTIVATIONS.split():
+    CASES[f"F.{_name}"] = lambda m, x, name=_name: getattr(F, name)(x * m.b)
+for _name in UNARY.split():
+    CASES[_name] = lambda m, x, name=_name: getattr(torch, name)((x * m.b).abs() + 0.1 + m.scale)
+for _name in OF_ROWS.split():
+    CASES[_name] = lambda m, x, name=_name: getattr(x * m.b, name)(dim=-1)
 CASES |= {  # shapes, selection and reductions
     "where": lambda m, x: torch.where(x > m.mean, x, m.b),
     "where_scalar": lambda m, x: torch.where(x > 0, x, 0.1),
@@ -273,6 +271,9 @@ CASES |= {  # shapes, selection and reductions
     "pixel_shuffle": lambda m, x: F.pixel_shuffle(image(x).reshape(-1, 4, 2, 4), 2),
     "losses": lambda m, x: F.mse_loss(x, m.b.expand_as(x)) + F.smooth_l1_loss(x, m.mean.expand_as(x)),
     "cross_entropy": lambda m, x: F.cross_entropy(x, torch.zeros(len(x), dtype=torch.long), m.var),
+    "softmin": lambda m, x: F.softmin(x * m.b, -1),
+    "diff": lambda m, x: torch.diff(x * m.b),
+    "flip": lambda m, x: (x * m.b).flip(-1),
     "glu": lambda m, x: F.glu(x * m.b),
     "threshold": lambda m, x: F.threshold(x, 0.1, 0.2),
     "dropout_eval": lambda m, x: F.dropout(x, 0.5, training=m.training) * m.b,
