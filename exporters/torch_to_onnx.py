@@ -23,6 +23,7 @@ from deploy.core.errors import DeployError, ExportError, ModelError, StorageErro
 from deploy.core.model import Model
 from deploy.core.tensors import TensorSpec, symbols
 from deploy.support.onnx_file import SINGLE_FILE_LIMIT, opset
+from deploy.support.state import unchanged
 
 TRACE_OPSET = 17
 """Default operator set of tracing."""
@@ -37,11 +38,11 @@ class ExportOptions:
 
     Attributes:
         opset: the ONNX operator set; None for the strategy's default.
-        precision: ``fp32``, or ``fp16`` for float16 weights and activations with float32 inputs and outputs.
+        half: convert weights and activations to float16; inputs and outputs stay float32.
     """
 
     opset: int | None = None
-    precision: str = "fp32"
+    half: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,13 +79,14 @@ def export(
     names = list(_example_outputs(model, inputs))
     with _captured() as (log, caught):
         try:
-            STRATEGIES[strategy](model, inputs, names, path, options)
+            with unchanged(model.module, traced=True):
+                STRATEGIES[strategy](model, inputs, names, path, options)
         except OSError as exc:
             raise StorageError(f"{path.name}: cannot be written: {exc.strerror or exc}.") from exc
         except Exception as exc:
             file = _write_log(model, strategy, log(), exc)
             raise ExportError(f"{strategy}: {_reason(exc)}", f"full log: {file}") from exc
-        if options.precision == "fp16":
+        if options.half:
             from exporters.half import to_half  # imports onnxruntime, which takes half a second
 
             to_half(path, path, SINGLE_FILE_LIMIT)
@@ -122,7 +124,7 @@ def example(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, torch.Tenso
 
 def _example_outputs(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, Any]:
     try:
-        with torch.inference_mode():
+        with unchanged(model.module), torch.inference_mode():
             return model.call(example(model, inputs))
     except DeployError:
         raise

@@ -87,6 +87,21 @@ class Model:
     untraceable: str = ""
     reference: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def precision(self) -> str:
+        """``fp16`` if some of the weights are float16, ``fp64`` if all are float64, else ``fp32``.
+
+        Raises:
+            ModelError: some are bfloat16, which neither NumPy nor ONNX Runtime's operators support.
+        """
+        state = [*self.module.parameters(), *self.module.buffers()]
+        dtypes = {str(value.dtype).removeprefix("torch.") for value in state if value.is_floating_point()}
+        if "bfloat16" in dtypes:
+            raise ModelError(f"{self.name} has bfloat16 weights, which are not supported.", "convert it with .float()")
+        if "float16" in dtypes:
+            return "fp16"
+        return "fp64" if dtypes == {"float64"} else "fp32"
+
     def arguments(self, tensors: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the positional and keyword arguments of ``module`` from tensors by input name."""
         positional = [tensors[spec.name] for spec in self.inputs if spec.name not in self.keywords]

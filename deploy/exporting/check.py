@@ -75,7 +75,7 @@ def check(
         model: name of the model, or a full request; default: the model recorded in the file's manifest.
         onnx: the file, made by any exporter; default: the newest export, of the model if one is given.
         artifacts: the artifacts directory.
-        precision: precision of the file; default: the manifest's, else ``fp32``.
+        precision: precision of the file; default: the manifest's, else the model's own.
         backend: the backend that runs the file.
         locate_fault: also find the first tensor, in execution order, that differs from the model.
         samples: real samples, probed in addition: arrays by input name, or images; see
@@ -102,7 +102,7 @@ def check(
         onnx_file.load(path)  # refuses a damaged file, or one with external data elsewhere, before a runtime opens it
         with progress.stage("building the model"):
             built = open_model(request, store, progress)
-        precision = precision or (artifact.manifest.precision if artifact else "fp32")
+        precision = precision or (artifact.manifest.precision if artifact else built.precision)
         try:
             with progress.stage("checking parity"):
                 parity = prove(

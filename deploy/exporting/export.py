@@ -78,6 +78,7 @@ class _Job:
     model: Model
     inputs: tuple[TensorSpec, ...]
     options: torch_to_onnx.ExportOptions
+    precision: str
     seed: int
     samples: ProbeSamples | None
     progress: Progress
@@ -101,7 +102,7 @@ def export_model(
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
         dynamic: names of the dynamic dimensions; default ``batch`` and those named in ``--input``.
         opset: ONNX operator set; default: the strategy's own.
-        precision: ``fp32`` or ``fp16``.
+        precision: ``fp32`` or ``fp16``; the file of a float16 or float64 model has the model's own.
         strategy: ``export`` (torch.export), ``trace`` (run once and record), or ``auto``: both, in this order.
         samples: real samples, probed in addition: arrays by input name, or images; see
             `deploy.exporting.samples.load_samples`.
@@ -123,16 +124,21 @@ def export_model(
     with IsolatedRunner("onnxruntime") as candidate:
         with progress.stage("building the model"):
             built = open_model(request, store, progress)
+            if (built.precision, precision) == ("fp64", "fp16"):
+                raise UsageError(f"precision fp16: {built.name} is float64.", "convert the model with .float() first")
             job = _Job(
                 model=built,
                 inputs=choose_dynamic(built, request, dynamic),
-                options=torch_to_onnx.ExportOptions(opset=opset, precision=precision),
+                options=torch_to_onnx.ExportOptions(
+                    opset=opset, half=built.precision == "fp32" and precision == "fp16"
+                ),
+                precision=precision if built.precision == "fp32" else built.precision,
                 seed=request.seed,
                 samples=samples,
                 progress=progress,
             )
         with store.transaction(built.slug) as transaction:
-            path = transaction.path(f"{built.slug}.{precision}.onnx")
+            path = transaction.path(f"{built.slug}.{job.precision}.onnx")
             exported, parity, notes = _export_and_check(job, path, strategy, candidate)
             with progress.stage("writing"):
                 manifest = _manifest(job, exported, parity)
@@ -192,7 +198,7 @@ def _export_and_check(
                     job.model,
                     path,
                     candidate,
-                    precision=job.options.precision,
+                    precision=job.precision,
                     seed=job.seed,
                     samples=job.samples,
                     negated=bool(exported.traced_branches),
@@ -239,7 +245,7 @@ def _manifest(job: _Job, exported: Exported, parity: ParityReport) -> Manifest:
         model=job.model.name,
         slug=job.model.slug,
         format="onnx",
-        precision=job.options.precision,
+        precision=job.precision,
         files=tuple(payloads),
         inputs=exported.inputs,
         outputs=exported.outputs,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deploy.backends.torch.reference import PyTorchRunner
+from deploy.backends.torch.reference import PyTorchRunner, baseline_of
+from deploy.backends.torch.repeat import check_repeatable
 from deploy.core.artifact import sha256
 from deploy.core.backend import RunSettings
 from deploy.core.isolated import IsolatedRunner
@@ -69,9 +70,11 @@ def prove(
 
         real = fit_samples(samples, model, inputs)
     probes = make_probes(inputs, model.sizes, seed=seed, samples=real, negated=negated)
+    smallest = min(probes, key=lambda probe: sum(value.size for value in probe.feeds.values()))
+    notes = check_repeatable(model, smallest.feeds)
     report = compare(
         reference,
-        PyTorchRunner(model, precision),
+        baseline_of(model, precision, reference),
         candidate,
         probes,
         precision=precision,
@@ -79,6 +82,7 @@ def prove(
         rename=rename,
         advance=progress.advance,
     )
+    report = dataclasses.replace(report, notes=(*report.notes, *notes))
     if not find_weights:
         return report
     tensors = {name: np.asarray(value.detach().numpy()) for name, value in model.module.state_dict().items()}

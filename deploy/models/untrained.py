@@ -56,16 +56,17 @@ def statistic_names(module: torch.nn.Module) -> tuple[str, str] | None:
 def set_batch_norm_statistics(model: Model, seed: int) -> None:
     """Set the batch-norm statistics to those of seeded samples."""
     norms = {module: names for module in model.module.modules() if (names := statistic_names(module))}
-    changed: set[torch.nn.Module] = set()
+    found: dict[torch.nn.Module, dict[str, torch.Tensor]] = {}
 
     def observe(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         x = args[0]
         if x.numel() // x.shape[1] < 2:
             return
         dims = [axis for axis in range(x.dim()) if axis != 1]
-        for name, value in zip(norms[module], (x.mean(dims), x.var(dims, unbiased=False)), strict=True):
-            setattr(module, name, value.reshape(getattr(module, name).shape))  # float64 until the pass is over
-        changed.add(module)
+        statistics = zip(norms[module], (x.mean(dims), x.var(dims, unbiased=False)), strict=True)
+        found[module] = {name: value.reshape(getattr(module, name).shape) for name, value in statistics}
+        for name, value in found[module].items():
+            setattr(module, name, value)  # float64 until the pass is over
 
     if not norms:
         return
@@ -78,9 +79,9 @@ def set_batch_norm_statistics(model: Model, seed: int) -> None:
     finally:
         for hook in hooks:
             hook.remove()
-        for module in changed:
-            for name in norms[module]:
-                setattr(module, name, getattr(module, name).to(torch.float32))
+    for module, values in found.items():
+        for name, value in values.items():
+            setattr(module, name, value.to(getattr(module, name).dtype))
 
 
 def _random(spec: TensorSpec, sizes: dict[str, int], generator: torch.Generator) -> torch.Tensor:

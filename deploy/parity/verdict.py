@@ -19,10 +19,10 @@ CONSTANT_ENVELOPE = 32.0
 """The same for inputs that are constant. Every position then has the same rounding error, which sums over positions do
 not average out, so two correct implementations differ by more (7.5 times on regnet_y_128gf at 384²)."""
 
-FLOOR = {"fp32": 2.0**-24, "fp16": 2.0**-11}
+FLOOR = {"fp64": 2.0**-53, "fp32": 2.0**-24, "fp16": 2.0**-11}
 """Half a unit in the last place: the smallest noise-to-signal ratio (NSR) that can be expected of the precision."""
 
-CHAOTIC = {"fp32": 1e-2, "fp16": 1e-1}
+CHAOTIC = {"fp64": 1e-2, "fp32": 1e-2, "fp16": 1e-1}
 """NSR of PyTorch's own run above which a comparison is inconclusive."""
 
 

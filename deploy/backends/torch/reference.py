@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,13 @@ from numpy.typing import NDArray
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.module_tracker import ModuleTracker
 
-from deploy.core.errors import DeployError
-from deploy.core.model import Model, name_outputs
+from deploy.core.errors import DeployError, ModelError
+from deploy.core.model import Model
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
 from deploy.support.precision import computed_in
 from deploy.support.runtime_errors import run_error
+from deploy.support.state import Changes, unchanged
 
 PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16}
 _CONVERSIONS = ("_to_copy", "detach", "alias", "clone", "lift_fresh", "t")
@@ -46,16 +48,27 @@ class Operation:
 class PyTorchRunner(Runner):
     """Runs a `Model` in ``fp64``, ``fp32`` or ``fp16``; float outputs keep the precision of the run.
 
-    The module is not changed and the weights are not copied. ``read`` names the parameters and buffers that runs in
-    fp64 or fp16 have read. ``observe`` is called after every operator of a run.
+    The weights are not copied. Every run starts from the same state: what forward changes is restored after it, see
+    `deploy.support.state.unchanged`. ``read`` names the parameters and buffers that runs in another precision than the
+    model's own have read. ``observe`` is called after every operator of a run.
+
+    Raises:
+        ModelError: the weights have no values (device ``meta``) or are bfloat16.
     """
 
     def __init__(
         self, model: Model, precision: str = "fp32", observe: Callable[[OperatorCall], None] | None = None
     ) -> None:
+        missing = [name for name, value in model.module.named_parameters() if value.is_meta]
+        if missing:
+            raise ModelError(
+                f"{model.name}: {len(missing)} parameters have no values (device meta), for example {missing[0]}.",
+                "load the weights before the model is exported",
+            )
         self.model = model
         self.dtype = PRECISIONS[precision]
         self.precision = precision
+        self.converted = precision == "fp64" or precision != model.precision  # records what is read
         self.inputs = model.inputs
         self.outputs: tuple[TensorSpec, ...] = ()
         self.read: set[str] = set()
@@ -68,13 +81,28 @@ class PyTorchRunner(Runner):
 
     def run(self, feeds: Feeds) -> Fetches:
         """Run once; see `Runner.run`."""
+        with self._errors(feeds):
+            tensors = self.tensors(feeds)
+            return self._observed(tensors, self.observe) if self.observe is not None else self._call(tensors)
+
+    def run_again(self, feeds: Feeds) -> tuple[Fetches, Fetches, Changes]:
+        """Run twice in a row, the second time from the state that the first run left.
+
+        Returns:
+            Both results, and what forward changed; it is restored.
+        """
+        with self._errors(feeds), unchanged(self.model.module) as changes:
+            results = [self._plain(self.tensors(feeds)) for _ in range(2)]
+        return results[0], results[1], changes
+
+    @contextmanager
+    def _errors(self, feeds: Feeds) -> Iterator[None]:
         try:
-            result = self._call(self.tensors(feeds))
+            yield
         except DeployError:
             raise
         except Exception as exc:
             raise run_error(f"{self.model.name} in PyTorch ({self.precision})", feeds, str(exc)) from exc
-        return {name: np.asarray(value.detach().cpu().numpy()) for name, value in result.items()}
 
     def trace(self, feeds: Feeds) -> list[Operation]:
         """Run once and return the sketch of every operator's float result, in execution order."""
@@ -98,26 +126,60 @@ class PyTorchRunner(Runner):
         self._observed(self.tensors(feeds), add)
         return operations
 
-    def _observed(self, tensors: Mapping[str, Any], observe: Callable[[OperatorCall], None]) -> dict[str, Any]:
+    def _observed(self, tensors: Mapping[str, Any], observe: Callable[[OperatorCall], None]) -> Fetches:
         def add(operator: str, operands: tuple[Any, ...], result: Any) -> None:
             module = max(tracker.parents, key=len).partition(".")[2]
             with torch._C.DisableTorchFunction(), _disable_current_modes():
                 observe(OperatorCall(operator=operator, module=module, operands=operands, result=result))
 
-        positional, keyword = self.model.arguments(tensors)
         with ModuleTracker() as tracker, computed_in(self.dtype, self.model.module, add) as read:
-            result = name_outputs(self.model.module(*positional, **keyword))
+            result = _arrays(self.model.call(tensors))
         self.read |= read
         return result
 
-    def _call(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        if self.observe is not None:
-            return self._observed(tensors, self.observe)
-        positional, keyword = self.model.arguments(tensors)
-        if self.dtype is torch.float32:
-            with torch.inference_mode():
-                return name_outputs(self.model.module(*positional, **keyword))
+    def _call(self, tensors: Mapping[str, Any]) -> Fetches:
+        if not self.converted:
+            with unchanged(self.model.module):
+                return self._plain(tensors)
         with computed_in(self.dtype, self.model.module) as read:
-            result = name_outputs(self.model.module(*positional, **keyword))
+            result = _arrays(self.model.call(tensors))
         self.read |= read
         return result
+
+    def _plain(self, tensors: Mapping[str, Any]) -> Fetches:
+        with torch.inference_mode():
+            return _arrays(self.model.call(tensors))
+
+
+def _arrays(outputs: Mapping[str, torch.Tensor]) -> Fetches:
+    """Return copies, since an output may be a buffer whose content is restored after the run."""
+    return {name: np.array(value.detach().cpu().numpy()) for name, value in outputs.items()}
+
+
+def baseline_of(model: Model, precision: str, reference: Runner) -> Runner:
+    """Return PyTorch's own run in the precision of a file, by which the rounding errors of the file are judged."""
+    if precision == "fp64":
+        return ScaledRunner(reference, PyTorchRunner(model, "fp32"))
+    return PyTorchRunner(model, precision)
+
+
+class ScaledRunner(Runner):
+    """An estimate of PyTorch's own run in float64, where the reference is float64 too: its error is that of float32.
+
+    Rounding errors are proportional to the unit roundoff, 2⁻⁵³ in float64 and 2⁻²⁴ in float32, so the float32 run's
+    difference from the reference is divided by 2²⁹. Integers and outputs of another shape are the reference's.
+    """
+
+    def __init__(self, reference: Runner, single: Runner) -> None:
+        self.reference, self.single = reference, single
+        self.inputs, self.outputs = reference.inputs, reference.outputs
+
+    def run(self, feeds: Feeds) -> Fetches:
+        """Run once; see `Runner.run`."""
+        expected, own = self.reference.run(feeds), self.single.run(feeds)
+        return {
+            name: value + (own[name] - value) * 2.0**-29
+            if np.issubdtype(value.dtype, np.floating) and own[name].shape == value.shape
+            else value
+            for name, value in expected.items()
+        }
