@@ -11,11 +11,12 @@ import ast
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
+import onnx.inliner
 from onnx import helper
 
 Graph = onnx.GraphProto
@@ -43,7 +44,7 @@ class Choice:
         by: ``data``, or ``size`` where only the sizes of the inputs decide.
         sides: the names of its sides, in the order of their values.
         bounds: the values that separate the sides.
-        nodes: for a branch, the number of nodes that only the side runs, by side.
+        nodes: for a branch or loop, the number of nodes that only the side runs, by side.
         inside: the sides that must be taken for the node to run, as (index of the choice, side).
     """
 
@@ -156,7 +157,7 @@ def _watch(graph: Graph, outer: Mapping[str, int], recorder: _Recorder, inside: 
         if found is not None:
             kind, sides, bounds, value = found
             by = "data" if levels.get(value if isinstance(value, str) else value[0], CONSTANT) == DATA else "size"
-            counts = tuple(count_nodes(inner) for inner in _branches(node)) if node.op_type == "If" else ()
+            counts = _node_counts(node)
             recorder.choices.append(
                 Choice(
                     node=node.name or node.output[0],
@@ -216,7 +217,11 @@ def _choice(
         return ("mask", ("false", "true"), (0.5,), first) if level == DATA else None
     if name in _COMPARISONS:
         data = any(levels.get(item) == DATA for item in node.input)
-        return ("comparison", ("false", "true"), (0.5,), node.output[0]) if data and node.output[0] not in selectors else None
+        return (
+            ("comparison", ("false", "true"), (0.5,), node.output[0])
+            if data and node.output[0] not in selectors
+            else None
+        )
     if level != DATA and not (name in ("Max", "Min") and any(levels.get(item) == DATA for item in node.input)):
         return None
     attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
@@ -224,7 +229,9 @@ def _choice(
         edge = float(attributes.get("alpha", 1.0)) if name == "ThresholdedRelu" else 0.0
         return "activation", (f"below {edge:g}", f"above {edge:g}"), (edge,), first
     if name in ("HardSwish", "HardSigmoid"):
-        alpha, beta = (1 / 6, 0.5) if name == "HardSwish" else (attributes.get("alpha", 0.2), attributes.get("beta", 0.5))
+        alpha, beta = (
+            (1 / 6, 0.5) if name == "HardSwish" else (attributes.get("alpha", 0.2), attributes.get("beta", 0.5))
+        )
         return _between(first, -beta / alpha, (1 - beta) / alpha)
     if name == "Clip":
         return _clip(node, attributes, constants)
@@ -246,14 +253,11 @@ def _clip(node: Node, attributes: Mapping[str, Any], constants: Mapping[str, onn
 
 
 def _between(name: str, low: float, high: float) -> Found | None:
-    limits = [edge for edge in (low, high) if abs(edge) < 3e38]
-    if not limits or low > high:
+    edges = tuple(dict.fromkeys(edge for edge in (low, high) if abs(edge) < 3e38))
+    if not edges or low > high:
         return None
-    sides = [f"below {low:g}"] if low in limits else []
-    sides.append("between" if len(limits) == 2 and low < high else f"above {low:g}" if low in limits else f"below {high:g}")
-    if high in limits and (len(limits) == 2 and low < high or low not in limits):
-        sides.append(f"above {high:g}")
-    return "clip", tuple(sides), tuple(dict.fromkeys(limits)), name
+    middle = ("between",) if len(edges) == 2 else ()
+    return "clip", (f"below {edges[0]:g}", *middle, f"above {edges[-1]:g}"), edges, name
 
 
 def _extremes(value: str | Pair, recorder: _Recorder) -> tuple[list[Node], Pair]:
@@ -274,6 +278,12 @@ def _extremes(value: str | Pair, recorder: _Recorder) -> tuple[list[Node], Pair]
 
 def _node(operator: str, inputs: list[str], output: str, **attributes: Any) -> Node:
     return helper.make_node(operator, inputs, [output], **attributes)
+
+
+def _node_counts(node: Node) -> tuple[int, ...]:
+    if node.op_type == "If":
+        return tuple(count_nodes(inner) for inner in _branches(node))
+    return (0, *map(count_nodes, _subgraphs(node))) if node.op_type == "Loop" else ()
 
 
 def _branches(node: Node) -> list[Graph]:

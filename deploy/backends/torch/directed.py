@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -58,9 +57,7 @@ class _Choice:
         """Return the sides that any value takes."""
         low, high = self.values.detach().aminmax()
         return {
-            index
-            for index, (lower, upper) in enumerate(self.sides())
-            if float(low) < upper and float(high) > lower
+            index for index, (lower, upper) in enumerate(self.sides()) if float(low) < upper and float(high) > lower
         }
 
     def distance(self, side: int) -> torch.Tensor:
@@ -90,7 +87,9 @@ class _Watch(TorchFunctionMode):
                 except TypeError:
                     bounds = ()
                 if bounds:
-                    self.choices.append(_Choice(tensor.clone() if name.endswith("_") or kwargs.get("inplace") else tensor, bounds))
+                    self.choices.append(
+                        _Choice(tensor.clone() if name.endswith("_") or kwargs.get("inplace") else tensor, bounds)
+                    )
             elif name in _COMPARISONS and len(args) > 1:
                 with torch._C.DisableTorchFunction():
                     self.choices.append(_Choice(tensor - args[1], (0.0,)))
@@ -164,7 +163,9 @@ def _descend(
         if not goals or step == steps - 1:
             return
         try:
-            gradients = torch.autograd.grad(sum(goals[1:], goals[0]), [tensors[name] for name in moving], allow_unused=True)
+            gradients = torch.autograd.grad(
+                sum(goals[1:], goals[0]), [tensors[name] for name in moving], allow_unused=True
+            )
         except RuntimeError:  # an operator without a derivative
             return
         for name, gradient in zip(moving, gradients, strict=True):
@@ -211,4 +212,5 @@ def _choices(model: Model, tensors: Mapping[str, torch.Tensor], *, grad: bool = 
             model.module(*positional, **keyword)
         except Exception:  # the parity check reports a model that does not run
             return None
-    return watch.choices
+    choices: list[_Choice] = watch.choices
+    return choices
