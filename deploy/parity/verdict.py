@@ -128,7 +128,7 @@ def judge(
     baseline, candidate = accumulated.baseline, accumulated.candidate
     own = accumulated.ratio(baseline, signal), accumulated.worst_ratio(baseline, signal)
     given = accumulated.ratio(candidate, signal), accumulated.worst_ratio(candidate, signal)
-    verdict, reason = _decide(accumulated, precision, signal, own, given, envelope, group not in ("large", "directed")
+    verdict, reason = _decide(accumulated, precision, signal, own, given, envelope, group not in ("large", "directed"))
     return OutputParity(
         output=output,
         group=group,
