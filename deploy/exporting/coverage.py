@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from deploy.backends.torch.directed import search
 from deploy.core.errors import BackendError
@@ -19,6 +20,9 @@ from deploy.support.onnx_decisions import RANGES, Choice, count_nodes, watched
 
 SEARCH_STEPS = {"quick": 0, "standard": 12, "thorough": 100}
 """Gradient steps of the search for probes that reach more sides."""
+
+SEARCH_RANGE = 4.0
+"""The search stays within the ordinary probes, or this many of their standard deviations."""
 
 _STARTS = 3
 """Probes that the search looks at before it begins."""
@@ -51,14 +55,13 @@ def directed_probes(model: Model, probes: Sequence[Probe], steps: int) -> list[P
     ]
 
 
-def _batch(sizes: Mapping[str, int], feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
+def _batch(sizes: Mapping[str, int], feeds: Mapping[str, NDArray[Any]]) -> dict[str, int]:
     return {"batch": len(next(iter(feeds.values())))} if "batch" in sizes else {}
 
 
-def _range(values: Sequence[np.ndarray]) -> tuple[float, float]:
-    return float(min(value.min(initial=0.0) for value in values)), float(
-        max(value.max(initial=0.0) for value in values)
-    )
+def _range(values: Sequence[NDArray[Any]]) -> tuple[float, float]:
+    low = min(float(value.min(initial=-SEARCH_RANGE)) for value in values)
+    return low, max(float(value.max(initial=SEARCH_RANGE)) for value in values)
 
 
 def measure(

@@ -91,7 +91,7 @@ def watched(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Choice, ...]
     recorder = _Recorder(opset=standard)
     stored = {tensor.name for tensor in copy.graph.initializer}
     levels = {value.name: DATA for value in copy.graph.input if value.name not in stored}
-    reported = _watch(copy.graph, levels, recorder, None)
+    reported = _watch(copy.graph, levels, {}, recorder, None)
     if not reported:
         return copy, ()
     pairs = []
@@ -139,10 +139,19 @@ Pair = tuple[str, str]
 """Names of two scalar tensors: the smallest and the largest value of a choice."""
 
 
-def _watch(graph: Graph, outer: Mapping[str, int], recorder: _Recorder, inside: tuple[int, int] | None) -> list[Pair]:
+Constants = Mapping[str, onnx.TensorProto]
+
+
+def _watch(
+    graph: Graph,
+    outer: Mapping[str, int],
+    stored: Constants,
+    recorder: _Recorder,
+    inside: tuple[int, int] | None,
+) -> list[Pair]:
     """Add nodes that report the choices of a graph; return the tensors with their values, in the order of choices."""
     levels = {**outer, **{tensor.name: CONSTANT for tensor in graph.initializer}}
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {**stored, **{tensor.name: tensor for tensor in graph.initializer}}
     selectors = {node.input[0] for node in graph.node if node.op_type in ("Where", "If") and node.input}
     reported: list[Pair] = []
     nodes = list(graph.node)
@@ -174,7 +183,7 @@ def _watch(graph: Graph, outer: Mapping[str, int], recorder: _Recorder, inside: 
             added, pair = _extremes(value, recorder)
             reported.append(pair)
             extra.extend(added)
-        within, after = _descend(node, levels, recorder, own if found is not None else None, inside)
+        within, after = _descend(node, levels, constants, recorder, own if found is not None else None, inside)
         reported.extend(within)
         graph.node.append(node)
         graph.node.extend([*extra, *after])
@@ -202,9 +211,7 @@ Found = tuple[str, tuple[str, ...], tuple[float, ...], str | Pair]
 """Kind, sides, bounds, and the tensor whose values decide; of two tensors, their difference decides."""
 
 
-def _choice(
-    node: Node, levels: Mapping[str, int], constants: Mapping[str, onnx.TensorProto], selectors: set[str]
-) -> Found | None:
+def _choice(node: Node, levels: Mapping[str, int], constants: Constants, selectors: set[str]) -> Found | None:
     if not node.input or node.domain not in ("", "ai.onnx"):
         return None
     first, level = node.input[0], levels.get(node.input[0], CONSTANT)
@@ -240,7 +247,7 @@ def _choice(
     return None
 
 
-def _clip(node: Node, attributes: Mapping[str, Any], constants: Mapping[str, onnx.TensorProto]) -> Found | None:
+def _clip(node: Node, attributes: Mapping[str, Any], constants: Constants) -> Found | None:
     edges: list[float | None] = [attributes.get("min"), attributes.get("max")]
     for index, name in enumerate(node.input[1:3]):
         if name in constants:
@@ -293,14 +300,19 @@ def _branches(node: Node) -> list[Graph]:
 
 
 def _descend(
-    node: Node, levels: Mapping[str, int], recorder: _Recorder, own: int | None, inside: tuple[int, int] | None
+    node: Node,
+    levels: Mapping[str, int],
+    constants: Constants,
+    recorder: _Recorder,
+    own: int | None,
+    inside: tuple[int, int] | None,
 ) -> tuple[list[Pair], list[Node]]:
     """Report the choices within the subgraphs of a node; return the tensors, and the nodes to put after the node."""
     if node.op_type == "If":
         reported: list[Pair] = []
         branches = _branches(node)
         for side, graph in enumerate(branches):
-            pairs = _watch(graph, levels, recorder, inside if own is None else (own, side))
+            pairs = _watch(graph, levels, constants, recorder, inside if own is None else (own, side))
             for pair in pairs:
                 names = []
                 for name, neutral in zip(pair, (math.inf, -math.inf), strict=True):
@@ -314,19 +326,23 @@ def _descend(
                 reported.append((names[0], names[1]))
         return reported, []
     if node.op_type in ("Loop", "Scan"):
-        return _descend_loop(node, levels, recorder, inside if own is None else (own, 1))
+        return _descend_loop(node, levels, constants, recorder, inside if own is None else (own, 1))
     return [], []
 
 
 def _descend_loop(
-    node: Node, levels: Mapping[str, int], recorder: _Recorder, inside: tuple[int, int] | None
+    node: Node,
+    levels: Mapping[str, int],
+    constants: Constants,
+    recorder: _Recorder,
+    inside: tuple[int, int] | None,
 ) -> tuple[list[Pair], list[Node]]:
     body = next(attribute.g for attribute in node.attribute if attribute.name == "body")
     carried = max((levels.get(name, CONSTANT) for name in node.input), default=CONSTANT)
     known = {**levels, **{value.name: carried for value in body.input}}
     if _level_of_branch(body, known) > carried:  # the values of the next iteration depend on more than the first
         known |= {value.name: DATA for value in body.input}
-    pairs = _watch(body, known, recorder, inside)
+    pairs = _watch(body, known, constants, recorder, inside)
     for attribute in node.attribute:
         if attribute.name in ("scan_output_axes", "scan_output_directions"):
             attribute.ints.extend([0] * 2 * len(pairs))
