@@ -69,6 +69,25 @@ samples_option = click.option(
 """Read by `deploy.cli._options.pack_samples`."""
 
 
+def coverage_options(function: Command) -> Command:
+    """Add the options of what a parity check must reach."""
+    for option in (
+        click.option(
+            "--accept-unreached",
+            is_flag=True,
+            help="Let a traced or foreign file pass although no probe took one of its data-dependent branches.",
+        ),
+        click.option(
+            "--min-coverage",
+            type=click.FloatRange(0, 100),
+            metavar="PERCENT",
+            help="Exit code 4 if the probes reach less of the weights, nodes and branches of the file.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def model_options(function: Command) -> Command:
     """Add the options that describe a model; `deploy.cli._options.pack_model` reads them."""
     for option in reversed(

@@ -120,6 +120,8 @@ def convert(
     precision: str = "fp32",
     strategy: str = "auto",
     samples: ProbeSamples | None = None,
+    min_coverage: float | None = None,
+    accept_unreached: bool = False,
     progress: Progress = SILENT,
 ) -> ConvertReport:
     """Export a model to ONNX, check its parity, and convert the file to another format.
@@ -135,6 +137,8 @@ def convert(
         precision: ``fp32`` or ``fp16``, of the last file; the export that an engine is built from is float32.
         strategy: how to export the model.
         samples: real samples for the parity check of the export.
+        min_coverage: coverage of the export in percent below which its verdict is inconclusive.
+        accept_unreached: accept branches of a traced graph that no probe took.
         progress: receives progress messages.
 
     Raises:
@@ -152,6 +156,8 @@ def convert(
         precision="fp32" if ENGINE_EXPORTER in rest else precision,
         strategy=strategy,
         samples=samples,
+        min_coverage=min_coverage,
+        accept_unreached=accept_unreached,
         progress=progress,
     )
     engine: BuildReport | None = None

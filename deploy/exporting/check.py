@@ -16,7 +16,7 @@ from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.exporting.locate import locate
-from deploy.exporting.prove import prove
+from deploy.exporting.prove import ProofOptions, prove
 from deploy.models.open import open_model
 from deploy.models.request import ModelRequest
 from deploy.parity.locate import Location
@@ -67,6 +67,8 @@ def check(
     backend: str = DEFAULT_BACKEND,
     locate_fault: bool = False,
     samples: ProbeSamples | None = None,
+    min_coverage: float | None = None,
+    accept_unreached: bool = False,
     progress: Progress = SILENT,
 ) -> CheckReport:
     """Check an ONNX file against a model.
@@ -80,6 +82,8 @@ def check(
         locate_fault: also find the first tensor, in execution order, that differs from the model.
         samples: real samples, probed in addition: arrays by input name, or images; see
             `deploy.exporting.samples.load_samples`.
+        min_coverage: coverage in percent below which the verdict is inconclusive.
+        accept_unreached: accept branches of a traced or foreign file that no probe took.
         progress: receives progress messages.
 
     Raises:
@@ -112,6 +116,7 @@ def check(
                     precision=precision,
                     seed=request.seed,
                     samples=samples,
+                    options=ProofOptions(min_coverage=min_coverage, accept_unreached=accept_unreached),
                     negated=artifact is None or artifact.manifest.options.get("strategy") != "export",
                     progress=progress,
                 )

@@ -17,7 +17,7 @@ from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import REJECTED, Store
 from deploy.core.tensors import TensorSpec, symbols
-from deploy.exporting.prove import prove
+from deploy.exporting.prove import ProofOptions, prove
 from deploy.models.open import open_model
 from deploy.models.request import ModelRequest
 from deploy.parity.probes import can_negate
@@ -80,6 +80,7 @@ class _Job:
     options: torch_to_onnx.ExportOptions
     seed: int
     samples: ProbeSamples | None
+    proof: ProofOptions
     progress: Progress
 
 
@@ -92,6 +93,8 @@ def export_model(
     precision: str = "fp32",
     strategy: str = "auto",
     samples: ProbeSamples | None = None,
+    min_coverage: float | None = None,
+    accept_unreached: bool = False,
     progress: Progress = SILENT,
 ) -> ExportReport:
     """Export a model to ONNX and check the file against the model.
@@ -105,6 +108,8 @@ def export_model(
         strategy: ``export`` (torch.export), ``trace`` (run once and record), or ``auto``: both, in this order.
         samples: real samples, probed in addition: arrays by input name, or images; see
             `deploy.exporting.samples.load_samples`.
+        min_coverage: coverage in percent below which the verdict is inconclusive.
+        accept_unreached: accept branches of a traced graph that no probe took.
         progress: receives progress messages.
 
     Returns:
@@ -129,6 +134,7 @@ def export_model(
                 options=torch_to_onnx.ExportOptions(opset=opset, precision=precision),
                 seed=request.seed,
                 samples=samples,
+                proof=ProofOptions(min_coverage=min_coverage, accept_unreached=accept_unreached),
                 progress=progress,
             )
         with store.transaction(built.slug) as transaction:
@@ -196,6 +202,7 @@ def _export_and_check(
                     seed=job.seed,
                     samples=job.samples,
                     negated=bool(exported.traced_branches),
+                    options=job.proof,
                     progress=job.progress,
                 )
         except ExportError as exc:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import re
 from pathlib import Path
 
 import onnx
@@ -16,6 +14,7 @@ from deploy.exporting.prove import match_inputs
 from deploy.parity.locate import GraphStep, Location, OperatorRecord, first_difference
 from deploy.parity.probes import make_probes
 from deploy.support import onnx_file
+from deploy.support.onnx_decisions import scope
 
 
 def locate(model: Model, path: Path, *, precision: str, seed: int) -> Location:
@@ -36,7 +35,7 @@ def locate(model: Model, path: Path, *, precision: str, seed: int) -> Location:
             tensor=name,
             node=node.name,
             operator=node.op_type,
-            scope=_scope(node),
+            scope=scope(node),
             shape=tuple(int(size) for size in fetched[f"{name}:shape"]),
             sketch=fetched[name],
         )
@@ -65,17 +64,3 @@ def _records(model: Model, feeds: Feeds, precision: str) -> list[OperatorRecord]
         for wide, own in zip(reference, baseline, strict=False)
         if wide.shape == own.shape
     ]
-
-
-def _scope(node: onnx.NodeProto) -> str:
-    """Return the module that a node belongs to, as the exporter recorded it; empty if it did not."""
-    scopes = next((item.value for item in node.metadata_props if item.key == "pkg.torch.onnx.name_scopes"), "")
-    if scopes:
-        try:
-            names = ast.literal_eval(scopes)
-        except (ValueError, SyntaxError):
-            names = []
-        if isinstance(names, list) and len(names) > 1:
-            return str(names[-2])
-    traced = re.match(r"/(.+)/[^/]+$", node.name)  # the tracing exporter's /layer1/layer1.0/conv1/Conv
-    return ".".join(traced[1].split("/")[-1:]) if traced else ""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deploy.backends.torch.constants import computed_constants
+from deploy.backends.torch.directed import exercised
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.artifact import sha256
 from deploy.core.backend import RunSettings
@@ -16,17 +19,37 @@ from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.tensors import TensorSpec
+from deploy.exporting.coverage import SEARCH_STEPS, directed_probes, measure
 from deploy.models.untrained import statistic_names
 from deploy.parity.compare import compare
-from deploy.parity.probes import make_probes
+from deploy.parity.coverage import Coverage, open_branches
+from deploy.parity.probes import Probe, make_probes
 from deploy.parity.verdict import ParityReport
-from deploy.parity.weights import NormTensors, match_weights
+from deploy.parity.weights import NormTensors, WeightMatches, match_weights
 
 if TYPE_CHECKING:
     from deploy.exporting.samples import ProbeSamples
 
 LOW_MEMORY_BYTES = 2**30
 """Files of at least this size are opened with one copy of their weights."""
+
+_MAX_GRADIENTS = 3
+"""Number of probes at which the gradients of weights that were not found are computed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProofOptions:
+    """How thorough a parity check is, and what it must reach.
+
+    Attributes:
+        probes: ``quick``, ``standard`` or ``thorough``.
+        min_coverage: coverage in percent below which the verdict is inconclusive; None for no limit.
+        accept_unreached: let a traced or foreign file pass although no probe took one of its data-dependent branches.
+    """
+
+    probes: str = "standard"
+    min_coverage: float | None = None
+    accept_unreached: bool = False
 
 
 def prove(
@@ -39,6 +62,7 @@ def prove(
     samples: ProbeSamples | None = None,
     negated: bool = False,
     find_weights: bool = True,
+    options: ProofOptions | None = None,
     progress: Progress,
 ) -> ParityReport:
     """Check a file against a model: its outputs and, if it is an ONNX file, its weights.
@@ -55,6 +79,7 @@ def prove(
         BackendCrashedError: the process of the backend died.
         DataError: the samples do not fit the model.
     """
+    options = options or ProofOptions()
     reference = PyTorchRunner(model, "fp64")
     files = [item for item in (path, path.with_name(f"{path.name}.data")) if item.is_file()]
     size = sum(item.stat().st_size for item in files)
@@ -69,6 +94,7 @@ def prove(
 
         real = fit_samples(samples, model, inputs)
     probes = make_probes(inputs, model.sizes, seed=seed, samples=real, negated=negated)
+    probes += directed_probes(model, probes, SEARCH_STEPS[options.probes])
     report = compare(
         reference,
         PyTorchRunner(model, precision),
@@ -81,9 +107,45 @@ def prove(
     )
     if not find_weights:
         return report
+    matches = _match(model, reference.read, probes, path, precision)
+    report = dataclasses.replace(report, weights=matches.summary(), digest=sha256(path))
+    if matches.faults:
+        return dataclasses.replace(report, verdict="fail", reasons=(*report.reasons, *matches.faults))
+    if report.verdict == "fail":
+        return report
+    used: set[str] = set()
+    for probe in probes[:_MAX_GRADIENTS] if matches.listed else ():
+        used |= exercised(model, probe.feeds, set(matches.listed))
+    coverage = measure(path, probes, rename, matches, used)
+    return _with_coverage(report, coverage, options, unproven=negated)
+
+
+def _match(model: Model, read: set[str], probes: Sequence[Probe], path: Path, precision: str) -> WeightMatches:
     tensors = {name: np.asarray(value.detach().numpy()) for name, value in model.module.state_dict().items()}
-    matches = match_weights(tensors, reference.read, _norms(model, set(tensors)), path, precision)
-    return dataclasses.replace(report, weights=matches.summary(), digest=sha256(path))
+    return match_weights(
+        tensors,
+        read,
+        _norms(model, set(tensors)),
+        path,
+        precision,
+        constants=lambda: computed_constants(model, probes[0].feeds),
+    )
+
+
+def _with_coverage(report: ParityReport, coverage: Coverage, options: ProofOptions, *, unproven: bool) -> ParityReport:
+    """Add the coverage; what was not reached can make a verdict ``pass`` inconclusive.
+
+    ``unproven`` is a traced or foreign file, whose branches need not be those of the model.
+    """
+    reasons = []
+    branches = open_branches(coverage)
+    if unproven and branches and not options.accept_unreached:
+        more = f" and {len(branches) - 1} more" if len(branches) > 1 else ""
+        reasons.append(f"no probe took this branch of the graph: {branches[0]}{more}; --accept-unreached accepts this")
+    if options.min_coverage is not None and coverage.percent < options.min_coverage:
+        reasons.append(f"coverage is {coverage.percent:g} %, --min-coverage is {options.min_coverage:g} %")
+    verdict = "inconclusive" if reasons and report.verdict == "pass" else report.verdict
+    return dataclasses.replace(report, coverage=coverage, verdict=verdict, reasons=(*report.reasons, *reasons))
 
 
 def match_inputs(model: Model, given: Sequence[TensorSpec]) -> tuple[dict[str, str], list[TensorSpec], list[str]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from deploy.core.plain import to_plain
+from deploy.parity.coverage import Coverage
 from deploy.parity.metric import Accumulator
 
 Verdict = Literal["pass", "fail", "inconclusive"]
@@ -71,6 +72,7 @@ class ParityReport:
         outputs: every output over every group of probes.
         dynamic: sizes that were run, by dynamic dimension.
         weights: how each weight of the model was found in the graph (see `deploy.parity.weights`).
+        coverage: what the probes reached in the file; None if it was not measured.
         digest: SHA-256 of the file.
     """
 
@@ -83,12 +85,14 @@ class ParityReport:
     samples: int = 0
     seed: int
     weights: Mapping[str, Any] | None = None
+    coverage: Coverage | None = None
     notes: tuple[str, ...] = ()
     digest: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; numbers that are not finite become None."""
         document = {**to_plain(self), "margin": self.margin, "envelope": ENVELOPE}
+        document["coverage"] = self.coverage.to_dict() if self.coverage else None
         return {key: _finite(value) for key, value in document.items()}
 
     @property
@@ -124,7 +128,7 @@ def judge(
     baseline, candidate = accumulated.baseline, accumulated.candidate
     own = accumulated.ratio(baseline, signal), accumulated.worst_ratio(baseline, signal)
     given = accumulated.ratio(candidate, signal), accumulated.worst_ratio(candidate, signal)
-    verdict, reason = _decide(accumulated, precision, signal, own, given, envelope, group != "large")
+    verdict, reason = _decide(accumulated, precision, signal, own, given, envelope, group not in ("large", "directed"))
     return OutputParity(
         output=output,
         group=group,
