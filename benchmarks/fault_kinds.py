@@ -1,8 +1,8 @@
 """Kinds of faults of an exported graph, for `benchmarks.faults`.
 
-A kind changes a graph in place at a seeded random place and returns whether it applies. Categories: ``static`` (weights,
-operators, attributes, outputs), ``table``, ``input`` (wrong only where a condition on the values of the input holds),
-``size``, ``batch``, ``chance`` and ``dtype``. Nodes that a condition adds have names that begin with `PLANTED`.
+A kind changes a graph in place at a seeded random place and returns whether it applies. Categories: ``static``
+(weights, operators, attributes, outputs), ``table``, ``input`` (wrong only where a condition on the values of the input
+holds), ``size``, ``batch``, ``chance`` and ``dtype``. Added nodes have names that begin with `PLANTED`.
 """
 
 from __future__ import annotations
@@ -121,12 +121,14 @@ def _swap(value: Array, rng: Rng) -> Array:
 
 
 def _bfloat16(value: Array, rng: Rng) -> Array:
-    return (value.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32)
+    cut: Array = (value.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32)
+    return cut
 
 
 def _int8(value: Array, rng: Rng) -> Array:
     step = np.abs(value).max() / 127
-    return np.round(value / step) * step
+    rounded: Array = np.round(value / step) * step
+    return rounded
 
 
 def _one_element(value: Array, rng: Rng) -> Array:
@@ -139,7 +141,9 @@ def _bias(change: Callable[[Array, Rng], Array]) -> Plant:
     def plant(graph: Graph, rng: Rng) -> bool:
         names = {node.input[2] for node in _nodes(graph, "Conv", "Gemm") if len(node.input) > 2}
         names |= {name for node in _nodes(graph, "Add") for name in node.input}
-        tensors = [item for name, item in _stored(graph).items() if name in names and item.data_type == TensorProto.FLOAT]
+        tensors = [
+            item for name, item in _stored(graph).items() if name in names and item.data_type == TensorProto.FLOAT
+        ]
         tensor = _pick(rng, [item for item in tensors if len(item.dims) == 1 and item.dims[0] > 1])
         if tensor is None:
             return False
@@ -244,7 +248,9 @@ def _max_to_average(graph: Graph, rng: Rng) -> bool:
     node = _pick(rng, _nodes(graph, "MaxPool"))
     if node is None:
         return False
-    kept = [item for item in node.attribute if item.name in ("kernel_shape", "strides", "pads", "ceil_mode", "auto_pad")]
+    kept = [
+        item for item in node.attribute if item.name in ("kernel_shape", "strides", "pads", "ceil_mode", "auto_pad")
+    ]
     del node.attribute[:]
     node.attribute.extend(kept)
     node.op_type = "AveragePool"
@@ -293,7 +299,11 @@ def _take_output(graph: Graph, rng: Rng, integers: bool | None = None) -> tuple[
     return value, new
 
 
-def _output(add: Callable[[Graph, str, str, onnx.ValueInfoProto], bool | None], integers: bool | None = False) -> Plant:
+Adder = Callable[[Graph, str, str, onnx.ValueInfoProto], bool | None]
+"""Compute an output from the tensor that had its name; False where it does not apply."""
+
+
+def _output(add: Adder, integers: bool | None = False) -> Plant:
     def plant(graph: Graph, rng: Rng) -> bool:
         taken = _take_output(graph, rng, integers)
         return taken is not None and add(graph, taken[1], taken[0].name, taken[0]) is not False
@@ -364,21 +374,21 @@ def _swap_outputs(graph: Graph, rng: Rng) -> bool:
     return False
 
 
-def _unary(operator: str, **attributes: Any) -> Callable[[Graph, str, str, onnx.ValueInfoProto], None]:
+def _unary(operator: str, **attributes: Any) -> Adder:
     def add(graph: Graph, source: str, target: str, value: onnx.ValueInfoProto) -> None:
         _node(graph, operator, [source], target, **attributes)
 
     return add
 
 
-def _binary(operator: str, constant: float, dtype: type = np.float32) -> Callable[[Graph, str, str, onnx.ValueInfoProto], None]:
+def _binary(operator: str, constant: float, dtype: type = np.float32) -> Adder:
     def add(graph: Graph, source: str, target: str, value: onnx.ValueInfoProto) -> None:
         _node(graph, operator, [source, _store(graph, np.array(constant, dtype))], target)
 
     return add
 
 
-def _to_dtype(dtype: int) -> Callable[[Graph, str, str, onnx.ValueInfoProto], None]:
+def _to_dtype(dtype: int) -> Adder:
     def add(graph: Graph, source: str, target: str, value: onnx.ValueInfoProto) -> None:
         _node(graph, "Cast", [source], target, to=dtype)
         value.type.tensor_type.elem_type = dtype
@@ -386,7 +396,7 @@ def _to_dtype(dtype: int) -> Callable[[Graph, str, str, onnx.ValueInfoProto], No
     return add
 
 
-def _rank(axis: int) -> Callable[[Graph, str, str, onnx.ValueInfoProto], None]:
+def _rank(axis: int) -> Adder:
     def add(graph: Graph, source: str, target: str, value: onnx.ValueInfoProto) -> None:
         _node(graph, "Unsqueeze", [source, _store(graph, np.array([axis]))], target)
         value.type.tensor_type.ClearField("shape")
@@ -394,7 +404,7 @@ def _rank(axis: int) -> Callable[[Graph, str, str, onnx.ValueInfoProto], None]:
     return add
 
 
-def _random(scale: float) -> Callable[[Graph, str, str, onnx.ValueInfoProto], None]:
+def _random(scale: float) -> Adder:
     def add(graph: Graph, source: str, target: str, value: onnx.ValueInfoProto) -> None:
         noise = _node(graph, "RandomNormalLike", [source], _temporary(graph), scale=scale)
         _node(graph, "Add", [source, noise], target)
@@ -593,9 +603,16 @@ def _is(operator: str, bound: float) -> Callable[[Graph, str], str]:
     return lambda graph, name: _against(graph, name, operator, bound)
 
 
+def _modulo(graph: Graph, name: str, number: float) -> str:
+    return _node(graph, "Mod", [name, _store(graph, np.float32(number))], _temporary(graph), fmod=1)
+
+
 def _odd(graph: Graph, name: str) -> str:
-    two = _store(graph, np.float32(2.0))
-    return _against(graph, _node(graph, "Mod", [name, two], _temporary(graph), fmod=1), "Equal", 1.0)
+    return _against(graph, _modulo(graph, name, 2.0), "Equal", 1.0)
+
+
+def _even(graph: Graph, name: str) -> str:
+    return _against(graph, _modulo(graph, name, 2.0), "Equal", 0.0)
 
 
 def _unequal_sides(graph: Graph, rng: Rng) -> str | None:
@@ -615,7 +632,10 @@ SIZES: Mapping[str, Condition] = {
     "the size is not a multiple of 4": _size(
         _other_axis,
         lambda graph, name: _against(
-            graph, _node(graph, "Mod", [name, _store(graph, np.float32(4.0))], _temporary(graph), fmod=1), "Greater", 0.0
+            graph,
+            _node(graph, "Mod", [name, _store(graph, np.float32(4.0))], _temporary(graph), fmod=1),
+            "Greater",
+            0.0,
         ),
     ),
     "the sides differ": _unequal_sides,
@@ -628,17 +648,27 @@ BATCHES: Mapping[str, Condition] = {
     "the batch is 8 or more": _size(_batch_axis, _is("GreaterOrEqual", 8.0)),
     "the batch is 9 or more": _size(_batch_axis, _is("GreaterOrEqual", 9.0)),
     "the batch is odd and above 6": _size(
-        _batch_axis, lambda graph, name: _node(graph, "And", [_odd(graph, name), _is("Greater", 6.0)(graph, name)], _temporary(graph))
+        _batch_axis,
+        lambda graph, name: _node(
+            graph, "And", [_odd(graph, name), _is("Greater", 6.0)(graph, name)], _temporary(graph)
+        ),
     ),
-    "the batch is even": _size(_batch_axis, lambda graph, name: _node(graph, "Not", [_odd(graph, name)], _temporary(graph))),
+    "the batch is even": _size(
+        _batch_axis, lambda graph, name: _node(graph, "Not", [_odd(graph, name)], _temporary(graph))
+    ),
 }
+
+
+def _with(operator: str, constant: float) -> Callable[[Graph, str], str]:
+    return lambda graph, name: _node(graph, operator, [name, _store(graph, np.float32(constant))], _temporary(graph))
+
 
 CORRUPTIONS: Mapping[str, Callable[[Graph, str], str]] = {
     "negated": lambda graph, name: _node(graph, "Neg", [name], _temporary(graph)),
-    "NaN": lambda graph, name: _node(graph, "Mul", [name, _store(graph, np.float32(np.nan))], _temporary(graph)),
-    "scaled by 1.01": lambda graph, name: _node(graph, "Mul", [name, _store(graph, np.float32(1.01))], _temporary(graph)),
-    "zero": lambda graph, name: _node(graph, "Mul", [name, _store(graph, np.float32(0.0))], _temporary(graph)),
-    "shifted": lambda graph, name: _node(graph, "Add", [name, _store(graph, np.float32(0.1))], _temporary(graph)),
+    "NaN": _with("Mul", np.nan),
+    "scaled by 1.01": _with("Mul", 1.01),
+    "zero": _with("Mul", 0.0),
+    "shifted": _with("Add", 0.1),
 }
 
 
@@ -717,7 +747,7 @@ def _at_most(limit: int) -> Callable[[Graph, str, str], str]:
     return order
 
 
-def _reverse_along(axis: int) -> Callable[[Graph, str, str, onnx.ValueInfoProto], bool]:
+def _reverse_along(axis: int) -> Adder:
     def add(graph: Graph, source: str, target: str, value: onnx.ValueInfoProto) -> bool:
         if len(value.type.tensor_type.shape.dim) <= axis:
             return False
@@ -777,10 +807,10 @@ STATIC: Mapping[str, Plant] = {
     "channels rolled": _weight(_along_first(lambda value, rng: np.roll(value, 1, 0))),
     "kernel flipped": _weight(lambda value, rng: np.flip(value, -1), "Conv", rank=4),
     "kernel transposed": _weight(lambda value, rng: np.swapaxes(value, -1, -2), "Conv", rank=4),
-    "matrix transposed": _weight(lambda value, rng: value.T if value.ndim == 2 else None, "MatMul", "Gemm"),
-    "gates permuted": _weight(
-        lambda value, rng: np.roll(value, value.shape[1] // 4, 1), "LSTM", "GRU", rank=3
+    "rows and columns exchanged": _weight(
+        lambda value, rng: value.T.reshape(value.shape) if value.ndim == 2 else None, "MatMul", "Gemm"
     ),
+    "gates permuted": _weight(lambda value, rng: np.roll(value, value.shape[1] // 4, 1), "LSTM", "GRU", rank=3),
     "bias dropped": _bias(lambda value, rng: value * 0),
     "bias scaled by 1.01": _bias(lambda value, rng: value * 1.01),
     "bias shifted": _bias(lambda value, rng: value + 0.01),
@@ -794,12 +824,8 @@ STATIC: Mapping[str, Plant] = {
     "leaky slope 0.1 made 0.01": _change(("LeakyRelu",), "alpha", lambda _: 0.01, 0.01),
     "relu made leaky": _become(("Relu",), "LeakyRelu", {"alpha": 0.001}),
     "max-pool made average": _max_to_average,
-    "average counts no padding": _change(
-        ("AveragePool",), "count_include_pad", lambda value: 0 if value else None, 0
-    ),
-    "ceil mode dropped": _change(
-        ("MaxPool", "AveragePool"), "ceil_mode", lambda value: 0 if value else None, 0
-    ),
+    "average counts no padding": _change(("AveragePool",), "count_include_pad", lambda value: 0 if value else None, 0),
+    "ceil mode dropped": _change(("MaxPool", "AveragePool"), "ceil_mode", lambda value: 0 if value else None, 0),
     "padding shifted": _shift_padding,
     "reflection made edge": _pad_mode,
     "concatenation swapped": _swap_inputs("Concat"),

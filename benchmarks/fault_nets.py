@@ -1,8 +1,9 @@
-"""Small seeded networks of every family, for `benchmarks.faults`; each is exported in a second and runs in milliseconds.
+"""Small seeded networks of every family, for `benchmarks.faults`.
 
 `NETWORKS` gives for each factory its ``--input`` options, and a function that draws feeds for judging which are not the
 probes of the product.
 """
+# ruff: noqa: D102
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 Feeds = dict[str, NDArray[Any]]
 Rng = np.random.Generator
@@ -38,7 +39,8 @@ class Block(nn.Module):
             scores = scores.masked_fill(pad[:, None, None, :], -1e4)
         mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, length, width)
         x = x + self.out(mixed)
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        result: Tensor = x + self.down(F.gelu(self.up(self.norm2(x))))
+        return result
 
 
 class Vit(nn.Module):
@@ -55,7 +57,8 @@ class Vit(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         x = self.patch(image).flatten(2).transpose(1, 2)
         x = torch.cat((self.token.expand(x.shape[0], -1, -1), x), 1) + self.positions
-        return self.head(self.norm(self.blocks(x))[:, 0])
+        result: Tensor = self.head(self.norm(self.blocks(x))[:, 0])
+        return result
 
 
 class ConvNorm(nn.Sequential):
@@ -63,8 +66,9 @@ class ConvNorm(nn.Sequential):
 
     def __init__(self, channels: int, features: int, stride: int = 1) -> None:
         norm = nn.BatchNorm2d(features)
-        norm.running_mean.normal_(0, 0.2)
-        norm.running_var.uniform_(0.5, 1.5)
+        statistics = dict(norm.named_buffers())
+        statistics["running_mean"].normal_(0, 0.2)
+        statistics["running_var"].uniform_(0.5, 1.5)
         super().__init__(nn.Conv2d(channels, features, 3, stride, 1), norm, nn.ReLU())
 
 
@@ -82,7 +86,8 @@ class Unet(nn.Module):
         c = self.c(F.avg_pool2d(b, 2, ceil_mode=True))
         c = F.interpolate(c, size=b.shape[2:], mode="bilinear", align_corners=False)
         d = F.interpolate(self.d(torch.cat((b, c), 1)), size=a.shape[2:], mode="bilinear", align_corners=False)
-        return self.out(self.e(torch.cat((a, d), 1)))
+        result: Tensor = self.out(self.e(torch.cat((a, d), 1)))
+        return result
 
 
 class SegMap(nn.Module):
@@ -93,7 +98,8 @@ class SegMap(nn.Module):
         self.body = Unet(4)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.body(image).argmax(1)
+        result: Tensor = self.body(image).argmax(1)
+        return result
 
 
 class Recurrent(nn.Module):
@@ -105,7 +111,8 @@ class Recurrent(nn.Module):
         self.head = nn.Linear(32 if both else 16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.rnn(x)[0])
+        result: Tensor = self.head(self.rnn(x)[0])
+        return result
 
 
 class TimeFirst(nn.Module):
@@ -143,12 +150,17 @@ class Cnn(nn.Module):
         self.second, self.norm = nn.Conv2d(12, 16, 3, padding=1), nn.BatchNorm2d(16)
         self.depth, self.point = nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Conv2d(16, 16, 1)
         self.head = nn.Linear(16, 10)
+        with torch.no_grad():  # centered scores, so that every class is the answer to some input
+            scores = self.eval()(torch.randn(64, 3, 32, 32))
+            self.head.weight /= scores.std(0)[:, None]
+            self.head.bias.copy_((self.head.bias - scores.mean(0)) / scores.std(0))
 
     def forward(self, image: Tensor) -> Tensor:
         x = F.relu6(self.norm(self.second(F.hardswish(self.first(image)))))
         x = F.leaky_relu(self.depth(F.avg_pool2d(x, 3, 2, 1)), 0.1)
         x = F.max_pool2d(F.silu(self.point(x)), 3, 2, ceil_mode=True)
-        return self.head(x.mean((2, 3)))
+        result: Tensor = self.head(x.mean((2, 3)))
+        return result
 
 
 class Yolo(nn.Module):
@@ -162,7 +174,8 @@ class Yolo(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         f = self.body(image)
         box, score = self.box(f).sigmoid() * 640, self.score(f).sigmoid()
-        return torch.cat((box.flatten(2), score.flatten(2)), 1)
+        result: Tensor = torch.cat((box.flatten(2), score.flatten(2)), 1)
+        return result
 
 
 class Argmax(nn.Module):
@@ -173,7 +186,8 @@ class Argmax(nn.Module):
         self.body = Cnn()
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.body(image).argmax(1)
+        result: Tensor = self.body(image).argmax(1)
+        return result
 
 
 class Both(nn.Module):
@@ -197,7 +211,8 @@ class Tokens(nn.Module):
         self.block, self.head = Block(), nn.Linear(32, 5)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.head(self.block(self.words(ids) + self.positions(torch.arange(ids.shape[1]))).mean(1))
+        result: Tensor = self.head(self.block(self.words(ids) + self.positions(torch.arange(ids.shape[1]))).mean(1))
+        return result
 
 
 class Padded(nn.Module):
@@ -208,7 +223,8 @@ class Padded(nn.Module):
         self.block, self.head = Block(16, 2), nn.Linear(16, 4)
 
     def forward(self, x: Tensor, pad: Tensor) -> Tensor:
-        return self.head(self.block(x, pad))
+        result: Tensor = self.head(self.block(x, pad))
+        return result
 
 
 class Bytes(nn.Module):
@@ -220,7 +236,8 @@ class Bytes(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         x = image.permute(0, 3, 1, 2).to(self.body.head.weight.dtype) / 255
-        return self.body((x - 0.45) / 0.22)
+        result: Tensor = self.body((x - 0.45) / 0.22)
+        return result
 
 
 class Points(nn.Module):
@@ -255,7 +272,11 @@ class TopK(nn.Module):
 def _image(size: int, *, channels: int = 3) -> Callable[[Rng], list[Feeds]]:
     def feeds(rng: Rng) -> list[Feeds]:
         normal = rng.standard_normal((4, channels, size, size)).astype(np.float32)
-        return [{"image": normal}, {"image": rng.random((3, channels, size, size), np.float32)}, {"image": normal[:1] * 3}]
+        return [
+            {"image": normal},
+            {"image": rng.random((3, channels, size, size), np.float32)},
+            {"image": normal[:1] * 3},
+        ]
 
     return feeds
 
