@@ -25,6 +25,8 @@ class Limits:
     """Pixels of an image that is decoded."""
     archive_expansion: int = 100
     """Unpacked size of an archive over its packed size."""
+    document_bytes: int = 1 << 26
+    """Bytes of a JSON document: a manifest, a record, a package's list, a signature."""
 
 
 @functools.cache
