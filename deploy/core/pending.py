@@ -51,7 +51,9 @@ class Publication:
             raise ArtifactError(f"{place}: not what this package was publishing.", f"remove {place}")
         last = manifest_path(artifact.path).name if artifact else ""
         ordered = sorted(names, key=lambda name: (name == last, name))
-        return cls(place, artifact, tuple(ordered), _files_before(place, present))
+        manifests = [place / name for name in present if name.startswith(REPLACED) and name.endswith(".json")]
+        manifests += [place.with_name(last)] if artifact else []
+        return cls(place, artifact, tuple(ordered), frozenset(name for path in manifests for name in _files_of(path)))
 
     def verify(self) -> None:
         """Compare the files with their digests, where they are now.
@@ -63,8 +65,11 @@ class Publication:
             self.artifact.compare_files(self.place.parent, moved=self.place)
 
     def move(self) -> None:
-        """Move the files to their places."""
+        """Move the files to their places; the manifest that is replaced is kept until `clean` has used it."""
         for name in self.names:
+            kept = self.place / f"{REPLACED}{name}"
+            if is_file(self.place.parent / name) and not os.path.lexists(kept):
+                back_up(self.place.parent / name, kept)
             os.replace(self.place / name, self.place.parent / name)
 
     def clean(self) -> None:
@@ -76,6 +81,14 @@ class Publication:
 def publications(folder: Path) -> list[Path]:
     """Return the folders of publications in a folder; `Publication.open` checks that they are."""
     return sorted(folder.glob(f"{PENDING}*"))
+
+
+def back_up(path: Path, copy: Path) -> None:
+    """Keep a file, or a link of its name, that will be replaced."""
+    try:
+        os.link(path, copy, follow_symlinks=False)
+    except (OSError, NotImplementedError):  # a file system without hard links
+        shutil.copyfile(path, copy, follow_symlinks=False)
 
 
 def remove_unlisted(folder: Path, names: Set[str]) -> None:
@@ -96,16 +109,12 @@ def _artifact(place: Path, names: Iterable[str]) -> Artifact | None:
     return found and Artifact(path=place.parent / found.path.name, manifest=found.manifest)
 
 
-def _files_before(place: Path, present: Iterable[str]) -> frozenset[str]:
-    """Return the files in the manifest that is replaced; none where there is no valid one."""
-    for name in present:
-        if name.startswith(REPLACED) and name.endswith(".json"):
-            try:
-                manifest = Manifest.from_json(read_document(place / name), place / name)
-            except (ArtifactError, OSError, ValueError):
-                continue
-            return frozenset(payload.file for payload in manifest.files)
-    return frozenset()
+def _files_of(manifest: Path) -> list[str]:
+    """Return the files that a manifest lists; none if it is not a valid one."""
+    try:
+        return [payload.file for payload in Manifest.from_json(read_document(manifest), manifest).files]
+    except (ArtifactError, OSError, ValueError):
+        return []
 
 
 def _opened(path: Path) -> Artifact | None:

@@ -27,7 +27,7 @@ from deploy.core.artifact import Artifact, Manifest, manifest_path
 from deploy.core.errors import ArtifactError, StorageError
 from deploy.core.lock import locked
 from deploy.core.names import LOCK, PENDING, REPLACED, SCRATCH, is_plain
-from deploy.core.pending import Publication, publications, remove_unlisted
+from deploy.core.pending import Publication, back_up, publications, remove_unlisted
 from deploy.core.regular import is_file, is_folder
 
 _READY = "ready-"
@@ -64,8 +64,8 @@ def write_file(path: Path, content: bytes, *, depth: int = 0) -> None:
         StorageError: the file cannot be written.
     """
     with storage_errors(path):
-        for folder in reversed(path.parents[:depth]):
-            make_folder(folder)
+        for folder in path.parents[:depth]:
+            _refuse_link(folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         clear(path.parent)
         scratch = path.with_name(f"{SCRATCH}{os.getpid()}-{path.name}")
@@ -85,9 +85,13 @@ def make_folder(folder: Path) -> None:
     Raises:
         StorageError: it is a link or a file.
     """
+    _refuse_link(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _refuse_link(folder: Path) -> None:
     if os.path.lexists(folder) and not is_folder(folder):
         raise StorageError(f"{folder}: a link or a file is in the place of a folder.", f"remove {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def flush(path: Path) -> None:
@@ -133,7 +137,7 @@ def _move(pending: Path, folder: Path, names: list[str]) -> None:
     try:
         for name in names:
             if os.path.lexists(folder / name):
-                _back_up(folder / name, pending / f"{REPLACED}{name}")
+                back_up(folder / name, pending / f"{REPLACED}{name}")
             moved.append(name)
             os.replace(pending / name, folder / name)
         flush_directory(folder)
@@ -144,13 +148,6 @@ def _move(pending: Path, folder: Path, names: list[str]) -> None:
             if os.path.lexists(pending / f"{REPLACED}{name}"):
                 os.replace(pending / f"{REPLACED}{name}", folder / name)
         raise
-
-
-def _back_up(path: Path, copy: Path) -> None:
-    try:
-        os.link(path, copy, follow_symlinks=False)
-    except (OSError, NotImplementedError):  # a file system without hard links
-        shutil.copyfile(path, copy, follow_symlinks=False)
 
 
 def _listed_files(path: Path) -> set[str]:

@@ -1,9 +1,9 @@
 """``deploy sign`` and ``deploy verify --key``: sign a folder, offline, with the package ``model-signing``.
 
 A signature lists every file of the folder with its digest: hidden files, records and reports too. The only exceptions
-are the signature itself and empty lock files. Folders without files, links, pipes, sockets and devices cannot be listed,
-so they are not signed, and verifying finds them. The name of the folder is not signed: it may be moved and renamed. To
-sign the names of models, sign the artifacts directory, which contains their folders.
+are the signature itself and empty lock files. Links, pipes, sockets, devices and folders without files cannot be
+listed, so they are not signed, and verifying finds them. The name of the folder is not signed: it may be moved and
+renamed. To sign the names of models, sign the artifacts directory, which contains their folders.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.core.errors import ArtifactError, DigestError, MissingPackageError, UsageError
-from deploy.core.names import LOCK, SIGNATURE, colliding
+from deploy.core.names import LOCK, SCRATCH, SIGNATURE, colliding
 from deploy.core.paths import default_root
 from deploy.core.plain import to_plain
 from deploy.core.regular import is_file, is_folder, read_document
@@ -75,6 +75,8 @@ def sign(folder: Path | None = None, *, key: Path, signature: Path | None = None
         raise ArtifactError(f"{folder}: no artifacts found.", "deploy export MODEL")
     path = signature or folder / SIGNATURE
     names = [item.relative_to(folder).as_posix() for item in _files(folder, path)]
+    if unfinished := [name for name in names if f"/{SCRATCH}" in f"/{name}"]:
+        raise DigestError(f"{folder}: not signed: {unfinished[0]} is being written, or a killed process left it.")
     try:
         "".join(names).encode()
     except UnicodeEncodeError as exc:
@@ -116,15 +118,16 @@ def verify_signature(folder: Path | None = None, *, key: Path, signature: Path |
         config = _package("verifying").Config().use_elliptic_key_verifier(public_key=key)
     except (ValueError, TypeError, OSError) as exc:
         raise UsageError(f"{key}: not a public key: {exc}.", CREATE_KEYS) from exc
+    hashing = _hashing(path)
     try:
         read_document(path)  # its size is limited
         with redirect_stdout(io.StringIO()):  # model-signing prints a warning there
-            config.set_hashing_config(_hashing(path)).verify(folder, path)
+            config.set_hashing_config(hashing).verify(folder, path)
     except Exception as exc:  # model-signing, cryptography and protobuf raise errors of many classes
         reason = exc.message if isinstance(exc, DigestError) else " ".join(str(exc).split()) or type(exc).__name__
+        hint = "this signature is of an earlier version, which left out some files: sign the folder again"
         raise DigestError(
-            f"{folder}: does not match the signature {path}: {reason[:500]}",
-            "a signature of version 0.1 left out lock files and files of git: if it is one, sign the folder again",
+            f"{folder}: does not match the signature {path}: {reason[:500]}", hint if hashing.left_out else None
         ) from exc
 
 
@@ -133,11 +136,14 @@ def _hashing(signature: Path) -> Any:
     config: type[Any] = _package("hashing").Config
 
     class Everything(config):  # type: ignore[misc]
+        left_out: tuple[str, ...] = ()
+
         def hash(self, model_path: Path, *, files_to_hash: Iterable[Path] | None = None) -> Any:
             return super().hash(model_path, files_to_hash=_files(model_path, signature))
 
-        def add_ignored_paths(self, **_: Any) -> None:
+        def add_ignored_paths(self, *, model_path: Path, paths: Iterable[str]) -> None:
             """Ignore nothing that a signature asks to ignore."""
+            self.left_out = tuple(paths)
 
     return Everything().set_ignored_paths(paths=(), ignore_git_paths=False)
 
@@ -149,11 +155,12 @@ def _files(folder: Path, signature: Path) -> list[Path]:
         DigestError: something in the folder cannot be listed.
     """
     found: list[Path] = []
+    own = signature.parent.resolve() / signature.name
     waiting = [folder]
     while waiting:
         inside = waiting.pop()
         before = len(found)
-        paths = sorted(path for path in inside.iterdir() if path != signature)
+        paths = sorted(path for path in inside.iterdir() if inside.resolve() / path.name != own)
         for path in paths:
             if not is_file(path) and not is_folder(path):
                 raise DigestError(f"{path}: a symbolic link, or not a regular file.")

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def verify(path: Path | None = None) -> VerifyReport:
     elif not path.is_dir():
         raise ArtifactError(f"{path}: no such file or folder.", "deploy export MODEL")
     else:
-        parts = [_settled(folder, lambda folder=folder: _check(folder, path)) for folder in _folders(path)]
+        parts = [_settled(folder, partial(_check, folder, path)) for folder in _folders(path)]
     return VerifyReport(
         sound=tuple(item for part in parts for item in part.sound),
         problems=tuple(item for part in parts for item in part.problems),
