@@ -292,6 +292,9 @@ class Store:
 
 
 def json_files(folder: Path) -> list[Path]:
-    """Return the regular JSON files in a folder, by name; none where it is a link or does not exist."""
+    """Return the regular JSON files in a folder, by name; none where it is a link or does not exist.
+
+    Files that are being written are left out.
+    """
     found = folder.glob("*.json") if is_folder(folder) else ()
-    return sorted(path for path in found if is_file(path))
+    return sorted(path for path in found if not path.name.startswith(SCRATCH) and is_file(path))

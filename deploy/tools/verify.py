@@ -149,8 +149,9 @@ def _check(folder: Path, root: Path) -> _Found:
         elif os.path.lexists(path) and not is_file(path) and (path.name == LOCK or not is_folder(path)):
             found.problems.append(f"{path}: not a regular file, or a symbolic link.")
     files = [path for path in present if is_file(path)]
-    described = {path for path in files if path.suffix == ".json"}  # a calibration table is JSON, but no manifest
-    documents = [path for path in files if path.suffix == ".json" and manifest_path(path) not in described]
+    texts = [path for path in files if path.suffix == ".json" and not path.name.startswith(SCRATCH)]
+    described = set(texts)  # a calibration table is JSON, but no manifest
+    documents = [path for path in texts if manifest_path(path) not in described]
     manifests = []
     for path in documents:
         if records.is_record(path):
