@@ -21,6 +21,7 @@ from deploy.core.errors import ArtifactError, DeployError, DigestError, StorageE
 from deploy.core.store import Store, clear, write_file
 from deploy.tools.verify import verify
 
+from . import fuzz
 from .conftest import listing, publish, version_of
 
 Run = Callable[..., Any]
@@ -173,6 +174,14 @@ ATTACKS: tuple[Attack, ...] = (
 )  # fmt: skip
 
 
+def publish_rejected(root: Path) -> None:
+    """Publish to the folder of files that failed the parity check."""
+    with Store(root).transaction("net") as transaction:
+        path = transaction.path("net.onnx")
+        path.write_bytes(b"rejected")
+        transaction.publish(dataclasses.replace(fuzz.MANIFEST, files=(Payload.of(path),)), "rejected")
+
+
 def move_out(path: Path, victim: Path) -> None:
     """Replace a file by a link to it."""
     shutil.move(path, victim / path.name)
@@ -187,13 +196,17 @@ def rewrite(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(dump_checked(data))
 
 
+class Waited(BaseException):
+    """Something took too long; nothing between catches it."""
+
+
 @pytest.fixture
 def in_time() -> Iterator[None]:
-    """End after so many seconds instead of waiting for a pipe: exit code 130."""
+    """Fail after so many seconds instead of waiting for a pipe."""
     import signal
 
     def late(*_: object) -> None:
-        raise KeyboardInterrupt("it waits")
+        raise Waited
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(TIMEOUT_S)
@@ -228,6 +241,7 @@ def test_writers_change_nothing_outside(received: Path, victim: Path, attack: At
     before = state(victim)
     for work in (
         lambda: publish(received, 2, files=1),
+        lambda: publish_rejected(received),
         lambda: records.save(received / "net" / "bench" / "net.0123456789abcdef.json", "timings", 2, {}),
         lambda: write_file(received / ".limits" / "x.json", b"x", depth=1),
         lambda: write_file(received / "report" / "index.html", b"x", depth=1),
