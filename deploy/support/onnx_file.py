@@ -30,6 +30,8 @@ def load(path: Path) -> onnx.ModelProto:
     Raises:
         ArtifactError: the file is missing, truncated or not ONNX, or external data lies outside its folder.
     """
+    if path.exists() and not path.is_file():  # reading a pipe would wait
+        raise ArtifactError(f"{path}: not a file.")
     try:
         model = onnx.load(str(path), load_external_data=False)
     except FileNotFoundError as exc:

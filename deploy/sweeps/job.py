@@ -186,7 +186,7 @@ def _evaluate(work: Work, store: Store, progress: ProgressForwarder) -> Result:
 
     report = evaluate_models((work["model"],), data=work["data"], artifacts=store.root, progress=progress)
     slugs = {row.slug for row in report.rows}
-    files = [path for slug in slugs for path in (store.folder(slug) / "evaluation").glob("*.json")]
+    files = [path for slug in slugs for path in store.records("evaluation", slug)]
     result: Result = {"verdict": report.verdict, "made": {}, "files": _relative(files, store)}
     if report.verdict == "fail":
         failed = [row for row in report.rows if row.verdict == "fail"]
