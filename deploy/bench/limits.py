@@ -21,6 +21,7 @@ from deploy.core.environment import machine, versions
 from deploy.core.errors import BackendError
 from deploy.core.progress import Progress
 from deploy.core.store import LIMITS, Store, write_file
+from deploy.support.onnx_child import OnnxChild
 
 if TYPE_CHECKING:
     from deploy.bench.cells import PlannedCell
@@ -132,12 +133,11 @@ def work_of(plan: PlannedCell, store: Store) -> dict[str, Any]:
     Returns:
         ``work`` (see `Work`) and ``parameters``; empty where no file tells.
     """
-    from deploy.support.onnx_costs import costs  # imports onnx
-
     path = plan.path if plan.path is not None and plan.path.suffix == ".onnx" else _float_export(plan, store)
     if path is None:
         return {}
-    found = costs(path, plan.cell.sizes)
+    with OnnxChild() as child:
+        found = child.costs(path, plan.cell.sizes)
     work = Work(operations=found.by_precision, bytes=found.minimum_bytes, unknown=found.unknown)
     return {"work": asdict(work), "parameters": found.parameters}
 

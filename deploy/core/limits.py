@@ -25,6 +25,16 @@ class Limits:
     """Pixels of an image that is decoded."""
     archive_expansion: int = 100
     """Unpacked size of an archive over its packed size."""
+    onnx_nodes: int = 200_000
+    """Nodes of an ONNX file, where each call of a function counts as all nodes of the function."""
+    onnx_depth: int = 64
+    """Nesting of subgraphs and function calls in an ONNX file."""
+    onnx_seconds: int = 60
+    """Seconds to read an ONNX file, or to run it once; see `deploy.core.isolated.IsolatedRunner`."""
+    onnx_open_seconds: int = 300
+    """Seconds in which a runtime must have opened an ONNX file."""
+    onnx_memory_bytes: int = 8 << 30
+    """Memory of a process that reads or runs an ONNX file, in addition to eight times the size of the file (Linux)."""
 
 
 @functools.cache
@@ -46,3 +56,8 @@ def limits() -> Limits:
             raise UsageError(f"{variable}={text}: not a positive integer.")
         values[name] = int(text)
     return Limits(**values)
+
+
+def how_to_raise(name: str) -> str:
+    """Return a hint that names the variable of a limit and its value."""
+    return f"the limit is {getattr(limits(), name)}; {PREFIX}{name.upper()} changes it"
