@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from deploy.core.backend import find_backend
-from deploy.core.errors import BackendError, UsageError
+from deploy.core.errors import UsageError
 from deploy.core.limits import limits
-from deploy.core.memory import explained, limit_memory
+from deploy.core.memory import limit_memory, memory_explained
 from deploy.core.plain import from_plain, to_plain
 from deploy.core.remote import Remote, Reply
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
-
 
 _PATIENCE = 20
 """How many times as long a run may take as what the caller does meanwhile, usually the same run in PyTorch."""
@@ -102,10 +101,8 @@ class RunnerHost:
         """Open an artifact and describe its tensors; ``limited`` limits the memory of this process."""
         if limited:
             limit_memory(Path(path))
-        try:
+        with memory_explained():
             runner: Runner = self._module.open(Path(path), **options)
-        except BackendError as exc:
-            raise explained(exc) from exc
         self._runner = runner
         return to_plain({"inputs": runner.inputs, "outputs": runner.outputs}), {}
 
@@ -113,7 +110,5 @@ class RunnerHost:
         """Run once."""
         if self._runner is None:
             raise UsageError("no file was opened.")
-        try:
+        with memory_explained():
             return {}, self._runner.run(feeds)
-        except BackendError as exc:
-            raise explained(exc) from exc

@@ -5,12 +5,14 @@ Every command examines a file here before it or a runtime opens it. Neither this
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import Self
 
+from deploy.core.artifact import Artifact
+from deploy.core.backend import ONNX
 from deploy.core.errors import ArtifactError, BackendCrashedError
 from deploy.core.limits import how_to_raise, limits
 from deploy.core.plain import from_plain
@@ -61,11 +63,14 @@ class OnnxChild:
             raise ArtifactError(f"{path}: {what}.", how_to_raise(limit)) from exc
 
 
-def examine(path: Path) -> None:
-    """Check in a child process that an ONNX file can be read; see `OnnxChild.examine`.
+def examine(artifacts: Iterable[Artifact]) -> None:
+    """Examine the ONNX files among some artifacts in a child process; see `OnnxChild.examine`.
 
     Raises:
-        ArtifactError: the file is damaged, exceeds a limit, or has external data outside its folder.
+        ArtifactError: a file is damaged, exceeds a limit, or has external data outside its folder.
     """
-    with OnnxChild() as child:
-        child.examine(path)
+    paths = [artifact.path for artifact in artifacts if artifact.manifest.format == ONNX]
+    if paths:
+        with OnnxChild() as child:
+            for path in paths:
+                child.examine(path)

@@ -1,8 +1,8 @@
 """Read untrusted ONNX files.
 
 Every tensor that the file contains is checked, wherever it is: in the graph, subgraphs, functions, sparse tensors,
-training information. External data must be a regular file in the model's own folder: no absolute path, no ``..``, no symbolic or hard link,
-and no offset or length outside the file.
+training information. External data must be a regular file in the model's own folder: no absolute path, no ``..``, no
+symbolic or hard link, and no offset or length outside the file.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ def _collect_tensors(message: Message, found: list[onnx.TensorProto]) -> None:
     if isinstance(message, onnx.TensorProto):
         found.append(message)
         return
-    for name, single in _leading_to_tensors(type(message)):
+    kind: Any = type(message)
+    for name, single in _leading_to_tensors(kind):
         if not single:
             for item in getattr(message, name):
                 _collect_tensors(item, found)
@@ -125,7 +126,7 @@ def _collect_tensors(message: Message, found: list[onnx.TensorProto]) -> None:
 
 
 @cache
-def _leading_to_tensors(kind: type[Message]) -> list[tuple[str, bool]]:
+def _leading_to_tensors(kind: Any) -> list[tuple[str, bool]]:
     """Return the fields of a type of message that may contain tensors, each with whether it is a single message."""
 
     def reaches(descriptor: Any, seen: set[str]) -> bool:
@@ -149,7 +150,7 @@ def _bits(data_type: int) -> int | None:
     """Return the bits of one element; None for a type that is not known."""
     try:
         name = onnx.TensorProto.DataType.Name(data_type)
-        size: int = onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize
+        size = int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize)
     except (KeyError, ValueError):
         return None
     return _PACKED.get(name, 8 * size)
@@ -163,8 +164,8 @@ def element_bytes(data_type: int) -> int:
 def tensor_bytes(tensor: onnx.TensorProto) -> int:
     """Return the size of a tensor's values in bytes."""
     if tensor.data_type == onnx.TensorProto.STRING:
-        return sum(map(len, tensor.string_data))
-    return -(-math.prod(tensor.dims) * (_bits(tensor.data_type) or 0) // 8)
+        return sum(len(item) for item in tensor.string_data)
+    return -(-math.prod(map(int, tensor.dims)) * (_bits(tensor.data_type) or 0) // 8)
 
 
 def _check_tensor(tensor: onnx.TensorProto, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The child's side of `deploy.support.onnx_child.OnnxChild`: the only process that reads an ONNX file before it is examined."""
+"""The child's side of `deploy.support.onnx_child.OnnxChild`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ from deploy.core.remote import Reply
 from deploy.core.runner import Feeds
 from deploy.core.tensors import symbols
 from deploy.support import onnx_costs, onnx_file
+
+
+_SHARE = 0.125
+"""Share of the memory limit for a process that reads a file and does not run it."""
 
 
 class OnnxWorker:
@@ -49,7 +53,7 @@ class OnnxWorker:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[Path]:
-    limit_memory(path)
+    limit_memory(path, _SHARE)
     try:
         yield path
     except DeployError:
