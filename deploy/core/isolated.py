@@ -16,8 +16,8 @@ from deploy.core.remote import Remote, Reply
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
 
-_PATIENCE = 20
-"""How many times as long a run may take as what the caller does meanwhile, usually the same run in PyTorch."""
+_PATIENCE = 10
+"""Seconds of a run for each second of processor time that the caller spends meanwhile, usually on the same run."""
 
 
 class IsolatedRunner(Runner):
@@ -68,12 +68,12 @@ class IsolatedRunner(Runner):
 
     def submit(self, feeds: Feeds) -> None:
         """Start a run; `result` waits for its outputs."""
-        self._submitted = time.monotonic()
+        self._submitted = time.process_time()
         self._remote.send("run", feeds)
 
     def result(self) -> Fetches:
         """Return the outputs of the run that `submit` started."""
-        return self._result(max(limits().onnx_seconds, _PATIENCE * (time.monotonic() - self._submitted)))
+        return self._result(max(limits().onnx_seconds, _PATIENCE * (time.process_time() - self._submitted)))
 
     def run(self, feeds: Feeds) -> Fetches:
         """Run once; see `Runner.run`."""

@@ -28,6 +28,9 @@ Array = NDArray[Any]
 SINGLE_FILE_LIMIT = 2**31 - 2**20
 """Bytes of weights from which they go to a file of their own: protobuf's limit of 2 GB, less room for the graph."""
 
+STANDARD = ("", "ai.onnx")
+"""Names of the standard operators' domain."""
+
 
 def load(path: Path) -> onnx.ModelProto:
     """Read a graph and check its size and its tensors; external data is not read.
@@ -44,6 +47,8 @@ def load(path: Path) -> onnx.ModelProto:
         raise ArtifactError(f"{path}: not a complete ONNX file: {exc}.") from exc
     if not model.graph.node or not model.opset_import:
         raise ArtifactError(f"{path}: not an ONNX model: no graph or no operator set.")
+    if any(item.version < 1 for item in model.opset_import if item.domain in STANDARD):
+        raise ArtifactError(f"{path}: the version of the operator set is {opset(model)}.")
     if not model.graph.output:
         raise ArtifactError(f"{path}: the graph has no outputs.")
     check_size(model, path)
@@ -82,7 +87,7 @@ def tensor_spec(value: onnx.ValueInfoProto, path: Path, unnamed: str | None = No
 
 def opset(model: onnx.ModelProto) -> int:
     """Return the version of the standard operator set; 0 if the graph does not use it."""
-    return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
+    return next((item.version for item in model.opset_import if item.domain in STANDARD), 0)
 
 
 def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:

@@ -19,7 +19,6 @@ from deploy.core.runner import Feeds
 from deploy.core.tensors import symbols
 from deploy.support import onnx_costs, onnx_file
 
-
 _SHARE = 0.125
 """Share of the memory limit for a process that reads a file and does not run it."""
 
@@ -30,7 +29,7 @@ class OnnxWorker:
     def examine(self, _: Feeds, path: str) -> Reply:
         """Read a file and every text in it."""
         with _reading(Path(path)) as file:
-            _read_texts(onnx_file.load(file))
+            _check_texts(onnx_file.load(file), file)
         return {}, {}
 
     def validate(self, _: Feeds, path: str) -> Reply:
@@ -64,19 +63,21 @@ def _reading(path: Path) -> Iterator[Path]:
         raise ArtifactError(f"{path}: damaged: {type(exc).__name__}: {exc}") from exc
 
 
-def _read_texts(message: Message) -> None:
-    """Read every field: text that is not UTF-8 is found when it is read, not when the file is parsed."""
+def _check_texts(message: Message, path: Path) -> None:
+    """Refuse text that is not UTF-8, except comments; protobuf reads it as bytes, or not at all."""
     for field, value in message.ListFields():
         if field.message_type:
             for item in (value,) if isinstance(value, Message) else value:
-                _read_texts(item)
-        elif field.type == field.TYPE_STRING and not isinstance(value, str):
-            list(value)
+                _check_texts(item, path)
+        elif field.type == field.TYPE_STRING and field.name != "doc_string":
+            for item in (value,) if isinstance(value, str | bytes) else value:
+                if isinstance(item, bytes):
+                    raise ArtifactError(f"{path}: a text is not UTF-8: {item[:60]!r}.")
 
 
 def _describe(path: Path, batch: int, sizes: dict[str, int], traced: dict[str, int]) -> dict[str, Any]:
     model = onnx_file.load(path)
-    _read_texts(model)
+    _check_texts(model, path)
     initializers = {tensor.name for tensor in model.graph.initializer}
     inputs = tuple(
         onnx_file.tensor_spec(value, path, "?") for value in model.graph.input if value.name not in initializers
