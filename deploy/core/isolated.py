@@ -24,7 +24,7 @@ class IsolatedRunner(Runner):
     """A runner in a child process, started before there is a file so that its imports cost no time.
 
     The module ``runner`` opens files in place of the one that the backend declares. The process has limits of time
-    (`Limits.onnx_open_seconds` to open, `Limits.onnx_seconds` to run one sample) and, on a CPU, of memory.
+    (`Limits.onnx_open_seconds` to open, `Limits.onnx_run_seconds` to run one sample) and, on a CPU, of memory.
     """
 
     def __init__(self, backend: str, runner: str | None = None) -> None:
@@ -73,16 +73,16 @@ class IsolatedRunner(Runner):
 
     def result(self) -> Fetches:
         """Return the outputs of the run that `submit` started."""
-        return self._result(max(limits().onnx_seconds, _PATIENCE * (time.process_time() - self._submitted)))
+        return self._result(max(limits().onnx_run_seconds, _PATIENCE * (time.process_time() - self._submitted)))
 
     def run(self, feeds: Feeds) -> Fetches:
         """Run once; see `Runner.run`."""
         self.submit(feeds)
         samples = max((value.shape[0] for value in feeds.values() if value.ndim), default=1)
-        return self._result(limits().onnx_seconds * max(1, samples))
+        return self._result(limits().onnx_run_seconds * max(1, samples))
 
     def _result(self, timeout_s: float) -> Fetches:
-        self._remote.limit = "onnx_seconds"
+        self._remote.limit = "onnx_run_seconds"
         return self._remote.receive(timeout_s)[1]
 
     def close(self) -> None:

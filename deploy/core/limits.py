@@ -29,10 +29,10 @@ class Limits:
     """Nodes of an ONNX file, where each call of a function counts as all nodes of the function."""
     onnx_depth: int = 64
     """Nesting of subgraphs and function calls in an ONNX file."""
-    onnx_seconds: int = 60
-    """Seconds to read an ONNX file, or to run it once; see `deploy.core.isolated.IsolatedRunner`."""
-    onnx_open_seconds: int = 300
-    """Seconds in which a runtime must have opened an ONNX file."""
+    onnx_open_seconds: int = 600
+    """Seconds to read an ONNX file, or to open it with a runtime."""
+    onnx_run_seconds: int = 60
+    """Seconds to run one sample through an ONNX file; see `deploy.core.isolated.IsolatedRunner`."""
     onnx_memory_bytes: int = 8 << 30
     """Memory of a process that reads or runs an ONNX file, in addition to eight times the size of the file (Linux)."""
 

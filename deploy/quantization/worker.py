@@ -65,17 +65,17 @@ class GraphChild:
 
     def _add(self, feeds: Iterable[Feeds], advance: Callable[[int], None] = lambda done: None) -> None:
         """Send every batch; the next one is read while the process works on the last."""
-        self._remote.limit = "onnx_seconds"
+        self._remote.limit = "onnx_run_seconds"
         sent = samples = 0
         for batch in feeds:
             if sent:
-                self._remote.receive(limits().onnx_seconds * samples)
+                self._remote.receive(limits().onnx_run_seconds * samples)
                 advance(sent)
             self._remote.send("add", batch)
             samples = len(next(iter(batch.values())))
             sent += samples
         if sent:
-            self._remote.receive(limits().onnx_seconds * samples)
+            self._remote.receive(limits().onnx_run_seconds * samples)
             advance(sent)
 
 

@@ -53,12 +53,12 @@ class OnnxChild:
         return self._call("describe", path, **arguments)
 
     def _call(self, method: str, path: Path, **arguments: Any) -> dict[str, Any]:
-        seconds = limits().onnx_seconds
+        seconds = limits().onnx_open_seconds
         try:
             return self._remote.call(method, timeout_s=seconds, path=str(path), **arguments)[0]
         except BackendCrashedError as exc:
             slow = self._remote.timed_out
-            limit = "onnx_seconds" if slow else "onnx_memory_bytes"
+            limit = "onnx_open_seconds" if slow else "onnx_memory_bytes"
             what = f"reading it took more than {seconds} s" if slow else exc.message.rstrip(".")
             raise ArtifactError(f"{path}: {what}.", how_to_raise(limit)) from exc
 

@@ -403,9 +403,9 @@ def looping(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 def test_time_is_limited(looping: Callable[..., subprocess.Popen[str]]) -> None:
-    process = looping(DEPLOY_LIMIT_ONNX_SECONDS="2")
+    process = looping(DEPLOY_LIMIT_ONNX_RUN_SECONDS="2")
     _, err = process.communicate(timeout=300)
-    assert process.returncode == 1 and "DEPLOY_LIMIT_ONNX_SECONDS" in err and "Traceback" not in err, err
+    assert process.returncode == 1 and "DEPLOY_LIMIT_ONNX_RUN_SECONDS" in err and "Traceback" not in err, err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
