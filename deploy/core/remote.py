@@ -1,9 +1,9 @@
 """Objects that live in a child process: a crash or a hang there is an error here, not the end of the command.
 
-The parent starts ``python -m deploy.core.remote PARENT MODULE:CLASS ARGUMENTS…`` with `Remote`. The child builds the object
-and answers each request with the result of one of its methods. Both sides speak `deploy.core.wire` on the child's
-standard streams. A method takes the arrays that were sent, then keyword arguments of plain values, and returns a
-`Reply`. It may send messages before its reply with `notify`.
+The parent starts ``python -m deploy.core.remote PARENT MODULE:CLASS ARGUMENTS…`` with `Remote`. The child builds the
+object and answers each request with the result of one of its methods. Both sides speak `deploy.core.wire` on the
+child's standard streams. A method takes the arrays that were sent, then keyword arguments of plain values, and returns
+a `Reply`. It may send messages before its reply with `notify`.
 """
 
 from __future__ import annotations
