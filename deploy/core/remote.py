@@ -105,9 +105,10 @@ class Remote:
             BackendCrashedError: the process died, or did not reply in time.
         """
         timer = threading.Timer(timeout_s, self._give_up, (timeout_s,)) if timeout_s else None
-        if timer:
-            timer.start()
         try:
+            if timer:
+                timer.daemon = True  # if a signal arrives while it starts, it must not delay the exit
+                timer.start()
             while True:
                 reply, arrays = wire.receive(cast(BinaryIO, self._process.stdout))
                 if "message" not in reply:
