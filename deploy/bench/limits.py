@@ -23,6 +23,7 @@ from deploy.core.names import LIMITS
 from deploy.core.progress import Progress
 from deploy.core.regular import read_document
 from deploy.core.store import Store, json_files, write_file
+from deploy.support.onnx_child import OnnxChild
 
 if TYPE_CHECKING:
     from deploy.bench.cells import PlannedCell
@@ -134,12 +135,11 @@ def work_of(plan: PlannedCell, store: Store) -> dict[str, Any]:
     Returns:
         ``work`` (see `Work`) and ``parameters``; empty where no file tells.
     """
-    from deploy.support.onnx_costs import costs  # imports onnx
-
     path = plan.path if plan.path is not None and plan.path.suffix == ".onnx" else _float_export(plan, store)
     if path is None:
         return {}
-    found = costs(path, plan.cell.sizes)
+    with OnnxChild() as child:
+        found = child.costs(path, plan.cell.sizes)
     work = Work(operations=found.by_precision, bytes=found.minimum_bytes, unknown=found.unknown)
     return {"work": asdict(work), "parameters": found.parameters}
 

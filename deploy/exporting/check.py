@@ -23,6 +23,7 @@ from deploy.parity.locate import Location
 from deploy.parity.verdict import ParityReport
 from deploy.support import onnx_file
 from deploy.support.lookup import EXPORTS, manifest_beside, newest_export
+from deploy.support.onnx_child import OnnxChild
 
 if TYPE_CHECKING:
     from deploy.exporting.samples import ProbeSamples
@@ -93,13 +94,14 @@ def check(
         raise UsageError(f"--backend {backend}: this backend does not run ONNX files.")
     if locate_fault and backend != DEFAULT_BACKEND:
         raise UsageError(f"--locate runs single nodes in {DEFAULT_BACKEND}; remove --backend {backend}.")
-    with IsolatedRunner(backend) as candidate:
+    with IsolatedRunner(backend) as candidate, OnnxChild() as reader:
         path, artifact = _file(onnx, request, store, progress)
         if artifact is not None:
             artifact.verify()
             _refuse_quantized(artifact)
         request = _complete(request, artifact)
-        onnx_file.load(path)  # refuses a damaged file, or one with external data elsewhere, before a runtime opens it
+        reader.examine(path)  # before this process or a runtime opens the file
+        onnx_file.input_output_specs(path)  # refuses sequences, maps and unknown types
         with progress.stage("building the model"):
             built = open_model(request, store, progress)
         precision = precision or (artifact.manifest.precision if artifact else "fp32")
@@ -116,7 +118,7 @@ def check(
                     progress=progress,
                 )
         except BackendError:
-            onnx_file.check(path)  # if the file is damaged, this error is clearer than the runtime's
+            reader.validate(path)  # if the file is damaged, this error is clearer than the runtime's
             raise
     location = None
     if locate_fault:
