@@ -17,7 +17,7 @@ from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.exporting.locate import locate
 from deploy.exporting.prove import prove
-from deploy.models.open import open_model
+from deploy.models.open import open_model, request_of
 from deploy.models.request import ModelRequest
 from deploy.parity.locate import Location
 from deploy.parity.verdict import ParityReport
@@ -155,9 +155,9 @@ def _complete(request: ModelRequest | None, artifact: Artifact | None) -> ModelR
         if request is None:
             raise UsageError("a file without a manifest needs a model.", "deploy check MODEL --onnx FILE")
         return request
-    recorded = ModelRequest.from_dict(artifact.manifest.reference)
     if request is None:
-        return recorded
+        return request_of(artifact)
+    recorded = ModelRequest.from_dict(artifact.manifest.reference)
     same = request.name in (recorded.name, artifact.manifest.model, artifact.manifest.slug)
     if not same or request.weights != "auto":
         return request
