@@ -18,6 +18,7 @@ from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
 from deploy.models.request import ModelRequest
 from deploy.support.lookup import EXPORTS, newest_variants
+from deploy.support.onnx_child import examine
 
 if TYPE_CHECKING:
     from deploy.core.model import Model
@@ -47,6 +48,7 @@ class TimedModel:
         self.files = [Artifact.open(Path(request.name))] if self.is_file else newest_variants(store, request.name)
         for artifact in self.files:
             artifact.verify()
+        examine(self.files)
 
     def backends(self) -> tuple[str, ...] | None:
         """Return the backends of the named file; None for a model, and for a float ONNX file, which any may run."""

@@ -45,6 +45,18 @@ class Limits:
     sweep_depth: int = 100
     """Levels of nesting in the file of a sweep."""
 
+    # ONNX files
+    onnx_nodes: int = 200_000
+    """Nodes of an ONNX file, where each call of a function counts as all nodes of the function."""
+    onnx_depth: int = 64
+    """Nesting of subgraphs and function calls in an ONNX file."""
+    onnx_open_seconds: int = 600
+    """Seconds to read an ONNX file, or to open it with a runtime."""
+    onnx_run_seconds: int = 60
+    """Seconds to run one sample through an ONNX file; see `deploy.core.isolated.IsolatedRunner`."""
+    onnx_memory_bytes: int = 8 << 30
+    """Memory of a process that reads or runs an ONNX file, in addition to eight times the size of the file (Linux)."""
+
 
 @functools.cache
 def limits() -> Limits:
@@ -65,3 +77,8 @@ def limits() -> Limits:
             raise UsageError(f"{variable}={text}: not a positive integer.")
         values[name] = int(text)
     return Limits(**values)
+
+
+def how_to_raise(name: str) -> str:
+    """Return a hint that names the variable of a limit and its value."""
+    return f"the limit is {getattr(limits(), name)}; {PREFIX}{name.upper()} changes it"

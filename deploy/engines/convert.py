@@ -17,9 +17,10 @@ from deploy.core import registry
 from deploy.core.artifact import Artifact, Manifest, Payload, sha256
 from deploy.core.errors import DeployError, ExportError, MissingPackageError, UnknownNameError, UsageError
 from deploy.core.isolated import IsolatedRunner
+from deploy.core.names import REJECTED
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
-from deploy.core.store import REJECTED, Store
+from deploy.core.store import Store
 from deploy.engines.build import BuildReport, BuildRequest, build_engine
 from deploy.exporting.export import ExportReport, export_model
 from deploy.exporting.prove import prove

@@ -17,12 +17,13 @@ from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.exporting.locate import locate
 from deploy.exporting.prove import ProofOptions, prove
-from deploy.models.open import open_model
+from deploy.models.open import open_model, request_of
 from deploy.models.request import ModelRequest
 from deploy.parity.locate import Location
 from deploy.parity.verdict import ParityReport
 from deploy.support import onnx_file
 from deploy.support.lookup import EXPORTS, manifest_beside, newest_export
+from deploy.support.onnx_child import OnnxChild
 
 if TYPE_CHECKING:
     from deploy.exporting.samples import ProbeSamples
@@ -97,13 +98,14 @@ def check(
         raise UsageError(f"--backend {backend}: this backend does not run ONNX files.")
     if locate_fault and backend != DEFAULT_BACKEND:
         raise UsageError(f"--locate runs single nodes in {DEFAULT_BACKEND}; remove --backend {backend}.")
-    with IsolatedRunner(backend) as candidate:
+    with IsolatedRunner(backend) as candidate, OnnxChild() as reader:
         path, artifact = _file(onnx, request, store, progress)
         if artifact is not None:
             artifact.verify()
             _refuse_quantized(artifact)
         request = _complete(request, artifact)
-        onnx_file.load(path)  # refuses a damaged file, or one with external data elsewhere, before a runtime opens it
+        reader.examine(path)  # before this process or a runtime opens the file
+        onnx_file.input_output_specs(path)  # refuses sequences, maps and unknown types
         with progress.stage("building the model"):
             built = open_model(request, store, progress)
         precision = precision or (artifact.manifest.precision if artifact else built.precision)
@@ -121,7 +123,7 @@ def check(
                     progress=progress,
                 )
         except BackendError:
-            onnx_file.check(path)  # if the file is damaged, this error is clearer than the runtime's
+            reader.validate(path)  # if the file is damaged, this error is clearer than the runtime's
             raise
     location = None
     if locate_fault:
@@ -158,9 +160,9 @@ def _complete(request: ModelRequest | None, artifact: Artifact | None) -> ModelR
         if request is None:
             raise UsageError("a file without a manifest needs a model.", "deploy check MODEL --onnx FILE")
         return request
-    recorded = ModelRequest.from_dict(artifact.manifest.reference)
     if request is None:
-        return recorded
+        return request_of(artifact)
+    recorded = ModelRequest.from_dict(artifact.manifest.reference)
     same = request.name in (recorded.name, artifact.manifest.model, artifact.manifest.slug)
     if not same or request.weights != "auto":
         return request

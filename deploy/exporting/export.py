@@ -13,9 +13,10 @@ from deploy.core.artifact import Artifact, Manifest, Payload
 from deploy.core.errors import BackendError, ExportError, InputSpecError, UsageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
+from deploy.core.names import REJECTED
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
-from deploy.core.store import REJECTED, Store
+from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec, symbols
 from deploy.exporting.prove import ProofOptions, prove
 from deploy.models.open import open_model

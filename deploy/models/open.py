@@ -11,6 +11,7 @@ from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
+from deploy.models.trusted import require_trusted
 
 
 def open_model(request: ModelRequest, store: Store, progress: Progress) -> Model:
@@ -44,10 +45,17 @@ def trained_checkpoint(request: ModelRequest, store: Store) -> Artifact | None:
 
 
 def request_of(artifact: Artifact) -> ModelRequest:
-    """Return the request that builds the model of an artifact; `ArtifactError` if the manifest does not record one."""
+    """Return the request that builds the model of an artifact.
+
+    Raises:
+        ArtifactError: the manifest does not record one.
+        UsageError: it names code that this user has not named, see `deploy.models.trusted`.
+    """
     try:
-        return ModelRequest.from_dict(artifact.manifest.reference)
+        request = ModelRequest.from_dict(artifact.manifest.reference)
     except ValueError as exc:
         raise ArtifactError(
             f"{artifact.path}: the manifest does not record how to build the model.", "export the model again"
         ) from exc
+    require_trusted(request, artifact.path)
+    return request

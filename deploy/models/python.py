@@ -18,6 +18,7 @@ from deploy.core.model import Model, Weights
 from deploy.core.tensors import Dim, TensorSpec, parse_input
 from deploy.models.program_file import load_program
 from deploy.models.request import ModelRequest
+from deploy.models.trusted import remember
 
 
 def build_factory(request: ModelRequest) -> Model:
@@ -29,6 +30,7 @@ def build_factory(request: ModelRequest) -> Model:
         ModelError: the factory cannot be imported, raises, or does not return a torch.nn.Module.
     """
     reference = request.name
+    remember(request)
     where, _, attribute = reference.rpartition(":")
     module = _import(where)
     if not hasattr(module, attribute):

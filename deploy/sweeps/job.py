@@ -18,6 +18,7 @@ from deploy.core.remote import Reply, notify
 from deploy.core.runner import Feeds
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest
+from deploy.models.trusted import names_code, remember
 from deploy.support.lookup import newest_variants
 from deploy.sweeps.task import Notify, Work, is_user_code
 
@@ -95,7 +96,7 @@ def do_task(work: Work, root: Path, notify: Notify) -> dict[str, Any]:
 def _export(work: Work, store: Store, progress: ProgressForwarder) -> Result:
     from deploy.exporting.export import export_model
 
-    request, precision = from_plain(ModelRequest, work["request"]), work["precision"]
+    request, precision = _request(work), work["precision"]
     if not work["again"]:
         present = _newest_onnx(work, store, precision)
         if present is not None and _matches(present, request, store):
@@ -115,6 +116,14 @@ def _newest_onnx(work: Work, store: Store, precision: str) -> Artifact | None:
             artifact.verify()
             return artifact
     return None
+
+
+def _request(work: Work) -> ModelRequest:
+    """Return the request of a task; the user named its model in the document of the sweep, maybe on another machine."""
+    request = from_plain(ModelRequest, work["request"])
+    if names_code(request.name):
+        remember(request)
+    return request
 
 
 def _matches(artifact: Artifact, request: ModelRequest, store: Store) -> bool:
@@ -186,7 +195,7 @@ def _evaluate(work: Work, store: Store, progress: ProgressForwarder) -> Result:
 
     report = evaluate_models((work["model"],), data=work["data"], artifacts=store.root, progress=progress)
     slugs = {row.slug for row in report.rows}
-    files = [path for slug in slugs for path in (store.folder(slug) / "evaluation").glob("*.json")]
+    files = [path for slug in slugs for path in store.records("evaluation", slug)]
     result: Result = {"verdict": report.verdict, "made": {}, "files": _relative(files, store)}
     if report.verdict == "fail":
         failed = [row for row in report.rows if row.verdict == "fail"]
@@ -269,7 +278,7 @@ def _bench(work: Work, store: Store, progress: ProgressForwarder) -> Result:
 
 def _model_of(work: Work, store: Store) -> ModelRequest:
     """Return the model by its name if it was exported, since its manifest has all options; else as requested."""
-    request = from_plain(ModelRequest, work["request"])
+    request = _request(work)
     return ModelRequest(name=work["model"], seed=request.seed) if newest_variants(store, work["model"]) else request
 
 
