@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.tensors import TensorSpec
+from deploy.exporting.choices import MAX_BYTES, ChoiceJudge
 from deploy.models.untrained import statistic_names
 from deploy.parity.compare import compare
 from deploy.parity.probes import make_probes
@@ -69,20 +71,28 @@ def prove(
 
         real = fit_samples(samples, model, inputs)
     probes = make_probes(inputs, model.sizes, seed=seed, samples=real, negated=negated)
-    report = compare(
-        reference,
-        PyTorchRunner(model, precision),
-        candidate,
-        probes,
-        precision=precision,
-        seed=seed,
-        rename=rename,
-        advance=progress.advance,
-    )
+    with contextlib.ExitStack() as stack:
+        chooser = None
+        if find_weights and size <= MAX_BYTES:
+            options = candidate.backend.options(settings)
+            judge = ChoiceJudge(model, path, candidate.backend.name, precision, rename, options)
+            chooser = stack.enter_context(judge)
+        report = compare(
+            chooser.reference if chooser else reference,
+            chooser.baseline if chooser else PyTorchRunner(model, precision),
+            candidate,
+            probes,
+            precision=precision,
+            seed=seed,
+            rename=rename,
+            chooser=chooser,
+            advance=progress.advance,
+        )
     if not find_weights:
         return report
+    read = chooser.reference.read if chooser else reference.read
     tensors = {name: np.asarray(value.detach().numpy()) for name, value in model.module.state_dict().items()}
-    matches = match_weights(tensors, reference.read, _norms(model, set(tensors)), path, precision)
+    matches = match_weights(tensors, read, _norms(model, set(tensors)), path, precision)
     return dataclasses.replace(report, weights=matches.summary(), digest=sha256(path))
 
 

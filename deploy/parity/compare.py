@@ -8,6 +8,7 @@ from typing import Protocol
 from deploy.core.errors import BackendCrashedError, BackendError
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
+from deploy.parity.choices import Chooser
 from deploy.parity.probes import Probe
 from deploy.parity.tally import Tally
 from deploy.parity.verdict import ParityReport
@@ -47,18 +48,19 @@ def compare(
     precision: str = "fp32",
     seed: int = 0,
     rename: Mapping[str, str] | None = None,
+    chooser: Chooser | None = None,
     advance: Callable[[int, int, str], None] = lambda done, total, text: None,
 ) -> ParityReport:
     """Judge a candidate against the model in float64 and PyTorch's own run in the candidate's precision.
 
-    Probes have the model's input names; ``rename`` gives the candidate's where they differ. ``advance`` is called after
-    every probe with the number of probes done, their total, and the label of the probe.
+    Probes have the model's input names; ``rename`` gives the candidate's where they differ. ``chooser``
+    compares the discrete choices behind the outputs. ``advance`` is called after every probe with the number of probes done, their total, and the label of the probe.
 
     Raises:
         BackendError: the model itself cannot be run.
         BackendCrashedError: the candidate's process died.
     """
-    tally = Tally(precision=precision)
+    tally = Tally(precision=precision, chooser=chooser)
     names = rename or {}
     for index, probe in enumerate(probes):
         candidate.submit({names.get(name, name): value for name, value in probe.feeds.items()})
