@@ -340,8 +340,11 @@ def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
 
 
 def _survey(model: onnx.ModelProto) -> tuple[list[_Node], frozenset[str], bool]:
-    """Return the choices on the way to an output, the outputs that do not depend on values of the inputs, and whether
-    there may be choices inside of branches, loops and functions.
+    """Read which choices a graph makes.
+
+    Returns:
+        The choices on the way to an output; the outputs that do not depend on values of the inputs; whether there may
+        be choices inside of branches, loops and functions.
     """
     graph = model.graph
     stored = {item.name for item in graph.initializer}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deploy.backends.torch.perturbed import PerturbedRunner
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.artifact import sha256
 from deploy.core.backend import RunSettings
@@ -86,6 +87,7 @@ def prove(
             seed=seed,
             rename=rename,
             chooser=chooser,
+            perturbed=PerturbedRunner(model, precision),
             advance=progress.advance,
         )
     if not find_weights:

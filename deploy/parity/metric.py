@@ -45,6 +45,9 @@ class Part:
         return f"channels {run}{' …' if len(self.indices) > 8 and ',' in run else ''} of axis {self.axis + 1}"
 
 
+WHOLE = Part()
+
+
 @dataclass(slots=True)
 class Squares:
     """Sums of squares of an array: in total, and by index of every axis that may hold channels."""
@@ -211,7 +214,7 @@ class Accumulator:
             item.deviations.total <= INVARIANT**2 * item.magnitudes.total for item in repeated
         )
 
-    def measure(self, part: Part = Part()) -> Measured:
+    def measure(self, part: Part = WHOLE) -> Measured:
         """Return signal and noise of a part; shapes without the part's axis do not count."""
         found = [item for item in self.differences if part.axis is None or part.axis in item.baseline.axes]
         sizes = [item.size(part) for item in found]

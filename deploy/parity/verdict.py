@@ -105,14 +105,12 @@ class ParityReport:
     @property
     def margin(self) -> float:
         """The smallest margin of the outputs that were judged; NaN without any."""
-        margins = [
-            item.margin for item in self.outputs if item.verdict != "inconclusive" and item.margin == item.margin
-        ]
-        return min(margins, default=math.nan)
+        judged = (item.margin for item in self.outputs if item.verdict != "inconclusive")
+        return min((margin for margin in judged if not math.isnan(margin)), default=math.nan)
 
     def worst(self) -> OutputParity | None:
         """Return the output with the smallest margin, of the group ``unit`` if there is one; None without outputs."""
-        judged = [item for item in self.outputs if item.margin == item.margin] or self.outputs
+        judged = [item for item in self.outputs if not math.isnan(item.margin)] or self.outputs
         return min(judged, key=lambda item: (item.group != UNIT, item.margin), default=None)
 
 
@@ -259,7 +257,7 @@ def _judge_integers(
         torch_worst=found.baseline / found.elements,
         candidate_worst=found.candidate / found.elements,
         envelope=rules.envelope,
-        margin=max(allowed, 1.0) / max(found.candidate, 1),
+        margin=max(allowed, 1.0) / found.candidate if found.candidate else rules.envelope,
         invariant=not varies,
     )
 
