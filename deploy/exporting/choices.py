@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -175,12 +176,14 @@ class _Node:
         inputs: tensors that it chooses by.
         result: its indices, booleans or steps.
         below: graph outputs that are computed from it.
+        above: results of choices that its inputs are computed from.
     """
 
     operator: str
     inputs: tuple[str, ...]
     result: str
     below: tuple[str, ...]
+    above: frozenset[str]
     axis: int = 0
     sign: float = 1.0
     ordered: bool = True
@@ -216,7 +219,7 @@ class ChoiceJudge:
         self._own = ChoosingRunner(model, precision)
         self.baseline = PyTorchRunner(model, precision)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._second: IsolatedRunner | None = None
+        self._copies: dict[bool, IsolatedRunner] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -224,8 +227,8 @@ class ChoiceJudge:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._second is not None:
-            self._second.close()
+        for runner in self._copies.values():
+            runner.close()
         if self._folder is not None:
             self._folder.cleanup()
 
@@ -241,7 +244,7 @@ class ChoiceJudge:
             equal = frozenset() if missing or self._hidden else frozenset(expected)
             return Settled(expected=expected, own=own, equal=equal, known=frozenset() if missing else fixed)
         own = self._own.follow(probe.feeds, model)
-        kept, given = self._given(probe.feeds, outputs, names)
+        kept, given, elsewhere = self._given(probe.feeds, outputs, names)
         paired = pairs(model, given)
         chosen: list[Choice | None] = [None] * len(model)
         for index, item in paired:
@@ -260,7 +263,7 @@ class ChoiceJudge:
                 return Settled(expected=expected, own=own)
         scores: dict[str, tuple[Array, Array, Array]] = {}
         faults: dict[str, str] = {}
-        unpaired: set[str] = set()
+        unpaired, names_used = set[str](), set[str]()
         known: set[str] = set()
         group = probe.groups[0] if len(set(probe.groups)) == 1 else "unit"
         for node, (index, item) in zip(kept, paired, strict=True):
@@ -270,10 +273,12 @@ class ChoiceJudge:
                 continue
             known.update(below)
             name = f"{below[0] if below else 'graph'} ← {node.operator} input"
-            while name in scores:
+            while name in names_used:
                 name += "'"
+            names_used.add(name)
             reference, ours = self.reference.choices[index], self._own.choices[index]
-            scores[name] = (reference.scores, ours.scores, item.scores)
+            if not elsewhere.intersection(node.above):
+                scores[name] = (reference.scores, ours.scores, item.scores)
             wrong = unexplained(reference, ours, item, self._precision, group)
             if wrong:
                 faults[name] = (
@@ -296,41 +301,58 @@ class ChoiceJudge:
             flips=flips,
         )
 
-    def _given(self, feeds: Feeds, outputs: Fetches, names: Mapping[str, str]) -> tuple[list[_Node], list[Choice]]:
-        """Return the choices that the file makes by floats, with their nodes."""
-        if self._second is None:
-            self._second = self._open()
-        fetched = self._second.run({self._rename.get(name, name): value for name, value in feeds.items()})
-        for file_name, name in names.items():  # where an output is a choice, the file itself says what it chose
-            judged, copied = outputs[name], fetched[file_name]
-            for node in self._nodes:
-                made = fetched[node.result]
-                same = made.dtype.kind in "iub" and made.size == judged.size == copied.size
-                if same and np.array_equal(made.reshape(-1), copied.reshape(-1)):
-                    fetched[node.result] = judged.reshape(made.shape).astype(made.dtype)
+    def _given(
+        self, feeds: Feeds, outputs: Fetches, names: Mapping[str, str]
+    ) -> tuple[list[_Node], list[Choice], set[str]]:
+        """Return the choices that the file makes by floats.
+
+        Runtimes fuse operators unless what is between them is an output, so what the file chooses by is read from one
+        copy, and where that differs from the file in any bit, what it chooses from another.
+
+        Returns:
+            The nodes, their choices, and the results that differ between the copies.
+        """
+        named = {self._rename.get(name, name): value for name, value in feeds.items()}
+        fetched = self._copy(True).run(named)
+        made = fetched
+        if any(not np.array_equal(fetched[file], outputs[name]) for file, name in names.items()):
+            made = self._copy(False).run(named)
+        results = {node.result: self._as_output(made[node.result], made, outputs, names) for node in self._nodes}
+        elsewhere = {name for name, value in results.items() if not np.array_equal(value, fetched[name])}
         kept, choices = [], []
         for node in self._nodes:
-            choice = _made(node, fetched, self._stored)
+            choice = _made(node, {**fetched, **results}, self._stored)
             if choice is not None:
                 kept.append(node)
                 choices.append(choice)
-        return kept, choices
+        return kept, choices, elsewhere
 
-    def _open(self) -> IsolatedRunner:
-        self._folder = tempfile.TemporaryDirectory(prefix="deploy-choices-")
+    def _as_output(self, result: Array, made: Fetches, outputs: Fetches, names: Mapping[str, str]) -> Array:
+        """Return what the file itself chose where an output is the choice."""
+        for file_name, name in names.items():
+            judged, copied = outputs[name], made[file_name]
+            same = result.dtype.kind in "iub" and judged.dtype.kind in "iub" and result.size == judged.size
+            if same and np.array_equal(result.reshape(-1), copied.reshape(-1)):
+                return judged.reshape(result.shape).astype(result.dtype)
+        return result
+
+    def _copy(self, scores: bool) -> IsolatedRunner:
+        """Return a copy of the file with the results of its choices as more outputs, and also the scores."""
+        if scores in self._copies:
+            return self._copies[scores]
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="deploy-choices-")
+            for beside in onnx_file.external_files(self._graph, self._path):
+                shutil.copyfile(beside, Path(self._folder.name) / beside.name)
         copy = onnx.ModelProto()
         copy.CopyFrom(self._graph)
-        present = set(self._outputs) | {item.name for item in copy.graph.initializer}
-        for node in self._nodes:
-            for name in (*node.inputs, node.result):
-                if name not in present:
-                    present.add(name)
-                    copy.graph.output.append(onnx.ValueInfoProto(name=name))
-        path = Path(self._folder.name) / self._path.name
-        for beside in onnx_file.external_files(self._graph, self._path):
-            shutil.copyfile(beside, path.with_name(beside.name))
+        wanted = dict.fromkeys(name for node in self._nodes for name in (node.result, *(node.inputs if scores else ())))
+        for name in wanted:
+            if name not in self._outputs and name not in self._stored:
+                copy.graph.output.append(onnx.ValueInfoProto(name=name))
+        path = Path(self._folder.name) / f"{'scores' if scores else 'choices'}.onnx"
         path.write_bytes(copy.SerializeToString())
-        runner = IsolatedRunner(self._backend)
+        runner = self._copies[scores] = IsolatedRunner(self._backend)
         runner.open(path, **self._options)
         return runner
 
@@ -351,25 +373,42 @@ def _survey(model: onnx.ModelProto) -> tuple[list[_Node], frozenset[str], bool]:
     dependent = {item.name for item in graph.input} - stored
     below: dict[str, set[str]] = {item.name: {item.name} for item in graph.output}
     used = {item.name for item in graph.output} | {name for node in graph.node for name in _reads(node)}
-    for node in graph.node:
+    nodes = _in_order(graph)
+    for node in nodes:
         if node.op_type not in _SHAPE_ONLY and dependent.intersection(_reads(node)):
             dependent.update(node.output)
-    for node in reversed(graph.node):
+    above: dict[str, set[str]] = {}
+    for node in nodes:
+        higher = set().union(*(above.get(name, set()) for name in _reads(node)))
+        result = (_node(node, used) or {}).get("result")
+        above.update((name, higher | {result} if result else higher) for name in node.output)
+    for node in reversed(nodes):
         reached = set().union(*(below.get(name, set()) for name in node.output))
         for name in _reads(node):
             below.setdefault(name, set()).update(reached)
     found = []
     order = [item.name for item in graph.output]
-    for node in graph.node:
+    for node in nodes:
         kind = _node(node, used)
         if kind is None or not dependent.intersection(node.input):
             continue
         reached = set().union(*(below.get(name, set()) for name in node.output))
         if reached:
-            found.append(_Node(below=tuple(name for name in order if name in reached), **kind))
+            upstream = frozenset(one for name in kind["inputs"] for one in above.get(name, ()))
+            found.append(_Node(below=tuple(name for name in order if name in reached), above=upstream, **kind))
     inner = any(item.type == onnx.AttributeProto.GRAPH for node in graph.node for item in node.attribute)
     fixed = frozenset(name for name in order if name not in dependent)
     return found, fixed, inner or bool(model.functions)
+
+
+def _in_order(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return the nodes in an order of execution; ONNX Runtime's converter writes them in another."""
+    made_by = {name: index for index, node in enumerate(graph.node) for name in node.output}
+    needs = {
+        index: [made_by[name] for name in sorted(_reads(node)) if name in made_by]
+        for index, node in enumerate(graph.node)
+    }
+    return [graph.node[index] for index in TopologicalSorter(needs).static_order()]
 
 
 def _reads(node: onnx.NodeProto) -> set[str]:
