@@ -150,6 +150,7 @@ class Accumulator:
         counted: integers and booleans.
         faults: reasons why the candidate fails.
         unusable: reasons why the candidate cannot be judged.
+        empty: whether the output had no row for some probe.
     """
 
     precision: str = "fp32"
@@ -161,6 +162,7 @@ class Accumulator:
     counted: Counted = field(default_factory=Counted)
     faults: list[str] = field(default_factory=list)
     unusable: list[str] = field(default_factory=list)
+    empty: bool = False
 
     def add(self, reference: Array, baseline: Array, candidate: Array, *, batched: bool, at: str) -> None:
         """Add the output for the probe ``at``; if ``batched``, its first axis counts samples."""
@@ -172,6 +174,7 @@ class Accumulator:
         if candidate.shape != reference.shape:
             self.faults.append(f"shape {list(candidate.shape)} instead of {list(reference.shape)} ({at})")
             return
+        self.empty |= reference.shape[:1] == (0,)
         floats = np.issubdtype(reference.dtype, np.floating)
         rows = zip(reference, baseline, candidate, strict=True) if batched else [(reference, baseline, candidate)]
         for index, (expected, own, given) in enumerate(rows):
