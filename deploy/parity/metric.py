@@ -70,12 +70,17 @@ class Squares:
 
 @dataclass(slots=True)
 class RunningMean:
-    """Mean over samples of one shape, the squared deviations from it (Welford 1962), and the squares themselves."""
+    """Mean over samples of one shape, the squared deviations from it (Welford 1962), and the squares themselves.
+
+    Attributes:
+        whole: by axis that may hold channels, which indices have integers only.
+    """
 
     count: int = 0
     mean: Array | float = 0.0
     deviations: Squares = field(default_factory=Squares)
     magnitudes: Squares = field(default_factory=Squares)
+    whole: dict[int, Array] = field(default_factory=dict)
 
     def add(self, sample: Array) -> None:
         """Add one sample."""
@@ -84,6 +89,10 @@ class RunningMean:
         self.mean = self.mean + before / self.count
         self.deviations.add(before * (sample - self.mean))
         self.magnitudes.add(sample * sample)
+        whole = sample == np.rint(sample)
+        for axis in self.magnitudes.axes:
+            found = whole.all(axis=tuple(other for other in range(sample.ndim) if other != axis))
+            self.whole[axis] = self.whole.get(axis, True) & found
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,27 +257,39 @@ class Accumulator:
         )
 
     def parts(self) -> tuple[Part, ...]:
-        """Return groups of channels of like scale, if an axis mixes scales; otherwise everything as one part.
+        """Return groups of channels of one kind, if an axis mixes kinds; otherwise everything as one part.
 
-        The axis is the one whose indices differ most in signal. A channel belongs to the largest channel whose signal
-        is at most `SPREAD` times its own. Only axes of the same size in every sample hold channels.
+        Kinds are integers, such as labels among floats, and scales: a channel belongs to the largest channel whose
+        signal is at most `SPREAD` times its own. The axis is one with integers among floats, or else the one whose
+        indices differ most in signal. Only axes of the same size in every sample hold channels.
         """
-        best: tuple[float, Part | None, Array] = (SPREAD, None, np.empty(0))
+        best: tuple[bool, float] = (False, SPREAD)
+        parts: tuple[Part, ...] = (WHOLE,)
         shapes = list(self.centered)
         for axis in range(min(map(len, shapes), default=0)):
-            if len({(len(shape), shape[axis]) for shape in shapes}) == 1:
-                scales = _scales(self.centered, axis)
-                positive = scales[scales > 0.0]
-                if len(positive) > 1 and positive.max() / positive.min() > best[0]:
-                    best = float(positive.max() / positive.min()), Part(axis), scales
-        if best[1] is None:
-            return (Part(),)
-        left, parts = best[2].copy(), []
-        while left.max() > 0.0:
-            chosen = left >= left.max() / SPREAD
-            parts.append(Part(best[1].axis, tuple(np.flatnonzero(chosen).tolist())))
-            left[chosen] = 0.0
-        return tuple(parts)
+            if len({(len(shape), shape[axis]) for shape in shapes}) > 1:
+                continue
+            scales = _scales(self.centered, axis)
+            if not (scales > 0.0).any():
+                continue
+            whole = np.all([item.whole[axis] for item in self.centered.values()], axis=0) & (scales > 0.0)
+            floats = ~whole & (scales > 0.0)
+            mixed = bool(whole.any() and floats.any())
+            spread = float(scales[scales > 0.0].max() / scales[scales > 0.0].min())
+            if (mixed, spread) > best and (mixed or spread > SPREAD):
+                best = mixed, spread
+                kinds = (whole, floats) if mixed else (scales > 0.0,)
+                parts = tuple(part for kind in kinds for part in _by_scale(axis, np.where(kind, scales, 0.0)))
+        return parts
+
+
+def _by_scale(axis: int, scales: Array) -> list[Part]:
+    parts = []
+    while scales.max() > 0.0:
+        chosen = scales >= scales.max() / SPREAD
+        parts.append(Part(axis, tuple(np.flatnonzero(chosen).tolist())))
+        scales = np.where(chosen, 0.0, scales)
+    return parts
 
 
 def _scales(centered: Mapping[tuple[int, ...], RunningMean], axis: int) -> Array:
