@@ -133,7 +133,7 @@ def unexplained(reference: Choice, own: Choice, given: Choice, precision: str, g
         group: group of the probe.
     """
     limit = tolerance(reference, own, precision, group)
-    scores, best, result = reference.scores, reference.result, given.result
+    best, result = reference.result, given.result
     if reference.kind == "boxes":
         return _boxes(reference, own, result, limit, policy(group).envelope * FLOOR[precision])
     if best.shape != result.shape:
