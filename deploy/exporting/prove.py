@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 
 from deploy.backends.torch.constants import computed_constants
 from deploy.backends.torch.directed import exercised
+from deploy.backends.torch.perturbed import PerturbedRunner
 from deploy.backends.torch.reference import PyTorchRunner, baseline_of
 from deploy.backends.torch.repeat import check_repeatable
 from deploy.core.artifact import sha256
@@ -20,6 +22,7 @@ from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.tensors import TensorSpec
+from deploy.exporting.choices import MAX_BYTES, ChoiceJudge
 from deploy.exporting.coverage import SEARCH_STEPS, directed_probes, measure
 from deploy.models.untrained import statistic_names
 from deploy.parity.compare import compare
@@ -98,20 +101,29 @@ def prove(
     smallest = min(probes, key=lambda probe: sum(value.size for value in probe.feeds.values()))
     notes = check_repeatable(model, smallest.feeds)
     probes += directed_probes(model, probes, SEARCH_STEPS[options.probes])
-    report = compare(
-        reference,
-        baseline_of(model, precision, reference),
-        candidate,
-        probes,
-        precision=precision,
-        seed=seed,
-        rename=rename,
-        advance=progress.advance,
-    )
+    baseline = baseline_of(model, precision, reference)
+    judged = find_weights and size <= MAX_BYTES and precision != "fp64"
+    with contextlib.ExitStack() as stack:
+        chooser = None
+        if judged:
+            opened = candidate.backend.options(settings)
+            chooser = stack.enter_context(ChoiceJudge(model, path, candidate.backend.name, precision, rename, opened))
+        report = compare(
+            chooser.reference if chooser else reference,
+            chooser.baseline if chooser else baseline,
+            candidate,
+            probes,
+            precision=precision,
+            seed=seed,
+            rename=rename,
+            chooser=chooser,
+            perturbed=None if precision == "fp64" else PerturbedRunner(model, precision),
+            advance=progress.advance,
+        )
     report = dataclasses.replace(report, notes=(*report.notes, *notes))
     if not find_weights:
         return report
-    matches = _match(model, reference.read, probes, path, precision)
+    matches = _match(model, chooser.reference.read if chooser else reference.read, probes, path, precision)
     report = dataclasses.replace(report, weights=matches.summary(), digest=sha256(path))
     if matches.faults:
         return dataclasses.replace(report, verdict="fail", reasons=(*report.reasons, *matches.faults))

@@ -12,6 +12,7 @@ import numpy as np
 from deploy.core.errors import BackendCrashedError, BackendError
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
+from deploy.parity.choices import Chooser
 from deploy.parity.metric import Array
 from deploy.parity.probes import Probe
 from deploy.parity.tally import Tally
@@ -101,18 +102,22 @@ def compare(
     precision: str = "fp32",
     seed: int = 0,
     rename: Mapping[str, str] | None = None,
+    chooser: Chooser | None = None,
+    perturbed: Runner | None = None,
     advance: Callable[[int, int, str], None] = lambda done, total, text: None,
 ) -> ParityReport:
     """Judge a candidate against the model in float64 and PyTorch's own run in the candidate's precision.
 
-    Probes have the model's input names; ``rename`` gives the candidate's where they differ. ``advance`` is called after
-    every probe with the number of probes done, their total, and the label of the probe.
+    Probes have the model's input names; ``rename`` gives the candidate's where they differ. ``chooser`` compares the
+    discrete choices behind the outputs. ``perturbed`` is PyTorch's own run with other roundings, for networks that may
+    amplify them. ``advance`` is called after every probe with the number of probes done, their total, and the label of
+    the probe.
 
     Raises:
         BackendError: the model itself cannot be run.
         BackendCrashedError: the candidate's process died.
     """
-    tally = Tally(precision=precision)
+    tally = Tally(precision=precision, chooser=chooser, perturbed=perturbed)
     names = rename or {}
     first: _Call | None = None
     for index, probe in enumerate(probes):
