@@ -120,6 +120,7 @@ def convert(
     precision: str = "fp32",
     strategy: str = "auto",
     samples: ProbeSamples | None = None,
+    probes: str = "standard",
     progress: Progress = SILENT,
 ) -> ConvertReport:
     """Export a model to ONNX, check its parity, and convert the file to another format.
@@ -135,6 +136,7 @@ def convert(
         precision: ``fp32`` or ``fp16``, of the last file; the export that an engine is built from is float32.
         strategy: how to export the model.
         samples: real samples for the parity check of the export.
+        probes: how many probes the parity check of the export runs, see `deploy.export_model`.
         progress: receives progress messages.
 
     Raises:
@@ -152,6 +154,7 @@ def convert(
         precision="fp32" if ENGINE_EXPORTER in rest else precision,
         strategy=strategy,
         samples=samples,
+        probes=probes,
         progress=progress,
     )
     engine: BuildReport | None = None

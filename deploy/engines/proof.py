@@ -121,7 +121,8 @@ def fitting_probes(
         return usual
     probes = [probe for probe in usual if any(_fits(profile, rename, probe) for profile in profiles)]
     for profile in profiles:
-        if sum(len(probe.groups) for probe in probes if _fits(profile, rename, probe)) < SPOT_SAMPLES:
+        always = [probe for probe in probes if probe.sharing == "any" and _fits(profile, rename, probe)]
+        if sum(len(probe.groups) for probe in always) < SPOT_SAMPLES:
             opt_sizes = {
                 dim: size
                 for spec in inputs

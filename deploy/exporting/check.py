@@ -20,6 +20,7 @@ from deploy.exporting.prove import prove
 from deploy.models.open import open_model
 from deploy.models.request import ModelRequest
 from deploy.parity.locate import Location
+from deploy.parity.probes import check_level
 from deploy.parity.verdict import ParityReport
 from deploy.support import onnx_file
 from deploy.support.lookup import EXPORTS, manifest_beside, newest_export
@@ -67,6 +68,7 @@ def check(
     backend: str = DEFAULT_BACKEND,
     locate_fault: bool = False,
     samples: ProbeSamples | None = None,
+    probes: str = "standard",
     progress: Progress = SILENT,
 ) -> CheckReport:
     """Check an ONNX file against a model.
@@ -80,6 +82,7 @@ def check(
         locate_fault: also find the first tensor, in execution order, that differs from the model.
         samples: real samples, probed in addition: arrays by input name, or images; see
             `deploy.exporting.samples.load_samples`.
+        probes: how many probes are run: ``quick``, ``standard`` or ``thorough``; or ``data``: only the samples.
         progress: receives progress messages.
 
     Raises:
@@ -87,6 +90,7 @@ def check(
         UsageError: the file cannot be checked in this way.
         DeployError: see `deploy.core.errors`; a verdict other than ``pass`` is not an error.
     """
+    check_level(probes, samples is not None)
     store = Store(artifacts or default_root())
     request = ModelRequest(name=model) if isinstance(model, str) else model
     if ONNX not in find_backend(backend).formats:
@@ -113,6 +117,8 @@ def check(
                     seed=request.seed,
                     samples=samples,
                     negated=artifact is None or artifact.manifest.options.get("strategy") != "export",
+                    level=probes,
+                    ranges=[item for spec in artifact.manifest.inputs for item in spec.ranges] if artifact else (),
                     progress=progress,
                 )
         except BackendError:

@@ -16,11 +16,11 @@ from deploy.core.model import Model
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import REJECTED, Store
-from deploy.core.tensors import TensorSpec, symbols
+from deploy.core.tensors import TensorSpec, symbols, with_ranges
 from deploy.exporting.prove import prove
 from deploy.models.open import open_model
 from deploy.models.request import ModelRequest
-from deploy.parity.probes import can_negate
+from deploy.parity.probes import can_negate, check_level
 from deploy.parity.verdict import ParityReport, Verdict
 from exporters import torch_to_onnx
 from exporters.torch_to_onnx import Exported
@@ -80,6 +80,7 @@ class _Job:
     options: torch_to_onnx.ExportOptions
     seed: int
     samples: ProbeSamples | None
+    probes: str
     progress: Progress
 
 
@@ -92,6 +93,7 @@ def export_model(
     precision: str = "fp32",
     strategy: str = "auto",
     samples: ProbeSamples | None = None,
+    probes: str = "standard",
     progress: Progress = SILENT,
 ) -> ExportReport:
     """Export a model to ONNX and check the file against the model.
@@ -105,6 +107,7 @@ def export_model(
         strategy: ``export`` (torch.export), ``trace`` (run once and record), or ``auto``: both, in this order.
         samples: real samples, probed in addition: arrays by input name, or images; see
             `deploy.exporting.samples.load_samples`.
+        probes: how many probes are run: ``quick``, ``standard`` or ``thorough``; or ``data``: only the samples.
         progress: receives progress messages.
 
     Returns:
@@ -119,6 +122,7 @@ def export_model(
         raise UsageError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}.")
     if strategy not in ("auto", *torch_to_onnx.STRATEGIES):
         raise UsageError(f"strategy {strategy!r} is not one of auto, {', '.join(torch_to_onnx.STRATEGIES)}.")
+    check_level(probes, samples is not None)
     store = Store(artifacts or default_root())
     with IsolatedRunner("onnxruntime") as candidate:
         with progress.stage("building the model"):
@@ -129,6 +133,7 @@ def export_model(
                 options=torch_to_onnx.ExportOptions(opset=opset, precision=precision),
                 seed=request.seed,
                 samples=samples,
+                probes=probes,
                 progress=progress,
             )
         with store.transaction(built.slug) as transaction:
@@ -196,6 +201,8 @@ def _export_and_check(
                     seed=job.seed,
                     samples=job.samples,
                     negated=bool(exported.traced_branches),
+                    level=job.probes,
+                    ranges=[item for spec in exported.inputs for item in spec.ranges],
                     progress=job.progress,
                 )
         except ExportError as exc:
@@ -241,7 +248,7 @@ def _manifest(job: _Job, exported: Exported, parity: ParityReport) -> Manifest:
         format="onnx",
         precision=job.options.precision,
         files=tuple(payloads),
-        inputs=exported.inputs,
+        inputs=with_ranges(exported.inputs, parity.ranges),
         outputs=exported.outputs,
         weights=job.model.weights,
         preprocessing=job.model.preprocessing,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,12 @@ from deploy.core.backend import RunSettings
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.progress import Progress
-from deploy.core.tensors import TensorSpec
+from deploy.core.tensors import SizeRange, TensorSpec, size_ranges, with_ranges
+from deploy.exporting.domains import find_domains
+from deploy.exporting.limits import find_limits
 from deploy.models.untrained import statistic_names
 from deploy.parity.compare import compare
-from deploy.parity.probes import make_probes
+from deploy.parity.probes import check_level, make_probes
 from deploy.parity.verdict import ParityReport
 from deploy.parity.weights import NormTensors, match_weights
 
@@ -38,14 +40,16 @@ def prove(
     seed: int,
     samples: ProbeSamples | None = None,
     negated: bool = False,
+    level: str = "standard",
+    ranges: Sequence[SizeRange] = (),
     find_weights: bool = True,
     progress: Progress,
 ) -> ParityReport:
     """Check a file against a model: its outputs and, if it is an ONNX file, its weights.
 
     The inputs of the file correspond to the model's by name or by position. The candidate is a started process, which
-    opens the file; the caller closes it. ``negated`` is for a file that was or may have been traced, see
-    `deploy.parity.probes.make_probes`.
+    opens the file; the caller closes it. ``negated`` is for a file that was or may have been traced; it and ``level``
+    are explained at `deploy.parity.probes.make_probes`. ``ranges`` are the sizes that the file is claimed for.
 
     Returns:
         The report; it has no probes, and the verdict ``fail``, if the inputs of the file do not fit the model.
@@ -54,7 +58,9 @@ def prove(
         BackendError: the model cannot be run, or the backend cannot open the file.
         BackendCrashedError: the process of the backend died.
         DataError: the samples do not fit the model.
+        UsageError: the level is unknown, or it is ``data`` and there are no samples.
     """
+    check_level(level, samples is not None)
     reference = PyTorchRunner(model, "fp64")
     files = [item for item in (path, path.with_name(f"{path.name}.data")) if item.is_file()]
     size = sum(item.stat().st_size for item in files)
@@ -68,7 +74,18 @@ def prove(
         from deploy.exporting.samples import fit_samples  # imports readers of data sets
 
         real = fit_samples(samples, model, inputs)
-    probes = make_probes(inputs, model.sizes, seed=seed, samples=real, negated=negated)
+    domains, notes = find_domains(model, inputs)
+    limits = find_limits(model, with_ranges(inputs, ranges), domains)
+    probes = make_probes(
+        limits.inputs,
+        model.sizes,
+        seed=seed,
+        samples=real,
+        negated=negated,
+        domains=domains,
+        fresh=int(sha256(path)[:8], 16),
+        level=level,
+    )
     report = compare(
         reference,
         PyTorchRunner(model, precision),
@@ -79,11 +96,22 @@ def prove(
         rename=rename,
         advance=progress.advance,
     )
+    report = dataclasses.replace(
+        report,
+        ranges=tuple(item for item in size_ranges(limits.inputs).values() if item.limited),
+        refused=_merged(limits.refused, report.refused),
+        notes=(*report.notes, *notes, *limits.notes),
+    )
     if not find_weights:
         return report
     tensors = {name: np.asarray(value.detach().numpy()) for name, value in model.module.state_dict().items()}
     matches = match_weights(tensors, reference.read, _norms(model, set(tensors)), path, precision)
     return dataclasses.replace(report, weights=matches.summary(), digest=sha256(path))
+
+
+def _merged(*several: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    names = dict.fromkeys(name for item in several for name in item)
+    return {name: tuple(sorted({size for item in several for size in item.get(name, ())})) for name in names}
 
 
 def match_inputs(model: Model, given: Sequence[TensorSpec]) -> tuple[dict[str, str], list[TensorSpec], list[str]]:
@@ -111,7 +139,7 @@ def match_inputs(model: Model, given: Sequence[TensorSpec]) -> tuple[dict[str, s
             elif isinstance(expected, int) and expected != dim:
                 faults.append(mismatch)
         shape = tuple(symbols[dim] if isinstance(dim, str) else dim for dim in theirs.shape)
-        spec = TensorSpec(name=own.name, dtype=own.dtype, shape=shape, bounds=own.bounds)
+        spec = dataclasses.replace(own, shape=shape)
         for expected, dim in zip(own.shape, shape, strict=True):
             if isinstance(expected, int) and isinstance(dim, str):  # dynamic in the file only: probe the model's size
                 spec = spec.bind({dim: expected})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -9,8 +10,15 @@ from deploy.core.errors import BackendCrashedError, BackendError
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
 from deploy.parity.probes import Probe
+from deploy.parity.rows import SharedRows
 from deploy.parity.tally import Tally
 from deploy.parity.verdict import ParityReport
+
+STRIDE = 6
+"""After every so many probes, the check ends if the candidate fails in any case."""
+
+CERTAIN = 0.02
+"""Margin below which more probes cannot turn a failure into a pass."""
 
 
 class Candidate(Protocol):
@@ -54,35 +62,142 @@ def compare(
     Probes have the model's input names; ``rename`` gives the candidate's where they differ. ``advance`` is called after
     every probe with the number of probes done, their total, and the label of the probe.
 
+    Where the model treats samples independently, every distinct sample is computed once (`SharedRows`). A size that the
+    model itself refuses is reported, and is no fault of the candidate. The check ends early if the candidate fails by a
+    wide margin.
+
     Raises:
-        BackendError: the model itself cannot be run.
+        BackendError: the model itself cannot be run on any probe.
         BackendCrashedError: the candidate's process died.
     """
-    tally = Tally(precision=precision)
-    names = rename or {}
+    loop = _Loop(SharedRows(reference, baseline), candidate, Tally(precision=precision), dict(rename or {}))
     for index, probe in enumerate(probes):
-        candidate.submit({names.get(name, name): value for name, value in probe.feeds.items()})
-        expected, own = reference.run(probe.feeds), baseline.run(probe.feeds)
+        if loop.wanted(probe):
+            loop.run(probe)
+        advance(index + 1, len(probes), probe.label)
+        if (index + 1) % STRIDE == 0 and loop.certain(index + 1 < len(probes)):
+            break
+    return loop.report(probes, seed)
+
+
+class _Loop:
+    """Runs probes one by one and collects what happened."""
+
+    def __init__(self, rows: SharedRows, candidate: Candidate, tally: Tally, names: Mapping[str, str]) -> None:
+        self.rows, self.candidate, self.tally, self.names = rows, candidate, tally, names
+        self.done: list[Probe] = []
+        self.refused: dict[str, str] = {}
+        self.refused_sizes: dict[str, set[int]] = {}
+        self.error: BackendError | None = None
+        self.large_batches: set[int] = set()
+        self.stopped = False
+
+    def wanted(self, probe: Probe) -> bool:
+        """Return whether a probe is to be run, given how the model treats samples and how much memory it needs."""
+        shares = any(self.rows.independent.values())
+        if probe.sharing == "rows":
+            assert probe.pool is not None
+            shares = self.rows.shares(probe.pool)
+        if (probe.sharing, shares) in (("rows", False), ("calls", True)):
+            return False
+        limit = self.rows.max_batch() * (2 if shares else 1)  # a candidate's float32 needs half as much
+        if (probe.samples or 1) > limit:
+            self.large_batches.add(probe.samples or 1)
+            return False
+        return True
+
+    def run(self, probe: Probe) -> None:
+        """Run one probe, and compare the outputs."""
+        self.candidate.submit({self.names.get(name, name): value for name, value in probe.feeds.items()})
         try:
-            outputs = candidate.result()
+            expected, own = self.rows.run(probe)
+        except BackendError as exc:  # the model itself refuses these inputs, so they say nothing about the candidate
+            self._refuse(probe, exc)
+            self._discard()
+            return
+        except BaseException:
+            self._discard()
+            raise
+        self.done.append(probe)
+        try:
+            outputs = self.candidate.result()
         except BackendCrashedError:
             raise
         except BackendError as exc:
-            where = ", ".join(f"{name} {size}" for name, size in probe.sizes.items()) or probe.label
-            tally.errors[where] = exc.message
+            self.tally.errors[_where(probe)] = exc.message
         else:
-            tally.add(probe, expected, own, outputs)
-        advance(index + 1, len(probes), probe.label)
-    verdict, reasons, judged = tally.conclude(probes)
-    symbols = probes[0].sizes if probes else ()
-    return ParityReport(
-        verdict=verdict,
-        reasons=reasons,
-        precision=precision,
-        outputs=judged,
-        dynamic={name: tuple(sorted({probe.sizes[name] for probe in probes})) for name in symbols},
-        probes=len(probes),
-        samples=max((item.samples for item in tally.accumulated.values()), default=0),
-        seed=seed,
-        notes=tuple(dict.fromkeys(tally.notes)),
-    )
+            given = _by_name(expected, outputs)
+            self.tally.add(probe, *self.rows.recheck(probe, expected, own, given), outputs)
+
+    def _refuse(self, probe: Probe, exc: BackendError) -> None:
+        self.refused[_where(probe)] = exc.message
+        self.error = exc
+        for name, size in probe.sizes.items():
+            self.refused_sizes.setdefault(name, set()).add(size)
+
+    def _discard(self) -> None:
+        """Take the reply of the candidate, which would otherwise be taken for that to the next request."""
+        try:
+            self.candidate.result()
+        except BackendCrashedError:
+            raise
+        except BackendError:
+            pass
+
+    def certain(self, more: bool) -> bool:
+        """Return whether the candidate fails by so much that no further probe can change it."""
+        so_far = dataclasses.replace(self.tally, faults=[*self.tally.faults], notes=[*self.tally.notes])
+        if self.tally.errors or so_far.conclude(self.done)[0] != "fail":
+            return False
+        judged = so_far.conclude(self.done)[2]
+        self.stopped = more and any(item.verdict == "fail" and item.margin < CERTAIN for item in judged)
+        return self.stopped
+
+    def report(self, probes: Sequence[Probe], seed: int) -> ParityReport:
+        """Conclude.
+
+        Raises:
+            BackendError: the model refused every probe.
+        """
+        if self.error is not None and not self.done:
+            raise self.error
+        verdict, reasons, judged = self.tally.conclude(self.done)
+        symbols = probes[0].sizes if probes else ()
+        ran = {name: {probe.sizes[name] for probe in self.done} for name in symbols}
+        refused = {name: tuple(sorted(sizes - ran[name])) for name, sizes in self.refused_sizes.items()}
+        return ParityReport(
+            verdict=verdict,
+            reasons=reasons,
+            precision=self.tally.precision,
+            outputs=judged,
+            dynamic={name: tuple(sorted(sizes)) for name, sizes in ran.items()},
+            refused={name: sizes for name, sizes in refused.items() if sizes},
+            probes=len(self.done),
+            samples=max((item.samples for item in self.tally.accumulated.values()), default=0),
+            seed=seed,
+            notes=tuple(dict.fromkeys([*self.tally.notes, *self._notes(len(probes))])),
+        )
+
+    def _notes(self, total: int) -> list[str]:
+        notes = []
+        if self.refused:
+            where, why = "; ".join(self.refused), next(iter(self.refused.values()))
+            notes.append(f"the model itself refuses {where}, so the file was not judged there: {why}")
+        if self.large_batches:
+            sizes = ", ".join(map(str, sorted(self.large_batches)))
+            need = self.rows.sample_bytes / 2**30
+            notes.append(f"batches of {sizes} were not run, since one sample needs {need:.1f} GiB in float64")
+        if self.stopped:
+            notes.append(f"the check ended after {len(self.done)} of {total} probes, since the file fails in any case")
+        return notes
+
+
+def _where(probe: Probe) -> str:
+    return ", ".join(f"{name} {size}" for name, size in probe.sizes.items()) or probe.label
+
+
+def _by_name(expected: Fetches, outputs: Fetches) -> Fetches:
+    """Return outputs under the names of the reference, by position if the names differ."""
+    if set(expected) <= set(outputs) or len(expected) != len(outputs):
+        return outputs
+    return dict(zip(expected, outputs.values(), strict=True))

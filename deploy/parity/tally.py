@@ -10,7 +10,7 @@ import numpy as np
 from deploy.core.runner import Fetches
 from deploy.parity.matching import as_rows, match_rows
 from deploy.parity.metric import Accumulator
-from deploy.parity.probes import BATCH, Probe
+from deploy.parity.probes import Probe
 from deploy.parity.verdict import ENVELOPE, OutputParity, Verdict, combine, judge
 
 MANY_ROWS = 100
@@ -56,7 +56,7 @@ class Tally:
             if set(given) >= set(expected):
                 self._add_rows(probe, expected, own, given)
             return
-        size = probe.sizes.get(BATCH)
+        size = probe.samples
         for name, value in given.items():
             batched = size is not None and value.ndim > 0 and expected[name].shape[:1] == (size,)
             if not batched or not value.shape == own[name].shape == expected[name].shape:
@@ -71,7 +71,7 @@ class Tally:
         """Compare the rows that all three runs share, and count the others."""
         reference, ours, theirs = as_rows(expected), as_rows(own), as_rows({name: given[name] for name in expected})
         count = len(next(iter(reference.values())))
-        ordered = count == probe.sizes.get(BATCH) or reference is not expected
+        ordered = count == probe.samples or reference is not expected
         own_index, own_unmatched = match_rows(reference, ours, self.precision, ordered=ordered)
         index, unmatched = match_rows(reference, theirs, self.precision, ordered=ordered)
         shared = np.flatnonzero((own_index >= 0) & (index >= 0))

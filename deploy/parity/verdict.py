@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from deploy.core.plain import to_plain
+from deploy.core.tensors import SizeRange
 from deploy.parity.metric import Accumulator
 
 Verdict = Literal["pass", "fail", "inconclusive"]
@@ -31,7 +32,7 @@ class OutputParity:
     """One output over one group of probes. Ratios are noise over signal (NSR), without unit.
 
     Attributes:
-        group: ``unit``, ``large`` or ``constant``; see `deploy.parity.probes.Probe`.
+        group: see `deploy.parity.probes.Probe`.
         reason: why the verdict is not ``pass``.
         signal: root mean square of the float64 output minus its mean over samples.
         torch, candidate: NSR of PyTorch's own run in the artifact's precision, and of the artifact.
@@ -70,6 +71,8 @@ class ParityReport:
         precision: precision of the artifact and of the PyTorch run it is compared with.
         outputs: every output over every group of probes.
         dynamic: sizes that were run, by dynamic dimension.
+        ranges: sizes that the verdict is claimed for, of dimensions that do not take every size.
+        refused: sizes at which the model itself raises an error, by dynamic dimension.
         weights: how each weight of the model was found in the graph (see `deploy.parity.weights`).
         digest: SHA-256 of the file.
     """
@@ -79,6 +82,8 @@ class ParityReport:
     precision: str
     outputs: tuple[OutputParity, ...] = ()
     dynamic: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    ranges: tuple[SizeRange, ...] = ()
+    refused: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     probes: int = 0
     samples: int = 0
     seed: int
@@ -190,7 +195,7 @@ def combine(judged: Sequence[OutputParity], faults: Sequence[str]) -> tuple[Verd
     failed = [f"{item.output} ({item.group}): {item.reason}" for item in judged if item.verdict == "fail"]
     if faults or failed:
         return "fail", (*faults, *failed)
-    blind = [item for item in judged if item.group == "unit" and item.verdict == "inconclusive"]
+    blind = [item for item in judged if item.group in ("unit", "real") and item.verdict == "inconclusive"]
     if blind or not judged:
         return "inconclusive", tuple(f"{item.output}: {item.reason}" for item in blind) or ("nothing was compared",)
     return "pass", ()
