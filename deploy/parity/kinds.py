@@ -102,7 +102,7 @@ def draw(spec: TensorSpec, domain: Domain, kind: str, turn: int, shape: tuple[in
         rng: source of randomness.
     """
     if domain.role == "mask":
-        return _mask(domain.patterns[turn % len(domain.patterns)], shape, rng).astype(spec.dtype)
+        return np.asarray(_mask(domain.patterns[turn % len(domain.patterns)], shape, rng), spec.dtype)
     if domain.role == "length":
         return _lengths(domain, turn, shape).astype(spec.dtype)
     if domain.role == "numbers":
@@ -120,9 +120,11 @@ def _floats(kind: str, domain: Domain, shape: tuple[int, ...], rng: Rng) -> Arra
         return 255 * _SHARES.get(kind, _SHARES["normal"])(shape, rng)
     if kind == "normalized":
         channels = shape[0] if len(shape) > 1 else 0
-        mean, std = (np.array(item if len(item) == channels else item[:1]) for item in (domain.mean, domain.std))
-        wide = (-1, *(1,) * (len(shape) - 1))
-        return (smooth(shape, rng) - mean.reshape(wide if shape else ())) / std.reshape(wide if shape else ())
+        wide = (-1, *(1,) * (len(shape) - 1)) if shape else ()
+        mean, std = (
+            np.array(item if len(item) == channels else item[:1]).reshape(wide) for item in (domain.mean, domain.std)
+        )
+        return np.asarray((smooth(shape, rng) - mean) / std)
     return _KINDS[kind](shape, rng)
 
 
@@ -137,7 +139,7 @@ def smooth(shape: tuple[int, ...], rng: Rng) -> Array:
             phase = phase + rng.uniform(-2, 2) * steps / max(shape[axis], 1)
         total = total + rng.uniform(0.3, 1) * np.cos(2 * np.pi * phase)
     low, high = total.min(initial=np.inf), total.max(initial=-np.inf)
-    return (total - low) / (high - low) if high > low else np.full(shape, rng.uniform(0.2, 0.8))
+    return np.asarray((total - low) / (high - low)) if high > low else np.full(shape, rng.uniform(0.2, 0.8))
 
 
 _KINDS: Mapping[str, Callable[[tuple[int, ...], Rng], Array]] = {
@@ -172,14 +174,14 @@ _SHARES: Mapping[str, Callable[[tuple[int, ...], Rng], Array]] = {
 def _mask(pattern: str, shape: tuple[int, ...], rng: Rng) -> Array:
     """Draw a mask whose last axis counts positions."""
     length = shape[-1] if shape else 1
-    at = np.arange(length)
+    at, cut = np.arange(length), int(rng.integers(1, max(length, 2)))
     if pattern == "random":
-        return rng.uniform(0, 1, shape) < 0.6
+        return np.asarray(rng.uniform(0, 1, shape) < 0.6)
     row = {
         "all": at >= 0,
         "none": at < 0,
-        "prefix": at < max(1, length * 2 // 3),
-        "suffix": at >= length * 2 // 3,
+        "prefix": at < cut,
+        "suffix": at >= cut,
         "one": at == int(rng.integers(max(length, 1))),
         "but one": at < length - 1,
     }[pattern]
@@ -207,7 +209,7 @@ def _numbers(pattern: str, low: int, high: int, shape: tuple[int, ...], rng: Rng
     if pattern == "equal":
         return np.full(shape, rng.integers(low, high))
     if pattern == "ascending":
-        return (low + (rng.integers(high - low) + np.arange(size)) % (high - low)).reshape(shape)
+        return np.asarray(low + (rng.integers(high - low) + np.arange(size)) % (high - low)).reshape(shape)
     values = rng.integers(low, high, shape)
     if size > 2:  # both ends of the range
         values.reshape(-1)[rng.permutation(size)[:2]] = low, last

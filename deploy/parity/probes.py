@@ -289,6 +289,12 @@ class _Draw:
             among = positive if size in ALL_POSITIVE and positive else ordinary
             members = [among[(index + size) % len(among)] for index in range(size)]
             probes.append(add(members, always if size in DEPENDENT else "rows"))
+        masks = [len(domain.patterns) for domain in self.domains.values() if domain.role == "mask"]
+        for turn in range(
+            min(masks, default=0)
+        ):  # batches of one pattern: a model may treat padded batches in its own way
+            members = [index for index in range(turn, len(kinds), masks[0])][:3]
+            probes += [add(members, always)] if allowed.allows(len(members)) else []
         large = [index for index, label in enumerate(labels) if label == "large"]
         if large and allowed.allows(len(large)):
             probes.append(add(large, always))

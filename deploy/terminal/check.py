@@ -20,6 +20,8 @@ def parity_rows(report: ParityReport, backend: str) -> list[tuple[str, str]]:
     over = f"{report.probes} probes" + (f", run at {escape(run)}" if run else ", fixed sizes")
     pairs = [("parity", f"[{STYLE[report.verdict]}]{report.verdict}[/]  ({over})")]
     pairs.extend(("", escape(reason)) for reason in report.reasons[:5])
+    if report.ranges:
+        pairs.append(("sizes", escape("; ".join(f"{item.dim}: {item}" for item in report.ranges))))
     worst = report.worst()
     if worst is not None and worst.verdict != "inconclusive" and worst.samples:
         margin = "" if not math.isfinite(worst.margin) else f"; margin {worst.margin:.1f}×"
