@@ -185,7 +185,7 @@ def _mask(pattern: str, shape: tuple[int, ...], rng: Rng) -> Array:
         "one": at == int(rng.integers(max(length, 1))),
         "but one": at < length - 1,
     }[pattern]
-    return np.broadcast_to(row if shape else row[0], shape).copy()
+    return np.array(np.broadcast_to(row if shape else row[0], shape))
 
 
 def _lengths(domain: Domain, turn: int, shape: tuple[int, ...]) -> Array:

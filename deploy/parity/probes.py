@@ -281,23 +281,21 @@ class _Draw:
                 sharing=sharing,
             )
 
-        alone = range(len(kinds)) if not self.real else [labels.index(label) for label in dict.fromkeys(labels)]
-        probes = [add([index], always) for index in dict.fromkeys([1, *alone])]
+        usual = [index for index, label in enumerate(labels) if self.real and label in labels[:index]]
+        repeated = {index for index in usual if GROUPS[kinds[index]] == "unit"}
+        alone = [1, *(index for index in range(len(kinds)) if index != 1 and index not in repeated)]
+        probes = [add([index], always) for index in alone]
         positive = [index for index, label in enumerate(labels) if label in POSITIVE]
         ordinary = [index for index, label in enumerate(labels) if label != "large"]
         for size in filter(allowed.allows, BATCHES[self.level]):
             among = positive if size in ALL_POSITIVE and positive else ordinary
             members = [among[(index + size) % len(among)] for index in range(size)]
             probes.append(add(members, always if size in DEPENDENT else "rows"))
+        # batches with one pattern of a mask: a model may treat a batch that is padded at the end in its own way
         masks = [len(domain.patterns) for domain in self.domains.values() if domain.role == "mask"]
-        for turn in range(
-            min(masks, default=0)
-        ):  # batches of one pattern: a model may treat padded batches in its own way
-            members = [index for index in range(turn, len(kinds), masks[0])][:3]
+        for turn in range(min(masks, default=0)):
+            members = list(range(turn, len(kinds), masks[0]))[:3]
             probes += [add(members, always)] if allowed.allows(len(members)) else []
-        large = [index for index, label in enumerate(labels) if label == "large"]
-        if large and allowed.allows(len(large)):
-            probes.append(add(large, always))
         return probes
 
     def _alike(self, negated: bool, sharing: Sharing) -> list[Probe]:
