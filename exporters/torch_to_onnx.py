@@ -200,15 +200,18 @@ def _output_axes(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, dict[i
     shapes = {name: tuple(value.shape) for name, value in _example_outputs(model, inputs).items()}
     axes: dict[str, dict[int, str]] = {}
     for symbol in symbols(inputs):
-        size = model.sizes[symbol]
-        other = model.replace(sizes={**model.sizes, symbol: size + 1})
+        size, allowed = model.sizes[symbol], size_ranges(inputs)[symbol]
+        more = size + allowed.multiple if allowed.allows(size + allowed.multiple) else size - allowed.multiple
+        if not allowed.allows(more):
+            continue
+        other = model.replace(sizes={**model.sizes, symbol: more})
         try:
             changed = _example_outputs(other, inputs)
         except ModelError:  # the model may not accept this size
             continue
         for name, shape in shapes.items():
             for axis, (before, after) in enumerate(zip(shape, changed[name].shape, strict=True)):
-                if (before, after) == (size, size + 1):
+                if (before, after) == (size, more):
                     axes.setdefault(name, {})[axis] = symbol
     return axes
 

@@ -94,7 +94,11 @@ class _Observed:
         name = self._name(indices)
         if name is None or not indices.numel():
             return
-        offset = int(indices.max()) - int(self.inputs[name].max())  # what the model adds before it looks values up
+        given = self.inputs[name]
+        moved = (
+            indices - given.reshape(indices.shape) if indices.numel() == given.numel() else indices.max() - given.max()
+        )
+        offset = int(moved.max())  # what the model adds before it looks values up
         self.rows[name] = min(self.rows.get(name, rows - offset), rows - offset)
 
     def _prepared(self, operator: str, operands: Sequence[Any]) -> None:

@@ -61,6 +61,7 @@ def other_sizes(
     base = {dim: traced[dim] for dim in moving}
     combinations = [{**base, dim: sizes[0]} for dim, sizes in steps.items() if sizes]
     combinations += [{**base, dim: size} for dim in steps for size in _ends(ranges[dim]) if ranges[dim].allows(size)]
+    alone = len(combinations)
     rounds = max((len(sizes) for sizes in steps.values()), default=0)
     for turn in range(rounds):
         row = {
@@ -72,7 +73,7 @@ def other_sizes(
         grid = product(*([base[dim], *sizes[:4]] for dim, sizes in steps.items()))
         combinations += [dict(zip(steps, sizes, strict=True)) for sizes in islice(grid, MAX_GRID)]
     elif level == "quick":
-        combinations = combinations[: len(moving)]
+        combinations = combinations[:alone]
     unique = {tuple(row.items()): row for row in combinations if row != base}
     return [row for row in unique.values() if _growth(inputs, {**traced, **row}, traced) <= MAX_GROWTH]
 
