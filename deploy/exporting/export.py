@@ -16,7 +16,7 @@ from deploy.core.model import Model
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import REJECTED, Store
-from deploy.core.tensors import TensorSpec, symbols, with_ranges
+from deploy.core.tensors import SizeRange, TensorSpec, symbols, with_ranges
 from deploy.exporting.prove import prove
 from deploy.models.open import open_model
 from deploy.models.request import ModelRequest
@@ -239,6 +239,11 @@ def _with_decisions(parity: ParityReport, exported: Exported, job: _Job) -> Pari
     return dataclasses.replace(parity, notes=(*parity.notes, note))
 
 
+def _claimed(inputs: Sequence[TensorSpec], ranges: Sequence[SizeRange]) -> tuple[TensorSpec, ...]:
+    """Return the inputs with the ranges that the check has found, in place of those of the exporter."""
+    return with_ranges([dataclasses.replace(spec, ranges=()) for spec in inputs], ranges)
+
+
 def _manifest(job: _Job, exported: Exported, parity: ParityReport) -> Manifest:
     data = exported.path.with_name(f"{exported.path.name}.data")
     payloads = [Payload.of(path) for path in (exported.path, data) if path.exists()]
@@ -248,7 +253,7 @@ def _manifest(job: _Job, exported: Exported, parity: ParityReport) -> Manifest:
         format="onnx",
         precision=job.options.precision,
         files=tuple(payloads),
-        inputs=with_ranges(exported.inputs, parity.ranges),
+        inputs=_claimed(exported.inputs, parity.ranges),
         outputs=exported.outputs,
         weights=job.model.weights,
         preprocessing=job.model.preprocessing,

@@ -12,6 +12,7 @@ import numpy as np
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.artifact import sha256
 from deploy.core.backend import RunSettings
+from deploy.core.errors import BackendError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.progress import Progress
@@ -20,7 +21,7 @@ from deploy.exporting.domains import find_domains
 from deploy.exporting.limits import find_limits
 from deploy.models.untrained import statistic_names
 from deploy.parity.compare import compare
-from deploy.parity.probes import check_level, make_probes
+from deploy.parity.probes import check_level, make_probe, make_probes
 from deploy.parity.verdict import ParityReport
 from deploy.parity.weights import NormTensors, match_weights
 
@@ -75,6 +76,23 @@ def prove(
 
         real = fit_samples(samples, model, inputs)
     domains, notes = find_domains(model, inputs)
+    baseline = PyTorchRunner(model, precision)
+
+    def agrees_at(sizes: Mapping[str, int]) -> bool:
+        probe = make_probe(inputs, {**model.sizes, **sizes}, seed=seed, domains=domains)
+        try:
+            return (
+                compare(reference, baseline, candidate, [probe], precision=precision, rename=rename).verdict != "fail"
+            )
+        except BackendError:
+            if candidate.dead:
+                raise
+            return False
+
+    ranges = [
+        dataclasses.replace(item, min=1) if item.min == 2 and item.multiple == 1 and agrees_at({item.dim: 1}) else item
+        for item in ranges  # PyTorch assumes a size of at least 2 wherever 1 could mean broadcasting
+    ]
     limits = find_limits(model, with_ranges(inputs, ranges), domains)
     probes = make_probes(
         limits.inputs,
@@ -88,7 +106,7 @@ def prove(
     )
     report = compare(
         reference,
-        PyTorchRunner(model, precision),
+        baseline,
         candidate,
         probes,
         precision=precision,

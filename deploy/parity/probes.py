@@ -172,6 +172,14 @@ def probes_at(inputs: Sequence[TensorSpec], sizes: Mapping[str, int], *, seed: i
     ]
 
 
+def make_probe(
+    inputs: Sequence[TensorSpec], sizes: Mapping[str, int], *, seed: int, domains: Mapping[str, Domain]
+) -> Probe:
+    """Make one probe of ordinary amplitude at one combination of sizes."""
+    drawn = _Draw(inputs, sizes, seed, None, "standard", domains)
+    return drawn.call(("normal", "uniform"), drawn.base)
+
+
 class _Draw:
     """Draws probes of one set of inputs."""
 

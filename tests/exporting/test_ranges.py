@@ -9,10 +9,13 @@ import orjson
 import pytest
 
 from deploy.core.errors import InputSpecError
+from deploy.core.isolated import IsolatedRunner
+from deploy.core.progress import SILENT
 from deploy.core.tensors import SizeRange
 from deploy.exporting.check import check
 from deploy.exporting.domains import find_domains
 from deploy.exporting.export import ExportReport, export_model
+from deploy.exporting.prove import prove
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
 from deploy.serving.protocol import RequestError, read_request
@@ -229,3 +232,13 @@ def test_data_alone_needs_data(nets: Path, store: Path, run: Callable[..., Ran],
     done = run(*words, "--data", tmp_path / "ids.npy", "--json")
     assert done.code == 0, done.err
     assert {item["group"] for item in done.json["parity"]["outputs"]} == {"real"}
+
+
+def test_a_length_of_one_is_allowed_where_the_file_is_right_there(nets: Path, store: Path) -> None:
+    artifact = _export(nets, store, "learned", "ids:batch,length=16..24:int64").artifact
+    model = resolve(ModelRequest(name=f"{nets}:learned", inputs=("ids:batch,length=16..24:int64",), weights="none"))
+    with IsolatedRunner("onnxruntime") as runner:
+        ranges = [SizeRange(dim="length", min=2, max=24)]  # what torch.export assumes
+        report = prove(model, artifact.path, runner, precision="fp32", seed=0, ranges=ranges, progress=SILENT)
+    assert report.verdict == "pass" and report.ranges == (SizeRange(dim="length", max=24),)
+    assert 1 in report.dynamic["length"]
