@@ -18,7 +18,7 @@ from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.tensors import SizeRange, TensorSpec, size_ranges, with_ranges
 from deploy.exporting.domains import find_domains
-from deploy.exporting.limits import find_limits
+from deploy.exporting.accepted import find_sizes
 from deploy.models.untrained import statistic_names
 from deploy.parity.compare import compare
 from deploy.parity.probes import check_level, make_probe, make_probes
@@ -93,9 +93,9 @@ def prove(
         dataclasses.replace(item, min=1) if item.min == 2 and item.multiple == 1 and agrees_at({item.dim: 1}) else item
         for item in ranges  # PyTorch assumes a size of at least 2 wherever 1 could mean broadcasting
     ]
-    limits = find_limits(model, with_ranges(inputs, ranges), domains)
+    accepted = find_sizes(model, with_ranges(inputs, ranges), domains)
     probes = make_probes(
-        limits.inputs,
+        accepted.inputs,
         model.sizes,
         seed=seed,
         samples=real,
@@ -116,9 +116,9 @@ def prove(
     )
     report = dataclasses.replace(
         report,
-        ranges=tuple(item for item in size_ranges(limits.inputs).values() if item.limited),
-        refused=_merged(limits.refused, report.refused),
-        notes=(*report.notes, *notes, *limits.notes),
+        ranges=tuple(item for item in size_ranges(accepted.inputs).values() if item.limited),
+        refused=_merged(accepted.refused, report.refused),
+        notes=(*report.notes, *notes, *accepted.notes),
     )
     if not find_weights:
         return report

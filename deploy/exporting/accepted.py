@@ -19,7 +19,7 @@ MAX_MULTIPLE = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class AcceptedSizes:
     """The inputs, with the ranges that the model accepts, and the sizes that it refused by dimension."""
 
     inputs: tuple[TensorSpec, ...]
@@ -27,7 +27,7 @@ class Limits:
     notes: tuple[str, ...]
 
 
-def find_limits(model: Model, inputs: Sequence[TensorSpec], domains: Mapping[str, Domain]) -> Limits:
+def find_sizes(model: Model, inputs: Sequence[TensorSpec], domains: Mapping[str, Domain]) -> AcceptedSizes:
     """Try the model in float32 at other sizes of one dimension at a time, within the ranges that it is claimed for.
 
     Where it refuses a size, the range shrinks to multiples of the smallest step that it accepts, and to the sizes up to
@@ -49,7 +49,7 @@ def find_limits(model: Model, inputs: Sequence[TensorSpec], domains: Mapping[str
             found = with_ranges(found, [allowed])
             listed = ", ".join(map(str, refused[dim]))
             notes.append(f"the model itself refuses {dim} {listed}; the file is claimed for {dim} {allowed}")
-    return Limits(found, refused, tuple(notes))
+    return AcceptedSizes(found, refused, tuple(notes))
 
 
 class _Trial:
