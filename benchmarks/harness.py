@@ -31,7 +31,6 @@ from deploy.bench.compare import MARGIN, TIME_LIMIT_S, run_pairs
 from deploy.bench.process import BenchProcess
 from deploy.bench.sequential import LOOKS, interval_at, verdict_of
 from deploy.bench.statistics import Interval, geometric
-from deploy.core.runner import Fetches
 from deploy.core.tensors import TensorSpec
 from deploy.parity.probes import probes_at
 

@@ -17,8 +17,8 @@ from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.tensors import SizeRange, TensorSpec, size_ranges, with_ranges
-from deploy.exporting.domains import find_domains
 from deploy.exporting.accepted import find_sizes
+from deploy.exporting.domains import find_domains
 from deploy.models.untrained import statistic_names
 from deploy.parity.compare import compare
 from deploy.parity.probes import check_level, make_probe, make_probes
