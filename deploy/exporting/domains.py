@@ -25,7 +25,7 @@ TRIED = (1000, 100, 10, 2)
 PIXEL_SCALE = 50.0
 """A model that starts by subtracting or dividing by more than this takes raw pixel values."""
 
-FIRST_OPERATORS = 30
+FIRST_OPERATORS = 8
 """Number of operators at the start of a model that are searched for the preparation of a picture."""
 
 _LENGTH = re.compile(r"(^|_|x)(len|lens|length|lengths)$")
@@ -154,6 +154,8 @@ class _Finder:
     def _observe(self) -> _Observed:
         feeds = self._feeds(self.domains)
         integers = any(not spec.dtype.startswith(("float", "bool")) and spec.bounds is None for spec in self.inputs)
+        if not integers and not any(domain.signed for domain in self.domains.values()):
+            return _Observed({}, integers)
         observed = _Observed({name: torch.from_numpy(value) for name, value in feeds.items()}, integers)
         with contextlib.suppress(DeployError):  # it was ended, or the model refuses values that are not known yet
             PyTorchRunner(self.model, "fp32", observed).run(feeds)

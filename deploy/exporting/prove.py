@@ -75,6 +75,7 @@ def prove(
         from deploy.exporting.samples import fit_samples  # imports readers of data sets
 
         real = fit_samples(samples, model, inputs)
+    digest = sha256(path)
     domains, notes = find_domains(model, inputs)
     baseline = PyTorchRunner(model, precision)
 
@@ -101,7 +102,7 @@ def prove(
         samples=real,
         negated=negated,
         domains=domains,
-        fresh=int(sha256(path)[:8], 16),
+        fresh=int(digest[:8], 16),
         level=level,
     )
     report = compare(
@@ -124,7 +125,7 @@ def prove(
         return report
     tensors = {name: np.asarray(value.detach().numpy()) for name, value in model.module.state_dict().items()}
     matches = match_weights(tensors, reference.read, _norms(model, set(tensors)), path, precision)
-    return dataclasses.replace(report, weights=matches.summary(), digest=sha256(path))
+    return dataclasses.replace(report, weights=matches.summary(), digest=digest)
 
 
 def _merged(*several: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

@@ -45,6 +45,9 @@ GROUPS = {
 MASKS = ("all", "prefix", "suffix", "random", "one", "but one", "none")
 """Patterns of a mask: which positions are true. Real masks are contiguous."""
 
+SAFE_MASKS = ("prefix", "suffix", "random")
+"""Patterns that leave something to compute, whether true means to keep a position or to mask it."""
+
 NUMBERS = ("random", "ascending", "equal", "last", "first")
 """Patterns of integers: random with both ends of the range, ascending, all equal, and all at an end of the range."""
 
@@ -58,7 +61,7 @@ class Domain:
             role ``length``; None if floats have no bounds.
         patterns: the patterns of a mask that the model gives finite results for.
         mean, std: statistics of a float picture, by channel.
-        pixels: floats are raw pixel values, 0 to 255.
+        pixels: floats are raw pixel values, 0 to 255; the kind ``negative`` leaves this range.
     """
 
     role: Role
@@ -117,7 +120,7 @@ def _floats(kind: str, domain: Domain, shape: tuple[int, ...], rng: Rng) -> Arra
     if domain.low is not None and domain.high is not None:
         return domain.low + (domain.high - domain.low) * _SHARES.get(kind, _SHARES["normal"])(shape, rng)
     if domain.pixels:
-        return 255 * _SHARES.get(kind, _SHARES["normal"])(shape, rng)
+        return (-255 if kind == "negative" else 255) * _SHARES.get(kind, _SHARES["normal"])(shape, rng)
     if kind == "normalized":
         channels = shape[0] if len(shape) > 1 else 0
         wide = (-1, *(1,) * (len(shape) - 1)) if shape else ()

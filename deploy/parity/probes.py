@@ -12,7 +12,7 @@ import numpy as np
 from deploy.core.errors import UsageError
 from deploy.core.runner import Feeds, Fetches
 from deploy.core.tensors import SizeRange, TensorSpec, size_ranges, symbols
-from deploy.parity.kinds import GROUPS, Domain, Rng, domain_of, draw
+from deploy.parity.kinds import GROUPS, SAFE_MASKS, Domain, Rng, domain_of, draw
 from deploy.parity.sizes import BATCH, other_sizes
 
 LEVELS = ("quick", "standard", "thorough")
@@ -164,7 +164,8 @@ def sample_axis(inputs: Sequence[TensorSpec]) -> str | None:
 def probes_at(inputs: Sequence[TensorSpec], sizes: Mapping[str, int], *, seed: int = 0) -> list[Probe]:
     """Make probes of ordinary amplitude at one combination of sizes, with `SPOT_SAMPLES` samples or one batch."""
     count = sizes.get(BATCH, 1)
-    drawn = _Draw(inputs, sizes, seed, None, "standard", {})
+    domains = {spec.name: dataclasses.replace(domain_of(spec), patterns=SAFE_MASKS) for spec in inputs}
+    drawn = _Draw(inputs, sizes, seed, None, "standard", domains)
     kinds = [("normal", "uniform")[index % 2] for index in range(count)]
     return [
         dataclasses.replace(drawn.call(kinds, sizes), label=f"probe {call}")

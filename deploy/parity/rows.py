@@ -15,7 +15,7 @@ from deploy.parity.probes import Pool, Probe
 CHUNK = 4
 """Maximum number of samples that run at a time."""
 
-CHUNK_BYTES = 1 << 30
+CHUNK_BYTES = 2 << 30
 """Memory that a chunk may need, by the measured need of one sample."""
 
 CALL_BYTES = 4 << 30
