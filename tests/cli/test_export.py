@@ -216,7 +216,7 @@ def test_real_samples_are_probed(run: Run, tmp_path: Path) -> None:
     plain = run("export", "zoo/lenet5", "--json").json["parity"]
     done = run("export", "zoo/lenet5", "--data", tmp_path / "samples.npy", "--json")
     assert done.code == 0, done.err
-    assert done.json["parity"]["probes"] == plain["probes"] + 3  # four, four and one
+    assert done.json["parity"]["probes"] == plain["probes"] + 4  # one, four, four and one
     np.save(tmp_path / "wrong.npy", np.zeros((4, 3, 8, 8), np.float32))
     refused = run("export", "zoo/lenet5", "--data", tmp_path / "wrong.npy")
     assert refused.code == 1 and "[4, 3, 8, 8]" in refused.err
@@ -230,9 +230,9 @@ def test_real_images_are_prepared_for_the_model_and_probed(run: Run, tmp_path: P
     plain = run("export", "zoo/lenet5", "--json").json["parity"]
     done = run("export", "zoo/lenet5", "--data", tmp_path, "--json")
     assert done.code == 0, done.err
-    assert done.json["parity"]["probes"] == plain["probes"] + 2
+    assert done.json["parity"]["probes"] == plain["probes"] + 3
     bundled = run("check", "--data", "digits", "--json")
-    assert bundled.json["parity"]["probes"] == plain["probes"] + 4
+    assert bundled.json["parity"]["probes"] == plain["probes"] + 5
     for data, code in (("nothing", 2), ("no/such/folder", 1)):
         refused = run("check", "--data", data)
         assert refused.code == code and data in refused.err
