@@ -21,9 +21,10 @@ import torch
 
 from deploy.core.errors import DeployError, ExportError, ModelError, StorageError
 from deploy.core.model import Model
-from deploy.core.tensors import TensorSpec, symbols
+from deploy.core.tensors import SizeRange, TensorSpec, size_ranges, symbols, with_ranges
 from deploy.support.onnx_file import SINGLE_FILE_LIMIT, opset
 from deploy.support.state import unchanged
+from exporters.ranges import exported_ranges
 
 TRACE_OPSET = 17
 """Default operator set of tracing."""
@@ -50,6 +51,7 @@ class Exported:
     """An exported file.
 
     Attributes:
+        inputs: inputs of the graph, with the sizes that it is claimed to be right for.
         outputs: outputs of the graph, with its names of dimensions.
         traced_branches: lines of Python code, as ``file.py:12``, where a value decided which branch was traced; the
             graph contains that branch only.
@@ -80,7 +82,7 @@ def export(
     with _captured() as (log, caught):
         try:
             with unchanged(model.module, traced=True):
-                STRATEGIES[strategy](model, inputs, names, path, options)
+                ranges = STRATEGIES[strategy](model, inputs, names, path, options)
         except OSError as exc:
             raise StorageError(f"{path.name}: cannot be written: {exc.strerror or exc}.") from exc
         except Exception as exc:
@@ -95,7 +97,7 @@ def export(
         path=path,
         strategy=strategy,
         opset=opset(saved),
-        inputs=tuple(_spec(value) for value in saved.graph.input),
+        inputs=with_ranges([_spec(value) for value in saved.graph.input], ranges),
         outputs=tuple(_spec(value) for value in saved.graph.output),
         traced_branches=_traced_branches(caught),
     )
@@ -135,7 +137,7 @@ def _example_outputs(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, An
 
 def _by_torch_export(
     model: Model, inputs: Sequence[TensorSpec], outputs: list[str], path: Path, options: ExportOptions
-) -> None:
+) -> Sequence[SizeRange]:
     args, kwargs = model.arguments(example(model, inputs))
     dims = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs}
     shapes: Any
@@ -155,8 +157,10 @@ def _by_torch_export(
     )
     if program is None:
         raise ExportError("torch.onnx.export returned nothing.")
+    ranges = [] if program.exported_program is None else exported_ranges(program.exported_program, inputs, model.sizes)
     _clean(program.model)
     _save(program.model, path)
+    return [*ranges, *size_ranges(inputs).values()]
 
 
 def _save(model: ir.Model, path: Path) -> None:
@@ -170,7 +174,7 @@ def _save(model: ir.Model, path: Path) -> None:
 
 def _by_tracing(
     model: Model, inputs: Sequence[TensorSpec], outputs: list[str], path: Path, options: ExportOptions
-) -> None:
+) -> Sequence[SizeRange]:
     args, kwargs = model.arguments(example(model, inputs))
     axes = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs}
     axes |= _output_axes(model, inputs)
@@ -190,6 +194,7 @@ def _by_tracing(
         loaded = ir.load(traced)
         _clean(loaded)
         _save(loaded, path)
+    return list(size_ranges(inputs).values())
 
 
 def _output_axes(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, dict[int, str]]:
@@ -197,20 +202,26 @@ def _output_axes(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, dict[i
     shapes = {name: tuple(value.shape) for name, value in _example_outputs(model, inputs).items()}
     axes: dict[str, dict[int, str]] = {}
     for symbol in symbols(inputs):
-        size = model.sizes[symbol]
-        other = model.replace(sizes={**model.sizes, symbol: size + 1})
+        size, allowed = model.sizes[symbol], size_ranges(inputs)[symbol]
+        more = size + allowed.multiple if allowed.allows(size + allowed.multiple) else size - allowed.multiple
+        if not allowed.allows(more):
+            continue
+        other = model.replace(sizes={**model.sizes, symbol: more})
         try:
             changed = _example_outputs(other, inputs)
         except ModelError:  # the model may not accept this size
             continue
         for name, shape in shapes.items():
             for axis, (before, after) in enumerate(zip(shape, changed[name].shape, strict=True)):
-                if (before, after) == (size, size + 1):
+                if (before, after) == (size, more):
                     axes.setdefault(name, {})[axis] = symbol
     return axes
 
 
-STRATEGIES: Mapping[str, Callable[[Model, Sequence[TensorSpec], list[str], Path, ExportOptions], None]] = {
+Strategy = Callable[[Model, Sequence[TensorSpec], list[str], Path, ExportOptions], Sequence[SizeRange]]
+"""Writes the graph, and returns the sizes that it is limited to."""
+
+STRATEGIES: Mapping[str, Strategy] = {
     "export": _by_torch_export,
     "trace": _by_tracing,
 }

@@ -121,6 +121,7 @@ def convert(
     precision: str = "fp32",
     strategy: str = "auto",
     samples: ProbeSamples | None = None,
+    probes: str = "standard",
     min_coverage: float | None = None,
     accept_unreached: bool = False,
     progress: Progress = SILENT,
@@ -138,6 +139,7 @@ def convert(
         precision: ``fp32`` or ``fp16``, of the last file; the export that an engine is built from is float32.
         strategy: how to export the model.
         samples: real samples for the parity check of the export.
+        probes: how many probes the parity check of the export runs, see `deploy.export_model`.
         min_coverage: coverage of the export in percent below which its verdict is inconclusive.
         accept_unreached: accept branches of a traced graph that no probe took.
         progress: receives progress messages.
@@ -157,6 +159,7 @@ def convert(
         precision="fp32" if ENGINE_EXPORTER in rest else precision,
         strategy=strategy,
         samples=samples,
+        probes=probes,
         min_coverage=min_coverage,
         accept_unreached=accept_unreached,
         progress=progress,

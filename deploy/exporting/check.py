@@ -20,6 +20,7 @@ from deploy.exporting.prove import ProofOptions, prove
 from deploy.models.open import open_model, request_of
 from deploy.models.request import ModelRequest
 from deploy.parity.locate import Location
+from deploy.parity.probes import check_level
 from deploy.parity.verdict import ParityReport
 from deploy.support import onnx_file
 from deploy.support.lookup import EXPORTS, manifest_beside, newest_export
@@ -68,6 +69,7 @@ def check(
     backend: str = DEFAULT_BACKEND,
     locate_fault: bool = False,
     samples: ProbeSamples | None = None,
+    probes: str = "standard",
     min_coverage: float | None = None,
     accept_unreached: bool = False,
     progress: Progress = SILENT,
@@ -83,6 +85,7 @@ def check(
         locate_fault: also find the first tensor, in execution order, that differs from the model.
         samples: real samples, probed in addition: arrays by input name, or images; see
             `deploy.exporting.samples.load_samples`.
+        probes: how many probes are run: ``quick``, ``standard`` or ``thorough``; or ``data``: only the samples.
         min_coverage: coverage in percent below which the verdict is inconclusive.
         accept_unreached: accept branches of a traced or foreign file that no probe took.
         progress: receives progress messages.
@@ -92,6 +95,7 @@ def check(
         UsageError: the file cannot be checked in this way.
         DeployError: see `deploy.core.errors`; a verdict other than ``pass`` is not an error.
     """
+    check_level(probes, samples is not None)
     store = Store(artifacts or default_root())
     request = ModelRequest(name=model) if isinstance(model, str) else model
     if ONNX not in find_backend(backend).formats:
@@ -118,8 +122,9 @@ def check(
                     precision=precision,
                     seed=request.seed,
                     samples=samples,
-                    options=ProofOptions(min_coverage=min_coverage, accept_unreached=accept_unreached),
+                    options=ProofOptions(probes=probes, min_coverage=min_coverage, accept_unreached=accept_unreached),
                     negated=artifact is None or artifact.manifest.options.get("strategy") != "export",
+                    ranges=[item for spec in artifact.manifest.inputs for item in spec.ranges] if artifact else (),
                     progress=progress,
                 )
         except BackendError:

@@ -18,7 +18,7 @@ from deploy.parity.weights import WeightMatches
 from deploy.support import onnx_file
 from deploy.support.onnx_decisions import RANGES, Choice, count_nodes, watched
 
-SEARCH_STEPS = {"quick": 0, "standard": 12, "thorough": 100}
+SEARCH_STEPS = {"quick": 0, "standard": 12, "thorough": 100, "data": 0}
 """Gradient steps of the search for probes that reach more sides."""
 
 SEARCH_RANGE = 4.0
@@ -50,6 +50,7 @@ def directed_probes(model: Model, probes: Sequence[Probe], steps: int) -> list[P
             groups=("directed",) * len(starts[0].groups),
             sizes={**sizes, **_batch(sizes, feeds)},
             feeds=feeds,
+            samples=starts[0].samples,
         )
         for index, feeds in enumerate(found.feeds)
     ]

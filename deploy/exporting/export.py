@@ -17,11 +17,11 @@ from deploy.core.names import REJECTED
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
-from deploy.core.tensors import TensorSpec, symbols
+from deploy.core.tensors import SizeRange, TensorSpec, symbols, with_ranges
 from deploy.exporting.prove import ProofOptions, prove
 from deploy.models.open import open_model
 from deploy.models.request import ModelRequest
-from deploy.parity.probes import can_negate
+from deploy.parity.probes import can_negate, check_level
 from deploy.parity.verdict import ParityReport, Verdict
 from exporters import torch_to_onnx
 from exporters.torch_to_onnx import Exported
@@ -95,6 +95,7 @@ def export_model(
     precision: str = "fp32",
     strategy: str = "auto",
     samples: ProbeSamples | None = None,
+    probes: str = "standard",
     min_coverage: float | None = None,
     accept_unreached: bool = False,
     progress: Progress = SILENT,
@@ -110,6 +111,7 @@ def export_model(
         strategy: ``export`` (torch.export), ``trace`` (run once and record), or ``auto``: both, in this order.
         samples: real samples, probed in addition: arrays by input name, or images; see
             `deploy.exporting.samples.load_samples`.
+        probes: how many probes are run: ``quick``, ``standard`` or ``thorough``; or ``data``: only the samples.
         min_coverage: coverage in percent below which the verdict is inconclusive.
         accept_unreached: accept branches of a traced graph that no probe took.
         progress: receives progress messages.
@@ -126,6 +128,7 @@ def export_model(
         raise UsageError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}.")
     if strategy not in ("auto", *torch_to_onnx.STRATEGIES):
         raise UsageError(f"strategy {strategy!r} is not one of auto, {', '.join(torch_to_onnx.STRATEGIES)}.")
+    check_level(probes, samples is not None)
     store = Store(artifacts or default_root())
     with IsolatedRunner("onnxruntime") as candidate:
         with progress.stage("building the model"):
@@ -141,7 +144,7 @@ def export_model(
                 precision=precision if built.precision == "fp32" else built.precision,
                 seed=request.seed,
                 samples=samples,
-                proof=ProofOptions(min_coverage=min_coverage, accept_unreached=accept_unreached),
+                proof=ProofOptions(probes=probes, min_coverage=min_coverage, accept_unreached=accept_unreached),
                 progress=progress,
             )
         with store.transaction(built.slug) as transaction:
@@ -210,6 +213,7 @@ def _export_and_check(
                     samples=job.samples,
                     negated=bool(exported.traced_branches),
                     options=job.proof,
+                    ranges=[item for spec in exported.inputs for item in spec.ranges],
                     progress=job.progress,
                 )
         except ExportError as exc:
@@ -246,6 +250,11 @@ def _with_decisions(parity: ParityReport, exported: Exported, job: _Job) -> Pari
     return dataclasses.replace(parity, notes=(*parity.notes, note))
 
 
+def _claimed(inputs: Sequence[TensorSpec], ranges: Sequence[SizeRange]) -> tuple[TensorSpec, ...]:
+    """Return the inputs with the ranges that the check has found, in place of those of the exporter."""
+    return with_ranges([dataclasses.replace(spec, ranges=()) for spec in inputs], ranges)
+
+
 def _manifest(job: _Job, exported: Exported, parity: ParityReport) -> Manifest:
     data = exported.path.with_name(f"{exported.path.name}.data")
     payloads = [Payload.of(path) for path in (exported.path, data) if path.exists()]
@@ -255,7 +264,7 @@ def _manifest(job: _Job, exported: Exported, parity: ParityReport) -> Manifest:
         format="onnx",
         precision=job.precision,
         files=tuple(payloads),
-        inputs=exported.inputs,
+        inputs=_claimed(exported.inputs, parity.ranges),
         outputs=exported.outputs,
         weights=job.model.weights,
         preprocessing=job.model.preprocessing,

@@ -10,9 +10,10 @@ from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.runner import Feeds
+from deploy.exporting.domains import find_domains
 from deploy.exporting.prove import match_inputs
 from deploy.parity.locate import GraphStep, Location, OperatorRecord, first_difference
-from deploy.parity.probes import make_probes
+from deploy.parity.probes import make_probe
 from deploy.support import onnx_file
 from deploy.support.onnx_decisions import scope
 
@@ -22,8 +23,7 @@ def locate(model: Model, path: Path, *, precision: str, seed: int) -> Location:
     with IsolatedRunner("onnxruntime", "deploy.backends.onnxruntime.stepwise") as stepwise:
         stepwise.open(path)
         rename, inputs, _ = match_inputs(model, stepwise.inputs)
-        probes = make_probes(inputs, model.sizes, seed=seed)
-        probe = next((item for item in probes if item.sizes.get("batch", 2) == 2), probes[0])
+        probe = make_probe(inputs, {**model.sizes, "batch": 2}, seed=seed, domains=find_domains(model, inputs)[0])
         stepwise.submit({rename[name]: value for name, value in probe.feeds.items()})
         records = _records(model, probe.feeds, precision)
         fetched = stepwise.result()

@@ -15,7 +15,7 @@ import torch
 
 from deploy.core.errors import InputSpecError, ModelError, UnknownNameError, UsageError
 from deploy.core.model import Model, Weights
-from deploy.core.tensors import Dim, TensorSpec, parse_input
+from deploy.core.tensors import Dim, TensorSpec, parse_input, with_ranges
 from deploy.models.program_file import load_program
 from deploy.models.request import ModelRequest
 from deploy.models.trusted import remember
@@ -99,7 +99,7 @@ def _parse_inputs(request: ModelRequest) -> tuple[tuple[TensorSpec, ...], dict[s
     repeated = sorted(name for name, count in Counter(spec.name for spec in specs).items() if count > 1)
     if repeated:
         raise InputSpecError(f"--input names {repeated[0]!r} twice.")
-    return tuple(specs), sizes
+    return with_ranges(specs), sizes
 
 
 def with_inputs(model: Model, request: ModelRequest) -> Model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from deploy.parity.choices import Chooser, Settled
 from deploy.parity.groups import UNIT, policy
 from deploy.parity.matching import match_rows
 from deploy.parity.metric import Accumulator
-from deploy.parity.probes import BATCH, Probe
+from deploy.parity.probes import Probe
 from deploy.parity.verdict import ENVELOPE, MANY, OutputParity, Verdict, combine, judge
 
 Array = NDArray[Any]
@@ -85,7 +86,7 @@ class Tally:
             equal, known = name in settled.equal, name in settled.known
             self._equal[name] = self._equal.get(name, True) and equal
             self._known[name] = self._known.get(name, True) and known
-            if not equal and reference.ndim and reference.shape[0] != probe.sizes.get(BATCH):
+            if not equal and reference.ndim and reference.shape[0] != probe.samples:
                 pending.append(name)
             else:
                 self._add(name, probe, reference, ours, theirs)
@@ -109,7 +110,7 @@ class Tally:
 
     def _add(self, name: str, probe: Probe, reference: Array, own: Array, given: Array) -> None:
         """Compare an output in place, by sample where its first axis counts samples."""
-        size = probe.sizes.get(BATCH)
+        size = probe.samples
         batched = size is not None and reference.shape[:1] == (size,) and len(probe.groups) == size
         if not batched or not given.shape == own.shape == reference.shape:
             self._at(name, probe.groups[0]).add(reference, own, given, batched=False, at=probe.label)
@@ -215,6 +216,17 @@ class Tally:
             named = " or ".join(map(repr, probes[0].sizes))
             return [f"dimension {named} is declared dynamic, but the graph does not run at {where}: {message}"]
         return [f"the file does not run at {where}: {message}"]
+
+    def so_far(self, probes: Sequence[Probe]) -> tuple[Verdict, tuple[str, ...], tuple[OutputParity, ...]]:
+        """Conclude from the probes so far; more may follow."""
+        copied = replace(
+            self,
+            accumulated=deepcopy(self.accumulated),
+            faults=[*self.faults],
+            notes=[*self.notes],
+            _known={**self._known},
+        )
+        return copied.conclude(probes)
 
     def conclude(self, probes: Sequence[Probe]) -> tuple[Verdict, tuple[str, ...], tuple[OutputParity, ...]]:
         """Return the verdict, its reasons, and every output over every group of probes."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from deploy.core.plain import to_plain
+from deploy.core.tensors import SizeRange
 from deploy.parity.coverage import Coverage
 from deploy.parity.groups import UNIT, policy
 from deploy.parity.metric import Accumulator, Measured, Part
@@ -85,6 +86,8 @@ class ParityReport:
         precision: precision of the artifact and of the PyTorch run it is compared with.
         outputs: every output over every group of probes, and the scores behind discrete choices.
         dynamic: sizes that were run, by dynamic dimension.
+        ranges: sizes that the verdict is claimed for, of dimensions that do not take every size.
+        refused: sizes at which the model itself raises an error, by dynamic dimension.
         weights: how each weight of the model was found in the graph (see `deploy.parity.weights`).
         coverage: what the probes reached in the file; None if it was not measured.
         digest: SHA-256 of the file.
@@ -95,6 +98,8 @@ class ParityReport:
     precision: str
     outputs: tuple[OutputParity, ...] = ()
     dynamic: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    ranges: tuple[SizeRange, ...] = ()
+    refused: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     probes: int = 0
     samples: int = 0
     seed: int

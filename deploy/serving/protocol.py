@@ -191,6 +191,9 @@ def _shape(item: Mapping[str, Any], spec: TensorSpec, sizes: dict[str, int]) -> 
     )
     if not fits:
         raise RequestError(400, f"input {spec.name!r} has shape {shape[:16]}; the model expects {spec}.")
+    refused = spec.refused(shape)
+    if refused:
+        raise RequestError(400, f"input {spec.name!r}: {refused}.")
     return tuple(shape)
 
 

@@ -21,6 +21,8 @@ def parity_rows(report: ParityReport, backend: str) -> list[tuple[str, str]]:
     reached = f" · coverage {report.coverage.percent:g} %" if report.coverage else ""
     pairs = [("parity", f"[{STYLE[report.verdict]}]{report.verdict}[/]{reached}  ({over})")]
     pairs.extend(("", escape(reason)) for reason in report.reasons[:5])
+    if report.ranges:
+        pairs.append(("sizes", escape("; ".join(f"{item.dim}: {item}" for item in report.ranges))))
     worst = report.worst()
     if worst is not None and worst.verdict != "inconclusive" and worst.samples:
         margin = "" if not math.isfinite(worst.margin) else f"; margin {worst.margin:.1f}×"
