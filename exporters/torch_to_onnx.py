@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
 import logging
 import re
@@ -76,7 +75,7 @@ def export(
         StorageError: the file cannot be written.
     """
     names = list(_example_outputs(model, inputs))
-    with _captured() as (log, caught):
+    with _captured() as (log, caught), _plain_attention():
         try:
             STRATEGIES[strategy](model, inputs, names, path, options)
         except OSError as exc:
@@ -131,25 +130,44 @@ def _example_outputs(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, An
         raise ModelError(f"{model.name} does not run on {specs}: {type(exc).__name__}: {exc}") from exc
 
 
+class _Flat(torch.nn.Module):
+    """A model that takes its inputs and returns its outputs as flat sequences of tensors, in order.
+
+    The parts of the model are this module's own, so that their names in the graph have no prefix.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.training = False
+        self._parameters, self._buffers = model.module._parameters, model.module._buffers
+        self._modules = model.module._modules
+        self._non_persistent_buffers_set = model.module._non_persistent_buffers_set
+        vars(self)["_model"] = model
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Run the model."""
+        model = vars(self)["_model"]
+        return tuple(model.call({spec.name: value for spec, value in zip(model.inputs, tensors, strict=True)}).values())
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the tensors; ``get_extra_state`` may return anything, which tracing does not expect."""
+        state = super().state_dict(*args, **kwargs)
+        return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
 def _by_torch_export(
     model: Model, inputs: Sequence[TensorSpec], outputs: list[str], path: Path, options: ExportOptions
 ) -> None:
-    args, kwargs = model.arguments(example(model, inputs))
-    dims = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs}
-    shapes: Any
-    shapes, by_name = model.arguments(dims)
-    if by_name:
-        shapes = {**dict(zip(inspect.signature(model.module.forward).parameters, shapes, strict=False)), **by_name}
+    dims = [{axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs]
     program = torch.onnx.export(
-        model.module,
-        args,
-        kwargs=kwargs,
+        _Flat(model),
+        tuple(example(model, inputs).values()),
         dynamo=True,
         verbose=False,
         input_names=[spec.name for spec in inputs],
         output_names=outputs,
         opset_version=options.opset,
-        dynamic_shapes=shapes if any(dims.values()) else None,
+        dynamic_shapes=(tuple(dims),) if any(dims) else None,
     )
     if program is None:
         raise ExportError("torch.onnx.export returned nothing.")
@@ -169,14 +187,13 @@ def _save(model: ir.Model, path: Path) -> None:
 def _by_tracing(
     model: Model, inputs: Sequence[TensorSpec], outputs: list[str], path: Path, options: ExportOptions
 ) -> None:
-    args, kwargs = model.arguments(example(model, inputs))
     axes = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs}
     axes |= _output_axes(model, inputs)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         traced = Path(folder) / path.name
         torch.onnx.export(
-            model.module,
-            (*args, kwargs) if kwargs else args,
+            _Flat(model),
+            tuple(example(model, inputs).values()),
             traced,
             dynamo=False,
             verbose=False,
@@ -285,6 +302,18 @@ def _captured() -> Iterator[tuple[Callable[[], str], Sequence[warnings.WarningMe
     finally:
         for logger, propagate, handlers in before:
             logger.handlers, logger.propagate = handlers, propagate
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Switch off the fused attention of inference, which exporters cannot record."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _reason(exc: Exception) -> str:

@@ -38,7 +38,7 @@ class ExportReport:
     Attributes:
         artifact: the file and its manifest; in the folder ``rejected`` if the parity check failed.
         strategy: the strategy that was used, ``export`` or ``trace``.
-        notes: other strategies that were tried, and why they were not used.
+        notes: how the model is called, and why strategies that were tried before were not used.
     """
 
     artifact: Artifact
@@ -173,7 +173,7 @@ def _export_and_check(
 ) -> tuple[Exported, ParityReport, list[str]]:
     """Try the strategies in order until a file passes, or take the last one; also return why others were not used."""
     order = list(torch_to_onnx.STRATEGIES) if strategy == "auto" else [strategy]
-    notes: list[str] = []
+    notes = list(job.model.notes)
 
     def note(text: str) -> None:
         notes.append(text)

@@ -13,7 +13,7 @@ from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.artifact import sha256
 from deploy.core.backend import RunSettings
 from deploy.core.isolated import IsolatedRunner
-from deploy.core.model import Model
+from deploy.core.model import Model, state_tensors
 from deploy.core.progress import Progress
 from deploy.core.tensors import TensorSpec
 from deploy.models.untrained import statistic_names
@@ -81,7 +81,7 @@ def prove(
     )
     if not find_weights:
         return report
-    tensors = {name: np.asarray(value.detach().numpy()) for name, value in model.module.state_dict().items()}
+    tensors = {name: np.asarray(value.numpy()) for name, value in state_tensors(model.module).items()}
     matches = match_weights(tensors, reference.read, _norms(model, set(tensors)), path, precision)
     return dataclasses.replace(report, weights=matches.summary(), digest=sha256(path))
 

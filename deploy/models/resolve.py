@@ -36,6 +36,8 @@ def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
             f"to check it against its model: deploy check MODEL --onnx {request.name}",
         )
     model, source, bare = architecture(request)
+    for note in model.notes:
+        progress.note(note)
     model = _load_weights(model.replace(reference=request.to_dict()), source, bare, request, progress)
     for parameter in model.module.parameters():
         parameter.requires_grad_(False)

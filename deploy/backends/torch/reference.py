@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.module_tracker import ModuleTracker
 
 from deploy.core.errors import DeployError
-from deploy.core.model import Model, name_outputs
+from deploy.core.model import Model
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
 from deploy.support.precision import computed_in
@@ -104,20 +104,18 @@ class PyTorchRunner(Runner):
             with torch._C.DisableTorchFunction(), _disable_current_modes():
                 observe(OperatorCall(operator=operator, module=module, operands=operands, result=result))
 
-        positional, keyword = self.model.arguments(tensors)
         with ModuleTracker() as tracker, computed_in(self.dtype, self.model.module, add) as read:
-            result = name_outputs(self.model.module(*positional, **keyword))
+            result = self.model.call(tensors)
         self.read |= read
         return result
 
     def _call(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         if self.observe is not None:
             return self._observed(tensors, self.observe)
-        positional, keyword = self.model.arguments(tensors)
         if self.dtype is torch.float32:
             with torch.inference_mode():
-                return name_outputs(self.model.module(*positional, **keyword))
+                return self.model.call(tensors)
         with computed_in(self.dtype, self.model.module) as read:
-            result = name_outputs(self.model.module(*positional, **keyword))
+            result = self.model.call(tensors)
         self.read |= read
         return result
