@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import onnx
@@ -82,7 +84,7 @@ def export(
             raise StorageError(f"{path.name}: cannot be written: {exc.strerror or exc}.") from exc
         except Exception as exc:
             file = _write_log(model, strategy, log(), exc)
-            raise ExportError(f"{strategy}: {_reason(exc)}", f"full log: {file}") from exc
+            raise ExportError(f"{strategy}: {_reason(exc, inputs)}", f"full log: {file}") from exc
         if options.precision == "fp16":
             from exporters.half import to_half  # imports onnxruntime, which takes half a second
 
@@ -189,6 +191,7 @@ def _by_tracing(
 ) -> None:
     axes = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs}
     axes |= _output_axes(model, inputs)
+    active = any(part.training for part in model.module.modules())  # although eval() was called: EVAL would change it
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         traced = Path(folder) / path.name
         torch.onnx.export(
@@ -201,6 +204,7 @@ def _by_tracing(
             output_names=outputs,
             opset_version=options.opset or TRACE_OPSET,
             dynamic_axes=axes,
+            training=torch.onnx.TrainingMode.PRESERVE if active else torch.onnx.TrainingMode.EVAL,
         )
         loaded = ir.load(traced)
         _clean(loaded)
@@ -294,14 +298,35 @@ def _captured() -> Iterator[tuple[Callable[[], str], Sequence[warnings.WarningMe
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
-                yield (
-                    lambda: "\n".join([*lines, *(str(item.message) for item in caught), printed.getvalue()]),
-                    caught,
-                )
+            with (
+                _file_of_stdout() as native,
+                contextlib.redirect_stderr(printed),
+                contextlib.redirect_stdout(printed),
+            ):
+
+                def text() -> str:
+                    native.seek(0)
+                    messages = [str(item.message) for item in caught]
+                    return "\n".join([*lines, *messages, printed.getvalue(), native.read()])
+
+                yield text, caught
     finally:
         for logger, propagate, handlers in before:
             logger.handlers, logger.propagate = handlers, propagate
+
+
+@contextlib.contextmanager
+def _file_of_stdout() -> Iterator[IO[str]]:
+    """Redirect the process's standard output, where the tracer's C++ code prints the graph when it fails, to a file."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
+        os.dup2(file.fileno(), 1)
+        try:
+            yield file
+        finally:
+            os.dup2(saved, 1)
+            os.close(saved)
 
 
 @contextlib.contextmanager
@@ -316,12 +341,41 @@ def _plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _reason(exc: Exception) -> str:
-    """Return the exporter's message, shortened to the lines that state the reason."""
+_REASONS = (
+    (r"No ONNX function found for <OpOverload\(op='([\w.]+)'", "the operator {0} has no ONNX equivalent."),
+    (
+        r"Exporting the operator '([\w:]+)' to ONNX opset version (\d+) is not supported",
+        "the operator {0} has no ONNX equivalent in opset {1}.",
+    ),
+    (r"inferred a static shape of (\d+) for dimension (dimension '\w+' of input '\w+')", "the model fixes {1} to {0}."),
+    (r"Could not (?:guard on|extract specialized integer from) data-dependent expression", "{line} depends on the values of a tensor."),
+)
+"""Messages of the exporters, and what they mean."""
+
+_DETAILS = re.compile(
+    r"\n\s*(?:For more information|The error above|The following call|Suggested fixes|While executing|Original trace|"
+    r"If you |Please |Caused by|graph\(|%|Inputs:|Outputs:|File |\()|\s*\[Caused by|\s*\n\n|⬆️"
+)
+"""Where an exporter's message turns from the reason to details, which are in the log."""
+
+
+def _reason(exc: Exception, inputs: Sequence[TensorSpec]) -> str:
+    """Return the reason of a failure in one or two sentences."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(exc))
-    text = text.partition("## Exception summary")[2] or text
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("(Refer to")]
-    return " ".join(lines)[:400] or type(exc).__name__
+    text = text.partition("## Exception summary")[2].strip() or text.strip()
+    for number, spec in enumerate(inputs):
+        for axis, dim in enumerate(spec.shape):
+            text = text.replace(f"inputs[{number}].shape[{axis}]", f"dimension {dim!r} of input {spec.name!r}")
+    places = re.findall(r'File "([^"]+)", line (\d+), in', text)
+    line = f"the control flow or a size at {Path(places[-1][0]).name}:{places[-1][1]}" if places else "a branch or a size"
+    for pattern, meaning in _REASONS:
+        if found := re.search(pattern, text):
+            return meaning.format(*found.groups(), line=line)
+    text = re.sub(r"^<class '[^']+'>: ", "", text)
+    text = text[: match.start()] if (match := _DETAILS.search(text)) and match.start() else text
+    text = " ".join(text.split())
+    sentences = re.split(r"(?<=[.!?]) (?=[A-Z])", text)
+    return " ".join(sentences[:2])[:300] or type(exc).__name__
 
 
 def _write_log(model: Model, strategy: str, text: str, exc: Exception) -> Path:

@@ -182,7 +182,8 @@ def _export_and_check(
     if strategy == "auto" and job.model.untraceable:
         order = ["trace"]
         note(f"torch.export was skipped: {job.model.untraceable}. Tracing.")
-    errors: list[ExportError] = []
+    reasons: list[str] = []
+    hints: dict[str, None] = {}
     for name, following in zip(order, [*order[1:], None], strict=True):
         try:
             with job.progress.stage(f"exporting ({name})"):
@@ -199,23 +200,22 @@ def _export_and_check(
                     progress=job.progress,
                 )
         except ExportError as exc:
-            errors.append(exc)
+            hints |= {exc.hint: None} if exc.hint else {}
+            reasons.append(exc.message)
             if following is None:
-                hints = dict.fromkeys(error.hint for error in errors if error.hint)
-                raise ExportError(
-                    f"{job.model.name} could not be exported. " + " ".join(error.message for error in errors),
-                    "; ".join(hints) or None,
-                ) from exc
-            reason = exc.message
+                text = f"{job.model.name} could not be exported. {' '.join(reasons)}"
+                raise ExportError(text, "; ".join(hints) or None) from exc
         except BackendError as exc:
-            if following is None or candidate.dead:
+            if candidate.dead:
                 raise
-            reason = f"{name}: the graph does not run: {exc.message}"
+            reasons.append(f"{name}: the graph does not run: {exc.message}")
+            if following is None:
+                raise BackendError(" ".join(reasons), exc.hint) from exc
         else:
             if parity.verdict != "fail" or following is None:
                 return exported, _with_decisions(parity, exported, job), notes
-            reason = f"{name}: the graph failed the parity check: {parity.reasons[0]}."
-        note(f"{reason} Trying {following}.")
+            reasons.append(f"{name}: the graph failed the parity check: {parity.reasons[0]}.")
+        note(f"{reasons[-1]} Trying {following}.")
     raise AssertionError("the last strategy returns or raises")
 
 

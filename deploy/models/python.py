@@ -44,6 +44,12 @@ def build_factory(request: ModelRequest) -> Model:
         raise ModelError(f"{reference} raised {type(exc).__name__}: {exc}") from exc
     if not isinstance(built, torch.nn.Module):
         raise ModelError(f"{reference} returned a {type(built).__name__}, not a torch.nn.Module.")
+    for path, part in built.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            named = f"the module {path}" if path else "the model"
+            raise ModelError(
+                f"{reference}: {named} is TorchScript, which cannot be exported.", "build it from its Python class"
+            )
     specs, sizes = _parse_inputs(request)
     if not specs:
         raise InputSpecError(
