@@ -151,7 +151,7 @@ class _Flat(torch.nn.Module):
         model = vars(self)["_model"]
         return tuple(model.call({spec.name: value for spec, value in zip(model.inputs, tensors, strict=True)}).values())
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return the tensors; ``get_extra_state`` may return anything, which tracing does not expect."""
         state = super().state_dict(*args, **kwargs)
         return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
@@ -348,7 +348,10 @@ _REASONS = (
         "the operator {0} has no ONNX equivalent in opset {1}.",
     ),
     (r"inferred a static shape of (\d+) for dimension (dimension '\w+' of input '\w+')", "the model fixes {1} to {0}."),
-    (r"Could not (?:guard on|extract specialized integer from) data-dependent expression", "{line} depends on the values of a tensor."),
+    (
+        r"Could not (?:guard on|extract specialized integer from) data-dependent expression",
+        "{place} depends on the values of a tensor.",
+    ),
 )
 """Messages of the exporters, and what they mean."""
 
@@ -366,11 +369,11 @@ def _reason(exc: Exception, inputs: Sequence[TensorSpec]) -> str:
     for number, spec in enumerate(inputs):
         for axis, dim in enumerate(spec.shape):
             text = text.replace(f"inputs[{number}].shape[{axis}]", f"dimension {dim!r} of input {spec.name!r}")
-    places = re.findall(r'File "([^"]+)", line (\d+), in', text)
-    line = f"the control flow or a size at {Path(places[-1][0]).name}:{places[-1][1]}" if places else "a branch or a size"
+    lines = re.findall(r'File "([^"]+)", line (\d+), in', text)
+    place = "a branch or a size" + (f" at {Path(lines[-1][0]).name}:{lines[-1][1]}" if lines else "")
     for pattern, meaning in _REASONS:
         if found := re.search(pattern, text):
-            return meaning.format(*found.groups(), line=line)
+            return meaning.format(*found.groups(), place=place)
     text = re.sub(r"^<class '[^']+'>: ", "", text)
     text = text[: match.start()] if (match := _DETAILS.search(text)) and match.start() else text
     text = " ".join(text.split())

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 UNTRAINED = "untrained"
 
+EXTRA_STATE = "_extra_state"
+"""End of the names under which modules save what ``get_extra_state`` returns, which need not be a tensor."""
+
 CallForm = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Positional and keyword arguments of a module, with the names of inputs in place of tensors: ``((["p3", "p4"],), {})``
 passes two inputs as one list."""
@@ -114,8 +117,8 @@ class Model:
 
 
 def state_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return the state dict without what modules add by ``get_extra_state``, which need not be tensors."""
-    return {name: value for name, value in module.state_dict().items() if not name.endswith("_extra_state")}
+    """Return the tensors of the state dict."""
+    return {name: value for name, value in module.state_dict().items() if not name.endswith(EXTRA_STATE)}
 
 
 def fill_form(form: Any, tensors: Mapping[str, Any]) -> Any:

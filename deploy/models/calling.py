@@ -39,7 +39,7 @@ def unwrapped(module: torch.nn.Module) -> tuple[torch.nn.Module, list[str]]:
 
 
 def _inner(module: torch.nn.Module) -> tuple[torch.nn.Module, list[str]]:
-    kinds = []
+    kinds: list[str] = []
     while True:
         if isinstance(module, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
             inner: Any = module.module
@@ -139,7 +139,10 @@ def _runs(model: Model, *, keep_state: bool) -> bool:
     device = next((item.device for item in model.module.parameters()), torch.device("cpu"))
     tensors = {
         spec.name: torch.full(
-            spec.concrete(model.sizes), 1 if spec.bounds is None else spec.bounds[0], dtype=getattr(torch, spec.dtype), device=device
+            spec.concrete(model.sizes),
+            1 if spec.bounds is None else spec.bounds[0],
+            dtype=getattr(torch, spec.dtype),
+            device=device,
         )
         for spec in model.inputs
     }

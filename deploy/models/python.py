@@ -56,15 +56,15 @@ def build_factory(request: ModelRequest) -> Model:
             f"{reference}: the inputs are not known.",
             "add --input name:shape, for example --input input:batch,3,224,224",
         )
-    module, notes = unwrapped(built)
-    module.eval()
-    active = [name or "the model itself" for name, part in module.named_modules() if part.training]
+    network, notes = unwrapped(built)
+    network.eval()
+    active = [name or "the model itself" for name, part in network.named_modules() if part.training]
     if active:
         notes.append(f"in training mode although eval() was called: {', '.join(active[:3])}")
     model = Model(
         name=reference,
         slug=f"{Path(where).stem if where.endswith('.py') else where.replace('.', '-')}-{attribute}",
-        module=module,
+        module=network,
         inputs=specs,
         sizes=sizes,
         weights=Weights(source=f"as built by {reference}", trained=True, seed=request.seed),
