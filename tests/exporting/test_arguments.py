@@ -119,6 +119,10 @@ def nets() -> dict[str, Any]:
     return space
 
 
+EXPORTED = ("Second", "KeywordOnly", "Several", "Batch")
+"""Cases for torch.export too, which takes longer."""
+
+
 @pytest.mark.parametrize(
     ("name", "strategy"),
     [

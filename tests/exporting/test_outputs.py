@@ -119,6 +119,9 @@ CASES: dict[str, tuple[list[str], Any]] = {
     "Nested": (["logits"], lambda out: out[0]),
 }
 
+EXPORTED = ("Classes", "Constants", "Sizes", "Repeated")
+"""Cases for torch.export too, which takes longer."""
+
 
 @pytest.mark.parametrize(
     ("name", "strategy"),
