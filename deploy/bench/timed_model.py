@@ -139,10 +139,12 @@ class TimedModel:
         """Return a request that rebuilds `model` with the same weights in another process, and the weight file."""
         from safetensors.torch import save_file
 
+        from deploy.core.model import state_tensors
+
         model = self.model()
         if self._weights is None:
             self._weights = self._scratch / f"{model.slug}.safetensors"
-            state = {name: value.detach().clone().contiguous() for name, value in model.module.state_dict().items()}
+            state = {name: value.detach().clone().contiguous() for name, value in state_tensors(model.module).items()}
             save_file(state, self._weights)
         request = dataclasses.replace(ModelRequest.from_dict(model.reference), weights=str(self._weights))
         return request.to_dict(), self._weights

@@ -36,7 +36,7 @@ def image_preprocessing(model: Model) -> Preprocessing:
         UsageError: the input of the model is not one batch of images.
     """
     specs = model.inputs
-    if len(specs) != 1 or len(specs[0].shape) != 4 or specs[0].dtype != "float32" or model.listed:
+    if len(specs) != 1 or len(specs[0].shape) != 4 or specs[0].dtype != "float32":
         takes = "; ".join(map(str, specs))
         raise UsageError(f"{model.name} takes {takes}, not one batch of images (batch, channels, height, width).")
     _, channels, height, width = specs[0].concrete({"batch": 1, **model.sizes})

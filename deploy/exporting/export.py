@@ -39,7 +39,7 @@ class ExportReport:
     Attributes:
         artifact: the file and its manifest; in the folder ``rejected`` if the parity check failed.
         strategy: the strategy that was used, ``export`` or ``trace``.
-        notes: other strategies that were tried, and why they were not used.
+        notes: how the model is called, and why strategies that were tried before were not used.
     """
 
     artifact: Artifact
@@ -189,7 +189,7 @@ def _export_and_check(
 ) -> tuple[Exported, ParityReport, list[str]]:
     """Try the strategies in order until a file passes, or take the last one; also return why others were not used."""
     order = list(torch_to_onnx.STRATEGIES) if strategy == "auto" else [strategy]
-    notes: list[str] = []
+    notes = list(job.model.notes)
 
     def note(text: str) -> None:
         notes.append(text)
@@ -198,7 +198,8 @@ def _export_and_check(
     if strategy == "auto" and job.model.untraceable:
         order = ["trace"]
         note(f"torch.export was skipped: {job.model.untraceable}. Tracing.")
-    errors: list[ExportError] = []
+    reasons: list[str] = []
+    hints: dict[str, None] = {}
     for name, following in zip(order, [*order[1:], None], strict=True):
         try:
             with job.progress.stage(f"exporting ({name})"):
@@ -217,23 +218,22 @@ def _export_and_check(
                     progress=job.progress,
                 )
         except ExportError as exc:
-            errors.append(exc)
+            hints |= {exc.hint: None} if exc.hint else {}
+            reasons.append(exc.message)
             if following is None:
-                hints = dict.fromkeys(error.hint for error in errors if error.hint)
-                raise ExportError(
-                    f"{job.model.name} could not be exported. " + " ".join(error.message for error in errors),
-                    "; ".join(hints) or None,
-                ) from exc
-            reason = exc.message
+                text = f"{job.model.name} could not be exported. {' '.join(reasons)}"
+                raise ExportError(text, "; ".join(hints) or None) from exc
         except BackendError as exc:
-            if following is None or candidate.dead:
+            if candidate.dead:
                 raise
-            reason = f"{name}: the graph does not run: {exc.message}"
+            reasons.append(f"{name}: the graph does not run: {exc.message}")
+            if following is None:
+                raise BackendError(" ".join(reasons), exc.hint) from exc
         else:
             if parity.verdict != "fail" or following is None:
                 return exported, _with_decisions(parity, exported, job), notes
-            reason = f"{name}: the graph failed the parity check: {parity.reasons[0]}."
-        note(f"{reason} Trying {following}.")
+            reasons.append(f"{name}: the graph failed the parity check: {parity.reasons[0]}.")
+        note(f"{reasons[-1]} Trying {following}.")
     raise AssertionError("the last strategy returns or raises")
 
 

@@ -20,7 +20,7 @@ from deploy.core.artifact import sha256
 from deploy.core.backend import RunSettings
 from deploy.core.errors import BackendError
 from deploy.core.isolated import IsolatedRunner
-from deploy.core.model import Model
+from deploy.core.model import Model, state_tensors
 from deploy.core.progress import Progress
 from deploy.core.tensors import SizeRange, TensorSpec, size_ranges, with_ranges
 from deploy.exporting.accepted import find_sizes
@@ -176,7 +176,7 @@ def prove(
 
 
 def _match(model: Model, read: set[str], probes: Sequence[Probe], path: Path, precision: str) -> WeightMatches:
-    tensors = {name: np.asarray(value.detach().numpy()) for name, value in model.module.state_dict().items()}
+    tensors = {name: np.asarray(value.detach().numpy()) for name, value in state_tensors(model.module).items()}
     return match_weights(
         tensors,
         read,

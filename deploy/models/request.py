@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from deploy.core.errors import UsageError
@@ -16,7 +17,7 @@ class ModelRequest:
 
     Attributes:
         name: ``resnet18``, ``zoo/lenet5``, ``path/nets.py:factory``, ``model.pt2`` or a checkpoint file.
-        weights: ``auto``, ``default``, ``none`` or a file.
+        weights: ``auto``, ``default``, ``none`` or a file, see `split_key`.
         arch: the architecture, if ``name`` is a checkpoint.
         seed: of untrained weights.
         inputs: texts of ``--input``, for models that do not declare their inputs.
@@ -47,6 +48,12 @@ class ModelRequest:
     def typed_options(self) -> dict[str, Any]:
         """Return the options with their texts parsed by `typed`."""
         return {key: typed(value) for key, value in self.options.items()}
+
+
+def split_key(source: str) -> tuple[Path, str]:
+    """Split ``last.pt#ema`` into the file and the place of the tensors in it, which may be empty."""
+    path, _, key = source.rpartition("#")
+    return (Path(path), key) if path and not Path(source).is_file() else (Path(source), "")
 
 
 def typed(text: str) -> Any:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deploy.core.artifact import Artifact, sha256
+from deploy.core.artifact import Artifact
 from deploy.core.environment import machine, version
 from deploy.core.errors import DeployError, MissingPackageError, ParityError
 from deploy.core.interrupt import stoppable
@@ -17,7 +17,7 @@ from deploy.core.progress import Progress
 from deploy.core.remote import Reply, notify
 from deploy.core.runner import Feeds
 from deploy.core.store import Store
-from deploy.models.request import ModelRequest
+from deploy.models.request import ModelRequest, split_key
 from deploy.models.trusted import names_code, remember
 from deploy.support.lookup import newest_variants
 from deploy.sweeps.task import Notify, Work, is_user_code
@@ -133,6 +133,7 @@ def _matches(artifact: Artifact, request: ModelRequest, store: Store) -> bool:
     """
     from deploy.models.open import request_of, trained_checkpoint
     from deploy.models.resolve import checkpoint_as_weights
+    from deploy.models.weights import digest as checkpoint_digest
 
     now, then = checkpoint_as_weights(request), request_of(artifact)
     same = now.options.items() <= then.options.items() and now.inputs == then.inputs and now.seed == then.seed
@@ -141,8 +142,9 @@ def _matches(artifact: Artifact, request: ModelRequest, store: Store) -> bool:
     digest = artifact.manifest.weights.sha256
     if now.weights == "auto" and (checkpoint := trained_checkpoint(now, store)) is not None:
         return checkpoint.manifest.files[0].sha256 == digest
-    if Path(now.weights).is_file():
-        return sha256(Path(now.weights)) == digest
+    path, key = split_key(now.weights)
+    if path.is_file():
+        return key == split_key(then.weights)[1] and checkpoint_digest(path) == digest
     return now.weights == then.weights
 
 

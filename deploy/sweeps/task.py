@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.core.store import Store, json_files
+from deploy.models.request import split_key
 from deploy.support.lookup import names_of
 
 PROGRAM = ".pt2"
@@ -62,7 +63,11 @@ class Task:
     def sources(self) -> tuple[str, ...]:
         """Names and paths that the user gave and the task reads: model, weights, calibration and evaluation data."""
         request = self.work["request"]
-        sources = (request["name"], request["weights"], self.work.get("calib"), self.work.get("data"))
+        sources = (
+            *(str(split_key(request[item])[0]) for item in ("name", "weights")),
+            self.work.get("calib"),
+            self.work.get("data"),
+        )
         return tuple(text for text in sources if text)
 
 

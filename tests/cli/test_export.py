@@ -132,7 +132,7 @@ def test_a_checkpoint_of_another_head(run: Run, nets: Path, tmp_path: Path, suff
     )
     assert done.code == 0, done.err
     assert done.json["weights"]["source"] == str(path) and len(done.json["weights"]["sha256"]) == 64
-    assert ("'module.'" in done.err) == (suffix == "pt")
+    assert ("'state_dict.module'" in done.err) == (suffix == "pt")
     counts = done.json["parity"]["weights"]["counts"]
     assert counts == {"identical": 2, "folded": 11, "computed": 0, "unused": 2, "listed": 0}
 
