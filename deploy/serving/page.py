@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import statistics
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -19,6 +22,7 @@ from starlette.routing import Route
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError, DataError, DeployError
+from deploy.core.limits import limits
 from deploy.core.model import Preprocessing
 from deploy.core.progress import Progress
 from deploy.core.store import Store
@@ -34,7 +38,16 @@ RUNS = 5
 """Runs of each variant; the page shows their median time."""
 TOP = 5
 """Classes shown per variant."""
-_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'"
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Image formats that are read, whatever the bytes say."""
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-frame-options": "DENY",
+    "cross-origin-opener-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
 _TYPES = {"page.js": "text/javascript", "page.css": "text/css", "page.html": "text/html"}
 
 
@@ -98,6 +111,8 @@ class Page:
     remarks: Sequence[str]
     preprocessing: Preprocessing
     service: Service
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: set[Request] = field(default_factory=set)
 
     def routes(self) -> list[Route]:
         """Return the page's routes."""
@@ -109,13 +124,24 @@ class Page:
         return JSONResponse({"title": self.title, "variants": variants, "remarks": list(self.remarks), "runs": RUNS})
 
     async def _compare(self, request: Request) -> Response:
-        async with self.service.body(request) as body:
-            try:
-                sample = await asyncio.to_thread(lambda: prepare(decode(body), self.preprocessing))
-            except DataError as exc:
-                raise RequestError(400, exc.message) from exc
-            rows = [await self._row(item, sample[None]) for item in self.variants]
+        if len(self.waiting) >= limits().serve_images:
+            raise RequestError(429, "too many images are waiting.", 1)
+        self.waiting.add(request)
+        try:
+            body = await self.service.body(request)
+            async with self.turn:  # decoding takes much memory, and the times of one image at a time are comparable
+                sample = await asyncio.to_thread(self._prepare, body)
+                rows = [await self._row(item, sample[None]) for item in self.variants]
+        finally:
+            self.waiting.discard(request)
         return JSONResponse({"rows": rows, "runs": RUNS})
+
+    def _prepare(self, body: bytes | bytearray) -> NDArray[np.float32]:
+        try:
+            _check_pixels(body, self.preprocessing)
+            return prepare(decode(bytes(body)), self.preprocessing)
+        except DataError as exc:
+            raise RequestError(400, exc.message) from exc
 
     async def _row(self, model: ServedModel, batch: NDArray[Any]) -> dict[str, Any]:
         spec = model.inputs[0]
@@ -130,6 +156,25 @@ class Page:
             "top": _top_classes(logits, model.labels),
             "median_ms": 1000 * statistics.median(ran_s for _, ran_s in results),
         }
+
+
+def _check_pixels(body: bytes | bytearray, preprocessing: Preprocessing) -> None:
+    """Check the size that an image declares, and the size it is resized to, before it is decoded."""
+    limit = limits().serve_image_pixels
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(body), formats=FORMATS) as image:
+                short, long = sorted(image.size)
+    except Image.DecompressionBombError:
+        pixels = limit + 1
+    except Exception as exc:  # a decoder may raise anything on a damaged file
+        raise RequestError(400, f"the image cannot be read; formats: {', '.join(FORMATS)}.") from exc
+    else:
+        resized = (preprocessing.resize or 0) ** 2 * long // max(short, 1)  # an extreme aspect ratio makes it large
+        pixels = max(short * long, resized)
+    if pixels > limit:
+        raise RequestError(413, f"the image, or what it is resized to, has more than {limit} pixels.")
 
 
 def _top_classes(logits: NDArray[Any], labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -153,5 +198,4 @@ def _top_classes(logits: NDArray[Any], labels: Sequence[str]) -> list[dict[str, 
 async def _asset(request: Request) -> Response:
     name = request.url.path.lstrip("/") or "page.html"
     text = (files("deploy.serving") / "assets" / name).read_text(encoding="utf-8")
-    headers = {"content-security-policy": _POLICY, "cache-control": "no-cache", "x-content-type-options": "nosniff"}
-    return Response(text, media_type=_TYPES[name], headers=headers)
+    return Response(text, media_type=_TYPES[name], headers=_HEADERS)

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
+import gc
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from deploy.core.backend import Backend, backends, find_backend
 from deploy.core.errors import MissingPackageError, UsageError
 from deploy.core.interrupt import Stopped
+from deploy.core.limits import limits
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
-from deploy.serving.options import LOOPBACK, url_host
 from deploy.serving.options import ServeOptions as ServeOptions
+from deploy.serving.options import is_loopback, url_host
 from deploy.support.release_check import check_release
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from deploy.serving.connection import Pool
     from deploy.serving.models import ServedModel
 
-SHUTDOWN_S = 30
-"""Seconds that requests in progress have to finish after a signal to stop."""
 BACKLOG = 1024
 """Connections that wait to be accepted."""
+ACCEPT_S = 0.05
+"""Time after a signal to stop in which connections that the kernel has accepted are taken."""
+OTHER_FILES = 512
+"""Files that a server opens besides its connections."""
 SWITCH_S = 0.0005
 """Interval in seconds at which Python switches threads. With Python's default of 5 ms, a runner that has finished can
 wait that long for a busy event loop. `benchmarks.serve_turns` measures the effect: p99 at saturation."""
@@ -99,6 +106,7 @@ def serve(
         except ImportError as exc:
             raise MissingPackageError(package, "the server", "deploy-toolkit[serve]") from exc
     from deploy.serving.app import Service
+    from deploy.serving.connection import Pool
     from deploy.serving.metrics import Metrics
     from deploy.serving.models import ModelOpener, choose_files
 
@@ -117,7 +125,7 @@ def serve(
             with progress.stage(f"opening {artifact.path.name}"):
                 served.append(opener.open(artifact))
             stack.callback(served[-1].batcher.close)
-        if options.host not in LOOPBACK:
+        if not is_loopback(options.host):
             progress.warn(f"the server is reachable at {options.host} without authentication")
         names = {chosen[0].manifest.slug: served[0], **{item.name: item for item in served}}
         service = Service(names, options, metrics)
@@ -132,7 +140,8 @@ def serve(
             models=tuple(ServedFile(name=name, file=path) for name, path in zip(names, paths, strict=True)),
             page=bool(routes),
         )
-        _run(service.application(*routes), listener, lambda: ready(server), service.stop_delaying)
+        pool = Pool(limits(), options.max_request_bytes, metrics.refuse)
+        _run(service.application(*routes), pool, listener, lambda: ready(server), service.stop_delaying)
     return ServeReport(answered=metrics.answered, refused=metrics.refused)
 
 
@@ -146,43 +155,67 @@ def _find_backend(name: str) -> Backend:
 
 @contextlib.contextmanager
 def _listen(host: str, port: int) -> Iterator[socket.socket]:
-    """Listen before any file is opened, so that a port in use is reported at once."""
+    """Listen before any file is opened, so that a port in use is reported at once; only `listen` makes it exclusive."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Elsewhere: reuse a port whose last connections are closing. On Windows that option takes the port of others.
+        exclusive = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
+        listener.setsockopt(socket.SOL_SOCKET, exclusive or socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
+            listener.listen(BACKLOG)
         except OSError as exc:
             raise UsageError(f"{host}:{port} cannot be used: {exc.strerror}.", "--port 0 takes a free port") from exc
         yield listener
 
 
 def _run(
-    application: ASGIApp, listener: socket.socket, started: Callable[[], None], stopping: Callable[[], None]
+    application: ASGIApp,
+    pool: Pool,
+    listener: socket.socket,
+    started: Callable[[], None],
+    stopping: Callable[[], None],
 ) -> None:
     """Answer requests until SIGINT or SIGTERM, then finish those in progress."""
     import uvicorn
 
+    from deploy.serving.connection import HEADERS, Connection
+
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            if self.started:
-                started()
+            self.watch = asyncio.create_task(pool.watch())
+            started()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            """Accept the connections that the kernel has, and no others; then stop within `Limits.serve_drain_s`."""
+            self.watch.cancel()
             stopping()
-            await super().shutdown(sockets)
+            listener.listen(0)
+            await asyncio.sleep(ACCEPT_S)
+            for server in self.servers:
+                server.close()
+            listener.close()
+            await pool.drain(lambda: self.force_exit)
+            for task in self.server_state.tasks:
+                task.cancel()
 
     config = uvicorn.Config(
         application,
-        log_level="warning",
+        http=cast(Any, functools.partial(Connection, pool=pool)),
+        ws="none",
+        log_level="error",
         access_log=False,
         server_header=False,
         date_header=False,
+        headers=HEADERS,
         lifespan="off",
         backlog=BACKLOG,
-        timeout_graceful_shutdown=SHUTDOWN_S,
+        timeout_keep_alive=pool.limits.serve_idle_s,
     )
+    _allow_files(pool.limits.serve_connections)
+    gc.collect()
+    gc.freeze()  # what is loaded stays; a full collection of it would hold up all requests
     interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_S)
     try:
@@ -190,3 +223,16 @@ def _run(
             Server(config).run(sockets=[listener])
     finally:
         sys.setswitchinterval(interval)
+        gc.unfreeze()
+
+
+def _allow_files(connections: int) -> None:
+    """Raise this process's limit on open files as far as it may, so that every connection gets one."""
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = connections + OTHER_FILES
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
