@@ -60,7 +60,7 @@ class Limits:
     """Pixels of an image on the demo page."""
     serve_images: int = 16
     """Images that wait for the demo page; they are decoded one at a time."""
-    serve_drain_s: int = 4
+    serve_drain_s: int = 3
     """Time that requests in progress have after a signal to stop."""
 
 

@@ -152,12 +152,12 @@ class Connection(HttpToolsProtocol):
             if self._body_bytes > self.pool.max_body_bytes:
                 self.transport.abort()
             return
-        if self._waits in (_Waits.NOTHING, _Waits.REQUEST):
+        if self._waits is _Waits.NOTHING:
             self._framing_bytes = 0
         self._framing_bytes += len(data)
         super().data_received(data)
         allowed = self._limits.serve_header_bytes
-        if self._waits is _Waits.HEADERS and self._framing_bytes > allowed + self._limits.serve_url_bytes:
+        if self._waits in (_Waits.REQUEST, _Waits.HEADERS) and self._framing_bytes > allowed + self._limits.serve_url_bytes:
             self.refuse(431, "the headers are too large.")
         elif self._waits is _Waits.BODY and self._framing_bytes > 2 * allowed + self._body_bytes:
             self.refuse(400, "the chunks, or the headers after them, are too large.")
@@ -360,6 +360,8 @@ class Connection(HttpToolsProtocol):
         self.pool.waiting.pop(self, None)
         if what is not _Waits.BODY:
             self.pool.uploading.pop(self, None)
+        if what is _Waits.REQUEST:
+            self._framing_bytes = 0
         if what in (_Waits.REQUEST, _Waits.HEADERS, _Waits.BODY) and not self._unanswered:
             self.pool.waiting[self] = None
 

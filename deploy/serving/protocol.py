@@ -234,11 +234,11 @@ def _from_json(data: Any, spec: TensorSpec, shape: tuple[int, ...]) -> NDArray[A
     if values is None or len(values) != math.prod(shape):
         raise RequestError(400, f"input {spec.name!r}: 'data' is not a list of shape {list(shape)}, flat or nested.")
     array = np.empty(len(values), np.float64 if dtype.kind == "f" else dtype)
-    allowed: set[type] = {"b": {bool}, "f": {int, float}}.get(dtype.kind, {int})
+    types: dict[str, set[type]] = {"b": {bool}, "f": {int, float}}
     out_of_range = RequestError(400, f"input {spec.name!r}: a value is out of range for {DATATYPES[spec.dtype]}.")
     for start in range(0, len(values), STEP):
         part = values[start : start + STEP]
-        if not allowed.issuperset(map(type, part)):
+        if not types.get(dtype.kind, {int}).issuperset(map(type, part)):
             raise RequestError(
                 400, f"input {spec.name!r}: 'data' contains values that are not {DATATYPES[spec.dtype]}."
             )
