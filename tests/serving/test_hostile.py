@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import select
 import signal
 import socket
 import struct
@@ -28,7 +27,6 @@ from PIL import Image
 
 from tests.distribution import install
 from tests.serving.conftest import Ask, Server, serving
-from tests.serving.test_backends import BACKEND, RUNNER
 
 INFER = "/v2/models/lenet5/infer"
 TENSOR = {"name": "input", "datatype": "FP32", "shape": [1, 1, 32, 32], "data": [0.0] * 1024}
@@ -36,6 +34,7 @@ BODY = json.dumps({"inputs": [TENSOR]}).encode()
 POST = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\n".encode()
 GET = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n"
 REQUEST = POST + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+LARGE = POST + b"Content-Length: 2000000\r\n\r\n"
 LIMITS = {
     "CONNECTIONS": 12,
     "HEADER_S": 2,
@@ -136,7 +135,7 @@ ENDLESS: dict[str, tuple[bytes, bytes, set[int]]] = {
     "trailer": (POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\nA: ", b"a" * 65536, {400}),
     "tiny chunks": (POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 10_000, {400}),
     "body": (POST + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b"x" * 65536 + b"\r\n", {413}),
-    "body that nobody reads": (b"POST /v2/models/x/infer HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "body that nobody reads": (POST.replace(b"lenet5", b"x") + b"Transfer-Encoding: chunked\r\n\r\n",
                                b"10000\r\n" + b"x" * 65536 + b"\r\n", {404}),
 }  # fmt: skip
 
@@ -199,9 +198,9 @@ def test_slow_requests_end(strict: Server) -> None:
 
 @pytest.mark.parametrize(
     "start",
-    [b"", b"GET /v2/he", POST + b"Content-Length: 2000000\r\n\r\n", POST + b"Content-Length: 2000000\r\n\r\n" + b" " * 900_000],
+    [b"", b"GET /v2/he", LARGE, LARGE + b" " * 900_000],
     ids=["nothing", "headers", "body", "large body"],
-)  # fmt: skip
+)
 def test_stalled_clients_do_not_take_the_place_of_others(strict: Server, start: bytes) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(3 * LIMITS["CONNECTIONS"]):
@@ -277,10 +276,9 @@ def test_large_but_legal_requests(server: Server, ask: Ask) -> None:
     spaces = b" " * (15 << 20)
     text = json.dumps(_document(shape=[32, 1, 32, 32], data=samples.tolist())).encode() + spaces
     assert ask("POST", INFER, text)[0] == 200
-    head = json.dumps(
-        _document(shape=[32, 1, 32, 32], parameters={"binary_data_size": samples.nbytes}) | {"id": "a" * 1000}
-    )
-    head = head.replace(json.dumps(TENSOR["data"]), "null").replace('"data": null, ', "")
+    tensor = {**TENSOR, "shape": samples.shape, "parameters": {"binary_data_size": samples.nbytes}}
+    del tensor["data"]
+    head = json.dumps({"inputs": [tensor], "id": "a" * 1000})
     length = {"Inference-Header-Content-Length": str(len(head))}
     assert ask("POST", INFER, head.encode() + samples.tobytes(), length)[0] == 200
     chunks = (text[start : start + 8192] for start in range(0, len(text), 8192))
@@ -351,11 +349,8 @@ def test_images_that_decode_to_gigabytes_are_refused(strict: Server) -> None:
     Image.new("L", (1024, 1024)).save(image, "PNG")
     assert _compare(strict, image.getvalue()) == [200]
     before = memory_bytes(strict, "VmHWM")
-    bombs = [
-        _png(12_000, 12_000),
-        _png(1 << 20, 2),
-        struct.pack("<2sIHHIIiiHH", b"BM", 99, 0, 0, 54, 40, 1 << 30, 1, 1, 24),
-    ]
+    bitmap = struct.pack("<2sIHHIIiiHH", b"BM", 99, 0, 0, 54, 40, 1 << 30, 1, 1, 24)
+    bombs = [_png(12_000, 12_000), _png(1 << 20, 2), bitmap]
     with ThreadPoolExecutor(12) as pool:
         found = list(pool.map(lambda bomb: _compare(strict, bomb), bombs * 4))
     assert all(status in ([413], [400], [429]) for status in found), found
@@ -381,10 +376,11 @@ def test_two_servers_on_one_port(served: Path) -> None:
         port = free.getsockname()[1]
     servers = [_start(served, "--port", port) for _ in range(2)]
     try:
-        ended, _, _ = select.select([server.stderr for server in servers], [], [], 60)
-        first = next(server for server in servers if server.stderr in ended)
-        (second,) = (server for server in servers if server is not first)
-        _, err = first.communicate(timeout=60)
+        deadline = time.monotonic() + 60
+        while all(server.poll() is None for server in servers) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        first, second = sorted(servers, key=lambda server: server.returncode is None)
+        _, err = first.communicate(timeout=1)
         assert first.returncode == 2 and "--port 0" in err
         assert second.stdout is not None and "serving on" in second.stdout.readline()
     finally:
@@ -447,11 +443,30 @@ def test_a_runner_that_never_ends_does_not_hold_up_a_stop(served: Path, tmp_path
     folder = tmp_path / "site"
     folder.mkdir()
     sources = {
-        "sleepy": BACKEND.replace("NAME", "sleepy").replace("MODULE", "sleepy_runner"),
-        "sleepy_runner": RUNNER.replace("(images,) =", "time.sleep(1000 * feeds['input'].max()); (images,) =").replace(
-            "import numpy", "import time, numpy"
-        ).replace("threads == 1 and ", ""),
-    }  # fmt: skip
+        "sleepy": """
+from deploy.core.backend import Backend
+
+BACKEND = Backend(
+    name="sleepy", title="Sleepy", runner="sleepy_runner", packages=("sleepy",), modules=("sleepy_runner",),
+    install="sleepy", targets=("sleepy",), options=lambda settings: {},
+)
+""",
+        "sleepy_runner": """
+import time
+import numpy as np
+from deploy.core.runner import Runner
+
+class SleepyRunner(Runner):
+    inputs = outputs = ()
+
+    def run(self, feeds):
+        time.sleep(1000 * feeds["input"].max())
+        return {"logits": np.zeros((len(feeds["input"]), 10), np.float32)}
+
+def open(path):
+    return SleepyRunner()
+""",
+    }
     environment = install(folder, sources, {"deploy.backends": {"sleepy": "sleepy"}})
     with serving(served, "lenet5", "--backend", "sleepy", "--no-page", environment=environment) as server:
         body = BODY.replace(b"0.0", b"1.0")
