@@ -10,7 +10,9 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -28,6 +30,7 @@ from deploy.serving.options import ServeOptions, is_loopback
 from deploy.serving.protocol import HEADER_LENGTH, RequestError, read_request, split_body, write_response
 
 INFER = re.compile(r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?/infer")
+T = TypeVar("T")
 EXTENSIONS = ("binary_tensor_data", "classification")
 INLINE_BYTES = 64 << 10
 """Size up to which JSON is parsed at once."""
@@ -42,7 +45,7 @@ class Service:
         self.models = models
         self.metrics = metrics
         self._loopback = is_loopback(options.host)
-        self._parsing = asyncio.Lock()
+        self._worker = ThreadPoolExecutor(1, "parser")
 
     def stop_delaying(self) -> None:
         """Run requests without waiting for others from now on, because the server is stopping."""
@@ -110,6 +113,10 @@ class Service:
             return "the request comes from a page of another site."
         return None
 
+    async def in_turn(self, task: Callable[[], T]) -> T:
+        """Run something that takes much time or memory in a thread, one after another."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, task)
+
     async def body(self, request: Request) -> bytes | bytearray:
         """Receive the body of a request; status 415 if it is compressed."""
         if request.headers.get("content-encoding", "identity") != "identity":
@@ -143,7 +150,7 @@ class Service:
 
     async def _metrics(self, request: Request) -> Response:
         queued = {model.name: model.batcher.queued_samples for model in self.models.values()}
-        return Response(self.metrics.text(queued), media_type=CONTENT_TYPE_LATEST)
+        return Response(await self.in_turn(partial(self.metrics.text, queued)), media_type=CONTENT_TYPE_LATEST)
 
     async def _model(self, request: Request) -> Response:
         return JSONResponse(self.find_model(request).metadata(request.path_params["model"]))
@@ -173,11 +180,8 @@ class Service:
     async def _run(self, model: ServedModel, request: Request) -> Response:
         body = await self.body(request)
         text, binary = split_body(body, request.headers.get(HEADER_LENGTH))
-        if len(text) <= INLINE_BYTES:
-            inference = read_request(text, binary, model.inputs, model.outputs)
-        else:
-            async with self._parsing:
-                inference = await asyncio.to_thread(read_request, text, binary, model.inputs, model.outputs)
+        read = partial(read_request, text, binary, model.inputs, model.outputs)
+        inference = read() if len(text) <= INLINE_BYTES else await self.in_turn(read)
         shape = next(iter(inference.feeds.values())).shape
         try:
             fetches, _ = await model.batcher.run(inference.feeds, shape[0] if shape else 1)

@@ -104,7 +104,7 @@ class Batcher:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Run the queued requests, then close the runners; leave a runner that is still busy to the end of the process."""
+        """Run the queued requests, then close the runners, except those that are still busy."""
         with self._changed:
             self._closing = True
         self.stop_delaying()

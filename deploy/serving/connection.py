@@ -21,7 +21,9 @@ from deploy.core.limits import Limits
 SWEEP_S = 0.2
 """Time between two checks of all connections."""
 LINGER_S = 2.0
-"""Time in which a client can read why its connection is closed, while what it still sends is discarded."""
+"""Time in which a client can read why its connection is closed."""
+LINGER_BYTES = 1 << 20
+"""Bytes that a client can still send in that time; they are discarded."""
 QUIET_S = 0.5
 """Time in which a connection of a server that is stopping can still bring a request, or the rest of one."""
 SMALL_CHUNK_BYTES = 64
@@ -149,17 +151,17 @@ class Connection(HttpToolsProtocol):
         """Parse, and bound what has been received of an incomplete line; its parts reach no callback."""
         if self._waits is _Waits.CLOSE or self._refusal:
             self._body_bytes += len(data)
-            if self._body_bytes > self.pool.max_body_bytes:
-                self.transport.abort()
+            if self._body_bytes > LINGER_BYTES:
+                self.flow.pause_reading()
             return
         if self._waits is _Waits.NOTHING:
             self._framing_bytes = 0
         self._framing_bytes += len(data)
         super().data_received(data)
-        allowed = self._limits.serve_header_bytes
-        if self._waits in (_Waits.REQUEST, _Waits.HEADERS) and self._framing_bytes > allowed + self._limits.serve_url_bytes:
+        excess = self._framing_bytes - self._limits.serve_header_bytes - self._limits.serve_url_bytes
+        if self._waits in (_Waits.REQUEST, _Waits.HEADERS) and excess > 0:
             self.refuse(431, "the headers are too large.")
-        elif self._waits is _Waits.BODY and self._framing_bytes > 2 * allowed + self._body_bytes:
+        elif self._waits is _Waits.BODY and excess > self._limits.serve_header_bytes + self._body_bytes:
             self.refuse(400, "the chunks, or the headers after them, are too large.")
 
     def eof_received(self) -> bool | None:  # type: ignore[override]

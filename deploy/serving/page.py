@@ -9,6 +9,7 @@ import statistics
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -129,8 +130,8 @@ class Page:
         self.waiting.add(request)
         try:
             body = await self.service.body(request)
-            async with self.turn:  # decoding takes much memory, and the times of one image at a time are comparable
-                sample = await asyncio.to_thread(self._prepare, body)
+            sample = await self.service.in_turn(partial(self._prepare, body))
+            async with self.turn:  # the times of one image at a time are comparable
                 rows = [await self._row(item, sample[None]) for item in self.variants]
         finally:
             self.waiting.discard(request)

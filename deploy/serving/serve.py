@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import gc
 import socket
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from deploy.core.backend import Backend, backends, find_backend
 from deploy.core.errors import MissingPackageError, UsageError
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
 
 BACKLOG = 1024
 """Connections that wait to be accepted."""
-ACCEPT_S = 0.05
-"""Time after a signal to stop in which connections that the kernel has accepted are taken."""
+ACCEPTED = 128
+"""Connections that are accepted at once."""
 OTHER_FILES = 512
 """Files that a server opens besides its connections."""
 SWITCH_S = 0.0005
@@ -164,6 +163,7 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
         try:
             listener.bind((host, port))
             listener.listen(BACKLOG)
+            listener.setblocking(False)
         except OSError as exc:
             raise UsageError(f"{host}:{port} cannot be used: {exc.strerror}.", "--port 0 takes a free port") from exc
         yield listener
@@ -182,27 +182,45 @@ def _run(
     from deploy.serving.connection import HEADERS, Connection
 
     class Server(uvicorn.Server):
+        accepting: set[asyncio.Task[Any]]
+
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
+            """Accept connections; uvloop's own server accepts one per iteration, so that a crowd waits for seconds."""
+            self.loop = asyncio.get_running_loop()
+            self.accepting = set()
+            self.loop.add_reader(listener, self.accept)
             self.watch = asyncio.create_task(pool.watch())
+            self.started = True
             started()
+
+        def accept(self) -> None:
+            with contextlib.suppress(OSError):  # none waits, its client has gone, or there are too many open files
+                for _ in range(ACCEPTED):
+                    connection, _ = listener.accept()
+                    connection.setblocking(False)
+                    task = self.loop.create_task(self.loop.connect_accepted_socket(self.protocol, connection))
+                    self.accepting.add(task)
+                    task.add_done_callback(self.accepting.discard)
+
+        def protocol(self) -> asyncio.Protocol:
+            return Connection(config=config, server_state=self.server_state, app_state={}, pool=pool)
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             """Accept the connections that the kernel has, and no others; then stop within `Limits.serve_drain_s`."""
             self.watch.cancel()
             stopping()
+            self.loop.remove_reader(listener)
             listener.listen(0)
-            await asyncio.sleep(ACCEPT_S)
-            for server in self.servers:
-                server.close()
+            self.accept()
             listener.close()
+            await asyncio.gather(*self.accepting, return_exceptions=True)
             await pool.drain(lambda: self.force_exit)
             for task in self.server_state.tasks:
                 task.cancel()
 
     config = uvicorn.Config(
         application,
-        http=cast(Any, functools.partial(Connection, pool=pool)),
+        http="httptools",
         ws="none",
         log_level="error",
         access_log=False,
@@ -210,7 +228,6 @@ def _run(
         date_header=False,
         headers=HEADERS,
         lifespan="off",
-        backlog=BACKLOG,
         timeout_keep_alive=pool.limits.serve_idle_s,
     )
     _allow_files(pool.limits.serve_connections)
@@ -220,7 +237,7 @@ def _run(
     sys.setswitchinterval(SWITCH_S)
     try:
         with contextlib.suppress(Stopped):  # uvicorn raises the signal again after it has stopped
-            Server(config).run(sockets=[listener])
+            Server(config).run()
     finally:
         sys.setswitchinterval(interval)
         gc.unfreeze()

@@ -460,7 +460,7 @@ class SleepyRunner(Runner):
     inputs = outputs = ()
 
     def run(self, feeds):
-        time.sleep(1000 * feeds["input"].max())
+        time.sleep(1000 * float(feeds["input"].max()))
         return {"logits": np.zeros((len(feeds["input"]), 10), np.float32)}
 
 def open(path):
