@@ -1,7 +1,7 @@
 """The server's ASGI application.
 
 `deploy.serving.connection` bounds what clients send and how long they take. Here, browsers are kept from sending
-requests for other sites, and large JSON is parsed in a thread, one text at a time, while others are answered.
+requests for other sites. `deploy.serving.reader` reads large JSON and images.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -28,12 +26,12 @@ from deploy.serving.metrics import Metrics
 from deploy.serving.models import VERSION, ServedModel
 from deploy.serving.options import ServeOptions, is_loopback
 from deploy.serving.protocol import HEADER_LENGTH, RequestError, read_request, split_body, write_response
+from deploy.serving.reader import Reader
 
 INFER = re.compile(r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?/infer")
-T = TypeVar("T")
 EXTENSIONS = ("binary_tensor_data", "classification")
 INLINE_BYTES = 64 << 10
-"""Size up to which JSON is parsed at once."""
+"""Size up to which JSON is parsed in this process."""
 CLIENT_CLOSED = 499
 """Status in the metrics of a request whose client closed the connection, as in nginx."""
 
@@ -41,11 +39,13 @@ CLIENT_CLOSED = 499
 class Service:
     """Request handlers for several models."""
 
-    def __init__(self, models: Mapping[str, ServedModel], options: ServeOptions, metrics: Metrics) -> None:
+    def __init__(
+        self, models: Mapping[str, ServedModel], reader: Reader, options: ServeOptions, metrics: Metrics
+    ) -> None:
         self.models = models
+        self.reader = reader
         self.metrics = metrics
         self._loopback = is_loopback(options.host)
-        self._worker = ThreadPoolExecutor(1, "parser")
 
     def stop_delaying(self) -> None:
         """Run requests without waiting for others from now on, because the server is stopping."""
@@ -113,10 +113,6 @@ class Service:
             return "the request comes from a page of another site."
         return None
 
-    async def in_turn(self, task: Callable[[], T]) -> T:
-        """Run something that takes much time or memory in a thread, one after another."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, task)
-
     async def body(self, request: Request) -> bytes | bytearray:
         """Receive the body of a request; status 415 if it is compressed."""
         if request.headers.get("content-encoding", "identity") != "identity":
@@ -150,7 +146,7 @@ class Service:
 
     async def _metrics(self, request: Request) -> Response:
         queued = {model.name: model.batcher.queued_samples for model in self.models.values()}
-        return Response(await self.in_turn(partial(self.metrics.text, queued)), media_type=CONTENT_TYPE_LATEST)
+        return Response(await asyncio.to_thread(self.metrics.text, queued), media_type=CONTENT_TYPE_LATEST)
 
     async def _model(self, request: Request) -> Response:
         return JSONResponse(self.find_model(request).metadata(request.path_params["model"]))
@@ -180,8 +176,8 @@ class Service:
     async def _run(self, model: ServedModel, request: Request) -> Response:
         body = await self.body(request)
         text, binary = split_body(body, request.headers.get(HEADER_LENGTH))
-        read = partial(read_request, text, binary, model.inputs, model.outputs)
-        inference = read() if len(text) <= INLINE_BYTES else await self.in_turn(read)
+        parts = text, binary, model.inputs, model.outputs
+        inference = read_request(*parts) if len(text) <= INLINE_BYTES else await self.reader.request(*parts)
         shape = next(iter(inference.feeds.values())).shape
         try:
             fetches, _ = await model.batcher.run(inference.feeds, shape[0] if shape else 1)

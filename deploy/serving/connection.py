@@ -74,6 +74,7 @@ class Pool:
             oldest = next(iter(self.uploading), connection)
             if oldest is connection:
                 return False
+            del self.uploading[oldest]
             oldest.refuse(429, "too many requests are in progress.")
         return True
 

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import statistics
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.artifact import Artifact
-from deploy.core.errors import ArtifactError, DataError, DeployError
+from deploy.core.errors import ArtifactError, DeployError
 from deploy.core.limits import limits
 from deploy.core.model import Preprocessing
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import batch_symbol
-from deploy.data.folder import decode
-from deploy.data.preprocess import image_preprocessing, prepare
+from deploy.data.preprocess import image_preprocessing
 from deploy.models.open import open_model, request_of
 from deploy.serving.app import Service
 from deploy.serving.models import ModelOpener, ServedModel
@@ -39,8 +34,6 @@ RUNS = 5
 """Runs of each variant; the page shows their median time."""
 TOP = 5
 """Classes shown per variant."""
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Image formats that are read, whatever the bytes say."""
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -130,19 +123,12 @@ class Page:
         self.waiting.add(request)
         try:
             body = await self.service.body(request)
-            sample = await self.service.in_turn(partial(self._prepare, body))
+            sample = await self.service.reader.sample(body, self.preprocessing)
             async with self.turn:  # the times of one image at a time are comparable
                 rows = [await self._row(item, sample[None]) for item in self.variants]
         finally:
             self.waiting.discard(request)
         return JSONResponse({"rows": rows, "runs": RUNS})
-
-    def _prepare(self, body: bytes | bytearray) -> NDArray[np.float32]:
-        try:
-            _check_pixels(body, self.preprocessing)
-            return prepare(decode(bytes(body)), self.preprocessing)
-        except DataError as exc:
-            raise RequestError(400, exc.message) from exc
 
     async def _row(self, model: ServedModel, batch: NDArray[Any]) -> dict[str, Any]:
         spec = model.inputs[0]
@@ -157,25 +143,6 @@ class Page:
             "top": _top_classes(logits, model.labels),
             "median_ms": 1000 * statistics.median(ran_s for _, ran_s in results),
         }
-
-
-def _check_pixels(body: bytes | bytearray, preprocessing: Preprocessing) -> None:
-    """Check the size that an image declares, and the size it is resized to, before it is decoded."""
-    limit = limits().serve_image_pixels
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(body), formats=FORMATS) as image:
-                short, long = sorted(image.size)
-    except Image.DecompressionBombError:
-        pixels = limit + 1
-    except Exception as exc:  # a decoder may raise anything on a damaged file
-        raise RequestError(400, f"the image cannot be read; formats: {', '.join(FORMATS)}.") from exc
-    else:
-        resized = (preprocessing.resize or 0) ** 2 * long // max(short, 1)  # an extreme aspect ratio makes it large
-        pixels = max(short * long, resized)
-    if pixels > limit:
-        raise RequestError(413, f"the image, or what it is resized to, has more than {limit} pixels.")
 
 
 def _top_classes(logits: NDArray[Any], labels: Sequence[str]) -> list[dict[str, Any]]:

@@ -108,6 +108,7 @@ def serve(
     from deploy.serving.connection import Pool
     from deploy.serving.metrics import Metrics
     from deploy.serving.models import ModelOpener, choose_files
+    from deploy.serving.reader import Reader
 
     options = options or ServeOptions()
     store = Store(artifacts or default_root())
@@ -119,6 +120,8 @@ def serve(
     opener = ModelOpener(options=options, metrics=metrics, backend=selected)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_listen(options.host, options.port))
+        reader = Reader()
+        stack.callback(reader.close)
         served: list[ServedModel] = []
         for artifact in chosen:
             with progress.stage(f"opening {artifact.path.name}"):
@@ -127,7 +130,7 @@ def serve(
         if not is_loopback(options.host):
             progress.warn(f"the server is reachable at {options.host} without authentication")
         names = {chosen[0].manifest.slug: served[0], **{item.name: item for item in served}}
-        service = Service(names, options, metrics)
+        service = Service(names, reader, options, metrics)
         routes = []
         if options.page:
             from deploy.serving.page import page_routes
