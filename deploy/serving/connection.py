@@ -26,6 +26,8 @@ LINGER_BYTES = 1 << 20
 """Bytes that a client can still send in that time; they are discarded."""
 QUIET_S = 0.5
 """Time in which a connection of a server that is stopping can still bring a request, or the rest of one."""
+SMALL_BODY_BYTES = 32 << 10
+"""Size up to which a body does not count among all bodies; the number of connections bounds these."""
 SMALL_CHUNK_BYTES = 64
 """Average size from which the chunks of a body may be many."""
 HEADERS = [("x-content-type-options", "nosniff"), ("cross-origin-resource-policy", "same-origin")]
@@ -242,10 +244,12 @@ class Connection(HttpToolsProtocol):
             self._reject(*self._too_large())
         if self.cycle.response_complete:
             return
-        self.pool.uploading.setdefault(self)
-        self._held_bytes += len(body)
-        if not self.pool.hold(self, len(body)):
-            self._reject(429, "too many requests are in progress.")
+        if self._body_bytes > SMALL_BODY_BYTES:  # a request with a few samples is always taken
+            self.pool.uploading.setdefault(self)
+            size = self._body_bytes if self._body_bytes - len(body) <= SMALL_BODY_BYTES else len(body)
+            self._held_bytes += size
+            if not self.pool.hold(self, size):
+                self._reject(429, "too many requests are in progress.")
         super().on_body(body)
 
     def on_message_complete(self) -> None:

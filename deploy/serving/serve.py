@@ -243,7 +243,6 @@ def _run(
             Server(config).run()
     finally:
         sys.setswitchinterval(interval)
-        gc.unfreeze()
 
 
 def _allow_files(connections: int) -> None:
