@@ -57,6 +57,8 @@ PERIOD_S = 0.05
 """Time between two questions for the server's health."""
 IMAGE_PERIOD_S = 1.0
 """Time between two honest images for the demo page."""
+RAMP_S = 5.0
+"""Time in which the attackers start."""
 LONGEST_S = 12.0
 """Time after which an attacker gives up a connection."""
 TOLERANCE = 1e-5
@@ -462,6 +464,7 @@ def _attack(port: int, connections: int, over: Any, results: Any) -> None:
 
     async def one(index: int) -> None:
         order = random.Random(index)
+        await asyncio.sleep(RAMP_S * index / connections)
         while not over.is_set():
             name = order.choice(list(kinds))
             try:

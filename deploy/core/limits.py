@@ -39,7 +39,7 @@ class Limits:
     serve_body_rate: int = 16 << 10
     """Bytes per second that an incomplete body must bring, over `serve_stall_s`."""
     serve_stall_s: int = 5
-    serve_bodies_bytes: int = 96 << 20
+    serve_bodies_bytes: int = 64 << 20
     """Bytes of all bodies in a server, or the size of one if that is larger; the oldest incomplete body gives way."""
     serve_pipelined: int = 8
     """Requests of one connection that wait for their responses."""

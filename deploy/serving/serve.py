@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 BACKLOG = 1024
 """Connections that wait to be accepted."""
-ACCEPTED = 128
+ACCEPTED = 16
 """Connections that are accepted at once."""
 OTHER_FILES = 512
 """Files that a server opens besides its connections."""
