@@ -88,8 +88,8 @@ def main() -> None:
 
 def measure(artifacts: Path, seconds: float, requests: int, connections: int) -> dict[str, Any]:
     """Return the numbers of a run without and one with attackers, and of a stop under load."""
-    undisturbed, _ = _run(artifacts, seconds / 5, requests, 0)
-    attacked, stop = _run(artifacts, seconds, requests, connections)
+    undisturbed, _ = run(artifacts, seconds / 5, requests, 0)
+    attacked, stop = run(artifacts, seconds, requests, connections)
     ratio = attacked["peak_memory_bytes"] / undisturbed["peak_memory_bytes"]
     met = {
         "wrong": attacked["wrong"] == 0,
@@ -111,7 +111,7 @@ def measure(artifacts: Path, seconds: float, requests: int, connections: int) ->
     }
 
 
-def _run(artifacts: Path, seconds: float, requests: int, connections: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def run(artifacts: Path, seconds: float, requests: int, connections: int) -> tuple[dict[str, Any], dict[str, Any]]:
     context = multiprocessing.get_context("spawn")
     with _serving(artifacts) as (server, port, file):
         results = context.Queue()
