@@ -112,6 +112,7 @@ def measure(artifacts: Path, seconds: float, requests: int, connections: int) ->
 
 
 def run(artifacts: Path, seconds: float, requests: int, connections: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the numbers of a run with this many attackers, and of the stop at its end."""
     context = multiprocessing.get_context("spawn")
     with _serving(artifacts) as (server, port, file):
         results = context.Queue()

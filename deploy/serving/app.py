@@ -7,6 +7,7 @@ requests for other sites. `deploy.serving.reader` reads large JSON and images.
 from __future__ import annotations
 
 import asyncio
+import mmap
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -25,11 +26,13 @@ from deploy.core.errors import DeployError
 from deploy.serving.metrics import Metrics
 from deploy.serving.models import VERSION, ServedModel
 from deploy.serving.options import ServeOptions, is_loopback
-from deploy.serving.protocol import HEADER_LENGTH, RequestError, read_request, split_body, write_response
+from deploy.serving.protocol import HEADER_LENGTH, Body, RequestError, read_request, split_body, write_response
 from deploy.serving.reader import Reader
 
 INFER = re.compile(r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?/infer")
 EXTENSIONS = ("binary_tensor_data", "classification")
+MAPPED_BYTES = 1 << 20
+"""Size from which a body has pages of its own."""
 INLINE_BYTES = 64 << 10
 """Size up to which JSON is parsed in this process."""
 CLIENT_CLOSED = 499
@@ -113,17 +116,18 @@ class Service:
             return "the request comes from a page of another site."
         return None
 
-    async def body(self, request: Request) -> bytes | bytearray:
+    async def body(self, request: Request) -> Body:
         """Receive the body of a request; status 415 if it is compressed."""
         if request.headers.get("content-encoding", "identity") != "identity":
             raise RequestError(415, "compressed requests are not supported.")
-        body: bytes | bytearray = b""
+        size = int(request.headers.get("content-length", 0))
+        if size < MAPPED_BYTES:
+            parts = [part async for part in request.stream()]
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        body, filled = mmap.mmap(-1, size), 0  # given back to the system at once, unlike what malloc has
         async for part in request.stream():
-            if not body:
-                body = part
-            elif part:
-                body = body if isinstance(body, bytearray) else bytearray(body)
-                body += part
+            body[filled : filled + len(part)] = part
+            filled += len(part)
         return body
 
     def find_model(self, request: Request) -> ServedModel:

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from mmap import mmap
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from deploy.core.limits import limits
 from deploy.core.runner import Feeds, Fetches
 from deploy.core.tensors import DATATYPES, TensorSpec
 
+Body = bytes | mmap
+"""A received body."""
 MAX_DIMENSION = 1 << 48
 """Size that no dimension of a tensor reaches."""
 STEP = 1 << 14
@@ -68,9 +71,10 @@ def tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
 
 
 def read_request(
-    text: bytes | bytearray, binary: memoryview, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    text: Body, binary: memoryview, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> InferenceRequest:
     """Parse and check a request: its JSON, and its binary tensors."""
+    text = text[:]
     _check_json(text)
     try:
         document = orjson.loads(text)
@@ -121,7 +125,7 @@ def write_response(
     return b"".join([text, *parts]), {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(text))}
 
 
-def split_body(body: bytes | bytearray, header_length: str | None) -> tuple[bytes | bytearray, memoryview]:
+def split_body(body: Body, header_length: str | None) -> tuple[Body, memoryview]:
     """Return the JSON of a body and what follows it, which is nothing without the header `HEADER_LENGTH`."""
     view = memoryview(body)
     if header_length is None:
@@ -134,7 +138,7 @@ def split_body(body: bytes | bytearray, header_length: str | None) -> tuple[byte
     return body[:length], view[length:]
 
 
-def _check_json(text: bytes | bytearray) -> None:
+def _check_json(text: bytes) -> None:
     """Check the size of the document that JSON becomes before it is parsed."""
     if len(text) > limits().serve_json_bytes:
         raise RequestError(413, f"the JSON is larger than {limits().serve_json_bytes} bytes; binary tensors may be.")

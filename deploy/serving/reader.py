@@ -30,7 +30,7 @@ from deploy.core.runner import Feeds
 from deploy.core.tensors import TensorSpec
 from deploy.data.folder import decode
 from deploy.data.preprocess import prepare
-from deploy.serving.protocol import InferenceRequest, RequestedOutput, RequestError, read_request
+from deploy.serving.protocol import Body, InferenceRequest, RequestedOutput, RequestError, read_request
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Image formats that are read, whatever the bytes say."""
@@ -46,7 +46,7 @@ class Reader:
         self._thread = ThreadPoolExecutor(1, "reader")
 
     async def request(
-        self, text: bytes | bytearray, binary: memoryview, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+        self, text: Body, binary: memoryview, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
     ) -> InferenceRequest:
         """Do what `read_request` does."""
         arrays = {"text": np.frombuffer(text, np.uint8), "binary": np.frombuffer(binary, np.uint8)}
@@ -55,7 +55,7 @@ class Reader:
         wanted = from_plain(tuple[RequestedOutput, ...], values["outputs"])
         return InferenceRequest(id=values["id"], feeds=feeds, outputs=wanted)
 
-    async def sample(self, image: bytes | bytearray, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    async def sample(self, image: Body, preprocessing: Preprocessing) -> NDArray[np.float32]:
         """Decode an image and prepare it: channels x height x width.
 
         Raises:
