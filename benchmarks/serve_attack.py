@@ -57,8 +57,8 @@ PERIOD_S = 0.05
 """Time between two questions for the server's health."""
 IMAGE_PERIOD_S = 1.0
 """Time between two honest images for the demo page."""
-RAMP_S = 5.0
-"""Time in which the attackers start."""
+RAMP = 1 / 60
+"""Share of the duration in which the attackers start."""
 LONGEST_S = 12.0
 """Time after which an attacker gives up a connection."""
 TOLERANCE = 1e-5
@@ -122,7 +122,7 @@ def run(artifacts: Path, seconds: float, requests: int, connections: int) -> tup
             context.Process(target=_send_images, args=(port, over, results)),
         ]
         if connections:
-            workers.append(context.Process(target=_attack, args=(port, connections, over, results)))
+            workers.append(context.Process(target=_attack, args=(port, connections, RAMP * seconds, over, results)))
         for worker in workers:
             worker.start()
         checked = context.Process(target=_check_answers, args=(port, file, requests, seconds, results))
@@ -176,7 +176,7 @@ def _serving(artifacts: Path) -> Iterator[tuple[subprocess.Popen[str], int, Path
     finally:
         os.sched_setaffinity(0, cores)
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def _peak_bytes(server: subprocess.Popen[str]) -> int:
@@ -457,7 +457,7 @@ def attacks() -> dict[str, Attack]:
     }
 
 
-def _attack(port: int, connections: int, over: Any, results: Any) -> None:
+def _attack(port: int, connections: int, ramp_s: float, over: Any, results: Any) -> None:
     """Hold connections, each with one attack after another."""
     _prefer(ATTACKERS)
     kinds = attacks()
@@ -465,7 +465,7 @@ def _attack(port: int, connections: int, over: Any, results: Any) -> None:
 
     async def one(index: int) -> None:
         order = random.Random(index)
-        await asyncio.sleep(RAMP_S * index / connections)
+        await asyncio.sleep(ramp_s * index / connections)
         while not over.is_set():
             name = order.choice(list(kinds))
             try:
