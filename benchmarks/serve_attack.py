@@ -116,15 +116,19 @@ def run(artifacts: Path, seconds: float, requests: int, connections: int) -> tup
     context = multiprocessing.get_context("spawn")
     with _serving(artifacts) as (server, port, file):
         results = context.Queue()
-        over = context.Event()
+        over, ready = context.Event(), context.Event()
         workers = [
             context.Process(target=_ask_health, args=(port, over, results)),
             context.Process(target=_send_images, args=(port, over, results)),
         ]
         if connections:
-            workers.append(context.Process(target=_attack, args=(port, connections, RAMP * seconds, over, results)))
+            workers.append(
+                context.Process(target=_attack, args=(port, connections, RAMP * seconds, ready, over, results))
+            )
         for worker in workers:
             worker.start()
+        if connections:
+            ready.wait()
         checked = context.Process(target=_check_answers, args=(port, file, requests, seconds, results))
         checked.start()
         found: dict[str, Any] = {}
@@ -457,10 +461,11 @@ def attacks() -> dict[str, Attack]:
     }
 
 
-def _attack(port: int, connections: int, ramp_s: float, over: Any, results: Any) -> None:
+def _attack(port: int, connections: int, ramp_s: float, ready: Any, over: Any, results: Any) -> None:
     """Hold connections, each with one attack after another."""
     _prefer(ATTACKERS)
     kinds = attacks()
+    ready.set()
     tried: Counter[str] = Counter()
 
     async def one(index: int) -> None:

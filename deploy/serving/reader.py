@@ -34,7 +34,7 @@ from deploy.serving.protocol import Body, InferenceRequest, RequestedOutput, Req
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Image formats that are read, whatever the bytes say."""
-NICENESS = 5
+NICENESS = 10
 """The child leaves the cores to the server and its runners."""
 
 
