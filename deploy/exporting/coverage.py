@@ -16,7 +16,7 @@ from deploy.parity.coverage import MAX_NAMED, Coverage, Unreached
 from deploy.parity.probes import Probe
 from deploy.parity.weights import WeightMatches
 from deploy.support import onnx_file
-from deploy.support.onnx_decisions import RANGES, Choice, count_nodes, watched
+from deploy.support.onnx_decisions import RANGES, GraphChoice, count_nodes, watched
 
 SEARCH_STEPS = {"quick": 0, "standard": 12, "thorough": 100, "data": 0}
 """Gradient steps of the search for probes that reach more sides."""
@@ -134,7 +134,7 @@ def measure(
     )
 
 
-def _not_run(choices: Sequence[Choice], reached: Sequence[frozenset[str]]) -> int:
+def _not_run(choices: Sequence[GraphChoice], reached: Sequence[frozenset[str]]) -> int:
     """Return the number of nodes in branches that were never taken; a branch in such a branch counts once."""
     count = 0
     for index, choice in enumerate(choices):
@@ -145,7 +145,7 @@ def _not_run(choices: Sequence[Choice], reached: Sequence[frozenset[str]]) -> in
     return count
 
 
-def _ran(index: int, choices: Sequence[Choice], reached: Sequence[frozenset[str]]) -> bool:
+def _ran(index: int, choices: Sequence[GraphChoice], reached: Sequence[frozenset[str]]) -> bool:
     inside = choices[index].inside
     if inside is None:
         return True
