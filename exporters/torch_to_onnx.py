@@ -23,6 +23,7 @@ import torch
 from deploy.core.errors import DeployError, ExportError, ModelError, StorageError
 from deploy.core.model import Model
 from deploy.core.tensors import SizeRange, TensorSpec, size_ranges, symbols, with_ranges
+from deploy.support.attention import plain_attention
 from deploy.support.onnx_file import SINGLE_FILE_LIMIT, opset
 from deploy.support.state import unchanged
 from exporters.ranges import exported_ranges
@@ -80,7 +81,7 @@ def export(
         StorageError: the file cannot be written.
     """
     names = list(_example_outputs(model, inputs))
-    with _captured() as (log, caught), _plain_attention():
+    with _captured() as (log, caught), plain_attention():
         try:
             with unchanged(model.module, traced=True):
                 ranges = STRATEGIES[strategy](model, inputs, names, path, options)
@@ -340,18 +341,6 @@ def _file_of_stdout() -> Iterator[IO[str]]:
         finally:
             os.dup2(saved, 1)
             os.close(saved)
-
-
-@contextlib.contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Switch off the fused attention of inference, which exporters cannot record."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 _REASONS = (

@@ -14,6 +14,7 @@ import numpy as np
 
 from deploy.backends.torch.constants import computed_constants
 from deploy.backends.torch.directed import exercised
+from deploy.backends.torch.fastpath import fast_path_fault
 from deploy.backends.torch.perturbed import PerturbedRunner
 from deploy.backends.torch.reference import PyTorchRunner, baseline_of
 from deploy.backends.torch.repeat import check_repeatable
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 
 LOW_MEMORY_BYTES = 2**30
 """Files of at least this size are opened with one copy of their weights."""
+
+_MAX_FAST = 24
+"""Number of probes that are run with and without PyTorch's fast path of attention layers."""
 
 _MAX_GRADIENTS = 3
 """Number of probes at which the gradients of weights that were not found are computed."""
@@ -167,6 +171,9 @@ def prove(
         refused=_merged(accepted.refused, report.refused),
         notes=(*report.notes, *notes, *accepted.notes, *repeatable),
     )
+    fault = fast_path_fault(model, [probe.feeds for probe in ran[:_MAX_FAST]])
+    if fault:
+        report = dataclasses.replace(report, verdict="fail", reasons=(fault, *report.reasons))
     if not find_weights:
         return report
     matches = _match(model, chooser.reference.read if chooser else reference.read, ran, graph(), path, precision)

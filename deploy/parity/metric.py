@@ -24,7 +24,10 @@ MIN_FREEDOM = 6
 INVARIANT = 1e-9
 """Deviations below this share of the magnitude are rounding of float64 itself."""
 
-LIMITS = {"fp32": float(np.finfo(np.float32).max), "fp16": float(np.finfo(np.float16).max)}
+LIMITS = {
+    precision: float(np.finfo(dtype).max)
+    for precision, dtype in (("fp64", np.float64), ("fp32", np.float32), ("fp16", np.float16))
+}
 """From this magnitude on, a value counts as infinite in the precision."""
 
 _BELOW_LIMIT = 0.9999
