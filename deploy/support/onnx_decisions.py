@@ -83,10 +83,11 @@ class _Recorder:
 
 
 def watched(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[GraphChoice, ...]]:
-    """Return the copy of a graph with the output `RANGES`, and its choices; without choices the graph is unchanged."""
-    copy = onnx.inliner.inline_local_functions(model) if model.functions else onnx.ModelProto()
-    if not model.functions:
-        copy.CopyFrom(model)
+    """Return a graph with the output `RANGES`, and its choices; without choices the graph is unchanged.
+
+    The model that is given is changed too, unless it has functions: a copy would hold its weights twice.
+    """
+    copy = onnx.inliner.inline_local_functions(model) if model.functions else model
     standard = next((item.version for item in copy.opset_import if item.domain in ("", "ai.onnx")), 0)
     recorder = _Recorder(opset=standard)
     stored = {tensor.name for tensor in copy.graph.initializer}
