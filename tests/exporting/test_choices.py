@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import runpy
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from deploy.exporting.check import check
 from deploy.exporting.export import export_model
@@ -204,7 +208,7 @@ class Nets:
         self.file.write_text(NETS + "\n" + factories, encoding="utf-8")
 
     def request(self, kind: str, wrong: str = "") -> ModelRequest:
-        shape = "x:batch,16" if kind in ("Ties", "Edge", "Restored") else "x:batch,3,8,8"
+        shape = "x:batch,16" if kind in ROWS else "x:batch,3,8,8"
         shape = "x:1,3,8,8" if kind == "Detector" else shape
         return ModelRequest(name=f"{self.file}:{_name(kind, wrong)}", inputs=(shape,))
 
@@ -218,9 +222,23 @@ class Nets:
             self.done[key] = done.artifact.path, done.parity
         return self.done[key]
 
+    def write(self, kind: str, wrong: str) -> Path:
+        """Write a file without a verdict of its own."""
+        path = self.folder / f"{_name(kind, wrong)}.onnx"
+        factories = runpy.run_path(str(self.file))
+        example = torch.rand(1 if kind == "Detector" else 2, *((16,) if kind in ROWS else (3, 8, 8)))
+        axes = {} if kind == "Detector" else {"x": {0: "batch"}}
+        module = factories[_name(kind, wrong)]()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(module, (example,), path, input_names=["x"], dynamic_axes=axes, dynamo=False)
+        return path
+
     def judge(self, kind: str, path: Path, precision: str = "fp32") -> ParityReport:
         return check(self.request(kind), onnx=path, precision=precision, artifacts=self.folder / "checked").parity
 
+
+ROWS = ("Ties", "Edge", "Restored")
 
 CASES = {
     "Detector": ("best box dropped", "best label wrong", "two boxes swapped"),
@@ -242,23 +260,23 @@ def _name(kind: str, wrong: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def nets(tmp_path_factory: pytest.TempPathFactory) -> Nets:
-    return Nets(tmp_path_factory.mktemp("choices"))
+def nets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nets]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # for networks this small, threads cost more than they save
+    yield Nets(tmp_path_factory.mktemp("choices"))
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("kind", CASES)
 def test_right_files_pass_and_wrong_ones_fail(nets: Nets, kind: str) -> None:
-    strategy = "export" if kind == "Heads" else "trace"
-    _, right = nets.export(kind, strategy=strategy)
+    _, right = nets.export(kind)
     assert right.verdict == "pass", right.reasons
     assert np.isfinite(right.margin) and right.margin > 1.2
     for wrong in CASES[kind]:
-        path, own = nets.export(kind, wrong, strategy=strategy)
-        assert own.verdict != "fail", (wrong, own.reasons)
-        assert nets.judge(kind, path).verdict == "fail", wrong
+        assert nets.judge(kind, nets.write(kind, wrong)).verdict == "fail", wrong
 
 
-@pytest.mark.parametrize("kind", ["Queries", "Ties", "Picture"])
+@pytest.mark.parametrize("kind", ["Queries", "Picture"])
 def test_ties_in_half_precision(nets: Nets, kind: str) -> None:
     _, right = nets.export(kind, precision="fp16")
     assert right.verdict == "pass" and right.margin > 1.2, right.reasons
