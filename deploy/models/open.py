@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError
 from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.store import Store
-from deploy.models.request import ModelRequest
+from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.models.resolve import resolve
 
 
 def open_model(request: ModelRequest, store: Store, progress: Progress) -> Model:
-    """Build a model; a zoo model with weights ``auto`` gets its newest trained checkpoint, if there is one."""
+    """Build a model; a zoo model with weights ``auto`` gets its newest trained checkpoint, if there is one.
+
+    Of a module in memory, the model has a copy.
+    """
+    if isinstance(request, ModuleRequest):
+        from deploy.models.memory import build
+
+        return build(request, progress)
     checkpoint = trained_checkpoint(request, store)
     if checkpoint is None:
         return resolve(request, progress)
@@ -45,9 +53,32 @@ def trained_checkpoint(request: ModelRequest, store: Store) -> Artifact | None:
 
 def request_of(artifact: Artifact) -> ModelRequest:
     """Return the request that builds the model of an artifact; `ArtifactError` if the manifest does not record one."""
+    reference = artifact.manifest.reference
+    if "module" in reference:
+        raise ArtifactError(
+            f"{artifact.path}: exported from a module in memory ({reference['module']}), "
+            "which this command cannot build again.",
+            "pass the module to the function of the Python API, or export a factory: deploy export FILE.py:FACTORY",
+        )
     try:
-        return ModelRequest.from_dict(artifact.manifest.reference)
+        return ModelRequest.from_dict(reference)
     except ValueError as exc:
         raise ArtifactError(
             f"{artifact.path}: the manifest does not record how to build the model.", "export the model again"
         ) from exc
+
+
+def made_from(artifact: Artifact, request: ModuleRequest) -> bool:
+    """Return whether an artifact was made from a module: of the same structure and weights, and for the same inputs."""
+    from deploy.models.memory import weights_of
+
+    manifest = artifact.manifest
+    same = manifest.weights.identity == weights_of(request.module).identity
+    return same and (not request.inputs or tuple(manifest.reference.get("inputs", ())) == request.inputs)
+
+
+def with_recorded_inputs(request: ModuleRequest, artifacts: Sequence[Artifact]) -> ModuleRequest:
+    """Return the request of a module with the inputs that its first artifact recorded, if it has none of its own."""
+    if request.inputs or not artifacts:
+        return request
+    return dataclasses.replace(request, inputs=tuple(artifacts[0].manifest.reference.get("inputs", ())))

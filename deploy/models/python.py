@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,23 +44,34 @@ def build_factory(request: ModelRequest) -> Model:
         raise ModelError(f"{reference} raised {type(exc).__name__}: {exc}") from exc
     if not isinstance(built, torch.nn.Module):
         raise ModelError(f"{reference} returned a {type(built).__name__}, not a torch.nn.Module.")
-    specs, sizes = _parse_inputs(request)
+    specs, sizes = parse_inputs(request)
     if not specs:
         raise InputSpecError(
             f"{reference}: the inputs are not known.",
             "add --input name:shape, for example --input input:batch,3,224,224",
         )
-    names = frozenset(spec.name for spec in specs)
     return Model(
         name=reference,
         slug=f"{Path(where).stem if where.endswith('.py') else where.replace('.', '-')}-{attribute}",
         module=built.eval(),
         inputs=specs,
         sizes=sizes,
-        # all of several inputs are passed by keyword, if ``forward`` has parameters of these names
-        keywords=names if len(names) > 1 and names <= {*inspect.signature(built.forward).parameters} else frozenset(),
+        keywords=keywords_of(built, specs),
         weights=Weights(source=f"as built by {reference}", trained=True, seed=request.seed),
     )
+
+
+def keywords_of(module: torch.nn.Module, specs: Sequence[TensorSpec]) -> frozenset[str]:
+    """Return the inputs that are passed by keyword: all, if ``forward`` has parameters of their names, else none.
+
+    A single input that is the first parameter is passed by position.
+    """
+    names = [spec.name for spec in specs]
+    parameters = inspect.signature(module.forward).parameters
+    named = [name for name, item in parameters.items() if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
+    first = next(iter(parameters.values()), None)
+    positional = first is not None and first.kind is not first.KEYWORD_ONLY and names == [first.name]
+    return frozenset() if positional or not set(names) <= set(named) else frozenset(names)
 
 
 def _import(where: str) -> ModuleType:
@@ -87,7 +99,12 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _parse_inputs(request: ModelRequest) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:
+def parse_inputs(request: ModelRequest) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:
+    """Parse the texts of ``--input``; also return the sizes of their symbols.
+
+    Raises:
+        InputSpecError: a text has another form, or a name is repeated.
+    """
     sizes: dict[str, int] = {"batch": 2}
     specs = []
     for text in request.inputs:
@@ -106,7 +123,7 @@ def with_inputs(model: Model, request: ModelRequest) -> Model:
     Raises:
         InputSpecError: the number of inputs, their rank or a fixed dimension does not fit the model.
     """
-    specs, sizes = _parse_inputs(request)
+    specs, sizes = parse_inputs(request)
     if not specs:
         return model
     if len(specs) != len(model.inputs):
