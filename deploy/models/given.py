@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.core.errors import InputSpecError, UsageError
@@ -56,6 +57,21 @@ def as_requests(models: Sequence[ModelLike], inputs: ExampleInputs | None = None
                 f"two modules have the name {request.name}.", "name them: module_request(module, inputs, name=…)"
             )
     return requests
+
+
+def given_source(
+    model: ModelLike | Path | None, inputs: ExampleInputs | None = None, name: str | None = None
+) -> str | Path | ModelRequest | None:
+    """Return the model of a command that starts from an export: a name, file or None as it is, else its request.
+
+    Raises:
+        UsageError: as for `as_request`.
+    """
+    if model is not None and not isinstance(model, str | Path):
+        return as_request(model, inputs, name)
+    if inputs is not None or name is not None:
+        raise UsageError(f"inputs= and name= have no effect: {model or 'the model'} is not a module in memory.")
+    return model
 
 
 def _texts(name: str, inputs: ExampleInputs | None) -> tuple[str, ...]:
