@@ -75,7 +75,7 @@ def given_source(
 
 
 def _texts(name: str, inputs: ExampleInputs | None) -> tuple[str, ...]:
-    items = (inputs,) if isinstance(inputs, str) else inputs or ()
+    items = () if inputs is None else (inputs,) if isinstance(inputs, str) else inputs
     if isinstance(items, Sequence) and all(isinstance(item, str) for item in items):
         return tuple(str(item) for item in items)
     raise InputSpecError(f"{name}: the inputs of a model given by name are texts, such as 'x:batch,3,224,224'.")
