@@ -31,7 +31,6 @@ from deploy.bench.compare import MARGIN, TIME_LIMIT_S, run_pairs
 from deploy.bench.process import BenchProcess
 from deploy.bench.sequential import LOOKS, interval_at, verdict_of
 from deploy.bench.statistics import Interval, geometric
-from deploy.core.runner import Fetches
 from deploy.core.tensors import TensorSpec
 from deploy.parity.probes import probes_at
 
@@ -206,7 +205,7 @@ def _agreement(work: Path, turns: int = 7) -> dict[str, Any]:
     deploy("-q", "--artifacts", str(work), "export", "resnet18", "--weights", "none")
     path = work / "resnet18" / "resnet18.fp32.onnx"
     images = TensorSpec(name="input", dtype="float32", shape=("batch", 3, 224, 224))
-    feeds: Fetches = probes_at([images], {"batch": 1})[0].feeds
+    feeds = probes_at([images], {"batch": 1})[0].feeds
     ratios, ours, theirs = [], [], []
     tool = Path(sys.executable).with_name("benchmark_app")
     for _ in range(turns):

@@ -27,7 +27,8 @@ import numpy as np
 from benchmarks.common import RESULTS, deploy_or_exit
 from benchmarks.int8_accuracy import RECIPES
 from benchmarks.int8_speed import ARCHITECTURES
-from deploy.core.store import LIMITS, Store
+from deploy.core.names import LIMITS
+from deploy.core.store import Store
 
 TRAINED = tuple(RECIPES)
 ZOO = ("nin", "alexnet_gray", "mobilenet_v1", "resnet18_gray", "plain18", "plain34", "vgg11_gray", "inception_block")

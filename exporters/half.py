@@ -27,11 +27,30 @@ def to_half(source: Path, path: Path, single_file_limit: int = SINGLE_FILE_LIMIT
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about values outside the range of float16, which the parity check reports
         half = convert_float_to_float16(
-            model, keep_io_types=True, disable_shape_infer=_exceeds(model, single_file_limit)
+            model,
+            keep_io_types=True,
+            disable_shape_infer=_exceeds(model, single_file_limit),
+            node_block_list=_transposed_products(model.graph),
         )
     data.unlink(missing_ok=True)
     external = _exceeds(half, single_file_limit)
     onnx.save(half, str(path), save_as_external_data=external, location=data.name if external else None)
+
+
+def _transposed_products(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of MatMul nodes, and of the Transpose before them that moves the first axis behind others.
+
+    ONNX Runtime 1.31 fuses them and then crashes (SIGSEGV) when it opens the file, if one of them is in float16.
+    """
+    moved = {}
+    for node in graph.node:
+        perm = [axis for item in node.attribute if item.name == "perm" for axis in item.ints]
+        first_moves = len(perm) > 2 and 0 in perm[-2:] and perm[:-2] == list(range(1, len(perm) - 1))
+        if node.op_type == "Transpose" and first_moves:
+            moved[node.output[0]] = node.name
+    products = [node for node in graph.node if node.op_type == "MatMul" and moved.keys() & {*node.input}]
+    before = [moved[name] for node in products for name in node.input if name in moved]
+    return [*dict.fromkeys(before), *(node.name for node in products)]
 
 
 def _exceeds(model: onnx.ModelProto, limit: int) -> bool:

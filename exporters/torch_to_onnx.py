@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
 import logging
+import os
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import onnx
@@ -21,9 +22,11 @@ import torch
 
 from deploy.core.errors import DeployError, ExportError, ModelError, StorageError
 from deploy.core.model import Model
-from deploy.core.tensors import TensorSpec, symbols
+from deploy.core.tensors import SizeRange, TensorSpec, size_ranges, symbols, with_ranges
+from deploy.support.attention import plain_attention
 from deploy.support.onnx_file import SINGLE_FILE_LIMIT, opset
 from deploy.support.state import unchanged
+from exporters.ranges import exported_ranges
 
 TRACE_OPSET = 17
 """Default operator set of tracing."""
@@ -50,6 +53,7 @@ class Exported:
     """An exported file.
 
     Attributes:
+        inputs: inputs of the graph, with the sizes that it is claimed to be right for.
         outputs: outputs of the graph, with its names of dimensions.
         traced_branches: lines of Python code, as ``file.py:12``, where a value decided which branch was traced; the
             graph contains that branch only.
@@ -77,15 +81,15 @@ def export(
         StorageError: the file cannot be written.
     """
     names = list(_example_outputs(model, inputs))
-    with _captured() as (log, caught):
+    with _captured() as (log, caught), plain_attention():
         try:
             with unchanged(model.module, traced=True):
-                STRATEGIES[strategy](model, inputs, names, path, options)
+                ranges = STRATEGIES[strategy](model, inputs, names, path, options)
         except OSError as exc:
             raise StorageError(f"{path.name}: cannot be written: {exc.strerror or exc}.") from exc
         except Exception as exc:
             file = _write_log(model, strategy, log(), exc)
-            raise ExportError(f"{strategy}: {_reason(exc)}", f"full log: {file}") from exc
+            raise ExportError(f"{strategy}: {_reason(exc, inputs)}", f"full log: {file}") from exc
         if options.half:
             from exporters.half import to_half  # imports onnxruntime, which takes half a second
 
@@ -95,7 +99,7 @@ def export(
         path=path,
         strategy=strategy,
         opset=opset(saved),
-        inputs=tuple(_spec(value) for value in saved.graph.input),
+        inputs=with_ranges([_spec(value) for value in saved.graph.input], ranges),
         outputs=tuple(_spec(value) for value in saved.graph.output),
         traced_branches=_traced_branches(caught),
     )
@@ -133,30 +137,51 @@ def _example_outputs(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, An
         raise ModelError(f"{model.name} does not run on {specs}: {type(exc).__name__}: {exc}") from exc
 
 
+class _Flat(torch.nn.Module):
+    """A model that takes its inputs and returns its outputs as flat sequences of tensors, in order.
+
+    The parts of the model are this module's own, so that their names in the graph have no prefix.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.training = False
+        self._parameters, self._buffers = model.module._parameters, model.module._buffers
+        self._modules = model.module._modules
+        self._non_persistent_buffers_set = model.module._non_persistent_buffers_set
+        vars(self)["_model"] = model
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Run the model."""
+        model = vars(self)["_model"]
+        return tuple(model.call({spec.name: value for spec, value in zip(model.inputs, tensors, strict=True)}).values())
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the tensors; ``get_extra_state`` may return anything, which tracing does not expect."""
+        state = super().state_dict(*args, **kwargs)
+        return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
 def _by_torch_export(
     model: Model, inputs: Sequence[TensorSpec], outputs: list[str], path: Path, options: ExportOptions
-) -> None:
-    args, kwargs = model.arguments(example(model, inputs))
-    dims = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs}
-    shapes: Any
-    shapes, by_name = model.arguments(dims)
-    if by_name:
-        shapes = {**dict(zip(inspect.signature(model.module.forward).parameters, shapes, strict=False)), **by_name}
+) -> Sequence[SizeRange]:
+    dims = [{axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs]
     program = torch.onnx.export(
-        model.module,
-        args,
-        kwargs=kwargs,
+        _Flat(model),
+        tuple(example(model, inputs).values()),
         dynamo=True,
         verbose=False,
         input_names=[spec.name for spec in inputs],
         output_names=outputs,
         opset_version=options.opset,
-        dynamic_shapes=shapes if any(dims.values()) else None,
+        dynamic_shapes=(tuple(dims),) if any(dims) else None,
     )
     if program is None:
         raise ExportError("torch.onnx.export returned nothing.")
+    ranges = [] if program.exported_program is None else exported_ranges(program.exported_program, inputs, model.sizes)
     _clean(program.model)
     _save(program.model, path)
+    return [*ranges, *size_ranges(inputs).values()]
 
 
 def _save(model: ir.Model, path: Path) -> None:
@@ -170,15 +195,15 @@ def _save(model: ir.Model, path: Path) -> None:
 
 def _by_tracing(
     model: Model, inputs: Sequence[TensorSpec], outputs: list[str], path: Path, options: ExportOptions
-) -> None:
-    args, kwargs = model.arguments(example(model, inputs))
+) -> Sequence[SizeRange]:
     axes = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs}
     axes |= _output_axes(model, inputs)
+    active = any(part.training for part in model.module.modules())  # although eval() was called: EVAL would change it
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         traced = Path(folder) / path.name
         torch.onnx.export(
-            model.module,
-            (*args, kwargs) if kwargs else args,
+            _Flat(model),
+            tuple(example(model, inputs).values()),
             traced,
             dynamo=False,
             verbose=False,
@@ -186,10 +211,12 @@ def _by_tracing(
             output_names=outputs,
             opset_version=options.opset or TRACE_OPSET,
             dynamic_axes=axes,
+            training=torch.onnx.TrainingMode.PRESERVE if active else torch.onnx.TrainingMode.EVAL,
         )
         loaded = ir.load(traced)
         _clean(loaded)
         _save(loaded, path)
+    return list(size_ranges(inputs).values())
 
 
 def _output_axes(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, dict[int, str]]:
@@ -197,20 +224,26 @@ def _output_axes(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, dict[i
     shapes = {name: tuple(value.shape) for name, value in _example_outputs(model, inputs).items()}
     axes: dict[str, dict[int, str]] = {}
     for symbol in symbols(inputs):
-        size = model.sizes[symbol]
-        other = model.replace(sizes={**model.sizes, symbol: size + 1})
+        size, allowed = model.sizes[symbol], size_ranges(inputs)[symbol]
+        more = size + allowed.multiple if allowed.allows(size + allowed.multiple) else size - allowed.multiple
+        if not allowed.allows(more):
+            continue
+        other = model.replace(sizes={**model.sizes, symbol: more})
         try:
             changed = _example_outputs(other, inputs)
         except ModelError:  # the model may not accept this size
             continue
         for name, shape in shapes.items():
             for axis, (before, after) in enumerate(zip(shape, changed[name].shape, strict=True)):
-                if (before, after) == (size, size + 1):
+                if (before, after) == (size, more):
                     axes.setdefault(name, {})[axis] = symbol
     return axes
 
 
-STRATEGIES: Mapping[str, Callable[[Model, Sequence[TensorSpec], list[str], Path, ExportOptions], None]] = {
+Strategy = Callable[[Model, Sequence[TensorSpec], list[str], Path, ExportOptions], Sequence[SizeRange]]
+"""Writes the graph, and returns the sizes that it is limited to."""
+
+STRATEGIES: Mapping[str, Strategy] = {
     "export": _by_torch_export,
     "trace": _by_tracing,
 }
@@ -279,22 +312,75 @@ def _captured() -> Iterator[tuple[Callable[[], str], Sequence[warnings.WarningMe
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
-                yield (
-                    lambda: "\n".join([*lines, *(str(item.message) for item in caught), printed.getvalue()]),
-                    caught,
-                )
+            with (
+                _file_of_stdout() as native,
+                contextlib.redirect_stderr(printed),
+                contextlib.redirect_stdout(printed),
+            ):
+
+                def text() -> str:
+                    native.seek(0)
+                    messages = [str(item.message) for item in caught]
+                    return "\n".join([*lines, *messages, printed.getvalue(), native.read()])
+
+                yield text, caught
     finally:
         for logger, propagate, handlers in before:
             logger.handlers, logger.propagate = handlers, propagate
 
 
-def _reason(exc: Exception) -> str:
-    """Return the exporter's message, shortened to the lines that state the reason."""
+@contextlib.contextmanager
+def _file_of_stdout() -> Iterator[IO[str]]:
+    """Redirect the process's standard output, where the tracer's C++ code prints the graph when it fails, to a file."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
+        os.dup2(file.fileno(), 1)
+        try:
+            yield file
+        finally:
+            os.dup2(saved, 1)
+            os.close(saved)
+
+
+_REASONS = (
+    (r"No ONNX function found for <OpOverload\(op='([\w.]+)'", "the operator {0} has no ONNX equivalent."),
+    (
+        r"Exporting the operator '([\w:]+)' to ONNX opset version (\d+) is not supported",
+        "the operator {0} has no ONNX equivalent in opset {1}.",
+    ),
+    (r"inferred a static shape of (\d+) for dimension (dimension '\w+' of input '\w+')", "the model fixes {1} to {0}."),
+    (
+        r"Could not (?:guard on|extract specialized integer from) data-dependent expression",
+        "{place} depends on the values of a tensor.",
+    ),
+)
+"""Messages of the exporters, and what they mean."""
+
+_DETAILS = re.compile(
+    r"\n\s*(?:For more information|The error above|The following call|Suggested fixes|While executing|Original trace|"
+    r"If you |Please |Caused by|graph\(|%|Inputs:|Outputs:|File |\()|\s*\[Caused by|\s*\n\n|⬆️"
+)
+"""Where an exporter's message turns from the reason to details, which are in the log."""
+
+
+def _reason(exc: Exception, inputs: Sequence[TensorSpec]) -> str:
+    """Return the reason of a failure in one or two sentences."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(exc))
-    text = text.partition("## Exception summary")[2] or text
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("(Refer to")]
-    return " ".join(lines)[:400] or type(exc).__name__
+    text = text.partition("## Exception summary")[2].strip() or text.strip()
+    for number, spec in enumerate(inputs):
+        for axis, dim in enumerate(spec.shape):
+            text = text.replace(f"inputs[{number}].shape[{axis}]", f"dimension {dim!r} of input {spec.name!r}")
+    lines = re.findall(r'File "([^"]+)", line (\d+), in', text)
+    place = "a branch or a size" + (f" at {Path(lines[-1][0]).name}:{lines[-1][1]}" if lines else "")
+    for pattern, meaning in _REASONS:
+        if found := re.search(pattern, text):
+            return meaning.format(*found.groups(), place=place)
+    text = re.sub(r"^<class '[^']+'>: ", "", text)
+    text = text[: match.start()] if (match := _DETAILS.search(text)) and match.start() else text
+    text = " ".join(text.split())
+    sentences = re.split(r"(?<=[.!?]) (?=[A-Z])", text)
+    return " ".join(sentences[:2])[:300] or type(exc).__name__
 
 
 def _write_log(model: Model, strategy: str, text: str, exc: Exception) -> Path:

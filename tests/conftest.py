@@ -228,6 +228,7 @@ def run(store: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..
 def no_published_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An empty cache, and a network that refuses at once, whatever the machine has."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch-home"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
 

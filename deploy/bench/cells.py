@@ -100,7 +100,10 @@ def sizes_at(inputs: tuple[TensorSpec, ...], batch: int, others: Mapping[str, in
     missing = [name for name in found if name != "batch" and name not in others]
     if missing:
         raise UsageError(f"the dimension {missing[0]!r} has no size; export the model with --input NAME:DIMS.")
-    return {name: batch if name == "batch" else others[name] for name in found}
+    sizes = {name: batch if name == "batch" else others[name] for name in found}
+    for spec in inputs:
+        spec.concrete(sizes)  # refuses a size that the file excludes
+    return sizes
 
 
 def evidence_of(artifact: Artifact, backend: Backend, device: str) -> dict[str, Any] | None:

@@ -19,9 +19,11 @@ import numpy as np
 from deploy.core.backend import ONNX, RunSettings, backends
 from deploy.core.environment import machine, versions
 from deploy.core.errors import BackendError
-from deploy.core.files import read_text
+from deploy.core.names import LIMITS
 from deploy.core.progress import Progress
-from deploy.core.store import LIMITS, Store, write_file
+from deploy.core.regular import read_document
+from deploy.core.store import Store, json_files, write_file
+from deploy.support.onnx_child import OnnxChild
 
 if TYPE_CHECKING:
     from deploy.bench.cells import PlannedCell
@@ -133,12 +135,11 @@ def work_of(plan: PlannedCell, store: Store) -> dict[str, Any]:
     Returns:
         ``work`` (see `Work`) and ``parameters``; empty where no file tells.
     """
-    from deploy.support.onnx_costs import costs  # imports onnx
-
     path = plan.path if plan.path is not None and plan.path.suffix == ".onnx" else _float_export(plan, store)
     if path is None:
         return {}
-    found = costs(path, plan.cell.sizes)
+    with OnnxChild() as child:
+        found = child.costs(path, plan.cell.sizes)
     work = Work(operations=found.by_precision, bytes=found.minimum_bytes, unknown=found.unknown)
     return {"work": asdict(work), "parameters": found.parameters}
 
@@ -162,27 +163,34 @@ def machine_limits(threads: int, store: Store, progress: Progress, *, again: boo
     key = {"machine": machine(), "versions": versions(), "threads": threads}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     path = store.root / LIMITS / f"{digest}.json"
-    if path.is_file() and not again:
+    if path.exists() and not again:
         try:
-            return MachineLimits.from_dict(json.loads(read_text(path))["limits"])
+            return MachineLimits.from_dict(json.loads(read_document(path))["limits"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             progress.note(f"{path}: damaged; measuring the peak rates of this machine again")
     with progress.stage("measuring the peak rates of this machine"):
         limits = _measure(threads)
-    write_file(path, (json.dumps({**key, "limits": limits.to_dict()}, indent=1) + "\n").encode())
+    write_file(path, (json.dumps({**key, "limits": limits.to_dict()}, indent=1) + "\n").encode(), depth=1)
     return limits
 
 
 def stored_limits(root: Path) -> list[tuple[Mapping[str, Any], MachineLimits]]:
     """Return all recorded peak rates with the description of their machine, newest first; damaged files are skipped."""
     found = []
-    for path in sorted((root / LIMITS).glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+    for path in sorted(json_files(root / LIMITS), key=_written, reverse=True):
         try:
-            document = json.loads(read_text(path))
+            document = json.loads(read_document(path))
             found.append((document["machine"], MachineLimits.from_dict(document["limits"])))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
     return found
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another process replaced the file
+        return 0.0
 
 
 def _measure(threads: int) -> MachineLimits:

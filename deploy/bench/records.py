@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from deploy.core import records
 from deploy.core.archive import inflate
 from deploy.core.errors import ArtifactError
+from deploy.core.names import is_plain
 
 SCHEMA = 2
 KIND = "timings"
@@ -138,13 +139,16 @@ def load(path: Path) -> CellRecord:
     """
     document = records.load(path, KIND, SCHEMA)
     try:
+        cell = Cell(**document["cell"])
+        if not is_plain(cell.slug):
+            raise ValueError(f"the slug {cell.slug!r} is not the name of a folder")
         return CellRecord(
-            cell=Cell(**document["cell"]),
+            cell=cell,
             evidence=document["evidence"],
             about=document["about"],
             repetitions=tuple(_unpacked(item) for item in document["repetitions"]),
         )
-    except (TypeError, KeyError, ValueError, zlib.error) as exc:
+    except (TypeError, KeyError, ValueError, AttributeError, zlib.error) as exc:
         raise ArtifactError(f"{path}: the record is damaged: {exc}.") from exc
 
 

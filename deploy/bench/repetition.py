@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from deploy.bench.cells import LATENCY, PlannedCell
 from deploy.bench.process import BenchProcess
 from deploy.bench.records import Repetition, record_path
 from deploy.core.errors import DeployError
-from deploy.core.store import Store
+from deploy.core.store import Store, make_folder
 from deploy.parity.probes import probes_at
 
 
@@ -57,7 +58,11 @@ def _log_folder(plan: PlannedCell, number: int, store: Store) -> dict[str, str]:
     if plan.cell.scenario != "loadgen":
         return {}
     record = record_path(store.root, plan.cell)
-    return {"log_dir": str((record.parent / f"{record.stem}.{number}").resolve())}
+    folder = record.parent / f"{record.stem}.{number}"
+    for item in (record.parent.parent, record.parent, folder):
+        make_folder(item)
+    shutil.rmtree(folder)  # the load generator would write to the files of an earlier log, even where they are links
+    return {"log_dir": str(folder.resolve())}
 
 
 def flags_of(repetition: Repetition) -> dict[str, str]:

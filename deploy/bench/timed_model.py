@@ -18,6 +18,7 @@ from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
 from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.support.lookup import EXPORTS, newest_variants
+from deploy.support.onnx_child import examine
 
 if TYPE_CHECKING:
     from deploy.core.model import Model
@@ -51,6 +52,7 @@ class TimedModel:
             self.files = [artifact for artifact in self.files if made_from(artifact, request)]
         for artifact in self.files:
             artifact.verify()
+        examine(self.files)
 
     def backends(self) -> tuple[str, ...] | None:
         """Return the backends of the named file; None for a model, and for a float ONNX file, which any may run."""
@@ -151,6 +153,8 @@ class TimedModel:
         """
         from safetensors.torch import save_file
 
+        from deploy.core.model import state_tensors
+
         if isinstance(self._request, ModuleRequest):
             raise UsageError(
                 "PyTorch is timed in a process of its own, which cannot build a module in memory; "
@@ -159,7 +163,7 @@ class TimedModel:
         model = self.model()
         if self._weights is None:
             self._weights = self._scratch / f"{model.slug}.safetensors"
-            state = {name: value.detach().clone().contiguous() for name, value in model.module.state_dict().items()}
+            state = {name: value.detach().clone().contiguous() for name, value in state_tensors(model.module).items()}
             save_file(state, self._weights)
         request = dataclasses.replace(ModelRequest.from_dict(model.reference), weights=str(self._weights))
         return request.to_dict(), self._weights

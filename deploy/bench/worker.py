@@ -16,6 +16,7 @@ from deploy.bench import clock
 from deploy.bench.interference import Snapshot, between, snapshot
 from deploy.core import registry
 from deploy.core.errors import UsageError
+from deploy.core.memory import limit_memory
 from deploy.core.plain import to_plain
 from deploy.core.remote import Reply
 from deploy.core.runner import Feeds, Runner
@@ -78,6 +79,8 @@ class TimingWorker:
     def open(self, feeds: Feeds, path: str | None, model: dict[str, Any] | None, options: dict[str, Any]) -> Reply:
         """Open a file, or build a model from its request, bind ``feeds``, and time the first call."""
         began = perf_counter_ns()
+        if path is not None and options.get("provider", "cpu") == "cpu":
+            limit_memory(Path(path))
         open_it = self._backend.open if model is None else self._backend.from_model
         self._opened = runner = self._wrap(open_it(self._subject(path, model), **options))
         loaded = perf_counter_ns()

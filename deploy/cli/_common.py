@@ -67,6 +67,32 @@ samples_option = click.option(
     "of a data set.",
 )
 """Read by `deploy.cli._options.pack_samples`."""
+probes_option = click.option(
+    "--probes",
+    type=click.Choice(["quick", "standard", "thorough", "data"]),
+    default="standard",
+    show_default=True,
+    help="How many probes the parity check runs; data: only the samples of --data.",
+)
+
+
+def coverage_options(function: Command) -> Command:
+    """Add the options of what a parity check must reach."""
+    for option in (
+        click.option(
+            "--accept-unreached",
+            is_flag=True,
+            help="Let a traced or foreign file pass although no probe took one of its data-dependent branches.",
+        ),
+        click.option(
+            "--min-coverage",
+            type=click.FloatRange(0, 100),
+            metavar="PERCENT",
+            help="Exit code 4 if the probes reach less of the weights, nodes and branches of the file.",
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 def model_options(function: Command) -> Command:
@@ -88,7 +114,8 @@ def model_options(function: Command) -> Command:
                 multiple=True,
                 metavar="NAME:DIMS[:DTYPE[:LOW..HIGH]]",
                 help="Input of MODEL; repeat for each input: image:batch,3,224,224 or "
-                "tokens:batch,length=16:int64:0..30522. Named dimensions are dynamic.",
+                "tokens:batch,length=16:int64:0..30522. Named dimensions are dynamic and traced with the size given. "
+                "length=16..24 allows at most 24, height=64%32 multiples of 32, height=64%32..640 both.",
             ),
             click.option(
                 "-o",

@@ -6,7 +6,16 @@ from typing import Any
 
 import click
 
-from deploy.cli._common import EXIT, Settings, emit, json_option, model_options, samples_option
+from deploy.cli._common import (
+    EXIT,
+    Settings,
+    coverage_options,
+    emit,
+    json_option,
+    model_options,
+    probes_option,
+    samples_option,
+)
 from deploy.cli._options import REQUEST_OPTIONS, option, pack_model, pack_samples, path, refuse_unused
 
 
@@ -29,6 +38,8 @@ Examples:
 @option("--backend", default="onnxruntime", metavar="NAME", help="Backend that runs the file.")
 @option("--locate", "locate_fault", is_flag=True, help="Find the first tensor that differs from the model.")
 @samples_option
+@probes_option
+@coverage_options
 @model_options
 @json_option
 @click.pass_context

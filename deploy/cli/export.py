@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy.cli._common import EXIT, Settings, emit, json_option, model_options, samples_option
+from deploy.cli._common import (
+    EXIT,
+    Settings,
+    coverage_options,
+    emit,
+    json_option,
+    model_options,
+    probes_option,
+    samples_option,
+)
 from deploy.cli._options import option, pack_model, pack_samples
 
 if TYPE_CHECKING:
@@ -51,6 +60,8 @@ Examples:
     help="export: torch.export; trace: run once and record; auto: the first that passes the parity check.",
 )
 @samples_option
+@probes_option
+@coverage_options
 @model_options
 @json_option
 @click.pass_obj

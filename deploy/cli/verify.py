@@ -26,9 +26,10 @@ Examples:
 def command(ctx: click.Context, /, as_json: bool, **options: Any) -> int:
     """Compare artifacts with the digests in their manifests and, with --key, with a signature.
 
-    PATH is an artifact or a folder; the default is the artifacts directory. Exit code 3: a file differs from its
-    manifest or from what was signed.
+    PATH is an artifact or a folder; the default is the artifacts directory. Nothing in it is changed. Exit code 3: a
+    file differs from its manifest or from what was signed, or a process was killed while it published files.
     """
+    from deploy.core.errors import ArtifactError
     from deploy.core.text import visible
     from deploy.tools.verify import verify
 
@@ -36,6 +37,8 @@ def command(ctx: click.Context, /, as_json: bool, **options: Any) -> int:
     refuse_unused(ctx, ["signature"], options["key"] is not None, "--key")
     folder = options.pop("path") or settings.artifacts
     report = verify(folder)
+    if not (report.sound or report.problems or report.unfinished):
+        raise ArtifactError(f"{folder}: no artifacts, records or packages to verify.", "deploy export MODEL")
     if options["key"]:
         from deploy.tools.sign import verify_signature
 
@@ -46,8 +49,10 @@ def command(ctx: click.Context, /, as_json: bool, **options: Any) -> int:
             click.echo(visible(f"ok       {sound}"))
         for problem in report.problems:
             click.echo(visible(f"PROBLEM  {problem}"))
+        for place in report.unfinished:
+            click.echo(visible(f"UNFINISHED  {place}: a process was killed; run its command again to finish"))
         signature = "; signature verified" if options["key"] else ""
         click.echo(f"{len(report.sound)} ok, {len(report.problems)} problems{signature}")
 
     emit(report.to_dict(), as_json, show)
-    return 3 if report.problems else 0
+    return 3 if report.problems or report.unfinished else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,10 +13,11 @@ from typing import Any
 from deploy.core.checked import ChecksumError, dump_checked, load_checked
 from deploy.core.environment import machine, now, versions
 from deploy.core.errors import ArtifactError, DigestError
-from deploy.core.files import read_text
 from deploy.core.lock import unwritten
 from deploy.core.model import Preprocessing, Weights
+from deploy.core.names import PENDING, colliding, is_plain
 from deploy.core.plain import from_plain, to_plain
+from deploy.core.regular import is_file, read_document
 from deploy.core.tensors import TensorSpec
 
 SCHEMA = 2
@@ -31,6 +33,8 @@ def sha256(path: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
+        if not path.is_file():  # reading a pipe would wait
+            raise FileNotFoundError(errno.ENOENT, "not a file" if path.exists() else "no such file")
         with path.open("rb") as stream:
             while chunk := stream.read(_CHUNK_BYTES):
                 digest.update(chunk)
@@ -133,15 +137,20 @@ class Manifest:
         return manifest
 
 
-def _check(manifest: Manifest, names: set[str]) -> None:
-    unknown = names - {item.name for item in dataclasses.fields(Manifest)}
+def _check(manifest: Manifest, fields: set[str]) -> None:
+    unknown = fields - {item.name for item in dataclasses.fields(Manifest)}
     if unknown:
         raise ValueError(f"unknown fields: {', '.join(sorted(unknown))}")
     if not manifest.files:
         raise ValueError("no files are listed")
-    for item in manifest.files:
-        if item.file in ("", "..") or Path(item.file).name != item.file:
-            raise ValueError(f"{item.file!r} is not the name of a file in the same folder")
+    if not is_plain(manifest.slug):
+        raise ValueError(f"the slug {manifest.slug!r} is not the name of a folder")
+    names = [item.file for item in manifest.files]
+    for name in names:
+        if not is_plain(name):
+            raise ValueError(f"{name!r} is not the name of a file in the same folder")
+    if same := colliding([manifest_path(Path(names[0])).name, *names]):
+        raise ValueError(f"{same[0]!r} is listed twice, or differs from another name only in case")
 
 
 def manifest_path(path: Path) -> Path:
@@ -164,13 +173,11 @@ class Artifact:
             ArtifactError: there is no manifest, or it is damaged.
         """
         beside = manifest_path(path)
-        if beside.is_symlink():
-            raise ArtifactError(f"{beside}: the manifest is a symbolic link.")
         try:
-            text = read_text(beside)
+            text = read_document(beside)
         except FileNotFoundError as exc:
             raise ArtifactError(f"{path}: no manifest found ({beside.name}).") from exc
-        except (OSError, UnicodeDecodeError) as exc:
+        except (OSError, ValueError) as exc:
             raise ArtifactError(f"{beside}: cannot be read: {exc}.") from exc
         manifest = Manifest.from_json(text, beside)
         if manifest.files[0].file != path.name:
@@ -187,20 +194,34 @@ class Artifact:
 
         Raises:
             DigestError: a file is missing, is not a regular file, or differs; or another process replaced the files
-                since the manifest was read.
+                since the manifest was read, or was killed while it published them.
+            StorageError: a file differs, and the folder's lock file is not one.
         """
         try:
-            self._check_files()
+            self.compare_files(self.path.parent)
         except DigestError:
-            with unwritten(self.path.parent):  # another process may be replacing the artifact
+            folder = self.path.parent
+            with unwritten(folder):  # another process may be replacing the artifact
+                if any(folder.glob(f"{PENDING}*")):
+                    raise DigestError(
+                        f"{self.path}: a process was killed while it published files in this folder.",
+                        "run its command again, which also moves these files to their places",
+                    ) from None
                 if Artifact.open(self.path).manifest != self.manifest:
                     raise DigestError(f"{self.path}: another process replaced the file.", "try again") from None
-                self._check_files()
+                self.compare_files(folder)
 
-    def _check_files(self) -> None:
+    def compare_files(self, folder: Path, moved: Path | None = None) -> None:
+        """Compare the artifact's files in a folder with their digests, in ``moved`` where that contains them.
+
+        Raises:
+            DigestError: a file is missing, is not a regular file, or differs.
+        """
         for payload in self.manifest.files:
-            path = self.path.with_name(payload.file)
-            if path.is_symlink() or not path.is_file():
+            path = folder / payload.file
+            if moved is not None and is_file(moved / payload.file):
+                path = moved / payload.file
+            if not is_file(path):
                 raise DigestError(f"{path}: missing or not a regular file, but its manifest lists it.")
             if path.stat().st_size != payload.bytes or sha256(path) != payload.sha256:
                 raise DigestError(f"{path}: the content differs from its manifest.", AGAIN)

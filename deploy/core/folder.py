@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.core import interrupt
-from deploy.core.store import SCRATCH, clear, flush, flush_directory, storage_errors
+from deploy.core.names import SCRATCH
+from deploy.core.store import clear, flush, flush_directory, storage_errors
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import importlib
+import time
 from pathlib import Path
 from typing import Any
 
 from deploy.core.backend import find_backend
 from deploy.core.errors import UsageError
+from deploy.core.limits import limits
+from deploy.core.memory import limit_memory, memory_explained
 from deploy.core.plain import from_plain, to_plain
 from deploy.core.remote import Remote, Reply
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
 
+_PATIENCE = 10
+"""Seconds of a run for each second of processor time that the caller spends meanwhile, usually on the same run."""
+
 
 class IsolatedRunner(Runner):
     """A runner in a child process, started before there is a file so that its imports cost no time.
 
-    The module ``runner`` opens files in place of the one that the backend declares.
+    The module ``runner`` opens files in place of the one that the backend declares. The process has limits of time
+    (`Limits.onnx_open_seconds` to open, `Limits.onnx_run_seconds` to run one sample) and, on a CPU, of memory.
     """
 
     def __init__(self, backend: str, runner: str | None = None) -> None:
         self.backend = find_backend(backend)
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
+        self._submitted = 0.0
         self._remote = Remote(
             "deploy.core.isolated:RunnerHost", (runner or self.backend.runner,), name=self.backend.title
         )
@@ -50,22 +58,32 @@ class IsolatedRunner(Runner):
             BackendError: the runtime refused the file.
             BackendCrashedError: the child process died.
         """
-        reply, _ = self._remote.call("open", path=str(path.resolve()), options=options)
+        limited, self._remote.limit = "cpu" in self.backend.devices, "onnx_open_seconds"
+        timeout_s = limits().onnx_open_seconds
+        reply, _ = self._remote.call(
+            "open", timeout_s=timeout_s, path=str(path.resolve()), options=options, limited=limited
+        )
         self.inputs = from_plain(tuple[TensorSpec, ...], reply["inputs"])
         self.outputs = from_plain(tuple[TensorSpec, ...], reply["outputs"])
 
     def submit(self, feeds: Feeds) -> None:
         """Start a run; `result` waits for its outputs."""
+        self._submitted = time.process_time()
         self._remote.send("run", feeds)
 
     def result(self) -> Fetches:
         """Return the outputs of the run that `submit` started."""
-        return self._remote.receive()[1]
+        return self._result(max(limits().onnx_run_seconds, _PATIENCE * (time.process_time() - self._submitted)))
 
     def run(self, feeds: Feeds) -> Fetches:
         """Run once; see `Runner.run`."""
         self.submit(feeds)
-        return self.result()
+        samples = max((value.shape[0] for value in feeds.values() if value.ndim), default=1)
+        return self._result(limits().onnx_run_seconds * max(1, samples))
+
+    def _result(self, timeout_s: float) -> Fetches:
+        self._remote.limit = "onnx_run_seconds"
+        return self._remote.receive(timeout_s)[1]
 
     def close(self) -> None:
         """End the child process, even while it runs."""
@@ -79,9 +97,12 @@ class RunnerHost:
         self._module = importlib.import_module(runner)
         self._runner: Runner | None = None
 
-    def open(self, _: Feeds, path: str, options: dict[str, Any]) -> Reply:
-        """Open an artifact and describe its tensors."""
-        runner: Runner = self._module.open(Path(path), **options)
+    def open(self, _: Feeds, path: str, options: dict[str, Any], limited: bool) -> Reply:
+        """Open an artifact and describe its tensors; ``limited`` limits the memory of this process."""
+        if limited:
+            limit_memory(Path(path))
+        with memory_explained():
+            runner: Runner = self._module.open(Path(path), **options)
         self._runner = runner
         return to_plain({"inputs": runner.inputs, "outputs": runner.outputs}), {}
 
@@ -89,4 +110,5 @@ class RunnerHost:
         """Run once."""
         if self._runner is None:
             raise UsageError("no file was opened.")
-        return {}, self._runner.run(feeds)
+        with memory_explained():
+            return {}, self._runner.run(feeds)

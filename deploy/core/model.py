@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 
 UNTRAINED = "untrained"
 
+EXTRA_STATE = "_extra_state"
+"""End of the names under which modules save what ``get_extra_state`` returns, which need not be a tensor."""
+
+CallForm = tuple[tuple[Any, ...], Mapping[str, Any]]
+"""Positional and keyword arguments of a module, with the names of inputs in place of tensors: ``((["p3", "p4"],), {})``
+passes two inputs as one list."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
@@ -68,8 +75,8 @@ class Model:
         sizes: size of each symbol for tracing.
         preprocessing: from an image to the input; None where the input is no image.
         labels: class names.
-        keywords: inputs passed by keyword; the others are positional.
-        listed: the inputs are passed as one list of samples, as torchvision's detectors expect.
+        form: how the inputs are passed; None: positional, in order.
+        notes: what was decided about the module and its call, for the user.
         untraceable: why torch.export is known to fail, so that it is not tried; empty otherwise.
         reference: plain values of the request, which rebuild the model in another process.
     """
@@ -82,8 +89,8 @@ class Model:
     weights: Weights
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] = ()
-    keywords: frozenset[str] = frozenset()
-    listed: bool = False
+    form: CallForm | None = None
+    notes: tuple[str, ...] = ()
     untraceable: str = ""
     reference: Mapping[str, Any] = field(default_factory=dict)
 
@@ -104,18 +111,36 @@ class Model:
 
     def arguments(self, tensors: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the positional and keyword arguments of ``module`` from tensors by input name."""
-        positional = [tensors[spec.name] for spec in self.inputs if spec.name not in self.keywords]
-        keyword = {spec.name: tensors[spec.name] for spec in self.inputs if spec.name in self.keywords}
-        return ((positional,), keyword) if self.listed else (tuple(positional), keyword)
+        if self.form is None:
+            return tuple(tensors[spec.name] for spec in self.inputs), {}
+        positional, keyword = fill_form(self.form, tensors)
+        return positional, keyword
 
     def call(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         """Run the module and return its outputs by name (see `name_outputs`)."""
         positional, keyword = self.arguments(tensors)
-        return name_outputs(self.module(*positional, **keyword))
+        return self.name_outputs(self.module(*positional, **keyword))
+
+    def name_outputs(self, result: Any) -> dict[str, Any]:
+        """Return the outputs by name; one that has the name of an input gets the suffix ``_out``."""
+        inputs = {spec.name for spec in self.inputs}
+        return {f"{name}_out" if name in inputs else name: value for name, value in name_outputs(result).items()}
 
     def replace(self, **changes: Any) -> Model:
         """Return a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+def state_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors of the state dict."""
+    return {name: value for name, value in module.state_dict().items() if not name.endswith(EXTRA_STATE)}
+
+
+def fill_form(form: Any, tensors: Mapping[str, Any]) -> Any:
+    """Return a call form with tensors, or other values, in place of the names of inputs."""
+    from torch.utils._pytree import tree_map
+
+    return tree_map(lambda leaf: tensors.get(leaf, leaf) if isinstance(leaf, str) else leaf, form)
 
 
 def name_outputs(result: Any) -> dict[str, Any]:
@@ -123,23 +148,47 @@ def name_outputs(result: Any) -> dict[str, Any]:
 
     A single tensor is named ``logits`` if it is a float matrix [samples, classes], else ``output``. Items of
     dictionaries and dataclasses keep their keys; items of sequences are named ``output_0``, ``output_1`` and so on;
-    nested names are joined by a dot. None is omitted.
+    nested names are joined by a dot. Numbers become tensors without dimensions; None is omitted.
 
     Raises:
-        ModelError: a leaf of the result is not a tensor, or there is no tensor.
+        ModelError: a leaf of the result is neither a tensor nor a number, two have one name, or there is no tensor.
     """
-    if _is_tensor(result):
-        return {"logits" if len(result.shape) == 2 and result.is_floating_point() else "output": result}
+    import torch
+
+    if isinstance(result, torch.Tensor):
+        return {"logits" if result.dim() == 2 and result.is_floating_point() else "output": result}
     if isinstance(result, (list, tuple)) and len(result) == 1:
         return name_outputs(result[0])
-    tensors = dict(_walk(result, ()))
+    tensors: dict[str, Any] = {}
+    for path, leaf in _leaves(result, ()):
+        name = ".".join(path) or "output"
+        name = f"output_{name}" if name[:1].isdigit() else name
+        if name in tensors:
+            raise ModelError(f"the model returned two outputs with the name {name}.")
+        value = leaf if isinstance(leaf, torch.Tensor) else _number(leaf)
+        if value is None:
+            raise ModelError(f"the model returned {type(leaf).__name__} at {'.'.join(path) or 'the top level'}.")
+        tensors[name] = value
     if not tensors:
         raise ModelError(f"the model returned {type(result).__name__}, which contains no tensor.")
     return tensors
 
 
-def _is_tensor(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")
+def _number(value: Any) -> Any:
+    """Return a number as a tensor without dimensions; None if it is no number."""
+    import torch
+
+    kinds: tuple[tuple[tuple[Any, ...], torch.dtype], ...] = (
+        ((bool, torch.SymBool), torch.bool),
+        ((int, torch.SymInt), torch.int64),
+        ((float, torch.SymFloat), torch.float32),
+    )
+    for (plain, symbolic), dtype in kinds:
+        if isinstance(value, symbolic):  # a size, while torch.export records: torch.tensor would fix it
+            return torch.scalar_tensor(value, dtype=dtype)
+        if isinstance(value, plain):
+            return torch.tensor(value, dtype=dtype)
+    return None
 
 
 def _children(value: Any) -> Sequence[tuple[str, Any]] | None:
@@ -154,16 +203,12 @@ def _children(value: Any) -> Sequence[tuple[str, Any]] | None:
     return None
 
 
-def _walk(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    if value is None:
-        return
-    if _is_tensor(value):
-        name = ".".join(path)
-        yield (f"output_{name}" if name[:1].isdigit() else name), value
-        return
+def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield what is neither None nor a container, with its place in the result."""
     children = _children(value)
     if children is None:
-        name = ".".join(path) or "the top level"
-        raise ModelError(f"the model returned {type(value).__name__} at {name}, not a tensor.")
+        if value is not None:
+            yield path, value
+        return
     for key, item in children:
-        yield from _walk(item, (*path, key))
+        yield from _leaves(item, (*path, key))

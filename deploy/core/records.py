@@ -11,7 +11,7 @@ from typing import Any
 
 from deploy.core.checked import ChecksumError, dump_checked, load_checked
 from deploy.core.errors import ArtifactError, DigestError
-from deploy.core.files import read_text
+from deploy.core.regular import read_document
 from deploy.core.store import write_file
 
 AGAIN = "measure again"
@@ -40,7 +40,9 @@ def save(path: Path, kind: str, schema: int, content: Mapping[str, Any]) -> None
 
     Its name is part of the record, so that `check` detects a renamed file.
     """
-    write_file(path, dump_checked({"kind": kind, "schema": schema, "name": path.name, **content}).encode())
+    text = dump_checked({"kind": kind, "schema": schema, "name": path.name, **content})
+    depth = 2 if path.parent.name in (BENCH, EVALUATION) else 1 if path.parent.name in FOLDERS else 0
+    write_file(path, text.encode(), depth=depth)
 
 
 def load(path: Path, kind: str, schema: int) -> dict[str, Any]:
@@ -68,13 +70,11 @@ def check(path: Path) -> dict[str, Any]:
         DigestError: the record was changed or renamed.
     """
     try:
-        document = load_checked(read_text(path))
+        document = load_checked(read_document(path))
     except ChecksumError as exc:
         raise DigestError(f"{path}: the record was changed after it was written.", AGAIN) from exc
     except (OSError, ValueError, RecursionError) as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc}.") from exc
-    if path.is_symlink():
-        raise DigestError(f"{path}: the record is a symbolic link.", AGAIN)
     if document.get("name") != path.name:
         raise DigestError(f"{path}: the record was written as {document.get('name')}.", AGAIN)
     return document

@@ -24,6 +24,7 @@ from typing_extensions import Self
 
 from deploy.core import errors, wire
 from deploy.core.errors import BackendCrashedError, BackendError, DeployError
+from deploy.core.limits import how_to_raise
 from deploy.core.runner import Feeds, Fetches
 
 Reply = tuple[dict[str, Any], Fetches]
@@ -51,6 +52,7 @@ class Remote:
 
     Attributes:
         peak_bytes: peak memory of the process when it last replied; 0 where the system does not report it.
+        limit: name of the limit that explains the death of the process (see `deploy.core.limits`); empty for none.
     """
 
     def __init__(
@@ -58,11 +60,12 @@ class Remote:
     ) -> None:
         self.name = name
         self.peak_bytes = 0
+        self.limit = ""
         self._timeout_s: float | None = None
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
         here = "\n".join(item for item in sys.path if item == os.getcwd())
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", _START, here, target, *arguments],
+            [sys.executable, "-W", "ignore", "-c", _START, here, _parent(), target, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -84,6 +87,11 @@ class Remote:
     def dead(self) -> bool:
         """Whether the process has ended."""
         return self._process.poll() is not None
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the process was killed because it did not reply in time."""
+        return self._timeout_s is not None
 
     def send(self, method: str, arrays: Feeds | None = None, **arguments: Any) -> None:
         """Start a method with arrays and plain values; `receive` waits for its reply.
@@ -108,9 +116,10 @@ class Remote:
             BackendCrashedError: the process died, or did not reply in time.
         """
         timer = threading.Timer(timeout_s, self._give_up, (timeout_s,)) if timeout_s else None
-        if timer:
-            timer.start()
         try:
+            if timer:
+                timer.daemon = True  # if a signal arrives while it starts, it must not delay the exit
+                timer.start()
             while True:
                 reply, arrays = wire.receive(cast(BinaryIO, self._process.stdout))
                 if "message" not in reply:
@@ -166,12 +175,15 @@ class Remote:
         code = self._process.wait()
         if self._timeout_s is not None:
             return BackendCrashedError(
-                f"the {self.name} process did not respond within {self._timeout_s:g} s and was killed."
+                f"the {self.name} process did not respond within {self._timeout_s:g} s and was killed.",
+                how_to_raise(self.limit) if self.limit else None,
             )
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
         self._log.seek(0)
         last = self._log.read()[-2000:].decode(errors="replace").strip().splitlines()[-1:]
         hint = "the machine may have run out of memory" if code == -signal.SIGKILL else None
+        if code == -signal.SIGABRT and self.limit:  # a library that does not survive a refused allocation
+            hint = how_to_raise("onnx_memory_bytes")
         return BackendCrashedError(f"the {self.name} process {how}{': ' if last else '.'}{''.join(last)}", hint)
 
 
@@ -184,14 +196,34 @@ def notify(message: Mapping[str, Any]) -> None:
 _replies: BinaryIO | None = None
 
 
+def _parent() -> str:
+    """Return the ID of this process if the child may die with this thread, which is the main thread; else 0."""
+    return str(os.getpid() if threading.current_thread() is threading.main_thread() else 0)
+
+
+def _die_with(parent: int) -> None:
+    """Let the system kill this process when its parent dies, even while a library computes (Linux)."""
+    if sys.platform != "linux" or not parent:
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has died already
+        os._exit(1)
+
+
+_PR_SET_PDEATHSIG = 1
+
+
 def main() -> None:
     """Serve the object that the command line names, until the parent closes the pipe."""
     global _replies
+    _die_with(int(sys.argv[1]))
     requests = sys.stdin.buffer
     _replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints must not break the protocol
-    module, _, name = sys.argv[1].partition(":")
-    target = getattr(importlib.import_module(module), name)(*sys.argv[2:])
+    module, _, name = sys.argv[2].partition(":")
+    target = getattr(importlib.import_module(module), name)(*sys.argv[3:])
     while True:
         try:
             request, arrays = wire.receive(requests)

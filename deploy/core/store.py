@@ -2,14 +2,19 @@
 
 A file is written to a scratch folder on the same file system, flushed to the disk (``fsync``) and renamed into place;
 then the rename is flushed. Several files are published together: one rename of their folder (`PENDING`) publishes them,
-and if the process is killed after it, the next process moves the remaining files into place. If the disk refuses a
+and if the process is killed after it, the next writer moves the remaining files into place. If the disk refuses a
 move, all moves are undone. The manifest is moved last.
+
+Readers change nothing and create nothing, locks included: until a writer comes, the remaining files stay where they
+are. The artifacts directory may be a symbolic link, but what it contains may not: readers pass over links, and writers
+refuse them.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,21 +25,13 @@ from pathlib import Path
 from deploy.core import interrupt
 from deploy.core.artifact import Artifact, Manifest, manifest_path
 from deploy.core.errors import ArtifactError, StorageError
-from deploy.core.lock import LOCK, locked
+from deploy.core.lock import locked
+from deploy.core.names import LOCK, PENDING, REPLACED, SCRATCH, is_plain
+from deploy.core.pending import Publication, back_up, publications, remove_unlisted
+from deploy.core.regular import is_file, is_folder
 
-SCRATCH = ".scratch-"
-"""Prefix of files and folders that are being written; the process ID follows."""
-PENDING = ".publishing-"
-"""Prefix of folders whose files are complete and are being moved to their places."""
-REJECTED = "rejected"
-"""Subfolder of a model's folder for files that failed the parity check; they never replace one that passed."""
-LIMITS = ".limits"
-"""Folder of the measured limits of machines."""
-SIGNATURE = "model.sig"
-"""Name of a folder's signature file."""
-REPORT = "report"
-"""Folder of the report."""
-_BEFORE, _READY = ".before-", "ready-"
+_READY = "ready-"
+_SCRATCH_OF = re.compile(rf"{re.escape(SCRATCH)}(\d{{1,9}})-.*", re.DOTALL)
 
 
 @contextmanager
@@ -55,23 +52,46 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise StorageError(f"{path}: cannot be written: {exc.strerror or exc}.", hint) from exc
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes, *, depth: int = 0) -> None:
     """Write a file, complete and durable or not at all; missing parent folders are created.
+
+    Args:
+        path: the file; a link of this name is replaced, not followed.
+        content: its bytes.
+        depth: number of folders above the file that belong to the artifacts directory and must not be links.
 
     Raises:
         StorageError: the file cannot be written.
     """
     with storage_errors(path):
+        for folder in path.parents[:depth]:
+            _refuse_link(folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         clear(path.parent)
         scratch = path.with_name(f"{SCRATCH}{os.getpid()}-{path.name}")
         try:
+            scratch.unlink(missing_ok=True)  # whatever it is, also a link
             scratch.write_bytes(content)
             flush(scratch)
             os.replace(scratch, path)
         finally:
             scratch.unlink(missing_ok=True)
         flush_directory(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder of the artifacts directory, with its parents, unless it exists.
+
+    Raises:
+        StorageError: it is a link or a file.
+    """
+    _refuse_link(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _refuse_link(folder: Path) -> None:
+    if os.path.lexists(folder) and not is_folder(folder):
+        raise StorageError(f"{folder}: a link or a file is in the place of a folder.", f"remove {folder}")
 
 
 def flush(path: Path) -> None:
@@ -91,26 +111,24 @@ def flush_directory(path: Path) -> None:
 
 def finish(folder: Path) -> None:
     """Finish what a killed process was publishing in a folder; a read-only folder is left as it is."""
-    if not _pending(folder):
+    if not publications(folder):
         return
     try:
-        with locked(folder):  # publishers hold the lock, so pending folders seen now belong to dead processes
+        with locked(folder):  # publishers hold the lock, so publications seen now belong to dead processes
             _finish(folder)
     except (OSError, StorageError):
         return
 
 
-def _pending(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{PENDING}*"))
-
-
 def _finish(folder: Path) -> None:
-    for pending in _pending(folder):
-        for path in sorted(pending.iterdir(), key=lambda path: path.suffix == ".json"):  # the manifest last
-            if not path.name.startswith(_BEFORE):
-                os.replace(path, folder / path.name)
+    for place in publications(folder):
+        try:
+            publication = Publication.open(place)
+        except ArtifactError:  # of a stranger; `deploy verify` names it
+            continue
+        publication.move()
         flush_directory(folder)
-        shutil.rmtree(pending)
+        publication.clean()
 
 
 def _move(pending: Path, folder: Path, names: list[str]) -> None:
@@ -118,8 +136,8 @@ def _move(pending: Path, folder: Path, names: list[str]) -> None:
     moved: list[str] = []
     try:
         for name in names:
-            if (folder / name).exists():
-                _back_up(folder / name, pending / f"{_BEFORE}{name}")
+            if os.path.lexists(folder / name):
+                back_up(folder / name, pending / f"{REPLACED}{name}")
             moved.append(name)
             os.replace(pending / name, folder / name)
         flush_directory(folder)
@@ -127,16 +145,9 @@ def _move(pending: Path, folder: Path, names: list[str]) -> None:
         for name in reversed(moved):
             if not (pending / name).exists():
                 os.replace(folder / name, pending / name)
-            if (pending / f"{_BEFORE}{name}").exists():
-                os.replace(pending / f"{_BEFORE}{name}", folder / name)
+            if os.path.lexists(pending / f"{REPLACED}{name}"):
+                os.replace(pending / f"{REPLACED}{name}", folder / name)
         raise
-
-
-def _back_up(path: Path, copy: Path) -> None:
-    try:
-        os.link(path, copy)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, copy)
 
 
 def _listed_files(path: Path) -> set[str]:
@@ -150,18 +161,18 @@ def _listed_files(path: Path) -> set[str]:
 def clear(folder: Path) -> None:
     """Remove the scratch files and folders of dead processes."""
     for stale in folder.glob(f"{SCRATCH}*"):
-        if not _in_use(stale):
-            if stale.is_dir():
+        owner = _SCRATCH_OF.fullmatch(stale.name)
+        if owner and not _runs(int(owner[1])):
+            if is_folder(stale):
                 shutil.rmtree(stale, ignore_errors=True)
-            else:
+            elif is_file(stale):
                 stale.unlink(missing_ok=True)
 
 
-def _in_use(scratch: Path) -> bool:
-    pid = scratch.name.removeprefix(SCRATCH).partition("-")[0]
+def _runs(pid: int) -> bool:
     try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:  # a process of another user
         pass
@@ -195,19 +206,17 @@ class Transaction:
         beside = manifest_path(artifact)
         names = [payload.file for payload in reversed(manifest.files)] + [beside.name]
         with storage_errors(artifact):
-            folder.mkdir(exist_ok=True)
+            make_folder(folder)
             self.path(beside.name).write_text(manifest.to_json(), encoding="utf-8")
             for name in names:
                 flush(self.path(name))
             with locked(folder):
                 _finish(folder)
-                stale = _listed_files(artifact) - set(names)
-                self._make_visible(folder, names)
-                for name in stale:
-                    (folder / name).unlink(missing_ok=True)
+                before = _listed_files(artifact)
+                self._make_visible(folder, names, before - set(names))
         return Artifact(path=artifact, manifest=manifest)
 
-    def _make_visible(self, folder: Path, names: list[str]) -> None:
+    def _make_visible(self, folder: Path, names: list[str], stale: set[str]) -> None:
         ready = Path(tempfile.mkdtemp(prefix=_READY, dir=self.scratch))
         pending = folder / f"{PENDING}{os.getpid()}-{ready.name.removeprefix(_READY)}"
         try:
@@ -220,6 +229,7 @@ class Transaction:
             if pending.exists():  # the moves were undone: no other process may finish them
                 os.rename(pending, ready)
             raise
+        remove_unlisted(folder, stale)
         shutil.rmtree(pending, ignore_errors=True)
 
 
@@ -230,16 +240,36 @@ class Store:
     root: Path
 
     def folder(self, slug: str) -> Path:
-        """Return the folder of a model's artifacts by the model's short name, ``resnet18``."""
+        """Return the folder of a model's artifacts by the model's short name, ``resnet18``.
+
+        Raises:
+            StorageError: the name cannot be that of a folder here.
+        """
+        if not is_plain(slug):
+            raise StorageError(f"{self.root}: {slug!r} cannot be the name of a model's folder.")
         return self.root / slug
+
+    def folders(self) -> list[Path]:
+        """Return the folders of all models."""
+        try:
+            return sorted(path for path in self.root.iterdir() if is_plain(path.name) and is_folder(path))
+        except OSError:
+            return []
+
+    def records(self, subfolder: str, slug: str | None = None) -> list[Path]:
+        """Return the JSON files in a subfolder of the folder of a model, or of every model."""
+        return [path for folder in self._folders(slug) for path in json_files(folder / subfolder)]
+
+    def _folders(self, slug: str | None) -> list[Path]:
+        return [path for path in self.folders() if slug in (None, path.name)]
 
     @contextmanager
     def transaction(self, slug: str) -> Iterator[Transaction]:
         """Yield a place to write artifacts of a model; files that were not published are removed."""
         folder = self.folder(slug)
-        fresh = not folder.exists()
+        fresh = not os.path.lexists(folder)
         with storage_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             finish(folder)
             clear(folder)
             scratch = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-", dir=folder))
@@ -252,12 +282,19 @@ class Store:
 
     def artifacts(self, slug: str | None = None) -> list[Artifact]:
         """Return every artifact with a readable manifest, of one model or all, the newest first."""
-        for pending in self.root.glob(f"{slug or '*'}/{PENDING}*"):
-            finish(pending.parent)
         found = []
-        for beside in self.root.glob(f"{slug or '*'}/*.json"):
+        for beside in (path for folder in self._folders(slug) for path in json_files(folder)):
             try:
                 found.append(Artifact.open(beside.with_suffix("")))
             except ArtifactError:
                 continue
         return sorted(found, key=lambda artifact: artifact.manifest.created, reverse=True)
+
+
+def json_files(folder: Path) -> list[Path]:
+    """Return the regular JSON files in a folder, by name; none where it is a link or does not exist.
+
+    Files that are being written are left out.
+    """
+    found = folder.glob("*.json") if is_folder(folder) else ()
+    return sorted(path for path in found if not path.name.startswith(SCRATCH) and is_file(path))

@@ -14,8 +14,8 @@ from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from deploy.core.errors import DataError, DeployError
-from deploy.core.files import read_bytes
 from deploy.core.limits import PREFIX, limits
+from deploy.core.regular import read_bytes
 from deploy.data.dataset import Image
 
 FORMATS = {

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from deploy.core.errors import DataError, UsageError
+from deploy.core.limits import limits
 from deploy.core.model import Model, Preprocessing
 from deploy.data.dataset import Dataset, Image
 
@@ -36,7 +37,7 @@ def image_preprocessing(model: Model) -> Preprocessing:
         UsageError: the input of the model is not one batch of images.
     """
     specs = model.inputs
-    if len(specs) != 1 or len(specs[0].shape) != 4 or specs[0].dtype != "float32" or model.listed:
+    if len(specs) != 1 or len(specs[0].shape) != 4 or specs[0].dtype != "float32":
         takes = "; ".join(map(str, specs))
         raise UsageError(f"{model.name} takes {takes}, not one batch of images (batch, channels, height, width).")
     _, channels, height, width = specs[0].concrete({"batch": 1, **model.sizes})
@@ -94,6 +95,8 @@ def _resize(image: Image, preprocessing: Preprocessing) -> Image:
         short, long = sorted((height, width))
         new = preprocessing.resize, int(preprocessing.resize * long / short)
         size = new if height <= width else (new[1], new[0])
+        if size[0] * size[1] > limits().image_pixels:  # an extreme aspect ratio
+            raise DataError(f"{width} x {height} pixels are resized to {size[1]} x {size[0]}, which exceeds the limit.")
     if size == (height, width):
         return image
     if preprocessing.interpolation not in RESAMPLING:

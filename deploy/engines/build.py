@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from deploy.core import interrupt
 from deploy.core.artifact import Artifact, Manifest, Payload, manifest_path
 from deploy.core.errors import BackendError, ExportError, UsageError
+from deploy.core.names import REJECTED
 from deploy.core.paths import default_root
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
-from deploy.core.store import REJECTED, Store
+from deploy.core.store import Store
 from deploy.engines.profiles import profiles_of
 from deploy.models.given import given_source
 from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES

@@ -17,9 +17,10 @@ from deploy.core import registry
 from deploy.core.artifact import Artifact, Manifest, Payload, sha256
 from deploy.core.errors import DeployError, ExportError, MissingPackageError, UnknownNameError, UsageError
 from deploy.core.isolated import IsolatedRunner
+from deploy.core.names import REJECTED
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
-from deploy.core.store import REJECTED, Store
+from deploy.core.store import Store
 from deploy.engines.build import BuildReport, BuildRequest, build_engine
 from deploy.exporting.export import ExportReport, export_model
 from deploy.exporting.prove import prove
@@ -126,6 +127,9 @@ def convert(
     precision: str = "fp32",
     strategy: str = "auto",
     samples: ProbeSamples | None = None,
+    probes: str = "standard",
+    min_coverage: float | None = None,
+    accept_unreached: bool = False,
     progress: Progress = SILENT,
 ) -> ConvertReport:
     """Export a model to ONNX, check its parity, and convert the file to another format.
@@ -144,6 +148,9 @@ def convert(
         precision: ``fp32`` or ``fp16``, of the last file; the export that an engine is built from is float32.
         strategy: how to export the model.
         samples: real samples for the parity check of the export.
+        probes: how many probes the parity check of the export runs, see `deploy.export_model`.
+        min_coverage: coverage of the export in percent below which its verdict is inconclusive.
+        accept_unreached: accept branches of a traced graph that no probe took.
         progress: receives progress messages.
 
     Raises:
@@ -162,6 +169,9 @@ def convert(
         precision="fp32" if ENGINE_EXPORTER in rest else precision,
         strategy=strategy,
         samples=samples,
+        probes=probes,
+        min_coverage=min_coverage,
+        accept_unreached=accept_unreached,
         progress=progress,
     )
     engine: BuildReport | None = None

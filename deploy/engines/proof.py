@@ -15,10 +15,13 @@ from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
+from deploy.exporting.domains import find_domains
 from deploy.exporting.prove import match_inputs
 from deploy.models.open import open_model, request_of
-from deploy.parity.compare import Candidate, compare
+from deploy.parity.compare import compare
+from deploy.parity.kinds import Domain
 from deploy.parity.probes import SPOT_SAMPLES, Probe, make_probes, probes_at
+from deploy.parity.repeated import Candidate
 from deploy.parity.verdict import ParityReport
 from deploy.quantization.data import CalibrationData
 from deploy.quantization.evidence import Judge
@@ -99,11 +102,12 @@ def check_engine(
     rename, inputs, faults = match_inputs(model, runner.inputs)
     if faults:
         raise BackendError("; ".join(faults))
+    domains, _ = find_domains(model, inputs)
     return compare(
         PyTorchRunner(model, "fp64"),
         PyTorchRunner(model, precision),
         runner,
-        fitting_probes(inputs, rename, model.sizes, profiles),
+        fitting_probes(inputs, rename, model.sizes, profiles, domains),
         precision=precision,
         rename=rename,
         advance=progress.advance,
@@ -111,19 +115,24 @@ def check_engine(
 
 
 def fitting_probes(
-    inputs: Sequence[TensorSpec], rename: Mapping[str, str], sizes: Mapping[str, int], profiles: Sequence[Profile]
+    inputs: Sequence[TensorSpec],
+    rename: Mapping[str, str],
+    sizes: Mapping[str, int],
+    profiles: Sequence[Profile],
+    domains: Mapping[str, Domain] | None = None,
 ) -> list[Probe]:
     """Return the usual probes that fit a profile, and more at the opt sizes of a profile that few of them fit.
 
     ``inputs`` have the model's names and the engine's dimensions; ``rename`` gives the engine's names. ``profiles`` are
-    empty if every size is fixed.
+    empty if every size is fixed. ``domains`` are the values of the inputs, see `make_probes`.
     """
-    usual = make_probes(inputs, sizes)
+    usual = make_probes(inputs, sizes, domains=domains)
     if not profiles:
         return usual
     probes = [probe for probe in usual if any(_fits(profile, rename, probe) for profile in profiles)]
     for profile in profiles:
-        if sum(len(probe.groups) for probe in probes if _fits(profile, rename, probe)) < SPOT_SAMPLES:
+        always = [probe for probe in probes if probe.sharing == "any" and _fits(profile, rename, probe)]
+        if sum(len(probe.groups) for probe in always) < SPOT_SAMPLES:
             opt_sizes = {
                 dim: size
                 for spec in inputs

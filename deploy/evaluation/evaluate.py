@@ -36,6 +36,7 @@ from deploy.models.open import made_from, open_model, request_of, with_recorded_
 from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.models.resolve import resolve
 from deploy.support.lookup import manifest_beside, newest_export
+from deploy.support.onnx_child import examine
 from deploy.support.runtime import runtime_of
 
 if TYPE_CHECKING:
@@ -260,6 +261,7 @@ def _run_all(
         yield _Run(evaluated.checkpoint, model.slug, "torch", "fp32", model.weights.identity, predictions, matched)
     for export in evaluated.exports:
         export.verify()
+        examine([export])
         manifest = export.manifest
         runtime = runtime_of(manifest.format, manifest.target)
         if runtime is None:

@@ -16,14 +16,16 @@ from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.exporting.locate import locate
-from deploy.exporting.prove import prove
+from deploy.exporting.prove import ProofOptions, prove
 from deploy.models.given import as_request
 from deploy.models.open import open_model, request_of, with_recorded_inputs
 from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.parity.locate import Location
+from deploy.parity.probes import check_level
 from deploy.parity.verdict import ParityReport
 from deploy.support import onnx_file
 from deploy.support.lookup import EXPORTS, manifest_beside, newest_export
+from deploy.support.onnx_child import OnnxChild
 
 if TYPE_CHECKING:
     from deploy.exporting.samples import ProbeSamples
@@ -71,6 +73,9 @@ def check(
     backend: str = DEFAULT_BACKEND,
     locate_fault: bool = False,
     samples: ProbeSamples | None = None,
+    probes: str = "standard",
+    min_coverage: float | None = None,
+    accept_unreached: bool = False,
     progress: Progress = SILENT,
 ) -> CheckReport:
     """Check an ONNX file against a model.
@@ -88,6 +93,9 @@ def check(
         locate_fault: also find the first tensor, in execution order, that differs from the model.
         samples: real samples, probed in addition: arrays by input name, or images; see
             `deploy.exporting.samples.load_samples`.
+        probes: how many probes are run: ``quick``, ``standard`` or ``thorough``; or ``data``: only the samples.
+        min_coverage: coverage in percent below which the verdict is inconclusive.
+        accept_unreached: accept branches of a traced or foreign file that no probe took.
         progress: receives progress messages.
 
     Raises:
@@ -95,6 +103,7 @@ def check(
         UsageError: the file cannot be checked in this way.
         DeployError: see `deploy.core.errors`; a verdict other than ``pass`` is not an error.
     """
+    check_level(probes, samples is not None)
     store = Store(artifacts or default_root())
     if model is None and (inputs is not None or name is not None):
         raise UsageError("inputs= and name= have no effect without a model.")
@@ -103,13 +112,14 @@ def check(
         raise UsageError(f"--backend {backend}: this backend does not run ONNX files.")
     if locate_fault and backend != DEFAULT_BACKEND:
         raise UsageError(f"--locate runs single nodes in {DEFAULT_BACKEND}; remove --backend {backend}.")
-    with IsolatedRunner(backend) as candidate:
+    with IsolatedRunner(backend) as candidate, OnnxChild() as reader:
         path, artifact = _file(onnx, request, store, progress)
         if artifact is not None:
             artifact.verify()
             _refuse_quantized(artifact)
         request = _complete(request, artifact)
-        onnx_file.load(path)  # refuses a damaged file, or one with external data elsewhere, before a runtime opens it
+        reader.examine(path)  # before this process or a runtime opens the file
+        onnx_file.input_output_specs(path)  # refuses sequences, maps and unknown types
         with progress.stage("building the model"):
             built = open_model(request, store, progress)
         precision = precision or (artifact.manifest.precision if artifact else built.precision)
@@ -122,11 +132,13 @@ def check(
                     precision=precision,
                     seed=request.seed,
                     samples=samples,
+                    options=ProofOptions(probes=probes, min_coverage=min_coverage, accept_unreached=accept_unreached),
                     negated=artifact is None or artifact.manifest.options.get("strategy") != "export",
+                    ranges=[item for spec in artifact.manifest.inputs for item in spec.ranges] if artifact else (),
                     progress=progress,
                 )
         except BackendError:
-            onnx_file.check(path)  # if the file is damaged, this error is clearer than the runtime's
+            reader.validate(path)  # if the file is damaged, this error is clearer than the runtime's
             raise
     location = None
     if locate_fault:
@@ -165,11 +177,11 @@ def _complete(request: ModelRequest | None, artifact: Artifact | None) -> ModelR
         return request
     if isinstance(request, ModuleRequest):
         return with_recorded_inputs(request, [artifact])
-    if request is not None and "module" in artifact.manifest.reference:
-        return request
-    recorded = request_of(artifact)
     if request is None:
-        return recorded
+        return request_of(artifact)
+    if "module" in artifact.manifest.reference:
+        return request
+    recorded = ModelRequest.from_dict(artifact.manifest.reference)
     same = request.name in (recorded.name, artifact.manifest.model, artifact.manifest.slug)
     if not same or request.weights != "auto":
         return request

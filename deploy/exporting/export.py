@@ -13,15 +13,16 @@ from deploy.core.artifact import Artifact, Manifest, Payload
 from deploy.core.errors import BackendError, ExportError, InputSpecError, UsageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
+from deploy.core.names import REJECTED
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
-from deploy.core.store import REJECTED, Store
-from deploy.core.tensors import TensorSpec, symbols
-from deploy.exporting.prove import prove
+from deploy.core.store import Store
+from deploy.core.tensors import SizeRange, TensorSpec, symbols, with_ranges
+from deploy.exporting.prove import ProofOptions, prove
 from deploy.models.given import as_request
 from deploy.models.open import open_model
 from deploy.models.request import ModelRequest
-from deploy.parity.probes import can_negate
+from deploy.parity.probes import can_negate, check_level
 from deploy.parity.verdict import ParityReport, Verdict
 from exporters import torch_to_onnx
 from exporters.torch_to_onnx import Exported
@@ -40,7 +41,7 @@ class ExportReport:
     Attributes:
         artifact: the file and its manifest; in the folder ``rejected`` if the parity check failed.
         strategy: the strategy that was used, ``export`` or ``trace``.
-        notes: other strategies that were tried, and why they were not used.
+        notes: how the model is called, and why strategies that were tried before were not used.
     """
 
     artifact: Artifact
@@ -83,6 +84,7 @@ class _Job:
     precision: str
     seed: int
     samples: ProbeSamples | None
+    proof: ProofOptions
     progress: Progress
 
 
@@ -97,6 +99,9 @@ def export_model(
     precision: str = "fp32",
     strategy: str = "auto",
     samples: ProbeSamples | None = None,
+    probes: str = "standard",
+    min_coverage: float | None = None,
+    accept_unreached: bool = False,
     progress: Progress = SILENT,
 ) -> ExportReport:
     """Export a model to ONNX and check the file against the model.
@@ -113,6 +118,9 @@ def export_model(
         strategy: ``export`` (torch.export), ``trace`` (run once and record), or ``auto``: both, in this order.
         samples: real samples, probed in addition: arrays by input name, or images; see
             `deploy.exporting.samples.load_samples`.
+        probes: how many probes are run: ``quick``, ``standard`` or ``thorough``; or ``data``: only the samples.
+        min_coverage: coverage in percent below which the verdict is inconclusive.
+        accept_unreached: accept branches of a traced graph that no probe took.
         progress: receives progress messages.
 
     Returns:
@@ -127,6 +135,7 @@ def export_model(
         raise UsageError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}.")
     if strategy not in ("auto", *torch_to_onnx.STRATEGIES):
         raise UsageError(f"strategy {strategy!r} is not one of auto, {', '.join(torch_to_onnx.STRATEGIES)}.")
+    check_level(probes, samples is not None)
     store = Store(artifacts or default_root())
     with IsolatedRunner("onnxruntime") as candidate:
         with progress.stage("building the model"):
@@ -142,6 +151,7 @@ def export_model(
                 precision=precision if built.precision == "fp32" else built.precision,
                 seed=request.seed,
                 samples=samples,
+                proof=ProofOptions(probes=probes, min_coverage=min_coverage, accept_unreached=accept_unreached),
                 progress=progress,
             )
         with store.transaction(built.slug) as transaction:
@@ -186,7 +196,7 @@ def _export_and_check(
 ) -> tuple[Exported, ParityReport, list[str]]:
     """Try the strategies in order until a file passes, or take the last one; also return why others were not used."""
     order = list(torch_to_onnx.STRATEGIES) if strategy == "auto" else [strategy]
-    notes: list[str] = []
+    notes = list(job.model.notes)
 
     def note(text: str) -> None:
         notes.append(text)
@@ -195,7 +205,8 @@ def _export_and_check(
     if strategy == "auto" and job.model.untraceable:
         order = ["trace"]
         note(f"torch.export was skipped: {job.model.untraceable}. Tracing.")
-    errors: list[ExportError] = []
+    reasons: list[str] = []
+    hints: dict[str, None] = {}
     for name, following in zip(order, [*order[1:], None], strict=True):
         try:
             with job.progress.stage(f"exporting ({name})"):
@@ -209,26 +220,27 @@ def _export_and_check(
                     seed=job.seed,
                     samples=job.samples,
                     negated=bool(exported.traced_branches),
+                    options=job.proof,
+                    ranges=[item for spec in exported.inputs for item in spec.ranges],
                     progress=job.progress,
                 )
         except ExportError as exc:
-            errors.append(exc)
+            hints |= {exc.hint: None} if exc.hint else {}
+            reasons.append(exc.message)
             if following is None:
-                hints = dict.fromkeys(error.hint for error in errors if error.hint)
-                raise ExportError(
-                    f"{job.model.name} could not be exported. " + " ".join(error.message for error in errors),
-                    "; ".join(hints) or None,
-                ) from exc
-            reason = exc.message
+                text = f"{job.model.name} could not be exported. {' '.join(reasons)}"
+                raise ExportError(text, "; ".join(hints) or None) from exc
         except BackendError as exc:
-            if following is None or candidate.dead:
+            if candidate.dead:
                 raise
-            reason = f"{name}: the graph does not run: {exc.message}"
+            reasons.append(f"{name}: the graph does not run: {exc.message}")
+            if following is None:
+                raise BackendError(" ".join(reasons), exc.hint) from exc
         else:
             if parity.verdict != "fail" or following is None:
                 return exported, _with_decisions(parity, exported, job), notes
-            reason = f"{name}: the graph failed the parity check: {parity.reasons[0]}."
-        note(f"{reason} Trying {following}.")
+            reasons.append(f"{name}: the graph failed the parity check: {parity.reasons[0]}.")
+        note(f"{reasons[-1]} Trying {following}.")
     raise AssertionError("the last strategy returns or raises")
 
 
@@ -245,6 +257,11 @@ def _with_decisions(parity: ParityReport, exported: Exported, job: _Job) -> Pari
     return dataclasses.replace(parity, notes=(*parity.notes, note))
 
 
+def _claimed(inputs: Sequence[TensorSpec], ranges: Sequence[SizeRange]) -> tuple[TensorSpec, ...]:
+    """Return the inputs with the ranges that the check has found, in place of those of the exporter."""
+    return with_ranges([dataclasses.replace(spec, ranges=()) for spec in inputs], ranges)
+
+
 def _manifest(job: _Job, exported: Exported, parity: ParityReport) -> Manifest:
     data = exported.path.with_name(f"{exported.path.name}.data")
     payloads = [Payload.of(path) for path in (exported.path, data) if path.exists()]
@@ -254,7 +271,7 @@ def _manifest(job: _Job, exported: Exported, parity: ParityReport) -> Manifest:
         format="onnx",
         precision=job.precision,
         files=tuple(payloads),
-        inputs=exported.inputs,
+        inputs=_claimed(exported.inputs, parity.ranges),
         outputs=exported.outputs,
         weights=job.model.weights,
         preprocessing=job.model.preprocessing,

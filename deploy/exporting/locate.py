@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import re
 from pathlib import Path
 
 import onnx
@@ -12,10 +10,12 @@ from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.runner import Feeds
+from deploy.exporting.domains import find_domains
 from deploy.exporting.prove import match_inputs
 from deploy.parity.locate import GraphStep, Location, OperatorRecord, first_difference
-from deploy.parity.probes import make_probes
+from deploy.parity.probes import make_probe
 from deploy.support import onnx_file
+from deploy.support.onnx_decisions import scope
 
 
 def locate(model: Model, path: Path, *, precision: str, seed: int) -> Location:
@@ -23,8 +23,7 @@ def locate(model: Model, path: Path, *, precision: str, seed: int) -> Location:
     with IsolatedRunner("onnxruntime", "deploy.backends.onnxruntime.stepwise") as stepwise:
         stepwise.open(path)
         rename, inputs, _ = match_inputs(model, stepwise.inputs)
-        probes = make_probes(inputs, model.sizes, seed=seed)
-        probe = next((item for item in probes if item.sizes.get("batch", 2) == 2), probes[0])
+        probe = make_probe(inputs, {**model.sizes, "batch": 2}, seed=seed, domains=find_domains(model, inputs)[0])
         stepwise.submit({rename[name]: value for name, value in probe.feeds.items()})
         records = _records(model, probe.feeds, precision)
         fetched = stepwise.result()
@@ -36,7 +35,7 @@ def locate(model: Model, path: Path, *, precision: str, seed: int) -> Location:
             tensor=name,
             node=node.name,
             operator=node.op_type,
-            scope=_scope(node),
+            scope=scope(node),
             shape=tuple(int(size) for size in fetched[f"{name}:shape"]),
             sketch=fetched[name],
         )
@@ -65,17 +64,3 @@ def _records(model: Model, feeds: Feeds, precision: str) -> list[OperatorRecord]
         for wide, own in zip(reference, baseline, strict=False)
         if wide.shape == own.shape
     ]
-
-
-def _scope(node: onnx.NodeProto) -> str:
-    """Return the module that a node belongs to, as the exporter recorded it; empty if it did not."""
-    scopes = next((item.value for item in node.metadata_props if item.key == "pkg.torch.onnx.name_scopes"), "")
-    if scopes:
-        try:
-            names = ast.literal_eval(scopes)
-        except (ValueError, SyntaxError):
-            names = []
-        if isinstance(names, list) and len(names) > 1:
-            return str(names[-2])
-    traced = re.match(r"/(.+)/[^/]+$", node.name)  # the tracing exporter's /layer1/layer1.0/conv1/Conv
-    return ".".join(traced[1].split("/")[-1:]) if traced else ""

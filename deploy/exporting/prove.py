@@ -2,32 +2,65 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deploy.backends.torch.constants import computed_constants
+from deploy.backends.torch.directed import exercised
+from deploy.backends.torch.fastpath import fast_path_fault
+from deploy.backends.torch.perturbed import PerturbedRunner
 from deploy.backends.torch.reference import PyTorchRunner, baseline_of
 from deploy.backends.torch.repeat import check_repeatable
 from deploy.core.artifact import sha256
 from deploy.core.backend import RunSettings
+from deploy.core.errors import BackendError
 from deploy.core.isolated import IsolatedRunner
-from deploy.core.model import Model
+from deploy.core.model import Model, state_tensors
 from deploy.core.progress import Progress
-from deploy.core.tensors import TensorSpec
+from deploy.core.tensors import SizeRange, TensorSpec, size_ranges, with_ranges
+from deploy.exporting.accepted import find_sizes
+from deploy.exporting.choices import MAX_BYTES, ChoiceJudge
+from deploy.exporting.coverage import SEARCH_STEPS, directed_probes, measure
+from deploy.exporting.domains import find_domains
 from deploy.models.untrained import statistic_names
 from deploy.parity.compare import compare
-from deploy.parity.probes import make_probes
+from deploy.parity.coverage import Coverage, open_branches
+from deploy.parity.probes import Probe, check_level, make_probe, make_probes
 from deploy.parity.verdict import ParityReport
-from deploy.parity.weights import NormTensors, match_weights
+from deploy.parity.weights import NormTensors, WeightMatches, match_weights
 
 if TYPE_CHECKING:
     from deploy.exporting.samples import ProbeSamples
 
 LOW_MEMORY_BYTES = 2**30
 """Files of at least this size are opened with one copy of their weights."""
+
+_MAX_FAST = 24
+"""Number of probes that are run with and without PyTorch's fast path of attention layers."""
+
+_MAX_GRADIENTS = 3
+"""Number of probes at which the gradients of weights that were not found are computed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProofOptions:
+    """How thorough a parity check is, and what it must reach.
+
+    Attributes:
+        probes: ``quick``, ``standard`` or ``thorough``.
+        min_coverage: coverage in percent below which the verdict is inconclusive; None for no limit.
+        accept_unreached: let a traced or foreign file pass although no probe took one of its data-dependent branches.
+    """
+
+    probes: str = "standard"
+    min_coverage: float | None = None
+    accept_unreached: bool = False
 
 
 def prove(
@@ -39,14 +72,16 @@ def prove(
     seed: int,
     samples: ProbeSamples | None = None,
     negated: bool = False,
+    ranges: Sequence[SizeRange] = (),
     find_weights: bool = True,
+    options: ProofOptions | None = None,
     progress: Progress,
 ) -> ParityReport:
     """Check a file against a model: its outputs and, if it is an ONNX file, its weights.
 
     The inputs of the file correspond to the model's by name or by position. The candidate is a started process, which
-    opens the file; the caller closes it. ``negated`` is for a file that was or may have been traced, see
-    `deploy.parity.probes.make_probes`.
+    opens the file; the caller closes it. ``negated`` is for a file that was or may have been traced; it and ``level``
+    are explained at `deploy.parity.probes.make_probes`. ``ranges`` are the sizes that the file is claimed for.
 
     Returns:
         The report; it has no probes, and the verdict ``fail``, if the inputs of the file do not fit the model.
@@ -55,7 +90,10 @@ def prove(
         BackendError: the model cannot be run, or the backend cannot open the file.
         BackendCrashedError: the process of the backend died.
         DataError: the samples do not fit the model.
+        UsageError: the level is unknown, or it is ``data`` and there are no samples.
     """
+    options = options or ProofOptions()
+    check_level(options.probes, samples is not None)
     reference = PyTorchRunner(model, "fp64")
     files = [item for item in (path, path.with_name(f"{path.name}.data")) if item.is_file()]
     size = sum(item.stat().st_size for item in files)
@@ -69,25 +107,112 @@ def prove(
         from deploy.exporting.samples import fit_samples  # imports readers of data sets
 
         real = fit_samples(samples, model, inputs)
-    probes = make_probes(inputs, model.sizes, seed=seed, samples=real, negated=negated)
-    smallest = min(probes, key=lambda probe: sum(value.size for value in probe.feeds.values()))
-    notes = check_repeatable(model, smallest.feeds)
-    report = compare(
-        reference,
-        baseline_of(model, precision, reference),
-        candidate,
-        probes,
-        precision=precision,
+    digest = sha256(path)
+    domains, notes = find_domains(model, inputs)
+    baseline = baseline_of(model, precision, reference)
+
+    def agrees_at(sizes: Mapping[str, int]) -> bool:
+        probe = make_probe(inputs, {**model.sizes, **sizes}, seed=seed, domains=domains)
+        try:
+            report = compare(reference, baseline, candidate, [probe], precision=precision, rename=rename)
+        except BackendError:
+            if candidate.dead:
+                raise
+            return False
+        return report.verdict != "fail"
+
+    ranges = [
+        dataclasses.replace(item, min=1) if item.min == 2 and item.multiple == 1 and agrees_at({item.dim: 1}) else item
+        for item in ranges  # PyTorch assumes a size of at least 2 wherever 1 could mean broadcasting
+    ]
+    accepted = find_sizes(model, with_ranges(inputs, ranges), domains)
+    probes = make_probes(
+        accepted.inputs,
+        model.sizes,
         seed=seed,
-        rename=rename,
-        advance=progress.advance,
+        samples=real,
+        negated=negated,
+        domains=domains,
+        fresh=int(digest[:8], 16),
+        level=options.probes,
     )
-    report = dataclasses.replace(report, notes=(*report.notes, *notes))
+    smallest = min(probes, key=lambda probe: sum(value.size for value in probe.feeds.values()))
+    repeatable = check_repeatable(model, smallest.feeds)
+    probes += directed_probes(model, probes, SEARCH_STEPS[options.probes])
+    ran: list[Probe] = []
+    with contextlib.ExitStack() as stack:
+        chooser = None
+        if find_weights and size <= MAX_BYTES and precision != "fp64":
+            opened = candidate.backend.options(settings)
+            chooser = stack.enter_context(ChoiceJudge(model, path, candidate.backend.name, precision, rename, opened))
+        report = compare(
+            chooser.reference if chooser else reference,
+            chooser.baseline if chooser else baseline,
+            candidate,
+            probes,
+            precision=precision,
+            seed=seed,
+            rename=rename,
+            chooser=chooser,
+            perturbed=None if precision == "fp64" else PerturbedRunner(model, precision),
+            ran=ran,
+            advance=progress.advance,
+        )
+    report = dataclasses.replace(
+        report,
+        ranges=tuple(item for item in size_ranges(accepted.inputs).values() if item.limited),
+        refused=_merged(accepted.refused, report.refused),
+        notes=(*report.notes, *notes, *accepted.notes, *repeatable),
+    )
+    fault = fast_path_fault(model, [probe.feeds for probe in ran[:_MAX_FAST]])
+    if fault:
+        report = dataclasses.replace(report, verdict="fail", reasons=(fault, *report.reasons))
     if not find_weights:
         return report
-    tensors = {name: np.asarray(value.detach().numpy()) for name, value in model.module.state_dict().items()}
-    matches = match_weights(tensors, reference.read, _norms(model, set(tensors)), path, precision)
-    return dataclasses.replace(report, weights=matches.summary(), digest=sha256(path))
+    matches = _match(model, chooser.reference.read if chooser else reference.read, ran, path, precision)
+    report = dataclasses.replace(report, weights=matches.summary(), digest=digest)
+    if matches.faults:
+        return dataclasses.replace(report, verdict="fail", reasons=(*report.reasons, *matches.faults))
+    if report.verdict == "fail":
+        return report
+    used: set[str] = set()
+    for probe in ran[:_MAX_GRADIENTS] if matches.listed else ():
+        used |= exercised(model, probe.feeds, set(matches.listed))
+    coverage = measure(path, ran, rename, matches, used)
+    return _with_coverage(report, coverage, options, unproven=negated)
+
+
+def _match(model: Model, read: set[str], probes: Sequence[Probe], path: Path, precision: str) -> WeightMatches:
+    tensors = {name: np.asarray(value.detach().numpy()) for name, value in state_tensors(model.module).items()}
+    return match_weights(
+        tensors,
+        read,
+        _norms(model, set(tensors)),
+        path,
+        precision,
+        constants=lambda: computed_constants(model, probes[0].feeds),
+    )
+
+
+def _with_coverage(report: ParityReport, coverage: Coverage, options: ProofOptions, *, unproven: bool) -> ParityReport:
+    """Add the coverage; what was not reached can make a verdict ``pass`` inconclusive.
+
+    ``unproven`` is a traced or foreign file, whose branches need not be those of the model.
+    """
+    reasons = []
+    branches = open_branches(coverage)
+    if unproven and branches and not options.accept_unreached:
+        more = f" and {len(branches) - 1} more" if len(branches) > 1 else ""
+        reasons.append(f"no probe took this branch of the graph: {branches[0]}{more}; --accept-unreached accepts this")
+    if options.min_coverage is not None and coverage.percent < options.min_coverage:
+        reasons.append(f"coverage is {coverage.percent:g} %, --min-coverage is {options.min_coverage:g} %")
+    verdict = "inconclusive" if reasons and report.verdict == "pass" else report.verdict
+    return dataclasses.replace(report, coverage=coverage, verdict=verdict, reasons=(*report.reasons, *reasons))
+
+
+def _merged(*several: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    names = dict.fromkeys(name for item in several for name in item)
+    return {name: tuple(sorted({size for item in several for size in item.get(name, ())})) for name in names}
 
 
 def match_inputs(model: Model, given: Sequence[TensorSpec]) -> tuple[dict[str, str], list[TensorSpec], list[str]]:
@@ -115,7 +240,7 @@ def match_inputs(model: Model, given: Sequence[TensorSpec]) -> tuple[dict[str, s
             elif isinstance(expected, int) and expected != dim:
                 faults.append(mismatch)
         shape = tuple(symbols[dim] if isinstance(dim, str) else dim for dim in theirs.shape)
-        spec = TensorSpec(name=own.name, dtype=own.dtype, shape=shape, bounds=own.bounds)
+        spec = dataclasses.replace(own, shape=shape)
         for expected, dim in zip(own.shape, shape, strict=True):
             if isinstance(expected, int) and isinstance(dim, str):  # dynamic in the file only: probe the model's size
                 spec = spec.bind({dim: expected})

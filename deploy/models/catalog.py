@@ -17,7 +17,6 @@ from torch.overrides import TorchFunctionMode
 from deploy.core import registry
 from deploy.core.errors import DeployError, UnknownNameError, UsageError
 from deploy.core.model import Model
-from deploy.core.progress import SILENT
 from deploy.models.given import as_request
 from deploy.models.memory import ExampleInputs, ModelLike, build
 from deploy.models.request import ModelRequest, ModuleRequest
@@ -100,7 +99,7 @@ def _line(source: str, bare: str, build: bool) -> ModelLine:
 def _without_weights(request: ModelRequest) -> Model:
     """Build a model without memory for its weights."""
     if isinstance(request, ModuleRequest):
-        model = build(request, SILENT)
+        model = build(request)
         return model.replace(module=model.module.to("meta"))
     try:
         with torch.device("meta"):

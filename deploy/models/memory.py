@@ -14,10 +14,9 @@ from torch.nn.parameter import is_lazy
 
 from deploy.core.errors import InputSpecError, ModelError, UsageError
 from deploy.core.model import Model, Weights
-from deploy.core.progress import Progress
 from deploy.core.tensors import DTYPES
-from deploy.models import weights as files
-from deploy.models.python import keywords_of, parse_inputs
+from deploy.models.calling import container_of, refuse_scripted, without_wrapper
+from deploy.models.python import as_model
 from deploy.models.request import ModelRequest, ModuleRequest
 
 ModelLike = str | ModelRequest | torch.nn.Module
@@ -25,15 +24,12 @@ ModelLike = str | ModelRequest | torch.nn.Module
 
 ExampleInputs = torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor] | str | Sequence[str]
 """The inputs of a module: tensors in the order of the parameters of ``forward``, tensors by parameter, or texts of
-``--input``.
+``--input``. Where ``forward`` takes one list, tuple or dictionary of tensors, they are its items.
 
 Of tensors, the name, the type and the shape count. The first axis is the dimension ``batch`` if all tensors agree in
 its size; the other axes are fixed. An integer input is probed within the range of the example's values, one of zeros
 and ones with both. Texts name other dynamic dimensions: ``tokens:batch,length=16:int64:0..30522``.
 """
-
-WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
-"""Classes of PyTorch that wrap a module (``torch.compile``, data parallel), and where the module is in them."""
 
 _HINT = "give example tensors, inputs=x, or texts, inputs='x:batch,3,224,224'"
 _MOST_DIGITS = 10**17
@@ -52,27 +48,25 @@ def module_request(
 
     Raises:
         UsageError: not a module, or the name cannot be used.
-        InputSpecError: the inputs are not tensors, or do not fit the parameters of ``forward``.
+        InputSpecError: the inputs are not tensors, or have names that ``forward`` does not.
         ModelError: a TorchScript module, or one whose weights have no values.
     """
-    inner = unwrap(module)
+    inner = _checked(module)
     return ModuleRequest(name=name or derived_name(inner), inputs=describe(inner, inputs), module=inner)
 
 
-def unwrap(module: Any) -> torch.nn.Module:
+def _checked(module: Any) -> torch.nn.Module:
     """Return the module inside a compiled or data-parallel one.
 
     Raises:
         UsageError: not a module.
         ModelError: a TorchScript module, which is compiled code.
     """
-    while type(module).__name__ in WRAPPERS and type(module).__module__.startswith("torch."):
-        module = getattr(module, WRAPPERS[type(module).__name__])
-    if isinstance(module, torch.jit.ScriptModule):
-        raise ModelError("a TorchScript module cannot be exported.", "export the module that it was made from")
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"{type(module).__name__} is not a model: give a name, a ModelRequest or a torch.nn.Module.")
-    return module
+    inner, _ = without_wrapper(module)
+    refuse_scripted(inner, type(inner).__name__)
+    return inner
 
 
 def derived_name(module: torch.nn.Module) -> str:
@@ -122,21 +116,27 @@ def describe(module: torch.nn.Module, inputs: ExampleInputs | None) -> tuple[str
 
 
 def _named(module: torch.nn.Module, inputs: Any) -> dict[str, Any]:
-    kind = type(module).__name__
-    parameters = inspect.signature(module.forward).parameters.values()
-    positional = [item.name for item in parameters if item.kind in (item.POSITIONAL_ONLY, item.POSITIONAL_OR_KEYWORD)]
-    keyword = [item.name for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
+    """Return example tensors by name; `with_form` finds where those go that are not named like a parameter."""
+    parameters = inspect.signature(module.forward).parameters
+    kinds = {item.kind for item in parameters.values()}
+    positional, keyword = (
+        [name for name, item in parameters.items() if item.kind in (own, item.POSITIONAL_OR_KEYWORD)]
+        for own in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY)
+    )
     if isinstance(inputs, Mapping):
         unknown = [str(name) for name in inputs if name not in keyword]
-        if unknown:
+        free = [name for name in positional if name not in inputs]
+        packed = len(unknown) > len(free) or (free and container_of(parameters[free[0]]) == "dict")
+        if unknown and not packed and inspect.Parameter.VAR_KEYWORD not in kinds:
             has = ", ".join(keyword) or "none"
-            raise InputSpecError(f"{kind}: forward has no parameter {unknown[0]!r}; it has {has}.")
-        return {name: inputs[name] for name in keyword if name in inputs}
+            raise InputSpecError(f"{type(module).__name__}: forward has no parameter {unknown[0]!r}; it has {has}.")
+        known = {name: inputs[name] for name in keyword if name in inputs}
+        return known | {str(name): value for name, value in inputs.items() if name not in known}
     items = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
-    if any(item.kind is item.VAR_POSITIONAL for item in parameters):
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
         positional += [f"input_{index}" for index in range(len(positional), len(items))]
-    if len(items) > len(positional):
-        raise InputSpecError(f"{kind}: {len(items)} inputs; forward takes {len(positional)} by position.")
+    elif len(items) > len(positional):  # items of one list, or too many
+        positional = [f"input_{index}" for index in range(len(items))]
     return dict(zip(positional, items, strict=False))
 
 
@@ -163,34 +163,19 @@ def _text(name: str, value: torch.Tensor, *, batched: bool) -> str:
     return text if usual or max(-low, high) >= _MOST_DIGITS else f"{text}:{low}..{high + 1}"
 
 
-def build(request: ModuleRequest, progress: Progress) -> Model:
-    """Return the model of a module in memory.
+def build(request: ModuleRequest) -> Model:
+    """Return the model of a module in memory, with a copy of the module.
 
     Raises:
-        InputSpecError: the inputs are not known.
+        InputSpecError: the inputs are not known, or ``forward`` takes others.
         ModelError: the module cannot be copied.
-        WeightsError: a weight is not finite.
     """
-    specs, sizes = parse_inputs(request)
-    if not specs:
-        raise InputSpecError(f"{request.name}: the inputs are not known.", _HINT)
-    module = _copy(request)
-    files.check_finite(module, request.name)
-    progress.note(f"weights: as in memory, of {type(module).__name__}; whether they are trained is not known")
-    return Model(
-        name=request.name,
-        slug=request.name,
-        module=module,
-        inputs=specs,
-        sizes=sizes,
-        keywords=keywords_of(module, specs),
-        weights=weights_of(request.module),
-        reference=request.to_dict(),
-    )
+    weights = weights_of(request.module)
+    return as_model(_copy(request), request, slug=request.name, weights=weights, hint=_HINT)
 
 
 def _copy(request: ModuleRequest) -> torch.nn.Module:
-    """Return a copy on the CPU, in evaluation mode and without gradients; parameters on the CPU share their memory."""
+    """Return a copy on the CPU, without gradients; parameters on the CPU share their memory."""
     memo: dict[int, Any] = {}
     for part in request.module.modules():
         tensors = [value for value in vars(part).values() if isinstance(value, torch.Tensor)]
@@ -204,4 +189,4 @@ def _copy(request: ModuleRequest) -> torch.nn.Module:
             f"{request.name}: the module cannot be copied: {type(exc).__name__}: {exc}",
             "give a function that builds it: FILE.py:FACTORY",
         ) from exc
-    return copied.cpu().eval()
+    return copied.cpu()

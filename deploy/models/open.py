@@ -12,17 +12,11 @@ from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.models.resolve import resolve
+from deploy.models.trusted import require_trusted
 
 
 def open_model(request: ModelRequest, store: Store, progress: Progress) -> Model:
-    """Build a model; a zoo model with weights ``auto`` gets its newest trained checkpoint, if there is one.
-
-    Of a module in memory, the model has a copy.
-    """
-    if isinstance(request, ModuleRequest):
-        from deploy.models.memory import build
-
-        return build(request, progress)
+    """Build a model; a zoo model with weights ``auto`` gets its newest trained checkpoint, if there is one."""
     checkpoint = trained_checkpoint(request, store)
     if checkpoint is None:
         return resolve(request, progress)
@@ -40,6 +34,8 @@ def open_model(request: ModelRequest, store: Store, progress: Progress) -> Model
 
 def trained_checkpoint(request: ModelRequest, store: Store) -> Artifact | None:
     """Return the newest checkpoint of ``deploy train`` for a zoo model with weights ``auto``, or None."""
+    if isinstance(request, ModuleRequest):
+        return None
     prefix, _, bare = request.name.rpartition("/")
     if request.weights != "auto" or prefix not in ("", "zoo") or request.name.endswith((".pt2", ".onnx")):
         return None
@@ -52,7 +48,12 @@ def trained_checkpoint(request: ModelRequest, store: Store) -> Artifact | None:
 
 
 def request_of(artifact: Artifact) -> ModelRequest:
-    """Return the request that builds the model of an artifact; `ArtifactError` if the manifest does not record one."""
+    """Return the request that builds the model of an artifact.
+
+    Raises:
+        ArtifactError: the manifest does not record one, or the model was a module in memory.
+        UsageError: it names code that this user has not named, see `deploy.models.trusted`.
+    """
     reference = artifact.manifest.reference
     if "module" in reference:
         raise ArtifactError(
@@ -61,11 +62,13 @@ def request_of(artifact: Artifact) -> ModelRequest:
             "pass the module to the function of the Python API, or export a factory: deploy export FILE.py:FACTORY",
         )
     try:
-        return ModelRequest.from_dict(reference)
+        request = ModelRequest.from_dict(reference)
     except ValueError as exc:
         raise ArtifactError(
             f"{artifact.path}: the manifest does not record how to build the model.", "export the model again"
         ) from exc
+    require_trusted(request, artifact.path)
+    return request
 
 
 def made_from(artifact: Artifact, request: ModuleRequest) -> bool:

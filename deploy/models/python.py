@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+from torch.export.graph_signature import ConstantArgument, InputKind
+from torch.utils._pytree import tree_unflatten
 
 from deploy.core.errors import InputSpecError, ModelError, UnknownNameError, UsageError
-from deploy.core.model import Model, Weights
-from deploy.core.tensors import Dim, TensorSpec, parse_input
+from deploy.core.model import CallForm, Model, Weights, fill_form
+from deploy.core.tensors import Dim, TensorSpec, parse_input, with_ranges
+from deploy.models.calling import refuse_scripted, unwrapped, with_form
 from deploy.models.program_file import load_program
 from deploy.models.request import ModelRequest
+from deploy.models.trusted import remember
 
 
 def build_factory(request: ModelRequest) -> Model:
@@ -30,6 +32,7 @@ def build_factory(request: ModelRequest) -> Model:
         ModelError: the factory cannot be imported, raises, or does not return a torch.nn.Module.
     """
     reference = request.name
+    remember(request)
     where, _, attribute = reference.rpartition(":")
     module = _import(where)
     if not hasattr(module, attribute):
@@ -44,34 +47,44 @@ def build_factory(request: ModelRequest) -> Model:
         raise ModelError(f"{reference} raised {type(exc).__name__}: {exc}") from exc
     if not isinstance(built, torch.nn.Module):
         raise ModelError(f"{reference} returned a {type(built).__name__}, not a torch.nn.Module.")
-    specs, sizes = parse_inputs(request)
-    if not specs:
-        raise InputSpecError(
-            f"{reference}: the inputs are not known.",
-            "add --input name:shape, for example --input input:batch,3,224,224",
-        )
-    return Model(
-        name=reference,
+    return as_model(
+        built,
+        request,
         slug=f"{Path(where).stem if where.endswith('.py') else where.replace('.', '-')}-{attribute}",
-        module=built.eval(),
-        inputs=specs,
-        sizes=sizes,
-        keywords=keywords_of(built, specs),
         weights=Weights(source=f"as built by {reference}", trained=True, seed=request.seed),
+        hint="add --input name:shape, for example --input input:batch,3,224,224",
     )
 
 
-def keywords_of(module: torch.nn.Module, specs: Sequence[TensorSpec]) -> frozenset[str]:
-    """Return the inputs that are passed by keyword: all, if ``forward`` has parameters of their names, else none.
+def as_model(module: torch.nn.Module, request: ModelRequest, *, slug: str, weights: Weights, hint: str) -> Model:
+    """Return the model of a module of the user, with the inputs of its request; the module is changed.
 
-    A single input that is the first parameter is passed by position.
+    It is put in evaluation mode, and loses its wrappers. ``hint`` says how to give inputs.
+
+    Raises:
+        InputSpecError: the request has no inputs, or ``forward`` takes others.
+        ModelError: the module, or a part of it, is TorchScript.
     """
-    names = [spec.name for spec in specs]
-    parameters = inspect.signature(module.forward).parameters
-    named = [name for name, item in parameters.items() if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
-    first = next(iter(parameters.values()), None)
-    positional = first is not None and first.kind is not first.KEYWORD_ONLY and names == [first.name]
-    return frozenset() if positional or not set(names) <= set(named) else frozenset(names)
+    refuse_scripted(module, request.name)
+    specs, sizes = parse_inputs(request)
+    if not specs:
+        raise InputSpecError(f"{request.name}: the inputs are not known.", hint)
+    network, notes = unwrapped(module)
+    network.eval()
+    active = [name or "the model itself" for name, part in network.named_modules() if part.training]
+    if active:
+        notes.append(f"in training mode although eval() was called: {', '.join(active[:3])}")
+    return with_form(
+        Model(
+            name=request.name,
+            slug=slug,
+            module=network,
+            inputs=specs,
+            sizes=sizes,
+            weights=weights,
+            notes=tuple(notes),
+        )
+    )
 
 
 def _import(where: str) -> ModuleType:
@@ -114,7 +127,7 @@ def parse_inputs(request: ModelRequest) -> tuple[tuple[TensorSpec, ...], dict[st
     repeated = sorted(name for name, count in Counter(spec.name for spec in specs).items() if count > 1)
     if repeated:
         raise InputSpecError(f"--input names {repeated[0]!r} twice.")
-    return tuple(specs), sizes
+    return with_ranges(specs), sizes
 
 
 def with_inputs(model: Model, request: ModelRequest) -> Model:
@@ -134,7 +147,9 @@ def with_inputs(model: Model, request: ModelRequest) -> Model:
         for axis, (given, fixed) in enumerate(zip(spec.shape, own.shape, strict=True)):
             if isinstance(fixed, int) and given != fixed:
                 raise InputSpecError(f"--input {spec}: {model.name} takes {own}; axis {axis} cannot differ.")
-    return model.replace(inputs=specs, sizes={**model.sizes, **sizes})
+    renamed = {own.name: spec.name for own, spec in zip(model.inputs, specs, strict=True)}
+    form = None if model.form is None else fill_form(model.form, renamed)
+    return model.replace(inputs=specs, sizes={**model.sizes, **sizes}, form=form)
 
 
 def build_program(request: ModelRequest) -> Model:
@@ -148,41 +163,47 @@ def build_program(request: ModelRequest) -> Model:
     program = load_program(path)
     if request.options:
         raise UsageError(f"{path}: an ExportedProgram takes no options.")
-    specs, sizes = _program_inputs(program)
-    structure = program.call_spec.in_spec  # positional arguments, keyword arguments
-    keywords = structure.child(1).context if structure is not None and structure.num_children == 2 else ()
-    return Model(
+    specs, sizes, form = _program_inputs(program)
+    model = Model(
         name=path.name,
         slug=path.stem,
         module=program.module(),
         inputs=specs,
         sizes=sizes,
-        keywords=frozenset(keywords),
+        form=form,
         weights=Weights(source=path.name, trained=True),
     )
+    return with_inputs(model, request)
 
 
-def _program_inputs(program: torch.export.ExportedProgram) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:
-    """Return the inputs, and a size for each dynamic dimension."""
-    user_inputs = set(program.graph_signature.user_inputs)
+def _program_inputs(
+    program: torch.export.ExportedProgram,
+) -> tuple[tuple[TensorSpec, ...], dict[str, int], CallForm]:
+    """Return the inputs, a size for each dynamic dimension, and how the program takes them, constants included."""
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
     sizes: dict[str, int] = {}
     symbols: dict[str, str] = {}
     specs = []
-    for node in program.graph.nodes:
-        if node.op != "placeholder" or node.name not in user_inputs:
+    leaves: list[Any] = []
+    for item in program.graph_signature.input_specs:
+        if item.kind is not InputKind.USER_INPUT:
             continue
-        value: Any = node.meta["val"]
+        name = item.arg.name
+        leaves.append(item.arg.value if isinstance(item.arg, ConstantArgument) else name)
+        if isinstance(item.arg, ConstantArgument):
+            continue
+        value: Any = values[name]
         if not isinstance(value, torch.Tensor):
-            raise ModelError(f"input {node.name!r} of the program is a {type(value).__name__}, not a tensor.")
+            raise ModelError(f"input {name!r} of the program is a {type(value).__name__}, not a tensor.")
         shape: list[Dim] = []
         for axis, size in enumerate(value.shape):
             if isinstance(size, int):
                 shape.append(size)
                 continue
-            default = "batch" if axis == 0 and "batch" not in symbols.values() else f"{node.name}_dim{axis}"
+            default = "batch" if axis == 0 and "batch" not in symbols.values() else f"{name}_dim{axis}"
             symbol = symbols.setdefault(str(size), default)
             sizes[symbol] = max(2, int(size.node.hint or 2))
             shape.append(symbol)
         dtype = str(value.dtype).removeprefix("torch.")
-        specs.append(TensorSpec(name=node.name, dtype=dtype, shape=tuple(shape)))
-    return tuple(specs), sizes
+        specs.append(TensorSpec(name=name, dtype=dtype, shape=tuple(shape)))
+    return tuple(specs), sizes, tree_unflatten(leaves, program.call_spec.in_spec)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.core.errors import UsageError
+from deploy.core.names import REJECTED, REPORT
 from deploy.core.plain import from_plain, to_plain
-from deploy.core.store import REJECTED, REPORT
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,7 @@ class ModelRequest:
 
     Attributes:
         name: ``resnet18``, ``zoo/lenet5``, ``path/nets.py:factory``, ``model.pt2`` or a checkpoint file.
-        weights: ``auto``, ``default``, ``none`` or a file.
+        weights: ``auto``, ``default``, ``none`` or a file, see `split_key`.
         arch: the architecture, if ``name`` is a checkpoint.
         seed: of untrained weights.
         inputs: texts of ``--input``, for models that do not declare their inputs.
@@ -82,6 +83,12 @@ class ModuleRequest(ModelRequest):
         """Return what a manifest records: the class and the inputs, from which the module cannot be built."""
         kind = type(self.module)
         return {"module": f"{kind.__module__}.{kind.__qualname__}", "inputs": list(self.inputs)}
+
+
+def split_key(source: str) -> tuple[Path, str]:
+    """Split ``last.pt#ema`` into the file and the place of the tensors in it, which may be empty."""
+    path, _, key = source.rpartition("#")
+    return (Path(path), key) if path and not Path(source).is_file() else (Path(source), "")
 
 
 def typed(text: str) -> Any:

@@ -7,18 +7,17 @@ from pathlib import Path
 from types import ModuleType
 
 from deploy.core import registry
-from deploy.core.artifact import sha256
 from deploy.core.errors import MissingPackageError, UnknownNameError, UsageError, WeightsError
 from deploy.core.model import UNTRAINED, Model, Weights
 from deploy.core.progress import SILENT, Progress
 from deploy.models import untrained
 from deploy.models import weights as files
-from deploy.models.request import ModelRequest
+from deploy.models.request import ModelRequest, ModuleRequest, split_key
 
 SOURCES = "deploy.models.sources"
 PRECEDENCE = ("zoo", "torchvision", "timm")
 """Sources that are searched first for a name without a prefix, in this order."""
-CHECKPOINTS = (".safetensors", ".pt", ".pth", ".pth.tar", ".ckpt", ".bin")
+CHECKPOINTS = (".safetensors", ".pt", ".pth", ".pth.tar", ".ckpt", ".bin", files.INDEX)
 
 
 def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
@@ -36,6 +35,8 @@ def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
             f"to check it against its model: deploy check MODEL --onnx {request.name}",
         )
     model, source, bare = architecture(request)
+    for note in model.notes:
+        progress.note(note)
     model = _load_weights(model.replace(reference=request.to_dict()), source, bare, request, progress)
     for parameter in model.module.parameters():
         parameter.requires_grad_(False)
@@ -53,7 +54,7 @@ def checkpoint_as_weights(request: ModelRequest) -> ModelRequest:
         if request.arch is not None:
             raise UsageError(f"--arch needs a checkpoint file as MODEL; {request.name!r} is not one.")
         return request
-    if not Path(request.name).is_file():
+    if not split_key(request.name)[0].is_file():
         raise WeightsError(f"{request.name}: no such file.")
     if request.arch is None:
         raise UsageError(
@@ -61,24 +62,28 @@ def checkpoint_as_weights(request: ModelRequest) -> ModelRequest:
         )
     if request.weights != "auto":
         raise UsageError(f"--weights {request.weights}: the weights are those of {request.name}.")
-    return dataclasses.replace(request, name=request.arch, weights=str(Path(request.name)), arch=None)
+    return dataclasses.replace(request, name=request.arch, weights=request.name, arch=None)
 
 
 def is_checkpoint(name: str) -> bool:
     """Return whether a model name is the path of a checkpoint file."""
-    return name.endswith(CHECKPOINTS) and ":" not in name
+    return str(split_key(name)[0]).endswith(CHECKPOINTS) and ":" not in name
 
 
 def architecture(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
     """Build a model with the weights that its constructor draws, seeded, on torch's default device.
 
     Returns:
-        The model, the source that built it (None for a factory or an exported program), and its name there.
+        The model, the source that built it (None for a factory, an exported program or a module), and its name there.
 
     Raises:
         InputSpecError: ``--input`` does not fit the model.
     """
     with untrained.seeded(request.seed):
+        if isinstance(request, ModuleRequest):
+            from deploy.models import memory
+
+            return memory.build(request), None, request.name
         if request.name.endswith(".pt2") or ":" in request.name:
             from deploy.models import python
 
@@ -137,13 +142,13 @@ def _load_weights(
     if request.weights == "none":
         return _untrained(model, request.seed)
     if request.weights not in ("auto", "default"):
-        path = Path(request.weights)
-        return _load_file(model, path, str(path), progress)
+        return _load_file(model, request.weights, request.weights, progress)
     if source is None and request.weights == "auto":
         progress.note(f"weights: as built by {model.name}; whether they are trained is not known")
         return model
     try:
-        return _load_file(model, *published_file(model, source, bare), SILENT)
+        path, label = published_file(model, source, bare)
+        return _load_file(model, str(path), label, SILENT)
     except WeightsError as exc:
         if request.weights == "default":
             raise
@@ -168,15 +173,16 @@ def published_file(model: Model, source: ModuleType | None, bare: str) -> tuple[
     return files.fetch(url), label
 
 
-def _load_file(model: Model, path: Path, label: str, progress: Progress) -> Model:
-    state, notes = files.read_state_dict(path)
+def _load_file(model: Model, file: str, label: str, progress: Progress) -> Model:
+    state, notes = files.read_state_dict(file, model.module)
     for note in notes:
         progress.note(note)
-    files.load_into(model.module, state, str(path))
-    return model.replace(weights=Weights(source=label, trained=True, sha256=sha256(path)))
+    files.load_into(model.module, state, file)
+    return model.replace(weights=Weights(source=label, trained=True, sha256=files.digest(split_key(file)[0])))
 
 
 def _untrained(model: Model, seed: int) -> Model:
+    files.check_finite(model.module, model.name)
     untrained.perturb_constants(model.module, seed)
     untrained.set_batch_norm_statistics(model, seed)
     return model.replace(weights=Weights(source=UNTRAINED, trained=False, seed=seed))

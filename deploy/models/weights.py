@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -20,24 +21,70 @@ from deploy.core.archive import check_archive
 from deploy.core.artifact import sha256
 from deploy.core.errors import DeployError, UnsafePickleError, WeightsError
 from deploy.core.limits import PREFIX, limits
+from deploy.core.model import EXTRA_STATE, state_tensors
+from deploy.models.checkpoint import UNTRACKED, find_state
+from deploy.models.request import split_key
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "model_state")
-"""Keys under which training scripts keep the state dict in a checkpoint."""
+INDEX = ".index.json"
+"""End of the name of a file that lists the shards of a checkpoint and their tensors."""
 
 _TIMEOUT_S = 15.0
 """A download that receives no byte for this long is given up."""
 
 
-def read_state_dict(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Read a checkpoint: safetensors, or a pickle with ``weights_only=True``.
+def read_state_dict(source: str, module: torch.nn.Module) -> tuple[dict[str, Any], list[str]]:
+    """Read the weights of a module: safetensors, a pickle with ``weights_only=True``, or the index of shards.
+
+    Args:
+        source: the file, and optionally the place of the tensors in it: ``last.pt#ema``.
+        module: decides which keys and prefixes are removed, see `deploy.models.checkpoint`.
 
     Returns:
-        The tensors by name (memory-mapped if the format allows), and notes on what was unwrapped.
+        The tensors by the module's names (memory-mapped if the format allows), and notes on where they were found.
 
     Raises:
-        WeightsError: the file is missing, damaged, or not a state dict.
+        WeightsError: the file is missing, damaged, or has no tensors.
         UnsafePickleError: the pickle would execute code; it was not loaded.
     """
+    path, key = split_key(source)
+    tree: dict[str, Any] = {}
+    for file in checkpoint_files(path):
+        loaded = _read(file)
+        if not isinstance(loaded, Mapping):
+            raise WeightsError(f"{file}: contains a {type(loaded).__name__}, not a dictionary of tensors.")
+        tree |= loaded
+    return find_state(tree, state_tensors(module), path.name, key)
+
+
+def checkpoint_files(path: Path) -> list[Path]:
+    """Return the files with the tensors of a checkpoint: the file itself, or the shards that an index lists.
+
+    Raises:
+        WeightsError: the index is damaged, or lists files in other folders.
+    """
+    if not path.name.endswith(INDEX):
+        return [path]
+    try:
+        names = sorted(set(json.loads(path.read_bytes())["weight_map"].values()))
+        plain = all(isinstance(name, str) and name == Path(name).name for name in names)
+    except FileNotFoundError as exc:
+        raise WeightsError(f"{path}: no such file.") from exc
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise WeightsError(f"{path}: not an index of shards: {exc}.") from exc
+    if not plain or not names:
+        raise WeightsError(f"{path}: lists no files, or files in other folders.")
+    return [path.parent / name for name in names]
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a checkpoint; of an index, that of its shards' digests."""
+    files = checkpoint_files(path)
+    if files == [path]:
+        return sha256(path)
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
+
+
+def _read(path: Path) -> Any:
     if not path.is_file():
         raise WeightsError(f"{path}: no such file.")
     with path.open("rb") as stream:
@@ -45,12 +92,12 @@ def read_state_dict(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     is_safetensors = head[8:9] == b"{" and not head.startswith((b"PK", b"\x80"))
     try:
         if path.suffix == ".safetensors" or is_safetensors:
-            return dict(safetensors.torch.load_file(path)), []
+            return safetensors.torch.load_file(path)
         if head.startswith(b"PK"):
             _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except DeployError:
         raise
     except Exception as exc:
@@ -65,7 +112,6 @@ def read_state_dict(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
             ) from exc
         reason = next(iter(text.splitlines()), type(exc).__name__)[:300]
         raise WeightsError(f"{path}: incomplete or damaged checkpoint: {reason}") from exc
-    return _unwrap(loaded, path)
 
 
 def _check_archive(path: Path) -> None:
@@ -80,49 +126,41 @@ def _check_archive(path: Path) -> None:
         )
 
 
-def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
-    notes = []
-    for key in WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-            notes.append(f"{path.name}: using the state dict under the key {key!r}")
-            break
-    if not isinstance(loaded, Mapping) or not all(isinstance(item, torch.Tensor) for item in loaded.values()):
-        raise WeightsError(f"{path}: contains a {type(loaded).__name__}, not a dictionary of tensors.")
-    state = {str(key): value for key, value in loaded.items()}
-    for prefix in ("module.", "_orig_mod."):
-        if state and all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-            notes.append(f"{path.name}: removed the prefix {prefix!r} from every name")
-    return state, notes
-
-
-def load_into(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+def load_into(module: torch.nn.Module, state: Mapping[str, Any], source: str) -> None:
     """Load a state dict into a module; names or shapes that differ raise `WeightsError`, which lists the first five."""
-    own = module.state_dict()
+    own = state_tensors(module)
     shapes = [
         f"{key} is {list(state[key].shape)}, the model has {list(own[key].shape)}"
         for key in own
         if key in state and own[key].shape != state[key].shape
     ]
-    missing = [f"{key} is missing" for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    extra = [f"{key} is not in the model" for key in state if key not in own]
+    missing = [f"{key} is missing" for key in own if key not in state and not key.endswith(UNTRACKED)]
+    extra = [f"{key} is not in the model" for key in state if key not in own and not key.endswith(EXTRA_STATE)]
     differences = shapes + missing + extra
     if differences:
         listed = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
-        raise WeightsError(
-            f"{source} does not fit the model: {listed}.",
-            "give the options of the architecture, for example -o num_classes=10" if shapes else None,
-        )
+        hint = "give the options of the architecture, for example -o num_classes=10" if shapes else None
+        if missing and not own.keys() & state.keys():
+            hint = "no name agrees: is this the checkpoint of another architecture?"
+        raise WeightsError(f"{source} does not fit the model: {listed}.", hint)
+    empty = any(value.is_meta for value in own.values())  # built without memory: take the tensors themselves
+    kept = {key: value.to(own[key].dtype) if empty and key in own else value for key, value in state.items()}
     try:
-        module.load_state_dict(dict(state), strict=False)
+        module.load_state_dict(kept, strict=False, assign=empty)
     except RuntimeError as exc:  # tensors without data, sparse tensors
         raise WeightsError(f"{source}: cannot be loaded into the model: {str(exc).splitlines()[-1].strip()}") from exc
 
 
 def check_finite(module: torch.nn.Module, source: str) -> None:
-    """Raise `WeightsError` if a parameter or buffer contains NaN or infinity."""
-    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+    """Raise `WeightsError` if a parameter or buffer contains NaN or infinity, or has no values."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    empty = [name for name, value in tensors if value.is_meta]
+    if empty:
+        raise WeightsError(
+            f"{source}: {len(empty)} tensors are on the meta device and have no values: {', '.join(empty[:5])}.",
+            "build the model on the CPU, or give a checkpoint with --weights FILE",
+        )
+    for name, value in tensors:
         if value.is_floating_point():
             flat = value.detach()
             # barring overflow, the sum is finite if every value is: count only if it is not

@@ -18,7 +18,7 @@ from deploy.core.folder import replaced
 from deploy.core.paths import default_root
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
-from deploy.core.store import Store
+from deploy.core.store import Store, make_folder
 from deploy.packaging.items import build_items
 from deploy.packaging.pipeline_check import PipelineCheck, check_pipeline, load_images
 from deploy.packaging.target import Images, PackageItem, PackageTarget, find_target
@@ -112,6 +112,8 @@ def package_models(
     folder = output or store.root / FOLDER / (f"{server}-{items[0].name}" if target.single_model else server)
     existing = _existing(folder)
     images = load_images(data, progress) if any(item.pipeline for item in items) else []
+    if output is None:
+        make_folder(store.root / FOLDER)
     with replaced(folder) as scratch:
         if existing and not target.single_model:
             shutil.copytree(folder, scratch, dirs_exist_ok=True)

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Protocol
-
-import numpy as np
 
 from deploy.core.errors import BackendCrashedError, BackendError
 from deploy.core.runner import Feeds, Fetches, Runner
-from deploy.core.tensors import TensorSpec
-from deploy.parity.metric import Array
+from deploy.parity.choices import Chooser
 from deploy.parity.probes import Probe
+from deploy.parity.repeated import Call, Candidate, size_of
+from deploy.parity.rows import SharedRows
 from deploy.parity.tally import Tally
-from deploy.parity.verdict import ENVELOPE, FLOOR, ParityReport
+from deploy.parity.verdict import ParityReport
 
+STRIDE = 6
+"""After every so many probes, the check ends if the candidate fails in any case."""
 
-class Candidate(Protocol):
-    """A runner that works while the reference is computed, such as `deploy.core.isolated.IsolatedRunner`."""
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-    def submit(self, feeds: Feeds) -> None: ...  # noqa: D102
-    def result(self) -> Fetches: ...  # noqa: D102
+CERTAIN = 0.02
+"""Margin below which more probes cannot turn a failure into a pass."""
 
 
 class CachedRunner(Runner):
@@ -43,55 +35,6 @@ class CachedRunner(Runner):
         return self._cache[id(feeds)][1]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Call:
-    """A call of the candidate, with the float64 reference and PyTorch's own run for it."""
-
-    feeds: Feeds
-    expected: Fetches
-    own: Fetches
-    outputs: Fetches
-
-    def repeat(self, candidate: Candidate, precision: str) -> list[str]:
-        """Call again and return the outputs that differ by more than rounding, as faults."""
-        candidate.submit(self.feeds)
-        try:
-            again = candidate.result()
-        except BackendCrashedError:
-            raise
-        except BackendError as exc:
-            return [f"the file fails on the second of two equal calls: {exc.message}"]
-        yardsticks = list(zip(self.expected.values(), self.own.values(), strict=True))
-        if len(yardsticks) != len(again):
-            yardsticks = [(value, value) for value in again.values()]
-        ordered = again if set(again) != set(self.expected) else self.expected
-        names = [
-            name
-            for name, (expected, own) in zip(ordered, yardsticks, strict=True)
-            if not _same(self.outputs[name], again[name], expected, own, precision)
-        ]
-        return [f"the file answers differently on two equal calls: {', '.join(names)}"] if names else []
-
-
-def _same(first: Array, second: Array, expected: Array, own: Array, precision: str) -> bool:
-    """Return whether two answers differ by no more than the rounding error of PyTorch's own run allows."""
-    if first.shape != second.shape:
-        return False
-    if not np.issubdtype(first.dtype, np.floating) or own.shape != expected.shape:
-        return np.array_equal(first, second)
-    rounding = np.maximum(_rms(own - expected), FLOOR[precision] * _rms(expected))
-    return bool(np.array_equal(first, second, equal_nan=True) or _rms(first - second) <= ENVELOPE * rounding)
-
-
-def _rms(values: Array) -> float:
-    finite = values[np.isfinite(values)].astype(np.float64)
-    return float(np.sqrt(np.mean(finite * finite))) if finite.size else 0.0
-
-
-def _size(feeds: Feeds) -> int:
-    return sum(value.size for value in feeds.values())
-
-
 def compare(
     reference: Runner,
     baseline: Runner,
@@ -101,53 +44,164 @@ def compare(
     precision: str = "fp32",
     seed: int = 0,
     rename: Mapping[str, str] | None = None,
+    chooser: Chooser | None = None,
+    perturbed: Runner | None = None,
+    ran: list[Probe] | None = None,
     advance: Callable[[int, int, str], None] = lambda done, total, text: None,
 ) -> ParityReport:
     """Judge a candidate against the model in float64 and PyTorch's own run in the candidate's precision.
 
-    Probes have the model's input names; ``rename`` gives the candidate's where they differ. ``advance`` is called after
-    every probe with the number of probes done, their total, and the label of the probe.
+    Probes have the model's input names; ``rename`` gives the candidate's where they differ. ``chooser`` compares the
+    discrete choices behind the outputs. ``perturbed`` is PyTorch's own run with other roundings, for networks that may
+    amplify them. The probes that are run are added to ``ran``. ``advance`` is called after every probe with the number
+    of probes done, their total, and the label of the probe.
+
+    Where the model treats samples independently, every distinct sample is computed once (`SharedRows`). A size that the
+    model itself refuses is reported, and is no fault of the candidate. The check ends early if the candidate fails by a
+    wide margin.
 
     Raises:
-        BackendError: the model itself cannot be run.
+        BackendError: the model itself cannot be run on any probe.
         BackendCrashedError: the candidate's process died.
     """
-    tally = Tally(precision=precision)
-    names = rename or {}
-    first: _Call | None = None
+    tally = Tally(precision=precision, chooser=chooser, perturbed=perturbed)
+    loop = _Loop(SharedRows(reference, baseline), candidate, tally, dict(rename or {}))
     for index, probe in enumerate(probes):
-        feeds = {names.get(name, name): value for name, value in probe.feeds.items()}
-        candidate.submit(feeds)
+        if loop.wanted(probe):
+            loop.run(probe)
+        advance(index + 1, len(probes), probe.label)
+        if (index + 1) % STRIDE == 0 and loop.certain(index + 1 < len(probes)):
+            break
+    if ran is not None:
+        ran.extend(loop.done)
+    return loop.report(probes, seed)
+
+
+class _Loop:
+    """Runs probes one by one and collects what happened."""
+
+    def __init__(self, rows: SharedRows, candidate: Candidate, tally: Tally, names: Mapping[str, str]) -> None:
+        self.rows, self.candidate, self.tally, self.names = rows, candidate, tally, names
+        self.done: list[Probe] = []
+        self.refused: dict[str, str] = {}
+        self.refused_sizes: dict[str, set[int]] = {}
+        self.error: BackendError | None = None
+        self.large_batches: set[int] = set()
+        self.stopped = False
+        self.smallest: Call | None = None
+
+    def wanted(self, probe: Probe) -> bool:
+        """Return whether a probe is to be run, given how the model treats samples and how much memory it needs."""
+        shares = any(self.rows.independent.values())
+        if probe.sharing == "rows":
+            assert probe.pool is not None
+            shares = self.rows.shares(probe.pool)
+        if (probe.sharing, shares) in (("rows", False), ("calls", True)):
+            return False
+        limit = self.rows.max_batch() * (2 if shares else 1)  # a candidate's float32 needs half as much
+        if (probe.samples or 1) > limit:
+            self.large_batches.add(probe.samples or 1)
+            return False
+        return True
+
+    def run(self, probe: Probe) -> None:
+        """Run one probe, and compare the outputs."""
+        feeds = {self.names.get(name, name): value for name, value in probe.feeds.items()}
+        self.candidate.submit(feeds)
         try:
-            expected, own = reference.run(probe.feeds), baseline.run(probe.feeds)
-        except Exception:
-            with suppress(BackendError):  # otherwise the next call receives the answer to this one
-                candidate.result()
+            expected, own = self.rows.run(probe)
+        except BackendError as exc:  # the model itself refuses these inputs, so they say nothing about the candidate
+            self._refuse(probe, exc)
+            self._discard()
+            return
+        except BaseException:
+            self._discard()
             raise
+        self.done.append(probe)
         try:
-            outputs = candidate.result()
+            outputs = self.candidate.result()
         except BackendCrashedError:
             raise
         except BackendError as exc:
-            where = ", ".join(f"{name} {size}" for name, size in probe.sizes.items()) or probe.label
-            tally.errors[where] = exc.message
+            self.tally.errors[_where(probe)] = exc.message
         else:
-            tally.add(probe, expected, own, outputs)
-            if first is None or _size(feeds) < _size(first.feeds):
-                first = _Call(feeds=feeds, expected=expected, own=own, outputs=outputs)
-        advance(index + 1, len(probes), probe.label)
-    if first is not None:
-        tally.faults += first.repeat(candidate, precision)
-    verdict, reasons, judged = tally.conclude(probes)
-    symbols = probes[0].sizes if probes else ()
-    return ParityReport(
-        verdict=verdict,
-        reasons=reasons,
-        precision=precision,
-        outputs=judged,
-        dynamic={name: tuple(sorted({probe.sizes[name] for probe in probes})) for name in symbols},
-        probes=len(probes),
-        samples=max((item.samples for item in tally.accumulated.values()), default=0),
-        seed=seed,
-        notes=tuple(dict.fromkeys(tally.notes)),
-    )
+            given = _by_name(expected, outputs)
+            expected, own = self.rows.recheck(probe, expected, own, given)
+            self.tally.add(probe, expected, own, outputs)
+            if self.smallest is None or size_of(feeds) < size_of(self.smallest.feeds):
+                self.smallest = Call(feeds=feeds, expected=expected, own=own, outputs=outputs)
+
+    def _refuse(self, probe: Probe, exc: BackendError) -> None:
+        self.refused[_where(probe)] = exc.message
+        self.error = exc
+        for name, size in probe.sizes.items():
+            self.refused_sizes.setdefault(name, set()).add(size)
+
+    def _discard(self) -> None:
+        """Take the reply of the candidate, which would otherwise be taken for that to the next request."""
+        try:
+            self.candidate.result()
+        except BackendCrashedError:
+            raise
+        except BackendError:
+            pass
+
+    def certain(self, more: bool) -> bool:
+        """Return whether the candidate fails by so much that no further probe can change it."""
+        if self.tally.errors:
+            return False
+        verdict, _, judged = self.tally.so_far(self.done)
+        clear = any(item.verdict == "fail" and item.margin < CERTAIN for item in judged)
+        self.stopped = more and verdict == "fail" and clear
+        return self.stopped
+
+    def report(self, probes: Sequence[Probe], seed: int) -> ParityReport:
+        """Conclude.
+
+        Raises:
+            BackendError: the model refused every probe.
+        """
+        if self.error is not None and not self.done:
+            raise self.error
+        if self.smallest is not None:
+            self.tally.faults += self.smallest.repeat(self.candidate, self.tally.precision)
+        verdict, reasons, judged = self.tally.conclude(self.done)
+        symbols = probes[0].sizes if probes else ()
+        ran = {name: {probe.sizes[name] for probe in self.done} for name in symbols}
+        refused = {name: tuple(sorted(sizes - ran[name])) for name, sizes in self.refused_sizes.items()}
+        return ParityReport(
+            verdict=verdict,
+            reasons=reasons,
+            precision=self.tally.precision,
+            outputs=judged,
+            dynamic={name: tuple(sorted(sizes)) for name, sizes in ran.items()},
+            refused={name: sizes for name, sizes in refused.items() if sizes},
+            probes=len(self.done),
+            samples=max((item.samples for item in self.tally.accumulated.values()), default=0),
+            seed=seed,
+            notes=tuple(dict.fromkeys([*self.tally.notes, *self._notes(len(probes))])),
+        )
+
+    def _notes(self, total: int) -> list[str]:
+        notes = []
+        if self.refused:
+            where, why = "; ".join(self.refused), next(iter(self.refused.values()))
+            notes.append(f"the model itself refuses {where}, so the file was not judged there: {why}")
+        if self.large_batches:
+            sizes = ", ".join(map(str, sorted(self.large_batches)))
+            need = self.rows.sample_bytes / 2**30
+            notes.append(f"batches of {sizes} were not run, since one sample needs {need:.1f} GiB in float64")
+        if self.stopped:
+            notes.append(f"the check ended after {len(self.done)} of {total} probes, since the file fails in any case")
+        return notes
+
+
+def _where(probe: Probe) -> str:
+    return ", ".join(f"{name} {size}" for name, size in probe.sizes.items()) or probe.label
+
+
+def _by_name(expected: Fetches, outputs: Fetches) -> Fetches:
+    """Return outputs under the names of the reference, by position if the names differ."""
+    if set(expected) <= set(outputs) or len(expected) != len(outputs):
+        return outputs
+    return dict(zip(expected, outputs.values(), strict=True))

@@ -73,7 +73,7 @@ class _OutputTally:
         return OutputFidelity(
             output=output,
             samples=count + self.not_finite,
-            sqnr_db=decibels(self.centered.squares, self.noise) if count > 1 else None,
+            sqnr_db=decibels(self.centered.deviations.total, self.noise) if count > 1 else None,
             cosine=float(np.mean(self.cosines)) if count else math.nan,
             worst_cosine=min(self.cosines, default=math.nan),
             agreement=self.agreed / count if count and self.logits else None,

@@ -1,9 +1,10 @@
-"""Match the rows of two runs of a model that makes discrete decisions, such as a detector or an argmax.
+"""Match the rows of two runs of a model whose number of rows depends on the data, such as a detector.
 
 A detector keeps the boxes above a score threshold, sorted by score, and near ties rounding decides. A row is one index
-of the first axis of every output: a box, or a sample. Each row of the float64 run is matched with the row of another
+of the first axis of every output: a box. Each row of the float64 run is matched with the row of another
 run that has equal integers and the nearest floats. Unmatched rows are decisions that rounding, or a fault, made
-differently. Matched rows are compared in the same way as samples.
+differently. Matched rows are compared in the same way as samples. Where the choices of the file can be compared with
+those of the model, rows are compared in place instead, see `deploy.parity.choices`.
 """
 
 from __future__ import annotations
@@ -26,29 +27,15 @@ MAX_ROW_VALUES = 64
 """Float outputs with more values per row than this, such as masks, are not used for matching."""
 
 
-def as_rows(outputs: Fetches) -> Fetches:
-    """Return outputs as rows: unchanged if their first axes agree, else with all of them as a single row."""
-    sizes = {value.shape[:1] for value in outputs.values()}
-    if len(sizes) == 1 and sizes != {()}:
-        return outputs
-    return {name: value[np.newaxis] for name, value in outputs.items()}
-
-
-def match_rows(expected: Fetches, actual: Fetches, precision: str, *, ordered: bool) -> tuple[NDArray[np.int64], int]:
+def match_rows(expected: Fetches, actual: Fetches, precision: str) -> tuple[NDArray[np.int64], int]:
     """Match the rows of a run with those of the reference, nearest first.
-
-    ``ordered`` rows are samples: a row can only match the row at the same position.
 
     Returns:
         For each row of the reference the matching row of the run, or -1; the number of rows without a match, in both.
     """
     total, others = (len(next(iter(outputs.values()))) for outputs in (expected, actual))
     index = np.full(total, -1, np.int64)
-    if ordered and total != others:
-        return index, total + others
     distance = _distances(expected, actual, total, others, MATCH_TOLERANCE[precision])
-    if ordered:
-        distance[~np.eye(total, dtype=bool)] = np.inf
     left, right = np.unravel_index(np.argsort(distance, axis=None, kind="stable"), distance.shape)
     matched: set[int] = set()
     for row, other in zip(left.tolist(), right.tolist(), strict=True):

@@ -2,42 +2,60 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from deploy.core.runner import Fetches
-from deploy.parity.matching import as_rows, match_rows
+from deploy.core.runner import Fetches, Runner
+from deploy.parity.choices import Chooser, Settled
+from deploy.parity.groups import UNIT, policy
+from deploy.parity.matching import match_rows
 from deploy.parity.metric import Accumulator
-from deploy.parity.probes import BATCH, Probe
-from deploy.parity.verdict import ENVELOPE, OutputParity, Verdict, combine, judge
+from deploy.parity.probes import Probe
+from deploy.parity.verdict import ENVELOPE, MANY, OutputParity, Verdict, combine, judge
 
-MANY_ROWS = 100
-"""From this number of decisions on, one more is allowed to differ: that PyTorch's own run shows none does not mean that
-none is expected."""
+Array = NDArray[Any]
 
 MIN_MATCHED = 3
 """Minimum number of matched rows for the verdict ``pass``, where some rows are unmatched."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Outputs of one probe whose number of rows may depend on the data; they are compared at the end."""
+
+    probe: Probe
+    expected: Fetches
+    own: Fetches
+    given: Fetches
 
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
     """Results of the probes so far.
 
-    A model that makes discrete decisions may decide differently because of rounding alone. Such decisions (unmatched
-    rows, see `deploy.parity.matching`) are limited like noise: to ENVELOPE times as many as in PyTorch's own run.
+    Outputs are compared in place. Only where the number of rows depends on the data, and the choices behind it are not
+    known, rows are matched (see `deploy.parity.matching`); unmatched ones are limited like noise: to ENVELOPE times as
+    many as in PyTorch's own run.
 
     Attributes:
-        accumulated: statistics by output and group of probes.
+        chooser: compares the choices behind the outputs; None if only the outputs are known.
+        perturbed: PyTorch's own run with other roundings.
+        accumulated: statistics by output, or scores behind a choice, and group of probes.
         errors: the candidate's errors, by the sizes of the probe.
-        rows: decisions of the reference.
-        own_unmatched: rows that PyTorch's own run and the reference do not share.
-        unmatched: rows that the candidate and the reference do not share.
-        matched: rows that all three share.
+        rows: rows of the reference that were matched or could not be; ``own_unmatched`` of them PyTorch's own run does
+            not share, ``unmatched`` the candidate, ``matched`` all three share.
+        decisions: choices that were compared; see `deploy.parity.choices.Settled`.
     """
 
     precision: str
+    chooser: Chooser | None = None
+    perturbed: Runner | None = None
     accumulated: dict[tuple[str, str], Accumulator] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -47,52 +65,134 @@ class Tally:
     own_unmatched: int = 0
     unmatched: int = 0
     matched: int = 0
+    decisions: int = 0
+    own_flips: int = 0
+    flips: int = 0
+    _pending: list[_Rows] = field(default_factory=list)
+    _equal: dict[str, bool] = field(default_factory=dict)
+    _known: dict[str, bool] = field(default_factory=dict)
 
     def add(self, probe: Probe, expected: Fetches, own: Fetches, outputs: Fetches) -> None:
-        """Compare the outputs for one probe."""
+        """Compare the outputs for one probe; ``own`` tells the dtypes that the model has."""
         self.ran = True
-        given = self._by_model_names(expected, outputs)
-        if any(not np.issubdtype(value.dtype, np.floating) for value in expected.values()):
-            if set(given) >= set(expected):
-                self._add_rows(probe, expected, own, given)
-            return
-        size = probe.sizes.get(BATCH)
+        given = self._typed(own, self._by_model_names(expected, outputs))
+        whole = set(given) == set(expected)
+        settled = self.chooser.settle(probe, expected, own, given) if self.chooser and whole else None
+        settled = self._unsteady(probe, settled or Settled(expected=expected, own=own), given)
+        self._add_choices(probe, settled)
+        pending = []
         for name, value in given.items():
-            batched = size is not None and value.ndim > 0 and expected[name].shape[:1] == (size,)
-            if not batched or not value.shape == own[name].shape == expected[name].shape:
-                self._at(name, probe.groups[0]).add(expected[name], own[name], value, batched=False, at=probe.label)
-                continue
-            for group in dict.fromkeys(probe.groups):
-                rows = [index for index, other in enumerate(probe.groups) if other == group]
-                accumulator = self._at(name, group)
-                accumulator.add(expected[name][rows], own[name][rows], value[rows], batched=True, at=probe.label)
+            reference, ours, theirs = _real(settled.expected[name]), _real(settled.own[name]), _real(value)
+            equal, known = name in settled.equal, name in settled.known
+            self._equal[name] = self._equal.get(name, True) and equal
+            self._known[name] = self._known.get(name, True) and known
+            if not equal and reference.ndim and reference.shape[0] != probe.samples:
+                pending.append(name)
+            else:
+                self._add(name, probe, reference, ours, theirs)
+        if pending:
+            mine = (
+                {name: _real(source[name]) for name in pending} for source in (settled.expected, settled.own, given)
+            )
+            self._pending.append(_Rows(probe, *mine))
 
-    def _add_rows(self, probe: Probe, expected: Fetches, own: Fetches, given: Fetches) -> None:
+    def _unsteady(self, probe: Probe, settled: Settled, given: Fetches) -> Settled:
+        """Take another run of PyTorch as its own where the candidate is far off although PyTorch's first run is not.
+
+        Only for groups in which correct runs may be far apart; then the other run is, too.
+        """
+        if self.perturbed is None or all(policy(group).steady == 1.0 for group in probe.groups):
+            return settled
+        floats = [name for name in given if settled.expected[name].dtype.kind == "f"]
+        if not any(_far(settled.expected[name], settled.own[name], given[name]) for name in floats):
+            return settled
+        return replace(settled, own={**settled.own, **self.perturbed.run(probe.feeds)})
+
+    def _add(self, name: str, probe: Probe, reference: Array, own: Array, given: Array) -> None:
+        """Compare an output in place, by sample where its first axis counts samples."""
+        size = probe.samples
+        batched = size is not None and reference.shape[:1] == (size,) and len(probe.groups) == size
+        if not batched or not given.shape == own.shape == reference.shape:
+            self._at(name, probe.groups[0]).add(reference, own, given, batched=False, at=probe.label)
+            return
+        for group in dict.fromkeys(probe.groups):
+            rows = [index for index, other in enumerate(probe.groups) if other == group]
+            self._at(name, group).add(reference[rows], own[rows], given[rows], batched=True, at=probe.label)
+
+    def _add_choices(self, probe: Probe, settled: Settled) -> None:
+        for name, (reference, own, given) in settled.scores.items():
+            self._add(name, probe, reference, own, given)
+        for name, fault in settled.faults.items():
+            group = next((item for item in probe.groups if policy(item).steady == 1.0), probe.groups[0])
+            found = self._at(name, group)
+            (found.faults if policy(group).steady == 1.0 else found.unusable).append(f"{fault} ({probe.label})")
+        self.decisions += settled.decisions
+        self.own_flips += settled.own_flips
+        self.flips += settled.flips
+
+    def _add_rows(self) -> None:
+        """Compare the outputs whose number of rows may depend on the data: in place unless it does."""
+        counts: dict[str, dict[tuple[tuple[str, int], ...], set[int]]] = defaultdict(lambda: defaultdict(set))
+        for item in self._pending:
+            for name, value in item.expected.items():
+                counts[name][tuple(item.probe.sizes.items())].update((len(value), len(item.own[name])))
+        depends = {name for name, found in counts.items() if any(len(sizes) > 1 for sizes in found.values())}
+        for item in self._pending:
+            varying: dict[int, list[str]] = defaultdict(list)
+            for name, value in item.expected.items():
+                if name in depends and item.own[name].ndim and item.given[name].ndim:
+                    varying[len(value)].append(name)
+                else:
+                    self._add(name, item.probe, value, item.own[name], item.given[name])
+            for names in varying.values():
+                self._match(item, names)
+
+    def _match(self, item: _Rows, names: Sequence[str]) -> None:
         """Compare the rows that all three runs share, and count the others."""
-        reference, ours, theirs = as_rows(expected), as_rows(own), as_rows({name: given[name] for name in expected})
-        count = len(next(iter(reference.values())))
-        ordered = count == probe.sizes.get(BATCH) or reference is not expected
-        own_index, own_unmatched = match_rows(reference, ours, self.precision, ordered=ordered)
-        index, unmatched = match_rows(reference, theirs, self.precision, ordered=ordered)
+        reference, ours, theirs = (
+            {name: source[name] for name in names} for source in (item.expected, item.own, item.given)
+        )
+        if any(len({len(value) for value in run.values()}) > 1 for run in (ours, theirs)):
+            self._at(names[0], item.probe.groups[0]).faults.append(f"outputs of different lengths ({item.probe.label})")
+            return
+        own_index, own_unmatched = match_rows(reference, ours, self.precision)
+        index, unmatched = match_rows(reference, theirs, self.precision)
         shared = np.flatnonzero((own_index >= 0) & (index >= 0))
-        self.rows += count
+        self.rows += len(index)
         self.own_unmatched += own_unmatched
         self.unmatched += unmatched
         self.matched += len(shared)
-        sampled = ordered and reference is expected
-        for group in dict.fromkeys(probe.groups if sampled else probe.groups[:1]):
-            rows = [row for row in shared if not sampled or probe.groups[row] == group]
-            for name, value in reference.items():
-                base, candidate = ours[name][own_index[rows]], theirs[name][index[rows]]
-                self._at(name, group).add(value[rows], base, candidate, batched=True, at=probe.label)
+        for name in names:
+            base, candidate = ours[name][own_index[shared]], theirs[name][index[shared]]
+            found = self._at(name, item.probe.groups[0])
+            found.add(reference[name][shared], base, candidate, batched=True, at=item.probe.label)
+            self._known[name] = True
 
     def _at(self, name: str, group: str) -> Accumulator:
-        return self.accumulated.setdefault((name, group), Accumulator())
+        return self.accumulated.setdefault((name, group), Accumulator(self.precision))
+
+    def _typed(self, own: Fetches, given: Fetches) -> Fetches:
+        """Report outputs of another dtype than the model's; those that cannot be compared are left out.
+
+        An FP16 file may keep float32 outputs; complex numbers are pairs of floats.
+        """
+        usable = {}
+        for name, value in given.items():
+            wanted = {own[name].dtype}
+            if own[name].dtype.kind == "c":
+                wanted.add(own[name].real.dtype)
+            if self.precision == "fp16":
+                wanted |= {np.dtype(np.float32) for dtype in wanted if dtype == np.float16}
+            if value.dtype not in wanted:
+                self.faults.append(f"output {name} is {value.dtype}, in the model {own[name].dtype}")
+            if value.dtype.kind in "biufc":
+                usable[name] = value
+        return usable
 
     def _by_model_names(self, expected: Fetches, given: Fetches) -> Fetches:
         """Return the candidate's outputs under the model's names: matched by name, else by position with a note."""
         if set(expected) == set(given):
-            return given
+            return {name: given[name] for name in expected}
         if len(expected) == len(given) and not set(expected) & set(given):
             pairs = ", ".join(f"{theirs} as {ours}" for ours, theirs in zip(expected, given, strict=True))
             self.notes.append(f"output names differ, so outputs were compared by position: {pairs}")
@@ -117,28 +217,66 @@ class Tally:
             return [f"dimension {named} is declared dynamic, but the graph does not run at {where}: {message}"]
         return [f"the file does not run at {where}: {message}"]
 
+    def so_far(self, probes: Sequence[Probe]) -> tuple[Verdict, tuple[str, ...], tuple[OutputParity, ...]]:
+        """Conclude from the probes so far; more may follow."""
+        copied = replace(
+            self,
+            accumulated=deepcopy(self.accumulated),
+            faults=[*self.faults],
+            notes=[*self.notes],
+            _known={**self._known},
+        )
+        return copied.conclude(probes)
+
     def conclude(self, probes: Sequence[Probe]) -> tuple[Verdict, tuple[str, ...], tuple[OutputParity, ...]]:
         """Return the verdict, its reasons, and every output over every group of probes."""
+        self._add_rows()
         judged = tuple(
-            judge(name, group, item, self.precision, unit=self.accumulated.get((name, "unit")))
+            judge(
+                name,
+                group,
+                item,
+                self.precision,
+                unit=self.accumulated.get((name, UNIT)),
+                equal=self._equal.get(name, False),
+                known=self._known.get(name, False),
+            )
             for (name, group), item in self.accumulated.items()
         )
         return (*self._decide(judged, probes), judged)
 
     def _decide(self, judged: Sequence[OutputParity], probes: Sequence[Probe]) -> tuple[Verdict, tuple[str, ...]]:
         self.faults.extend(self._failed_runs(probes))
-        if self.unmatched > ENVELOPE * (self.own_unmatched + int(self.rows >= MANY_ROWS)):
+        if self.unmatched > ENVELOPE * (self.own_unmatched + int(self.rows >= MANY)):
             self.faults.append(
-                f"{self.unmatched} of {self.rows} discrete decisions differ from float64, "
-                f"in PyTorch's own run {self.own_unmatched}"
+                f"{self.unmatched} of {self.rows} rows differ from float64, in PyTorch's own run {self.own_unmatched}"
             )
         verdict, reasons = combine(judged, list(dict.fromkeys(self.faults)))
+        if self.decisions:
+            self.notes.append(
+                f"the model makes discrete choices: of {self.decisions}, {self.own_flips} are otherwise in PyTorch's "
+                f"own run than in float64, and {self.flips} in the file"
+            )
         if self.own_unmatched or self.unmatched:
             self.notes.append(
-                f"the model makes discrete decisions: of {self.rows}, {self.own_unmatched} differ from float64 in "
-                f"PyTorch's own run and {self.unmatched} in the file; {self.matched} were compared"
+                f"the model selects rows: of {self.rows}, {self.own_unmatched} differ from float64 in PyTorch's own "
+                f"run and {self.unmatched} in the file; {self.matched} were compared"
             )
             if verdict == "pass" and self.matched < MIN_MATCHED:
-                reason = f"rounding decides all but {self.matched} of {self.rows} discrete decisions"
-                return "inconclusive", (reason,)
+                return "inconclusive", (f"rounding decides all but {self.matched} of {self.rows} rows",)
         return verdict, reasons
+
+
+def _far(reference: Array, own: Array, given: Array) -> bool:
+    """Return whether a run is further from the reference than PyTorch's own, beyond what the group `large` allows."""
+    if not reference.shape == own.shape == given.shape:
+        return False
+    rules = policy("large")
+    with np.errstate(invalid="ignore", over="ignore"):
+        noise, rounding = (np.linalg.norm(value.astype(np.float64) - reference) for value in (given, own))
+        return bool(noise > rules.envelope * rounding)
+
+
+def _real(value: Array) -> Array:
+    """Return complex numbers as pairs of floats, on a last axis of two."""
+    return np.stack([value.real, value.imag], -1) if value.dtype.kind == "c" else value

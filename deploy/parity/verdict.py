@@ -8,16 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from deploy.core.plain import to_plain
-from deploy.parity.metric import Accumulator
+from deploy.core.tensors import SizeRange
+from deploy.parity.coverage import Coverage
+from deploy.parity.groups import UNIT, policy
+from deploy.parity.metric import Accumulator, Measured, Part
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 
-ENVELOPE = 4.0
+ENVELOPE = policy(UNIT).envelope
 """How many times the rounding error of PyTorch's own run a candidate may have."""
-
-CONSTANT_ENVELOPE = 32.0
-"""The same for inputs that are constant. Every position then has the same rounding error, which sums over positions do
-not average out, so two correct implementations differ by more (7.5 times on regnet_y_128gf at 384²)."""
 
 FLOOR = {"fp64": 2.0**-53, "fp32": 2.0**-24, "fp16": 2.0**-11}
 """Half a unit in the last place: the smallest noise-to-signal ratio (NSR) that can be expected of the precision."""
@@ -25,40 +24,57 @@ FLOOR = {"fp64": 2.0**-53, "fp32": 2.0**-24, "fp16": 2.0**-11}
 CHAOTIC = {"fp64": 1e-2, "fp32": 1e-2, "fp16": 1e-1}
 """NSR of PyTorch's own run above which a comparison is inconclusive."""
 
+FEW = 8.0
+"""With n values, the limit is (1 + FEW / n) times as wide: the root mean square of few values varies by chance."""
+
+PRIOR = 16.0
+"""With n values in a group, PyTorch's noise in the group ``unit`` counts with the weight PRIOR / (n + PRIOR)."""
+
+UNDECIDED = 0.25
+"""Share of integers that differ in PyTorch's own run above which a comparison is inconclusive."""
+
+MANY = 100
+"""From this number of integers on, one more is allowed to differ: that PyTorch's own run shows none does not mean that
+none is expected."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutputParity:
     """One output over one group of probes. Ratios are noise over signal (NSR), without unit.
 
+    An output that mixes scales is judged in groups of channels; the figures are those of the group with the smallest
+    margin. For integers, the ratios are shares of elements that differ.
+
     Attributes:
-        group: ``unit``, ``large`` or ``constant``; see `deploy.parity.probes.Probe`.
+        group: group of probes, see `deploy.parity.groups`.
         reason: why the verdict is not ``pass``.
+        channels: the channels that the figures are of; empty for all.
         signal: root mean square of the float64 output minus its mean over samples.
         torch, candidate: NSR of PyTorch's own run in the artifact's precision, and of the artifact.
         torch_worst, candidate_worst: the same for the worst sample.
         peak: largest absolute difference of the artifact from float64, in the unit of the output.
         envelope: limit of the artifact's NSR, as a multiple of PyTorch's.
+        margin: by what factor the noise, overall or of the worst sample, could grow before the verdict changes; noise
+            below a quarter of a rounding counts as that. NaN where nothing was compared.
+        invariant: whether the output is the same for all samples.
     """
 
     output: str
     group: str
     verdict: Verdict
     reason: str
-    signal: float
-    torch: float
-    candidate: float
-    torch_worst: float
-    candidate_worst: float
-    worst_at: str
-    peak: float
-    samples: int
+    channels: str = ""
+    signal: float = 0.0
+    torch: float = 0.0
+    candidate: float = 0.0
+    torch_worst: float = 0.0
+    candidate_worst: float = 0.0
+    worst_at: str = ""
+    peak: float = 0.0
+    samples: int = 0
     envelope: float = ENVELOPE
-
-    @property
-    def margin(self) -> float:
-        """By what factor the noise, overall or of the worst sample, could grow before the verdict changes."""
-        pairs = ((self.torch, self.candidate), (self.torch_worst, self.candidate_worst))
-        return min(self.envelope * own / noise if noise > 0 else math.inf for own, noise in pairs)
+    margin: float = math.nan
+    invariant: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,9 +84,12 @@ class ParityReport:
     Attributes:
         reasons: why the verdict is not ``pass``.
         precision: precision of the artifact and of the PyTorch run it is compared with.
-        outputs: every output over every group of probes.
+        outputs: every output over every group of probes, and the scores behind discrete choices.
         dynamic: sizes that were run, by dynamic dimension.
+        ranges: sizes that the verdict is claimed for, of dimensions that do not take every size.
+        refused: sizes at which the model itself raises an error, by dynamic dimension.
         weights: how each weight of the model was found in the graph (see `deploy.parity.weights`).
+        coverage: what the probes reached in the file; None if it was not measured.
         digest: SHA-256 of the file.
     """
 
@@ -79,26 +98,32 @@ class ParityReport:
     precision: str
     outputs: tuple[OutputParity, ...] = ()
     dynamic: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    ranges: tuple[SizeRange, ...] = ()
+    refused: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     probes: int = 0
     samples: int = 0
     seed: int
     weights: Mapping[str, Any] | None = None
+    coverage: Coverage | None = None
     notes: tuple[str, ...] = ()
     digest: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; numbers that are not finite become None."""
         document = {**to_plain(self), "margin": self.margin, "envelope": ENVELOPE}
+        document["coverage"] = self.coverage.to_dict() if self.coverage else None
         return {key: _finite(value) for key, value in document.items()}
 
     @property
     def margin(self) -> float:
         """The smallest margin of the outputs that were judged; NaN without any."""
-        return min((item.margin for item in self.outputs if item.verdict != "inconclusive"), default=math.nan)
+        judged = (item.margin for item in self.outputs if item.verdict != "inconclusive")
+        return min((margin for margin in judged if not math.isnan(margin)), default=math.nan)
 
     def worst(self) -> OutputParity | None:
         """Return the output with the smallest margin, of the group ``unit`` if there is one; None without outputs."""
-        return min(self.outputs, key=lambda item: (item.group != "unit", item.margin), default=None)
+        judged = [item for item in self.outputs if not math.isnan(item.margin)] or self.outputs
+        return min(judged, key=lambda item: (item.group != UNIT, item.margin), default=None)
 
 
 def _finite(value: Any) -> Any:
@@ -110,87 +135,159 @@ def _finite(value: Any) -> Any:
 
 
 def judge(
-    output: str, group: str, accumulated: Accumulator, precision: str, *, unit: Accumulator | None = None
+    output: str,
+    group: str,
+    accumulated: Accumulator,
+    precision: str,
+    *,
+    unit: Accumulator | None = None,
+    equal: bool = False,
+    known: bool = False,
 ) -> OutputParity:
-    """Judge one output over one group of probes.
+    """Judge one output over one group of probes; ``unit`` has the same output over the group of that name.
 
-    Noise alone never fails the group ``large``: far outside the range it was trained on, a gated network can amplify
-    rounding by any factor (correct exports of EfficientNets: NSR of PyTorch's own run 7e-6, of ONNX Runtime 1.5).
-    Constant inputs have no signal, so that of the same output over the group ``unit`` is used.
+    Integers must be ``equal`` where all choices behind them were judged, and may be the same for all samples where
+    that is ``known`` to be right.
     """
-    constant = group == "constant" and unit is not None
-    signal = unit.signal if constant and unit is not None else accumulated.signal
-    envelope = CONSTANT_ENVELOPE if constant else ENVELOPE
-    baseline, candidate = accumulated.baseline, accumulated.candidate
-    own = accumulated.ratio(baseline, signal), accumulated.worst_ratio(baseline, signal)
-    given = accumulated.ratio(candidate, signal), accumulated.worst_ratio(candidate, signal)
-    verdict, reason = _decide(accumulated, precision, signal, own, given, envelope, group != "large")
+    if accumulated.faults:
+        return OutputParity(
+            output=output, group=group, verdict="fail", reason=accumulated.faults[0], samples=accumulated.samples
+        )
+    if accumulated.counted.elements:
+        return _judge_integers(output, group, accumulated, unit, equal, known)
+    reason = accumulated.unusable[0] if accumulated.unusable else ""
+    if not reason and accumulated.empty and not accumulated.elements:
+        reason = "the output has no row for any probe"
+    if reason or not accumulated.elements:
+        verdict: Verdict = "inconclusive" if reason else "pass"
+        return OutputParity(output=output, group=group, verdict=verdict, reason=reason, invariant=True)
+    judged = [
+        _judge_part(output, group, accumulated, part, precision, unit)
+        for part in (unit or accumulated).parts()
+        if accumulated.measure(part).elements
+    ] or [_judge_part(output, group, accumulated, Part(), precision, unit)]
+    order = {"fail": 0, "inconclusive": 1, "pass": 2}
+    return min(judged, key=lambda item: (order[item.verdict], item.margin))
+
+
+def _judge_part(
+    output: str, group: str, accumulated: Accumulator, part: Part, precision: str, unit: Accumulator | None
+) -> OutputParity:
+    rules = policy(group)
+    found = accumulated.measure(part)
+    ordinary = unit.measure(part) if unit is not None else found
+    signal = max(found.signal, ordinary.signal)
+    if signal == 0.0 or rules.magnitude:
+        signal = max(signal, found.magnitude)
+    own, own_worst, given, given_worst = (
+        (value / signal if signal else math.inf if value else 0.0)
+        for value in (found.baseline, found.baseline_worst, found.candidate, found.candidate_worst)
+    )
+    allowed, allowed_worst = _allowed(found, ordinary, signal, precision)
+    floor = FLOOR[precision] / ENVELOPE
+    margin = rules.envelope * min(allowed / max(given, floor), allowed_worst / max(given_worst, floor))
+    verdict, reason = _decide(group, part, given, given_worst, allowed, allowed_worst, own, precision)
     return OutputParity(
         output=output,
         group=group,
         verdict=verdict,
         reason=reason,
-        signal=signal,
-        torch=max(own[0], FLOOR[precision]),
-        candidate=given[0],
-        torch_worst=max(own[1], FLOOR[precision]),
-        candidate_worst=given[1],
-        worst_at=candidate.worst_at,
-        peak=candidate.peak,
+        channels=str(part),
+        signal=found.signal or signal,
+        torch=max(own, FLOOR[precision]),
+        candidate=given,
+        torch_worst=max(own_worst, FLOOR[precision]),
+        candidate_worst=given_worst,
+        worst_at=found.worst_at,
+        peak=accumulated.peak,
         samples=accumulated.samples,
-        envelope=envelope,
+        envelope=rules.envelope,
+        margin=margin,
+        invariant=accumulated.invariant,
     )
 
 
-def _decide(
-    accumulated: Accumulator,
-    precision: str,
-    signal: float,
-    torch: tuple[float, float],
-    candidate: tuple[float, float],
-    envelope: float,
-    decisive: bool,
-) -> tuple[Verdict, str]:
-    if accumulated.faults:
-        return "fail", accumulated.faults[0]
-    if accumulated.unusable:
-        return "inconclusive", accumulated.unusable[0]
-    if not accumulated.samples:
-        return _decide_integers(accumulated)
+def _allowed(found: Measured, ordinary: Measured, signal: float, precision: str) -> tuple[float, float]:
+    """Return the NSR that PyTorch's own run allows, overall and for the worst sample, before the envelope."""
     if signal == 0.0:
-        return "inconclusive", "the output does not depend on the input, so nothing can be compared"
-    if torch[0] > CHAOTIC[precision]:
+        return FLOOR[precision], FLOOR[precision]
+    usual = ordinary.baseline / signal * math.sqrt(PRIOR / (found.elements + PRIOR))
+    few = 1.0 + FEW / found.elements
+    overall = max(found.baseline / signal, usual, FLOOR[precision]) * few
+    return overall, max(found.baseline_worst / signal * few, overall)
+
+
+def _decide(
+    group: str,
+    part: Part,
+    given: float,
+    given_worst: float,
+    allowed: float,
+    allowed_worst: float,
+    own: float,
+    precision: str,
+) -> tuple[Verdict, str]:
+    rules = policy(group)
+    if own > CHAOTIC[precision] and part.axis is None:
         return (
             "inconclusive",
-            f"PyTorch's own run differs from float64 by {torch[0]:.1e} of the signal, so rounding decides the output",
+            f"PyTorch's own run differs from float64 by {own:.1e} of the signal, so rounding decides the output",
         )
-    for noise, rounding, scope in zip(candidate, torch, ("overall", "in the worst sample"), strict=True):
-        allowed = max(rounding, FLOOR[precision])
-        if noise > envelope * allowed:
-            reason = f"noise is {noise:.1e} of the signal {scope}, in PyTorch's own run {allowed:.1e}"
-            return ("fail", reason) if decisive else ("inconclusive", f"outside the trained range, {reason}")
+    for noise, limit, scope in ((given, allowed, "overall"), (given_worst, allowed_worst, "in the worst sample")):
+        if not noise <= rules.envelope * limit:
+            where = f"{scope} ({part})" if part.axis is not None else scope
+            reason = f"noise is {noise:.1e} of the signal {where}, in PyTorch's own run {limit:.1e}"
+            if noise > rules.gross and own < rules.steady:
+                return "fail", reason
+            return "inconclusive", f"outside the ordinary range, {reason}"
     return "pass", ""
 
 
-def _decide_integers(accumulated: Accumulator) -> tuple[Verdict, str]:
-    wrong, own = accumulated.mismatched["candidate"], accumulated.mismatched["baseline"]
-    if wrong == 0:
-        return "pass", f"{accumulated.elements} integers are equal"
-    if own:
-        return "inconclusive", f"PyTorch's own run differs from float64 in {own} of {accumulated.elements} integers"
-    return "fail", f"{wrong} of {accumulated.elements} integers differ"
+def _judge_integers(
+    output: str, group: str, accumulated: Accumulator, unit: Accumulator | None, equal: bool, known: bool
+) -> OutputParity:
+    rules, found = policy(group), accumulated.counted
+    varies = found.varies or (unit is not None and unit.counted.varies)
+    many = 1 if found.elements >= MANY else 0
+    allowed = 0.0 if equal else rules.envelope * (found.baseline + many)
+    verdict: Verdict = "pass"
+    reason = f"{found.elements} integers are equal" if not found.candidate else ""
+    if accumulated.unusable:
+        verdict, reason = "inconclusive", accumulated.unusable[0]
+    elif found.candidate > allowed:
+        verdict = "inconclusive" if rules.steady < 1.0 else "fail"
+        reason = f"{found.candidate} of {found.elements} integers differ, in PyTorch's own run {found.baseline}"
+    elif found.baseline > UNDECIDED * found.elements and not equal:
+        verdict, reason = "inconclusive", f"rounding decides {found.baseline} of {found.elements} integers"
+    elif not (varies or known):
+        verdict, reason = "inconclusive", "the output is the same for every probe, so a constant would pass"
+    return OutputParity(
+        output=output,
+        group=group,
+        verdict=verdict,
+        reason=reason,
+        torch=found.baseline / found.elements,
+        candidate=found.candidate / found.elements,
+        torch_worst=found.baseline / found.elements,
+        candidate_worst=found.candidate / found.elements,
+        envelope=rules.envelope,
+        margin=max(allowed, 1.0) / found.candidate if found.candidate else rules.envelope,
+        invariant=not varies,
+    )
 
 
 def combine(judged: Sequence[OutputParity], faults: Sequence[str]) -> tuple[Verdict, tuple[str, ...]]:
     """Combine verdicts, and faults that belong to no single output, into one verdict with its reasons.
 
-    Any failure fails. Otherwise the result is inconclusive if an output is so in the group ``unit``; in other groups
-    it does not matter.
+    Any failure fails. Otherwise the result is inconclusive if an output is so in a group that decides, or if no output
+    depends on the input; in other groups it does not matter.
     """
     failed = [f"{item.output} ({item.group}): {item.reason}" for item in judged if item.verdict == "fail"]
     if faults or failed:
         return "fail", (*faults, *failed)
-    blind = [item for item in judged if item.group == "unit" and item.verdict == "inconclusive"]
+    blind = [item for item in judged if policy(item.group).decides and item.verdict == "inconclusive"]
     if blind or not judged:
         return "inconclusive", tuple(f"{item.output}: {item.reason}" for item in blind) or ("nothing was compared",)
+    if all(item.invariant for item in judged if policy(item.group).decides):
+        return "inconclusive", ("no output depends on the input, so nothing can be compared",)
     return "pass", ()

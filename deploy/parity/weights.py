@@ -1,10 +1,10 @@
-"""Find every weight of the model in the graph: identical, folded into a convolution (recomputed), or listed."""
+"""Find every weight of the model in the graph: identical, folded, computed from weights alone, or listed."""
 
 from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from deploy.support import onnx_file
 
 Array = NDArray[Any]
-_MAX_COINCIDENCE = 16
-"""Constants with at most this many elements may match by chance, so they are no evidence of a lookup."""
+Constant = tuple[frozenset[str], Array]
+"""Values that the model computes from weights alone, and the names of these weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,20 +38,22 @@ class WeightMatches:
     Attributes:
         identical: a stored tensor has the same values, possibly transposed.
         folded: folded into a convolution; the result was recomputed and agrees.
-        gathered: a stored tensor consists of its values, as a lookup at constant indices does.
+        computed: a stored tensor is what the model computes from weights alone, such as a lookup at constant indices.
         unused: the model does not read it.
         listed: not found.
+        faults: lookup tables of the graph whose rows differ from the model's.
     """
 
     identical: list[str] = field(default_factory=list)
     folded: list[str] = field(default_factory=list)
-    gathered: list[str] = field(default_factory=list)
+    computed: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     listed: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
         """Return the counts, and the names in ``listed`` and ``unused``."""
-        counts = {key: len(getattr(self, key)) for key in ("identical", "folded", "gathered", "unused", "listed")}
+        counts = {key: len(getattr(self, key)) for key in ("identical", "folded", "computed", "unused", "listed")}
         return {"counts": counts, "listed": self.listed, "unused": self.unused}
 
 
@@ -60,7 +62,10 @@ class _StoredTensors:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._tensors = {tensor.name: tensor for tensor in onnx_file.stored_tensors(onnx_file.load(path))}
+        model = onnx_file.load(path)
+        self._tensors = {tensor.name: tensor for tensor in onnx_file.stored_tensors(model)}
+        gathers = (node for node in onnx_file.all_nodes(model) if node.op_type == "Gather")
+        self.tables = [node.input[0] for node in gathers if node.input[0] in self._tensors]
         self._by_size: dict[int, list[str]] = defaultdict(list)
         self._cache: dict[str, Array] = {}
         for name, tensor in self._tensors.items():
@@ -75,16 +80,19 @@ class _StoredTensors:
         for name in sorted(self._by_size.get(size, ()), key=lambda name: name != first):
             yield name, self.get(name)
 
-    def __iter__(self) -> Iterator[tuple[str, Array]]:
-        return ((name, self.get(name)) for name in self._tensors)
-
 
 def match_weights(
-    tensors: Mapping[str, Array], read: set[str], norms: list[NormTensors], path: Path, precision: str = "fp32"
+    tensors: Mapping[str, Array],
+    read: set[str],
+    norms: list[NormTensors],
+    path: Path,
+    precision: str = "fp32",
+    constants: Callable[[], Sequence[Constant]] = tuple,
 ) -> WeightMatches:
     """Find every tensor of the model in the graph, except those that no run of the model reads.
 
-    The batch normalizations ``norms`` may be folded. ``fp16`` compares after rounding to float16.
+    The batch normalizations ``norms`` may be folded. ``fp16`` compares after rounding to float16. ``constants`` is
+    called where a tensor was not found, and returns what the model computes from weights alone.
     """
     stored = _StoredTensors(path)
     counters = {name for name in tensors if name.endswith("num_batches_tracked")}  # for training only
@@ -100,13 +108,12 @@ def match_weights(
     for name, value in values.items():
         (result.identical if _identical(name, value, stored) else missing).append(name)
     folded = set(_folded(missing, values, norms, stored, half))
-    for name in missing:
-        if name in folded:
-            result.folded.append(name)
-        elif _gathered(values[name], stored):
-            result.gathered.append(name)
-        else:
-            result.listed.append(name)
+    result.folded = [name for name in missing if name in folded]
+    missing = [name for name in missing if name not in folded]
+    computed = set(_computed(constants(), stored, half)) if missing else set()
+    result.computed = [name for name in missing if name in computed]
+    result.listed = [name for name in missing if name not in computed]
+    result.faults = [fault for name in result.listed for fault in _table_faults(name, values[name], stored)]
     return result
 
 
@@ -178,18 +185,35 @@ def _close(actual: Array, expected: Array, tolerance: float) -> bool:
     return bool(flat.size == expected.size and np.max(np.abs(flat - expected.reshape(-1)), initial=0.0) <= limit)
 
 
-def _gathered(value: Array, stored: _StoredTensors) -> bool:
-    """Return whether a stored tensor consists of this tensor's values, as a lookup at constant indices does."""
-    if value.size <= _MAX_COINCIDENCE:
-        return False
-    known = np.unique(value)
-    for _, other in stored:
-        if other.size > _MAX_COINCIDENCE and other.dtype == value.dtype and other.size >= value.size // 2:
-            flat = other.reshape(-1)
-            if (
-                np.isin(flat[:64], known).all()
-                and np.isin(flat, known).all()
-                and np.unique(flat).size > _MAX_COINCIDENCE
-            ):
-                return True
-    return False
+def _computed(constants: Sequence[Constant], stored: _StoredTensors, half: bool) -> Iterator[str]:
+    """Yield the names of weights from which the model computes a stored tensor."""
+    tolerance = 2e-3 if half else 2e-6
+    for names, value in constants:
+        if any(
+            _close(other, value, tolerance) or (value.ndim == 2 and _close(other, value.T, tolerance))
+            for _, other in stored.of_size(value.size)
+            if other.dtype.kind == value.dtype.kind
+        ):
+            yield from names
+
+
+def _table_faults(name: str, value: Array, stored: _StoredTensors) -> Iterator[str]:
+    """Yield a fault if a lookup table of the graph is this weight with other rows, or with fewer."""
+    if value.ndim < 2:
+        return
+    best, table = 0, None
+    for other in (stored.get(item) for item in dict.fromkeys(stored.tables)):
+        if other.shape[1:] == value.shape[1:] and other.dtype.kind == value.dtype.kind:
+            rows = min(len(other), len(value))
+            axes = tuple(range(1, value.ndim))
+            equal = int(np.count_nonzero((other[:rows] == value[:rows]).all(axis=axes)))
+            if equal > best:
+                best, table = equal, other
+    if table is None:
+        return
+    if len(table) < len(value):
+        yield f"the table {name!r} has {len(table)} rows in the file instead of {len(value)}"
+    elif best < len(value):
+        differ = (table[: len(value)] != value).any(axis=tuple(range(1, value.ndim)))
+        first = int(np.argmax(differ))
+        yield f"{len(value) - best} of {len(value)} rows of the table {name!r} differ, the first is row {first}"

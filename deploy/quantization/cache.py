@@ -15,9 +15,9 @@ from calibration.table import STABLE, CalibrationTable
 from deploy.core.artifact import Artifact, Payload
 from deploy.core.environment import version
 from deploy.core.errors import ArtifactError
-from deploy.core.files import read_text
 from deploy.core.plain import to_plain
 from deploy.core.progress import Progress
+from deploy.core.regular import read_text
 from deploy.core.runner import Feeds
 from deploy.core.store import Store
 from deploy.quantization.data import CalibrationSamples

@@ -18,10 +18,11 @@ from deploy.core.artifact import Artifact, Payload
 from deploy.core.backend import ONNX
 from deploy.core.errors import UnknownNameError, UsageError
 from deploy.core.isolated import IsolatedRunner
+from deploy.core.names import REJECTED
 from deploy.core.paths import default_root
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
-from deploy.core.store import REJECTED, Store
+from deploy.core.store import Store
 from deploy.models.given import given_source
 from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
 from deploy.quantization.cache import batch_of, calibrated

@@ -19,6 +19,7 @@ from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
 from deploy.models.request import ModelRequest, ModuleRequest, parse_options, typed
 from deploy.support.lookup import manifest_beside, newest_export
+from deploy.support.onnx_child import OnnxChild
 
 PRECISION = "fp32"
 _TUPLES = ("crop", "mean", "std")
@@ -74,6 +75,9 @@ def open_source(
     path, artifact = _find(model, store, progress)
     if artifact is not None:
         artifact.verify()
+    with OnnxChild() as child:
+        child.examine(path)
+    if artifact is not None:
         manifest = artifact.manifest
         if manifest.precision != PRECISION:
             raise ArtifactError(

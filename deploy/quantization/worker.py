@@ -15,6 +15,8 @@ from calibration import Observations
 from calibration.layers import LayerNoise, NoiseMeter
 from calibration.observations import pack, unpack
 from deploy.core.errors import UsageError
+from deploy.core.limits import limits
+from deploy.core.memory import memory_limited
 from deploy.core.remote import Remote, Reply
 from deploy.core.runner import Feeds, Fetches
 
@@ -39,7 +41,8 @@ class GraphChild:
 
     def prepare(self, path: Path) -> onnx.ModelProto:
         """Run `calibration.prepare` and return the prepared graph; the process keeps it for the next requests."""
-        return _parse(self._remote.call("prepare", path=str(path))[1])
+        self._remote.limit = "onnx_open_seconds"
+        return _parse(self._remote.call("prepare", timeout_s=limits().onnx_open_seconds, path=str(path))[1])
 
     def collect(self, feeds: Iterable[Feeds], *, samples: int, advance: Callable[[int, int], None]) -> Observations:
         """Run `calibration.collect` over the prepared graph; ``samples`` is their number in all batches.
@@ -62,15 +65,17 @@ class GraphChild:
 
     def _add(self, feeds: Iterable[Feeds], advance: Callable[[int], None] = lambda done: None) -> None:
         """Send every batch; the next one is read while the process works on the last."""
-        sent = 0
+        self._remote.limit = "onnx_run_seconds"
+        sent = samples = 0
         for batch in feeds:
             if sent:
-                self._remote.receive()
+                self._remote.receive(limits().onnx_run_seconds * samples)
                 advance(sent)
             self._remote.send("add", batch)
-            sent += len(next(iter(batch.values())))
+            samples = len(next(iter(batch.values())))
+            sent += samples
         if sent:
-            self._remote.receive()
+            self._remote.receive(limits().onnx_run_seconds * samples)
             advance(sent)
 
 
@@ -84,7 +89,8 @@ class GraphWorker:
 
     def prepare(self, _: Feeds, path: str) -> Reply:
         """Prepare the graph of a file."""
-        self._graph = calibration.prepare(Path(path))
+        with memory_limited(Path(path)):
+            self._graph = calibration.prepare(Path(path))
         return {}, {GRAPH: _serialize(self._graph)}
 
     def collect(self, _: Feeds, samples: int) -> Reply:

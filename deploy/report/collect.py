@@ -15,7 +15,8 @@ from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError
 from deploy.core.progress import Progress
 from deploy.core.records import is_record
-from deploy.core.store import Store
+from deploy.core.regular import read_document
+from deploy.core.store import Store, json_files
 from deploy.evaluation import records as accuracy
 
 Document = TypeVar("Document")
@@ -45,7 +46,7 @@ class ReportInputs:
 
 def collect(store: Store, models: Sequence[str], progress: Progress) -> ReportInputs:
     """Read everything a report on some models is made from; damaged records are left out with a warning."""
-    files = [path for path in store.root.glob(f"*/{timing.FOLDER}/*.json") if is_record(path)]
+    files = [path for path in store.records(timing.FOLDER) if is_record(path)]
     every = [
         (path, record)
         for path, record in _load_all((path for path in files if not _is_profile(path)), timing.load, progress)
@@ -55,13 +56,11 @@ def collect(store: Store, models: Sequence[str], progress: Progress) -> ReportIn
     slugs = {record.cell.slug for _, record in newest}
     profiles = _load_all(filter(_is_profile, files), timing.load_profile, progress)
     documents = _load_all(
-        (path for slug in slugs for path in (store.folder(slug) / accuracy.FOLDER).glob("*.json") if is_record(path)),
+        (path for slug in slugs for path in store.records(accuracy.FOLDER, slug) if is_record(path)),
         accuracy.load,
         progress,
     )
-    skipped = (
-        item for _, item in _load_all((store.root / timing.SKIPPED).glob("*.json"), timing.load_skipped, progress)
-    )
+    skipped = (item for _, item in _load_all(json_files(store.root / timing.SKIPPED), timing.load_skipped, progress))
     timed = {
         (name, cell.backend, cell.precision, cell.batch, cell.machine.get("kind"))
         for cell in (record.cell for _, record in newest)
@@ -127,14 +126,14 @@ def _load_all(
 
 
 def _is_profile(path: Path) -> bool:
-    return path.name.split(".")[-3] == timing.PROFILE
+    return path.name.split(".")[-3:-2] == [timing.PROFILE]
 
 
 def _curve(store: Store, slug: str) -> list[dict[str, float]]:
     """Read the training curve of a model; empty if there is none or it cannot be read."""
     path = store.folder(slug) / f"{slug}.training.csv"
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
-    except (OSError, ValueError, TypeError):
+        rows = csv.DictReader(read_document(path).splitlines())
+        return [{name: float(value) for name, value in row.items()} for row in rows]
+    except (OSError, ValueError, TypeError, csv.Error):
         return []

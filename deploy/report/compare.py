@@ -10,10 +10,11 @@ from typing import Any
 
 from deploy.bench.statistics import LEVEL, Interval, geometric, plain_interval, unpaired_ratio
 from deploy.core.errors import ArtifactError
-from deploy.core.files import read_text
+from deploy.core.names import REPORT
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
-from deploy.core.store import REPORT, Store
+from deploy.core.regular import read_text
+from deploy.core.store import Store
 from deploy.report.collect import collect
 from deploy.report.rows import JsonObject
 from deploy.report.write import BASELINE, KIND, SCHEMA, describe

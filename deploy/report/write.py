@@ -10,9 +10,10 @@ from typing import Any
 
 from deploy.core.environment import now, version
 from deploy.core.errors import ArtifactError
+from deploy.core.names import REPORT
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
-from deploy.core.store import REPORT, Store, write_file
+from deploy.core.store import Store, write_file
 from deploy.report.advice import advice
 from deploy.report.collect import ReportInputs, collect, is_of
 from deploy.report.markdown import as_markdown
@@ -93,7 +94,7 @@ def write_report(
             "report.json": json.dumps(document, indent=1) + "\n",
         }
         for name, text in texts.items():
-            write_file(folder / name, text.encode())
+            write_file(folder / name, text.encode(), depth=1)
     return Report(folder=folder, document=document)
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
 from deploy.core.errors import ArtifactError
 from deploy.support import onnx_file
+from deploy.support.costs import Costs
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -49,28 +49,8 @@ PER_OUTPUT = {name: cost for cost, names in _PER_OUTPUT.items() for name in name
 PER_INPUT = {name: cost for cost, names in _PER_INPUT.items() for name in names.split()}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Costs:
-    """Totals of a graph at one set of input sizes.
-
-    Attributes:
-        operations: arithmetic operations; a multiply-add is two.
-        bytes: size of all operators' inputs and outputs.
-        by_operator: operations per operator type.
-        by_precision: operations per precision: ``int8`` (both operands are dequantized, which runtimes fuse),
-            ``fp16``, ``fp32``; without the operations of Q and DQ nodes.
-        minimum_bytes: size of weights, inputs and outputs, which must be moved even if everything is fused.
-        unknown: number of nodes of unknown cost or shape, per operator.
-        parameters: number of stored values of floating-point or 8-bit types (weights, quantized or not).
-    """
-
-    operations: int
-    bytes: int
-    by_operator: Mapping[str, int]
-    by_precision: Mapping[str, int]
-    minimum_bytes: int
-    unknown: Mapping[str, int]
-    parameters: int
+_LARGE_BYTES = 1 << 12
+"""Stored tensors of this size are weights, whose values do not affect shape inference."""
 
 
 def costs(path: Path, sizes: Mapping[str, int]) -> Costs:
@@ -79,7 +59,11 @@ def costs(path: Path, sizes: Mapping[str, int]) -> Costs:
     Raises:
         ArtifactError: the file is damaged.
     """
-    model = onnx_file.load(path)
+    return count(onnx_file.load(path), path, sizes)
+
+
+def count(model: onnx.ModelProto, path: Path, sizes: Mapping[str, int]) -> Costs:
+    """Count the operations and bytes of a graph that was read from ``path``; the graph is changed."""
     for value in model.graph.input:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in sizes:
@@ -87,6 +71,9 @@ def costs(path: Path, sizes: Mapping[str, int]) -> Costs:
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) >= _LARGE_BYTES:
+            tensor.ClearField("raw_data")
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception as exc:
@@ -99,7 +86,7 @@ def _total(model: onnx.ModelProto) -> Costs:
     operations: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
     by_precision: Counter[str] = Counter()
-    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    dequantized = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     moved = 0
     for node in onnx_file.all_nodes(model):
         names = [name for name in (*node.input, *node.output) if name]
@@ -138,7 +125,7 @@ _FUSED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 def _precision(node: onnx.NodeProto, dequantized: set[str], width: Mapping[str, int]) -> str:
     if node.op_type in _FUSED and set(node.input[:2]) <= dequantized:
         return "int8"
-    return "fp16" if width.get(node.output[0]) == 2 else "fp32"
+    return "fp16" if width.get(node.output[0] if node.output else "") == 2 else "fp32"
 
 
 def _minimum_bytes(graph: onnx.GraphProto, shapes: Shapes, width: Mapping[str, int]) -> int:
@@ -152,15 +139,15 @@ def _shapes(graph: onnx.GraphProto) -> tuple[dict[str, tuple[int, ...]], dict[st
     width: dict[str, int] = {}
     for value in (*graph.input, *graph.output, *graph.value_info):
         kind = value.type.tensor_type
-        if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
+        if kind.HasField("shape") and all(dim.HasField("dim_value") and dim.dim_value >= 0 for dim in kind.shape.dim):
             shapes[value.name] = tuple(dim.dim_value for dim in kind.shape.dim)
-            width[value.name] = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
+            width[value.name] = onnx_file.element_bytes(kind.elem_type)
     for tensor in graph.initializer:
         shapes[tensor.name] = tuple(tensor.dims)
-        width[tensor.name] = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        width[tensor.name] = onnx_file.element_bytes(tensor.data_type)
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].type == onnx.AttributeProto.TENSOR:
-            shapes[node.output[0]] = tuple(node.attribute[0].t.dims)
+            shapes.update((name, tuple(node.attribute[0].t.dims)) for name in node.output)
     return shapes, width
 
 
@@ -203,10 +190,13 @@ FORMULAS: Mapping[str, Callable[[onnx.NodeProto, Shapes], int]] = {
 
 
 def _operations(node: onnx.NodeProto, shapes: Shapes) -> int | None:
-    if node.op_type in FORMULAS:
-        return FORMULAS[node.op_type](node, shapes)
-    if node.op_type in PER_OUTPUT:
-        return PER_OUTPUT[node.op_type] * math.prod(shapes[node.output[0]])
-    if node.op_type in PER_INPUT:
-        return PER_INPUT[node.op_type] * math.prod(shapes[node.input[0]])
+    try:
+        if node.op_type in FORMULAS:
+            return FORMULAS[node.op_type](node, shapes)
+        if node.op_type in PER_OUTPUT:
+            return PER_OUTPUT[node.op_type] * math.prod(shapes[node.output[0]])
+        if node.op_type in PER_INPUT:
+            return PER_INPUT[node.op_type] * math.prod(shapes[node.input[0]])
+    except (IndexError, KeyError):  # it lacks an input, an output or a dimension that the operator needs
+        pass
     return None

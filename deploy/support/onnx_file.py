@@ -1,46 +1,61 @@
 """Read untrusted ONNX files.
 
-External data must be a regular file in the model's own folder: no absolute path, no ``..``, no symbolic or hard link,
-and no offset or length outside the file.
+Every tensor that the file contains is checked, wherever it is: in the graph, subgraphs, functions, sparse tensors,
+training information. External data must be a regular file in the model's own folder: no absolute path, no ``..``, no
+symbolic or hard link, and no offset or length outside the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
 from deploy.core.errors import ArtifactError
+from deploy.core.limits import how_to_raise, limits
 from deploy.core.tensors import TensorSpec
+from deploy.support.onnx_size import check_size
 
 Array = NDArray[Any]
 
 SINGLE_FILE_LIMIT = 2**31 - 2**20
 """Bytes of weights from which they go to a file of their own: protobuf's limit of 2 GB, less room for the graph."""
 
+STANDARD = ("", "ai.onnx")
+"""Names of the standard operators' domain."""
+
 
 def load(path: Path) -> onnx.ModelProto:
-    """Read a graph; external data is not read, but its location is checked.
+    """Read a graph and check its size and its tensors; external data is not read.
 
     Raises:
-        ArtifactError: the file is missing, truncated or not ONNX, or external data lies outside its folder.
+        ArtifactError: the file is missing, truncated or not ONNX; it exceeds a limit; a tensor has no known type or not
+            as many values as its shape says; or external data lies outside its folder.
     """
+    if path.exists() and not path.is_file():  # reading a pipe would wait
+        raise ArtifactError(f"{path}: not a file.")
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.load(str(path), format="protobuf", load_external_data=False)
     except FileNotFoundError as exc:
         raise ArtifactError(f"{path}: no such file.") from exc
     except (DecodeError, ValueError, OSError) as exc:
         raise ArtifactError(f"{path}: not a complete ONNX file: {exc}.") from exc
     if not model.graph.node or not model.opset_import:
         raise ArtifactError(f"{path}: not an ONNX model: no graph or no operator set.")
+    if any(item.version < 1 for item in model.opset_import if item.domain in STANDARD):
+        raise ArtifactError(f"{path}: the version of the operator set is {opset(model)}.")
+    if not model.graph.output:
+        raise ArtifactError(f"{path}: the graph has no outputs.")
+    check_size(model, path)
     for tensor in stored_tensors(model):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            _external(tensor, path)
+        _check_tensor(tensor, path)
     return model
 
 
@@ -61,9 +76,12 @@ def tensor_spec(value: onnx.ValueInfoProto, path: Path, unnamed: str | None = No
     try:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
     except KeyError as exc:
-        raise ArtifactError(f"{path}: {value.name!r} is not a tensor.") from exc
+        raise ArtifactError(f"{path}: {value.name!r} is not a tensor of a known type.") from exc
+    fixed = math.prod(dim.dim_value for dim in kind.shape.dim if dim.dim_value > 0)
+    if fixed > limits().onnx_memory_bytes:
+        raise ArtifactError(f"{path}: {value.name!r} has {fixed} elements.", how_to_raise("onnx_memory_bytes"))
     shape = tuple(
-        dim.dim_value or dim.dim_param or unnamed or f"{value.name}_dim{axis}"
+        max(dim.dim_value, 0) or dim.dim_param or unnamed or f"{value.name}_dim{axis}"
         for axis, dim in enumerate(kind.shape.dim)
     )
     return TensorSpec(name=value.name, dtype=dtype, shape=shape)
@@ -71,38 +89,108 @@ def tensor_spec(value: onnx.ValueInfoProto, path: Path, unnamed: str | None = No
 
 def opset(model: onnx.ModelProto) -> int:
     """Return the version of the standard operator set; 0 if the graph does not use it."""
-    return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _graphs(attribute.g)
-            for inner in attribute.graphs:
-                yield from _graphs(inner)
+    return next((item.version for item in model.opset_import if item.domain in STANDARD), 0)
 
 
 def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Yield every node, including those of branches, loops and functions."""
-    for graph in _graphs(model.graph):
-        yield from graph.node
-    for function in model.functions:
-        yield from function.node
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
+        yield from _with_subgraphs(nodes)
 
 
-def stored_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield every tensor with stored values: initializers and constants, with their names in the graph."""
-    for graph in _graphs(model.graph):
-        yield from graph.initializer
-    for node in all_nodes(model):
+def _with_subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
         for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR:
-                if node.op_type == "Constant" and not attribute.t.name:
+            for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                yield from _with_subgraphs(graph.node)
+
+
+def stored_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Return every tensor with stored values anywhere in a file, constants with the names of their outputs."""
+    for node in all_nodes(model):
+        if node.op_type == "Constant" and node.output:
+            for attribute in node.attribute:
+                if attribute.HasField("t") and not attribute.t.name:
                     attribute.t.name = node.output[0]
-                yield attribute.t
-            yield from attribute.tensors
+    found: list[onnx.TensorProto] = []
+    _collect_tensors(model, found)
+    return found
+
+
+def _collect_tensors(message: Message, found: list[onnx.TensorProto]) -> None:
+    """Append the tensors within a message; protobuf limits the nesting."""
+    if isinstance(message, onnx.TensorProto):
+        found.append(message)
+        return
+    kind: Any = type(message)
+    for name, single in _leading_to_tensors(kind):
+        if not single:
+            for item in getattr(message, name):
+                _collect_tensors(item, found)
+        elif message.HasField(name):
+            _collect_tensors(getattr(message, name), found)
+
+
+@cache
+def _leading_to_tensors(kind: Any) -> list[tuple[str, bool]]:
+    """Return the fields of a type of message that may contain tensors, each with whether it is a single message."""
+
+    def reaches(descriptor: Any, seen: set[str]) -> bool:
+        if descriptor.full_name == onnx.TensorProto.DESCRIPTOR.full_name:
+            return True
+        seen.add(descriptor.full_name)
+        inner = [item.message_type for item in descriptor.fields if item.message_type]
+        return any(reaches(item, seen) for item in inner if item.full_name not in seen)
+
+    names = [item.name for item in kind.DESCRIPTOR.fields if item.message_type and reaches(item.message_type, set())]
+    return [(name, isinstance(getattr(kind(), name), Message)) for name in names]
+
+
+_PACKED = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
+"""Bits of the element types that share bytes."""
+_VALUES = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+
+
+@cache
+def _bits(data_type: int) -> int | None:
+    """Return the bits of one element; None for a type that is not known."""
+    try:
+        name = onnx.TensorProto.DataType.Name(data_type)
+        size = int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize)
+    except (KeyError, ValueError):
+        return None
+    return _PACKED.get(name, 8 * size)
+
+
+def element_bytes(data_type: int) -> int:
+    """Return the size of one element in whole bytes; that of float32 for an unknown type."""
+    return max(1, (_bits(data_type) or 32) // 8)
+
+
+def tensor_bytes(tensor: onnx.TensorProto) -> int:
+    """Return the size of a tensor's values in bytes."""
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return sum(len(item) for item in tensor.string_data)
+    return -(-math.prod(map(int, tensor.dims)) * (_bits(tensor.data_type) or 0) // 8)
+
+
+def _check_tensor(tensor: onnx.TensorProto, path: Path) -> None:
+    what = f"{path}: tensor {tensor.name!r}"
+    if _bits(tensor.data_type) is None:
+        raise ArtifactError(f"{what} has the unknown element type {tensor.data_type}.")
+    if any(size < 0 for size in tensor.dims):
+        raise ArtifactError(f"{what} has a negative dimension.")
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        _external(tensor, path)
+        return
+    if tensor.HasField("raw_data"):
+        complete = len(tensor.raw_data) == tensor_bytes(tensor) and tensor.data_type != onnx.TensorProto.STRING
+    else:  # up to four elements share one entry, and one complex element has two
+        stored = sum(len(getattr(tensor, name)) for name in _VALUES)
+        complete = math.prod(tensor.dims) <= 4 * stored
+    if not complete:
+        raise ArtifactError(f"{what} does not have as many values as its shape {list(tensor.dims)} says.")
 
 
 def _external(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
@@ -121,9 +209,9 @@ def _external(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
         raise ArtifactError(f"{what}: {location!r} is missing or is not a regular file.")
     if data.stat().st_nlink > 1:
         raise ArtifactError(f"{what}: {location!r} has a hard link elsewhere.", "copy the file")
-    expected = int(
-        np.prod(tensor.dims, dtype=np.float64) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    )
+    if tensor.data_type == onnx.TensorProto.STRING:
+        raise ArtifactError(f"{what}: strings cannot be external.")
+    expected = tensor_bytes(tensor)
     try:
         offset, length = int(entries.get("offset") or 0), int(entries.get("length") or expected)
     except ValueError as exc:
@@ -152,7 +240,10 @@ def array(tensor: onnx.TensorProto, path: Path) -> Array:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         if length == 0:
             return np.zeros(tuple(tensor.dims), dtype)
-        return np.memmap(data, dtype=dtype, mode="r", offset=offset, shape=tuple(tensor.dims))
+        if (_bits(tensor.data_type) or 8) >= 8:
+            return np.memmap(data, dtype=dtype, mode="r", offset=offset, shape=tuple(tensor.dims))
+        packed = np.memmap(data, dtype=np.uint8, mode="r", offset=offset, shape=(length,)).tobytes()
+        tensor = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=packed)
     try:
         return np.asarray(onnx.numpy_helper.to_array(tensor))
     except (ValueError, TypeError, RuntimeError) as exc:

@@ -9,7 +9,9 @@ from typing import Any
 from deploy.core import records
 from deploy.core.artifact import sha256
 from deploy.core.errors import ArtifactError
-from deploy.core.store import SIGNATURE
+from deploy.core.names import SIGNATURE
+from deploy.core.plain import from_plain
+from deploy.core.regular import is_file
 
 PACKAGE = "package.json"
 KIND, SCHEMA = "package", 1
@@ -37,17 +39,19 @@ def read_package(folder: Path) -> dict[str, Any]:
 def check_package(path: Path) -> list[str]:
     """Return the problems of the package of a ``package.json``: missing, unlisted and changed files."""
     try:
-        listed: dict[str, str] = records.load(path, KIND, SCHEMA)["files"]
+        listed = from_plain(dict[str, str], records.load(path, KIND, SCHEMA).get("files"))
         folder, present = path.parent, _files(path.parent)
         missing = sorted(set(listed) - set(present))
         problems = [f"{folder / name}: missing, but the package lists it." for name in missing]
         for name in present:
             if name not in listed:
                 problems.append(f"{folder / name}: the package does not list it.")
-            elif (folder / name).is_symlink() or sha256(folder / name) != listed[name]:
+            elif not is_file(folder / name) or sha256(folder / name) != listed[name]:
                 problems.append(f"{folder / name}: the content differs from the package's list.")
     except ArtifactError as exc:
         return [exc.message]
+    except ValueError as exc:
+        return [f"{path}: damaged: {exc}."]
     return problems
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError
 from deploy.core.progress import Progress
+from deploy.support.onnx_child import examine
 
 ACCEPTED = ("pass", "measured")
 """Verdicts that permit a release: of float files, and of INT8 files, whose error was measured."""
@@ -15,7 +16,7 @@ def check_release(artifact: Artifact, *, allow_untrained: bool, progress: Progre
 
     Raises:
         DigestError: the file differs from its manifest.
-        ArtifactError: it did not pass the parity check, or its weights are untrained.
+        ArtifactError: it is damaged or exceeds a limit, did not pass the parity check, or has untrained weights.
     """
     manifest = artifact.manifest
     verdict = (manifest.parity or {}).get("verdict", "unproven")
@@ -30,3 +31,4 @@ def check_release(artifact: Artifact, *, allow_untrained: bool, progress: Progre
             raise ArtifactError(untrained, "export trained weights (--weights FILE), or pass --allow-untrained")
         progress.warn(untrained)
     artifact.verify()
+    examine([artifact])

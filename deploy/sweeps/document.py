@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from deploy.core.errors import UsageError
-from deploy.core.files import read_text
 from deploy.core.limits import PREFIX, limits
+from deploy.core.regular import read_text
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _MAX_DIGITS = 100

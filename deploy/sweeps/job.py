@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deploy.core.artifact import Artifact, sha256
+from deploy.core.artifact import Artifact
 from deploy.core.environment import machine, version
 from deploy.core.errors import DeployError, MissingPackageError, ParityError
 from deploy.core.interrupt import stoppable
@@ -17,7 +17,8 @@ from deploy.core.progress import Progress
 from deploy.core.remote import Reply, notify
 from deploy.core.runner import Feeds
 from deploy.core.store import Store
-from deploy.models.request import ModelRequest
+from deploy.models.request import ModelRequest, split_key
+from deploy.models.trusted import names_code, remember
 from deploy.support.lookup import newest_variants
 from deploy.sweeps.task import Notify, Work, is_user_code
 
@@ -95,7 +96,7 @@ def do_task(work: Work, root: Path, notify: Notify) -> dict[str, Any]:
 def _export(work: Work, store: Store, progress: ProgressForwarder) -> Result:
     from deploy.exporting.export import export_model
 
-    request, precision = from_plain(ModelRequest, work["request"]), work["precision"]
+    request, precision = _request(work), work["precision"]
     if not work["again"]:
         present = _newest_onnx(work, store, precision)
         if present is not None and _matches(present, request, store):
@@ -117,6 +118,14 @@ def _newest_onnx(work: Work, store: Store, precision: str) -> Artifact | None:
     return None
 
 
+def _request(work: Work) -> ModelRequest:
+    """Return the request of a task; the user named its model in the document of the sweep, maybe on another machine."""
+    request = from_plain(ModelRequest, work["request"])
+    if names_code(request.name):
+        remember(request)
+    return request
+
+
 def _matches(artifact: Artifact, request: ModelRequest, store: Store) -> bool:
     """Whether an export was made from this request: the same options, inputs, seed and weights.
 
@@ -124,6 +133,7 @@ def _matches(artifact: Artifact, request: ModelRequest, store: Store) -> bool:
     """
     from deploy.models.open import request_of, trained_checkpoint
     from deploy.models.resolve import checkpoint_as_weights
+    from deploy.models.weights import digest as checkpoint_digest
 
     now, then = checkpoint_as_weights(request), request_of(artifact)
     same = now.options.items() <= then.options.items() and now.inputs == then.inputs and now.seed == then.seed
@@ -132,8 +142,9 @@ def _matches(artifact: Artifact, request: ModelRequest, store: Store) -> bool:
     digest = artifact.manifest.weights.sha256
     if now.weights == "auto" and (checkpoint := trained_checkpoint(now, store)) is not None:
         return checkpoint.manifest.files[0].sha256 == digest
-    if Path(now.weights).is_file():
-        return sha256(Path(now.weights)) == digest
+    path, key = split_key(now.weights)
+    if path.is_file():
+        return key == split_key(then.weights)[1] and checkpoint_digest(path) == digest
     return now.weights == then.weights
 
 
@@ -186,7 +197,7 @@ def _evaluate(work: Work, store: Store, progress: ProgressForwarder) -> Result:
 
     report = evaluate_models((work["model"],), data=work["data"], artifacts=store.root, progress=progress)
     slugs = {row.slug for row in report.rows}
-    files = [path for slug in slugs for path in (store.folder(slug) / "evaluation").glob("*.json")]
+    files = [path for slug in slugs for path in store.records("evaluation", slug)]
     result: Result = {"verdict": report.verdict, "made": {}, "files": _relative(files, store)}
     if report.verdict == "fail":
         failed = [row for row in report.rows if row.verdict == "fail"]
@@ -269,7 +280,7 @@ def _bench(work: Work, store: Store, progress: ProgressForwarder) -> Result:
 
 def _model_of(work: Work, store: Store) -> ModelRequest:
     """Return the model by its name if it was exported, since its manifest has all options; else as requested."""
-    request = from_plain(ModelRequest, work["request"])
+    request = _request(work)
     return ModelRequest(name=work["model"], seed=request.seed) if newest_variants(store, work["model"]) else request
 
 

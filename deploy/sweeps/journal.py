@@ -12,7 +12,7 @@ from deploy.core.artifact import Artifact
 from deploy.core.environment import now, versions
 from deploy.core.errors import ArtifactError
 from deploy.core.progress import Progress
-from deploy.core.store import Store
+from deploy.core.store import Store, json_files
 from deploy.sweeps.task import Task, fingerprint_of, is_user_code
 
 KIND, SCHEMA = "task", 2
@@ -28,7 +28,7 @@ class Journal:
         self._store = store
         self._entries: dict[str, dict[str, Any]] = {}
         self._paces: dict[tuple[str | None, ...], list[float]] = {}
-        for path in sorted((store.root / FOLDER).glob("*.json")):
+        for path in json_files(store.root / FOLDER):
             try:
                 entry = records.load(path, KIND, SCHEMA)
             except ArtifactError as exc:

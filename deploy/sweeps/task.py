@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.core.store import Store
+from deploy.core.store import Store, json_files
+from deploy.models.request import split_key
 from deploy.support.lookup import names_of
 
 PROGRAM = ".pt2"
@@ -62,7 +63,11 @@ class Task:
     def sources(self) -> tuple[str, ...]:
         """Names and paths that the user gave and the task reads: model, weights, calibration and evaluation data."""
         request = self.work["request"]
-        sources = (request["name"], request["weights"], self.work.get("calib"), self.work.get("data"))
+        sources = (
+            *(str(split_key(request[item])[0]) for item in ("name", "weights")),
+            self.work.get("calib"),
+            self.work.get("data"),
+        )
         return tuple(text for text in sources if text)
 
 
@@ -89,7 +94,7 @@ def files_of(task: Task, store: Store) -> TaskFiles:
     artifacts = [path for item in own for path in item.paths]
     if task.kind == "bench":
         for folder in sorted({item.path.parent for item in own}):
-            artifacts += sorted((folder / "bench").glob("*.json"))
+            artifacts += json_files(folder / "bench")
     paths = [path for path in map(_path, task.sources) if not path.is_absolute() and ".." not in path.parts]
     return TaskFiles(artifacts=artifacts, others=[item for path in paths for item in _below(path)])
 

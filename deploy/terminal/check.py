@@ -18,8 +18,11 @@ def parity_rows(report: ParityReport, backend: str) -> list[tuple[str, str]]:
     """Return a parity report as pairs of names and values for `deploy.terminal.console.rows`."""
     run = "; ".join(f"{name} {', '.join(map(str, sizes))}" for name, sizes in report.dynamic.items())
     over = f"{report.probes} probes" + (f", run at {escape(run)}" if run else ", fixed sizes")
-    pairs = [("parity", f"[{STYLE[report.verdict]}]{report.verdict}[/]  ({over})")]
+    reached = f" · coverage {report.coverage.percent:g} %" if report.coverage else ""
+    pairs = [("parity", f"[{STYLE[report.verdict]}]{report.verdict}[/]{reached}  ({over})")]
     pairs.extend(("", escape(reason)) for reason in report.reasons[:5])
+    if report.ranges:
+        pairs.append(("sizes", escape("; ".join(f"{item.dim}: {item}" for item in report.ranges))))
     worst = report.worst()
     if worst is not None and worst.verdict != "inconclusive" and worst.samples:
         margin = "" if not math.isfinite(worst.margin) else f"; margin {worst.margin:.1f}×"
@@ -30,6 +33,8 @@ def parity_rows(report: ParityReport, backend: str) -> list[tuple[str, str]]:
         pairs.append(("noise / signal", text))
     blind = [item for item in report.outputs if item.group != "unit" and item.verdict == "inconclusive"]
     pairs.extend(("", f"inconclusive: {escape(item.output)} at {item.group} probes ({item.reason})") for item in blind)
+    if report.coverage is not None and (gaps := report.coverage.gaps()):
+        pairs.extend(("not reached" if index == 0 else "", escape(gap)) for index, gap in enumerate(gaps[:5]))
     if report.weights is not None:
         pairs.append(("weights", _accounts(report.weights)))
     pairs.extend(("note", escape(note)) for note in report.notes)
@@ -40,7 +45,7 @@ def _accounts(weights: Any) -> str:
     words = {
         "identical": "identical",
         "folded": "folded into convolutions and recomputed",
-        "gathered": "looked up at constant indices",
+        "computed": "computed from weights alone",
         "unused": "not read by the model",
         "listed": "not found unchanged (folded into other constants, or altered)",
     }

@@ -17,7 +17,10 @@ def show_inspect(report: InspectReport) -> None:
     at = _named_numbers(report.sizes) or "the fixed sizes"
     costs = report.costs
     manifest = report.artifact.manifest if report.artifact else None
-    parity = manifest.parity["verdict"] if manifest and manifest.parity else "unknown: no parity report in a manifest"
+    parity = "unknown: no parity report in a manifest"
+    if manifest and manifest.parity:
+        coverage = manifest.parity.get("coverage")
+        parity = manifest.parity["verdict"] + (f" · coverage {coverage['percent']:g} %" if coverage else "")
     pairs = [
         ("file", f"[bold]{escape(str(report.path))}[/]"),
         ("size", size(report.bytes)),

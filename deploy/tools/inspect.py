@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from deploy.core.artifact import Artifact, sha256
-from deploy.core.errors import UsageError
-from deploy.core.plain import to_plain
-from deploy.core.tensors import TensorSpec, symbols
-from deploy.support import onnx_file
+from deploy.core.plain import from_plain, to_plain
+from deploy.core.tensors import TensorSpec
+from deploy.support.costs import Costs
 from deploy.support.lookup import manifest_beside
-from deploy.support.onnx_costs import Costs, costs
+from deploy.support.onnx_child import OnnxChild
+
+_PLAIN = ("bytes", "opset", "producer", "operators", "parameters", "parameter_bytes", "sizes")
+"""Fields of the report that are plain values."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,39 +69,20 @@ def inspect(path: Path, *, batch: int = 1, sizes: Mapping[str, int] | None = Non
         sizes: sizes of other dynamic dimensions; by default those the file was traced with, else 1.
 
     Raises:
-        ArtifactError: the file is damaged.
+        ArtifactError: the file is damaged or exceeds a limit.
         UsageError: another batch than the fixed one of the file.
     """
-    model = onnx_file.load(path)
-    artifact = manifest_beside(path)
-    stored = list(onnx_file.stored_tensors(model))
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    inputs = tuple(
-        onnx_file.tensor_spec(value, path, "?") for value in model.graph.input if value.name not in initializers
-    )
-    traced = dict(artifact.manifest.options.get("sizes", {})) if artifact else {}
-    bound = {name: traced.get(name, 1) for name in symbols(inputs)}
-    if inputs and inputs[0].shape and isinstance(inputs[0].shape[0], str):
-        bound[inputs[0].shape[0]] = batch
-    elif batch != 1 and (not inputs or inputs[0].shape[:1] != (batch,)):
-        raise UsageError(f"--batch {batch}: the first dimension of {path.name} is fixed.")
-    bound |= dict(sizes or {})
-    totals = costs(path, bound)
+    with OnnxChild() as child:
+        artifact = manifest_beside(path)
+        digest = sha256(path)
+        traced = artifact.manifest.options.get("sizes", {}) if artifact else {}
+        described = child.describe(path, batch=batch, sizes=dict(sizes or {}), traced=dict(traced))
     return InspectReport(
         path=path,
-        sha256=sha256(path),
-        bytes=sum(item.stat().st_size for item in [path, *onnx_file.external_files(model, path)]),
-        opset=onnx_file.opset(model),
-        producer=f"{model.producer_name} {model.producer_version}".strip(),
-        inputs=inputs,
-        outputs=tuple(onnx_file.tensor_spec(value, path, "?") for value in model.graph.output),
-        operators=dict(Counter(node.op_type for node in onnx_file.all_nodes(model)).most_common()),
-        parameters=totals.parameters,
-        parameter_bytes=sum(
-            math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-            for tensor in stored
-        ),
-        sizes=bound,
-        costs=totals,
+        sha256=digest,
         artifact=artifact,
+        inputs=from_plain(tuple[TensorSpec, ...], described["inputs"]),
+        outputs=from_plain(tuple[TensorSpec, ...], described["outputs"]),
+        costs=from_plain(Costs, described["costs"]),
+        **{name: described[name] for name in _PLAIN},
     )

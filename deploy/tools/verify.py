@@ -1,41 +1,66 @@
-"""``deploy verify``: compare files with the digests in their manifests."""
+"""``deploy verify``: compare files with the digests in their manifests. Nothing is changed, created or moved."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from deploy.core import records
 from deploy.core.artifact import Artifact, manifest_path
-from deploy.core.errors import ArtifactError
-from deploy.core.lock import LOCK
+from deploy.core.errors import ArtifactError, StorageError
+from deploy.core.lock import unwritten
+from deploy.core.names import LIMITS, LOCK, PENDING, REPORT, SCRATCH, SIGNATURE
 from deploy.core.paths import default_root
+from deploy.core.pending import Publication
 from deploy.core.plain import to_plain
-from deploy.core.store import LIMITS, PENDING, REPORT, SCRATCH, SIGNATURE, finish
+from deploy.core.regular import is_file, is_folder
 from deploy.support.package_file import PACKAGE, check_package
 
 IGNORED = {"README.md", LOCK, ".gitignore", SIGNATURE}
 """Files that need no manifest."""
+RETRIES, WAIT_S = 10, 0.1
+"""A folder without a lock is read again if it changes meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyReport:
-    """Artifacts, records and packages that match their digests, and one message per problem."""
+    """What a file or folder contains; a folder with no artifacts, records or packages has none of all three.
+
+    Attributes:
+        sound: artifacts, records and packages that match their digests.
+        problems: one message per problem.
+        unfinished: publications of killed processes, whose files are whole but not at their places.
+    """
 
     sound: tuple[Path, ...]
     problems: tuple[str, ...]
+    unfinished: tuple[Path, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return dict(to_plain(self))
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The content of one folder."""
+
+    sound: list[Path] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    unfinished: list[Path] = field(default_factory=list)
+    listed: set[Path] = field(default_factory=set)
+
+
 def verify(path: Path | None = None) -> VerifyReport:
     """Compare a file, or every artifact, record and package in a folder, with its digests.
 
-    A file in an artifact's folder that no manifest lists is a problem too.
+    Links, pipes, sockets and devices are problems, and nothing behind them is read. A file in an artifact's folder that
+    no manifest lists is a problem too. Other processes may write to the folder meanwhile.
 
     Args:
         path: an artifact, or a folder; None for the default artifacts directory.
@@ -46,67 +71,141 @@ def verify(path: Path | None = None) -> VerifyReport:
     path = path or default_root()
     if path.is_file():
         target = path.with_suffix("") if path.suffix == ".json" and not manifest_path(path).exists() else path
-        sound, problems = _check_artifacts([target], ())
-        return VerifyReport(sound=tuple(sound), problems=tuple(problems))
-    if not path.is_dir():
-        raise ArtifactError(f"{path}: no such file or folder.")
-    for pending in path.rglob(f"{PENDING}*"):
-        finish(pending.parent)
-    packages = [file for file in path.rglob(PACKAGE) if not _is_scratch(file)]
-    package_folders = {package.parent for package in packages}
-    documents = sorted(
-        file
-        for file in path.rglob("*.json")
-        if not _is_scratch(file)
-        and not _is_other(file)
-        and not package_folders & set(file.parents)
-        and not manifest_path(file).exists()  # an artifact in JSON, such as a calibration table
+        parts = [_settled(path.parent, lambda: _check_artifact(target, _Found()))]
+    elif not path.is_dir():
+        raise ArtifactError(f"{path}: no such file or folder.", "deploy export MODEL")
+    else:
+        parts = [_settled(folder, partial(_check, folder, path)) for folder in _folders(path)]
+    return VerifyReport(
+        sound=tuple(item for part in parts for item in part.sound),
+        problems=tuple(item for part in parts for item in part.problems),
+        unfinished=tuple(item for part in parts for item in part.unfinished),
     )
-    manifests = [file for file in documents if not records.is_record(file)]
-    folders = {file.parent for file in manifests}
-    present = {item for folder in folders for item in folder.iterdir()}
-    sound, problems = _check_artifacts([file.with_suffix("") for file in manifests], present)
-    for file in filter(records.is_record, documents):
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """Yield a folder and all folders in it, except those that are being written; a package is one folder."""
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        yield folder
+        if not is_file(folder / PACKAGE):
+            names = sorted((path for path in _entries(folder) if is_folder(path)), reverse=True)
+            waiting += [path for path in names if not path.name.startswith((SCRATCH, PENDING))]
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:  # another process removed the folder
+        return []
+    except OSError as exc:
+        raise ArtifactError(f"{folder}: cannot be read: {exc.strerror}.") from exc
+
+
+def _settled(folder: Path, check: Callable[[], _Found]) -> _Found:
+    """Check a folder; where it seems damaged, again when no other process is writing to it."""
+    found = check()
+    if not found.problems and not found.unfinished:
+        return found
+    try:
+        with unwritten(folder) as without_writers:
+            if without_writers:
+                return check()
+    except StorageError:  # not a lock file, which is among the problems
+        pass
+    for _ in range(RETRIES):
+        before = _state(folder)
+        found = check()
+        time.sleep(WAIT_S)
+        if not found.problems or _state(folder) == before:
+            break
+    return found
+
+
+def _state(folder: Path) -> list[tuple[str, int, int, int]]:
+    """Return the names in a folder, and what changes when one is written or replaced."""
+    states = []
+    for path in (folder, *_entries(folder)):
         try:
-            records.check(file)
-            sound.append(file)
-        except ArtifactError as exc:
-            problems.append(exc.message)
-    for package in packages:
-        found = check_package(package)
-        problems += found
-        sound += [] if found else [package.parent]
-    return VerifyReport(sound=tuple(sound), problems=tuple(problems))
+            status = path.lstat()
+        except FileNotFoundError:
+            continue
+        states.append((path.name, status.st_ino, status.st_size, status.st_mtime_ns))
+    return states
 
 
-def _check_artifacts(targets: Collection[Path], present: Collection[Path]) -> tuple[list[Path], list[str]]:
-    """Check artifacts, and that every one of the files that are present is listed in a manifest."""
-    sound: list[Path] = []
-    problems: list[str] = []
-    listed: set[Path] = set()
-    for target in targets:
-        try:
-            artifact = Artifact.open(target)
-            listed |= set(artifact.paths)
-            artifact.verify()
-        except ArtifactError as exc:
-            problems.append(exc.message)
-            listed |= {target, manifest_path(target)}
-        else:
-            sound.append(target)
-    for extra in sorted(set(present) - listed):
-        if extra.name not in IGNORED and not extra.is_dir():
-            problems.append(f"{extra}: no manifest lists it.")
-        elif extra.is_symlink():
-            problems.append(f"{extra}: a symbolic link.")
-    return sound, problems
+def _check(folder: Path, root: Path) -> _Found:
+    found = _Found()
+    if is_file(folder / PACKAGE):
+        problems = check_package(folder / PACKAGE)
+        found.problems.extend(problems)
+        found.sound.extend([] if problems else [folder])
+        return found
+    present = _entries(folder)
+    for path in present:
+        if path.name.startswith(PENDING):
+            _check_publication(path, found)
+        elif os.path.lexists(path) and not is_file(path) and (path.name == LOCK or not is_folder(path)):
+            found.problems.append(f"{path}: not a regular file, or a symbolic link.")
+    files = [path for path in present if is_file(path)]
+    texts = [path for path in files if path.suffix == ".json" and not path.name.startswith(SCRATCH)]
+    described = set(texts)  # a calibration table is JSON, but no manifest
+    documents = [path for path in texts if manifest_path(path) not in described]
+    manifests = []
+    for path in documents:
+        if records.is_record(path):
+            _check_record(path, found)
+        elif not _is_other(path, root):
+            manifests.append(path)
+    for path in manifests:
+        if path not in found.listed:
+            _check_artifact(path.with_suffix(""), found)
+    if manifests:
+        for extra in sorted(set(files) - found.listed):
+            if extra.name not in IGNORED:
+                found.problems.append(f"{extra}: no manifest lists it.")
+    return found
 
 
-def _is_scratch(path: Path) -> bool:
-    return any(part.startswith((SCRATCH, PENDING)) for part in path.parts)
+def _check_artifact(target: Path, found: _Found) -> _Found:
+    found.listed.update((target, manifest_path(target)))
+    try:
+        artifact = Artifact.open(target)
+        found.listed.update(artifact.paths)
+        artifact.compare_files(target.parent)
+    except ArtifactError as exc:
+        found.problems.append(exc.message)
+    else:
+        found.sound.append(target)
+    return found
 
 
-def _is_other(path: Path) -> bool:
+def _check_publication(place: Path, found: _Found) -> None:
+    """Check a publication in place of the artifact that it replaces, which lacks some of its files."""
+    try:
+        publication = Publication.open(place)
+        publication.verify()
+    except ArtifactError as exc:
+        found.problems.append(exc.message)
+        return
+    found.unfinished.append(place)
+    found.listed.update(place.with_name(name) for name in publication.before)
+    if publication.artifact:
+        found.listed.update(publication.artifact.paths)
+
+
+def _check_record(path: Path, found: _Found) -> None:
+    try:
+        records.check(path)
+    except ArtifactError as exc:
+        found.problems.append(exc.message)
+    else:
+        found.sound.append(path)
+
+
+def _is_other(path: Path, root: Path) -> bool:
     """Return whether a document is no result: a log of the load generator, limits of the machine, the report."""
-    is_report = path.parent.name == REPORT and path.name == "report.json" and path.with_name("index.html").is_file()
-    return is_report or path.parent.parent.name in records.FOLDERS or path.parent.name == LIMITS
+    is_report = path.parent.name == REPORT and path.name == "report.json" and is_file(path.with_name("index.html"))
+    inside = path.relative_to(root).parts[:-2]
+    return is_report or inside[-1:] in [(name,) for name in records.FOLDERS] or path.parent.name == LIMITS

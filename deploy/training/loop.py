@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from deploy.core.errors import ModelError, UsageError, WeightsError
-from deploy.core.model import Model, name_outputs
+from deploy.core.model import Model
 from deploy.data.dataset import Dataset
 from deploy.data.preprocess import batches, image_preprocessing
 from deploy.evaluation.predictions import Predictions, predict
@@ -170,8 +170,7 @@ class Trainer:
         return value, int((outputs["main"].detach().argmax(1) == labels).sum())
 
     def _outputs(self, images: torch.Tensor) -> dict[str, Any]:
-        positional, keyword = self.model.arguments({self.model.inputs[0].name: images})
-        named = name_outputs(self.model.module(*positional, **keyword))
+        named = self.model.call({self.model.inputs[0].name: images})
         first = next(iter(named))
         return {"main": named.pop(first), **named}
 

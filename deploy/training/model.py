@@ -8,15 +8,14 @@ from types import ModuleType
 
 import torch
 
-from deploy.core.artifact import sha256
 from deploy.core.errors import DataError, ModelError, UsageError
 from deploy.core.model import Model, Weights, name_outputs
 from deploy.core.progress import Progress
 from deploy.data.dataset import Dataset
 from deploy.data.preprocess import image_preprocessing, prepare
-from deploy.models.request import ModelRequest
+from deploy.models.request import ModelRequest, split_key
 from deploy.models.resolve import architecture, is_checkpoint, published_file
-from deploy.models.weights import check_finite, load_into, read_state_dict
+from deploy.models.weights import check_finite, digest, load_into, read_state_dict
 
 HEAD = "num_classes"
 """Option of an architecture with the number of classes."""
@@ -75,11 +74,12 @@ def _with_weights(
     if request.weights in ("none", "auto"):
         return model.replace(weights=Weights(source="fresh weights", trained=False, seed=request.seed))
     if request.weights == "default":
-        path, label = published_file(model, source, bare)
+        published, label = published_file(model, source, bare)
+        file = str(published)
     else:
-        path = Path(request.weights)
-        label = path.name
-    state, notes = read_state_dict(path)
+        file = request.weights
+        label = Path(file).name
+    state, notes = read_state_dict(file, model.module)
     own = model.module.state_dict()
     head = [
         name
@@ -94,9 +94,10 @@ def _with_weights(
         notes.append(f"{label} has another number of classes: {', '.join(head)} are initialized randomly")
     for note in notes:
         progress.note(note)
-    load_into(model.module, state, str(path))
-    check_finite(model.module, str(path))
-    return model.replace(weights=Weights(source=label, trained=True, sha256=sha256(path), seed=request.seed))
+    load_into(model.module, state, file)
+    check_finite(model.module, file)
+    weights = Weights(source=label, trained=True, sha256=digest(split_key(file)[0]), seed=request.seed)
+    return model.replace(weights=weights)
 
 
 def _check_outputs(model: Model, image: torch.Tensor, data: Dataset) -> None:

@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 
 from deploy.core.errors import ArtifactError
+from deploy.core.regular import is_file
 
 SCHEMA = 1
 
@@ -68,7 +69,7 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | N
     Raises:
         ArtifactError: the file is damaged, or of another version.
     """
-    if not path.is_file():
+    if not is_file(path):
         return None
     hint = "train from the beginning, without --resume"
     try:

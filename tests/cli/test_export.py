@@ -30,7 +30,7 @@ def test_a_zoo_model_is_exported_and_checked(run: Run, store: Path) -> None:
     path = store / "lenet5" / "lenet5.fp32.onnx"
     assert report["file"] == str(path)
     assert report["parity"]["verdict"] == "pass"
-    assert report["parity"]["dynamic"] == {"batch": [1, 2, 3, 5]}
+    assert report["parity"]["dynamic"] == {"batch": [1, 2, 3, 4, 5, 8, 13]}
     assert report["parity"]["weights"]["counts"]["identical"] == 10
     assert [spec["name"] for spec in report["inputs"] + report["outputs"]] == ["input", "logits"]
     assert report["weights"]["trained"] is False and "UNTRAINED" in done.err
@@ -93,7 +93,7 @@ def test_a_factory_in_a_file_with_two_inputs_and_a_dictionary(run: Run, nets: Pa
 def test_tokens_of_any_length(run: Run, nets: Path) -> None:
     done = run("export", f"{nets}:tokens", "--input", "tokens:batch,length=6:int64:0..50", "--json")
     assert done.code == 0, done.err
-    assert done.json["parity"]["dynamic"] == {"batch": [1, 2, 3, 5], "length": [6, 9, 12]}
+    assert done.json["parity"]["dynamic"] == {"batch": [1, 2, 3, 4, 5, 8, 13], "length": [1, 2, 3, 5, 6, 7, 9, 12]}
     assert [spec["name"] for spec in done.json["outputs"]] == ["output_0", "output_1"]
 
 
@@ -111,7 +111,7 @@ def test_an_exported_program(run: Run, tmp_path: Path) -> None:
     torch.export.save(program, tmp_path / "net.pt2")
     done = run("export", tmp_path / "net.pt2", "--json")
     assert done.code == 0, done.err
-    assert done.json["parity"]["dynamic"] == {"batch": [1, 2, 3, 5]}
+    assert done.json["parity"]["dynamic"] == {"batch": [1, 2, 3, 4, 5, 8, 13]}
     assert done.json["weights"]["trained"] is True
 
 
@@ -132,9 +132,9 @@ def test_a_checkpoint_of_another_head(run: Run, nets: Path, tmp_path: Path, suff
     )
     assert done.code == 0, done.err
     assert done.json["weights"]["source"] == str(path) and len(done.json["weights"]["sha256"]) == 64
-    assert ("'module.'" in done.err) == (suffix == "pt")
+    assert ("'state_dict.module'" in done.err) == (suffix == "pt")
     counts = done.json["parity"]["weights"]["counts"]
-    assert counts == {"identical": 2, "folded": 11, "gathered": 0, "unused": 2, "listed": 0}
+    assert counts == {"identical": 2, "folded": 11, "computed": 0, "unused": 2, "listed": 0}
 
 
 def test_arch_sets_the_architecture_of_a_checkpoint(run: Run, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_dynamic_none_and_height_and_width(run: Run) -> None:
     free = run("export", "squeezenet1_1", *arguments)
     assert free.code == 0, free.err
     assert free.json["inputs"][0]["shape"] == ["batch", 3, "height", "width"]
-    assert free.json["parity"]["dynamic"]["height"] == [224, 336, 448]
+    assert {111, 223, 225, 336, 448} <= set(free.json["parity"]["dynamic"]["height"])
 
 
 def test_a_fallback_is_reported_with_its_reason(run: Run, nets: Path) -> None:
@@ -216,7 +216,7 @@ def test_real_samples_are_probed(run: Run, tmp_path: Path) -> None:
     plain = run("export", "zoo/lenet5", "--json").json["parity"]
     done = run("export", "zoo/lenet5", "--data", tmp_path / "samples.npy", "--json")
     assert done.code == 0, done.err
-    assert done.json["parity"]["probes"] == plain["probes"] + 3  # four, four and one
+    assert done.json["parity"]["probes"] == plain["probes"] + 4  # one, four, four and one
     np.save(tmp_path / "wrong.npy", np.zeros((4, 3, 8, 8), np.float32))
     refused = run("export", "zoo/lenet5", "--data", tmp_path / "wrong.npy")
     assert refused.code == 1 and "[4, 3, 8, 8]" in refused.err
@@ -230,9 +230,9 @@ def test_real_images_are_prepared_for_the_model_and_probed(run: Run, tmp_path: P
     plain = run("export", "zoo/lenet5", "--json").json["parity"]
     done = run("export", "zoo/lenet5", "--data", tmp_path, "--json")
     assert done.code == 0, done.err
-    assert done.json["parity"]["probes"] == plain["probes"] + 2
+    assert done.json["parity"]["probes"] == plain["probes"] + 3
     bundled = run("check", "--data", "digits", "--json")
-    assert bundled.json["parity"]["probes"] == plain["probes"] + 4
+    assert bundled.json["parity"]["probes"] == plain["probes"] + 5
     for data, code in (("nothing", 2), ("no/such/folder", 1)):
         refused = run("check", "--data", data)
         assert refused.code == code and data in refused.err

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from deploy.core.errors import StorageError
-from deploy.core.lock import LOCK, locked, unwritten
+from deploy.core.lock import locked, unwritten
+from deploy.core.names import LOCK
 
 HOLD = """
 import sys, time

@@ -58,6 +58,21 @@ class Any_(nn.Module):
         return self.a(items[0]) - items[1]
 
 
+class Packed(Pair):
+    def forward(self, items: list[Tensor]) -> Tensor:  # type: ignore[override]
+        return self.left(items[0]) + self.right(items[1])
+
+
+class Keyed(Pair):
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:  # type: ignore[override]
+        return self.left(batch["a"])
+
+
+class Keywords(Pair):
+    def forward(self, **items: Tensor) -> Tensor:  # type: ignore[override]
+        return self.left(items["a"]) + self.right(items["b"])
+
+
 def normed() -> nn.Module:
     with pytest.warns(FutureWarning):
         return nn.Sequential(torch.nn.utils.weight_norm(nn.Linear(6, 4)), nn.ReLU())
@@ -114,6 +129,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any, dict[str, Tensor]]] = {
 }
 
 
+QUICK = ("a text", "a tuple", "a mask", "any number", "not the first parameter", "example_input_array", "a history")
+"""Cases that are only traced, which is faster than torch.export."""
+
+
 def with_example(module: nn.Module) -> nn.Module:
     module.example_input_array = X  # type: ignore[assignment]
     return module
@@ -124,7 +143,8 @@ def test_a_module_is_exported_and_left_as_it_is(case: str, store: Path) -> None:
     build, inputs, feeds = CASES[case]
     module = build().train()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    report = deploy.export_model(module, inputs=inputs, artifacts=store)
+    strategy = "trace" if case in QUICK else "auto"
+    report = deploy.export_model(module, inputs=inputs, strategy=strategy, artifacts=store)
     assert report.verdict == "pass", report.parity.reasons
     assert noise_to_signal(report.artifact.path, module, feeds) < 1e-5
     assert module.training and all(value.requires_grad for value in module.parameters())
@@ -133,34 +153,63 @@ def test_a_module_is_exported_and_left_as_it_is(case: str, store: Path) -> None:
     assert "name" not in reference and type(module).__qualname__ in reference["module"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "inputs", "call"),
+    [
+        (Packed, [A, B], lambda module: module([A, B])),
+        (Packed, {"a": A, "b": B}, lambda module: module([A, B])),
+        (Packed, ["a:batch,8", "b:batch,6"], lambda module: module([A, B])),
+        (Keyed, {"a": A}, lambda module: module({"a": A})),
+        (Keyed, "a:batch,8", lambda module: module({"a": A})),
+        (Keywords, {"b": B, "a": A}, lambda module: module(a=A, b=B)),
+    ],
+)
+def test_inputs_are_passed_as_forward_takes_them(
+    kind: type[nn.Module], inputs: Any, call: Callable[[nn.Module], Tensor], store: Path
+) -> None:
+    module = seeded(kind)
+    report = deploy.export_model(module, inputs=inputs, strategy="trace", artifacts=store)
+    assert report.verdict == "pass", report.parity.reasons
+    session = onnxruntime.InferenceSession(str(report.artifact.path), providers=["CPUExecutionProvider"])
+    feeds = {item.name: (A if item.shape[1] == 8 else B).numpy() for item in session.get_inputs()}
+    np.testing.assert_allclose(session.run(None, feeds)[0], call(module).detach().numpy(), atol=1e-5)
+
+
 def test_the_module_inside_is_exported(store: Path) -> None:
     module = seeded(Images)
     wrapped = [torch.compile(module), nn.DataParallel(module), nn.DataParallel(torch.compile(module))]  # type: ignore[arg-type]
     assert len({deploy.module_request(item, X).name for item in wrapped}) == 1  # type: ignore[arg-type]
-    report = deploy.export_model(wrapped[-1], inputs=X, artifacts=store)
+    report = deploy.export_model(wrapped[-1], inputs=X, strategy="trace", artifacts=store)
     assert report.verdict == "pass" and noise_to_signal(report.artifact.path, module, {"x": X}) < 1e-5
     assert deploy.check(module, artifacts=store).parity.verdict == "pass"
+    part = torch.compile(Pair())
+    outer = nn.Sequential(part)
+    assert deploy.export_model(outer, inputs=A, strategy="trace", artifacts=store).verdict == "pass"
+    assert outer[0] is part
 
 
-def test_weight_normalization_and_float64(store: Path) -> None:
+def test_weight_normalization_float16_and_float64(store: Path) -> None:
     module = normed()
-    report = deploy.export_model(module, inputs=torch.randn(2, 6), name="normed", artifacts=store)
+    report = deploy.export_model(module, inputs=torch.randn(2, 6), name="normed", strategy="trace", artifacts=store)
     assert report.verdict == "pass" and report.artifact.path == store / "normed" / "normed.fp32.onnx"
-    double = deploy.export_model(seeded(Pair).double(), inputs=A.double(), artifacts=store)
-    assert double.verdict == "pass" and double.artifact.manifest.precision == "fp64"
+    for cast, precision in ((torch.float16, "fp16"), (torch.float64, "fp64")):
+        module = seeded(Pair).to(cast)
+        own = deploy.export_model(module, inputs=A.to(cast), strategy="trace", artifacts=store)
+        assert own.verdict == "pass" and own.artifact.manifest.precision == precision
+        assert deploy.check(module, onnx=own.artifact.path, artifacts=store).parity.verdict == "pass"
 
 
 def test_other_weights_or_another_structure_are_another_model(store: Path) -> None:
     first, second = Images(), Images()
-    report = deploy.export_model(first, inputs=X, artifacts=store)
+    report = deploy.export_model(first, inputs=X, strategy="trace", artifacts=store)
     path = report.artifact.path
-    assert deploy.check(first, artifacts=store).parity.verdict == "pass"
-    assert deploy.check(second, onnx=path, artifacts=store).parity.verdict == "fail"
+    assert deploy.check(first, probes="quick", artifacts=store).parity.verdict == "pass"
+    assert deploy.check(second, onnx=path, probes="quick", artifacts=store).parity.verdict == "fail"
     with pytest.raises(deploy.ArtifactError):
         deploy.check(second, artifacts=store)
     with torch.no_grad():
         first.head.bias[3] += 0.01
-    assert deploy.check(first, onnx=path, artifacts=store).parity.verdict == "fail"
+    assert deploy.check(first, onnx=path, probes="quick", artifacts=store).parity.verdict == "fail"
     tanh, relu = nn.Sequential(nn.Linear(2, 2), nn.Tanh()), nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     relu.load_state_dict(tanh.state_dict())
     names = {deploy.module_request(item, torch.ones(1, 2)).name for item in (tanh, relu)}
@@ -185,6 +234,7 @@ def test_int8_and_accuracy_of_a_module(store: Path) -> None:
     assert [row.runtime for row in other.rows] == ["torch"]
 
 
+@pytest.mark.slow
 def test_speed_of_modules(store: Path) -> None:
     first, second = seeded(Images), seeded(Images, 4)
     budget = deploy.Budget(time_s=0.1)
@@ -200,8 +250,19 @@ def test_speed_of_modules(store: Path) -> None:
         deploy.module_request(item, X).name for item in (first, second)
     )
     assert deploy.profile_model(first, backends=["onnxruntime"], artifacts=store)
-    assert [row.kind for row in deploy.layers(first, inputs=X)] == ["Conv2d", "BatchNorm2d", "Linear"]
-    same = [deploy.module_request(item, X, name="net") for item in (first, second)]
+
+
+def test_pytorch_is_not_timed_with_a_module(store: Path) -> None:
+    report = deploy.measure_speed([seeded(Images)], inputs=X, repetitions=1, backends=["torch"], artifacts=store)
+    assert not report.rows and "FACTORY" in report.skipped[0].reason
+
+
+def test_layers_of_a_module() -> None:
+    assert [row.kind for row in deploy.layers(seeded(Images), inputs=X)] == ["Conv2d", "BatchNorm2d", "Linear"]
+
+
+def test_two_modules_of_one_name_are_refused(store: Path) -> None:
+    same = [deploy.module_request(seeded(Images, width), X, name="net") for width in (8, 4)]
     for call in (deploy.measure_speed, deploy.saturate):
         with pytest.raises(deploy.UsageError, match="net"):
             call(same, artifacts=store)
@@ -210,7 +271,7 @@ def test_speed_of_modules(store: Path) -> None:
 
 
 def test_commands_that_build_the_model_say_how(store: Path, run: Callable[..., Ran]) -> None:
-    report = deploy.export_model(seeded(Images), inputs=X, name="net", artifacts=store)
+    report = deploy.export_model(seeded(Images), inputs=X, name="net", strategy="trace", artifacts=store)
     refused = run("check", "--onnx", report.artifact.path)
     assert refused.code == deploy.ArtifactError.exit_code
     assert "FACTORY" in refused.err
@@ -249,6 +310,9 @@ def infinite() -> nn.Module:
         pytest.param(lambda: seeded(Images), 7, deploy.InputSpecError, id="a number"),
         pytest.param(lambda: seeded(Images), X[:0], deploy.InputSpecError, id="no values"),
         pytest.param(lambda: seeded(Images), X.bfloat16(), deploy.InputSpecError, id="bfloat16"),
+        pytest.param(lambda: seeded(Images).bfloat16(), "x:2,1,8,8", deploy.ModelError, id="bfloat16 weights"),
+        pytest.param(lambda: seeded(Keyed), {"a": A, "b": 3}, deploy.InputSpecError, id="an item is a number"),
+        pytest.param(lambda: seeded(Pair), {"a": A, "b": B, "c": A, "d": A}, deploy.InputSpecError, id="other names"),
         pytest.param(lambda: seeded(Images), "x", deploy.InputSpecError, id="not a text of --input"),
         pytest.param(lambda: seeded(Images), torch.randn(2, 3, 8, 8), deploy.ModelError, id="of another shape"),
         pytest.param(lambda: 7, X, deploy.UsageError, id="not a module"),
@@ -257,10 +321,11 @@ def infinite() -> nn.Module:
         pytest.param(meta, X, deploy.ModelError, id="meta"),
         pytest.param(locked, X, deploy.ModelError, id="cannot be copied"),
         pytest.param(lambda: torch.jit.trace(seeded(Images).eval(), X), X, deploy.ModelError, id="TorchScript"),
+        pytest.param(lambda: nn.Sequential(torch.jit.script(nn.ReLU())), X, deploy.ModelError, id="a TorchScript part"),
         pytest.param(infinite, X, deploy.WeightsError, id="infinite"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.torch.jit.trace")
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 def test_what_is_refused(build: Callable[[], Any], inputs: Any, error: type[Exception], store: Path) -> None:
     with pytest.raises(error):
         deploy.export_model(build(), inputs=inputs, artifacts=store)

@@ -21,10 +21,10 @@ def _fed(noise: float, own: float, *, count: int = 8, scale: float = 1.0, offset
 
 def test_signal_and_noise_of_known_data() -> None:
     found = _fed(2e-4, 1e-4, count=200, scale=3.0, offset=1000.0)
-    assert found.signal == pytest.approx(3.0, rel=0.02)
-    assert found.ratio(found.candidate) == pytest.approx(2e-4, rel=0.02)
-    assert found.ratio(found.baseline) == pytest.approx(1e-4, rel=0.02)
-    assert found.worst_ratio(found.candidate) > found.ratio(found.candidate)
+    assert found.measure().signal == pytest.approx(3.0, rel=0.02)
+    assert found.measure().candidate == pytest.approx(6e-4, rel=0.02)
+    assert found.measure().baseline == pytest.approx(3e-4, rel=0.02)
+    assert found.measure().candidate_worst > found.measure().candidate
     assert found.samples == 600
 
 
@@ -35,8 +35,8 @@ def test_signal_does_not_depend_on_batching() -> None:
     for row in values:
         split.add(row[None], row[None], row[None], batched=True, at="")
     expected = np.sqrt(np.mean((values - values.mean(0)) ** 2))
-    assert whole.signal == pytest.approx(expected, rel=1e-12)
-    assert split.signal == pytest.approx(expected, rel=1e-12)
+    assert whole.measure().signal == pytest.approx(expected, rel=1e-12)
+    assert split.measure().signal == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1e-14, 1.0, 1e8])
@@ -53,23 +53,28 @@ def test_one_bad_sample_is_not_averaged_away() -> None:
     found = _fed(1e-6, 1e-6, count=400)
     reference = RNG.standard_normal((1, 50))
     found.add(reference, reference + 1e-6, reference + 2e-5, batched=True, at="the bad one")
-    assert found.ratio(found.candidate) < ENVELOPE * found.ratio(found.baseline)
+    assert found.measure().candidate < ENVELOPE * found.measure().baseline
     judged = judge("logits", "unit", found, "fp32")
     assert judged.verdict == "fail" and judged.worst_at == "sample 0 of the bad one"
 
 
-def test_a_constant_output_is_inconclusive() -> None:
-    found = Accumulator()
-    for _ in range(3):
-        found.add(np.ones((2, 4)), np.ones((2, 4)), np.ones((2, 4)), batched=True, at="")
-    assert judge("logits", "unit", found, "fp32").verdict == "inconclusive"
+def test_a_constant_output_passes_if_it_is_equal_and_does_not_pass_alone() -> None:
+    good = judge("logits", "unit", _fed(1e-6, 1e-6), "fp32")
+    for value, verdict in ((1.0, "pass"), (np.float32(1.0) + np.spacing(np.float32(1.0)), "pass"), (1.00001, "fail")):
+        found = Accumulator()
+        for _ in range(3):
+            found.add(np.ones((2, 4)), np.ones((2, 4)), np.full((2, 4), value), batched=True, at="")
+        constant = judge("anchors", "unit", found, "fp32")
+        assert constant.verdict == verdict and np.isfinite(constant.margin)
+        assert combine([good, constant], [])[0] == verdict
+        assert combine([constant], [])[0] == ("inconclusive" if verdict == "pass" else "fail")
 
 
 @pytest.mark.parametrize(
     ("candidate", "datum"),
     [
-        (np.full((2, 4), np.nan), "8 values"),
-        (np.full((2, 4), np.inf), "8 values"),
+        (np.full((2, 4), np.nan), "4 values"),
+        (np.full((2, 4), np.inf), "4 values"),
         (np.ones((2, 5)), "[2, 5] instead of [2, 4]"),
     ],
 )
@@ -83,12 +88,20 @@ def test_values_that_are_not_finite_and_other_shapes_fail(candidate: np.ndarray,
 
 def test_integers_must_be_equal() -> None:
     found = Accumulator()
-    found.add(np.arange(4), np.arange(4), np.arange(4), batched=False, at="")
+    found.add(np.arange(4), np.arange(4), np.arange(4), batched=True, at="")
     assert judge("labels", "unit", found, "fp32").verdict == "pass"
-    found.add(np.arange(4), np.arange(4), np.array([0, 1, 2, 4]), batched=False, at="")
+    found.add(np.arange(4), np.arange(4), np.array([0, 1, 2, 4]), batched=True, at="")
     assert judge("labels", "unit", found, "fp32").verdict == "fail"
-    found.add(np.arange(4), np.array([1, 1, 2, 3]), np.arange(4), batched=False, at="")
+    found.add(np.arange(4), np.array([1, 2, 3, 4]), np.arange(4), batched=True, at="")
     assert judge("labels", "unit", found, "fp32").verdict == "inconclusive"
+
+
+def test_integers_that_never_change_are_inconclusive() -> None:
+    found = Accumulator()
+    found.add(np.full(9, 3), np.full(9, 3), np.full(9, 3), batched=True, at="")
+    judged = judge("labels", "unit", found, "fp32")
+    assert judged.verdict == "inconclusive" and judged.reason
+    assert judge("labels", "unit", found, "fp32", known=True).verdict == "pass"
 
 
 def test_an_inconclusive_group_other_than_unit_does_not_matter() -> None:
@@ -105,7 +118,7 @@ def test_an_inconclusive_group_other_than_unit_does_not_matter() -> None:
 def test_constant_inputs_take_the_signal_of_the_others_and_a_wider_envelope() -> None:
     unit = _fed(1e-6, 1e-6)
     reference = np.ones((1, 50))
-    for noise, verdict in ((2e-5, "pass"), (1e-4, "fail"), (np.nan, "fail")):
+    for noise, verdict in ((2e-5, "pass"), (1e-4, "inconclusive"), (1e-2, "fail"), (np.nan, "fail")):
         constant = Accumulator()
         constant.add(reference, reference + 1e-6, reference + noise, batched=True, at="zeros")
         assert judge("logits", "constant", constant, "fp32", unit=unit).verdict == verdict

@@ -22,6 +22,8 @@ from deploy.core.store import Store
 EXPORTED = ("export", "zoo/lenet5", "--weights", "none")
 CALLS = ("fsync", "replace", "rename", "mkdir")
 """System calls of a writer after the bytes are written; each of them can fail."""
+ENDS = (*CALLS, "link", "unlink", "rmdir")
+"""System calls of a writer before each of which it can be killed."""
 
 
 def publish(root: Path, version: int, files: int = 2) -> Artifact:
@@ -45,8 +47,12 @@ def publish(root: Path, version: int, files: int = 2) -> Artifact:
 
 
 def version_of(root: Path) -> int | None:
-    """Return the version that `publish` wrote, after verifying it; None if there is none."""
-    found = Store(root).artifacts("net")
+    """Return the version that `publish` wrote, as the next writer finds it, after verifying it; None if there is none.
+
+    Opening a transaction finishes what a killed process was publishing; reading does not.
+    """
+    with Store(root).transaction("net"):
+        found = Store(root).artifacts("net")
     if not found:
         return None
     (artifact,) = found
@@ -64,13 +70,13 @@ def listing(root: Path) -> dict[str, bytes]:
 
 
 class Counted:
-    """Counts this process's calls of `CALLS`, and runs a function at one of them."""
+    """Counts some of this process's calls, and runs a function at one of them."""
 
-    def __init__(self, at: int | None, then: Callable[[str], None]) -> None:
-        self.count, self._at, self._then = 0, at, then
+    def __init__(self, at: int | None, then: Callable[[str], None], calls: tuple[str, ...] = CALLS) -> None:
+        self.count, self._at, self._then, self._calls = 0, at, then, calls
 
     def __enter__(self) -> Counted:
-        self._before = {name: getattr(os, name) for name in CALLS}
+        self._before = {name: getattr(os, name) for name in self._calls}
         for name, call in self._before.items():
             setattr(os, name, self._wrapped(name, call))
         return self
@@ -115,7 +121,7 @@ def in_child(work: Callable[[], object]) -> int:
 
 def kill_at(at: int) -> Counted:
     """Kill this process at one call, as by SIGKILL."""
-    return Counted(at, lambda name: os.kill(os.getpid(), signal.SIGKILL))
+    return Counted(at, lambda name: os.kill(os.getpid(), signal.SIGKILL), ENDS)
 
 
 @pytest.fixture(scope="session")

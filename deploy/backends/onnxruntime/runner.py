@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnxruntime as ort
@@ -20,6 +20,9 @@ from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import Dim, TensorSpec
 from deploy.support.profiling import Event, node_times
 from deploy.support.runtime_errors import first_line, run_error
+
+if TYPE_CHECKING:
+    import onnx
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -58,19 +61,25 @@ class OnnxRuntimeOptions:
 
 
 class OnnxRuntimeRunner(Runner):
-    """An ONNX file opened by ONNX Runtime.
+    """An ONNX file opened by ONNX Runtime; ``graph`` is a changed copy of it to open instead.
 
     Raises:
         BackendError: the file is not a valid model, an operator is not supported, or the provider is not available.
     """
 
-    def __init__(self, path: Path, options: OnnxRuntimeOptions | None = None) -> None:
+    def __init__(
+        self, path: Path, options: OnnxRuntimeOptions | None = None, graph: onnx.ModelProto | None = None
+    ) -> None:
         options = options or OnnxRuntimeOptions()
         if options.provider not in PROVIDERS:
             raise UnknownNameError("provider", options.provider, PROVIDERS, f"known: {', '.join(PROVIDERS)}")
+        settings = _settings(options)
+        if graph is not None:  # its external data lies beside the file
+            settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
         try:
             with redirect_stdout(sys.stderr):  # ONNX Runtime prints if a provider is not available
-                self._session = ort.InferenceSession(str(path), _settings(options), providers=_providers(options))
+                source = str(path) if graph is None else graph.SerializeToString()
+                self._session = ort.InferenceSession(source, settings, providers=_providers(options))
         except Exception as exc:
             raise BackendError(f"{path}: ONNX Runtime cannot open it: {first_line(exc, 600)}") from exc
         requested, actual = PROVIDERS[options.provider], self._session.get_providers()[0]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from deploy.core.errors import BackendError, UsageError
-from deploy.core.model import Model, name_outputs
+from deploy.core.model import Model
 from deploy.core.options import read_options
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
@@ -116,7 +116,7 @@ class ModuleRunner(Runner):
 
     def fetch(self) -> Fetches:
         """Copy the outputs to the CPU, floats as float32."""
-        named = name_outputs(self._result)
+        named = self.model.name_outputs(self._result)
         return {
             name: np.asarray((value.float() if value.is_floating_point() else value).cpu().numpy())
             for name, value in named.items()

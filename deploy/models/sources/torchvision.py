@@ -52,7 +52,7 @@ def build(name: str, request: ModelRequest) -> Model:
         module=module.eval(),
         inputs=specs,
         sizes=sizes,
-        listed=listed,
+        form=(([spec.name for spec in specs],), {}) if listed else None,
         weights=Weights(source=UNTRAINED, trained=False, seed=request.seed),
         preprocessing=recipe if len(specs) == 1 and len(specs[0].shape) == 4 else None,
         labels=tuple(weights.meta.get("categories", ())) if weights is not None else (),

@@ -153,7 +153,8 @@ class RayExecutor:
                 self._publish(Manifest.from_json(content.decode(), target), PurePosixPath(path).parent, contents)
 
     def _publish(self, manifest: Manifest, folder: PurePosixPath, contents: Mapping[str, bytes]) -> None:
-        with Store(self._context.root).transaction(folder.as_posix()) as transaction:
+        slug, *subfolder = folder.parts
+        with Store(self._context.root).transaction(slug) as transaction:
             for item in manifest.files:
                 path = transaction.path(item.file)
                 path.write_bytes(contents[(folder / item.file).as_posix()])
@@ -162,7 +163,7 @@ class RayExecutor:
                         f"{path.name}: the file received from the node differs from its manifest.",
                         "run the sweep again",
                     )
-            transaction.publish(manifest)
+            transaction.publish(manifest, "/".join(subfolder))
 
     def _end(self, reference: Any) -> TaskEnd:
         task, node = self._running.pop(reference)

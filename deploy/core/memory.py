@@ -1,0 +1,65 @@
+"""The memory limit of a process that reads or runs a file of others."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deploy.core.errors import BackendCrashedError, DeployError
+from deploy.core.limits import how_to_raise, limits
+
+_PER_BYTE = 8
+"""Bytes of memory allowed for each byte of the file: a runtime parses, optimizes and packs its weights."""
+_REFUSED = re.compile(r"alloc|MemoryError|out of memory", re.IGNORECASE)
+"""What runtimes say where the system refuses memory."""
+
+
+def limit_memory(path: Path, share: float = 1.0) -> None:
+    """Limit the memory of this process to what the file of a model needs, or to less: ``share`` of the fixed part.
+
+    External data counts if its name starts like the name of the file, as ``net.onnx.data`` does.
+
+    Private memory is limited (``RLIMIT_DATA``), not the address space, of which GPU drivers reserve much. There is no
+    limit on systems other than Linux, whose kernels do not enforce it.
+    """
+    if sys.platform != "linux":
+        return
+    import resource
+
+    files = [item for item in path.parent.iterdir() if item.name.startswith(path.stem) and item.is_file()]
+    allowed = int(share * limits().onnx_memory_bytes) + _PER_BYTE * sum(item.stat().st_size for item in files)
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if hard != resource.RLIM_INFINITY:
+        allowed = min(allowed, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
+
+
+@contextmanager
+def memory_explained() -> Iterator[None]:
+    """Name the memory limit in the error of a runtime that was refused memory."""
+    try:
+        yield
+    except DeployError as exc:
+        if not _REFUSED.search(exc.message):
+            raise
+        raise BackendCrashedError(exc.message, how_to_raise("onnx_memory_bytes")) from exc
+
+
+@contextmanager
+def memory_limited(path: Path) -> Iterator[None]:
+    """Limit the memory of this process as `limit_memory` does, within this context."""
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    limit_memory(path)
+    try:
+        with memory_explained():
+            yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)

@@ -1,0 +1,485 @@
+"""Look behind the discrete choices of a model: in its ONNX file, and in its runs in PyTorch."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from deploy.backends.torch.reference import OperatorCall, PyTorchRunner
+from deploy.core.isolated import IsolatedRunner
+from deploy.core.model import Model
+from deploy.core.runner import Feeds, Fetches, Runner
+from deploy.parity.choices import COMPARISONS, STEPS, Choice, Settled, differing, pairs, unexplained
+from deploy.parity.probes import Probe
+from deploy.support import onnx_file
+
+Array = NDArray[Any]
+
+MAX_BYTES = 2**30
+"""Choices of larger files are not looked behind: it takes a second copy of the file."""
+
+_COMPARED = {"Greater": "gt", "GreaterOrEqual": "ge", "Less": "lt", "LessOrEqual": "le", "Equal": "eq"}
+_STEPPED = {"Floor": "floor", "Ceil": "ceil", "Round": "round", "Sign": "sign", "Cast": "trunc"}
+_SHAPE_ONLY = ("Shape", "Size")
+
+
+class ChoosingRunner(Runner):
+    """Runs a model and keeps its choices; ``follow`` makes the choices of another run instead of its own.
+
+    Attributes:
+        feeds: the feeds of the last run.
+        choices: the choices of the last run, as the model would make them.
+        diverged: whether the last run made other kinds of choices than those to follow.
+        chose: whether any run has made a choice.
+    """
+
+    def __init__(self, model: Model, precision: str) -> None:
+        self._inner = PyTorchRunner(model, precision, observe=self._observe)
+        self.inputs, self.outputs = self._inner.inputs, self._inner.outputs
+        self.feeds: Feeds = {}
+        self.choices: list[Choice] = []
+        self.diverged = False
+        self.chose = False
+        self._follow: Sequence[Choice | None] = ()
+
+    @property
+    def read(self) -> set[str]:
+        """Names of the parameters and buffers that runs have read; see `PyTorchRunner`."""
+        return self._inner.read
+
+    def run(self, feeds: Feeds) -> Fetches:
+        """Run once; see `Runner.run`."""
+        return self.follow(feeds, ())
+
+    def follow(self, feeds: Feeds, choices: Sequence[Choice | None]) -> Fetches:
+        """Run once with the results of ``choices``, in order; None where the model chooses."""
+        self.feeds, self.choices, self.diverged, self._follow = feeds, [], False, choices
+        return self._inner.run(feeds)
+
+    def _observe(self, call: OperatorCall) -> None:
+        choice = _choice(call)
+        if choice is None:
+            return
+        index = len(self.choices)
+        self.choices.append(choice)
+        self.chose = True
+        forced = self._follow[index] if index < len(self._follow) else None
+        if forced is None:
+            return
+        if forced.kind != choice.kind or (forced.kind != "boxes" and forced.result.shape != choice.result.shape):
+            self.diverged = True
+        elif differing(forced, choice):
+            _force(call, choice, forced.result)
+
+
+def _choice(call: OperatorCall) -> Choice | None:
+    """Return the choice that an operator makes, from its operands and its result; None if it makes none."""
+    operands, result, name = call.operands, call.result, call.operator
+    first = operands[0] if operands else None
+    if name == "nms":
+        boxes, scores, threshold = operands
+        return Choice(
+            kind="boxes", scores=_wide(scores), result=_indices(result), boxes=_wide(boxes), threshold=float(threshold)
+        )
+    if name in COMPARISONS:
+        return _comparison(operands, result, name)
+    if not isinstance(first, torch.Tensor) or not first.is_floating_point() or not first.ndim:
+        return None
+    sign = -1.0 if name in ("argmin", "min") else 1.0
+    if name in ("argmax", "argmin"):
+        if len(operands) < 2 or operands[1] is None:
+            return Choice(kind="largest", scores=sign * _wide(first).reshape(-1), result=_indices(result).reshape(1))
+        return _largest(sign * _wide(first), _indices(result), int(operands[1]))
+    if name in ("max", "min") and isinstance(result, tuple):
+        return _largest(sign * _wide(first), _indices(result[1]), int(operands[1]))
+    if name in ("topk", "sort"):
+        return _order(name, operands, _wide(first), _wide(result[0]), _indices(result[1]))
+    if name == "_to_copy" and result.dtype is torch.bool:
+        return Choice(kind="comparison", rule="ne", scores=_wide(first), result=np.array(result.numpy()))
+    if name == "_to_copy" and not result.dtype.is_floating_point and not result.dtype.is_complex:
+        return Choice(kind="step", rule="trunc", scores=_wide(first), result=_wide(result))
+    if name in STEPS and len(operands) == 1:
+        return Choice(kind="step", rule=name, scores=_wide(first), result=_wide(result))
+    return None
+
+
+def _comparison(operands: Sequence[Any], result: torch.Tensor, rule: str) -> Choice | None:
+    tensors = [item for item in operands if isinstance(item, torch.Tensor)]
+    if not any(item.is_floating_point() for item in tensors):
+        return None
+    left, right = (_wide(item) if isinstance(item, torch.Tensor) else np.float64(item) for item in operands[:2])
+    with np.errstate(invalid="ignore"):
+        gap = np.asarray(left - right)
+    return Choice(kind="comparison", rule=rule, scores=gap, result=np.array(result.numpy()))
+
+
+def _largest(scores: Array, result: Array, axis: int) -> Choice:
+    axis %= scores.ndim
+    kept = result if result.ndim == scores.ndim else np.expand_dims(result, axis)
+    return Choice(kind="largest", scores=scores, result=kept, axis=axis)
+
+
+def _order(name: str, operands: Sequence[Any], scores: Array, values: Array, result: Array) -> Choice:
+    """Return the order that ``topk`` or ``sort`` found; its axis and direction are read from the result."""
+    numbers = [int(item) for item in operands[1:] if isinstance(item, int) and not isinstance(item, bool)]
+    flags = [item for item in operands[1:] if isinstance(item, bool)]
+    axis = (numbers[1:] if name == "topk" else numbers or [-1])[:1] or [-1]
+    ends = np.take(values, 0, axis[0]), np.take(values, -1, axis[0])
+    ascending = not (flags or [True])[0] if name == "topk" else bool(np.sum(ends[0] < ends[1]))
+    ordered = name == "sort" or len(flags) < 2 or flags[1]
+    return Choice(
+        kind="order",
+        scores=-scores if ascending else scores,
+        result=result,
+        axis=axis[0] % scores.ndim,
+        ordered=ordered,
+    )
+
+
+def _force(call: OperatorCall, choice: Choice, result: Array) -> None:
+    """Replace the result of an operator."""
+    if choice.kind == "boxes":
+        call.result.set_(torch.from_numpy(np.array(result, np.int64)))
+        return
+    wanted = torch.from_numpy(np.array(result))
+    if choice.kind in ("comparison", "step") or not isinstance(call.result, tuple):
+        call.result.copy_(wanted.reshape(call.result.shape))
+        return
+    values, indices = call.result
+    axis = choice.axis
+    values.copy_(call.operands[0].gather(axis, wanted).reshape(values.shape))
+    indices.copy_(wanted.reshape(indices.shape))
+
+
+def _wide(value: torch.Tensor) -> Array:
+    return np.array(value.detach().numpy(), np.float64)
+
+
+def _indices(value: torch.Tensor) -> Array:
+    return np.array(value.detach().numpy(), np.int64)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Node:
+    """A node of the graph that makes a choice.
+
+    Attributes:
+        inputs: tensors that it chooses by.
+        result: its indices, booleans or steps.
+        below: graph outputs that are computed from it.
+        above: results of choices that its inputs are computed from.
+    """
+
+    operator: str
+    inputs: tuple[str, ...]
+    result: str
+    below: tuple[str, ...]
+    above: frozenset[str]
+    axis: int = 0
+    sign: float = 1.0
+    ordered: bool = True
+    rule: str = ""
+
+
+class ChoiceJudge:
+    """Compares the choices of an ONNX file with those of its model; a context manager.
+
+    ``reference`` and ``baseline`` run the model. The file is opened a second time, with what it chooses by as
+    additional outputs, if it makes choices that are known from the model.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        path: Path,
+        backend: str,
+        precision: str,
+        rename: Mapping[str, str],
+        options: Mapping[str, Any],
+    ) -> None:
+        self._graph = onnx_file.load(path)
+        self._path, self._backend, self._rename, self._options = path, backend, rename, dict(options)
+        self._precision = precision
+        self._nodes, self._fixed, self._hidden = _survey(self._graph)
+        read = {name for node in self._nodes for name in node.inputs}
+        self._stored = {
+            item.name: onnx_file.array(item, path) for item in self._graph.graph.initializer if item.name in read
+        }
+        self._outputs = [value.name for value in self._graph.graph.output]
+        self.reference = ChoosingRunner(model, "fp64")
+        self._own = ChoosingRunner(model, precision)
+        self.baseline = PyTorchRunner(model, precision)
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._copies: dict[bool, IsolatedRunner] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for runner in self._copies.values():
+            runner.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def settle(self, probe: Probe, expected: Fetches, own: Fetches, outputs: Fetches) -> Settled:
+        """Return the outputs of the model with the file's choices; see `deploy.parity.choices.Chooser`."""
+        names = dict(zip(self._outputs, outputs, strict=False))
+        fixed = frozenset(names[name] for name in self._fixed if name in names)
+        silent = not self._nodes and not self.reference.chose
+        if self.reference.feeds is not probe.feeds and not silent:
+            expected = self.reference.run(probe.feeds)
+        model = [] if silent else self.reference.choices
+        if not self._nodes:
+            missing = any(item.kind not in ("comparison", "step") for item in model)
+            equal = frozenset() if missing or self._hidden else frozenset(expected)
+            return Settled(expected=expected, own=own, equal=equal, known=frozenset() if missing else fixed)
+        own = self._own.follow(probe.feeds, model)
+        kept, given, elsewhere = self._given(probe.feeds, outputs, names)
+        paired = pairs(model, given)
+        chosen: list[Choice | None] = [None] * len(model)
+        for index, item in paired:
+            if index >= 0:
+                chosen[index] = item
+        natural, own_natural = model, self._own.choices
+        if self._own.diverged or len(own_natural) != len(natural):
+            return Settled(expected=expected, own=own)
+        own_flips = sum(differing(one, two) for one, two in zip(natural, own_natural, strict=True))
+        flips = sum(differing(one, two) for one, two in zip(natural, chosen, strict=True) if two is not None)
+        if flips:
+            expected = self.reference.follow(probe.feeds, chosen)
+            made = [two or one for one, two in zip(self.reference.choices, chosen, strict=False)]
+            own = self._own.follow(probe.feeds, made)
+            if self.reference.diverged or self._own.diverged or len(self.reference.choices) != len(chosen):
+                return Settled(expected=expected, own=own)
+        scores: dict[str, tuple[Array, Array, Array]] = {}
+        faults: dict[str, str] = {}
+        unpaired, names_used = set[str](), set[str]()
+        known: set[str] = set()
+        group = probe.groups[0] if len(set(probe.groups)) == 1 else "unit"
+        for node, (index, item) in zip(kept, paired, strict=True):
+            below = [names[name] for name in node.below if name in names]
+            if index < 0:
+                unpaired.update(below)
+                continue
+            known.update(below)
+            name = f"{below[0] if below else 'graph'} ← {node.operator} input"
+            while name in names_used:
+                name += "'"
+            names_used.add(name)
+            reference, ours = self.reference.choices[index], self._own.choices[index]
+            if not elsewhere.intersection(node.above):
+                scores[name] = (reference.scores, ours.scores, item.scores)
+            wrong = unexplained(reference, ours, item, self._precision, group)
+            if wrong:
+                faults[name] = (
+                    f"{wrong} of {item.result.size} choices of the file are others than in float64, "
+                    f"where the scores are not within rounding of a tie"
+                )
+        lost = any(
+            two is None and one.kind not in ("comparison", "step") for one, two in zip(natural, chosen, strict=True)
+        )
+        everything = frozenset(expected)
+        return Settled(
+            expected=expected,
+            own=own,
+            scores=scores,
+            faults=faults,
+            equal=frozenset() if lost or self._hidden else everything - unpaired,
+            known=frozenset(known - unpaired) | (frozenset() if lost else fixed),
+            decisions=sum(item.result.size for item in chosen if item is not None),
+            own_flips=own_flips,
+            flips=flips,
+        )
+
+    def _given(
+        self, feeds: Feeds, outputs: Fetches, names: Mapping[str, str]
+    ) -> tuple[list[_Node], list[Choice], set[str]]:
+        """Return the choices that the file makes by floats.
+
+        Runtimes fuse operators unless what is between them is an output, so what the file chooses by is read from one
+        copy, and where that differs from the file in any bit, what it chooses from another.
+
+        Returns:
+            The nodes, their choices, and the results that differ between the copies.
+        """
+        named = {self._rename.get(name, name): value for name, value in feeds.items()}
+        fetched = self._copy(True).run(named)
+        made = fetched
+        if any(not np.array_equal(fetched[file], outputs[name]) for file, name in names.items()):
+            made = self._copy(False).run(named)
+        results = {node.result: self._as_output(made[node.result], made, outputs, names) for node in self._nodes}
+        elsewhere = {name for name, value in results.items() if not np.array_equal(value, fetched[name])}
+        kept, choices = [], []
+        for node in self._nodes:
+            choice = _made(node, {**fetched, **results}, self._stored)
+            if choice is not None:
+                kept.append(node)
+                choices.append(choice)
+        return kept, choices, elsewhere
+
+    def _as_output(self, result: Array, made: Fetches, outputs: Fetches, names: Mapping[str, str]) -> Array:
+        """Return what the file itself chose where an output is the choice."""
+        for file_name, name in names.items():
+            judged, copied = outputs[name], made[file_name]
+            same = result.dtype.kind in "iub" and judged.dtype.kind in "iub" and result.size == judged.size
+            if same and np.array_equal(result.reshape(-1), copied.reshape(-1)):
+                return judged.reshape(result.shape).astype(result.dtype)
+        return result
+
+    def _copy(self, scores: bool) -> IsolatedRunner:
+        """Return a copy of the file with the results of its choices as more outputs, and also the scores."""
+        if scores in self._copies:
+            return self._copies[scores]
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="deploy-choices-")
+            for beside in onnx_file.external_files(self._graph, self._path):
+                shutil.copyfile(beside, Path(self._folder.name) / beside.name)
+        copy = onnx.ModelProto()
+        copy.CopyFrom(self._graph)
+        wanted = dict.fromkeys(name for node in self._nodes for name in (node.result, *(node.inputs if scores else ())))
+        for name in wanted:
+            if name not in self._outputs and name not in self._stored:
+                copy.graph.output.append(onnx.ValueInfoProto(name=name))
+        path = Path(self._folder.name) / f"{'scores' if scores else 'choices'}.onnx"
+        path.write_bytes(copy.SerializeToString())
+        runner = self._copies[scores] = IsolatedRunner(self._backend)
+        runner.open(path, **self._options)
+        return runner
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    return next((int(item.i) for item in node.attribute if item.name == name), default)
+
+
+def _survey(model: onnx.ModelProto) -> tuple[list[_Node], frozenset[str], bool]:
+    """Read which choices a graph makes.
+
+    Returns:
+        The choices on the way to an output; the outputs that do not depend on values of the inputs; whether there may
+        be choices inside of branches, loops and functions.
+    """
+    graph = model.graph
+    stored = {item.name for item in graph.initializer}
+    dependent = {item.name for item in graph.input} - stored
+    below: dict[str, set[str]] = {item.name: {item.name} for item in graph.output}
+    used = {item.name for item in graph.output} | {name for node in graph.node for name in _reads(node)}
+    nodes = _in_order(graph)
+    for node in nodes:
+        if node.op_type not in _SHAPE_ONLY and dependent.intersection(_reads(node)):
+            dependent.update(node.output)
+    above: dict[str, set[str]] = {}
+    for node in nodes:
+        higher = set().union(*(above.get(name, set()) for name in _reads(node)))
+        result = (_node(node, used) or {}).get("result")
+        above.update((name, higher | {result} if result else higher) for name in node.output)
+    for node in reversed(nodes):
+        reached = set().union(*(below.get(name, set()) for name in node.output))
+        for name in _reads(node):
+            below.setdefault(name, set()).update(reached)
+    found = []
+    order = [item.name for item in graph.output]
+    for node in nodes:
+        kind = _node(node, used)
+        if kind is None or not dependent.intersection(node.input):
+            continue
+        reached = set().union(*(below.get(name, set()) for name in node.output))
+        if reached:
+            upstream = frozenset(one for name in kind["inputs"] for one in above.get(name, ()))
+            found.append(_Node(below=tuple(name for name in order if name in reached), above=upstream, **kind))
+    inner = any(item.type == onnx.AttributeProto.GRAPH for node in graph.node for item in node.attribute)
+    fixed = frozenset(name for name in order if name not in dependent)
+    return found, fixed, inner or bool(model.functions)
+
+
+def _in_order(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return the nodes in an order of execution; ONNX Runtime's converter writes them in another."""
+    made_by = {name: index for index, node in enumerate(graph.node) for name in node.output}
+    needs = {
+        index: [made_by[name] for name in sorted(_reads(node)) if name in made_by]
+        for index, node in enumerate(graph.node)
+    }
+    return [graph.node[index] for index in TopologicalSorter(needs).static_order()]
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """Return the tensors that a node reads, also within its branches."""
+    names = set(node.input) - {""}
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            for inner in attribute.g.node:
+                names |= _reads(inner)
+    return names
+
+
+def _node(node: onnx.NodeProto, used: set[str]) -> dict[str, Any] | None:
+    kind = node.op_type
+    if node.domain not in ("", "ai.onnx"):
+        return None
+    if kind in ("ArgMax", "ArgMin"):
+        sign = 1.0 if kind == "ArgMax" else -1.0
+        axis = _attribute(node, "axis", 0)
+        return {"operator": kind, "inputs": (node.input[0],), "result": node.output[0], "axis": axis, "sign": sign}
+    if kind == "TopK" and len(node.output) > 1 and node.output[1] in used:
+        return {
+            "operator": kind,
+            "inputs": (node.input[0],),
+            "result": node.output[1],
+            "axis": _attribute(node, "axis", -1),
+            "sign": 1.0 if _attribute(node, "largest", 1) else -1.0,
+            "ordered": bool(_attribute(node, "sorted", 1)),
+        }
+    if kind in _COMPARED:
+        return {"operator": kind, "inputs": tuple(node.input), "result": node.output[0], "rule": _COMPARED[kind]}
+    if kind in _STEPPED and (kind != "Cast" or _attribute(node, "to", 0) in _CAST_TO):
+        rule = "ne" if kind == "Cast" and _attribute(node, "to", 0) == onnx.TensorProto.BOOL else _STEPPED[kind]
+        return {"operator": kind, "inputs": (node.input[0],), "result": node.output[0], "rule": rule}
+    if kind == "NonMaxSuppression":
+        return {"operator": kind, "inputs": tuple(node.input[:2]), "result": node.output[0]}
+    return None
+
+
+_CAST_TO = (
+    onnx.TensorProto.BOOL, onnx.TensorProto.INT8, onnx.TensorProto.INT16, onnx.TensorProto.INT32,
+    onnx.TensorProto.INT64, onnx.TensorProto.UINT8, onnx.TensorProto.UINT16, onnx.TensorProto.UINT32,
+)  # fmt: skip
+
+
+def _made(node: _Node, fetched: Fetches, stored: Mapping[str, Array]) -> Choice | None:
+    """Return the choice that a node made; None if it does not choose by floats."""
+    values = []
+    for name in node.inputs:
+        value = stored[name] if name in stored else fetched[name]
+        if value.dtype.kind != "f":
+            return None
+        values.append(value.astype(np.float64))
+    result = fetched[node.result]
+    if node.operator == "NonMaxSuppression":
+        if values[0].ndim != 3 or len(values[0]) != 1 or values[1].shape[:2] != (1, 1):
+            return None
+        return Choice(kind="boxes", boxes=values[0][0], scores=values[1][0, 0], result=result[:, 2].astype(np.int64))
+    if node.operator in _COMPARED:
+        with np.errstate(invalid="ignore"):
+            gap = np.asarray(values[0] - values[1])
+        return Choice(kind="comparison", rule=node.rule, scores=gap, result=result)
+    if node.rule:
+        kind = "comparison" if node.rule == "ne" else "step"
+        kept = result if kind == "comparison" else result.astype(np.float64)
+        return Choice(kind=kind, rule=node.rule, scores=values[0], result=kept)
+    scores, axis = node.sign * values[0], node.axis % max(values[0].ndim, 1)
+    if node.operator == "TopK":
+        return Choice(kind="order", scores=scores, result=result, axis=axis, ordered=node.ordered)
+    return _largest(scores, result, axis)

@@ -1,0 +1,276 @@
+"""Discrete choices of a model: an index of the largest, an order, a comparison, a rounding, boxes that are kept.
+
+Rounding may decide a choice otherwise, and everything computed from it then differs. A choice of the file is accepted
+where the scores in float64 are within rounding of a tie, element by element. Outputs are then compared with a float64
+run in which the file's choices are made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.core.runner import Fetches
+from deploy.parity.groups import policy
+from deploy.parity.probes import Probe
+from deploy.parity.verdict import ENVELOPE, FLOOR
+
+Array = NDArray[Any]
+
+STEPS: Mapping[str, Callable[[Array], Array]] = {
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round": np.rint,
+    "trunc": np.trunc,
+    "sign": np.sign,
+}
+COMPARISONS: Mapping[str, Callable[[Array], Array]] = {
+    "gt": lambda gap: gap > 0,
+    "ge": lambda gap: gap >= 0,
+    "lt": lambda gap: gap < 0,
+    "le": lambda gap: gap <= 0,
+    "eq": lambda gap: gap == 0,
+    "ne": lambda gap: gap != 0,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """One choice in one run.
+
+    Attributes:
+        kind: ``largest`` (index of the largest), ``order`` (indices in order), ``comparison``, ``step`` or ``boxes``.
+        rule: for comparisons and steps the name in `COMPARISONS` or `STEPS`.
+        scores: what is chosen by, in float64: the difference of the two sides of a comparison; smallest first where
+            the sign is reversed.
+        result: indices, booleans or steps.
+        axis: the axis of the indices; -1 for the flattened scores.
+        ordered: whether the order of the indices has a meaning.
+        boxes: for ``boxes``, the corners, shape [n, 4].
+        threshold: for ``boxes``, the largest overlap.
+    """
+
+    kind: str
+    rule: str = ""
+    scores: Array
+    result: Array
+    axis: int = -1
+    ordered: bool = True
+    boxes: Array | None = None
+    threshold: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settled:
+    """One probe after its choices were compared.
+
+    Attributes:
+        expected, own: outputs of the float64 run and of PyTorch's own run, both with the file's choices.
+        scores: what the file chose by, by name: reference, PyTorch's own run, and file.
+        faults: choices that rounding does not explain, by the same names.
+        equal: outputs whose choices in the file were all paired with the model's, so that integers must be equal.
+        known: outputs that may be the same for all samples: the scores behind them are judged, or neither the file nor
+            the model computes them from the values of the inputs.
+        decisions: number of choices; ``own_flips`` and ``flips`` of them are otherwise in PyTorch's own run and in the
+            file than in float64.
+    """
+
+    expected: Fetches
+    own: Fetches
+    scores: Mapping[str, tuple[Array, Array, Array]] = field(default_factory=dict)
+    faults: Mapping[str, str] = field(default_factory=dict)
+    equal: frozenset[str] = frozenset()
+    known: frozenset[str] = frozenset()
+    decisions: int = 0
+    own_flips: int = 0
+    flips: int = 0
+
+
+class Chooser(Protocol):
+    """Compares the choices of a file with those of its model."""
+
+    def settle(self, probe: Probe, expected: Fetches, own: Fetches, outputs: Fetches) -> Settled:
+        """Return the outputs of the model with the file's choices; all four have the model's names."""
+        ...
+
+
+def tolerance(reference: Choice, own: Choice, precision: str, group: str) -> float:
+    """Return the gap between two scores that rounding can close.
+
+    It is twice (for two scores) the envelope times PyTorch's own largest error of a score.
+    """
+    finite = np.isfinite(reference.scores) & np.isfinite(own.scores)
+    if not finite.any():
+        return 0.0
+    wide = reference.scores[finite]
+    peak = float(np.max(np.abs(own.scores[finite] - wide)))
+    size = float(np.sqrt(np.mean(wide * wide)))
+    return 2.0 * policy(group).envelope * max(peak, FLOOR[precision] * size)
+
+
+def differing(left: Choice, right: Choice) -> int:
+    """Return the number of elements in which two choices differ."""
+    if left.result.shape != right.result.shape:
+        return max(1, abs(left.result.size - right.result.size))
+    return int(np.count_nonzero(left.result != right.result))
+
+
+def unexplained(reference: Choice, own: Choice, given: Choice, precision: str, group: str) -> int:
+    """Return how many elements of the file's choice are not within rounding of a tie in float64.
+
+    Near ties, it may choose otherwise as often as its noise allows: `ENVELOPE` times as often as PyTorch's own run.
+
+    Args:
+        reference: the choice in float64.
+        own: the same in PyTorch's own run.
+        given: the same in the file; its result is judged.
+        precision: precision of the file.
+        group: group of the probe.
+    """
+    limit = tolerance(reference, own, precision, group)
+    best, result = reference.result, given.result
+    if reference.kind == "boxes":
+        return _boxes(reference, own, result, limit, policy(group).envelope * FLOOR[precision])
+    if best.shape != result.shape:
+        return max(best.size, result.size)
+    far, close = _flips(reference, own, given, limit)
+    if far:
+        return far
+    usual = sum(_flips(reference, own, own, math.inf)) if own.result.shape == best.shape else 0
+    return close if close > ENVELOPE * (usual + FEW_FLIPS) else 0
+
+
+def _flips(reference: Choice, own: Choice, given: Choice, limit: float) -> tuple[int, int]:
+    """Return how many elements are chosen otherwise than in float64 although they are not tied, and how many near ties.
+
+    Exact ties do not count: any of them may be chosen.
+    """
+    scores, best, result = reference.scores, reference.result, given.result
+    if reference.kind == "comparison":
+        exact = (scores == 0) & (own.scores == 0) & (given.scores == 0)  # then the rule decides, not rounding
+        tied = (np.abs(scores) <= limit) & ~exact
+        other = best != result
+        return int(np.count_nonzero(other & ~tied)), int(np.count_nonzero(other & tied))
+    if reference.kind == "step":
+        step = STEPS[reference.rule]
+        low, high = (step(scores - limit), step(scores + limit)) if math.isfinite(limit) else (-limit, limit)
+        other = best != result
+        tied = (low <= result) & (result <= high)
+        return int(np.count_nonzero(other & ~tied)), int(np.count_nonzero(other & tied))
+    axis = reference.axis
+    if result.size and (result.min() < 0 or result.max() >= scores.shape[axis]):
+        return int(result.size), 0
+    ideal, chosen = (np.take_along_axis(scores, index, axis) for index in (best, result))
+    if not reference.ordered:
+        ideal, chosen = np.sort(ideal, axis), np.sort(chosen, axis)
+    repeated = np.diff(np.sort(result, axis), axis=axis) == 0 if reference.kind == "order" else np.zeros(0)
+    with np.errstate(invalid="ignore"):
+        equal = (ideal == chosen) | (np.isnan(ideal) & np.isnan(chosen))
+        tied = np.abs(ideal - chosen) <= limit
+    return (
+        int(np.count_nonzero(repeated)) + int(np.count_nonzero(~equal & ~tied)),
+        int(np.count_nonzero(~equal & tied)),
+    )
+
+
+def _boxes(reference: Choice, own: Choice, kept: Array, limit: float, floor: float) -> int:
+    """Return how many boxes were kept or dropped against the rule of greedy non-maximum suppression.
+
+    Kept boxes are in the order of their scores and do not overlap; a dropped box overlaps a kept one of a higher score.
+    """
+    boxes, scores, count = reference.boxes, reference.scores, len(reference.scores)
+    assert boxes is not None and own.boxes is not None
+    if kept.size and (kept.min() < 0 or kept.max() >= count):
+        return int(kept.size)
+    overlap = overlaps(boxes, boxes[kept])
+    peak = float(np.max(np.abs(overlaps(own.boxes, own.boxes[kept]) - overlap), initial=0.0))
+    slack = 2.0 * ENVELOPE * peak + floor
+    wrong = int(np.count_nonzero(np.diff(scores[kept]) > limit)) + kept.size - np.unique(kept).size
+    wrong += int(np.count_nonzero((np.triu(overlap[kept], 1) > reference.threshold + slack).any(axis=0)))
+    dropped = np.setdiff1d(np.arange(count), kept)
+    higher = scores[kept][None, :] >= scores[dropped][:, None] - limit
+    suppressed = ((overlap[dropped] > reference.threshold - slack) & higher).any(axis=1)
+    return int(wrong + np.count_nonzero(~suppressed))
+
+
+def overlaps(boxes: Array, others: Array) -> Array:
+    """Return the intersection over union of every two boxes, shape [boxes, others]."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    shared = np.prod(np.clip(high - low, 0.0, None), axis=2)
+    areas, other_areas = (np.prod(item[:, 2:] - item[:, :2], axis=1) for item in (boxes, others))
+    whole = areas[:, None] + other_areas[None, :] - shared
+    return np.asarray(shared / np.maximum(whole, np.finfo(np.float64).tiny))
+
+
+def pairs(model: Sequence[Choice], graph: Sequence[Choice]) -> list[tuple[int, Choice]]:
+    """Pair every choice of a graph with one of the model: of its kind and size, and of the nearest scores.
+
+    Returns:
+        For every choice of the graph the index of the model's, or -1, and the choice in the model's shape and sign.
+    """
+    from scipy.optimize import linear_sum_assignment  # heavy, and needed by few models
+
+    found = [(-1, choice) for choice in graph]
+    kinds = {(item.kind, item.scores.size, item.result.size if item.kind != "boxes" else 0) for item in graph}
+    for kind, size, chosen in sorted(kinds):
+        left, right = (
+            [
+                index
+                for index, item in enumerate(items)
+                if (item.kind, item.scores.size) == (kind, size) and (kind == "boxes" or item.result.size == chosen)
+            ]
+            for items in (model, graph)
+        )
+        if not left:
+            continue
+        fits = [[_fit(model[one], graph[two]) for two in right] for one in left]
+        cost = np.array([[distance for distance, _ in row] for row in fits])
+        order = 1e-9 * np.abs(np.arange(len(left))[:, None] - np.arange(len(right))[None, :])
+        for one, two in zip(*linear_sum_assignment(cost + order), strict=True):
+            same = len(left) == len(right) and _squeezed(model[left[one]]) == _squeezed(graph[right[two]])
+            if same or cost[one, two] < ALIKE:
+                found[right[two]] = (left[one], fits[one][two][1])
+    return found
+
+
+FEW_FLIPS = 3
+"""As many choices near ties more than PyTorch's own run makes may be expected."""
+
+ALIKE = 0.1
+"""Relative distance of scores below which two choices are the same, where their shapes and number do not tell."""
+
+
+def _squeezed(choice: Choice) -> tuple[int, ...]:
+    return tuple(size for size in choice.scores.shape if size != 1)
+
+
+def _fit(model: Choice, graph: Choice) -> tuple[float, Choice]:
+    """Return the relative distance of the scores, at most 2, and the graph's choice in the model's shape and sign."""
+    scores = graph.scores.reshape(model.scores.shape)
+    boxes = None if graph.boxes is None else graph.boxes.reshape(-1, 4)
+    result = graph.result.reshape(-1 if model.kind == "boxes" else model.result.shape)
+    distances = [_distance(sign * scores, model.scores) for sign in ((1, -1) if model.kind == "comparison" else (1,))]
+    if model.kind == "comparison" and len(distances) == 2:
+        reversed_ = distances[1] < distances[0]
+        rule = _MIRRORED[graph.rule] if reversed_ else graph.rule
+        if rule in _OPPOSITE[model.rule]:
+            result = ~result
+        scores = -scores if reversed_ else scores
+    return min(distances), replace(graph, scores=scores, result=result, boxes=boxes)
+
+
+_MIRRORED = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge", "eq": "eq", "ne": "ne"}
+_OPPOSITE = {"gt": "le lt", "ge": "lt le", "lt": "ge gt", "le": "gt ge", "eq": "ne", "ne": "eq"}
+
+
+def _distance(left: Array, right: Array) -> float:
+    finite = np.isfinite(left) & np.isfinite(right)
+    size = float(np.linalg.norm(right[finite]))
+    gap = float(np.linalg.norm(left[finite] - right[finite]))
+    return min(2.0, gap / size) if size else min(2.0, gap)

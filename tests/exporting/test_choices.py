@@ -1,0 +1,268 @@
+"""Discrete choices: ties are granted where there are ties, and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from deploy.exporting.check import check
+from deploy.exporting.export import export_model
+from deploy.models.request import ModelRequest
+from deploy.parity.verdict import ParityReport
+
+NETS = '''
+import torch, torchvision
+from torch import nn
+
+
+class Scores(nn.Module):
+    def __init__(self, wrong=""):
+        super().__init__()
+        torch.manual_seed(3)
+        self.wrong = wrong
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU())
+        self.box, self.cls = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 6, 1)
+
+
+class Detector(Scores):
+    """Boxes after non-maximum suppression, one picture."""
+
+    def forward(self, x):
+        f = self.body(x)
+        h, w = f.shape[2], f.shape[3]
+        gy, gx = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+        b = self.box(f)[0].sigmoid()
+        xy, wh = (b[:2] + torch.stack((gx, gy)).to(f.dtype)) * 2, b[2:] * 12 + 2
+        boxes = torch.cat((xy - wh / 2, xy + wh / 2)).flatten(1).T
+        score, label = self.cls(f)[0].flatten(1).T.sigmoid().max(1)
+        kept = torchvision.ops.nms(boxes, score, 0.5)
+        if self.wrong == "best box dropped":
+            kept = kept[1:]
+        label = label[kept]
+        if self.wrong == "best label wrong":
+            label = torch.cat(((label[:1] + 1) % 6, label[1:]))
+        if self.wrong == "two boxes swapped":
+            kept = torch.cat((kept[1:2], kept[:1], kept[2:]))
+        return boxes[kept], score[kept], label
+
+
+class Queries(Scores):
+    """The best 40 of all positions, as floats in one tensor."""
+
+    def forward(self, x):
+        f = self.body(x)
+        box = (self.box(f).sigmoid() * 640).flatten(2).transpose(1, 2)
+        score, label = self.cls(f).sigmoid().flatten(2).transpose(1, 2).max(-1)
+        s, i = score.topk(40, dim=1)
+        box = box.gather(1, i[..., None].expand(-1, -1, 4))
+        label = label.gather(1, i)
+        if self.wrong == "best label wrong":
+            label = torch.cat(((label[:, :1] + 1) % 6, label[:, 1:]), 1)
+        if self.wrong == "reversed":
+            box = box.flip(1)
+        if self.wrong == "worst kept":
+            s, i = score.topk(40, dim=1, largest=False)
+        return torch.cat((box, s[..., None], label[..., None].to(s.dtype)), -1)
+
+
+class Apart(Scores):
+    """The same in three tensors, batch not counted in the first."""
+
+    def forward(self, x):
+        f = self.body(x)
+        scores = self.cls(f).sigmoid().flatten(1)
+        s, i = scores.topk(30, dim=1)
+        place = i % (f.shape[2] * f.shape[3])
+        if self.wrong == "places":
+            place = (place + 1) % (f.shape[2] * f.shape[3])
+        box = (self.box(f).sigmoid() * 640).flatten(2).transpose(1, 2)
+        box = box.gather(1, place[..., None].expand(-1, -1, 4))
+        return {"boxes": box.transpose(0, 1), "scores": s, "labels": i // (f.shape[2] * f.shape[3])}
+
+
+class Map(Scores):
+    """A class for every pixel."""
+
+    def forward(self, x):
+        y = self.cls(self.body(x))
+        if self.wrong == "bright":
+            y = torch.where(x.mean((1, 2, 3), keepdim=True) > 0.3, y.flip(1), y)
+        return y.argmax(1)
+
+
+class Never(Scores):
+    """One class wins always, so that only the scores tell."""
+
+    def forward(self, x):
+        y = self.cls(self.body(x)).mean((2, 3)) + torch.arange(6).to(x.dtype) * 50
+        if self.wrong == "class 0":
+            y = torch.cat((y[:, :1] * 2, y[:, 1:]), 1)
+        return y.argmax(1)
+
+
+class Ties(nn.Module):
+    """Top-k over ReLU: exact ties."""
+
+    def __init__(self, wrong=""):
+        super().__init__()
+        torch.manual_seed(1)
+        self.head, self.wrong = nn.Linear(16, 64), wrong
+
+    def forward(self, x):
+        v, i = self.head(x).relu().topk(40, dim=1)
+        if self.wrong == "indices":
+            i = torch.cat((i[:, 1:2], i[:, :1], i[:, 2:]), 1)
+        return v, i
+
+
+class Mask(Scores):
+    """A mask by threshold, and its share."""
+
+    def forward(self, x):
+        y = self.cls(self.body(x)).sigmoid()
+        mask = y > (0.52 if self.wrong == "threshold" else 0.5)
+        return mask, mask.to(y.dtype).mean((2, 3)) + y.mean((2, 3))
+
+
+class Edge(nn.Module):
+    """Where the input is positive; zeros are not."""
+
+    def __init__(self, wrong=""):
+        super().__init__()
+        torch.manual_seed(1)
+        self.head, self.wrong = nn.Linear(16, 4), wrong
+
+    def forward(self, x):
+        return x >= 0 if self.wrong else x > 0, self.head(x)
+
+
+class Picture(Scores):
+    """A picture in bytes."""
+
+    def forward(self, x):
+        y = (self.cls(self.body(x)).sigmoid() * 255)
+        y = y.floor() if self.wrong == "floor" else y.round()
+        return y.to(torch.uint8)
+
+
+class Heads(Scores):
+    """A map of features with anchors that do not depend on the input."""
+
+    def __init__(self, wrong=""):
+        super().__init__(wrong)
+        self.register_buffer("anchors", torch.rand(64, 4) * 32)
+        self.register_buffer("order", torch.arange(64))
+
+    def forward(self, x):
+        y = self.cls(self.body(x))
+        order = self.order.flip(0) if self.wrong == "order" else self.order * 1
+        return y, self.anchors * (1.0001 if self.wrong == "anchors" else 1.0), order
+
+
+def make(kind, wrong=""):
+    return globals()[kind](wrong)
+'''
+
+
+class Nets:
+    """Exports a network, right or wrong, and judges it against the right one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "nets.py"
+        names = [(kind, wrong) for kind, wrongs in CASES.items() for wrong in ("", *wrongs)]
+        factories = "\n".join(
+            f"def {_name(kind, wrong)}(): return make({kind!r}, {wrong!r}).eval()" for kind, wrong in names
+        )
+        self.file.write_text(NETS + "\n" + factories, encoding="utf-8")
+
+    def request(self, kind: str, wrong: str = "") -> ModelRequest:
+        shape = "x:batch,16" if kind in ("Ties", "Edge") else "x:batch,3,16,16"
+        shape = "x:1,3,16,16" if kind == "Detector" else shape
+        return ModelRequest(name=f"{self.file}:{_name(kind, wrong)}", inputs=(shape,))
+
+    def export(
+        self, kind: str, wrong: str = "", precision: str = "fp32", strategy: str = "trace"
+    ) -> tuple[Path, ParityReport]:
+        folder = self.folder / f"{kind}-{_name(kind, wrong)}-{precision}-{strategy}"
+        done = export_model(self.request(kind, wrong), artifacts=folder, precision=precision, strategy=strategy)
+        return done.artifact.path, done.parity
+
+    def judge(self, kind: str, path: Path, precision: str = "fp32") -> ParityReport:
+        return check(self.request(kind), onnx=path, precision=precision, artifacts=self.folder / "checked").parity
+
+
+CASES = {
+    "Detector": ("best box dropped", "best label wrong", "two boxes swapped"),
+    "Queries": ("best label wrong", "reversed", "worst kept"),
+    "Apart": ("places",),
+    "Map": ("bright",),
+    "Never": ("class 0",),
+    "Ties": ("indices",),
+    "Mask": ("threshold",),
+    "Edge": ("ge",),
+    "Picture": ("floor",),
+    "Heads": ("anchors", "order"),
+}
+
+
+def _name(kind: str, wrong: str) -> str:
+    return f"{kind}_{wrong}".replace(" ", "_").lower()
+
+
+@pytest.fixture(scope="module")
+def nets(tmp_path_factory: pytest.TempPathFactory) -> Nets:
+    return Nets(tmp_path_factory.mktemp("choices"))
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_right_files_pass_and_wrong_ones_fail(nets: Nets, kind: str) -> None:
+    strategy = "export" if kind == "Heads" else "trace"
+    _, right = nets.export(kind, strategy=strategy)
+    assert right.verdict == "pass", right.reasons
+    assert np.isfinite(right.margin) and right.margin > 1.2
+    for wrong in CASES[kind]:
+        path, own = nets.export(kind, wrong, strategy=strategy)
+        assert own.verdict != "fail", (wrong, own.reasons)
+        assert nets.judge(kind, path).verdict == "fail", wrong
+
+
+@pytest.mark.parametrize("kind", ["Queries", "Apart", "Map", "Ties", "Picture"])
+def test_ties_in_half_precision(nets: Nets, kind: str) -> None:
+    _, right = nets.export(kind, precision="fp16")
+    assert right.verdict == "pass" and right.margin > 1.2, right.reasons
+    wrong = CASES[kind][0]
+    path, _ = nets.export(kind, wrong, precision="fp16")
+    assert nets.judge(kind, path, "fp16").verdict == "fail"
+
+
+@pytest.mark.parametrize("kind", ["Detector", "Queries"])
+def test_files_of_the_other_exporter(nets: Nets, kind: str) -> None:
+    _, right = nets.export(kind, strategy="export")
+    assert right.verdict == "pass", right.reasons
+
+
+def test_scores_behind_a_choice_are_outputs_of_the_report(nets: Nets) -> None:
+    _, report = nets.export("Never")
+    names = {item.output for item in report.outputs}
+    assert any("ArgMax" in name for name in names)
+
+
+def test_a_constant_in_place_of_a_choice_is_not_a_proof(nets: Nets, tmp_path: Path) -> None:
+    """The answer is the same for every probe, and the file has it as a constant."""
+    path, _ = nets.export("Never")
+    model = onnx.load(str(path))
+    node = next(item for item in model.graph.node if item.op_type == "ArgMax")
+    score, label = node.input[0], node.output[0]
+    model.graph.node.remove(node)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([5]), "five"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0]), "zero"))
+    model.graph.node.append(onnx.helper.make_node("Shape", [score], ["shape"], start=0, end=1))
+    model.graph.node.append(onnx.helper.make_node("Expand", ["five", "shape"], [label]))
+    changed = tmp_path / "constant.onnx"
+    onnx.save(model, str(changed))
+    assert nets.judge("Never", changed).verdict == "inconclusive"
