@@ -30,6 +30,9 @@ Array = NDArray[Any]
 MAX_BYTES = 2**30
 """Choices of larger files are not looked behind: it takes a second copy of the file."""
 
+ROUNDS = 3
+"""How often choices are paired again after the model was run with those of the file, which changes later ones."""
+
 _COMPARED = {"Greater": "gt", "GreaterOrEqual": "ge", "Less": "lt", "LessOrEqual": "le", "Equal": "eq"}
 _STEPPED = {"Floor": "floor", "Ceil": "ceil", "Round": "round", "Sign": "sign", "Cast": "trunc"}
 _SHAPE_ONLY = ("Shape", "Size")
@@ -95,7 +98,11 @@ def _choice(call: OperatorCall) -> Choice | None:
         )
     if name in COMPARISONS:
         return _comparison(operands, result, name)
-    if not isinstance(first, torch.Tensor) or not first.is_floating_point() or not first.ndim:
+    if not isinstance(first, torch.Tensor) or not first.ndim:
+        return None
+    if name in ("topk", "sort"):
+        return _order(name, operands, _indices(result[1]))
+    if not first.is_floating_point():
         return None
     sign = -1.0 if name in ("argmin", "min") else 1.0
     if name in ("argmax", "argmin"):
@@ -104,8 +111,6 @@ def _choice(call: OperatorCall) -> Choice | None:
         return _largest(sign * _wide(first), _indices(result), int(operands[1]))
     if name in ("max", "min") and isinstance(result, tuple):
         return _largest(sign * _wide(first), _indices(result[1]), int(operands[1]))
-    if name in ("topk", "sort"):
-        return _order(name, operands, _wide(first), _wide(result[0]), _indices(result[1]))
     if name == "_to_copy" and result.dtype is torch.bool:
         return Choice(kind="comparison", rule="ne", scores=_wide(first), result=np.array(result.numpy()))
     if name == "_to_copy" and not result.dtype.is_floating_point and not result.dtype.is_complex:
@@ -116,8 +121,8 @@ def _choice(call: OperatorCall) -> Choice | None:
 
 
 def _comparison(operands: Sequence[Any], result: torch.Tensor, rule: str) -> Choice | None:
-    tensors = [item for item in operands if isinstance(item, torch.Tensor)]
-    if not any(item.is_floating_point() for item in tensors):
+    floats = (item.is_floating_point() if isinstance(item, torch.Tensor) else type(item) is float for item in operands)
+    if not any(floats):
         return None
     left, right = (_wide(item) if isinstance(item, torch.Tensor) else np.float64(item) for item in operands[:2])
     with np.errstate(invalid="ignore"):
@@ -131,20 +136,22 @@ def _largest(scores: Array, result: Array, axis: int) -> Choice:
     return Choice(kind="largest", scores=scores, result=kept, axis=axis)
 
 
-def _order(name: str, operands: Sequence[Any], scores: Array, values: Array, result: Array) -> Choice:
-    """Return the order that ``topk`` or ``sort`` found; its axis and direction are read from the result."""
-    numbers = [int(item) for item in operands[1:] if isinstance(item, int) and not isinstance(item, bool)]
-    flags = [item for item in operands[1:] if isinstance(item, bool)]
-    axis = (numbers[1:] if name == "topk" else numbers or [-1])[:1] or [-1]
-    ends = np.take(values, 0, axis[0]), np.take(values, -1, axis[0])
-    ascending = not (flags or [True])[0] if name == "topk" else bool(np.sum(ends[0] < ends[1]))
-    ordered = name == "sort" or len(flags) < 2 or flags[1]
+def _order(name: str, operands: Sequence[Any], result: Array) -> Choice:
+    """Return the order that ``topk`` or ``sort`` found."""
+    scores, stable, ordered = _wide(operands[0]), False, True
+    if name == "topk":
+        _, _, axis, largest, ordered = operands
+    else:
+        *flags, axis, descending = operands[1:]
+        stable, largest = bool(flags and flags[0]), descending
     return Choice(
         kind="order",
-        scores=-scores if ascending else scores,
+        scores=scores if largest else -scores,
         result=result,
-        axis=axis[0] % scores.ndim,
+        axis=axis % scores.ndim,
         ordered=ordered,
+        whole=not operands[0].is_floating_point(),
+        stable=stable,
     )
 
 
@@ -196,20 +203,21 @@ class _Node:
 class ChoiceJudge:
     """Compares the choices of an ONNX file with those of its model; a context manager.
 
-    ``reference`` and ``baseline`` run the model. The file is opened a second time, with what it chooses by as
-    additional outputs, if it makes choices that are known from the model.
+    ``graph`` was read from ``path``. ``reference`` and ``baseline`` run the model. The file is opened a second time,
+    with what it chooses by as additional outputs, if it makes choices that are known from the model.
     """
 
     def __init__(
         self,
         model: Model,
+        graph: onnx.ModelProto,
         path: Path,
         backend: str,
         precision: str,
         rename: Mapping[str, str],
         options: Mapping[str, Any],
     ) -> None:
-        self._graph = onnx_file.load(path)
+        self._graph = graph
         self._path, self._backend, self._rename, self._options = path, backend, rename, dict(options)
         self._precision = precision
         self._nodes, self._fixed, self._hidden = _survey(self._graph)
@@ -249,21 +257,24 @@ class ChoiceJudge:
             return Settled(expected=expected, own=own, equal=equal, known=frozenset() if missing else fixed)
         own = self._own.follow(probe.feeds, model)
         kept, given, elsewhere = self._given(probe.feeds, outputs, names)
-        paired = pairs(model, given)
-        chosen: list[Choice | None] = [None] * len(model)
-        for index, item in paired:
-            if index >= 0:
-                chosen[index] = item
         natural, own_natural = model, self._own.choices
         if self._own.diverged or len(own_natural) != len(natural):
             return Settled(expected=expected, own=own)
         own_flips = sum(differing(one, two) for one, two in zip(natural, own_natural, strict=True))
-        flips = sum(differing(one, two) for one, two in zip(natural, chosen, strict=True) if two is not None)
-        if flips:
-            expected = self.reference.follow(probe.feeds, chosen)
-            made = [two or one for one, two in zip(self.reference.choices, chosen, strict=False)]
+        paired, chosen = _paired(natural, given)
+        forced: list[Choice | None] = []
+        for _ in range(ROUNDS):
+            if not _flips(forced or self.reference.choices, chosen):
+                break
+            expected, forced = self.reference.follow(probe.feeds, chosen), chosen
+            if self.reference.diverged or len(self.reference.choices) != len(chosen):
+                return Settled(expected=expected, own=own)
+            paired, chosen = _paired(self.reference.choices, given)
+        flips = _flips(self.reference.choices, chosen)
+        if forced:
+            made = [two or one for one, two in zip(self.reference.choices, forced, strict=True)]
             own = self._own.follow(probe.feeds, made)
-            if self.reference.diverged or self._own.diverged or len(self.reference.choices) != len(chosen):
+            if self._own.diverged:
                 return Settled(expected=expected, own=own)
         scores: dict[str, tuple[Array, Array, Array]] = {}
         faults: dict[str, str] = {}
@@ -308,7 +319,7 @@ class ChoiceJudge:
     def _given(
         self, feeds: Feeds, outputs: Fetches, names: Mapping[str, str]
     ) -> tuple[list[_Node], list[Choice], set[str]]:
-        """Return the choices that the file makes by floats.
+        """Return the choices that the file makes.
 
         Runtimes fuse operators unless what is between them is an output, so what the file chooses by is read from one
         copy, and where that differs from the file in any bit, what it chooses from another.
@@ -359,6 +370,21 @@ class ChoiceJudge:
         runner = self._copies[scores] = IsolatedRunner(self._backend)
         runner.open(path, **self._options)
         return runner
+
+
+def _paired(model: Sequence[Choice], graph: Sequence[Choice]) -> tuple[list[tuple[int, Choice]], list[Choice | None]]:
+    """Return the pairs of `pairs`, and for every choice of the model that of the graph, or None."""
+    paired = pairs(model, graph)
+    chosen: list[Choice | None] = [None] * len(model)
+    for index, item in paired:
+        if index >= 0:
+            chosen[index] = item
+    return paired, chosen
+
+
+def _flips(before: Sequence[Choice | None], after: Sequence[Choice | None]) -> int:
+    """Return the number of elements that are chosen otherwise; a choice that is not known before counts as one."""
+    return sum(differing(one, two) if one else 1 for one, two in zip(before, after, strict=True) if two is not None)
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
@@ -459,11 +485,11 @@ _CAST_TO = (
 
 
 def _made(node: _Node, fetched: Fetches, stored: Mapping[str, Array]) -> Choice | None:
-    """Return the choice that a node made; None if it does not choose by floats."""
+    """Return the choice that a node made; None if it chooses by integers, except an order, which may have ties."""
     values = []
     for name in node.inputs:
         value = stored[name] if name in stored else fetched[name]
-        if value.dtype.kind != "f":
+        if value.dtype.kind not in ("iuf" if node.operator == "TopK" else "f"):
             return None
         values.append(value.astype(np.float64))
     result = fetched[node.result]

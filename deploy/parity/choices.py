@@ -51,6 +51,8 @@ class Choice:
         result: indices, booleans or steps.
         axis: the axis of the indices; -1 for the flattened scores.
         ordered: whether the order of the indices has a meaning.
+        whole: whether the scores are integers, which have no rounding.
+        stable: whether equal scores keep their order.
         boxes: for ``boxes``, the corners, shape [n, 4].
         threshold: for ``boxes``, the largest overlap.
     """
@@ -61,6 +63,8 @@ class Choice:
     result: Array
     axis: int = -1
     ordered: bool = True
+    whole: bool = False
+    stable: bool = False
     boxes: Array | None = None
     threshold: float = 0.0
 
@@ -105,7 +109,7 @@ def tolerance(reference: Choice, own: Choice, precision: str, group: str) -> flo
     It is twice (for two scores) the envelope times PyTorch's own largest error of a score.
     """
     finite = np.isfinite(reference.scores) & np.isfinite(own.scores)
-    if not finite.any():
+    if reference.whole or not finite.any():
         return 0.0
     wide = reference.scores[finite]
     peak = float(np.max(np.abs(own.scores[finite] - wide)))
@@ -138,6 +142,8 @@ def unexplained(reference: Choice, own: Choice, given: Choice, precision: str, g
         return _boxes(reference, own, result, limit, policy(group).envelope * FLOOR[precision])
     if best.shape != result.shape:
         return max(best.size, result.size)
+    if reference.whole and reference.stable:
+        return differing(reference, given)
     far, close = _flips(reference, own, given, limit)
     if far:
         return far

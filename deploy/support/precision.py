@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from deploy.support.state import has_storage, reentering, unchanged, written
 
 Observer = Callable[[str, tuple[Any, ...], Any], None]
-"""Called with the name of an operator, its operands as converted, and its result."""
+"""Called with the name of an operator, its operands as converted (all of its signature, in order), and its result."""
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _COMPLEX = {torch.float16: torch.complex64, torch.float32: torch.complex64, torch.float64: torch.complex128}
@@ -201,7 +201,8 @@ class _Aten(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.convert.keep(value)
         result = func(*args, **kwargs)
         if self.observe is not None:
-            self.observe(name, (*args, *kwargs.values()), result)
+            rest = func._schema.arguments[len(args) :]
+            self.observe(name, (*args, *(kwargs.get(item.name, item.default_value) for item in rest)), result)
         return result
 
 

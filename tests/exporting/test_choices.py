@@ -50,13 +50,13 @@ class Detector(Scores):
 
 
 class Queries(Scores):
-    """The best 40 of all positions, as floats in one tensor."""
+    """The best 10 of all positions, as floats in one tensor."""
 
     def forward(self, x):
         f = self.body(x)
         box = (self.box(f).sigmoid() * 640).flatten(2).transpose(1, 2)
         score, label = self.cls(f).sigmoid().flatten(2).transpose(1, 2).max(-1)
-        s, i = score.topk(40, dim=1)
+        s, i = score.topk(10, dim=1)
         box = box.gather(1, i[..., None].expand(-1, -1, 4))
         label = label.gather(1, i)
         if self.wrong == "best label wrong":
@@ -64,7 +64,7 @@ class Queries(Scores):
         if self.wrong == "reversed":
             box = box.flip(1)
         if self.wrong == "worst kept":
-            s, i = score.topk(40, dim=1, largest=False)
+            s, i = score.topk(10, dim=1, largest=False)
         return torch.cat((box, s[..., None], label[..., None].to(s.dtype)), -1)
 
 
@@ -74,7 +74,7 @@ class Apart(Scores):
     def forward(self, x):
         f = self.body(x)
         scores = self.cls(f).sigmoid().flatten(1)
-        s, i = scores.topk(30, dim=1)
+        s, i = scores.topk(12, dim=1)
         place = i % (f.shape[2] * f.shape[3])
         if self.wrong == "places":
             place = (place + 1) % (f.shape[2] * f.shape[3])
@@ -116,6 +116,29 @@ class Ties(nn.Module):
         if self.wrong == "indices":
             i = torch.cat((i[:, 1:2], i[:, :1], i[:, 2:]), 1)
         return v, i
+
+
+class Restored(nn.Module):
+    """Points in order along one axis, and put back; ranks; and the order of integers."""
+
+    def __init__(self, wrong=""):
+        super().__init__()
+        torch.manual_seed(1)
+        self.a, self.b, self.wrong = nn.Linear(16, 32), nn.Linear(32, 6), wrong
+
+    def forward(self, x):
+        key = x.reshape(-1, 8, 2)
+        descending = key[..., 0].argsort(1, descending=True)
+        order = key[..., 1].argsort(1)
+        rank = order.argsort(1)
+        mask = (descending.argsort(1) < (4 if self.wrong == "mask" else 3)).to(x.dtype)
+        y = key.gather(1, order[..., None].expand_as(key)).cumsum(1)
+        y = y if self.wrong == "sorted" else y.gather(1, rank[..., None].expand_as(y))
+        best, place = x.topk(5, dim=1)
+        back = x.scatter(1, place.flip(1) if self.wrong == "flipped" else place, self.a(x)[:, :5] * best)
+        label = self.b(self.a(x).relu() * back.mean(1, keepdim=True)).reshape(-1, 3, 2).argmax(2)
+        groups = (label + label.sum(1, keepdim=True)).argsort(1)
+        return y * mask[..., None], back, y.mean(1).gather(1, groups[:, :2] % 2)
 
 
 class Mask(Scores):
@@ -173,6 +196,7 @@ class Nets:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.file = folder / "nets.py"
+        self.done: dict[str, tuple[Path, ParityReport]] = {}
         names = [(kind, wrong) for kind, wrongs in CASES.items() for wrong in ("", *wrongs)]
         factories = "\n".join(
             f"def {_name(kind, wrong)}(): return make({kind!r}, {wrong!r}).eval()" for kind, wrong in names
@@ -180,16 +204,19 @@ class Nets:
         self.file.write_text(NETS + "\n" + factories, encoding="utf-8")
 
     def request(self, kind: str, wrong: str = "") -> ModelRequest:
-        shape = "x:batch,16" if kind in ("Ties", "Edge") else "x:batch,3,16,16"
-        shape = "x:1,3,16,16" if kind == "Detector" else shape
+        shape = "x:batch,16" if kind in ("Ties", "Edge", "Restored") else "x:batch,3,8,8"
+        shape = "x:1,3,8,8" if kind == "Detector" else shape
         return ModelRequest(name=f"{self.file}:{_name(kind, wrong)}", inputs=(shape,))
 
     def export(
         self, kind: str, wrong: str = "", precision: str = "fp32", strategy: str = "trace"
     ) -> tuple[Path, ParityReport]:
-        folder = self.folder / f"{kind}-{_name(kind, wrong)}-{precision}-{strategy}"
-        done = export_model(self.request(kind, wrong), artifacts=folder, precision=precision, strategy=strategy)
-        return done.artifact.path, done.parity
+        key = f"{_name(kind, wrong)}-{precision}-{strategy}"
+        if key not in self.done:
+            folder = self.folder / key
+            done = export_model(self.request(kind, wrong), artifacts=folder, precision=precision, strategy=strategy)
+            self.done[key] = done.artifact.path, done.parity
+        return self.done[key]
 
     def judge(self, kind: str, path: Path, precision: str = "fp32") -> ParityReport:
         return check(self.request(kind), onnx=path, precision=precision, artifacts=self.folder / "checked").parity
@@ -202,6 +229,7 @@ CASES = {
     "Map": ("bright",),
     "Never": ("class 0",),
     "Ties": ("indices",),
+    "Restored": ("sorted", "mask", "flipped"),
     "Mask": ("threshold",),
     "Edge": ("ge",),
     "Picture": ("floor",),
@@ -230,7 +258,7 @@ def test_right_files_pass_and_wrong_ones_fail(nets: Nets, kind: str) -> None:
         assert nets.judge(kind, path).verdict == "fail", wrong
 
 
-@pytest.mark.parametrize("kind", ["Queries", "Apart", "Map", "Ties", "Picture"])
+@pytest.mark.parametrize("kind", ["Queries", "Ties", "Picture"])
 def test_ties_in_half_precision(nets: Nets, kind: str) -> None:
     _, right = nets.export(kind, precision="fp16")
     assert right.verdict == "pass" and right.margin > 1.2, right.reasons
@@ -239,7 +267,7 @@ def test_ties_in_half_precision(nets: Nets, kind: str) -> None:
     assert nets.judge(kind, path, "fp16").verdict == "fail"
 
 
-@pytest.mark.parametrize("kind", ["Detector", "Queries"])
+@pytest.mark.parametrize("kind", ["Queries"])
 def test_files_of_the_other_exporter(nets: Nets, kind: str) -> None:
     _, right = nets.export(kind, strategy="export")
     assert right.verdict == "pass", right.reasons

@@ -27,7 +27,10 @@ _CONVERSIONS = ("_to_copy", "detach", "alias", "clone", "lift_fresh", "t")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OperatorCall:
-    """A call of an operator: its name, the calling module, its operands and its result in the precision of the run."""
+    """A call of an operator: its name, the calling module, its operands and its result in the precision of the run.
+
+    The operands are all of the operator's signature, in order, also those that have their default.
+    """
 
     operator: str
     module: str
