@@ -111,6 +111,7 @@ def test_a_module_in_memory_is_the_reference_of_its_file(
     convert: Callable[[Path, Path], None], verdict: str, store: Path, edge: Add
 ) -> None:
     edge(convert=convert, BACKEND="onnxruntime")
+    torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten())
     report = deploy.convert(module, "toy", inputs=torch.randn(2, 3, 8, 8), artifacts=store)
     assert report.export.verdict == "pass" and [item.verdict for item in report.converted] == [verdict]
