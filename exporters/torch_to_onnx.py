@@ -199,7 +199,7 @@ def _by_tracing(
     axes = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs}
     axes |= _output_axes(model, inputs)
     active = any(part.training for part in model.module.modules())  # although eval() was called: EVAL would change it
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, _unchecked(model.module):
         traced = Path(folder) / path.name
         torch.onnx.export(
             _Flat(model),
@@ -217,6 +217,18 @@ def _by_tracing(
         _clean(loaded)
         _save(loaded, path)
     return list(size_ranges(inputs).values())
+
+
+@contextlib.contextmanager
+def _unchecked(module: torch.nn.Module) -> Iterator[None]:
+    """Let an exported program run without its check of input sizes, which cannot be traced."""
+    hooks = dict(module._forward_pre_hooks)
+    if isinstance(module, torch.fx.GraphModule):
+        module._forward_pre_hooks.clear()
+    try:
+        yield
+    finally:
+        module._forward_pre_hooks.update(hooks)
 
 
 def _output_axes(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, dict[int, str]]:
