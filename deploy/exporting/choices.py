@@ -384,9 +384,7 @@ def _paired(model: Sequence[Choice], graph: Sequence[Choice]) -> tuple[list[tupl
 
 def _flips(before: Sequence[Choice | None], after: Sequence[Choice | None]) -> int:
     """Return the number of elements that are chosen otherwise; a choice that is not known before counts as one."""
-    return sum(
-        differing(one, two) if one else 1 for one, two in zip(before, after, strict=True) if two is not None
-    )
+    return sum(differing(one, two) if one else 1 for one, two in zip(before, after, strict=True) if two is not None)
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
