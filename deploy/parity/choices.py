@@ -240,7 +240,7 @@ def pairs(model: Sequence[Choice], graph: Sequence[Choice]) -> list[tuple[int, C
     """
     from scipy.optimize import linear_sum_assignment  # heavy, and needed by few models
 
-    found = [(-1, choice) for choice in graph]
+    found = {index: (-1, choice) for index, choice in enumerate(graph)}
     kinds = {(item.kind, item.scores.size, item.result.size if item.kind != "boxes" else 0) for item in graph}
     for kind, size, chosen in sorted(kinds):
         left, right = (
@@ -253,6 +253,13 @@ def pairs(model: Sequence[Choice], graph: Sequence[Choice]) -> list[tuple[int, C
         )
         if not left:
             continue
+        if len(left) == len(right):  # most are made in the same order, and a detector makes hundreds
+            straight = [_fit(model[one], graph[two]) for one, two in zip(left, right, strict=True)]
+            if all(distance < SAME for distance, _ in straight):
+                found.update(
+                    zip(right, ((one, fit) for one, (_, fit) in zip(left, straight, strict=True)), strict=True)
+                )
+                continue
         fits = [[_fit(model[one], graph[two]) for two in right] for one in left]
         cost = np.array([[distance for distance, _ in row] for row in fits])
         order = 1e-9 * np.abs(np.arange(len(left))[:, None] - np.arange(len(right))[None, :])
@@ -260,7 +267,7 @@ def pairs(model: Sequence[Choice], graph: Sequence[Choice]) -> list[tuple[int, C
             same = len(left) == len(right) and _squeezed(model[left[one]]) == _squeezed(graph[right[two]])
             if same or cost[one, two] < ALIKE:
                 found[right[two]] = (left[one], fits[one][two][1])
-    return found
+    return list(found.values())
 
 
 BLOCK = 256
@@ -268,6 +275,9 @@ BLOCK = 256
 
 FEW_FLIPS = 3
 """As many choices near ties more than PyTorch's own run makes may be expected."""
+
+SAME = 1e-5
+"""Relative distance of scores below which two choices at the same place in their runs are the same."""
 
 ALIKE = 0.1
 """Relative distance of scores below which two choices are the same, where their shapes and number do not tell."""
