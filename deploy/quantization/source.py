@@ -19,7 +19,6 @@ from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
 from deploy.models.request import ModelRequest, ModuleRequest, parse_options, typed
 from deploy.support.lookup import manifest_beside, newest_export
-from deploy.support.onnx_child import OnnxChild
 
 PRECISION = "fp32"
 _TUPLES = ("crop", "mean", "std")
@@ -75,6 +74,8 @@ def open_source(
     path, artifact = _find(model, store, progress)
     if artifact is not None:
         artifact.verify()
+    from deploy.support.onnx_child import OnnxChild  # imports numpy, which a build does not wait for
+
     with OnnxChild() as child:
         child.examine(path)
     if artifact is not None:
