@@ -253,12 +253,18 @@ class ChoiceJudge:
         if not self._nodes:
             missing = any(item.kind not in ("comparison", "step") for item in model)
             equal = frozenset() if missing or self._hidden else frozenset(expected)
-            return Settled(expected=expected, own=own, equal=equal, known=frozenset() if missing else fixed)
+            return Settled(
+                expected=expected,
+                own=own,
+                equal=equal,
+                known=frozenset() if missing else fixed,
+                selects=_selects(model),
+            )
         own = self._own.follow(probe.feeds, model)
         kept, given, elsewhere = self._given(probe.feeds, outputs, names)
         natural, own_natural = model, self._own.choices
         if self._own.diverged or len(own_natural) != len(natural):
-            return Settled(expected=expected, own=own)
+            return Settled(expected=expected, own=own, selects=_selects(model))
         own_flips = sum(differing(one, two) for one, two in zip(natural, own_natural, strict=True))
         paired, chosen = _paired(natural, given)
         forced: list[Choice | None] = []
@@ -267,14 +273,14 @@ class ChoiceJudge:
                 break
             expected, forced = self.reference.follow(probe.feeds, chosen), chosen
             if self.reference.diverged or len(self.reference.choices) != len(chosen):
-                return Settled(expected=expected, own=own)
+                return Settled(expected=expected, own=own, selects=_selects(model))
             paired, chosen = _paired(self.reference.choices, given)
         flips = _flips(self.reference.choices, chosen)
         if forced:
             made = [two or one for one, two in zip(self.reference.choices, forced, strict=True)]
             own = self._own.follow(probe.feeds, made)
             if self._own.diverged:
-                return Settled(expected=expected, own=own)
+                return Settled(expected=expected, own=own, selects=_selects(model))
         scores: dict[str, tuple[Array, Array, Array]] = {}
         faults: dict[str, str] = {}
         unpaired, names_used = set[str](), set[str]()
@@ -313,6 +319,7 @@ class ChoiceJudge:
             decisions=sum(item.result.size for item in chosen if item is not None),
             own_flips=own_flips,
             flips=flips,
+            selects=_selects([one for one, two in zip(natural, chosen, strict=True) if two is None]),
         )
 
     def _given(
@@ -369,6 +376,10 @@ class ChoiceJudge:
         runner = self._copies[scores] = IsolatedRunner(self._backend)
         runner.open(path, **self._options)
         return runner
+
+
+def _selects(choices: Sequence[Choice]) -> bool:
+    return any(item.kind == "boxes" for item in choices)
 
 
 def _paired(model: Sequence[Choice], graph: Sequence[Choice]) -> tuple[list[tuple[int, Choice]], list[Choice | None]]:
