@@ -95,7 +95,7 @@ class Tally:
             mine = (
                 {name: _real(source[name]) for name in pending} for source in (settled.expected, settled.own, given)
             )
-            self._pending.append(_Rows(probe, *mine, settled.selects))
+            self._pending.append(_Rows(probe, *mine, selects=settled.selects))
 
     def _unsteady(self, probe: Probe, settled: Settled, given: Fetches) -> Settled:
         """Take another run of PyTorch as its own where the candidate is far off although PyTorch's first run is not.
