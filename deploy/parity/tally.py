@@ -92,10 +92,10 @@ class Tally:
             else:
                 self._add(name, probe, reference, ours, theirs)
         if pending:
-            mine = (
+            expected, own, outputs = (
                 {name: _real(source[name]) for name in pending} for source in (settled.expected, settled.own, given)
             )
-            self._pending.append(_Rows(probe, *mine, selects=settled.selects))
+            self._pending.append(_Rows(probe, expected, own, outputs, settled.selects))
 
     def _unsteady(self, probe: Probe, settled: Settled, given: Fetches) -> Settled:
         """Take another run of PyTorch as its own where the candidate is far off although PyTorch's first run is not.
