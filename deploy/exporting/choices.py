@@ -383,8 +383,15 @@ def _selects(choices: Sequence[Choice]) -> bool:
 
 
 def _paired(model: Sequence[Choice], graph: Sequence[Choice]) -> tuple[list[tuple[int, Choice]], list[Choice | None]]:
-    """Return the pairs of `pairs`, and for every choice of the model that of the graph, or None."""
+    """Return the pairs of `pairs`, and for every choice of the model that of the graph, or None.
+
+    Boxes that are selected inside of a branch of the graph may be in another order in all that follows, so later
+    choices have no pair.
+    """
     paired = pairs(model, graph)
+    known = {index for index, _ in paired}
+    end = min((index for index, item in enumerate(model) if item.kind == "boxes" and index not in known), default=None)
+    paired = [(index if end is None or index < end else -1, item) for index, item in paired]
     chosen: list[Choice | None] = [None] * len(model)
     for index, item in paired:
         if index >= 0:
