@@ -254,12 +254,18 @@ class ChoiceJudge:
         if not self._nodes:
             missing = any(item.kind not in ("comparison", "step") for item in model)
             equal = frozenset() if missing or self._hidden else frozenset(expected)
-            return Settled(expected=expected, own=own, equal=equal, known=frozenset() if missing else fixed)
+            return Settled(
+                expected=expected,
+                own=own,
+                equal=equal,
+                known=frozenset() if missing else fixed,
+                selects=_selects(model),
+            )
         own = self._own.follow(probe.feeds, model)
         kept, given, elsewhere = self._given(probe.feeds, outputs, names)
         natural, own_natural = model, self._own.choices
         if self._own.diverged or len(own_natural) != len(natural):
-            return Settled(expected=expected, own=own)
+            return Settled(expected=expected, own=own, selects=_selects(model))
         own_flips = sum(differing(one, two) for one, two in zip(natural, own_natural, strict=True))
         paired, chosen = _paired(natural, given)
         forced: list[Choice | None] = []
@@ -268,14 +274,14 @@ class ChoiceJudge:
                 break
             expected, forced = self.reference.follow(probe.feeds, chosen), chosen
             if self.reference.diverged or len(self.reference.choices) != len(chosen):
-                return Settled(expected=expected, own=own)
+                return Settled(expected=expected, own=own, selects=_selects(model))
             paired, chosen = _paired(self.reference.choices, given)
         flips = _flips(self.reference.choices, chosen)
         if forced:
             made = [two or one for one, two in zip(self.reference.choices, forced, strict=True)]
             own = self._own.follow(probe.feeds, made)
             if self._own.diverged:
-                return Settled(expected=expected, own=own)
+                return Settled(expected=expected, own=own, selects=_selects(model))
         scores: dict[str, tuple[Array, Array, Array]] = {}
         faults: dict[str, str] = {}
         unpaired, names_used = set[str](), set[str]()
@@ -314,6 +320,7 @@ class ChoiceJudge:
             decisions=sum(item.result.size for item in chosen if item is not None),
             own_flips=own_flips,
             flips=flips,
+            selects=_selects([one for one, two in zip(natural, chosen, strict=True) if two is None]),
         )
 
     def _given(
@@ -372,9 +379,20 @@ class ChoiceJudge:
         return runner
 
 
+def _selects(choices: Sequence[Choice]) -> bool:
+    return any(item.kind == "boxes" for item in choices)
+
+
 def _paired(model: Sequence[Choice], graph: Sequence[Choice]) -> tuple[list[tuple[int, Choice]], list[Choice | None]]:
-    """Return the pairs of `pairs`, and for every choice of the model that of the graph, or None."""
+    """Return the pairs of `pairs`, and for every choice of the model that of the graph, or None.
+
+    Boxes that are selected inside of a branch of the graph may be in another order in all that follows, so later
+    choices have no pair.
+    """
     paired = pairs(model, graph)
+    known = {index for index, _ in paired}
+    end = min((index for index, item in enumerate(model) if item.kind == "boxes" and index not in known), default=None)
+    paired = [(index if end is None or index < end else -1, item) for index, item in paired]
     chosen: list[Choice | None] = [None] * len(model)
     for index, item in paired:
         if index >= 0:

@@ -82,6 +82,7 @@ class Settled:
             the model computes them from the values of the inputs.
         decisions: number of choices; ``own_flips`` and ``flips`` of them are otherwise in PyTorch's own run and in the
             file than in float64.
+        selects: whether the model selects boxes in a way that is not known from the file: rows may be in another order.
     """
 
     expected: Fetches
@@ -93,6 +94,7 @@ class Settled:
     decisions: int = 0
     own_flips: int = 0
     flips: int = 0
+    selects: bool = False
 
 
 class Chooser(Protocol):

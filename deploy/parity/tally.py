@@ -33,15 +33,16 @@ class _Rows:
     expected: Fetches
     own: Fetches
     given: Fetches
+    selects: bool
 
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
     """Results of the probes so far.
 
-    Outputs are compared in place. Only where the number of rows depends on the data, and the choices behind it are not
-    known, rows are matched (see `deploy.parity.matching`); unmatched ones are limited like noise: to ENVELOPE times as
-    many as in PyTorch's own run.
+    Outputs are compared in place. Only where rows are selected, or their number depends on the data, and the choices
+    behind it are not known, rows are matched (see `deploy.parity.matching`); unmatched ones are limited like noise: to
+    ENVELOPE times as many as in PyTorch's own run.
 
     Attributes:
         chooser: compares the choices behind the outputs; None if only the outputs are known.
@@ -91,10 +92,10 @@ class Tally:
             else:
                 self._add(name, probe, reference, ours, theirs)
         if pending:
-            mine = (
+            expected, own, outputs = (
                 {name: _real(source[name]) for name in pending} for source in (settled.expected, settled.own, given)
             )
-            self._pending.append(_Rows(probe, *mine))
+            self._pending.append(_Rows(probe, expected, own, outputs, settled.selects))
 
     def _unsteady(self, probe: Probe, settled: Settled, given: Fetches) -> Settled:
         """Take another run of PyTorch as its own where the candidate is far off although PyTorch's first run is not.
@@ -131,12 +132,16 @@ class Tally:
         self.flips += settled.flips
 
     def _add_rows(self) -> None:
-        """Compare the outputs whose number of rows may depend on the data: in place unless it does."""
+        """Compare the outputs whose number of rows may depend on the data: in place unless it does.
+
+        Where boxes are selected, it may be the same for all probes: the largest number that a detector returns.
+        """
         counts: dict[str, dict[tuple[tuple[str, int], ...], set[int]]] = defaultdict(lambda: defaultdict(set))
         for item in self._pending:
             for name, value in item.expected.items():
                 counts[name][tuple(item.probe.sizes.items())].update((len(value), len(item.own[name])))
         depends = {name for name, found in counts.items() if any(len(sizes) > 1 for sizes in found.values())}
+        depends |= {name for item in self._pending if item.selects for name in item.expected}
         for item in self._pending:
             varying: dict[int, list[str]] = defaultdict(list)
             for name, value in item.expected.items():
