@@ -30,7 +30,7 @@ from deploy.models.request import ModelRequest
 from deploy.parity.probes import probes_at
 
 if TYPE_CHECKING:
-    from deploy.models.memory import ExampleInputs, ModelLike
+    from deploy.models.in_memory import ExampleInputs, ModelLike
 
 TURN_S = 0.03
 TURN_CALLS = 3

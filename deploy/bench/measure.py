@@ -27,7 +27,7 @@ from deploy.models.given import as_requests
 from deploy.models.request import ModelRequest
 
 if TYPE_CHECKING:
-    from deploy.models.memory import ExampleInputs, ModelLike
+    from deploy.models.in_memory import ExampleInputs, ModelLike
 
 REPETITIONS = 5
 BASELINE = "torch"

@@ -26,7 +26,7 @@ from deploy.models.given import as_request
 from deploy.parity.probes import probes_at
 
 if TYPE_CHECKING:
-    from deploy.models.memory import ExampleInputs, ModelLike
+    from deploy.models.in_memory import ExampleInputs, ModelLike
 
 CALLS = 50
 WALL_S = 0.5

@@ -18,7 +18,7 @@ from deploy.core.progress import SILENT, Progress
 from deploy.models.given import as_requests
 
 if TYPE_CHECKING:
-    from deploy.models.memory import ExampleInputs, ModelLike
+    from deploy.models.in_memory import ExampleInputs, ModelLike
 
 GAIN = 0.05
 """Doubling the batch must raise throughput by at least this share to go on."""

@@ -29,7 +29,7 @@ from exporters.trtexec import trtexec
 
 if TYPE_CHECKING:
     from deploy.engines.proof import EngineProof
-    from deploy.models.memory import ModelLike
+    from deploy.models.in_memory import ModelLike
     from deploy.quantization.data import CalibrationData
 
 TARGET = "tensorrt"

@@ -31,7 +31,7 @@ from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.parity.verdict import ParityReport
 
 if TYPE_CHECKING:
-    from deploy.models.memory import ExampleInputs, ModelLike
+    from deploy.models.in_memory import ExampleInputs, ModelLike
 
 EDGES = "exporters"
 START = "torch"

@@ -40,7 +40,7 @@ from deploy.support.onnx_child import examine
 from deploy.support.runtime import runtime_of
 
 if TYPE_CHECKING:
-    from deploy.models.memory import ExampleInputs, ModelLike
+    from deploy.models.in_memory import ExampleInputs, ModelLike
 
 MAX_DROP = 1.0
 """Percentage points of top-1 accuracy that an artifact may lose by default."""

@@ -29,7 +29,7 @@ from deploy.support.onnx_child import OnnxChild
 
 if TYPE_CHECKING:
     from deploy.exporting.samples import ProbeSamples
-    from deploy.models.memory import ExampleInputs, ModelLike
+    from deploy.models.in_memory import ExampleInputs, ModelLike
 
 DEFAULT_BACKEND = "onnxruntime"
 """The backend that runs the file if none is given."""

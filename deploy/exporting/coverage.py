@@ -44,7 +44,7 @@ def directed_probes(model: Model, probes: Sequence[Probe], steps: int) -> list[P
     ranges = {spec.name: spec.bounds or _range([probe.feeds[spec.name] for probe in ordinary]) for spec in floats}
     base = ordinary[0].sizes
     same = [probe for probe in ordinary if all(probe.sizes[name] == base[name] for name in base if name != "batch")]
-    starts = sorted(same, key=lambda probe: sum(value.size for value in probe.feeds.values()))[:_STARTS]
+    starts = sorted(same, key=lambda probe: probe.values)[:_STARTS]
     found = search(model, [probe.feeds for probe in starts], ranges, steps)
     sizes = starts[0].sizes
     return [
@@ -55,7 +55,7 @@ def directed_probes(model: Model, probes: Sequence[Probe], steps: int) -> list[P
             feeds=feeds,
             samples=starts[0].samples,
         )
-        for index, feeds in enumerate(found.feeds)
+        for index, feeds in enumerate(found)
     ]
 
 

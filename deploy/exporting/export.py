@@ -29,7 +29,7 @@ from exporters.torch_to_onnx import Exported
 
 if TYPE_CHECKING:
     from deploy.exporting.samples import ProbeSamples
-    from deploy.models.memory import ExampleInputs, ModelLike
+    from deploy.models.in_memory import ExampleInputs, ModelLike
 
 PRECISIONS = ("fp32", "fp16")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from deploy.core.errors import BackendError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model, state_tensors
 from deploy.core.progress import Progress
+from deploy.core.runner import Feeds
 from deploy.core.tensors import SizeRange, TensorSpec, size_ranges, with_ranges
 from deploy.exporting.accepted import find_sizes
 from deploy.exporting.choices import MAX_BYTES, ChoiceJudge
@@ -49,7 +50,7 @@ _MAX_FAST = 24
 """Number of probes that are run with and without PyTorch's fast path of attention layers."""
 
 _MAX_FAST_FLOATS = 2
-"""The same where all inputs are floats: there is no mask, and the fast path differs at masked positions only."""
+"""The same where all inputs are floats, so that none of them is a mask."""
 
 _MAX_GRADIENTS = 3
 """Number of probes at which the gradients of weights that were not found are computed."""
@@ -60,7 +61,7 @@ class ProofOptions:
     """How thorough a parity check is, and what it must reach.
 
     Attributes:
-        probes: ``quick``, ``standard`` or ``thorough``.
+        probes: ``quick``, ``standard`` or ``thorough``; or ``data`` for the real samples only.
         min_coverage: coverage in percent below which the verdict is inconclusive; None for no limit.
         accept_unreached: let a traced or foreign file pass although no probe took one of its data-dependent branches.
     """
@@ -87,8 +88,8 @@ def prove(
     """Check a file against a model: its outputs and, if it is an ONNX file, its weights.
 
     The inputs of the file correspond to the model's by name or by position. The candidate is a started process, which
-    opens the file; the caller closes it. ``negated`` is for a file that was or may have been traced; it and ``level``
-    are explained at `deploy.parity.probes.make_probes`. ``ranges`` are the sizes that the file is claimed for.
+    opens the file; the caller closes it. ``negated`` is for a file that was or may have been traced, see
+    `deploy.parity.probes.make_probes`. ``ranges`` are the sizes that the file is claimed for.
 
     Returns:
         The report; it has no probes, and the verdict ``fail``, if the inputs of the file do not fit the model.
@@ -129,11 +130,7 @@ def prove(
             return False
         return report.verdict != "fail"
 
-    ranges = [
-        dataclasses.replace(item, min=1) if item.min == 2 and item.multiple == 1 and agrees_at({item.dim: 1}) else item
-        for item in ranges  # PyTorch assumes a size of at least 2 wherever 1 could mean broadcasting
-    ]
-    accepted = find_sizes(model, with_ranges(inputs, ranges), domains)
+    accepted = find_sizes(model, with_ranges(inputs, _with_one(ranges, agrees_at)), domains)
     probes = make_probes(
         accepted.inputs,
         model.sizes,
@@ -144,8 +141,7 @@ def prove(
         fresh=int(digest[:8], 16),
         level=options.probes,
     )
-    smallest = min(probes, key=lambda probe: sum(value.size for value in probe.feeds.values()))
-    repeatable = check_repeatable(model, smallest.feeds)
+    repeatable = check_repeatable(model, min(probes, key=lambda probe: probe.values).feeds)
     probes += directed_probes(model, probes, SEARCH_STEPS[options.probes])
     ran: list[Probe] = []
     with contextlib.ExitStack() as stack:
@@ -174,8 +170,7 @@ def prove(
         refused=_merged(accepted.refused, report.refused),
         notes=(*report.notes, *notes, *accepted.notes, *repeatable),
     )
-    masked = any(not spec.dtype.startswith("float") for spec in model.inputs)
-    fault = fast_path_fault(model, [probe.feeds for probe in ran[: _MAX_FAST if masked else _MAX_FAST_FLOATS]])
+    fault = fast_path_fault(model, _fast_path_feeds(model, ran))
     if fault:
         report = dataclasses.replace(report, verdict="fail", reasons=(fault, *report.reasons))
     if not find_weights:
@@ -189,9 +184,22 @@ def prove(
     used: set[str] = set()
     for probe in ran[:_MAX_GRADIENTS] if matches.listed else ():
         used |= exercised(model, probe.feeds, set(matches.listed))
-    low_memory = settings.low_memory
-    coverage = measure(graph(), path, candidate, ran, rename, matches, used, low_memory=low_memory)
+    coverage = measure(graph(), path, candidate, ran, rename, matches, used, low_memory=settings.low_memory)
     return _with_coverage(report, coverage, options, unproven=negated)
+
+
+def _with_one(ranges: Sequence[SizeRange], agrees_at: Callable[[Mapping[str, int]], bool]) -> list[SizeRange]:
+    """Allow a size of 1 where the file is right there: PyTorch excludes it wherever it could mean broadcasting."""
+    return [
+        dataclasses.replace(item, min=1) if item.min == 2 and item.multiple == 1 and agrees_at({item.dim: 1}) else item
+        for item in ranges
+    ]
+
+
+def _fast_path_feeds(model: Model, probes: Sequence[Probe]) -> list[Feeds]:
+    """Return the inputs on which the fast path of attention is tried; it differs at masked positions only."""
+    masked = any(not spec.dtype.startswith("float") for spec in model.inputs)
+    return [probe.feeds for probe in probes[: _MAX_FAST if masked else _MAX_FAST_FLOATS]]
 
 
 def _match(

@@ -18,7 +18,7 @@ from deploy.core import registry
 from deploy.core.errors import DeployError, UnknownNameError, UsageError
 from deploy.core.model import Model
 from deploy.models.given import as_request
-from deploy.models.memory import ExampleInputs, ModelLike, build
+from deploy.models.in_memory import ExampleInputs, ModelLike, build
 from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.models.resolve import SOURCES, architecture, known_names, source_names
 

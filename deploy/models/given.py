@@ -10,7 +10,7 @@ from deploy.core.errors import InputSpecError, UsageError
 from deploy.models.request import ModelRequest, ModuleRequest
 
 if TYPE_CHECKING:
-    from deploy.models.memory import ExampleInputs, ModelLike
+    from deploy.models.in_memory import ExampleInputs, ModelLike
 
 
 def as_request(model: ModelLike, inputs: ExampleInputs | None = None, name: str | None = None) -> ModelRequest:
@@ -18,15 +18,15 @@ def as_request(model: ModelLike, inputs: ExampleInputs | None = None, name: str 
 
     Args:
         model: the model.
-        inputs: of a module: see `deploy.models.memory.module_request`; of a name: texts of ``--input``.
+        inputs: of a module: see `deploy.models.in_memory.module_request`; of a name: texts of ``--input``.
         name: of a module.
 
     Raises:
         UsageError: not a model, or ``inputs`` or ``name`` would have no effect.
-        InputSpecError: see `deploy.models.memory.module_request`.
+        InputSpecError: see `deploy.models.in_memory.module_request`.
     """
     if not isinstance(model, str | ModelRequest):
-        from deploy.models.memory import module_request  # imports PyTorch
+        from deploy.models.in_memory import module_request  # imports PyTorch
 
         return module_request(model, inputs, name=name)
     if name is not None:

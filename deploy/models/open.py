@@ -73,7 +73,7 @@ def request_of(artifact: Artifact) -> ModelRequest:
 
 def made_from(artifact: Artifact, request: ModuleRequest) -> bool:
     """Return whether an artifact was made from a module: of the same structure and weights, and for the same inputs."""
-    from deploy.models.memory import weights_of
+    from deploy.models.in_memory import weights_of
 
     manifest = artifact.manifest
     same = manifest.weights.identity == weights_of(request.module).identity

@@ -81,9 +81,9 @@ def architecture(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
     """
     with untrained.seeded(request.seed):
         if isinstance(request, ModuleRequest):
-            from deploy.models import memory
+            from deploy.models import in_memory
 
-            return memory.build(request), None, request.name
+            return in_memory.build(request), None, request.name
         if request.name.endswith(".pt2") or ":" in request.name:
             from deploy.models import python
 

@@ -8,7 +8,7 @@ from deploy.core.errors import BackendCrashedError, BackendError
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.parity.choices import Chooser
 from deploy.parity.probes import Probe
-from deploy.parity.repeated import Call, Candidate, size_of
+from deploy.parity.repeated import Call, Candidate
 from deploy.parity.rows import SharedRows
 from deploy.parity.tally import Tally
 from deploy.parity.verdict import ParityReport
@@ -125,11 +125,10 @@ class _Loop:
         except BackendError as exc:
             self.tally.errors[_where(probe)] = exc.message
         else:
-            given = _by_name(expected, outputs)
-            expected, own = self.rows.recheck(probe, expected, own, given)
+            expected, own = self.rows.recheck(probe, expected, own, outputs)
             self.tally.add(probe, expected, own, outputs)
-            if self.smallest is None or size_of(feeds) < size_of(self.smallest.feeds):
-                self.smallest = Call(feeds=feeds, expected=expected, own=own, outputs=outputs)
+            if self.smallest is None or probe.values < self.smallest.values:
+                self.smallest = Call(values=probe.values, feeds=feeds, expected=expected, own=own, outputs=outputs)
 
     def _refuse(self, probe: Probe, exc: BackendError) -> None:
         self.refused[_where(probe)] = exc.message
@@ -198,10 +197,3 @@ class _Loop:
 
 def _where(probe: Probe) -> str:
     return ", ".join(f"{name} {size}" for name, size in probe.sizes.items()) or probe.label
-
-
-def _by_name(expected: Fetches, outputs: Fetches) -> Fetches:
-    """Return outputs under the names of the reference, by position if the names differ."""
-    if set(expected) <= set(outputs) or len(expected) != len(outputs):
-        return outputs
-    return dict(zip(expected, outputs.values(), strict=True))

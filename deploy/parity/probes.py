@@ -44,8 +44,9 @@ BATCHES: Mapping[str, tuple[int, ...]] = {
 }
 """Batch sizes, for seeded samples in addition to 1."""
 
-DEPENDENT = (2, 3, 5)
-"""Batch sizes that are also run where the model mixes samples, so that every call needs a reference of its own."""
+DEPENDENT = (2, 3, 5, 8)
+"""Batch sizes that are also run where the model mixes samples, so that every call needs a reference of its own. An order
+of few samples is often its own inverse, so one batch is larger."""
 
 ALL_POSITIVE = (2, 4, 8)
 """Sizes of batches that are made of `POSITIVE` kinds alone."""
@@ -102,6 +103,11 @@ class Probe:
     pool: SamplePool | None = None
     members: tuple[int, ...] = ()
     sharing: Sharing = "any"
+
+    @property
+    def values(self) -> int:
+        """Number of values of all inputs."""
+        return sum(value.size for value in self.feeds.values())
 
 
 def make_probes(

@@ -26,8 +26,13 @@ class Candidate(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """A call of the candidate, with the float64 reference and PyTorch's own run for it."""
+    """A call of the candidate, with the float64 reference and PyTorch's own run for it.
 
+    Attributes:
+        values: number of values of all inputs.
+    """
+
+    values: int
     feeds: Feeds
     expected: Fetches
     own: Fetches
@@ -72,8 +77,3 @@ def _same(first: Array, second: Array, expected: Array, own: Array, precision: s
 
 def _rms(values: Array) -> float:
     return float(np.sqrt(np.mean(np.abs(values) ** 2))) if values.size else 0.0
-
-
-def size_of(feeds: Feeds) -> int:
-    """Return the number of values of all inputs."""
-    return sum(value.size for value in feeds.values())

@@ -33,7 +33,7 @@ from deploy.quantization.source import open_source
 from deploy.quantization.worker import GraphChild
 
 if TYPE_CHECKING:
-    from deploy.models.memory import ExampleInputs, ModelLike
+    from deploy.models.in_memory import ExampleInputs, ModelLike
 
 FP16_MIN_OPSET = 19
 """First ONNX opset whose QuantizeLinear and DequantizeLinear take FP16 scales."""

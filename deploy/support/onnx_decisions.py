@@ -19,6 +19,8 @@ import onnx
 import onnx.inliner
 from onnx import helper
 
+from deploy.support.sides import taken
+
 Graph = onnx.GraphProto
 Node = onnx.NodeProto
 
@@ -60,14 +62,7 @@ class GraphChoice:
 
     def reached(self, low: float, high: float) -> frozenset[str]:
         """Return the sides that values from ``low`` to ``high`` take."""
-        if low > high:  # the node did not run
-            return frozenset()
-        edges = (-math.inf, *self.bounds, math.inf)
-        taken = set()
-        for side, (lower, upper) in zip(self.sides, itertools.pairwise(edges), strict=True):
-            if low < upper and high > lower:
-                taken.add(side)
-        return frozenset(taken)
+        return frozenset(self.sides[index] for index in taken(self.bounds, low, high))
 
 
 @dataclass(slots=True)

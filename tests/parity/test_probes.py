@@ -209,3 +209,20 @@ def test_lengths_run_from_one_to_the_maximum_in_descending_order() -> None:
     probes = make_probes([spec], {}, domains={"lengths": Domain(role="length", high=7)})
     values = np.concatenate([probe.feeds["lengths"] for probe in probes])
     assert values.min() == 1 and values.max() == 7
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_samples_that_are_sorted_and_not_put_back_fail(seed: int) -> None:
+    """At 2 samples, and often at 3 and 5, an order is its own inverse."""
+
+    def sorted_sums(x: np.ndarray) -> np.ndarray:
+        order = x[:, 0, 0, 0].argsort(kind="stable")
+        return np.cumsum(plain(x[order]), 0)[order.argsort()]
+
+    def not_put_back(out: Fetches, feeds: Feeds) -> Fetches:
+        order = feeds["x"][:, 0, 0, 0].argsort(kind="stable")
+        return {"y": out["y"][order][order]}
+
+    probes = make_probes([SPEC], {"batch": 2}, seed=seed, fresh=seed + 100)
+    assert judge(model=sorted_sums, probes=probes).verdict != "fail"
+    assert judge(not_put_back, sorted_sums, probes).verdict == "fail"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +10,9 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from deploy.core.model import Model, name_outputs
+from deploy.core.model import Model
 from deploy.core.runner import Feeds, Fetches
+from deploy.support.sides import intervals, taken
 from deploy.support.state import unchanged
 
 Bounds = tuple[float, ...]
@@ -51,19 +50,14 @@ class _Choice:
     values: torch.Tensor
     bounds: Bounds
 
-    def sides(self) -> Iterator[tuple[float, float]]:
-        return itertools.pairwise((-math.inf, *self.bounds, math.inf))
-
     def reached(self) -> set[int]:
         """Return the sides that any value takes."""
         low, high = self.values.detach().aminmax()
-        return {
-            index for index, (lower, upper) in enumerate(self.sides()) if float(low) < upper and float(high) > lower
-        }
+        return taken(self.bounds, float(low), float(high))
 
     def distance(self, side: int) -> torch.Tensor:
         """Return how far the nearest value is from a side, in standard deviations of the values; negative inside."""
-        lower, upper = list(self.sides())[side]
+        lower, upper = intervals(self.bounds)[side]
         scale = self.values.detach().std().clamp_min(1e-6) if self.values.numel() > 1 else torch.ones(())
         gaps = torch.maximum(lower - self.values, self.values - upper)
         return (gaps.min() / scale).float()
@@ -97,29 +91,16 @@ class _Watch(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Search:
-    """The result of `search`.
-
-    Attributes:
-        feeds: inputs that reach a side which the given ones did not.
-        found: number of sides they reach.
-        missing: number of sides that no input reached.
-    """
-
-    feeds: tuple[Fetches, ...] = ()
-    found: int = 0
-    missing: int = 0
-
-
-def search(model: Model, feeds: Sequence[Feeds], ranges: Mapping[str, tuple[float, float]], steps: int) -> Search:
+def search(
+    model: Model, feeds: Sequence[Feeds], ranges: Mapping[str, tuple[float, float]], steps: int
+) -> list[Fetches]:
     """Search for inputs that reach sides which ``feeds`` do not, by gradient descent on the distance from them.
 
     Args:
         model: run in float32.
-        feeds: inputs that were probed; the search starts from the first ones.
+        feeds: inputs that were probed; the search starts from the first two.
         ranges: range of each float input that the search stays in.
-        steps: number of gradient steps.
+        steps: number of gradient steps from each start.
 
     Returns:
         The inputs; none where the model has no choices, cannot be differentiated, or has no float input.
@@ -128,19 +109,16 @@ def search(model: Model, feeds: Sequence[Feeds], ranges: Mapping[str, tuple[floa
     for item in feeds:
         choices = _choices(model, _tensors(item))
         if choices is None:
-            return Search()
+            return []
         sides = {(index, side) for index, choice in enumerate(choices) for side in range(len(choice.bounds) + 1)}
-        reached = {(index, side) for index, choice in enumerate(choices) for side in choice.reached()}
-        missing = (sides if missing is None else missing) - reached
+        missing = (sides if missing is None else missing) - _reached(choices)
         if not missing:
-            return Search()
-    found: list[Fetches] = []
-    before = len(missing or ())
-    for start in feeds[:2]:
-        if missing:
-            found.extend(_descend(model, start, ranges, steps, missing))
-    left = len(missing or ())
-    return Search(feeds=tuple(found), found=before - left, missing=left)
+            return []
+    return [found for start in feeds[:2] if missing for found in _descend(model, start, ranges, steps, missing)]
+
+
+def _reached(choices: Sequence[_Choice]) -> set[Side]:
+    return {(index, side) for index, choice in enumerate(choices) for side in choice.reached()}
 
 
 def _descend(
@@ -155,7 +133,7 @@ def _descend(
         choices = _choices(model, tensors, grad=True)
         if not moving or choices is None:
             return
-        reached = {(index, side) for index, choice in enumerate(choices) for side in choice.reached()} & missing
+        reached = _reached(choices) & missing
         if reached:
             missing -= reached
             yield {name: value.detach().numpy().copy() for name, value in tensors.items()}
@@ -185,9 +163,8 @@ def exercised(model: Model, feeds: Feeds, names: set[str]) -> set[str]:
     try:
         for value in wanted.values():
             value.requires_grad_()
-        positional, keyword = model.arguments(_tensors(feeds))
         with unchanged(model.module), torch.enable_grad():
-            outputs = name_outputs(model.module(*positional, **keyword))
+            outputs = model.call(_tensors(feeds))
             floats = [value for value in outputs.values() if value.requires_grad]
             weights = torch.Generator().manual_seed(0)
             total = sum((value * torch.randn(value.shape, generator=weights)).sum() for value in floats)
@@ -207,10 +184,9 @@ def _tensors(feeds: Feeds) -> dict[str, torch.Tensor]:
 
 
 def _choices(model: Model, tensors: Mapping[str, torch.Tensor], *, grad: bool = False) -> list[_Choice] | None:
-    positional, keyword = model.arguments(tensors)
     with unchanged(model.module), torch.set_grad_enabled(grad), _Watch() as watch:
         try:
-            model.module(*positional, **keyword)
+            model.call(tensors)
         except Exception:  # the parity check reports a model that does not run
             return None
     choices: list[_Choice] = watch.choices
