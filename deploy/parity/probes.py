@@ -45,8 +45,8 @@ BATCHES: Mapping[str, tuple[int, ...]] = {
 """Batch sizes, for seeded samples in addition to 1."""
 
 DEPENDENT = (2, 3, 5, 8)
-"""Batch sizes that are also run where the model mixes samples, so that every call needs a reference of its own. An order
-of few samples is often its own inverse, so one batch is larger."""
+"""Batch sizes that are also run where the model mixes samples, so that every call needs a reference of its own. An
+order of few samples is often its own inverse, so one batch is larger."""
 
 ALL_POSITIVE = (2, 4, 8)
 """Sizes of batches that are made of `POSITIVE` kinds alone."""
