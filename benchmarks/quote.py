@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.common import load
 from benchmarks.tables.harness import harness_figures, harness_tables
 from benchmarks.tables.int8 import int8_tables
-from benchmarks.tables.scale import scaling_tables, serve_figures, serve_tables, sweep_figures, turns_table
+from benchmarks.tables.scale import attack_text, scaling_tables, serve_figures, serve_tables, sweep_figures, turns_table
 from benchmarks.tables.tensorrt import tensorrt_figures, tensorrt_tables
 
 ROOT = Path(__file__).parent.parent
@@ -144,6 +144,7 @@ def main() -> None:
         ("docs/timing.md", "harness", harness_tables()),
         ("docs/serving.md", "serve", serve_tables()),
         ("docs/serving.md", "turns", turns_table()),
+        ("docs/serving.md", "attack", attack_text()),
         ("docs/scaling.md", "scaling", scaling_tables()),
     ):
         text = (ROOT / path).read_text(encoding="utf-8")

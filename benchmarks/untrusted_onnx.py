@@ -127,7 +127,7 @@ def _attribute(graph: onnx.GraphProto, chance: random.Random) -> None:
     if attribute.ints:
         attribute.ints[0] = chance.choice((-1, 0, 2**31, 2**62))
     if chance.random() < 0.3:
-        attribute.type = chance.choice((0, 1, 3, 5, 99))
+        attribute.type = chance.choice((0, 1, 3, 5, 10))
 
 
 def _shape(graph: onnx.GraphProto, chance: random.Random) -> None:

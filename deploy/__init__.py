@@ -59,7 +59,11 @@ if TYPE_CHECKING:
     from deploy.models.catalog import ModelLine as ModelLine
     from deploy.models.catalog import layers as layers
     from deploy.models.catalog import list_models as list_models
+    from deploy.models.memory import ExampleInputs as ExampleInputs
+    from deploy.models.memory import ModelLike as ModelLike
+    from deploy.models.memory import module_request as module_request
     from deploy.models.request import ModelRequest as ModelRequest
+    from deploy.models.request import ModuleRequest as ModuleRequest
     from deploy.packaging.package import PackageReport as PackageReport
     from deploy.packaging.package import package_models as package_models
     from deploy.packaging.target import PackageOptions as PackageOptions
@@ -130,7 +134,8 @@ _EXPORTS = {
     "deploy.exporting.export": ("ExportReport", "export_model"),
     "deploy.exporting.samples": ("ProbeSamples", "load_samples"),
     "deploy.models.catalog": ("LayerSummary", "ModelLine", "layers", "list_models"),
-    "deploy.models.request": ("ModelRequest",),
+    "deploy.models.memory": ("ExampleInputs", "ModelLike", "module_request"),
+    "deploy.models.request": ("ModelRequest", "ModuleRequest"),
     "deploy.packaging.package": ("PackageReport", "package_models"),
     "deploy.packaging.target": ("PackageOptions",),
     "deploy.quantization.quantize": ("QuantizeReport", "quantize"),

@@ -23,6 +23,7 @@ import torch
 from deploy.core.errors import DeployError, ExportError, ModelError, StorageError
 from deploy.core.model import Model
 from deploy.core.tensors import SizeRange, TensorSpec, size_ranges, symbols, with_ranges
+from deploy.support.attention import plain_attention
 from deploy.support.onnx_file import SINGLE_FILE_LIMIT, opset
 from deploy.support.state import unchanged
 from exporters.ranges import exported_ranges
@@ -80,7 +81,7 @@ def export(
         StorageError: the file cannot be written.
     """
     names = list(_example_outputs(model, inputs))
-    with _captured() as (log, caught), _plain_attention():
+    with _captured() as (log, caught), plain_attention():
         try:
             with unchanged(model.module, traced=True):
                 ranges = STRATEGIES[strategy](model, inputs, names, path, options)
@@ -198,7 +199,7 @@ def _by_tracing(
     axes = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs}
     axes |= _output_axes(model, inputs)
     active = any(part.training for part in model.module.modules())  # although eval() was called: EVAL would change it
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, _unchecked(model.module):
         traced = Path(folder) / path.name
         torch.onnx.export(
             _Flat(model),
@@ -216,6 +217,18 @@ def _by_tracing(
         _clean(loaded)
         _save(loaded, path)
     return list(size_ranges(inputs).values())
+
+
+@contextlib.contextmanager
+def _unchecked(module: torch.nn.Module) -> Iterator[None]:
+    """Let an exported program run without its check of input sizes, which cannot be traced."""
+    hooks = dict(module._forward_pre_hooks)
+    if isinstance(module, torch.fx.GraphModule):
+        module._forward_pre_hooks.clear()
+    try:
+        yield
+    finally:
+        module._forward_pre_hooks.update(hooks)
 
 
 def _output_axes(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, dict[int, str]]:
@@ -340,18 +353,6 @@ def _file_of_stdout() -> Iterator[IO[str]]:
         finally:
             os.dup2(saved, 1)
             os.close(saved)
-
-
-@contextlib.contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Switch off the fused attention of inference, which exporters cannot record."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 _REASONS = (

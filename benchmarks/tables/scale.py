@@ -85,6 +85,23 @@ def turns_table() -> str:
     )
 
 
+def attack_text() -> str:
+    """Return what the server did under attack."""
+    result = load("serve_attack")
+    if not result:
+        return ""
+    attacked, stop = result["attacked"], result["stop"]
+    return (
+        f"Under attack for {result['seconds'] / 60:g} minutes, from {result['connections']} connections "
+        f"({sum(attacked['attacks'].values()):,} attacks of {len(attacked['attacks'])} kinds), the server on one core "
+        f"answered {attacked['answered']:,} of {result['requests']:,} checked requests, {attacked['wrong']} of them "
+        f"wrong. Health answers took at most {1000 * attacked['health_max_s']:.0f} ms (p99 "
+        f"{1000 * attacked['health_p99_s']:.0f} ms), and the peak memory was {result['memory_ratio']:.2f} times that "
+        f"of an undisturbed server. After SIGTERM under load it stopped in {stop['stop_s']:.1f} s; "
+        f"{stop['lost']} accepted requests were not answered."
+    )
+
+
 def serve_figures() -> list[str]:
     """Return rows of the README's table."""
     result = load("serve")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,8 +25,12 @@ from deploy.core.errors import BackendError, UsageError
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
+from deploy.models.given import as_requests
 from deploy.models.request import ModelRequest
 from deploy.parity.probes import probes_at
+
+if TYPE_CHECKING:
+    from deploy.models.memory import ExampleInputs, ModelLike
 
 TURN_S = 0.03
 TURN_CALLS = 3
@@ -117,7 +121,7 @@ class Pairs:
 class _Operand:
     """What the user wrote for one side: a model or file, a backend, a precision."""
 
-    model: str
+    model: ModelRequest
     backend: str
     precision: str
     is_backend: bool = False
@@ -125,10 +129,11 @@ class _Operand:
 
 
 def compare_speed(
-    first: str,
-    second: str,
+    first: ModelLike,
+    second: ModelLike,
     *,
-    model: str | None = None,
+    model: ModelLike | None = None,
+    inputs: ExampleInputs | None = None,
     precision: str | None = None,
     batch: int = 1,
     threads: int | None = None,
@@ -144,9 +149,11 @@ def compare_speed(
     """Compare two files, two models or two backends.
 
     Args:
-        first: a file, a model, or a backend if ``model`` is given; ``WHAT@BACKEND`` names both.
+        first: a file, a model, or a backend if ``model`` is given; ``WHAT@BACKEND`` names both. A request or a module
+            in memory runs in ONNX Runtime.
         second: likewise; the verdict is on it.
         model: the model that backends run.
+        inputs: of the modules in memory, see `deploy.ExampleInputs`; `deploy.module_request` gives each its own.
         precision: precision of models; None takes float32. A file has its own.
         batch: batch size.
         threads: threads within an operator; None takes all cores.
@@ -164,7 +171,12 @@ def compare_speed(
         DeployError: a side cannot run, or has not passed its parity check.
     """
     began = time.perf_counter()
-    operands = [_read(text, model, precision) for text in (first, second)]
+    given = as_requests([first, second, *([] if model is None else [model])], inputs)
+    shared = None if model is None else given[2]
+    operands = [
+        _read(item.name, shared, precision) if isinstance(text, str) else _model(item, precision)
+        for text, item in zip((first, second), given, strict=False)
+    ]
     if model is not None and not any(item.is_backend for item in operands):
         raise UsageError("--model has no effect: neither A nor B is a backend.")
     if calib is not None and not any(item.precision == "int8" and not item.is_file for item in operands):
@@ -173,7 +185,7 @@ def compare_speed(
     store = Store(artifacts or default_root())
     with tempfile.TemporaryDirectory(prefix="deploy-bench-") as scratch:
         sides = []
-        for index, (text, operand) in enumerate(zip((first, second), operands, strict=True)):
+        for index, operand in enumerate(operands):
             choices = Choices(
                 backends=choose_backends((operand.backend,)),
                 precisions=(operand.precision,),
@@ -185,7 +197,9 @@ def compare_speed(
             )
             folder = Path(scratch) / str(index)
             folder.mkdir()
-            sides.append(ComparedSide(name=text, plan=_plan(operand.model, choices, store, folder, progress)))
+            sides.append(
+                ComparedSide(name=given[index].name, plan=_plan(operand.model, choices, store, folder, progress))
+            )
         with progress.stage("timing in pairs"):
             deadline = time.perf_counter() + time_limit_s
             found = run_pairs(
@@ -214,7 +228,11 @@ def _decided(interval: Interval, margin: float, allowed: float | None) -> bool:
     return verdict_of(interval, margin) != "cannot tell"
 
 
-def _read(text: str, model: str | None, precision: str | None) -> _Operand:
+def _model(request: ModelRequest, precision: str | None, backend: str = "") -> _Operand:
+    return _Operand(model=request, backend=backend or default_backend(ONNX).name, precision=precision or "fp32")
+
+
+def _read(text: str, model: ModelRequest | None, precision: str | None) -> _Operand:
     what, _, backend = text.rpartition("@")
     if not what and text in backends():
         if model is None:
@@ -223,12 +241,12 @@ def _read(text: str, model: str | None, precision: str | None) -> _Operand:
     if not what:
         what, backend = text, ""
     if Path(what).suffix not in (".onnx", ".engine"):
-        return _Operand(model=what, backend=backend or default_backend(ONNX).name, precision=precision or "fp32")
+        return _model(ModelRequest(name=what), precision, backend)
     manifest = Artifact.open(Path(what)).manifest
     if precision not in (None, manifest.precision):
         raise UsageError(f"{what}: the file is {manifest.precision}, so --precision {precision} does not apply.")
     return _Operand(
-        model=what,
+        model=ModelRequest(name=what),
         backend=backend or _backend_of(manifest.format, manifest.target),
         precision=manifest.precision,
         is_file=True,
@@ -250,12 +268,12 @@ def _backend_of(format: str, target: str | None) -> str:
     return min(fitting, key=lambda item: format not in item.default_for).name
 
 
-def _plan(what: str, choices: Choices, store: Store, scratch: Path, progress: Progress) -> PlannedCell:
-    plans, skipped = plan_model(ModelRequest(name=what), choices, store, scratch, progress)
+def _plan(request: ModelRequest, choices: Choices, store: Store, scratch: Path, progress: Progress) -> PlannedCell:
+    plans, skipped = plan_model(request, choices, store, scratch, progress)
     if not plans:
-        raise BackendError(f"{what}: {skipped[0].reason}")
+        raise BackendError(f"{request.name}: {skipped[0].reason}")
     if not plans[0].passed:
-        raise BackendError(f"{what}: {plans[0].refusal}")
+        raise BackendError(f"{request.name}: {plans[0].refusal}")
     return plans[0]
 
 

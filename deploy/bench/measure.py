@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.bench.cells import PlannedCell, check_scenario, choose_backends
 from deploy.bench.interference import Conditions, conditions
@@ -23,7 +23,11 @@ from deploy.core.errors import ArtifactError, DeployError, UsageError
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
+from deploy.models.given import as_requests
 from deploy.models.request import ModelRequest
+
+if TYPE_CHECKING:
+    from deploy.models.memory import ExampleInputs, ModelLike
 
 REPETITIONS = 5
 BASELINE = "torch"
@@ -61,8 +65,9 @@ class BenchmarkReport:
 
 
 def measure_speed(
-    models: Sequence[str | ModelRequest] = (),
+    models: Sequence[ModelLike] = (),
     *,
+    inputs: ExampleInputs | None = None,
     backends: Sequence[str] = (),
     precisions: Sequence[str] | None = None,
     batches: Sequence[int] = (1,),
@@ -88,7 +93,9 @@ def measure_speed(
     """Time models on backends.
 
     Args:
-        models: model names or files with a manifest; none takes every exported model in the artifacts directory.
+        models: model names or files with a manifest, requests, or modules in memory; none takes every exported model in
+            the artifacts directory.
+        inputs: of the modules in memory, see `deploy.ExampleInputs`; `deploy.module_request` gives each its own.
         backends: names of backends; none takes the installed default ones.
         precisions: ``fp32``, ``fp16``, ``int8``; None takes those that have a file.
         batches: batch sizes.
@@ -149,7 +156,7 @@ def measure_speed(
     for warning in present.warnings:
         progress.warn(warning)
     with tempfile.TemporaryDirectory(prefix="deploy-bench-") as scratch:
-        ready, skipped = _plan(_requests(models, store), choices, store, Path(scratch), progress)
+        ready, skipped = _plan(_requests(models, inputs, store), choices, store, Path(scratch), progress)
         for item in skipped:
             save_skipped(store.root, item)
         here = {**machine(), **({"kind": kind} if kind else {})}
@@ -170,10 +177,11 @@ def measure_speed(
     )
 
 
-def _requests(models: Sequence[str | ModelRequest], store: Store) -> list[ModelRequest]:
+def _requests(models: Sequence[ModelLike], inputs: ExampleInputs | None, store: Store) -> list[ModelRequest]:
     """Return the models to time; without names, every model that has an ONNX file in the artifacts directory."""
-    if models:
-        return [ModelRequest(name=item) if isinstance(item, str) else item for item in models]
+    requests = as_requests(models, inputs)
+    if requests:
+        return requests
     found = [artifact.manifest.model for artifact in store.artifacts() if artifact.manifest.format == "onnx"]
     if not found:
         raise ArtifactError(f"{store.root}: no exported model found.", "deploy export MODEL --format onnx")

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -22,8 +22,11 @@ from deploy.core.errors import BackendError, UsageError
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
-from deploy.models.request import ModelRequest
+from deploy.models.given import as_request
 from deploy.parity.probes import probes_at
+
+if TYPE_CHECKING:
+    from deploy.models.memory import ExampleInputs, ModelLike
 
 CALLS = 50
 WALL_S = 0.5
@@ -169,8 +172,10 @@ class ProfiledCell:
 
 
 def profile_model(
-    model: str | ModelRequest,
+    model: ModelLike,
     *,
+    inputs: ExampleInputs | None = None,
+    name: str | None = None,
     backends: Sequence[str] = (),
     precision: str | None = None,
     batch: int = 1,
@@ -183,7 +188,9 @@ def profile_model(
     """Profile a model or file on backends, on the CPU.
 
     Args:
-        model: a model name, a request, or a file with a manifest.
+        model: a model name, a request, a file with a manifest, or a module in memory.
+        inputs: of a module in memory, see `deploy.ExampleInputs`; of a name: texts.
+        name: name of a module in memory.
         backends: names of backends; none takes the installed default ones that run files.
         precision: ``fp32``, ``fp16`` or ``int8`` (shown beside ``fp32``); None takes a file's own, else ``fp32``.
         batch: batch size.
@@ -198,7 +205,7 @@ def profile_model(
         UsageError: a backend has no profiler, or an argument would have no effect.
     """
     store = Store(artifacts or default_root())
-    request = ModelRequest(name=model) if isinstance(model, str) else model
+    request = as_request(model, inputs, name)
     path = Path(request.name)
     own = Artifact.open(path).manifest.precision if path.suffix in (".onnx", ".engine") and path.is_file() else None
     if own is not None and precision not in (None, own):

@@ -8,14 +8,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.bench.measure import BASELINE, REPETITIONS, BenchmarkReport, Listener, measure_speed
 from deploy.bench.plan import Wanted
 from deploy.bench.repetition import Budget
 from deploy.bench.rows import LatencyRow
 from deploy.core.progress import SILENT, Progress
-from deploy.models.request import ModelRequest
+from deploy.models.given import as_requests
+
+if TYPE_CHECKING:
+    from deploy.models.memory import ExampleInputs, ModelLike
 
 GAIN = 0.05
 """Doubling the batch must raise throughput by at least this share to go on."""
@@ -60,8 +63,9 @@ Key = tuple[str, str, str]
 
 
 def saturate(
-    models: Sequence[str | ModelRequest] = (),
+    models: Sequence[ModelLike] = (),
     *,
+    inputs: ExampleInputs | None = None,
     max_batch: int = MAX_BATCH,
     backends: Sequence[str] = (),
     precisions: Sequence[str] | None = None,
@@ -83,7 +87,9 @@ def saturate(
     """Time batches of 1, 2, 4 ... until throughput is saturated, a batch is refused, or memory runs out.
 
     Args:
-        models: model names or files with a manifest; none takes every exported model in the artifacts directory.
+        models: model names or files with a manifest, requests, or modules in memory; none takes every exported model in
+            the artifacts directory.
+        inputs: of the modules in memory, see `deploy.ExampleInputs`; `deploy.module_request` gives each its own.
         max_batch: largest batch size.
         backends: names of backends.
         precisions: ``fp32``, ``fp16``, ``int8``.
@@ -108,7 +114,7 @@ def saturate(
     began = time.perf_counter()
     measure = functools.partial(
         measure_speed,
-        models,
+        as_requests(models, inputs),
         backends=backends,
         precisions=precisions,
         threads=threads,

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.core.artifact import Artifact
 from deploy.core.backend import ENGINE, ONNX, backends
-from deploy.core.errors import ArtifactError, ExportError
+from deploy.core.errors import ArtifactError, ExportError, UsageError
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
-from deploy.models.request import ModelRequest
+from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.support.lookup import EXPORTS, newest_variants
 from deploy.support.onnx_child import examine
 
@@ -46,6 +46,10 @@ class TimedModel:
         self._model: Model | None = None
         self._weights: Path | None = None
         self.files = [Artifact.open(Path(request.name))] if self.is_file else newest_variants(store, request.name)
+        if isinstance(request, ModuleRequest):
+            from deploy.models.open import made_from
+
+            self.files = [artifact for artifact in self.files if made_from(artifact, request)]
         for artifact in self.files:
             artifact.verify()
         examine(self.files)
@@ -85,11 +89,11 @@ class TimedModel:
 
     def _export(self, precision: str) -> Artifact:
         from deploy.exporting.export import export_model
-        from deploy.models.open import request_of
 
         self._progress.note(f"no {precision} file of {self.name} found: exporting")
-        request = request_of(self.files[0]) if self.files else self._request
-        made = export_model(request, artifacts=self._store.root, precision=precision, progress=self._progress)
+        made = export_model(
+            self._recorded(self.files), artifacts=self._store.root, precision=precision, progress=self._progress
+        )
         if made.parity.verdict == "fail":
             raise ExportError(f"the {precision} export fails its parity check: {'; '.join(made.parity.reasons[:1])}")
         return made.artifact
@@ -109,16 +113,22 @@ class TimedModel:
 
     def model(self) -> Model:
         """Return the PyTorch model, built once, with the settings of its float export."""
-        from deploy.models.open import open_model, request_of
+        from deploy.models.open import open_model
 
         if self._model is None:
             exports = self._exports()
-            known = exports or self.files
-            request = request_of(known[0]) if known else self._request
             with self._progress.stage(f"{self.name}: building the model"):
-                self._model = open_model(request, self._store, self._progress)
+                self._model = open_model(self._recorded(exports or self.files), self._store, self._progress)
             self._warn_of_other_weights(self._model, exports)
         return self._model
+
+    def _recorded(self, files: Sequence[Artifact]) -> ModelRequest:
+        """Return the request that the files record; for a module in memory, its own with the recorded inputs."""
+        from deploy.models.open import request_of, with_recorded_inputs
+
+        if isinstance(self._request, ModuleRequest):
+            return with_recorded_inputs(self._request, files)
+        return request_of(files[0]) if files else self._request
 
     def inputs(self) -> tuple[TensorSpec, ...]:
         """Return the model's inputs with the sizes that its float export fixes, so that both are timed alike."""
@@ -136,11 +146,20 @@ class TimedModel:
                 self._progress.warn(f"{artifact.path}: exported from other weights than PyTorch runs now.")
 
     def rebuilt(self) -> tuple[Mapping[str, Any], Path]:
-        """Return a request that rebuilds `model` with the same weights in another process, and the weight file."""
+        """Return a request that rebuilds `model` with the same weights in another process, and the weight file.
+
+        Raises:
+            UsageError: a module in memory, which no other process can build.
+        """
         from safetensors.torch import save_file
 
         from deploy.core.model import state_tensors
 
+        if isinstance(self._request, ModuleRequest):
+            raise UsageError(
+                "PyTorch is timed in a process of its own, which cannot build a module in memory; "
+                "to time it, give a factory: FILE.py:FACTORY."
+            )
         model = self.model()
         if self._weights is None:
             self._weights = self._scratch / f"{model.slug}.safetensors"

@@ -104,7 +104,8 @@ def model_options(function: Command) -> Command:
                 default="auto",
                 metavar="auto|default|none|FILE",
                 help="auto: trained or published weights, else untrained ones with a warning; default: published "
-                "weights only; none: untrained; FILE: safetensors or a pickled state dict. [default: auto]",
+                "weights only; none: untrained; FILE: safetensors, a pickled state dict or an index of shards; "
+                "FILE#KEY: the tensors under a key or prefix, such as last.pt#ema. [default: auto]",
             ),
             click.option("--arch", metavar="NAME", help="Architecture, if MODEL is a checkpoint."),
             click.option("--seed", default=0, show_default=True, help="Random seed of untrained weights and probes."),

@@ -51,8 +51,10 @@ class IsolatedRunner(Runner):
         """Peak memory of the child process when it last replied."""
         return self._remote.peak_bytes
 
-    def open(self, path: Path, **options: Any) -> None:
-        """Open an artifact with the options of the backend's ``open``.
+    def open(self, path: Path, *, runner: str = "", **options: Any) -> None:
+        """Open an artifact with the options of the backend's ``open``, in place of the one that is open.
+
+        The module ``runner`` opens it in place of the one that this process was started with.
 
         Raises:
             BackendError: the runtime refused the file.
@@ -61,7 +63,7 @@ class IsolatedRunner(Runner):
         limited, self._remote.limit = "cpu" in self.backend.devices, "onnx_open_seconds"
         timeout_s = limits().onnx_open_seconds
         reply, _ = self._remote.call(
-            "open", timeout_s=timeout_s, path=str(path.resolve()), options=options, limited=limited
+            "open", timeout_s=timeout_s, path=str(path.resolve()), runner=runner, options=options, limited=limited
         )
         self.inputs = from_plain(tuple[TensorSpec, ...], reply["inputs"])
         self.outputs = from_plain(tuple[TensorSpec, ...], reply["outputs"])
@@ -97,14 +99,16 @@ class RunnerHost:
         self._module = importlib.import_module(runner)
         self._runner: Runner | None = None
 
-    def open(self, _: Feeds, path: str, options: dict[str, Any], limited: bool) -> Reply:
+    def open(self, _: Feeds, path: str, runner: str, options: dict[str, Any], limited: bool) -> Reply:
         """Open an artifact and describe its tensors; ``limited`` limits the memory of this process."""
+        self._runner = None  # frees its memory
+        module = importlib.import_module(runner) if runner else self._module
         if limited:
             limit_memory(Path(path))
         with memory_explained():
-            runner: Runner = self._module.open(Path(path), **options)
-        self._runner = runner
-        return to_plain({"inputs": runner.inputs, "outputs": runner.outputs}), {}
+            opened: Runner = module.open(Path(path), **options)
+        self._runner = opened
+        return to_plain({"inputs": opened.inputs, "outputs": opened.outputs}), {}
 
     def run(self, feeds: Feeds) -> Reply:
         """Run once."""

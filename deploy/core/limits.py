@@ -57,6 +57,43 @@ class Limits:
     onnx_memory_bytes: int = 8 << 30
     """Memory of a process that reads or runs an ONNX file, in addition to eight times the size of the file (Linux)."""
 
+    serve_connections: int = 1000
+    """Open connections of a server; the one that waits longest for its client gives way to a new one."""
+    serve_url_bytes: int = 8 << 10
+    serve_headers: int = 100
+    serve_header_bytes: int = 32 << 10
+    """Bytes of all headers of a request; also of what frames a chunked body, beyond the size of the body itself."""
+    serve_header_s: int = 10
+    """Time from a connection, or the first byte of a request, to the end of its headers."""
+    serve_body_s: int = 30
+    """Time from the end of the headers to the end of the body."""
+    serve_body_rate: int = 16 << 10
+    """Bytes per second that an incomplete body must bring, over `serve_stall_s`."""
+    serve_stall_s: int = 5
+    serve_bodies_bytes: int = 64 << 20
+    """Bytes of all bodies in a server, or the size of one if that is larger; the oldest incomplete body gives way."""
+    serve_pipelined: int = 8
+    """Requests of one connection that wait for their responses."""
+    serve_idle_s: int = 5
+    """Time between two requests of a connection."""
+    serve_response_s: int = 30
+    """Time in which a client must read its response."""
+    serve_responses_bytes: int = 128 << 20
+    """Bytes of all responses that clients have not read yet; the largest is dropped first."""
+    serve_json_bytes: int = 16 << 20
+    """Bytes of JSON in an inference request."""
+    serve_json_values: int = 1 << 21
+    """Values in that JSON; a list, an object and a key count as 16."""
+    serve_id_bytes: int = 1 << 10
+    serve_labels: int = 1 << 15
+    """Class labels in one response."""
+    serve_image_pixels: int = 1 << 24
+    """Pixels of an image on the demo page."""
+    serve_images: int = 16
+    """Images that wait for the demo page; they are decoded one at a time."""
+    serve_drain_s: int = 3
+    """Time that requests in progress have after a signal to stop."""
+
 
 @functools.cache
 def limits() -> Limits:

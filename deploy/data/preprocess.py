@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from deploy.core.errors import DataError, UsageError
+from deploy.core.limits import limits
 from deploy.core.model import Model, Preprocessing
 from deploy.data.dataset import Dataset, Image
 
@@ -94,6 +95,8 @@ def _resize(image: Image, preprocessing: Preprocessing) -> Image:
         short, long = sorted((height, width))
         new = preprocessing.resize, int(preprocessing.resize * long / short)
         size = new if height <= width else (new[1], new[0])
+        if size[0] * size[1] > limits().image_pixels:  # an extreme aspect ratio
+            raise DataError(f"{width} x {height} pixels are resized to {size[1]} x {size[0]}, which exceeds the limit.")
     if size == (height, width):
         return image
     if preprocessing.interpolation not in RESAMPLING:

@@ -18,6 +18,7 @@ from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.engines.profiles import profiles_of
+from deploy.models.given import given_source
 from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
 from deploy.quantization.source import Source, open_source
 from deploy.support.cuda_driver import gpus
@@ -28,6 +29,7 @@ from exporters.trtexec import trtexec
 
 if TYPE_CHECKING:
     from deploy.engines.proof import EngineProof
+    from deploy.models.memory import ModelLike
     from deploy.quantization.data import CalibrationData
 
 TARGET = "tensorrt"
@@ -50,8 +52,8 @@ class BuildRequest:
     """The engine to build.
 
     Attributes:
-        model: name of a model, an ONNX file, or None for the newest float32 export. A model without a float32 export
-            is exported first.
+        model: name of a model, an ONNX file, a request, a module in memory (see `deploy.module_request`), or None for
+            the newest float32 export. A model without a float32 export is exported first, and so is every request.
         fp16: use FP16 weights and activations; inputs and outputs stay float32.
         int8: quantize to INT8, calibrated with ``calib``; with ``fp16``, the other layers compute in FP16.
         calib: calibration data; ``calib``, ``method`` and ``samples`` are those of `deploy.quantize`.
@@ -69,7 +71,7 @@ class BuildRequest:
         compute_capabilities: GPUs to build for, such as ``8.6``; only for ``tensorrt-rtx``. Empty for all.
     """
 
-    model: str | Path | None = None
+    model: ModelLike | Path | None = None
     fp16: bool = False
     int8: bool = False
     calib: str | Path | None = None
@@ -283,7 +285,7 @@ def _prepare(request: BuildRequest, store: Store, progress: Progress) -> _BuildP
     request.check()
     library = open_library(request.runtime)
     progress.note(f"building with {library.name} {library.version}")
-    source = open_source(request.model, store, (), progress)
+    source = open_source(given_source(request.model), store, (), progress)
     options = EngineOptions(
         profiles=profiles_of(source.inputs, request.batch, request.shapes),
         workspace_bytes=request.workspace_bytes,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.core import registry
 from deploy.core.artifact import Artifact, Manifest, Payload, sha256
@@ -25,9 +25,13 @@ from deploy.engines.build import BuildReport, BuildRequest, build_engine
 from deploy.exporting.export import ExportReport, export_model
 from deploy.exporting.prove import prove
 from deploy.exporting.samples import ProbeSamples
+from deploy.models.given import as_request
 from deploy.models.open import open_model, request_of
-from deploy.models.request import ModelRequest
+from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.parity.verdict import ParityReport
+
+if TYPE_CHECKING:
+    from deploy.models.memory import ExampleInputs, ModelLike
 
 EDGES = "exporters"
 START = "torch"
@@ -112,9 +116,11 @@ class ConvertReport:
 
 
 def convert(
-    model: str | ModelRequest,
+    model: ModelLike,
     format: str = "onnx",
     *,
+    inputs: ExampleInputs | None = None,
+    name: str | None = None,
     artifacts: Path | None = None,
     dynamic: Sequence[str] | None = None,
     opset: int | None = None,
@@ -131,8 +137,11 @@ def convert(
     A step that fails its parity check ends the chain.
 
     Args:
-        model: the model; ``model``, ``dynamic``, ``opset`` and ``strategy`` are those of `deploy.export_model`.
+        model: the model; ``model``, ``inputs``, ``name``, ``dynamic``, ``opset`` and ``strategy`` are those of
+            `deploy.export_model`.
         format: ``onnx``, ``tensorrt``, or another format that a chain of exporters reaches.
+        inputs: of a module in memory, see `deploy.ExampleInputs`.
+        name: name of a module in memory.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
         dynamic: dimensions to keep dynamic; an engine gets the default ranges of `BuildRequest`.
         opset: the ONNX opset.
@@ -151,8 +160,9 @@ def convert(
     first, *rest = route(format)
     if first != MODEL_EXPORTER:
         raise UsageError(f"--format {format}: {first} starts from a PyTorch model; only {MODEL_EXPORTER} can do that.")
+    model_request = as_request(model, inputs, name)
     export = export_model(
-        model,
+        model_request,
         artifacts=artifacts,
         dynamic=dynamic,
         opset=opset,
@@ -176,7 +186,7 @@ def convert(
             engine = build_engine(request, artifacts=artifacts, progress=progress)
             artifact, verdict = engine.artifact, engine.verdict or verdict
         else:
-            step = _run_exporter(edge, artifact, Store(artifacts or default_root()), progress)
+            step = _run_exporter(edge, artifact, model_request, Store(artifacts or default_root()), progress)
             converted.append(step)
             artifact, verdict = step.artifact, step.verdict or verdict
     return ConvertReport(export=export, engine=engine, converted=tuple(converted))
@@ -205,7 +215,7 @@ def route(format: str, edges: Sequence[str] | None = None) -> tuple[str, ...]:
     return chains[format]
 
 
-def _run_exporter(edge: str, source: Artifact, store: Store, progress: Progress) -> Converted:
+def _run_exporter(edge: str, source: Artifact, request: ModelRequest, store: Store, progress: Progress) -> Converted:
     """Convert an artifact, and check the file's parity with the model if a backend runs it.
 
     The exporter is a module with a function ``convert(source, path)``, which writes ``path`` and may write more files
@@ -223,7 +233,7 @@ def _run_exporter(edge: str, source: Artifact, store: Store, progress: Progress)
         parity = None
         if backend is not None:
             with progress.stage(f"checking parity ({backend})"):
-                parity = _check_parity(source, path, backend, store, progress)
+                parity = _check_parity(source, request, path, backend, store, progress)
         converted = Manifest(
             model=manifest.model,
             slug=manifest.slug,
@@ -268,8 +278,11 @@ def _convert(module: ModuleType, edge: str, source: Path, path: Path) -> None:
         raise ExportError(f"{source}: {edge} did not write {path.name}.")
 
 
-def _check_parity(source: Artifact, path: Path, backend: str, store: Store, progress: Progress) -> ParityReport:
-    request = request_of(source)
+def _check_parity(
+    source: Artifact, request: ModelRequest, path: Path, backend: str, store: Store, progress: Progress
+) -> ParityReport:
+    if not isinstance(request, ModuleRequest):
+        request = request_of(source)
     with IsolatedRunner(backend) as candidate:
         report = prove(
             open_model(request, store, SILENT),  # the export gave the warnings

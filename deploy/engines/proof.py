@@ -81,6 +81,8 @@ def _check_parity(
 ) -> EngineProof:
     if source.manifest is None:
         return EngineProof(reason=f"{source.path} has no manifest, so its PyTorch model is unknown")
+    if "module" in source.manifest.reference:
+        return EngineProof(reason=f"{source.path} was exported from a module in memory, which cannot be built again")
     model = open_model(request_of(Artifact(path=source.path, manifest=source.manifest)), store, progress)
     if model.weights.sha256 != source.manifest.weights.sha256:
         return EngineProof(reason="the model's weights have changed since the export")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +31,16 @@ from deploy.evaluation.accuracy import Accuracy, AccuracyComparison
 from deploy.evaluation.leakage import seen_in_training
 from deploy.evaluation.predictions import Classify, Predictions, labels_for, predict
 from deploy.evaluation.records import save
-from deploy.models.open import open_model, request_of
-from deploy.models.request import ModelRequest
+from deploy.models.given import as_requests
+from deploy.models.open import made_from, open_model, request_of, with_recorded_inputs
+from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.models.resolve import resolve
 from deploy.support.lookup import manifest_beside, newest_export
 from deploy.support.onnx_child import examine
 from deploy.support.runtime import runtime_of
+
+if TYPE_CHECKING:
+    from deploy.models.memory import ExampleInputs, ModelLike
 
 MAX_DROP = 1.0
 """Percentage points of top-1 accuracy that an artifact may lose by default."""
@@ -106,9 +110,10 @@ class EvaluationReport:
 
 
 def evaluate_models(
-    models: Sequence[str] = (),
+    models: Sequence[ModelLike] = (),
     *,
     data: str | Path,
+    inputs: ExampleInputs | None = None,
     artifacts: Path | None = None,
     max_drop: float = MAX_DROP,
     batch_size: int = 64,
@@ -121,8 +126,10 @@ def evaluate_models(
     If a model was trained on part of the data, only the held-out images are used.
 
     Args:
-        models: names of models, or files with a manifest; default: the model of the newest export.
+        models: names of models, files with a manifest, requests, or modules in memory; default: the model of the
+            newest export.
         data: a bundled data set (its test split), a folder with one folder per class, or a ``.npz`` file.
+        inputs: of the modules in memory, see `deploy.ExampleInputs`; `deploy.module_request` gives each its own.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
         max_drop: an artifact fails if it is detectably worse than PyTorch by more percentage points of top-1 accuracy.
         batch_size: images per batch.
@@ -142,8 +149,9 @@ def evaluate_models(
     if batch_size < 1 or not max_drop >= 0:
         raise UsageError("the batch size must be at least 1, and the maximum drop must not be negative.")
     store = Store(artifacts or default_root())
-    names = list(dict.fromkeys(models)) or [newest_export(store, progress).manifest.model]
-    evaluated = [_find_artifacts(name, store, progress) for name in names]
+    requests = as_requests(models, inputs) or [ModelRequest(name=newest_export(store, progress).manifest.model)]
+    requests = [request for index, request in enumerate(requests) if request not in requests[:index]]
+    evaluated = [_find_artifacts(request, store, progress) for request in requests]
     with progress.stage("reading the data"):
         dataset = open_dataset(data, split="test", root=data_root, skip_bad=skip_bad, progress=progress)
         dataset.labeled()
@@ -162,13 +170,17 @@ class _EvaluatedModel:
     """A model and its artifacts.
 
     Attributes:
-        name: as given by the user.
+        request: as given by the user.
         checkpoint: the weights that PyTorch runs; None if the request decides.
     """
 
-    name: str
+    request: ModelRequest
     checkpoint: Artifact | None
     exports: tuple[Artifact, ...]
+
+    @property
+    def name(self) -> str:
+        return self.request.name
 
     @property
     def weights(self) -> list[Weights]:
@@ -176,14 +188,17 @@ class _EvaluatedModel:
         return [artifact.manifest.weights for artifact in every]
 
 
-def _find_artifacts(text: str, store: Store, progress: Progress) -> _EvaluatedModel:
+def _find_artifacts(request: ModelRequest, store: Store, progress: Progress) -> _EvaluatedModel:
     """Find the artifacts of a model in the store, or take the file at a path."""
+    text = request.name
     if Path(text).suffix in (".onnx", ".engine", f".{CHECKPOINT}") and Path(text).is_file():
         found = [Artifact.open(Path(text))]
         found += _checkpoint_beside(found[0])
     else:
         found = [item for item in store.artifacts() if text in (item.manifest.model, item.manifest.slug)]
         found = [item for item in found if not item.manifest.options.get("last")]
+        if isinstance(request, ModuleRequest):
+            found = [item for item in found if made_from(item, request)]
     checkpoints = [item for item in found if item.manifest.format == CHECKPOINT]
     exports = [item for item in found if runtime_of(item.manifest.format, item.manifest.target)]
     for other in found:
@@ -192,7 +207,7 @@ def _find_artifacts(text: str, store: Store, progress: Progress) -> _EvaluatedMo
     if found and not checkpoints and not exports:
         raise ArtifactError(f"{text}: no backend here runs any of its artifacts.", "deploy doctor")
     exports.sort(key=lambda item: (item.manifest.precision != "fp32", item.path.name))
-    return _EvaluatedModel(name=text, checkpoint=checkpoints[0] if checkpoints else None, exports=tuple(exports))
+    return _EvaluatedModel(request=request, checkpoint=checkpoints[0] if checkpoints else None, exports=tuple(exports))
 
 
 def _checkpoint_beside(export: Artifact) -> list[Artifact]:
@@ -269,6 +284,10 @@ def _run_all(
 def _pytorch_model(evaluated: _EvaluatedModel, store: Store, progress: Progress) -> Model | None:
     """Return the model for PyTorch; None, with a warning, if only exports are left and it cannot be built."""
     checkpoint = evaluated.checkpoint
+    if isinstance(evaluated.request, ModuleRequest):
+        return open_model(with_recorded_inputs(evaluated.request, evaluated.exports), store, progress)
+    if evaluated.request != ModelRequest(name=evaluated.name):
+        return open_model(evaluated.request, store, progress)
     if checkpoint is not None:
         checkpoint.verify()
         manifest = checkpoint.manifest
@@ -277,7 +296,7 @@ def _pytorch_model(evaluated: _EvaluatedModel, store: Store, progress: Progress)
             preprocessing=manifest.preprocessing or model.preprocessing, labels=manifest.labels or model.labels
         )
     if not evaluated.exports:
-        return open_model(ModelRequest(name=evaluated.name), store, progress)
+        return open_model(evaluated.request, store, progress)
     newest = max(evaluated.exports, key=lambda item: item.manifest.created)
     try:
         return open_model(request_of(newest), store, progress)

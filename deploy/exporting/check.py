@@ -17,8 +17,9 @@ from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.exporting.locate import locate
 from deploy.exporting.prove import ProofOptions, prove
-from deploy.models.open import open_model, request_of
-from deploy.models.request import ModelRequest
+from deploy.models.given import as_request
+from deploy.models.open import open_model, request_of, with_recorded_inputs
+from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.parity.locate import Location
 from deploy.parity.probes import check_level
 from deploy.parity.verdict import ParityReport
@@ -28,6 +29,7 @@ from deploy.support.onnx_child import OnnxChild
 
 if TYPE_CHECKING:
     from deploy.exporting.samples import ProbeSamples
+    from deploy.models.memory import ExampleInputs, ModelLike
 
 DEFAULT_BACKEND = "onnxruntime"
 """The backend that runs the file if none is given."""
@@ -61,8 +63,10 @@ class CheckReport:
 
 
 def check(
-    model: str | ModelRequest | None = None,
+    model: ModelLike | None = None,
     *,
+    inputs: ExampleInputs | None = None,
+    name: str | None = None,
     onnx: Path | str | None = None,
     artifacts: Path | None = None,
     precision: str | None = None,
@@ -77,7 +81,11 @@ def check(
     """Check an ONNX file against a model.
 
     Args:
-        model: name of the model, or a full request; default: the model recorded in the file's manifest.
+        model: name of the model, a full request, or a module in memory; default: the model recorded in the file's
+            manifest.
+        inputs: of a module in memory: example tensors or texts of ``--input``, see `deploy.ExampleInputs`; of a name:
+            texts.
+        name: name of a module in memory, see `deploy.module_request`.
         onnx: the file, made by any exporter; default: the newest export, of the model if one is given.
         artifacts: the artifacts directory.
         precision: precision of the file; default: the manifest's, else the model's own.
@@ -97,7 +105,9 @@ def check(
     """
     check_level(probes, samples is not None)
     store = Store(artifacts or default_root())
-    request = ModelRequest(name=model) if isinstance(model, str) else model
+    if model is None and (inputs is not None or name is not None):
+        raise UsageError("inputs= and name= have no effect without a model.")
+    request = None if model is None else as_request(model, inputs, name)
     if ONNX not in find_backend(backend).formats:
         raise UsageError(f"--backend {backend}: this backend does not run ONNX files.")
     if locate_fault and backend != DEFAULT_BACKEND:
@@ -165,8 +175,12 @@ def _complete(request: ModelRequest | None, artifact: Artifact | None) -> ModelR
         if request is None:
             raise UsageError("a file without a manifest needs a model.", "deploy check MODEL --onnx FILE")
         return request
+    if isinstance(request, ModuleRequest):
+        return with_recorded_inputs(request, [artifact])
     if request is None:
         return request_of(artifact)
+    if "module" in artifact.manifest.reference:
+        return request
     recorded = ModelRequest.from_dict(artifact.manifest.reference)
     same = request.name in (recorded.name, artifact.manifest.model, artifact.manifest.slug)
     if not same or request.weights != "auto":

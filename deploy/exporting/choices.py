@@ -203,20 +203,21 @@ class _Node:
 class ChoiceJudge:
     """Compares the choices of an ONNX file with those of its model; a context manager.
 
-    ``reference`` and ``baseline`` run the model. The file is opened a second time, with what it chooses by as
-    additional outputs, if it makes choices that are known from the model.
+    ``graph`` was read from ``path``. ``reference`` and ``baseline`` run the model. The file is opened a second time,
+    with what it chooses by as additional outputs, if it makes choices that are known from the model.
     """
 
     def __init__(
         self,
         model: Model,
+        graph: onnx.ModelProto,
         path: Path,
         backend: str,
         precision: str,
         rename: Mapping[str, str],
         options: Mapping[str, Any],
     ) -> None:
-        self._graph = onnx_file.load(path)
+        self._graph = graph
         self._path, self._backend, self._rename, self._options = path, backend, rename, dict(options)
         self._precision = precision
         self._nodes, self._fixed, self._hidden = _survey(self._graph)

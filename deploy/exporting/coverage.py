@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -15,8 +16,10 @@ from deploy.core.model import Model
 from deploy.parity.coverage import MAX_NAMED, Coverage, Unreached
 from deploy.parity.probes import Probe
 from deploy.parity.weights import WeightMatches
-from deploy.support import onnx_file
-from deploy.support.onnx_decisions import RANGES, Choice, count_nodes, watched
+from deploy.support.onnx_decisions import RANGES, GraphChoice, count_nodes, watched
+
+if TYPE_CHECKING:
+    import onnx
 
 SEARCH_STEPS = {"quick": 0, "standard": 12, "thorough": 100, "data": 0}
 """Gradient steps of the search for probes that reach more sides."""
@@ -66,39 +69,41 @@ def _range(values: Sequence[NDArray[Any]]) -> tuple[float, float]:
 
 
 def measure(
-    path: Path, probes: Sequence[Probe], rename: Mapping[str, str], matches: WeightMatches, exercised: set[str]
+    graph: onnx.ModelProto,
+    path: Path,
+    candidate: IsolatedRunner,
+    probes: Sequence[Probe],
+    rename: Mapping[str, str],
+    matches: WeightMatches,
+    exercised: set[str],
+    *,
+    low_memory: bool,
 ) -> Coverage:
     """Run the probes on a copy of an ONNX file that reports its choices, until every side is reached.
 
     Args:
+        graph: the graph of the file; it is changed.
         path: the file.
+        candidate: if it is of ONNX Runtime, it opens the copy in place of the file, which saves a process.
         probes: the probes of the parity check, with the model's input names.
         rename: the file's input name for each of the model's.
         matches: how the model's tensors were found in the graph.
         exercised: names of tensors on which the output depends at a probe.
+        low_memory: open the copy with one copy of its weights.
 
     Raises:
         BackendError: the copy cannot be opened.
     """
-    graph = onnx_file.load(path)
+    nodes = count_nodes(graph.graph)
     _, choices = watched(graph)
     reached: list[frozenset[str]] = [frozenset()] * len(choices)
     if choices:
-        with IsolatedRunner("onnxruntime", "deploy.backends.onnxruntime.watching") as runner:
-            runner.open(path)
-            for probe in probes:
-                try:
-                    ranges = runner.run({rename[name]: value for name, value in probe.feeds.items()})[RANGES]
-                except BackendError:  # the parity check reports a file that does not run
-                    if runner.dead:
-                        raise
-                    continue
-                reached = [
-                    before | choice.reached(*pair)
-                    for before, choice, pair in zip(reached, choices, ranges, strict=True)
-                ]
-                if all(len(sides) == len(choice.sides) for sides, choice in zip(reached, choices, strict=True)):
-                    break
+        with contextlib.ExitStack() as stack:
+            runner = candidate
+            if runner.backend.name != "onnxruntime":
+                runner = stack.enter_context(IsolatedRunner("onnxruntime"))
+            runner.open(path, runner="deploy.backends.onnxruntime.watching", low_memory=low_memory)
+            reached = _reached(choices, runner, probes, rename)
     missing = [
         Unreached(
             node=choice.node,
@@ -113,7 +118,6 @@ def measure(
         if side not in sides
     ]
     sides = sum(len(choice.sides) for choice in choices)
-    nodes = count_nodes(graph.graph)
     untouched = tuple(name for name in matches.listed if name not in exercised)
     return Coverage(
         weights={
@@ -134,7 +138,37 @@ def measure(
     )
 
 
-def _not_run(choices: Sequence[Choice], reached: Sequence[frozenset[str]]) -> int:
+def _reached(
+    choices: Sequence[GraphChoice], runner: IsolatedRunner, probes: Sequence[Probe], rename: Mapping[str, str]
+) -> list[frozenset[str]]:
+    """Return the sides of each choice that the probes reach.
+
+    A call of samples that were all run in other calls takes no other side of a choice that is made element by element.
+    """
+    reached: list[frozenset[str]] = [frozenset()] * len(choices)
+    members: set[tuple[int, int]] = set()
+    for probe in probes:
+        left = [choice for choice, sides in zip(choices, reached, strict=True) if len(sides) < len(choice.sides)]
+        if not left:
+            break
+        samples = {(id(probe.pool), member) for member in probe.members}
+        calls = any(choice.kind in ("branch", "loop") or choice.by == "size" for choice in left)
+        if samples and samples <= members and not calls:
+            continue
+        try:
+            ranges = runner.run({rename[name]: value for name, value in probe.feeds.items()})[RANGES]
+        except BackendError:  # the parity check reports a file that does not run
+            if runner.dead:
+                raise
+            continue
+        members |= samples
+        reached = [
+            before | choice.reached(*pair) for before, choice, pair in zip(reached, choices, ranges, strict=True)
+        ]
+    return reached
+
+
+def _not_run(choices: Sequence[GraphChoice], reached: Sequence[frozenset[str]]) -> int:
     """Return the number of nodes in branches that were never taken; a branch in such a branch counts once."""
     count = 0
     for index, choice in enumerate(choices):
@@ -145,7 +179,7 @@ def _not_run(choices: Sequence[Choice], reached: Sequence[frozenset[str]]) -> in
     return count
 
 
-def _ran(index: int, choices: Sequence[Choice], reached: Sequence[frozenset[str]]) -> bool:
+def _ran(index: int, choices: Sequence[GraphChoice], reached: Sequence[frozenset[str]]) -> bool:
     inside = choices[index].inside
     if inside is None:
         return True

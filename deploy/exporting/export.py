@@ -19,6 +19,7 @@ from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.core.tensors import SizeRange, TensorSpec, symbols, with_ranges
 from deploy.exporting.prove import ProofOptions, prove
+from deploy.models.given import as_request
 from deploy.models.open import open_model
 from deploy.models.request import ModelRequest
 from deploy.parity.probes import can_negate, check_level
@@ -28,6 +29,7 @@ from exporters.torch_to_onnx import Exported
 
 if TYPE_CHECKING:
     from deploy.exporting.samples import ProbeSamples
+    from deploy.models.memory import ExampleInputs, ModelLike
 
 PRECISIONS = ("fp32", "fp16")
 
@@ -87,8 +89,10 @@ class _Job:
 
 
 def export_model(
-    model: str | ModelRequest,
+    model: ModelLike,
     *,
+    inputs: ExampleInputs | None = None,
+    name: str | None = None,
     artifacts: Path | None = None,
     dynamic: Sequence[str] | None = None,
     opset: int | None = None,
@@ -103,7 +107,10 @@ def export_model(
     """Export a model to ONNX and check the file against the model.
 
     Args:
-        model: name of the model as on the command line, or a full request.
+        model: name of the model as on the command line, a full request, or a module in memory.
+        inputs: of a module in memory: example tensors or texts of ``--input``, see `deploy.ExampleInputs`; of a name:
+            texts.
+        name: name of a module in memory, see `deploy.module_request`.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
         dynamic: names of the dynamic dimensions; default ``batch`` and those named in ``--input``.
         opset: ONNX operator set; default: the strategy's own.
@@ -123,7 +130,7 @@ def export_model(
         DeployError: see `deploy.core.errors`; partial results are discarded.
     """
     began = time.perf_counter()
-    request = ModelRequest(name=model) if isinstance(model, str) else model
+    request = as_request(model, inputs, name)
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}.")
     if strategy not in ("auto", *torch_to_onnx.STRATEGIES):

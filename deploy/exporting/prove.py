@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from deploy.backends.torch.constants import computed_constants
 from deploy.backends.torch.directed import exercised
+from deploy.backends.torch.fastpath import fast_path_fault
 from deploy.backends.torch.perturbed import PerturbedRunner
 from deploy.backends.torch.reference import PyTorchRunner, baseline_of
 from deploy.backends.torch.repeat import check_repeatable
@@ -33,12 +35,21 @@ from deploy.parity.coverage import Coverage, open_branches
 from deploy.parity.probes import Probe, check_level, make_probe, make_probes
 from deploy.parity.verdict import ParityReport
 from deploy.parity.weights import NormTensors, WeightMatches, match_weights
+from deploy.support import onnx_file
 
 if TYPE_CHECKING:
+    import onnx
+
     from deploy.exporting.samples import ProbeSamples
 
 LOW_MEMORY_BYTES = 2**30
 """Files of at least this size are opened with one copy of their weights."""
+
+_MAX_FAST = 24
+"""Number of probes that are run with and without PyTorch's fast path of attention layers."""
+
+_MAX_FAST_FLOATS = 2
+"""The same where all inputs are floats: there is no mask, and the fast path differs at masked positions only."""
 
 _MAX_GRADIENTS = 3
 """Number of probes at which the gradients of weights that were not found are computed."""
@@ -104,6 +115,7 @@ def prove(
 
         real = fit_samples(samples, model, inputs)
     digest = sha256(path)
+    graph = functools.cache(functools.partial(onnx_file.load, path))
     domains, notes = find_domains(model, inputs)
     baseline = baseline_of(model, precision, reference)
 
@@ -140,7 +152,9 @@ def prove(
         chooser = None
         if find_weights and size <= MAX_BYTES and precision != "fp64":
             opened = candidate.backend.options(settings)
-            chooser = stack.enter_context(ChoiceJudge(model, path, candidate.backend.name, precision, rename, opened))
+            chooser = stack.enter_context(
+                ChoiceJudge(model, graph(), path, candidate.backend.name, precision, rename, opened)
+            )
         report = compare(
             chooser.reference if chooser else reference,
             chooser.baseline if chooser else baseline,
@@ -160,9 +174,13 @@ def prove(
         refused=_merged(accepted.refused, report.refused),
         notes=(*report.notes, *notes, *accepted.notes, *repeatable),
     )
+    masked = any(not spec.dtype.startswith("float") for spec in model.inputs)
+    fault = fast_path_fault(model, [probe.feeds for probe in ran[: _MAX_FAST if masked else _MAX_FAST_FLOATS]])
+    if fault:
+        report = dataclasses.replace(report, verdict="fail", reasons=(fault, *report.reasons))
     if not find_weights:
         return report
-    matches = _match(model, chooser.reference.read if chooser else reference.read, ran, path, precision)
+    matches = _match(model, chooser.reference.read if chooser else reference.read, ran, graph(), path, precision)
     report = dataclasses.replace(report, weights=matches.summary(), digest=digest)
     if matches.faults:
         return dataclasses.replace(report, verdict="fail", reasons=(*report.reasons, *matches.faults))
@@ -171,16 +189,20 @@ def prove(
     used: set[str] = set()
     for probe in ran[:_MAX_GRADIENTS] if matches.listed else ():
         used |= exercised(model, probe.feeds, set(matches.listed))
-    coverage = measure(path, ran, rename, matches, used)
+    low_memory = settings.low_memory
+    coverage = measure(graph(), path, candidate, ran, rename, matches, used, low_memory=low_memory)
     return _with_coverage(report, coverage, options, unproven=negated)
 
 
-def _match(model: Model, read: set[str], probes: Sequence[Probe], path: Path, precision: str) -> WeightMatches:
+def _match(
+    model: Model, read: set[str], probes: Sequence[Probe], graph: onnx.ModelProto, path: Path, precision: str
+) -> WeightMatches:
     tensors = {name: np.asarray(value.detach().numpy()) for name, value in state_tensors(model.module).items()}
     return match_weights(
         tensors,
         read,
         _norms(model, set(tensors)),
+        graph,
         path,
         precision,
         constants=lambda: computed_constants(model, probes[0].feeds),

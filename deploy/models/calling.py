@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from deploy.core.errors import InputSpecError
+from deploy.core.errors import InputSpecError, ModelError
 from deploy.core.model import CallForm, Model
 from deploy.core.tensors import TensorSpec
 from deploy.support.precision import computed_in
@@ -27,18 +27,19 @@ _ANNOTATIONS = {
 
 def unwrapped(module: torch.nn.Module) -> tuple[torch.nn.Module, list[str]]:
     """Return a module without wrappers for several devices and compilation, and notes that name the wrappers."""
-    module, kinds = _inner(module)
+    module, kinds = without_wrapper(module)
     for parent in list(module.modules()):
         parent._compiled_call_impl = None  # set by ``module.compile()``
         for name, child in list(parent.named_children()):
-            inner, more = _inner(child)
+            inner, more = without_wrapper(child)
             if more:
                 setattr(parent, name, inner)
                 kinds += more
     return module, [f"exported without the wrapper {kind}" for kind in dict.fromkeys(kinds)]
 
 
-def _inner(module: torch.nn.Module) -> tuple[torch.nn.Module, list[str]]:
+def without_wrapper(module: torch.nn.Module) -> tuple[torch.nn.Module, list[str]]:
+    """Return the module inside a wrapper, left as it is, and the names of its wrappers."""
     kinds: list[str] = []
     while True:
         if isinstance(module, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
@@ -49,6 +50,20 @@ def _inner(module: torch.nn.Module) -> tuple[torch.nn.Module, list[str]]:
             return module, kinds
         kinds.append(type(module).__name__)
         module = inner
+
+
+def refuse_scripted(module: torch.nn.Module, model: str) -> None:
+    """Refuse a module that is TorchScript or contains it; ``model`` is its name.
+
+    Raises:
+        ModelError: it is.
+    """
+    for path, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            named = f"the module {path}" if path else "the model"
+            raise ModelError(
+                f"{model}: {named} is TorchScript, which cannot be exported.", "build it from its Python class"
+            )
 
 
 def with_form(model: Model) -> Model:
@@ -98,7 +113,7 @@ def _forms(
         certain = not taken or len(names) == len(parameters) == 1
         note = "" if certain else f"inputs are passed by position, since forward has no such names: {order}"
         plain.append((_bind(parameters, {**named, **taken, **by_name}, extra if several else []), note))
-    container = _container(single[free[0]]) if free else ""
+    container = container_of(single[free[0]]) if free else ""
     if rest and free and required <= {free[0]} and not several and container != "tensor":
         items: dict[str, Any] = {"list": rest, "tuple": tuple(rest), "dict": {name: name for name in rest}}
         for kind in sorted(items, key=lambda kind: kind != container):
@@ -114,7 +129,7 @@ def _forms(
     return forms
 
 
-def _container(parameter: inspect.Parameter) -> str:
+def container_of(parameter: inspect.Parameter) -> str:
     """Return what a parameter is annotated with: ``list``, ``tuple``, ``dict``, ``tensor``, or ``""``."""
     annotation = parameter.annotation
     text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", None) or str(annotation)

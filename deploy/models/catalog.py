@@ -17,7 +17,9 @@ from torch.overrides import TorchFunctionMode
 from deploy.core import registry
 from deploy.core.errors import DeployError, UnknownNameError, UsageError
 from deploy.core.model import Model
-from deploy.models.request import ModelRequest
+from deploy.models.given import as_request
+from deploy.models.memory import ExampleInputs, ModelLike, build
+from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.models.resolve import SOURCES, architecture, known_names, source_names
 
 OTHER = "(other)"
@@ -96,6 +98,9 @@ def _line(source: str, bare: str, build: bool) -> ModelLine:
 
 def _without_weights(request: ModelRequest) -> Model:
     """Build a model without memory for its weights."""
+    if isinstance(request, ModuleRequest):
+        model = build(request)
+        return model.replace(module=model.module.to("meta"))
     try:
         with torch.device("meta"):
             return architecture(request)[0]
@@ -121,15 +126,18 @@ def count_parameters(parameters: Iterable[torch.nn.Parameter]) -> int:
     return sum(item.numel() for item in {id(item): item for item in parameters}.values())
 
 
-def layers(name: str, options: dict[str, str] | None = None) -> list[LayerSummary]:
+def layers(
+    name: ModelLike, options: dict[str, str] | None = None, *, inputs: ExampleInputs | None = None
+) -> list[LayerSummary]:
     """List the leaf modules of a model in the order they run, with their cost.
 
     A module that runs twice is listed twice, its parameters only the first time. Parameters of other modules are in
     the last row (`OTHER`), if there are any.
 
     Args:
-        name: of the model.
+        name: of the model; or a request, or a module in memory.
         options: of the architecture, as texts.
+        inputs: of a module in memory, see `deploy.ExampleInputs`; of a name: texts.
 
     Raises:
         UnknownNameError: no model has this name.
@@ -153,8 +161,11 @@ def layers(name: str, options: dict[str, str] | None = None) -> list[LayerSummar
             )
         )
 
+    request = as_request(name, inputs)
+    if options:
+        request = replace(request, options={**request.options, **options})
     try:
-        model = _without_weights(ModelRequest(name=name, options=options or {}))
+        model = _without_weights(request)
         names = {module: path for path, module in model.module.named_modules() if not list(module.children())}
         for module in names:
             module.register_forward_hook(record)
@@ -162,7 +173,7 @@ def layers(name: str, options: dict[str, str] | None = None) -> list[LayerSummar
             sizes = {**model.sizes, "batch": 1}
             model.call({spec.name: torch.zeros(spec.concrete(sizes)) for spec in model.inputs})
     except (NotImplementedError, RuntimeError) as exc:
-        raise UsageError(f"{name}: the layers cannot be listed without weights: {exc}") from exc
+        raise UsageError(f"{request.name}: the layers cannot be listed without weights: {exc}") from exc
     rest = count_parameters(item for item in model.module.parameters() if id(item) not in counted)
     if rest:
         rows.append(LayerSummary(name=OTHER, kind="", shape=(), parameters=rest, multiply_adds=None))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError
 from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.store import Store
-from deploy.models.request import ModelRequest
+from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.models.resolve import resolve
 from deploy.models.trusted import require_trusted
 
@@ -33,6 +34,8 @@ def open_model(request: ModelRequest, store: Store, progress: Progress) -> Model
 
 def trained_checkpoint(request: ModelRequest, store: Store) -> Artifact | None:
     """Return the newest checkpoint of ``deploy train`` for a zoo model with weights ``auto``, or None."""
+    if isinstance(request, ModuleRequest):
+        return None
     prefix, _, bare = request.name.rpartition("/")
     if request.weights != "auto" or prefix not in ("", "zoo") or request.name.endswith((".pt2", ".onnx")):
         return None
@@ -48,14 +51,37 @@ def request_of(artifact: Artifact) -> ModelRequest:
     """Return the request that builds the model of an artifact.
 
     Raises:
-        ArtifactError: the manifest does not record one.
+        ArtifactError: the manifest does not record one, or the model was a module in memory.
         UsageError: it names code that this user has not named, see `deploy.models.trusted`.
     """
+    reference = artifact.manifest.reference
+    if "module" in reference:
+        raise ArtifactError(
+            f"{artifact.path}: exported from a module in memory ({reference['module']}), "
+            "which this command cannot build again.",
+            "pass the module to the function of the Python API, or export a factory: deploy export FILE.py:FACTORY",
+        )
     try:
-        request = ModelRequest.from_dict(artifact.manifest.reference)
+        request = ModelRequest.from_dict(reference)
     except ValueError as exc:
         raise ArtifactError(
             f"{artifact.path}: the manifest does not record how to build the model.", "export the model again"
         ) from exc
     require_trusted(request, artifact.path)
     return request
+
+
+def made_from(artifact: Artifact, request: ModuleRequest) -> bool:
+    """Return whether an artifact was made from a module: of the same structure and weights, and for the same inputs."""
+    from deploy.models.memory import weights_of
+
+    manifest = artifact.manifest
+    same = manifest.weights.identity == weights_of(request.module).identity
+    return same and (not request.inputs or tuple(manifest.reference.get("inputs", ())) == request.inputs)
+
+
+def with_recorded_inputs(request: ModuleRequest, artifacts: Sequence[Artifact]) -> ModuleRequest:
+    """Return the request of a module with the inputs that its first artifact recorded, if it has none of its own."""
+    if request.inputs or not artifacts:
+        return request
+    return dataclasses.replace(request, inputs=tuple(artifacts[0].manifest.reference.get("inputs", ())))

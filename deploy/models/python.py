@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_unflatten
 from deploy.core.errors import InputSpecError, ModelError, UnknownNameError, UsageError
 from deploy.core.model import CallForm, Model, Weights, fill_form
 from deploy.core.tensors import Dim, TensorSpec, parse_input, with_ranges
-from deploy.models.calling import unwrapped, with_form
+from deploy.models.calling import refuse_scripted, unwrapped, with_form
 from deploy.models.program_file import load_program
 from deploy.models.request import ModelRequest
 from deploy.models.trusted import remember
@@ -47,33 +47,44 @@ def build_factory(request: ModelRequest) -> Model:
         raise ModelError(f"{reference} raised {type(exc).__name__}: {exc}") from exc
     if not isinstance(built, torch.nn.Module):
         raise ModelError(f"{reference} returned a {type(built).__name__}, not a torch.nn.Module.")
-    for path, part in built.named_modules():
-        if isinstance(part, torch.jit.ScriptModule):
-            named = f"the module {path}" if path else "the model"
-            raise ModelError(
-                f"{reference}: {named} is TorchScript, which cannot be exported.", "build it from its Python class"
-            )
-    specs, sizes = _parse_inputs(request)
+    return as_model(
+        built,
+        request,
+        slug=f"{Path(where).stem if where.endswith('.py') else where.replace('.', '-')}-{attribute}",
+        weights=Weights(source=f"as built by {reference}", trained=True, seed=request.seed),
+        hint="add --input name:shape, for example --input input:batch,3,224,224",
+    )
+
+
+def as_model(module: torch.nn.Module, request: ModelRequest, *, slug: str, weights: Weights, hint: str) -> Model:
+    """Return the model of a module of the user, with the inputs of its request; the module is changed.
+
+    It is put in evaluation mode, and loses its wrappers. ``hint`` says how to give inputs.
+
+    Raises:
+        InputSpecError: the request has no inputs, or ``forward`` takes others.
+        ModelError: the module, or a part of it, is TorchScript.
+    """
+    refuse_scripted(module, request.name)
+    specs, sizes = parse_inputs(request)
     if not specs:
-        raise InputSpecError(
-            f"{reference}: the inputs are not known.",
-            "add --input name:shape, for example --input input:batch,3,224,224",
-        )
-    network, notes = unwrapped(built)
+        raise InputSpecError(f"{request.name}: the inputs are not known.", hint)
+    network, notes = unwrapped(module)
     network.eval()
     active = [name or "the model itself" for name, part in network.named_modules() if part.training]
     if active:
         notes.append(f"in training mode although eval() was called: {', '.join(active[:3])}")
-    model = Model(
-        name=reference,
-        slug=f"{Path(where).stem if where.endswith('.py') else where.replace('.', '-')}-{attribute}",
-        module=network,
-        inputs=specs,
-        sizes=sizes,
-        weights=Weights(source=f"as built by {reference}", trained=True, seed=request.seed),
-        notes=tuple(notes),
+    return with_form(
+        Model(
+            name=request.name,
+            slug=slug,
+            module=network,
+            inputs=specs,
+            sizes=sizes,
+            weights=weights,
+            notes=tuple(notes),
+        )
     )
-    return with_form(model)
 
 
 def _import(where: str) -> ModuleType:
@@ -101,7 +112,12 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _parse_inputs(request: ModelRequest) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:
+def parse_inputs(request: ModelRequest) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:
+    """Parse the texts of ``--input``; also return the sizes of their symbols.
+
+    Raises:
+        InputSpecError: a text has another form, or a name is repeated.
+    """
     sizes: dict[str, int] = {"batch": 2}
     specs = []
     for text in request.inputs:
@@ -120,7 +136,7 @@ def with_inputs(model: Model, request: ModelRequest) -> Model:
     Raises:
         InputSpecError: the number of inputs, their rank or a fixed dimension does not fit the model.
     """
-    specs, sizes = _parse_inputs(request)
+    specs, sizes = parse_inputs(request)
     if not specs:
         return model
     if len(specs) != len(model.inputs):

@@ -1,14 +1,19 @@
-"""The description of a model, from which another process can build the same model."""
+"""The description of a model: from which another process can build the same model, or of a module in memory."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.core.errors import UsageError
+from deploy.core.names import REJECTED, REPORT
 from deploy.core.plain import from_plain, to_plain
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +53,36 @@ class ModelRequest:
     def typed_options(self) -> dict[str, Any]:
         """Return the options with their texts parsed by `typed`."""
         return {key: typed(value) for key, value in self.options.items()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModuleRequest(ModelRequest):
+    """A module in memory, which no other process can build.
+
+    The functions of ``deploy`` copy the module and leave it as it is. They judge and export it in evaluation mode, on
+    the CPU. `deploy.module_request` makes the request from example inputs.
+
+    Attributes:
+        name: name of the model's folder: letters, digits, ``_`` and ``-``.
+        inputs: texts of ``--input``; empty takes those that an export of the module recorded.
+        module: the module. ``weights``, ``arch`` and ``options`` do not apply to it.
+
+    Raises:
+        UsageError: the name cannot be used, or there are weights, an architecture or options.
+    """
+
+    module: torch.nn.Module
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name) or self.name in (REJECTED, REPORT):
+            raise UsageError(f"the name {self.name!r} cannot be used: a name has letters, digits, _ and - only.")
+        if (self.weights, self.arch, dict(self.options)) != ("auto", None, {}):
+            raise UsageError(f"{self.name}: a module in memory takes no weights, architecture or options.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a manifest records: the class and the inputs, from which the module cannot be built."""
+        kind = type(self.module)
+        return {"module": f"{kind.__module__}.{kind.__qualname__}", "inputs": list(self.inputs)}
 
 
 def split_key(source: str) -> tuple[Path, str]:

@@ -12,7 +12,7 @@ from deploy.core.model import UNTRAINED, Model, Weights
 from deploy.core.progress import SILENT, Progress
 from deploy.models import untrained
 from deploy.models import weights as files
-from deploy.models.request import ModelRequest, split_key
+from deploy.models.request import ModelRequest, ModuleRequest, split_key
 
 SOURCES = "deploy.models.sources"
 PRECEDENCE = ("zoo", "torchvision", "timm")
@@ -74,12 +74,16 @@ def architecture(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
     """Build a model with the weights that its constructor draws, seeded, on torch's default device.
 
     Returns:
-        The model, the source that built it (None for a factory or an exported program), and its name there.
+        The model, the source that built it (None for a factory, an exported program or a module), and its name there.
 
     Raises:
         InputSpecError: ``--input`` does not fit the model.
     """
     with untrained.seeded(request.seed):
+        if isinstance(request, ModuleRequest):
+            from deploy.models import memory
+
+            return memory.build(request), None, request.name
         if request.name.endswith(".pt2") or ":" in request.name:
             from deploy.models import python
 

@@ -24,7 +24,10 @@ MIN_FREEDOM = 6
 INVARIANT = 1e-9
 """Deviations below this share of the magnitude are rounding of float64 itself."""
 
-LIMITS = {"fp32": float(np.finfo(np.float32).max), "fp16": float(np.finfo(np.float16).max)}
+LIMITS = {
+    precision: float(np.finfo(dtype).max)
+    for precision, dtype in (("fp64", np.float64), ("fp32", np.float32), ("fp16", np.float16))
+}
 """From this magnitude on, a value counts as infinite in the precision."""
 
 _BELOW_LIMIT = 0.9999
@@ -73,6 +76,7 @@ class RunningMean:
     """Mean over samples of one shape, the squared deviations from it (Welford 1962), and the squares themselves.
 
     Attributes:
+        active: number of values that are not 0.
         whole: by axis that may hold channels, which indices have integers only.
     """
 
@@ -80,6 +84,7 @@ class RunningMean:
     mean: Array | float = 0.0
     deviations: Squares = field(default_factory=Squares)
     magnitudes: Squares = field(default_factory=Squares)
+    active: Squares = field(default_factory=Squares)
     whole: dict[int, Array] = field(default_factory=dict)
 
     def add(self, sample: Array) -> None:
@@ -89,6 +94,7 @@ class RunningMean:
         self.mean = self.mean + before / self.count
         self.deviations.add(before * (sample - self.mean))
         self.magnitudes.add(sample * sample)
+        self.active.add(np.asarray(sample != 0.0, np.float64))
         whole = sample == np.rint(sample)
         for axis in self.magnitudes.axes:
             found = whole.all(axis=tuple(other for other in range(sample.ndim) if other != axis))
@@ -118,6 +124,7 @@ class Measured:
         signal: of the reference's deviation from its mean over samples; 0 where nothing varies.
         magnitude: of the reference itself.
         elements: number of values.
+        active: number of values that are not 0 in the reference; behind a ReLU, only these have rounding errors.
     """
 
     signal: float
@@ -128,6 +135,7 @@ class Measured:
     candidate_worst: float
     worst_at: str
     elements: int
+    active: int
 
 
 @dataclass(slots=True)
@@ -234,12 +242,13 @@ class Accumulator:
         given = [item.candidate.of(part) for item in found]
         elements = sum(sizes)
         worst = max(range(len(found)), key=lambda index: given[index] / sizes[index], default=None)
-        squares = magnitudes = 0.0
+        squares = magnitudes = active = 0.0
         count = 0
         for shape, item in self.centered.items():
             if part.axis is not None and part.axis not in item.magnitudes.axes:
                 continue
             magnitudes += item.magnitudes.of(part)
+            active += item.active.of(part)
             if item.count > 1:
                 squares += item.deviations.of(part)
                 count += item.count * Difference("", shape, Squares(), Squares()).size(part)
@@ -254,13 +263,15 @@ class Accumulator:
             candidate_worst=0.0 if worst is None else math.sqrt(given[worst] / sizes[worst]),
             worst_at="" if worst is None else found[worst].at,
             elements=elements,
+            active=int(active),
         )
 
     def parts(self) -> tuple[Part, ...]:
         """Return groups of channels of one kind, if an axis mixes kinds; otherwise everything as one part.
 
         Kinds are integers, such as labels among floats, and scales: a channel belongs to the largest channel whose
-        signal is at most `SPREAD` times its own. The axis is one with integers among floats, or else the one whose
+        signal is at most `SPREAD` times its own. Channels that are mostly 0, as behind a ReLU, have a small signal for
+        another reason and belong to the largest. The axis is one with integers among floats, or else the one whose
         indices differ most in signal. Only axes of the same size in every sample hold channels.
         """
         best: tuple[bool, float] = (False, SPREAD)
@@ -274,6 +285,7 @@ class Accumulator:
                 continue
             whole = np.all([item.whole[axis] for item in self.centered.values()], axis=0) & (scales > 0.0)
             floats = ~whole & (scales > 0.0)
+            scales = np.where(floats & _sparse(self.centered, axis), scales.max(), scales)
             mixed = bool(whole.any() and floats.any())
             spread = float(scales[scales > 0.0].max() / scales[scales > 0.0].min())
             if (mixed, spread) > best and (mixed or spread > SPREAD):
@@ -309,6 +321,13 @@ def _scales(centered: Mapping[tuple[int, ...], RunningMean], axis: int) -> Array
     signal = np.sqrt(np.maximum(np.sum(squares, axis=0), 0.0) / freedom)
     magnitude = np.sqrt(np.sum(magnitudes, axis=0) / elements)
     return np.asarray(np.where(signal > INVARIANT * magnitude, signal, magnitude))
+
+
+def _sparse(centered: Mapping[tuple[int, ...], RunningMean], axis: int) -> Array:
+    """Return which indices of an axis have values that are mostly 0."""
+    active = np.sum([item.active.axes[axis] for item in centered.values()], axis=0)
+    elements = sum(item.count * math.prod(shape) // shape[axis] for shape, item in centered.items())
+    return np.asarray(active < 0.5 * elements)
 
 
 def _kinds(value: Array, limit: float) -> Array | None:

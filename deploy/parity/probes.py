@@ -60,7 +60,7 @@ Sharing = Literal["any", "rows", "calls"]
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class SamplePool:
     """Distinct samples of one shape, stacked on the first axis of every input, which all calls of a group are made of.
 
     The float64 outputs of a model that treats samples independently are computed once a sample, in chunks.
@@ -99,7 +99,7 @@ class Probe:
     sizes: Mapping[str, int]
     feeds: Feeds
     samples: int | None = None
-    pool: Pool | None = None
+    pool: SamplePool | None = None
     members: tuple[int, ...] = ()
     sharing: Sharing = "any"
 
@@ -273,7 +273,7 @@ class _Draw:
             labels += [f"negative {kinds[index]}" for index in flipped]
             kinds += [kinds[index] for index in flipped]
         values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        pool = Pool(feeds=values, count=len(kinds))
+        pool = SamplePool(feeds=values, count=len(kinds))
         always: Sharing = "any" if self.axis == BATCH else "rows"
 
         def add(members: Sequence[int], sharing: Sharing) -> Probe:
@@ -338,7 +338,7 @@ def _real(
     sizes = {dim: size for spec in inputs for dim, size in zip(spec.shape, feeds[spec.name].shape, strict=True)}
     at = {**base, **{dim: size for dim, size in sizes.items() if isinstance(dim, str)}}
     axis = sample_axis(inputs)
-    pool = Pool(feeds=feeds, count=count) if axis else None
+    pool = SamplePool(feeds=feeds, count=count) if axis else None
     if isinstance(first, int):
         parts = [range(start, start + first) for start in range(0, count - first + 1, first)]
     else:

@@ -10,7 +10,7 @@ import numpy as np
 
 from deploy.core.errors import BackendError
 from deploy.core.runner import Fetches, Runner
-from deploy.parity.probes import Pool, Probe
+from deploy.parity.probes import Probe, SamplePool
 
 CHUNK = 4
 """Maximum number of samples that run at a time."""
@@ -56,7 +56,7 @@ class SharedRows:
         """Return the largest batch size that fits in `CALL_BYTES`."""
         return max(2, CALL_BYTES // self.sample_bytes) if self.sample_bytes else 1 << 30
 
-    def shares(self, pool: Pool) -> bool:
+    def shares(self, pool: SamplePool) -> bool:
         """Return whether the samples of a pool are independent, by running the first of them."""
         if id(pool) not in self.independent:
             try:
@@ -90,7 +90,7 @@ class SharedRows:
         """Run the call itself."""
         return self.reference.run(probe.feeds), self.baseline.run(probe.feeds)
 
-    def _verify(self, pool: Pool) -> bool:
+    def _verify(self, pool: SamplePool) -> bool:
         middle = min(1, pool.count - 1)
         with _Peak() as peak:
             alone = self.reference.run(pool.chunk(middle, 1))
@@ -105,7 +105,7 @@ class SharedRows:
         self._keep(pool, 0, together, own)
         return True
 
-    def _gather(self, pool: Pool, members: tuple[int, ...]) -> tuple[Fetches, Fetches]:
+    def _gather(self, pool: SamplePool, members: tuple[int, ...]) -> tuple[Fetches, Fetches]:
         step = self._chunk_size()
         while any((id(pool), member) not in self._rows for member in members):
             start = next(index for index in range(pool.count) if (id(pool), index) not in self._rows)
@@ -115,7 +115,7 @@ class SharedRows:
         expected, own = ({name: np.stack([row[run][name] for row in rows]) for name in rows[0][run]} for run in (0, 1))
         return expected, own
 
-    def _keep(self, pool: Pool, start: int, expected: Fetches, own: Fetches) -> None:
+    def _keep(self, pool: SamplePool, start: int, expected: Fetches, own: Fetches) -> None:
         for offset in range(len(next(iter(expected.values())))):
             rows = tuple({name: value[offset] for name, value in outputs.items()} for outputs in (expected, own))
             self._rows[id(pool), start + offset] = rows[0], rows[1]

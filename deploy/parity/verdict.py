@@ -25,7 +25,8 @@ CHAOTIC = {"fp64": 1e-2, "fp32": 1e-2, "fp16": 1e-1}
 """NSR of PyTorch's own run above which a comparison is inconclusive."""
 
 FEW = 8.0
-"""With n values, the limit is (1 + FEW / n) times as wide: the root mean square of few values varies by chance."""
+"""With n values that are not 0, the limit is (1 + FEW / n) times as wide: the root mean square of few values varies by
+chance."""
 
 PRIOR = 16.0
 """With n values in a group, PyTorch's noise in the group ``unit`` counts with the weight PRIOR / (n + PRIOR)."""
@@ -212,7 +213,7 @@ def _allowed(found: Measured, ordinary: Measured, signal: float, precision: str)
     if signal == 0.0:
         return FLOOR[precision], FLOOR[precision]
     usual = ordinary.baseline / signal * math.sqrt(PRIOR / (found.elements + PRIOR))
-    few = 1.0 + FEW / found.elements
+    few = 1.0 + FEW / max(found.active, 1)
     overall = max(found.baseline / signal, usual, FLOOR[precision]) * few
     return overall, max(found.baseline_worst / signal * few, overall)
 

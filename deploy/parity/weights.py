@@ -7,12 +7,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy.support import onnx_file
+
+if TYPE_CHECKING:
+    import onnx
 
 Array = NDArray[Any]
 Constant = tuple[frozenset[str], Array]
@@ -60,9 +63,8 @@ class WeightMatches:
 class _StoredTensors:
     """The stored tensors of a graph by name and by number of elements; read when they are compared."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, model: onnx.ModelProto, path: Path) -> None:
         self._path = path
-        model = onnx_file.load(path)
         self._tensors = {tensor.name: tensor for tensor in onnx_file.stored_tensors(model)}
         gathers = (node for node in onnx_file.all_nodes(model) if node.op_type == "Gather")
         self.tables = [node.input[0] for node in gathers if node.input[0] in self._tensors]
@@ -85,16 +87,18 @@ def match_weights(
     tensors: Mapping[str, Array],
     read: set[str],
     norms: list[NormTensors],
+    graph: onnx.ModelProto,
     path: Path,
     precision: str = "fp32",
     constants: Callable[[], Sequence[Constant]] = tuple,
 ) -> WeightMatches:
     """Find every tensor of the model in the graph, except those that no run of the model reads.
 
-    The batch normalizations ``norms`` may be folded. ``fp16`` compares after rounding to float16. ``constants`` is
-    called where a tensor was not found, and returns what the model computes from weights alone.
+    ``graph`` was read from ``path``. The batch normalizations ``norms`` may be folded. ``fp16`` compares after rounding
+    to float16. ``constants`` is called where a tensor was not found, and returns what the model computes from weights
+    alone.
     """
-    stored = _StoredTensors(path)
+    stored = _StoredTensors(graph, path)
     counters = {name for name in tensors if name.endswith("num_batches_tracked")}  # for training only
     result = WeightMatches(unused=sorted(set(tensors) - read - counters))
     half = precision == "fp16"
@@ -122,6 +126,8 @@ def _same(left: Array, right: Array) -> bool:
         if left.dtype.kind != right.dtype.kind:
             return False
         right = right.astype(left.dtype)
+    if left.size and (left.flat[0] != right.flat[0] or left.flat[-1] != right.flat[-1]):
+        return False  # also of the transposed one, and much faster
     return np.array_equal(left.reshape(-1), right.reshape(-1)) or (
         left.ndim == 2 and np.array_equal(left.T.reshape(-1), right.reshape(-1))
     )

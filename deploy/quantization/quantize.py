@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import calibration
 from calibration.layers import LayerNoise
@@ -23,6 +23,7 @@ from deploy.core.paths import default_root
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
+from deploy.models.given import given_source
 from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
 from deploy.quantization.cache import batch_of, calibrated
 from deploy.quantization.data import MIN_SAMPLES, CalibrationData, open_data
@@ -30,6 +31,9 @@ from deploy.quantization.evidence import Evidence, QualityBounds
 from deploy.quantization.search import RANKING_SAMPLES, Quantizer, search
 from deploy.quantization.source import open_source
 from deploy.quantization.worker import GraphChild
+
+if TYPE_CHECKING:
+    from deploy.models.memory import ExampleInputs, ModelLike
 
 FP16_MIN_OPSET = 19
 """First ONNX opset whose QuantizeLinear and DequantizeLinear take FP16 scales."""
@@ -84,8 +88,10 @@ class QuantizeReport:
 
 
 def quantize(
-    model: str | Path | None = None,
+    model: ModelLike | Path | None = None,
     *,
+    inputs: ExampleInputs | None = None,
+    name: str | None = None,
     calib: str | Path,
     target: str = "onnxruntime",
     method: str = DEFAULT_METHOD,
@@ -104,8 +110,10 @@ def quantize(
     has a test split or more samples than ``samples``.
 
     Args:
-        model: name of a model, an ONNX file, or None for the newest float32 export. A model without a float32 export
-            is exported first.
+        model: name of a model, an ONNX file, a request, a module in memory, or None for the newest float32 export. A
+            model without a float32 export is exported first, and so is every request.
+        inputs: of a module in memory that has to be exported, see `deploy.ExampleInputs`.
+        name: name of a module in memory.
         calib: calibration data: a folder of images, a bundled data set, or a ``.npy`` or ``.npz`` file. Array files
             hold float arrays in the shape of the model's inputs, the first axis counting samples, or uint8 images
             (N, H, W, C).
@@ -137,7 +145,7 @@ def quantize(
     began = time.perf_counter()
     _check_options(target, method, samples, fp16)
     store = Store(artifacts or default_root())
-    source = open_source(model, store, preprocess, progress)
+    source = open_source(given_source(model, inputs, name), store, preprocess, progress)
     bounds = QualityBounds(min_sqnr=min_sqnr, max_drop=max_drop)
     with GraphChild() as child, IsolatedRunner("onnxruntime") as runner:
         with progress.stage("reading the data"):

@@ -17,9 +17,8 @@ from deploy.core.model import Preprocessing, Weights
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
-from deploy.models.request import parse_options, typed
+from deploy.models.request import ModelRequest, ModuleRequest, parse_options, typed
 from deploy.support.lookup import manifest_beside, newest_export
-from deploy.support.onnx_child import OnnxChild
 
 PRECISION = "fp32"
 _TUPLES = ("crop", "mean", "std")
@@ -64,14 +63,19 @@ class Source:
         )
 
 
-def open_source(model: str | Path | None, store: Store, preprocess: Sequence[str], progress: Progress) -> Source:
+def open_source(
+    model: str | Path | ModelRequest | None, store: Store, preprocess: Sequence[str], progress: Progress
+) -> Source:
     """Find the float32 export and verify its digest; export the model first if it has no export.
 
+    A request is exported anew, except a module in memory whose export is there.
     ``preprocess`` are ``key=value`` changes to the preprocessing.
     """
     path, artifact = _find(model, store, progress)
     if artifact is not None:
         artifact.verify()
+    from deploy.support.onnx_child import OnnxChild  # imports numpy, which a build does not wait for
+
     with OnnxChild() as child:
         child.examine(path)
     if artifact is not None:
@@ -133,7 +137,10 @@ def override(preprocessing: Preprocessing | None, changes: Sequence[str]) -> Pre
     return changed
 
 
-def _find(model: str | Path | None, store: Store, progress: Progress) -> tuple[Path, Artifact | None]:
+def _find(model: str | Path | ModelRequest | None, store: Store, progress: Progress) -> tuple[Path, Artifact | None]:
+    if isinstance(model, ModelRequest):
+        artifact = _export_of(model, store, progress) or _export(model, store, progress)
+        return artifact.path, artifact
     if Path(model or "").suffix == ".onnx":
         path = Path(str(model))
         return path, manifest_beside(path)
@@ -145,9 +152,27 @@ def _find(model: str | Path | None, store: Store, progress: Progress) -> tuple[P
     else:
         return artifact.path, artifact
     progress.note(f"{model}: no float32 export found; exporting it first")
+    artifact = _export(ModelRequest(name=str(model)), store, progress)
+    return artifact.path, artifact
+
+
+def _export_of(request: ModelRequest, store: Store, progress: Progress) -> Artifact | None:
+    """Return the float32 export of a module in memory; None if there is none."""
+    if not isinstance(request, ModuleRequest):
+        return None
+    from deploy.models.open import made_from  # imports PyTorch
+
+    try:
+        artifact = newest_export(store, progress, name=request.name, precisions=(PRECISION,))
+    except ArtifactError:
+        return None
+    return artifact if made_from(artifact, request) else None
+
+
+def _export(request: ModelRequest, store: Store, progress: Progress) -> Artifact:
     from deploy.exporting.export import export_model  # imports PyTorch
 
-    report = export_model(str(model), artifacts=store.root, progress=progress)
+    report = export_model(request, artifacts=store.root, progress=progress)
     if report.parity.verdict == "fail":
-        raise ArtifactError(f"{model}: the export failed the parity check.", f"deploy export {model}")
-    return report.artifact.path, report.artifact
+        raise ArtifactError(f"{request.name}: the export failed the parity check.", f"deploy export {request.name}")
+    return report.artifact

@@ -1,16 +1,16 @@
 """The server's ASGI application.
 
-Memory is bounded whatever clients send: each request body, all bodies together, and every queue have a maximum size.
+`deploy.serving.connection` bounds what clients send and how long they take. Here, browsers are kept from sending
+requests for other sites. `deploy.serving.reader` reads large JSON and images.
 """
 
 from __future__ import annotations
 
 import asyncio
+import mmap
 import re
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -25,15 +25,16 @@ from deploy.core.environment import version
 from deploy.core.errors import DeployError
 from deploy.serving.metrics import Metrics
 from deploy.serving.models import VERSION, ServedModel
-from deploy.serving.options import LOOPBACK, ServeOptions, url_host
-from deploy.serving.protocol import HEADER_LENGTH, RequestError, read_request, write_response
+from deploy.serving.options import ServeOptions, is_loopback
+from deploy.serving.protocol import HEADER_LENGTH, Body, RequestError, read_request, split_body, write_response
+from deploy.serving.reader import Reader
 
 INFER = re.compile(r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?/infer")
 EXTENSIONS = ("binary_tensor_data", "classification")
-READ_TIMEOUT_S = 30.0
-"""Maximum time to receive a body."""
-TOTAL_BODY_FACTOR = 4
-"""The bodies of all requests in progress may total this many times the maximum size of one."""
+MAPPED_BYTES = 1 << 20
+"""Size from which a body has pages of its own."""
+INLINE_BYTES = 64 << 10
+"""Size up to which JSON is parsed in this process."""
 CLIENT_CLOSED = 499
 """Status in the metrics of a request whose client closed the connection, as in nginx."""
 
@@ -41,11 +42,13 @@ CLIENT_CLOSED = 499
 class Service:
     """Request handlers for several models."""
 
-    def __init__(self, models: Mapping[str, ServedModel], options: ServeOptions, metrics: Metrics) -> None:
+    def __init__(
+        self, models: Mapping[str, ServedModel], reader: Reader, options: ServeOptions, metrics: Metrics
+    ) -> None:
         self.models = models
+        self.reader = reader
         self.metrics = metrics
-        self._options = options
-        self._body_bytes = 0
+        self._loopback = is_loopback(options.host)
 
     def stop_delaying(self) -> None:
         """Run requests without waiting for others from now on, because the server is stopping."""
@@ -66,20 +69,20 @@ class Service:
                 Route(f"{path}/ready", self._model_ready),
                 Route(f"{path}/infer", self._infer_without_post),
             ]
-        handlers: dict[Any, Callable[..., Awaitable[Response]]] = {RequestError: _on_error, HTTPException: _on_error}
+        handlers: dict[Any, Callable[..., Awaitable[Response]]] = {
+            RequestError: _on_error,
+            HTTPException: _on_error,
+            ClientDisconnect: _on_disconnect,
+        }
         return self._wrap(Starlette(routes=[*own, *routes], exception_handlers=handlers))
 
     def _wrap(self, inner: ASGIApp) -> ASGIApp:
-        """Check hosts first, and pass inference requests directly to their handler, which is faster than routing.
-
-        The check keeps web pages of other sites from using a local server through a browser (DNS rebinding).
-        """
-        hosts = {url_host(name).encode() for name in LOOPBACK} if self._options.host in LOOPBACK else set()
+        """Check origins first, and pass inference requests directly to their handler, which is faster than routing."""
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            if hosts and scope["type"] == "http" and _host(scope) not in hosts:
-                error = RequestError(403, "the Host header does not name this server.")
-                await _error_response(error)(scope, receive, send)
+            refusal = self._foreign(scope)
+            if refusal is not None:
+                await _error_response(RequestError(403, refusal))(scope, receive, send)
                 return
             match = INFER.fullmatch(scope["path"]) if scope.get("method") == "POST" else None
             if match is None:
@@ -94,41 +97,38 @@ class Service:
 
         return application
 
-    @asynccontextmanager
-    async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """Receive the body of a request within the limits; its size counts until the context ends.
+    def _foreign(self, scope: Scope) -> str | None:
+        """Return why a request may come from a web page of another site; None if it does not.
 
-        Raises:
-            RequestError: status 413 too large, 429 too many requests in progress, 408 too slow, 415 compressed.
+        A site whose name resolves to this machine (DNS rebinding) is recognized by the Host header. Other sites can
+        send requests, but not read the answers; they are recognized by what browsers say about the request.
         """
+        values = {name: value for name, value in scope["headers"] if name in (b"host", b"origin", b"sec-fetch-site")}
+        host = values.get(b"host", b"").decode("latin-1")
+        if self._loopback and not is_loopback(re.sub(r":[0-9]*$", "", host)):
+            return "the Host header does not name this server."
+        if scope["method"] in ("GET", "HEAD"):
+            return None
+        site = values.get(b"sec-fetch-site")
+        origin = values.get(b"origin", b"").decode("latin-1")
+        same = not origin or origin.rpartition("://")[2].lower() == host.lower()
+        if site not in (b"same-origin", b"none") if site is not None else not same:
+            return "the request comes from a page of another site."
+        return None
+
+    async def body(self, request: Request) -> Body:
+        """Receive the body of a request; status 415 if it is compressed."""
         if request.headers.get("content-encoding", "identity") != "identity":
             raise RequestError(415, "compressed requests are not supported.")
-        declared = request.headers.get("content-length", "")
-        self._check_size(int(declared) if declared.isascii() and declared.isdigit() else 0, 0)
-        parts: list[bytes] = []
-        try:
-            try:
-                await _with_timeout(READ_TIMEOUT_S, self._read(request, parts))
-            except asyncio.TimeoutError as exc:
-                raise RequestError(408, f"no complete request after {READ_TIMEOUT_S:g} s.") from exc
-            yield parts[0] if len(parts) == 1 else b"".join(parts)
-        finally:
-            self._body_bytes -= sum(map(len, parts))
-
-    async def _read(self, request: Request, parts: list[bytes]) -> None:
-        size = 0
+        size = int(request.headers.get("content-length", 0))
+        if size < MAPPED_BYTES:
+            parts = [part async for part in request.stream()]
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        body, filled = mmap.mmap(-1, size), 0  # given back to the system at once, unlike what malloc has
         async for part in request.stream():
-            self._check_size(size + len(part), len(part))
-            size += len(part)
-            self._body_bytes += len(part)
-            parts.append(part)
-
-    def _check_size(self, size: int, more: int) -> None:
-        limit = self._options.max_request_bytes
-        if size > limit:
-            raise RequestError(413, f"the request is larger than {limit} bytes.")
-        if self._body_bytes + more > TOTAL_BODY_FACTOR * limit:
-            raise RequestError(429, "too many requests are in progress.", 1)
+            body[filled : filled + len(part)] = part
+            filled += len(part)
+        return body
 
     def find_model(self, request: Request) -> ServedModel:
         """Return the model that a request's path names; status 404 if there is no such model or version."""
@@ -150,7 +150,7 @@ class Service:
 
     async def _metrics(self, request: Request) -> Response:
         queued = {model.name: model.batcher.queued_samples for model in self.models.values()}
-        return Response(self.metrics.text(queued), media_type=CONTENT_TYPE_LATEST)
+        return Response(await asyncio.to_thread(self.metrics.text, queued), media_type=CONTENT_TYPE_LATEST)
 
     async def _model(self, request: Request) -> Response:
         return JSONResponse(self.find_model(request).metadata(request.path_params["model"]))
@@ -178,29 +178,18 @@ class Service:
             self.metrics.request(model.name, status, time.perf_counter() - began)
 
     async def _run(self, model: ServedModel, request: Request) -> Response:
-        async with self.body(request) as body:
-            inference = read_request(body, request.headers.get(HEADER_LENGTH), model.inputs, model.outputs)
-            shape = next(iter(inference.feeds.values())).shape
-            try:
-                fetches, _ = await model.batcher.run(inference.feeds, shape[0] if shape else 1)
-            except DeployError as exc:
-                raise RequestError(500, exc.message) from exc
+        body = await self.body(request)
+        text, binary = split_body(body, request.headers.get(HEADER_LENGTH))
+        parts = text, binary, model.inputs, model.outputs
+        inference = read_request(*parts) if len(text) <= INLINE_BYTES else await self.reader.request(*parts)
+        shape = next(iter(inference.feeds.values())).shape
+        try:
+            fetches, _ = await model.batcher.run(inference.feeds, shape[0] if shape else 1)
+        except DeployError as exc:
+            raise RequestError(500, exc.message) from exc
         name = request.path_params["model"]
         content, headers = write_response(name, VERSION, inference, fetches, model.labels)
         return Response(content, headers=headers)
-
-
-async def _with_timeout(timeout_s: float, coroutine: Coroutine[Any, Any, None]) -> None:
-    if sys.version_info >= (3, 11):  # cheaper than wait_for, which creates a task
-        async with asyncio.timeout(timeout_s):
-            await coroutine
-    else:
-        await asyncio.wait_for(coroutine, timeout_s)
-
-
-def _host(scope: Scope) -> bytes:
-    value: bytes = next((value for name, value in scope["headers"] if name == b"host"), b"")
-    return value.rsplit(b":", 1)[0] if not value.endswith(b"]") else value
 
 
 def _error_response(error: RequestError) -> Response:
@@ -210,3 +199,7 @@ def _error_response(error: RequestError) -> Response:
 
 async def _on_error(request: Request, exc: RequestError | HTTPException) -> Response:
     return _error_response(exc if isinstance(exc, RequestError) else RequestError(exc.status_code, str(exc.detail)))
+
+
+async def _on_disconnect(request: Request, exc: ClientDisconnect) -> Response:
+    return Response(status_code=CLIENT_CLOSED)

@@ -21,6 +21,8 @@ from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.serving.options import ServeOptions
 from deploy.serving.protocol import RequestError
 
+CLOSE_S = 0.1
+"""Time that a runner has to finish when its queue is closed."""
 BatchResult = tuple[Fetches, float]
 """Arrays by output name for the samples of one request, and the run time of the whole batch in seconds."""
 
@@ -102,14 +104,14 @@ class Batcher:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Run the queued requests, then close the runners."""
+        """Run the queued requests, then close the runners, except those that are still busy."""
         with self._changed:
             self._closing = True
         self.stop_delaying()
-        for thread in self._threads:
-            thread.join()
-        for runner in self._runners:
-            runner.close()
+        for thread, runner in zip(self._threads, self._runners, strict=True):
+            thread.join(CLOSE_S)
+            if not thread.is_alive():
+                runner.close()
 
     def _work(self, runner: Runner) -> None:
         while batch := self._next_batch():

@@ -29,6 +29,10 @@ class Metrics:
         self._waited = histogram("deploy_waiting_seconds", "Time from a request's arrival to the start of its batch.")
         self._ran = histogram("deploy_run_seconds", "Run time of a batch.")
         self._total = histogram("deploy_request_seconds", "Time from a request's headers to its complete response.")
+        self._refusals = Counter(
+            "deploy_refused_connections", "Requests that were refused before they were complete.", ["status"],
+            registry=registry,
+        )  # fmt: skip
         self.answered = 0
         self.refused = 0
 
@@ -40,6 +44,11 @@ class Metrics:
             self._total.labels(model).observe(seconds)
         else:
             self.refused += 1
+
+    def refuse(self, status: int) -> None:
+        """Count a request that was refused before it was complete."""
+        self._refusals.labels(str(status)).inc()
+        self.refused += 1
 
     def batch(self, model: str, samples: int, ran_s: float, waited_s: list[float]) -> None:
         """Count a batch: its samples, its run time, and the time each of its requests waited."""

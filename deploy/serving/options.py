@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +35,15 @@ class ServeOptions:
     threads: int | None = None
     page: bool = True
     allow_untrained: bool = False
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host, with or without the brackets of URLs, is this machine only."""
+    name = host.lower().removeprefix("[").removesuffix("]")
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def url_host(host: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -18,13 +18,13 @@ from starlette.routing import Route
 
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.artifact import Artifact
-from deploy.core.errors import ArtifactError, DataError, DeployError
+from deploy.core.errors import ArtifactError, DeployError
+from deploy.core.limits import limits
 from deploy.core.model import Preprocessing
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import batch_symbol
-from deploy.data.decode import decode
-from deploy.data.preprocess import image_preprocessing, prepare
+from deploy.data.preprocess import image_preprocessing
 from deploy.models.open import open_model, request_of
 from deploy.serving.app import Service
 from deploy.serving.models import ModelOpener, ServedModel
@@ -34,7 +34,14 @@ RUNS = 5
 """Runs of each variant; the page shows their median time."""
 TOP = 5
 """Classes shown per variant."""
-_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'"
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-frame-options": "DENY",
+    "cross-origin-opener-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
 _TYPES = {"page.js": "text/javascript", "page.css": "text/css", "page.html": "text/html"}
 
 
@@ -98,6 +105,8 @@ class Page:
     remarks: Sequence[str]
     preprocessing: Preprocessing
     service: Service
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: set[Request] = field(default_factory=set)
 
     def routes(self) -> list[Route]:
         """Return the page's routes."""
@@ -109,12 +118,16 @@ class Page:
         return JSONResponse({"title": self.title, "variants": variants, "remarks": list(self.remarks), "runs": RUNS})
 
     async def _compare(self, request: Request) -> Response:
-        async with self.service.body(request) as body:
-            try:
-                sample = await asyncio.to_thread(lambda: prepare(decode(body), self.preprocessing))
-            except DataError as exc:
-                raise RequestError(400, f"the image cannot be read: {exc.message}") from exc
-            rows = [await self._row(item, sample[None]) for item in self.variants]
+        if len(self.waiting) >= limits().serve_images:
+            raise RequestError(429, "too many images are waiting.", 1)
+        self.waiting.add(request)
+        try:
+            body = await self.service.body(request)
+            sample = await self.service.reader.sample(body, self.preprocessing)
+            async with self.turn:  # the times of one image at a time are comparable
+                rows = [await self._row(item, sample[None]) for item in self.variants]
+        finally:
+            self.waiting.discard(request)
         return JSONResponse({"rows": rows, "runs": RUNS})
 
     async def _row(self, model: ServedModel, batch: NDArray[Any]) -> dict[str, Any]:
@@ -153,5 +166,4 @@ def _top_classes(logits: NDArray[Any], labels: Sequence[str]) -> list[dict[str, 
 async def _asset(request: Request) -> Response:
     name = request.url.path.lstrip("/") or "page.html"
     text = (files("deploy.serving") / "assets" / name).read_text(encoding="utf-8")
-    headers = {"content-security-policy": _POLICY, "cache-control": "no-cache", "x-content-type-options": "nosniff"}
-    return Response(text, media_type=_TYPES[name], headers=headers)
+    return Response(text, media_type=_TYPES[name], headers=_HEADERS)

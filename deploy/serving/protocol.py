@@ -5,18 +5,27 @@ Sources: KServe, "Open Inference Protocol (V2)"; Triton's extensions for binary 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from mmap import mmap
 from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from deploy.core.limits import limits
 from deploy.core.runner import Feeds, Fetches
 from deploy.core.tensors import DATATYPES, TensorSpec
 
+Body = bytes | mmap
+"""A received body."""
+MAX_DIMENSION = 1 << 48
+"""Size that no dimension of a tensor reaches."""
+STEP = 1 << 14
+"""Values that are converted in one call, so that other threads can run between the calls."""
 HEADER_LENGTH = "inference-header-content-length"
 """The header with the number of bytes of JSON in the body; binary tensors follow the JSON."""
 
@@ -62,20 +71,21 @@ def tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
 
 
 def read_request(
-    body: bytes, header_length: str | None, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    text: Body, binary: memoryview, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> InferenceRequest:
-    """Parse and check a body: JSON, followed by binary tensors if there is the header `HEADER_LENGTH`."""
-    text, binary = _split(body, header_length)
+    """Parse and check a request: its JSON, and its binary tensors."""
+    text = text[:]
+    _check_json(text)
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as exc:
         raise RequestError(400, f"the request is not valid JSON: {exc}.") from exc
     if not isinstance(document, dict):
         raise RequestError(400, "the request is not a JSON object.")
-    feeds = _feeds(_objects(document, "inputs"), binary, inputs)
+    feeds = _feeds(_objects(document, "inputs", inputs), binary, inputs)
     request_id = document.get("id", "")
-    if not isinstance(request_id, str):
-        raise RequestError(400, "'id' is not a string.")
+    if not isinstance(request_id, str) or len(request_id) > limits().serve_id_bytes:
+        raise RequestError(400, f"'id' is not a string of at most {limits().serve_id_bytes} characters.")
     return InferenceRequest(id=request_id, feeds=feeds, outputs=_requested_outputs(document, outputs))
 
 
@@ -85,7 +95,8 @@ def write_response(
     """Return the body and the headers of a response.
 
     Raises:
-        RequestError: status 406: JSON was requested for an output with NaN or infinity, which JSON cannot represent.
+        RequestError: status 406: JSON was requested for an output with NaN or infinity, which JSON cannot represent;
+            status 400: too many class labels were requested.
     """
     described: list[dict[str, Any]] = []
     parts: list[bytes] = []
@@ -114,28 +125,43 @@ def write_response(
     return b"".join([text, *parts]), {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(text))}
 
 
-def _split(body: bytes, header_length: str | None) -> tuple[memoryview, memoryview]:
+def split_body(body: Body, header_length: str | None) -> tuple[Body, memoryview]:
+    """Return the JSON of a body and what follows it, which is nothing without the header `HEADER_LENGTH`."""
     view = memoryview(body)
     if header_length is None:
-        return view, view[len(body) :]
+        return body, view[len(body) :]
     if not header_length.isascii() or not header_length.isdigit() or len(header_length) > 18:
         raise RequestError(400, f"{HEADER_LENGTH} is not a number of bytes.")
     length = int(header_length)
     if length > len(body):
         raise RequestError(400, f"{HEADER_LENGTH} is {length}, but the body has {len(body)} bytes.")
-    return view[:length], view[length:]
+    return body[:length], view[length:]
 
 
-def _objects(document: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+def _check_json(text: bytes) -> None:
+    """Check the size of the document that JSON becomes before it is parsed."""
+    if len(text) > limits().serve_json_bytes:
+        raise RequestError(413, f"the JSON is larger than {limits().serve_json_bytes} bytes; binary tensors may be.")
+    values = text.count(b",") + 16 * sum(map(text.count, (b"[", b"{", b":")))
+    if values > limits().serve_json_values:
+        raise RequestError(413, f"the JSON has more than {limits().serve_json_values} values; binary tensors may.")
+
+
+def _objects(document: Mapping[str, Any], name: str, specs: Sequence[TensorSpec]) -> list[Mapping[str, Any]]:
     items = document.get(name)
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise RequestError(400, f"{name!r} is not a list of objects.")
-    names = [item.get("name") for item in items]
-    if not all(isinstance(item, str) for item in names):
-        raise RequestError(400, f"an object in {name!r} has no name.")
-    duplicate = next((item for item in names if names.count(item) > 1), None)
-    if duplicate is not None:
-        raise RequestError(400, f"{name!r} contains {duplicate!r} more than once.")
+    known = [spec.name for spec in specs]
+    names = set[str]()
+    for item in items:
+        found = item.get("name")
+        if not isinstance(found, str):
+            raise RequestError(400, f"an object in {name!r} has no name.")
+        if found not in known:
+            raise RequestError(400, f"{found[:80]!r} in {name!r} is unknown; the model has {', '.join(known)}.")
+        if found in names:
+            raise RequestError(400, f"{name!r} contains {found!r} more than once.")
+        names.add(found)
     return items
 
 
@@ -148,10 +174,7 @@ def _parameters(item: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _feeds(items: Sequence[Mapping[str, Any]], binary: memoryview, inputs: Sequence[TensorSpec]) -> Feeds:
     specs = {spec.name: spec for spec in inputs}
-    unknown = next((item["name"] for item in items if item["name"] not in specs), None)
-    if unknown is not None:
-        raise RequestError(400, f"unknown input {unknown!r}; the model's inputs are {', '.join(specs)}.")
-    missing = next((name for name in specs if all(item["name"] != name for item in items)), None)
+    missing = next(iter(specs.keys() - {item["name"] for item in items}), None)
     if missing is not None:
         raise RequestError(400, f"input {missing!r} is missing.")
     feeds: dict[str, NDArray[Any]] = {}
@@ -179,18 +202,18 @@ def _shape(item: Mapping[str, Any], spec: TensorSpec, sizes: dict[str, int]) -> 
     """Return an input's shape after checking it; a symbolic dimension has the same size in the whole request."""
     datatype = DATATYPES[spec.dtype]
     if item.get("datatype") != datatype:
-        raise RequestError(
-            400, f"input {spec.name!r}: the datatype is {datatype}, not {str(item.get('datatype'))[:40]}."
-        )
+        raise RequestError(400, f"input {spec.name!r}: the datatype is not {datatype}.")
     shape = item.get("shape")
-    if not isinstance(shape, list) or not all(type(dim) is int and 0 < dim < 1 << 48 for dim in shape):
+    if not isinstance(shape, list) or len(shape) != len(spec.shape):
+        raise RequestError(400, f"input {spec.name!r}: 'shape' is not a list of {len(spec.shape)} integers.")
+    if not all(type(dim) is int and 0 < dim < MAX_DIMENSION for dim in shape):
         raise RequestError(400, f"input {spec.name!r}: 'shape' is not a list of positive integers.")
-    fits = len(shape) == len(spec.shape) and all(
+    fits = all(
         size == (dim if isinstance(dim, int) else sizes.setdefault(dim, size))
         for size, dim in zip(shape, spec.shape, strict=True)
     )
     if not fits:
-        raise RequestError(400, f"input {spec.name!r} has shape {shape[:16]}; the model expects {spec}.")
+        raise RequestError(400, f"input {spec.name!r} has shape {shape}; the model expects {spec}.")
     refused = spec.refused(shape)
     if refused:
         raise RequestError(400, f"input {spec.name!r}: {refused}.")
@@ -212,27 +235,44 @@ def _from_bytes(binary: memoryview, size: Any, spec: TensorSpec, shape: tuple[in
 
 
 def _from_json(data: Any, spec: TensorSpec, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Convert a flat or nested list, after a check of its types: NumPy makes large arrays of long strings."""
     dtype = np.dtype(spec.dtype)
-    if not isinstance(data, list):
-        raise RequestError(400, f"input {spec.name!r}: 'data' is not a list.")
-    try:
-        array = np.asarray(data)
-    except (ValueError, OverflowError) as exc:
-        raise RequestError(400, f"input {spec.name!r}: 'data' is not a regular array of numbers.") from exc
-    allowed = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[dtype.kind]
-    if array.dtype.kind not in allowed:
-        raise RequestError(400, f"input {spec.name!r}: 'data' contains values that are not {DATATYPES[spec.dtype]}.")
-    if array.size != math.prod(shape) or array.shape not in ((array.size,), shape):
-        raise RequestError(400, f"input {spec.name!r}: 'data' has shape {list(array.shape)[:16]}, not {list(shape)}.")
-    if dtype.kind in "iu":
-        bounds = np.iinfo(dtype)
-        if int(array.min()) < bounds.min or int(array.max()) > bounds.max:
-            raise RequestError(400, f"input {spec.name!r}: a value is out of range for {DATATYPES[spec.dtype]}.")
+    values = _flat(data, shape)
+    if values is None or len(values) != math.prod(shape):
+        raise RequestError(400, f"input {spec.name!r}: 'data' is not a list of shape {list(shape)}, flat or nested.")
+    array = np.empty(len(values), np.float64 if dtype.kind == "f" else dtype)
+    types: dict[str, set[type]] = {"b": {bool}, "f": {int, float}}
+    out_of_range = RequestError(400, f"input {spec.name!r}: a value is out of range for {DATATYPES[spec.dtype]}.")
+    for start in range(0, len(values), STEP):
+        part = values[start : start + STEP]
+        if not types.get(dtype.kind, {int}).issuperset(map(type, part)):
+            raise RequestError(
+                400, f"input {spec.name!r}: 'data' contains values that are not {DATATYPES[spec.dtype]}."
+            )
+        if dtype.kind in "iu" and (min(part) < np.iinfo(dtype).min or max(part) > np.iinfo(dtype).max):
+            raise out_of_range
+        array[start : start + STEP] = part
     with np.errstate(over="ignore"):
-        converted = array.astype(dtype).reshape(shape)
+        converted = array.astype(dtype, copy=False).reshape(shape)
     if dtype.kind == "f" and not np.isfinite(converted).all():
-        raise RequestError(400, f"input {spec.name!r}: a value is out of range for {DATATYPES[spec.dtype]}.")
+        raise out_of_range
     return converted
+
+
+def _flat(data: Any, shape: tuple[int, ...]) -> list[Any] | None:
+    """Return the values of a list that is flat or nested as ``shape`` says; None if it is neither."""
+    if not isinstance(data, list):
+        return None
+    values: list[Any] = data
+    if not values or not isinstance(values[0], list):
+        return values
+    if not shape or len(values) != shape[0]:
+        return None
+    for size in shape[1:]:
+        if not all(isinstance(item, list) and len(item) == size for item in values):
+            return None
+        values = list(itertools.chain.from_iterable(values))
+    return values
 
 
 def _check_bounds(array: NDArray[Any], spec: TensorSpec) -> None:
@@ -248,11 +288,8 @@ def _requested_outputs(document: Mapping[str, Any], outputs: Sequence[TensorSpec
     binary = _flag(_parameters(document), "binary_data_output", default=False)
     if document.get("outputs") is None:
         return tuple(RequestedOutput(name=spec.name, binary=binary) for spec in outputs)
-    names = [spec.name for spec in outputs]
     requested = []
-    for item in _objects(document, "outputs"):
-        if item["name"] not in names:
-            raise RequestError(400, f"unknown output {item['name']!r}; the model's outputs are {', '.join(names)}.")
+    for item in _objects(document, "outputs", outputs):
         parameters = _parameters(item)
         classes = parameters.get("classification", 0)
         if type(classes) is not int or not 0 <= classes <= 1 << 20:
@@ -272,6 +309,9 @@ def _flag(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
 def _top_classes(array: NDArray[Any], classes: int, labels: Sequence[str]) -> NDArray[Any]:
     """Return ``value:index:label`` for the largest values of every sample, the largest first."""
     rows = array.reshape(len(array), -1) if array.ndim > 1 else array.reshape(1, -1)
+    limit = limits().serve_labels
+    if len(rows) * min(classes, rows.shape[1]) > limit:
+        raise RequestError(400, f"'classification' asks for more than {limit} labels in one response.")
     order = np.argsort(-rows, axis=1, kind="stable")[:, :classes]
     named = len(labels) == rows.shape[1]
     return np.asarray(

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deploy.core.backend import Backend, backends, find_backend
 from deploy.core.errors import MissingPackageError, UsageError
 from deploy.core.interrupt import Stopped
+from deploy.core.limits import limits
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
-from deploy.serving.options import LOOPBACK, url_host
 from deploy.serving.options import ServeOptions as ServeOptions
+from deploy.serving.options import is_loopback, url_host
 from deploy.support.release_check import check_release
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from deploy.serving.connection import Pool
     from deploy.serving.models import ServedModel
 
-SHUTDOWN_S = 30
-"""Seconds that requests in progress have to finish after a signal to stop."""
 BACKLOG = 1024
 """Connections that wait to be accepted."""
+ACCEPTED = 16
+"""Connections that are accepted at once."""
+OTHER_FILES = 512
+"""Files that a server opens besides its connections."""
 SWITCH_S = 0.0005
 """Interval in seconds at which Python switches threads. With Python's default of 5 ms, a runner that has finished can
 wait that long for a busy event loop. `benchmarks.serve_turns` measures the effect: p99 at saturation."""
@@ -99,8 +105,10 @@ def serve(
         except ImportError as exc:
             raise MissingPackageError(package, "the server", "deploy-toolkit[serve]") from exc
     from deploy.serving.app import Service
+    from deploy.serving.connection import Pool
     from deploy.serving.metrics import Metrics
     from deploy.serving.models import ModelOpener, choose_files
+    from deploy.serving.reader import Reader
 
     options = options or ServeOptions()
     store = Store(artifacts or default_root())
@@ -112,15 +120,17 @@ def serve(
     opener = ModelOpener(options=options, metrics=metrics, backend=selected)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_listen(options.host, options.port))
+        reader = Reader()
+        stack.callback(reader.close)
         served: list[ServedModel] = []
         for artifact in chosen:
             with progress.stage(f"opening {artifact.path.name}"):
                 served.append(opener.open(artifact))
             stack.callback(served[-1].batcher.close)
-        if options.host not in LOOPBACK:
+        if not is_loopback(options.host):
             progress.warn(f"the server is reachable at {options.host} without authentication")
         names = {chosen[0].manifest.slug: served[0], **{item.name: item for item in served}}
-        service = Service(names, options, metrics)
+        service = Service(names, reader, options, metrics)
         routes = []
         if options.page:
             from deploy.serving.page import page_routes
@@ -132,7 +142,8 @@ def serve(
             models=tuple(ServedFile(name=name, file=path) for name, path in zip(names, paths, strict=True)),
             page=bool(routes),
         )
-        _run(service.application(*routes), listener, lambda: ready(server), service.stop_delaying)
+        pool = Pool(limits(), options.max_request_bytes, metrics.refuse)
+        _run(service.application(*routes), pool, listener, lambda: ready(server), service.stop_delaying)
     return ServeReport(answered=metrics.answered, refused=metrics.refused)
 
 
@@ -146,47 +157,101 @@ def _find_backend(name: str) -> Backend:
 
 @contextlib.contextmanager
 def _listen(host: str, port: int) -> Iterator[socket.socket]:
-    """Listen before any file is opened, so that a port in use is reported at once."""
+    """Listen before any file is opened, so that a port in use is reported at once; only `listen` makes it exclusive."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Elsewhere: reuse a port whose last connections are closing. On Windows that option takes the port of others.
+        exclusive = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
+        listener.setsockopt(socket.SOL_SOCKET, exclusive or socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
+            listener.listen(BACKLOG)
+            listener.setblocking(False)
         except OSError as exc:
             raise UsageError(f"{host}:{port} cannot be used: {exc.strerror}.", "--port 0 takes a free port") from exc
         yield listener
 
 
 def _run(
-    application: ASGIApp, listener: socket.socket, started: Callable[[], None], stopping: Callable[[], None]
+    application: ASGIApp,
+    pool: Pool,
+    listener: socket.socket,
+    started: Callable[[], None],
+    stopping: Callable[[], None],
 ) -> None:
     """Answer requests until SIGINT or SIGTERM, then finish those in progress."""
     import uvicorn
 
+    from deploy.serving.connection import HEADERS, Connection
+
     class Server(uvicorn.Server):
+        accepting: set[asyncio.Task[Any]]
+
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                started()
+            """Accept connections; uvloop's own server accepts one per iteration, so that a crowd waits for seconds."""
+            self.loop = asyncio.get_running_loop()
+            self.accepting = set()
+            self.loop.add_reader(listener, self.accept)
+            self.watch = asyncio.create_task(pool.watch())
+            self.started = True
+            started()
+
+        def accept(self) -> None:
+            with contextlib.suppress(OSError):  # none waits, its client has gone, or there are too many open files
+                for _ in range(ACCEPTED):
+                    connection, _ = listener.accept()
+                    connection.setblocking(False)
+                    task = self.loop.create_task(self.loop.connect_accepted_socket(self.protocol, connection))
+                    self.accepting.add(task)
+                    task.add_done_callback(self.accepting.discard)
+
+        def protocol(self) -> asyncio.Protocol:
+            return Connection(config=config, server_state=self.server_state, app_state={}, pool=pool)
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            """Accept the connections that the kernel has, and no others; then stop within `Limits.serve_drain_s`."""
+            self.watch.cancel()
             stopping()
-            await super().shutdown(sockets)
+            self.loop.remove_reader(listener)
+            listener.listen(0)
+            self.accept()
+            listener.close()
+            await asyncio.gather(*self.accepting, return_exceptions=True)
+            await pool.drain(lambda: self.force_exit)
+            for task in self.server_state.tasks:
+                task.cancel()
 
     config = uvicorn.Config(
         application,
-        log_level="warning",
+        http="httptools",
+        ws="none",
+        log_level="error",
         access_log=False,
         server_header=False,
         date_header=False,
+        headers=HEADERS,
         lifespan="off",
-        backlog=BACKLOG,
-        timeout_graceful_shutdown=SHUTDOWN_S,
+        timeout_keep_alive=pool.limits.serve_idle_s,
     )
+    _allow_files(pool.limits.serve_connections)
+    gc.collect()
+    gc.freeze()  # what is loaded stays; a full collection of it would hold up all requests
     interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_S)
     try:
         with contextlib.suppress(Stopped):  # uvicorn raises the signal again after it has stopped
-            Server(config).run(sockets=[listener])
+            Server(config).run()
     finally:
         sys.setswitchinterval(interval)
+
+
+def _allow_files(connections: int) -> None:
+    """Raise this process's limit on open files as far as it may, so that every connection gets one."""
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = connections + OTHER_FILES
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -34,7 +34,7 @@ _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLi
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
+class GraphChoice:
     """A choice of a graph.
 
     Attributes:
@@ -75,18 +75,19 @@ class _Recorder:
     """Choices found so far, and the tensors that report them."""
 
     opset: int
-    choices: list[Choice] = field(default_factory=list)
+    choices: list[GraphChoice] = field(default_factory=list)
     counter: Iterator[int] = field(default_factory=itertools.count)
 
     def fresh(self) -> str:
         return f"coverage:{next(self.counter)}"
 
 
-def watched(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Choice, ...]]:
-    """Return the copy of a graph with the output `RANGES`, and its choices; without choices the graph is unchanged."""
-    copy = onnx.inliner.inline_local_functions(model) if model.functions else onnx.ModelProto()
-    if not model.functions:
-        copy.CopyFrom(model)
+def watched(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[GraphChoice, ...]]:
+    """Return a graph with the output `RANGES`, and its choices; without choices the graph is unchanged.
+
+    The model that is given is changed too, unless it has functions: a copy would hold its weights twice.
+    """
+    copy = onnx.inliner.inline_local_functions(model) if model.functions else model
     standard = next((item.version for item in copy.opset_import if item.domain in ("", "ai.onnx")), 0)
     recorder = _Recorder(opset=standard)
     stored = {tensor.name for tensor in copy.graph.initializer}
@@ -168,7 +169,7 @@ def _watch(
             by = "data" if levels.get(value if isinstance(value, str) else value[0], CONSTANT) == DATA else "size"
             counts = _node_counts(node)
             recorder.choices.append(
-                Choice(
+                GraphChoice(
                     node=node.name or node.output[0],
                     operator=node.op_type,
                     module=scope(node),

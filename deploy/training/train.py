@@ -26,7 +26,8 @@ from deploy.data.dataset import Dataset
 from deploy.evaluation.accuracy import Accuracy
 from deploy.evaluation.leakage import trained_on
 from deploy.evaluation.predictions import Predictions
-from deploy.models.request import ModelRequest
+from deploy.models.given import as_request
+from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.training.curve import can_plot, plot, table
 from deploy.training.loop import LEARNING_RATES, DivergedError, Recipe, Trainer, deterministic
 from deploy.training.model import build_for
@@ -129,7 +130,9 @@ def train_model(
         DeployError: see `deploy.core.errors`.
     """
     started = time.perf_counter()
-    request = ModelRequest(name=model) if isinstance(model, str) else model
+    request = as_request(model)
+    if isinstance(request, ModuleRequest):
+        raise UsageError(f"{request.name}: a module in memory cannot be trained here: resuming builds it again.")
     request = request if seed is None else dataclasses.replace(request, seed=seed)
     rate = LEARNING_RATES.get(optimizer, 0.0) if lr is None else lr
     recipe = Recipe(epochs, batch_size, optimizer, rate, schedule, augment, request.seed)

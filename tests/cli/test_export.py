@@ -208,7 +208,7 @@ def test_an_output_that_does_not_depend_on_the_input_is_inconclusive(run: Run, n
     done = run("export", f"{nets}:constant", "--input", "x:batch,4", "--json")
     assert done.code == 4
     assert done.json["parity"]["verdict"] == "inconclusive"
-    assert done.json["parity"]["outputs"][0]["signal"] == 0 and done.json["parity"]["reasons"]
+    assert done.json["parity"]["reasons"]
 
 
 def test_real_samples_are_probed(run: Run, tmp_path: Path) -> None:

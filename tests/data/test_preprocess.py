@@ -66,3 +66,9 @@ def test_unknown_interpolation() -> None:
     recipe = Preprocessing(crop=(8, 8), mean=(0.0,), std=(1.0,), interpolation="guess")
     with pytest.raises(DataError, match="guess"):
         prepare(np.zeros((4, 4, 1), np.uint8), recipe)
+
+
+def test_an_image_whose_aspect_ratio_makes_it_huge_is_refused() -> None:
+    recipe = Preprocessing(crop=(8, 8), mean=(0.5,), std=(0.5,), resize=256)
+    with pytest.raises(DataError):
+        prepare(np.zeros((1, 16_000_000, 1), np.uint8), recipe)

@@ -6,7 +6,9 @@ from types import ModuleType, SimpleNamespace
 
 import onnx
 import pytest
+import torch
 
+import deploy
 from deploy.core import registry
 from deploy.core.artifact import Artifact
 from tests.conftest import Ran  # type: ignore[import-not-found,unused-ignore]
@@ -102,3 +104,14 @@ def test_another_backend_runs_the_file(run: Run, nets: Path) -> None:
     checked = run("check", "--backend", "openvino")
     assert checked.code == 0, checked.err
     assert "OpenVINO" in checked.out and "ONNX Runtime" not in checked.out
+
+
+@pytest.mark.parametrize(("convert", "verdict"), [(copied, "pass"), (damaged, "fail")])
+def test_a_module_in_memory_is_the_reference_of_its_file(
+    convert: Callable[[Path, Path], None], verdict: str, store: Path, edge: Add
+) -> None:
+    edge(convert=convert, BACKEND="onnxruntime")
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten())
+    report = deploy.convert(module, "toy", inputs=torch.randn(2, 3, 8, 8), artifacts=store)
+    assert report.export.verdict == "pass" and [item.verdict for item in report.converted] == [verdict]

@@ -21,16 +21,17 @@ from torch import nn
 
 
 class Bounded(nn.Module):
-    """A ReLU6 whose bound needs a large input, and a clip whose bound no input reaches."""
+    """A clip at 25 that one pattern of signs in 2^32 reaches, and one that no input reaches."""
 
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 4)
-        self.gate = nn.ReLU6()
+        self.head = nn.Linear(33, 4)
+        self.register_buffer("signs", torch.tensor([1.0, -1.0]).repeat(16))
 
     def forward(self, x):
-        return self.second(self.gate(self.first(x)).sigmoid().clamp(max=2.0))
+        agreement = (torch.tanh(x) * self.signs).sum(1, keepdim=True).clamp(max=25.0)
+        return self.head(torch.cat((x, agreement / 5), 1)).sigmoid().clamp(max=2.0)
 
 
 class Signed(nn.Module):
@@ -95,7 +96,7 @@ def _export(run: Run, model: str, spec: str, *more: str) -> Any:
 def test_a_bound_that_random_inputs_do_not_reach_is_searched_for_and_one_that_cannot_be_reached_is_named(
     run: Run, nets: str
 ) -> None:
-    done = _export(run, f"{nets}:Bounded", "x:batch,8")
+    done = _export(run, f"{nets}:Bounded", "x:batch,32")
     coverage = done.json["parity"]["coverage"]
     assert done.code == 0 and coverage["directed"] > 0
     assert [(item["operator"], item["side"]) for item in coverage["unreached"]] == [("Clip", "above 2")]
@@ -105,10 +106,10 @@ def test_a_bound_that_random_inputs_do_not_reach_is_searched_for_and_one_that_ca
 
 
 def test_a_demanded_coverage_makes_the_verdict_inconclusive(run: Run, nets: str) -> None:
-    assert _export(run, f"{nets}:Bounded", "x:batch,8", "--min-coverage", "50").code == 0
-    done = _export(run, f"{nets}:Bounded", "x:batch,8", "--min-coverage", "100")
+    assert _export(run, f"{nets}:Bounded", "x:batch,32", "--min-coverage", "50").code == 0
+    done = _export(run, f"{nets}:Bounded", "x:batch,32", "--min-coverage", "100")
     assert done.code == 4 and done.json["parity"]["verdict"] == "inconclusive"
-    assert run("export", f"{nets}:Bounded", "--input", "x:batch,8", "--min-coverage", "101").code == 2
+    assert run("export", f"{nets}:Bounded", "--input", "x:batch,32", "--min-coverage", "101").code == 2
 
 
 def test_a_traced_file_that_lost_a_branch_fails_at_a_directed_probe(run: Run, nets: str) -> None:
@@ -147,9 +148,17 @@ def _with_branch(path: Path, out: Path) -> None:
 
 
 def test_a_branch_of_a_foreign_file_that_no_probe_takes_is_not_passed(run: Run, nets: str, tmp_path: Path) -> None:
-    assert _export(run, f"{nets}:Bounded", "x:batch,8").code == 0
+    assert _export(run, f"{nets}:Bounded", "x:batch,32").code == 0
     _with_branch(next((tmp_path / "artifacts").rglob("*.onnx")), tmp_path / "foreign.onnx")
-    arguments = ("check", f"{nets}:Bounded", "--input", "x:batch,8", "--onnx", str(tmp_path / "foreign.onnx"), "--json")
+    arguments = (
+        "check",
+        f"{nets}:Bounded",
+        "--input",
+        "x:batch,32",
+        "--onnx",
+        str(tmp_path / "foreign.onnx"),
+        "--json",
+    )
     done = run(*arguments)
     assert done.code == 4
     missed = [item for item in done.json["parity"]["coverage"]["unreached"] if item["kind"] == "branch"]

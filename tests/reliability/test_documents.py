@@ -88,7 +88,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "sweep": Document,
     "samples": lambda path: load_samples(str(path.rename(path.with_suffix(".npz")))),
     "arrays": lambda path: open_dataset(path.rename(path.with_suffix(".npy"))),
-    "checkpoint": read_state_dict,
+    "checkpoint": lambda path: read_state_dict(str(path), torch.nn.Linear(2, 2)),
 }
 
 
@@ -207,7 +207,7 @@ def test_tensors_without_data_are_refused(tmp_path: Path) -> None:
     module = torch.nn.Linear(2, 2)
     torch.save({"weight": torch.zeros(2, 2, device="meta"), "bias": torch.zeros(2)}, tmp_path / "meta.pt")
     with pytest.raises(WeightsError):
-        load_into(module, read_state_dict(tmp_path / "meta.pt")[0], "meta.pt")
+        load_into(module, read_state_dict(str(tmp_path / "meta.pt"), module)[0], "meta.pt")
 
 
 def test_modules_in_the_working_directory_are_not_imported(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from deploy.support import onnx_file
 from deploy.support.onnx_decisions import watched
 
 
-def open(path: Path) -> OnnxRuntimeRunner:
+def open(path: Path, *, low_memory: bool = False) -> OnnxRuntimeRunner:
     """Open the copy of an ONNX file that has the output `deploy.support.onnx_decisions.RANGES`."""
     graph, _ = watched(onnx_file.load(path))
-    return OnnxRuntimeRunner(path, OnnxRuntimeOptions(spinning=False), graph)
+    return OnnxRuntimeRunner(path, OnnxRuntimeOptions(spinning=False, low_memory=low_memory), graph)

@@ -1,0 +1,81 @@
+"""A model as a caller of the Python API gives it: its name, a request, or a module in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deploy.core.errors import InputSpecError, UsageError
+from deploy.models.request import ModelRequest, ModuleRequest
+
+if TYPE_CHECKING:
+    from deploy.models.memory import ExampleInputs, ModelLike
+
+
+def as_request(model: ModelLike, inputs: ExampleInputs | None = None, name: str | None = None) -> ModelRequest:
+    """Return the request of a model that is given by its name, as a request or as a module.
+
+    Args:
+        model: the model.
+        inputs: of a module: see `deploy.models.memory.module_request`; of a name: texts of ``--input``.
+        name: of a module.
+
+    Raises:
+        UsageError: not a model, or ``inputs`` or ``name`` would have no effect.
+        InputSpecError: see `deploy.models.memory.module_request`.
+    """
+    if not isinstance(model, str | ModelRequest):
+        from deploy.models.memory import module_request  # imports PyTorch
+
+        return module_request(model, inputs, name=name)
+    if name is not None:
+        raise UsageError(f"name={name!r} has no effect: only a module in memory takes a name.")
+    if isinstance(model, str):
+        return ModelRequest(name=model, inputs=_texts(model, inputs))
+    if inputs is not None:
+        raise UsageError(f"inputs= has no effect: the request of {model.name} has its own.")
+    return model
+
+
+def as_requests(models: Sequence[ModelLike], inputs: ExampleInputs | None = None) -> list[ModelRequest]:
+    """Return the requests of several models; ``inputs`` are those of the modules among them.
+
+    Raises:
+        UsageError: two modules have one name, or as for `as_request`.
+    """
+    modules = [item for item in models if not isinstance(item, str | ModelRequest)]
+    if inputs is not None and not modules:
+        raise UsageError("inputs= has no effect: none of the models is a module in memory.")
+    requests = [
+        as_request(item) if isinstance(item, str | ModelRequest) else as_request(item, inputs) for item in models
+    ]
+    seen: dict[str, Any] = {}
+    for request in requests:
+        if isinstance(request, ModuleRequest) and seen.setdefault(request.name, request.module) is not request.module:
+            raise UsageError(
+                f"two modules have the name {request.name}.", "name them: module_request(module, inputs, name=…)"
+            )
+    return requests
+
+
+def given_source(
+    model: ModelLike | Path | None, inputs: ExampleInputs | None = None, name: str | None = None
+) -> str | Path | ModelRequest | None:
+    """Return the model of a command that starts from an export: a name, file or None as it is, else its request.
+
+    Raises:
+        UsageError: as for `as_request`.
+    """
+    if model is not None and not isinstance(model, str | Path):
+        return as_request(model, inputs, name)
+    if inputs is not None or name is not None:
+        raise UsageError(f"inputs= and name= have no effect: {model or 'the model'} is not a module in memory.")
+    return model
+
+
+def _texts(name: str, inputs: ExampleInputs | None) -> tuple[str, ...]:
+    items = () if inputs is None else (inputs,) if isinstance(inputs, str) else inputs
+    if isinstance(items, Sequence) and all(isinstance(item, str) for item in items):
+        return tuple(str(item) for item in items)
+    raise InputSpecError(f"{name}: the inputs of a model given by name are texts, such as 'x:batch,3,224,224'.")
