@@ -124,9 +124,9 @@ class Tally:
         for name, (reference, own, given) in settled.scores.items():
             self._add(name, probe, reference, own, given)
         for name, fault in settled.faults.items():
-            group = next((item for item in probe.groups if policy(item).steady == 1.0), probe.groups[0])
+            group = next((item for item in probe.groups if not policy(item).lenient), probe.groups[0])
             found = self._at(name, group)
-            (found.faults if policy(group).steady == 1.0 else found.unusable).append(f"{fault} ({probe.label})")
+            (found.unusable if policy(group).lenient else found.faults).append(f"{fault} ({probe.label})")
         self.decisions += settled.decisions
         self.own_flips += settled.own_flips
         self.flips += settled.flips

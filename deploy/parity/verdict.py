@@ -256,7 +256,7 @@ def _judge_integers(
     if accumulated.unusable:
         verdict, reason = "inconclusive", accumulated.unusable[0]
     elif found.candidate > allowed:
-        verdict = "inconclusive" if rules.steady < 1.0 else "fail"
+        verdict = "inconclusive" if rules.lenient else "fail"
         reason = f"{found.candidate} of {found.elements} integers differ, in PyTorch's own run {found.baseline}"
     elif found.baseline > UNDECIDED * found.elements and not equal:
         verdict, reason = "inconclusive", f"rounding decides {found.baseline} of {found.elements} integers"
