@@ -121,7 +121,7 @@ def fitting_probes(
     profiles: Sequence[Profile],
     domains: Mapping[str, Domain] | None = None,
 ) -> list[Probe]:
-    """Return the usual probes that fit a profile, and more at the opt sizes of a profile that few of them fit.
+    """Return the usual probes that fit a profile, and more where none has its opt sizes or few of them fit.
 
     ``inputs`` have the model's names and the engine's dimensions; ``rename`` gives the engine's names. ``profiles`` are
     empty if every size is fixed. ``domains`` are the values of the inputs, see `make_probes`.
@@ -131,15 +131,16 @@ def fitting_probes(
         return usual
     probes = [probe for probe in usual if any(_fits(profile, rename, probe) for profile in profiles)]
     for profile in profiles:
+        opt_sizes = {
+            dim: size
+            for spec in inputs
+            if rename[spec.name] in profile
+            for dim, size in zip(spec.shape, profile[rename[spec.name]].opt, strict=True)
+            if isinstance(dim, str)
+        }
         always = [probe for probe in probes if probe.sharing == "any" and _fits(profile, rename, probe)]
-        if sum(len(probe.groups) for probe in always) < SPOT_SAMPLES:
-            opt_sizes = {
-                dim: size
-                for spec in inputs
-                if rename[spec.name] in profile
-                for dim, size in zip(spec.shape, profile[rename[spec.name]].opt, strict=True)
-                if isinstance(dim, str)
-            }
+        has_opt = any(opt_sizes.items() <= probe.sizes.items() for probe in always)
+        if not has_opt or sum(len(probe.groups) for probe in always) < SPOT_SAMPLES:
             probes += probes_at(inputs, opt_sizes)
     return probes
 

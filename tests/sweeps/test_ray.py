@@ -90,8 +90,8 @@ def test_nodes_that_die(cluster: Any, store: Path) -> None:
         seen.append((task.name, state))
         if state == "begun":
             where[task.name] = text
-        at_once = task.machine == RIGHT or ("process" in text and RIGHT in killed)
-        if state == "doing" and task.machine and at_once and task.machine not in killed:
+        now = task.machine == RIGHT or "process" in text
+        if state == "doing" and task.machine and now and task.machine not in killed:
             killed.add(task.machine)
             cluster.remove_node(by_id[where[task.name]], allow_graceful=False)
 

@@ -29,7 +29,9 @@ def test_it_counts(run: Run, exported: Path) -> None:
     report = run("inspect", exported, "--json").json
     assert report["parameters"] == 61_706 and report["parameter_bytes"] >= 4 * 61_706
     assert report["operators"]["Conv"] == 2 and report["opset"] == 20
-    assert report["inputs"] == [{"name": "input", "dtype": "float32", "shape": ["batch", 1, 32, 32], "bounds": None}]
+    assert report["inputs"] == [
+        {"name": "input", "dtype": "float32", "shape": ["batch", 1, 32, 32], "bounds": None, "ranges": []}
+    ]
     assert report["costs"]["by_operator"]["Conv"] == 2 * (117_600 + 240_000) + 6 * 28 * 28 + 16 * 10 * 10
     assert report["costs"]["by_operator"]["Gemm"] == 2 * (48_000 + 10_080 + 840) + 120 + 84 + 10
     assert report["costs"]["unknown"] == {} and report["parity"] == "pass"

@@ -71,7 +71,8 @@ class RayExecutor:
         self._sizes: dict[str, int] = {}
         self._running: dict[Any, tuple[Task, Node]] = {}
         home = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self._mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=home).remote()
+        mailbox = ray.remote(Mailbox).options(num_cpus=0, max_restarts=-1, scheduling_strategy=home)
+        self._mailbox: Any = mailbox.remote()
 
     def nodes(self) -> Sequence[Node]:
         """Return the nodes that are alive and have CPU cores."""
