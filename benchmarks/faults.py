@@ -7,7 +7,8 @@ time at a seeded random place, and runs `deploy.check` on each file. A planted f
 ``fail``, *reported* if it is inconclusive or if its coverage names a planted node that the probes did not reach, and
 else *missed*.
 A fault that changes no output beyond rounding on independent inputs is drawn again, at most five times; one by chance
-has several runs. Half of the kinds, by a hash of their names, are counted apart as held out: do not look at their results when you change the check.
+has several runs. Half of the kinds, by a hash of their names, are counted apart as held out: do not look at their
+results when you change the check.
 
 Right files are judged with other seeds of weights and probes, in float32 and float16. Three common comparisons of ONNX
 Runtime with PyTorch in float32 on the independent inputs are computed for the static faults: ``allclose(1e-3, 1e-5)``,
