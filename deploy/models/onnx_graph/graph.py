@@ -14,6 +14,9 @@ from onnx.inliner import inline_selected_functions
 from deploy.core.errors import ModelError
 from deploy.models.onnx_graph.constants import tensor_of
 from deploy.models.onnx_graph.node import DOMAINS, Compute, Node, Values, function_of, known
+from deploy.support import onnx_file
+
+_STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 
 class Step(torch.nn.Module):
@@ -45,7 +48,7 @@ class Graph(torch.nn.Module):
     def __init__(self, graph: onnx.GraphProto, opsets: Mapping[str, int]) -> None:
         super().__init__()
         self._taken: set[str] = set()
-        self._stored: dict[str, str] = {}
+        self._stored: dict[str, tuple[torch.nn.Module, str]] = {}
         for tensor in graph.initializer:
             self._store(tensor.name, tensor_of(tensor))
         for sparse in graph.sparse_initializer:
@@ -63,11 +66,8 @@ class Graph(torch.nn.Module):
     def _store(self, name: str, value: torch.Tensor) -> None:
         """Keep a weight under its own name, without the characters that names of modules cannot have."""
         key = self._free_name(name)
-        self._stored[name] = key
-        if value.is_floating_point():
-            self.register_parameter(key, torch.nn.Parameter(value, requires_grad=False))
-        else:
-            self.register_buffer(key, value)
+        self._stored[name] = (self, key)
+        _register(self, key, value)
 
     def _free_name(self, name: str) -> str:
         base = name.replace(".", "/") or "unnamed"
@@ -80,11 +80,6 @@ class Graph(torch.nn.Module):
     def _add(self, proto: onnx.NodeProto, opsets: Mapping[str, int]) -> None:
         domain = "" if proto.domain in DOMAINS else proto.domain
         compute, scoped = function_of(domain, proto.op_type)
-        if compute is None:
-            raise ModelError(
-                f"the node {proto.name or proto.output[0]!r} is {_full(domain, proto.op_type)}, "
-                "which has no float64 evaluation."
-            )
         node = Node(
             name=proto.name,
             operator=proto.op_type,
@@ -95,8 +90,22 @@ class Graph(torch.nn.Module):
             outputs=tuple(proto.output),
         )
         step = Step(node, compute, scoped=scoped)
+        if node.operator == "BatchNormalization":
+            self._name_statistics(step)
         self.add_module(self._free_name(proto.name or f"{proto.op_type}_{len(self._steps)}"), step)
         self._steps.append((step, node, []))
+
+    def _name_statistics(self, step: Step) -> None:
+        """Move the weights of a batch normalization to its own module, under the names that PyTorch gives them."""
+        step.eps = step.node.get("epsilon", 1e-5)
+        for name, attribute in zip(step.node.inputs[1:], _STATISTICS, strict=False):
+            if name in self._stored:
+                module, key = self._stored[name]
+                value = getattr(module, key)
+                if module is self:
+                    delattr(self, key)
+                _register(step, attribute, value)
+                self._stored[name] = (step, attribute)
 
     def _free_when_done(self) -> None:
         """Note for each step which values no later one needs."""
@@ -108,7 +117,7 @@ class Graph(torch.nn.Module):
 
     def stored(self) -> dict[str, torch.Tensor]:
         """Return the weights by their names in the graph."""
-        return {name: getattr(self, key) for name, key in self._stored.items()}
+        return {name: getattr(module, key) for name, (module, key) in self._stored.items()}
 
     def free_names(self) -> set[str]:
         """Return the names of the values around this graph that its nodes use."""
@@ -129,7 +138,7 @@ class Graph(torch.nn.Module):
         return [values[name] for name in self.outputs]
 
 
-class OnnxModule(torch.nn.Module):
+class OnnxModule(Graph):
     """A whole graph: inputs in the order of the file, outputs by name.
 
     Operators without a function here are replaced by their definition in terms of others, where there is one.
@@ -139,24 +148,45 @@ class OnnxModule(torch.nn.Module):
     """
 
     def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
-        super().__init__()
         model = inline_selected_functions(model, known(), exclude=True, inline_schema_functions=True)
+        _refuse_unknown(model)
         load_external_data_for_model(model, str(folder))
         opsets = {"" if item.domain in DOMAINS else item.domain: item.version for item in model.opset_import}
-        self.graph = Graph(model.graph, opsets)
+        super().__init__(model.graph, opsets)
 
     def forward(self, *inputs: torch.Tensor) -> dict[str, Any]:
         """Run the graph."""
-        values = dict(zip(self.graph.inputs, inputs, strict=True))
-        return dict(zip(self.graph.outputs, self.graph.run(values), strict=True))
+        values = dict(zip(self.inputs, inputs, strict=True))
+        return dict(zip(self.outputs, self.run(values), strict=True))
+
+
+def _register(module: torch.nn.Module, key: str, value: torch.Tensor) -> None:
+    if value.is_floating_point():
+        module.register_parameter(key, torch.nn.Parameter(value, requires_grad=False))
+    else:
+        module.register_buffer(key, value)
 
 
 def _captured(step: Step) -> Iterable[str]:
     return {name for part in step.children() if isinstance(part, Graph) for name in part.free_names()}
 
 
-def _full(domain: str, name: str) -> str:
-    return f"{domain}.{name}" if domain else name
+def _refuse_unknown(model: onnx.ModelProto) -> None:
+    """Refuse a graph with operators that have no function here.
+
+    Raises:
+        ModelError: see above; it names them.
+    """
+    functions = set(known())
+    unknown = {}
+    for node in onnx_file.all_nodes(model):
+        domain = "" if node.domain in DOMAINS else node.domain
+        if (domain, node.op_type) not in functions:
+            unknown.setdefault(f"{domain}.{node.op_type}".removeprefix("."), node.name or node.output[0])
+    if unknown:
+        (first, node), count = next(iter(unknown.items())), len(unknown)
+        more = f", and {', '.join(list(unknown)[1:6])}" if count > 1 else ""
+        raise ModelError(f"{first} (node {node!r}){more} cannot be evaluated in float64: not known here, or random.")
 
 
 def _attribute(item: onnx.AttributeProto, opsets: Mapping[str, int]) -> Any:

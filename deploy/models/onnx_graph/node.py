@@ -73,11 +73,9 @@ def _load() -> None:
         importlib.import_module(f"{FAMILIES}.{module.name}")
 
 
-def function_of(domain: str, name: str) -> tuple[Compute | None, bool]:
-    """Return the function of an operator, None if there is none, and whether it is scoped."""
-    _load()
-    key = ("" if domain in DOMAINS else domain, name)
-    return _FUNCTIONS.get(key), key in _SCOPED
+def function_of(domain: str, name: str) -> tuple[Compute, bool]:
+    """Return the function of an operator that is `known`, and whether it is scoped."""
+    return _FUNCTIONS[domain, name], (domain, name) in _SCOPED
 
 
 def known() -> list[tuple[str, str]]:
