@@ -76,7 +76,7 @@ LENGTHS = torch.arange(3) + 1.0
         ("Tile", 1, (X, torch.tensor(2.0), torch.tensor(1.0)), {}, lambda x, *_: np.tile(x, (1, 2, 1))),
         ("Concat", 1, (X, X), {}, lambda x, y: np.concatenate([x, y], 1)),
         ("MatMul", 9, (torch.arange(6).reshape(2, 3), torch.arange(3)), {}, lambda x, y: x @ y),
-        ("Gemm", 6, (X[0], X[1].T.contiguous(), LENGTHS), {"alpha": 0.5, "broadcast": 1}, lambda x, y, z: 0.5 * x @ y + z),
+        ("Gemm", 6, (X[0], X[1].T.contiguous(), LENGTHS), {"alpha": 0.5, "broadcast": 1}, lambda x, y, z: x @ y / 2 + z),
         ("Div", 7, (torch.tensor([-7, 7]), torch.tensor([2, -2])), {}, lambda x, y: np.array([-3, -3])),
         ("Pow", 12, (torch.tensor([2, 3]), torch.tensor([0.5, 2.0])), {}, lambda x, y: np.array([1, 9])),
         ("Pow", 12, (torch.tensor([2.0, 3.0]), torch.tensor([-1, 2])), {}, lambda x, y: np.array([0.5, 9.0])),
@@ -141,7 +141,7 @@ SINGLE = torch.linspace(-30, 30, 121)
     "operator, opset, attributes, expected",
     [
         ("Softplus", 1, {}, lambda x: np.logaddexp(x, 0)),
-        ("Selu", 6, {}, lambda x: 1.05070102214813232421875 * np.where(x > 0, x, 1.67326319217681884765625 * np.expm1(x))),
+        ("Selu", 6, {"alpha": 1.5, "gamma": 2.0}, lambda x: 2 * np.where(x > 0, x, 1.5 * np.expm1(x))),
         ("Softmax", 13, {}, lambda x: np.exp(x - x.max()) / np.exp(x - x.max()).sum()),
         ("ReduceLogSumExp", 13, {"keepdims": 0}, lambda x: np.log(np.exp(x).sum())),
         ("ReduceL2", 13, {"keepdims": 0}, lambda x: np.linalg.norm(x)),

@@ -71,7 +71,6 @@ _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-
 def _aligned(node: Node, x: Tensor, y: Tensor) -> Tensor:
     """Return ``y`` so that it broadcasts to ``x``: before operator set 7, an attribute names its first axis."""
     axis = node.get("axis") if node.version < 7 else None
