@@ -1,6 +1,8 @@
 """The official cases of the ONNX operators for elements, shapes, indices, reductions and control flow."""
 
 import fnmatch
+import importlib
+import pkgutil
 import warnings
 from functools import cache
 from pathlib import Path
@@ -43,18 +45,24 @@ EXCLUDED = {
     "*FLOAT4*": "PyTorch does not have float4",
     "*INT4*": "PyTorch does not have 4-bit integers",
     "*INT2*": "PyTorch does not have 2-bit integers",
-    "test_training_dropout*": "drops values at random",
+    "test_training_dropout_default*": "drops values at random",
+    "test_training_dropout": "drops values at random",
+    "test_training_dropout_mask": "drops values at random",
+    "test_scan_sum": "of operator set 8, which had a batch axis",
 }
 
 
 @cache
 def official_cases():
     """Return the official cases by operator, those of its definition in terms of others included."""
+    files = {*(name.lower() for name in OPERATORS), "rangeop"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = official.collect_testcases()
+        for module in pkgutil.iter_modules(official.__path__):
+            if module.name.replace("_", "") in files:
+                importlib.import_module(f"{official.__name__}.{module.name}")
     cases = {}
-    for case in found:
+    for case in official._NodeTestCases:
         operator = official._existing_names[case.name.split("_expanded")[0]].op_type
         cases.setdefault(operator, []).append(case)
     return cases

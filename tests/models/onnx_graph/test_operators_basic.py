@@ -76,7 +76,7 @@ LENGTHS = torch.arange(3) + 1.0
         ("Tile", 1, (X, torch.tensor(2.0), torch.tensor(1.0)), {}, lambda x, *_: np.tile(x, (1, 2, 1))),
         ("Concat", 1, (X, X), {}, lambda x, y: np.concatenate([x, y], 1)),
         ("MatMul", 9, (torch.arange(6).reshape(2, 3), torch.arange(3)), {}, lambda x, y: x @ y),
-        ("Gemm", 6, (X[0], X[1].T.contiguous(), LENGTHS), {"alpha": 0.5, "broadcast": 1}, lambda x, y, z: x @ y / 2 + z),
+        ("Gemm", 6, (X[0], X[1].T.contiguous(), LENGTHS), {"alpha": 0.5}, lambda x, y, z: x @ y / 2 + z),
         ("Div", 7, (torch.tensor([-7, 7]), torch.tensor([2, -2])), {}, lambda x, y: np.array([-3, -3])),
         ("Pow", 12, (torch.tensor([2, 3]), torch.tensor([0.5, 2.0])), {}, lambda x, y: np.array([1, 9])),
         ("Pow", 12, (torch.tensor([2.0, 3.0]), torch.tensor([-1, 2])), {}, lambda x, y: np.array([0.5, 9.0])),
@@ -188,6 +188,13 @@ def test_choices_are_made_by_one_operator_each():
     names = [name for name, _, _ in observed(nodes, inputs, ["indices", "largest", "above", "clipped"], 13, weights)]
     chosen = [name for name in names if name in ("topk", "sort", "argmax", "gt", "ge", "lt", "le", "eq", "ne")]
     assert sorted(chosen) == ["argmax", "gt", "topk"]
+
+
+def test_equal_elements_are_taken_in_their_order():
+    x = torch.tensor([[0.0, 2, 1] * 40])
+    for largest, wanted in ((1, [*range(1, 120, 3), *range(2, 120, 3)]), (0, [*range(0, 120, 3), *range(2, 120, 3)])):
+        _, indices = evaluate("TopK", 11, x, torch.tensor([80]), outputs=2, largest=largest)
+        assert indices.tolist() == [wanted]
 
 
 def test_the_indices_of_a_lookup_are_the_input_itself():

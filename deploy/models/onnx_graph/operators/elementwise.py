@@ -92,7 +92,7 @@ def _widened(function: Compute) -> Compute:
 
 
 def _unary(function: Callable[[Tensor], Tensor]) -> Compute:
-    return lambda _, x: function(x)
+    return _widened(lambda _, x: function(x))
 
 
 def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Compute:

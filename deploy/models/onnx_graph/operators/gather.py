@@ -94,17 +94,23 @@ def largest(node: Node, x: Tensor) -> Tensor:
     axis, function = node.get("axis", 0), torch.argmax if node.operator == "ArgMax" else torch.argmin
     index = function(x, axis, keepdim=True)
     if node.get("select_last_index", 0):
-        equal = torch.logical_not(x - x.gather(axis, index)).transpose(axis, -1)  # a comparison would be a choice
+        above = torch.nan_to_num(x - x.gather(axis, index))  # a comparison would be a second choice; inf - inf is 0
+        equal = torch.logical_not(above).transpose(axis, -1)
         last = torch.amax(equal * torch.arange(x.shape[axis]), -1, keepdim=True).transpose(axis, -1)
         index = torch.maximum(index, last)
     return index if node.get("keepdims", 1) else index.squeeze(axis)
 
 
+@torch.library.custom_op("deploy::topk", mutates_args=())
+def _topk(x: Tensor, k: int, dim: int, largest: bool, sorted: bool) -> tuple[Tensor, Tensor]:
+    """Return what ``torch.topk`` does, of equal elements the first: one operator, since it is one choice."""
+    values, indices = torch.sort(x, dim=dim, descending=largest, stable=True)
+    return values.narrow(dim, 0, k), indices.narrow(dim, 0, k)
+
+
 @operator("TopK")
 def top_k(node: Node, x: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return the largest or the smallest elements along an axis and their indices; equal ones in any order."""
+    """Return the largest or the smallest elements along an axis and their indices; equal ones by their index."""
     count = node.attributes["k"] if k is None else int(k)
-    values, indices = torch.topk(
-        x, count, node.get("axis", -1), largest=bool(node.get("largest", 1)), sorted=bool(node.get("sorted", 1))
-    )
+    values, indices = _topk(x, count, node.get("axis", -1), bool(node.get("largest", 1)), bool(node.get("sorted", 1)))
     return values, indices
