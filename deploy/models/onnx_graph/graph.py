@@ -43,6 +43,7 @@ class Graph(torch.nn.Module):
 
     Attributes:
         inputs, outputs: names.
+        output_types: as the file declares them.
     """
 
     def __init__(self, graph: onnx.GraphProto, opsets: Mapping[str, int]) -> None:
@@ -55,6 +56,7 @@ class Graph(torch.nn.Module):
             self._store(sparse.values.name, tensor_of(sparse))
         self.inputs = tuple(value.name for value in graph.input if value.name not in self._stored)
         self.outputs = tuple(value.name for value in graph.output)
+        self.output_types = tuple(value.type for value in graph.output)
         self._steps: list[tuple[Step, Node, list[str]]] = []
         for proto in graph.node:
             if proto.op_type == "Constant" and proto.domain in DOMAINS:

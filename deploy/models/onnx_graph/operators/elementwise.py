@@ -10,9 +10,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from deploy.core.errors import ModelError
+from deploy.models.onnx_graph.constants import dtype_of
 from deploy.models.onnx_graph.node import Compute, Node, operator
 
 Tensor = torch.Tensor
+
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # PyTorch stores them, but computes little with them
 
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Abs": torch.abs,
@@ -22,15 +26,18 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Asinh": torch.asinh,
     "Atan": torch.atan,
     "Atanh": torch.atanh,
+    "BitwiseNot": torch.bitwise_not,
     "Ceil": torch.ceil,
     "Cos": torch.cos,
     "Cosh": torch.cosh,
     "Erf": torch.erf,
     "Exp": torch.exp,
     "Floor": torch.floor,
+    "HardSwish": functional.hardswish,
     "Identity": lambda x: x,
     "IsNaN": torch.isnan,
     "Log": torch.log,
+    "Mish": functional.mish,
     "Neg": torch.neg,
     "Not": torch.logical_not,
     "Reciprocal": torch.reciprocal,
@@ -40,7 +47,7 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Sign": torch.sign,
     "Sin": torch.sin,
     "Sinh": torch.sinh,
-    "Softplus": functional.softplus,
+    "Softplus": lambda x: functional.softplus(x, threshold=40),  # beyond it, the linear function is exact in float64
     "Softsign": functional.softsign,
     "Sqrt": torch.sqrt,
     "Tan": torch.tan,
@@ -59,30 +66,91 @@ _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "LessOrEqual": torch.le,
     "Mul": op.mul,
     "Or": torch.logical_or,
-    "PRelu": lambda x, slope: torch.where(x < 0, x * slope, x),
     "Sub": op.sub,
     "Xor": torch.logical_xor,
 }
 
 
-def _without_node(function: Callable[..., Any]) -> Compute:
-    return lambda _, *inputs: function(*inputs)
+def _aligned(node: Node, x: Tensor, y: Tensor) -> Tensor:
+    """Return ``y`` so that it broadcasts to ``x``: before operator set 7, an attribute names its first axis."""
+    axis = node.get("axis") if node.version < 7 else None
+    return y if axis is None else y.reshape(*y.shape, *[1] * (x.dim() - axis % x.dim() - y.dim()))
 
 
-for _name, _function in (*_UNARY.items(), *_BINARY.items()):
-    operator(_name)(_without_node(_function))
+def _widened(function: Compute) -> Compute:
+    """Compute unsigned integers in int64."""
+
+    @functools.wraps(function)
+    def compute(node: Node, *inputs: Tensor) -> Tensor:
+        dtype = next((value.dtype for value in inputs if value.dtype in _UNSIGNED), None)
+        if dtype is None:
+            return function(node, *inputs)  # type: ignore[no-any-return]
+        result = function(node, *(value.long() if value.dtype in _UNSIGNED else value for value in inputs))
+        return result.to(dtype) if result.dtype is torch.int64 else result  # type: ignore[no-any-return]
+
+    return compute
+
+
+def _unary(function: Callable[[Tensor], Tensor]) -> Compute:
+    return _widened(lambda _, x: function(x))
+
+
+def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Compute:
+    return _widened(lambda node, x, y: function(x, _aligned(node, x, y)))
+
+
+for _name, _one in _UNARY.items():
+    operator(_name)(_unary(_one))
+for _name, _two in _BINARY.items():
+    operator(_name)(_binary(_two))
 
 
 @operator("Div")
-def div(_: Node, x: Tensor, y: Tensor) -> Tensor:
+@_widened
+def div(node: Node, x: Tensor, y: Tensor) -> Tensor:
     """Divide; integers truncate."""
+    y = _aligned(node, x, y)
     return x / y if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc")
+
+
+@operator("Mod")
+@_widened
+def mod(node: Node, x: Tensor, y: Tensor) -> Tensor:
+    """Return the remainder, with the sign of the divisor, or with ``fmod`` that of the dividend."""
+    return torch.fmod(x, y) if node.get("fmod", 0) else torch.remainder(x, y)
+
+
+@operator("Pow")
+@_widened
+def power(node: Node, x: Tensor, y: Tensor) -> Tensor:
+    """Return powers in the type of the base."""
+    y = _aligned(node, x, y)
+    if x.is_floating_point() or not y.is_floating_point():
+        return torch.pow(x, y).to(x.dtype)
+    return torch.pow(x.to(torch.float64), y).to(x.dtype)
+
+
+@operator("BitShift")
+def bit_shift(node: Node, x: Tensor, y: Tensor) -> Tensor:
+    """Shift bits; those of an uint64 are shifted to the right as those of a positive number."""
+    if node.attributes["direction"] == "LEFT":
+        return _shifted(torch.bitwise_left_shift, x, y)
+    result = _shifted(torch.bitwise_right_shift, x, y)
+    if x.dtype is not torch.uint64:
+        return result
+    kept = torch.bitwise_right_shift(torch.tensor(2**63 - 1), torch.clamp(y.long() - 1, min=0))
+    return torch.where(y.long() > 0, result.long() & kept, x.long()).to(x.dtype)
+
+
+def _shifted(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    return function(x.long(), y.long()).to(x.dtype)
 
 
 @operator("Max", "Min")
 def extreme(node: Node, *inputs: Tensor) -> Tensor:
     """Return the elementwise maximum or minimum of any number of tensors."""
-    return functools.reduce(torch.maximum if node.operator == "Max" else torch.minimum, inputs)
+    function = torch.maximum if node.operator == "Max" else torch.minimum
+    return functools.reduce(lambda x, y: _widened(lambda _, *pair: function(*pair))(node, x, y), inputs)
 
 
 @operator("Sum", "Mean")
@@ -100,10 +168,34 @@ def where(_: Node, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 @operator("Clip")
 def clip(node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    """Limit elements; before operator set 11 the limits are attributes."""
-    bounds = [None if value is None else value.item() for value in (low, high)]
-    least, most = (node.get(name, bound) for name, bound in zip(("min", "max"), bounds, strict=True))
-    return x if least is None and most is None else torch.clamp(x, least, most)
+    """Limit elements, to the upper limit where it is the lower one; before operator set 11 limits are attributes."""
+    if node.version < 11:
+        least, most = node.get("min"), node.get("max")
+    else:
+        least, most = (None if value is None else value.reshape(()) for value in (low, high))
+    return x if least is None and most is None else _widened(lambda _, y: torch.clamp(y, least, most))(node, x)
+
+
+@operator("IsInf")
+def is_inf(node: Node, x: Tensor) -> Tensor:
+    """Return where elements are infinite, of both signs or of one."""
+    positive, negative = node.get("detect_positive", 1), node.get("detect_negative", 1)
+    if positive and negative:
+        return torch.isinf(x)
+    if not positive and not negative:
+        return torch.zeros(x.shape, dtype=torch.bool)
+    return torch.isposinf(x) if positive else torch.isneginf(x)
+
+
+# Rectifiers are computed without comparisons, which would count as choices of the model.
+
+
+@operator("PRelu")
+def prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
+    """Scale negative elements by a slope, before operator set 7 one a channel."""
+    if node.version < 7 and slope.numel() > 1:
+        slope = slope.reshape(-1, *[1] * (x.dim() - 2))
+    return _widened(lambda _, x, slope: torch.clamp(x, min=0) + slope * torch.clamp(x, max=0))(node, x, slope)
 
 
 @operator("LeakyRelu")
@@ -118,13 +210,61 @@ def hard_sigmoid(node: Node, x: Tensor) -> Tensor:
     return torch.clamp(node.get("alpha", 0.2) * x + node.get("beta", 0.5), 0, 1)
 
 
-@operator("Elu", "Celu", "Selu", "ThresholdedRelu")
-def exponential(node: Node, x: Tensor) -> Tensor:
+@operator("Celu", "Elu", "ThresholdedRelu")
+def rectifier(node: Node, x: Tensor) -> Tensor:
     """Return one of the rectifiers with an attribute alpha."""
-    alpha = node.get("alpha", 1.67326319217681884765625 if node.operator == "Selu" else 1.0)
+    alpha = node.get("alpha", 1.0)
     if node.operator == "ThresholdedRelu":
-        return torch.where(x > alpha, x, torch.zeros((), dtype=x.dtype))
-    if node.operator == "Celu":
-        return functional.celu(x, alpha)
-    gamma = node.get("gamma", 1.05070102214813232421875) if node.operator == "Selu" else 1.0
-    return torch.where(x > 0, gamma * x, gamma * alpha * torch.expm1(x))
+        return functional.threshold(x, alpha, 0.0)
+    return functional.celu(x, alpha) if node.operator == "Celu" else functional.elu(x, alpha)
+
+
+@operator("Selu")
+def selu(node: Node, x: Tensor) -> Tensor:
+    """Return gamma x, or gamma alpha (exp x - 1) for negative elements."""
+    alpha = node.get("alpha", 1.67326319217681884765625)
+    return node.get("gamma", 1.05070102214813232421875) * functional.elu(x, alpha)  # type: ignore[no-any-return]
+
+
+@operator("Shrink")
+def shrink(node: Node, x: Tensor) -> Tensor:
+    """Move elements by a bias toward zero, small ones to zero."""
+    limit, bias = node.get("lambd", 0.5), node.get("bias", 0.0)
+    zero = torch.zeros((), dtype=x.dtype)
+    return torch.where(x < -limit, x + bias, torch.where(x > limit, x - bias, zero)).to(x.dtype)
+
+
+@operator("Gelu")
+def gelu(node: Node, x: Tensor) -> Tensor:
+    """Return x times the normal distribution function of x."""
+    return functional.gelu(x, approximate=node.get("approximate", "none"))
+
+
+@operator("Swish")
+def swish(node: Node, x: Tensor) -> Tensor:
+    """Return x sigmoid(alpha x)."""
+    return x * torch.sigmoid(node.get("alpha", 1.0) * x)
+
+
+@operator("Cast")
+def cast(node: Node, x: Tensor) -> Tensor:
+    """Convert to another type; fractions are cut off."""
+    return x.to(dtype_of(node.attributes["to"]))
+
+
+@operator("CastLike")
+def cast_like(_: Node, x: Tensor, like: Tensor) -> Tensor:
+    """Convert to the type of another tensor."""
+    return x.to(like.dtype)
+
+
+@operator("Dropout")
+def dropout(node: Node, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None) -> Any:
+    """Return the input and a mask of ones.
+
+    Raises:
+        ModelError: elements would be dropped at random.
+    """
+    if training is not None and bool(training) and (ratio is None or torch.count_nonzero(ratio)):
+        raise ModelError(f"the node {node.name!r} drops values at random, which has no evaluation.")
+    return x, torch.ones(x.shape, dtype=torch.bool if node.version >= 10 else x.dtype)
