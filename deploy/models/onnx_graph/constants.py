@@ -13,6 +13,35 @@ from onnx import numpy_helper
 from deploy.core.errors import ModelError
 
 _BFLOAT16 = onnx.TensorProto.BFLOAT16
+_DTYPES = {
+    onnx.TensorProto.BFLOAT16: torch.bfloat16,
+    onnx.TensorProto.BOOL: torch.bool,
+    onnx.TensorProto.COMPLEX64: torch.complex64,
+    onnx.TensorProto.COMPLEX128: torch.complex128,
+    onnx.TensorProto.DOUBLE: torch.float64,
+    onnx.TensorProto.FLOAT: torch.float32,
+    onnx.TensorProto.FLOAT16: torch.float16,
+    onnx.TensorProto.INT8: torch.int8,
+    onnx.TensorProto.INT16: torch.int16,
+    onnx.TensorProto.INT32: torch.int32,
+    onnx.TensorProto.INT64: torch.int64,
+    onnx.TensorProto.UINT8: torch.uint8,
+    onnx.TensorProto.UINT16: torch.uint16,
+    onnx.TensorProto.UINT32: torch.uint32,
+    onnx.TensorProto.UINT64: torch.uint64,
+}
+
+
+def dtype_of(element_type: int) -> torch.dtype:
+    """Return the type of an ONNX tensor's elements in PyTorch.
+
+    Raises:
+        ModelError: PyTorch does not have the type, such as strings, or does not compute with it, such as float8.
+    """
+    if element_type not in _DTYPES:
+        kind = onnx.TensorProto.DataType.Name(element_type)
+        raise ModelError(f"the type {kind} has no evaluation.")
+    return _DTYPES[element_type]
 
 
 @singledispatch

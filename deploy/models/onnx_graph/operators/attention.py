@@ -7,7 +7,7 @@ import math
 import torch
 from torch.nn import functional
 
-from deploy.models.onnx_graph.dtypes import DTYPES
+from deploy.models.onnx_graph.constants import dtype_of
 from deploy.models.onnx_graph.node import Node, operator
 
 Tensor = torch.Tensor
@@ -98,7 +98,7 @@ def attention(
     biased = capped + bias
     precision = node.get("softmax_precision", 0)
     dead = (bias == _LOWEST).all(-1, keepdim=True)
-    scores = biased.to(DTYPES[precision]) if precision else biased
+    scores = biased.to(dtype_of(precision)) if precision else biased
     weights = torch.softmax(scores, -1).to(query.dtype).masked_fill(dead, 0.0)
     result = torch.matmul(weights, value)
     shown = (products, capped, biased, weights)[mode]

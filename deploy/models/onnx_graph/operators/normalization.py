@@ -6,10 +6,14 @@ import torch
 from torch.nn import functional
 
 from deploy.core.errors import ModelError
-from deploy.models.onnx_graph.dtypes import wide
 from deploy.models.onnx_graph.node import Node, operator
 
 Tensor = torch.Tensor
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the type that statistics are computed in: float32 for the 16-bit types, else the type itself."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 @operator("BatchNormalization")
@@ -42,7 +46,7 @@ def group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     groups = node.get("num_groups")
     if node.version < 21:
         scale, bias = (value.repeat_interleave(x.shape[1] // groups) for value in (scale, bias))
-    work = wide(x.dtype)
+    work = _wide(x.dtype)
     result = torch.group_norm(x.to(work), groups, scale.to(work), bias.to(work), node.get("epsilon", 1e-5))
     return result.to(x.dtype)
 
@@ -53,7 +57,7 @@ def layer_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize the axes from ``axis`` on; also return the means and the inverse deviations."""
     shape = list(x.shape[node.get("axis", -1) % x.dim() :])
-    work = wide(x.dtype)
+    work = _wide(x.dtype)
     scale, bias = (None if value is None else value.to(work).expand(shape) for value in (scale, bias))
     result, mean, deviation = torch.native_layer_norm(x.to(work), shape, scale, bias, node.get("epsilon", 1e-5))
     return result.to(x.dtype), mean, deviation
@@ -63,7 +67,7 @@ def layer_norm(
 def rms_norm(node: Node, x: Tensor, scale: Tensor) -> Tensor:
     """Divide the axes from ``axis`` on by the root of their mean square."""
     shape = list(x.shape[node.get("axis", -1) % x.dim() :])
-    result = functional.rms_norm(x.to(wide(x.dtype)), shape, None, node.get("epsilon", 1e-5))
+    result = functional.rms_norm(x.to(_wide(x.dtype)), shape, None, node.get("epsilon", 1e-5))
     return result.to(x.dtype) * scale
 
 

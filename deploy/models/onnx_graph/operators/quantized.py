@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from deploy.core.errors import ModelError
-from deploy.models.onnx_graph.dtypes import DTYPES
+from deploy.models.onnx_graph.constants import dtype_of
 from deploy.models.onnx_graph.node import Node, operator
 from deploy.models.onnx_graph.operators.convolution import convolution
 from deploy.models.onnx_graph.operators.pooling import average
@@ -59,17 +58,12 @@ def _centered(x: Tensor, zero: Tensor | None) -> Tensor:
     return (steps if zero is None else steps - zero.to(torch.int64)).to(torch.float64)
 
 
-def _type(node: Node, number: int, default: torch.dtype) -> torch.dtype:
-    if number and number not in DTYPES:
-        raise ModelError(f"the node {node.name or node.outputs[0]!r} has a type of {number}, which has no evaluation.")
-    return DTYPES[number] if number else default
-
-
 @_both("QuantizeLinear")
 def quantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     """Quantize a tensor, its slices along an axis, or its blocks."""
     axis, block = node.get("axis", 1), node.get("block_size", 0)
-    dtype = _type(node, node.get("output_dtype", 0), torch.uint8) if zero is None else zero.dtype
+    stated = node.get("output_dtype", 0)
+    dtype = zero.dtype if zero is not None else dtype_of(stated) if stated else torch.uint8
     points = None if zero is None else _along(zero.to(torch.int64), x, axis, block)
     return quantized(x, _along(scale, x, axis, block), points, dtype)
 
@@ -80,7 +74,8 @@ def dequantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None)
     axis, block = node.get("axis", 1), node.get("block_size", 0)
     points = None if zero is None else _along(zero.to(torch.int64), x, axis, block)
     result = dequantized(x, _along(scale, x, axis, block), points)
-    return result.to(_type(node, node.get("output_dtype", 0), scale.dtype))
+    stated = node.get("output_dtype", 0)
+    return result.to(dtype_of(stated)) if stated else result
 
 
 @operator("DynamicQuantizeLinear")
@@ -98,14 +93,6 @@ def _product(a: Tensor, b: Tensor, a_zero: Tensor | None, b_zero: Tensor | None)
     if a_zero is not None and a_zero.dim() == 1 and a_zero.numel() > 1:
         a_zero = a_zero.unsqueeze(1)
     return torch.matmul(_centered(a, a_zero), _centered(b, b_zero))
-
-
-@operator("MatMulInteger")
-def integer_product(
-    _: Node, a: Tensor, b: Tensor, a_zero: Tensor | None = None, b_zero: Tensor | None = None
-) -> Tensor:
-    """Return the matrix product as int32."""
-    return _product(a, b, a_zero, b_zero).to(torch.int64).to(torch.int32)
 
 
 @operator("QLinearMatMul")

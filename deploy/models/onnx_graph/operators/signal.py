@@ -7,7 +7,7 @@ import math
 import torch
 from torch.nn import functional
 
-from deploy.models.onnx_graph.dtypes import DTYPES
+from deploy.models.onnx_graph.constants import dtype_of
 from deploy.models.onnx_graph.node import Node, operator
 
 Tensor = torch.Tensor
@@ -64,4 +64,4 @@ def mel_weights(node: Node, *inputs: Tensor) -> Tensor:
             rows[row][column] = (row - left) / (center - left)
         for row in range(center, right):
             rows[row][column] = (right - row) / (right - center)
-    return torch.tensor(rows, dtype=DTYPES[node.get("output_datatype", 1)])
+    return torch.tensor(rows, dtype=dtype_of(node.get("output_datatype", 1)))
