@@ -52,7 +52,7 @@ class Windows:
         return functional.pad(x, self.padding, value=value) if any(self.padding) else x
 
     def rounded_up(self) -> Windows:
-        """Return the windows with as much padding at the end as the last one needs under ``ceil_mode``.
+        """Return the windows with the padding at the end that the last one needs under ``ceil_mode``.
 
         The last window starts inside the input or its padding at the beginning.
         """
@@ -63,7 +63,8 @@ class Windows:
             count = -((span - size - begin - end) // stride) + 1
             if (count - 1) * stride >= size + begin:
                 count -= 1
-            ends.append(max(end, (count - 1) * stride + span - size - begin))
+            exact = (size + begin + end - span) // stride + 1 == count
+            ends.append(end if exact else (count - 1) * stride + span - size - begin)
         return replace(self, end=tuple(ends))
 
 

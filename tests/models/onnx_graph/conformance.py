@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from onnx.backend.test.case.node import collect_testcases
 
@@ -61,3 +62,39 @@ def check(name: str, model: onnx.ModelProto, inputs: Iterable[Any], outputs: Ite
             np.testing.assert_allclose(
                 array.astype(np.float64), wanted.astype(np.float64), rtol=rtol, atol=atol, err_msg=name
             )
+
+
+def single(
+    operator: str,
+    feeds: Mapping[str, Any],
+    outputs: int = 1,
+    *,
+    domain: str = "",
+    version: int = 21,
+    **attributes: Any,
+) -> onnx.ModelProto:
+    """Return a graph of one node; inputs in the order of ``feeds``, None for an omitted one."""
+    inputs = [name if value is not None else "" for name, value in feeds.items()]
+    names = [f"output_{index}" for index in range(outputs)]
+    node = onnx.helper.make_node(operator, inputs, names, "node", domain=domain, **attributes)
+    types = [
+        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in feeds.items()
+        if value is not None
+    ]
+    results = [onnx.ValueInfoProto(name=name) for name in names]
+    opsets = [onnx.helper.make_opsetid("", version)] + [onnx.helper.make_opsetid(domain, 1)] * bool(domain)
+    graph = onnx.helper.make_graph([node], "graph", types, results)
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def against_runtime(
+    operator: str, feeds: Mapping[str, Any], outputs: int = 1, *, steps: int = 0, **options: Any
+) -> None:
+    """Assert that a node computes what ONNX Runtime computes."""
+    model = single(operator, feeds, outputs, **options)
+    settings = onnxruntime.SessionOptions()
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    given = {name: value for name, value in feeds.items() if value is not None}
+    check(operator, model, given.values(), session.run(None, given), steps)

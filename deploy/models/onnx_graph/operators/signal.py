@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from torch.nn import functional
 
 from deploy.models.onnx_graph.constants import dtype_of
 from deploy.models.onnx_graph.node import Node, operator
@@ -40,10 +39,11 @@ def short_time_fourier(
     node: Node, x: Tensor, step: Tensor, window: Tensor | None = None, length: Tensor | None = None
 ) -> Tensor:
     """Return the transforms of frames, [batch, frames, bins, 2]."""
+    x = x.unsqueeze(-1) if x.dim() == 2 else x
     size = int(length.item()) if length is not None else x.shape[1] if window is None else window.shape[0]
     frames = x.unfold(1, size, int(step.item())).transpose(2, 3)  # [batch, frames, size, 1 or 2]
     if window is not None:
-        frames = frames * functional.pad(window, (0, size - window.shape[0])).unsqueeze(1)
+        frames = frames * window.unsqueeze(1)
     return _transformed(frames, None, 2, bool(node.get("onesided", 1)))
 
 
