@@ -1,6 +1,7 @@
 """Normalization, recurrent layers, attention, signals and quantized tensors."""
 
 import pytest
+
 from tests.models.onnx_graph import conformance  # type: ignore[import-not-found,unused-ignore]
 
 OPERATORS = """
@@ -9,7 +10,7 @@ MeanVarianceNormalization
 LSTM GRU RNN Attention RotaryEmbedding
 DFT STFT MelWeightMatrix
 QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearMatMul
-""".split()
+"""
 EXCLUDED = {
     "*_training_mode": "training",
     "*float8*": "PyTorch does not compute with float8",
@@ -21,6 +22,6 @@ EXCLUDED = {
 }
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", OPERATORS.split())
 def test_official(operator: str) -> None:
     conformance.run(operator, EXCLUDED)

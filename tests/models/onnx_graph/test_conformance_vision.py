@@ -1,16 +1,17 @@
 """Convolution, pooling, resampling and selection of boxes."""
 
 import pytest
+
 from tests.models.onnx_graph import conformance  # type: ignore[import-not-found,unused-ignore]
 
 OPERATORS = """
 Conv ConvTranspose ConvInteger QLinearConv DeformConv Col2Im
 MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool MaxUnpool RoiAlign LRN
 Resize Upsample GridSample AffineGrid NonMaxSuppression
-""".split()
+"""
 EXCLUDED: dict[str, str] = {}
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", OPERATORS.split())
 def test_official(operator: str) -> None:
     conformance.run(operator, EXCLUDED)

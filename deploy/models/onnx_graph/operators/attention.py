@@ -33,8 +33,7 @@ def additive(allowed: Tensor, dtype: torch.dtype, masked: float = _LOWEST) -> Te
 def _window(node: Node, queries: int, keys: int, offset: Tensor) -> Tensor | None:
     """Return which keys the causal order and the sliding window allow, None if all.
 
-    Args:
-        offset: position of the first query among the keys, [] or [batch].
+    ``offset`` is the position of the first query among the keys, [1] or [batch].
     """
     place = torch.arange(queries).unsqueeze(1) + offset.reshape(-1, 1, 1, 1)
     ahead = torch.arange(keys) - place

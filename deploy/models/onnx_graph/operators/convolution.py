@@ -32,9 +32,7 @@ def convolution(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = Non
 def transposed(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolve transposed: the whole result, then cropped or extended to the size that the attributes ask for."""
     moves = windows(node, x.shape[2:], weight.shape[2:])
-    whole = _TRANSPOSED[x.dim() - 2](
-        x, weight, None, moves.strides, 0, 0, node.get("group", 1), moves.dilations
-    )
+    whole = _TRANSPOSED[x.dim() - 2](x, weight, None, moves.strides, 0, 0, node.get("group", 1), moves.dilations)
     extra = node.get("output_padding") or (0,) * len(moves.sizes)
     policy = node.get("auto_pad", "NOTSET")
     wanted = node.get("output_shape")
@@ -68,7 +66,9 @@ def overlapped(node: Node, x: Tensor, image_shape: Tensor, block_shape: Tensor) 
     sizes, block = image_shape.tolist(), block_shape.tolist()
     moves = windows(node, sizes, block)
     padded = [size + begin + end for size, begin, end in zip(sizes, moves.begin, moves.end, strict=True)]
-    counts = [(size - span) // stride + 1 for size, span, stride in zip(padded, moves.spans, moves.strides, strict=True)]
+    counts = [
+        (size - span) // stride + 1 for size, span, stride in zip(padded, moves.spans, moves.strides, strict=True)
+    ]
     places = torch.zeros([1] * (2 * len(sizes)), dtype=torch.int64)
     for axis, (size, stride, dilation) in enumerate(zip(padded, moves.strides, moves.dilations, strict=True)):
         shape = [1] * places.dim()

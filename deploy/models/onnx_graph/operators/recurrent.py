@@ -147,9 +147,7 @@ def recurrent(
             given = given.transpose(0, 1)
         states.append(given)
     results, ends = [], []
-    for way, activations in zip(
-        range(directions), _activations(node, _NAMES[node.operator], directions), strict=True
-    ):
+    for way, activations in zip(range(directions), _activations(node, _NAMES[node.operator], directions), strict=True):
         outer, inner = (bias[way] if bias is not None else torch.zeros(2 * gates, dtype=x.dtype)).chunk(2)
         layer = Layer(
             node=node,

@@ -129,10 +129,8 @@ def _weights(
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Return, for each place, the indices of its neighbors and their weights, which add up to 1.
 
-    Args:
-        reach: half the width of the kernel.
-        ratio: at most 1; below 1 the kernel is stretched by its inverse.
-        exclude: give neighbors outside the axis no weight; otherwise they repeat the first or last element.
+    ``reach`` is half the width of the kernel, which is stretched by the inverse of ``ratio``. Neighbors outside the
+    axis repeat the first or last element; those that are excluded have no weight.
     """
     radius = math.ceil(reach / ratio)
     indices, weights = [], []

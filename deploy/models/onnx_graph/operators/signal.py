@@ -54,7 +54,8 @@ def mel_weights(node: Node, *inputs: Tensor) -> Tensor:
     first, last = (2595 * math.log10(1 + frequency / 700) for frequency in (low, high))
     step = (last - first) / (bins + 2)
     edges = [
-        int((length + 1) * (700 * (10 ** ((first + index * step) / 2595) - 1)) // rate) for index in range(int(bins) + 2)
+        int((length + 1) * (700 * (10 ** ((first + index * step) / 2595) - 1)) // rate)
+        for index in range(int(bins) + 2)
     ]
     rows = [[0.0] * int(bins) for _ in range(int(length) // 2 + 1)]
     for column, (left, center, right) in enumerate(zip(edges, edges[1:], edges[2:], strict=False)):
