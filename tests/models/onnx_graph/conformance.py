@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
@@ -33,35 +34,52 @@ def _official() -> Mapping[str, list[Any]]:
     return cases
 
 
-def run(operator: str, excluded: Iterable[str]) -> None:
-    """Run the official cases of an operator, but those that match a pattern."""
+def run(operator: str, excluded: Iterable[str], double_steps: int = 0) -> None:
+    """Run the official cases of an operator, but those that match a pattern; for ``double_steps`` see `check`."""
     for case in _official()[operator]:
         if any(fnmatch(case.name, pattern) for pattern in excluded):
             continue
         for inputs, outputs in case.data_sets:
-            check(case.name, case.model, inputs, outputs)
+            check(case.name, case.model, inputs, outputs, double_steps=double_steps)
 
 
-def check(name: str, model: onnx.ModelProto, inputs: Iterable[Any], outputs: Iterable[Any], steps: int = 0) -> None:
-    """Assert that a model has these outputs, as it is and computed in float64; ``steps`` for rounded integers."""
+def _tensor(value: Any) -> torch.Tensor:
+    array = np.array(value, order="C")
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def check(
+    name: str,
+    model: onnx.ModelProto,
+    inputs: Iterable[Any],
+    outputs: Iterable[Any],
+    *,
+    steps: int = 0,
+    double_steps: int | None = None,
+) -> None:
+    """Assert that a model has these outputs, as it is and computed in float64.
+
+    Integers may differ by ``steps``, and in float64, where a half may round otherwise, by ``double_steps``.
+    """
     module = OnnxModule(model, Path())
-    feeds = [torch.from_numpy(np.array(value, order="C")) for value in inputs]
+    feeds = [_tensor(value) for value in inputs]
     expected = list(outputs)
     with torch.no_grad():
         plain = list(module(*feeds).values())
     with computed_in(torch.float64, module):
         double = list(module(*feeds).values())
-    for results in (plain, double):
+    for results, most in ((plain, steps), (double, steps if double_steps is None else double_steps)):
         assert len(results) == len(expected), name
         for result, wanted in zip(results, expected, strict=True):
-            array, floating = result.numpy(), np.issubdtype(wanted.dtype, np.floating)
-            assert array.shape == wanted.shape, f"{name}: {array.shape} is not {wanted.shape}"
-            assert array.dtype == (np.float64 if floating and results is double else wanted.dtype), name
-            half = wanted.dtype == np.float16
-            rtol, atol = ((1e-2, 1e-2) if half else (1e-4, 1e-5)) if floating else (0, steps)
-            np.testing.assert_allclose(
-                array.astype(np.float64), wanted.astype(np.float64), rtol=rtol, atol=atol, err_msg=name
-            )
+            target = _tensor(wanted)
+            floating = target.is_floating_point()
+            assert result.shape == target.shape, f"{name}: {result.shape} is not {target.shape}"
+            assert result.dtype is (torch.float64 if floating and results is double else target.dtype), name
+            half = target.dtype in (torch.float16, torch.bfloat16)
+            rtol, atol = ((1e-2, 1e-2) if half else (3e-4, 1e-5)) if floating else (0, most)
+            np.testing.assert_allclose(result.double(), target.double(), rtol=rtol, atol=atol, err_msg=name)
 
 
 def single(
@@ -97,4 +115,4 @@ def against_runtime(
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
     given = {name: value for name, value in feeds.items() if value is not None}
-    check(operator, model, given.values(), session.run(None, given), steps)
+    check(operator, model, given.values(), session.run(None, given), steps=steps)

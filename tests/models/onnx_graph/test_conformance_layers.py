@@ -24,4 +24,4 @@ EXCLUDED = {
 
 @pytest.mark.parametrize("operator", OPERATORS.split())
 def test_official(operator: str) -> None:
-    conformance.run(operator, EXCLUDED)
+    conformance.run(operator, EXCLUDED, double_steps=1 if operator == "DynamicQuantizeLinear" else 0)

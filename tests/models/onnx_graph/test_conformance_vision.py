@@ -9,7 +9,9 @@ Conv ConvTranspose ConvInteger QLinearConv DeformConv Col2Im
 MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool MaxUnpool RoiAlign LRN
 Resize Upsample GridSample AffineGrid NonMaxSuppression
 """
-EXCLUDED: dict[str, str] = {}
+EXCLUDED = {
+    "*_scales_*_align_corners": "places of a length that is not rounded, unlike the specification and the runtimes",
+}
 
 
 @pytest.mark.parametrize("operator", OPERATORS.split())

@@ -36,16 +36,17 @@ def _activations(node: Node, names: tuple[str, ...], directions: int) -> Iterato
     alphas, betas = iter(node.get("activation_alpha", ())), iter(node.get("activation_beta", ()))
     limit = node.get("clip")
 
-    def made(name: str) -> Activation:
+    def made(name: str, clipped: bool) -> Activation:
         key = name.lower()
         alpha = next(alphas, _ALPHA[key]) if key in _ALPHA else 0.0
         beta = next(betas, _BETA[key]) if key in _BETA else 0.0
         function = _ACTIVATIONS[key]
-        return lambda x: function(x if limit is None else x.clamp(-limit, limit), alpha, beta)
+        return lambda x: function(x.clamp(-limit, limit) if clipped else x, alpha, beta)
 
     stated = node.get("activations") or names * directions
     for start in range(0, len(stated), len(names)):
-        yield [made(name) for name in stated[start : start + len(names)]]
+        # ONNX Runtime does not clip the cell, the input of the third activation
+        yield [made(name, limit is not None and i < 2) for i, name in enumerate(stated[start : start + len(names)])]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,21 +40,21 @@ class Axis:
 
     def source(self, index: int, coordinates: str) -> float:
         """Return where an element of the result lies on the axis, as the specification of Resize defines it."""
-        length, width = self.length, self.width
+        length, target, width = self.length, self.target, self.width
         if coordinates == "asymmetric":
             return index * length / width
         if coordinates == "align_corners":
-            return index * (length - 1) / (width - 1) if width != 1 else 0.0
+            return index * (length - 1) / (target - 1) if target > 1 else 0.0
         if coordinates == "tf_crop_and_resize":
             start, end = self.region
-            if width == 1:
+            if target == 1:
                 return 0.5 * (start + end) * (length - 1)
-            return start * (length - 1) + index * (end - start) * (length - 1) / (width - 1)
+            return start * (length - 1) + index * (end - start) * (length - 1) / (target - 1)
         if coordinates == "tf_half_pixel_for_nn":  # version 11 only
             return (2 * index + 1) * length / (2 * width)
-        if coordinates == "pytorch_half_pixel" and width == 1:
-            return -0.5
-        offset = length / 2 * (1 - self.target / width) if coordinates == "half_pixel_symmetric" else 0.0
+        if coordinates == "pytorch_half_pixel" and target == 1:
+            return 0.0
+        offset = length / 2 * (1 - target / width) if coordinates == "half_pixel_symmetric" else 0.0
         return offset + (2 * index + 1) * length / (2 * width) - 0.5
 
 
