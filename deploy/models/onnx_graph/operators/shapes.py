@@ -45,7 +45,7 @@ def reshape(node: Node, x: Tensor, sizes: Tensor | None = None) -> Tensor:
     if -1 in wanted:
         known = math.prod(item for item in wanted if item != -1)
         wanted[wanted.index(-1)] = x.numel() // known if known else 0
-    return x.reshape(wanted)
+    return x.reshape(tuple(wanted))
 
 
 @operator("Flatten")
@@ -147,16 +147,17 @@ def pad(
 ) -> Tensor:
     """Add elements around a tensor, or remove some where the number is negative."""
     wanted = numbers(node, "paddings" if node.version < 2 else "pads", pads) or []
-    count = len(wanted) // 2
-    named = [axis % x.dim() for axis in numbers(node, "axes", axes) or range(count)]
-    around = dict(zip(named, zip(wanted[:count], wanted[count:], strict=True), strict=True))
+    half = len(wanted) // 2
+    named = [axis % x.dim() for axis in numbers(node, "axes", axes) or range(half)]
+    around = dict(zip(named, zip(wanted[:half], wanted[half:], strict=True), strict=True))
     mode = node.get("mode", "constant")
     if mode == "constant":
         fill = node.get("value", 0.0) if value is None else value.item()
         return _padded(x, around, fill)
     for axis, (before, after) in around.items():
         if before or after:
-            places = [_inside(place, x.shape[axis], mode) for place in range(-before, x.shape[axis] + after)]
+            count = x.shape[axis]
+            places = [_inside(place, count, mode) for place in range(-before, count + after)]
             x = x.index_select(axis, torch.tensor(places, dtype=torch.int64))
     return x
 
