@@ -47,7 +47,8 @@ def gather_nd(node: Node, x: Tensor, indices: Tensor) -> Tensor:
     batch = x.shape[:shared]
     places = indices.reshape(math.prod(batch), *indices.shape[shared:])
     rows = torch.arange(len(places)).reshape(-1, *[1] * (places.dim() - 2))
-    chosen = x.reshape(len(places), *x.shape[shared:])[(rows, *places.unbind(-1))]
+    index = (rows, *places.unbind(-1))
+    chosen = x.reshape(len(places), *x.shape[shared:])[index]
     return chosen.reshape(*batch, *chosen.shape[1:])
 
 

@@ -122,14 +122,15 @@ def _cut(x: Tensor, axis: int, start: int, end: int, step: int) -> Tensor:
     else:
         kept = range(min(max(start, 0), count - 1), min(max(end, -1), count - 1), step)
     low, high = (kept[0], kept[-1]) if step > 0 and kept else (kept[-1], kept[0]) if kept else (0, -1)
-    result = x[(*[slice(None)] * axis, slice(low, high + 1, abs(step)))]
+    index = (*[slice(None)] * axis, slice(low, high + 1, abs(step)))
+    result = x[index]
     return result if step > 0 else result.flip(axis)
 
 
 @operator("Expand")
 def expand(_: Node, x: Tensor, sizes: Tensor) -> Tensor:
     """Repeat axes of size 1; a size of 1 keeps the axis."""
-    return x.expand(torch.broadcast_shapes(x.shape, sizes.tolist()))
+    return x.expand(torch.broadcast_shapes(x.shape, sizes.tolist()))  # type: ignore[no-untyped-call]
 
 
 @operator("Tile")
@@ -231,7 +232,7 @@ def eye_like(node: Node, x: Tensor) -> Tensor:
     """Return a matrix with ones on a diagonal."""
     rows, columns = (torch.arange(count) for count in x.shape)
     dtype = x.dtype if node.get("dtype") is None else dtype_of(node.attributes["dtype"])
-    return (columns - rows[:, None] == node.get("k", 0)).to(dtype)
+    return torch.eq(columns - rows[:, None], node.get("k", 0)).to(dtype)
 
 
 @operator("Trilu")
