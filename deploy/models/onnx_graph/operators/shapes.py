@@ -146,7 +146,7 @@ def tile(node: Node, x: Tensor, repeats: Tensor, axis: Tensor | None = None) -> 
 def pad(
     node: Node, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None
 ) -> Tensor:
-    """Add elements around a tensor, or remove some where the number is negative."""
+    """Remove elements at the ends of axes where the number is negative, then add some where it is positive."""
     wanted = numbers(node, "paddings" if node.version < 2 else "pads", pads) or []
     count = len(wanted) // 2
     named = [axis % x.dim() for axis in numbers(node, "axes", axes) or range(count)]
@@ -155,9 +155,11 @@ def pad(
     if mode == "constant":
         fill = node.get("value", 0.0) if value is None else value.item()
         return _padded(x, around, fill)
+    x = _padded(x, {axis: (min(before, 0), min(after, 0)) for axis, (before, after) in around.items()})
     for axis, (before, after) in around.items():
-        if before or after:
-            places = [_inside(place, x.shape[axis], mode) for place in range(-before, x.shape[axis] + after)]
+        if before > 0 or after > 0:
+            wide = range(-max(before, 0), x.shape[axis] + max(after, 0))
+            places = [_inside(place, x.shape[axis], mode) for place in wide]
             x = x.index_select(axis, torch.tensor(places, dtype=torch.int64))
     return x
 
@@ -221,9 +223,10 @@ def constant_of_shape(node: Node, sizes: Tensor) -> Tensor:
 @operator("Range")
 def spread(_: Node, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     """Return evenly spaced numbers below a limit."""
-    if not start.is_floating_point():
-        return torch.arange(int(start), int(limit), int(delta), dtype=start.dtype)
-    count = max(0, int(torch.ceil((limit - start) / delta)))
+    if start.is_floating_point():
+        count = max(0, int(torch.ceil((limit - start) / delta)))
+    else:
+        count = len(range(int(start), int(limit), int(delta)))
     return start.reshape(()) + torch.arange(count).to(start.dtype) * delta.reshape(())
 
 
