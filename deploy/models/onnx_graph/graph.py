@@ -9,11 +9,11 @@ from typing import Any
 import onnx
 import torch
 from onnx.external_data_helper import load_external_data_for_model
-from onnx.inliner import inline_selected_functions
 
 from deploy.core.errors import ModelError
 from deploy.models.onnx_graph.constants import tensor_of
-from deploy.models.onnx_graph.node import DOMAINS, Compute, Node, Values, function_of, known
+from deploy.models.onnx_graph.expansion import expanded
+from deploy.models.onnx_graph.node import DOMAINS, Compute, Node, Values, function_of
 
 
 class Step(torch.nn.Module):
@@ -142,7 +142,7 @@ class OnnxModule(torch.nn.Module):
 
     def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
         super().__init__()
-        model = inline_selected_functions(model, known(), exclude=True, inline_schema_functions=True)
+        model = expanded(model)
         load_external_data_for_model(model, str(folder))
         opsets = {"" if item.domain in DOMAINS else item.domain: item.version for item in model.opset_import}
         self.graph = Graph(model.graph, opsets)

@@ -47,6 +47,7 @@ def close(result, expected):
     torch.testing.assert_close(result, expected.to(result.dtype) if result.is_floating_point() else expected)
 
 
+FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 X = torch.linspace(-2, 2, 24).reshape(2, 3, 4)
 LENGTHS = torch.arange(3) + 1.0
 
@@ -133,6 +134,24 @@ def test_dropout_is_the_identity_and_random_dropout_is_refused():
         evaluate("Dropout", 13, X, torch.tensor(0.5), torch.tensor(True))
 
 
+@pytest.mark.parametrize("inner", [False, True])
+def test_an_operator_is_computed_by_its_definition(inner):
+    """The definitions depend on the type of a weight and on the defaults of attributes."""
+    table = np.array([0.5, 2.0, 1.0, 3.0], np.float32)
+    weights = {"table": table, "yes": np.array(True), "size": np.array(5)}
+    window = helper.make_node("BlackmanWindow", ["size"], ["window"])
+    loss = helper.make_node("NegativeLogLikelihoodLoss", ["x", "labels", "table"], ["y"])
+    inputs = {"x": X[0], "labels": torch.tensor([0, 3, 1])}
+    if inner:
+        branches = [body([loss], [], [("y", FLOAT, [])]) for _ in range(2)]
+        branches[0].initializer.append(numpy_helper.from_array(table, "table"))
+        loss = helper.make_node("If", ["yes"], ["y"], then_branch=branches[0], else_branch=branches[1])
+    results = evaluator([window, loss], inputs, ["y", "window"], 17, weights)(*inputs.values())
+    wanted = torch.nn.functional.nll_loss(X[0], inputs["labels"], torch.from_numpy(table))
+    close(results["y"], wanted.numpy())
+    close(results["window"], torch.blackman_window(5).numpy())
+
+
 def test_an_unknown_operator_is_named():
     with pytest.raises(ModelError, match="RandomNormalLike"):
         evaluate("RandomNormalLike", 13, X)
@@ -213,9 +232,6 @@ def body(nodes, inputs, outputs):
     """Return a subgraph; its inputs and outputs are names with types."""
     infos = [[helper.make_tensor_value_info(*pair) for pair in part] for part in (inputs, outputs)]
     return helper.make_graph(nodes, "body", *infos)
-
-
-FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 
 
 @pytest.mark.parametrize("count", [0, 3])
