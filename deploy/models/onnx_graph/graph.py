@@ -9,10 +9,10 @@ from typing import Any
 import onnx
 import torch
 from onnx.external_data_helper import load_external_data_for_model
-from onnx.inliner import inline_selected_functions
 
 from deploy.core.errors import ModelError
 from deploy.models.onnx_graph.constants import tensor_of
+from deploy.models.onnx_graph.expansion import expanded
 from deploy.models.onnx_graph.node import DOMAINS, Compute, Node, Values, function_of, known
 from deploy.support import onnx_file
 
@@ -150,7 +150,7 @@ class OnnxModule(Graph):
     """
 
     def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
-        model = inline_selected_functions(model, known(), exclude=True, inline_schema_functions=True)
+        model = expanded(model)
         _refuse_unknown(model)
         load_external_data_for_model(model, str(folder))
         opsets = {"" if item.domain in DOMAINS else item.domain: item.version for item in model.opset_import}

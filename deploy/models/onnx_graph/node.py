@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 FAMILIES = "deploy.models.onnx_graph.operators"
 DOMAINS = ("", "ai.onnx")
@@ -50,14 +50,16 @@ class Node:
         return output < len(self.outputs) and bool(self.outputs[output])
 
 
+Function = TypeVar("Function", bound=Compute)
+
 _FUNCTIONS: dict[tuple[str, str], Compute] = {}
 _SCOPED: set[tuple[str, str]] = set()
 
 
-def operator(*names: str, domain: str = "", scoped: bool = False) -> Callable[[Compute], Compute]:
+def operator(*names: str, domain: str = "", scoped: bool = False) -> Callable[[Function], Function]:
     """Register a function for operators; a ``scoped`` one gets the `Values` around the node before its inputs."""
 
-    def register(function: Compute) -> Compute:
+    def register(function: Function) -> Function:
         for name in names:
             _FUNCTIONS[domain, name] = function
             if scoped:

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from onnx.backend.test.case import node as official
 
 from deploy.models.onnx_graph.graph import OnnxModule
+from deploy.support.precision import computed_in
 
 ELEMENTS = """
 Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu
@@ -73,11 +74,28 @@ def test_official(operator):
     for case in official_cases()[operator]:
         if any(fnmatch.fnmatch(case.name, pattern) for pattern in EXCLUDED):
             continue
-        evaluated = OnnxModule(case.model, Path())
+        module = OnnxModule(case.model, Path())
         for inputs, outputs in case.data_sets:
-            results = evaluated(*map(tensor, inputs))
-            for expected, result in zip(outputs, results.values(), strict=True):
+            given = [tensor(value) for value in inputs]
+            results = module(*given)
+            wide = [mapped(value, torch.Tensor.double) for value in given]
+            with computed_in(torch.float64, module):
+                precise = module(*wide)
+            for expected, (name, result) in zip(outputs, results.items(), strict=True):
                 same(case.name, result, expected)
+                same(case.name, mapped(precise[name], lambda value, like=expected: value.to(floating(like))), expected)
+
+
+def mapped(value, function):
+    """Call a function with the float tensors of a value."""
+    if isinstance(value, list):
+        return [mapped(item, function) for item in value]
+    return function(value) if value is not None and value.is_floating_point() else value
+
+
+def floating(expected):
+    """Return the type of an array, or of those in a list."""
+    return floating(expected[0]) if isinstance(expected, list) else tensor(expected).dtype
 
 
 def tensor(value):

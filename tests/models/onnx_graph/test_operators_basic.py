@@ -47,6 +47,7 @@ def close(result, expected):
     torch.testing.assert_close(result, expected.to(result.dtype) if result.is_floating_point() else expected)
 
 
+FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 X = torch.linspace(-2, 2, 24).reshape(2, 3, 4)
 LENGTHS = torch.arange(3) + 1.0
 
@@ -84,9 +85,13 @@ LENGTHS = torch.arange(3) + 1.0
         ("Cast", 13, (torch.tensor([-1.7, 0.0, np.nan]),), {"to": TensorProto.BOOL}, lambda x: x.astype(bool)),
         ("Gather", 13, (X, torch.tensor([[-1, 0]])), {"axis": 1}, lambda x, i: np.take(x, i, 1)),
         ("Gather", 13, (X[0], torch.tensor(-1)), {}, lambda x, i: x[-1]),
+        ("Gather", 13, (LENGTHS, torch.tensor(-1)), {}, lambda x, i: x[-1]),
+        ("GatherND", 13, (X, torch.tensor([1, -1, 0])), {}, lambda x, i: x[1, -1, 0]),
         ("GatherND", 12, (X, torch.tensor([[-1], [0]])), {"batch_dims": 1}, lambda x, i: np.stack([x[0, -1], x[1, 0]])),
         ("ConstantOfShape", 9, (torch.tensor([2, 0]),), {}, lambda x: np.zeros((2, 0), np.float32)),
         ("Range", 11, tuple(map(torch.tensor, (1.0, 0.0, -0.25))), {}, lambda a, b, c: np.arange(a, b, c)),
+        ("Range", 11, tuple(map(torch.tensor, (3, 0, -2))), {}, lambda a, b, c: np.arange(a, b, c)),
+        ("Range", 11, tuple(map(torch.tensor, (3, 0, 2))), {}, lambda a, b, c: np.arange(a, b, c)),
         ("CumSum", 14, (X, torch.tensor(-1)), {"exclusive": 1, "reverse": 1}, lambda x, _: (np.cumsum(x[..., ::-1], -1) - x[..., ::-1])[..., ::-1]),  # noqa: E501
         ("ArgMax", 13, (torch.tensor([[3.0, 1, 3], [np.inf, 0, np.inf]]),), {"axis": 1, "select_last_index": 1}, lambda x: np.array([[2], [2]])),  # noqa: E501
         ("Einsum", 12, (X, X), {"equation": "B c d, B e d -> B c e"}, lambda x, y: x @ y.transpose(0, 2, 1)),
@@ -118,7 +123,7 @@ def test_slice_limits_starts_and_ends(start, end, step):
 @pytest.mark.parametrize("mode", ["edge", "reflect", "wrap"])
 def test_pads_longer_than_the_axis(mode):
     pads = torch.tensor([0, 0, 7, 0, 0, -1])
-    close(evaluate("Pad", 19, X, pads, mode=mode), np.pad(X, [(0, 0), (0, 0), (7, 0)], mode=mode)[..., :-1])
+    close(evaluate("Pad", 19, X, pads, mode=mode), np.pad(X[..., :-1], [(0, 0), (0, 0), (7, 0)], mode=mode))
 
 
 def test_dropout_is_the_identity_and_random_dropout_is_refused():
@@ -127,6 +132,24 @@ def test_dropout_is_the_identity_and_random_dropout_is_refused():
     close(mask, np.ones(X.shape, bool))
     with pytest.raises(ModelError):
         evaluate("Dropout", 13, X, torch.tensor(0.5), torch.tensor(True))
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_an_operator_is_computed_by_its_definition(inner):
+    """The definitions depend on the type of a weight and on the defaults of attributes."""
+    table = np.array([0.5, 2.0, 1.0, 3.0], np.float32)
+    weights = {"table": table, "yes": np.array(True), "size": np.array(5)}
+    window = helper.make_node("BlackmanWindow", ["size"], ["window"])
+    loss = helper.make_node("NegativeLogLikelihoodLoss", ["x", "labels", "table"], ["y"])
+    inputs = {"x": X[0], "labels": torch.tensor([0, 3, 1])}
+    if inner:
+        branches = [body([loss], [], [("y", FLOAT, [])]) for _ in range(2)]
+        branches[0].initializer.append(numpy_helper.from_array(table, "table"))
+        loss = helper.make_node("If", ["yes"], ["y"], then_branch=branches[0], else_branch=branches[1])
+    results = evaluator([window, loss], inputs, ["y", "window"], 17, weights)(*inputs.values())
+    wanted = torch.nn.functional.nll_loss(X[0], inputs["labels"], torch.from_numpy(table))
+    close(results["y"], wanted.numpy())
+    close(results["window"], torch.blackman_window(5).numpy())
 
 
 def test_an_unknown_operator_is_named():
@@ -209,9 +232,6 @@ def body(nodes, inputs, outputs):
     """Return a subgraph; its inputs and outputs are names with types."""
     infos = [[helper.make_tensor_value_info(*pair) for pair in part] for part in (inputs, outputs)]
     return helper.make_graph(nodes, "body", *infos)
-
-
-FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 
 
 @pytest.mark.parametrize("count", [0, 3])

@@ -34,7 +34,6 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Exp": torch.exp,
     "Floor": torch.floor,
     "HardSwish": functional.hardswish,
-    "Identity": lambda x: x,
     "IsNaN": torch.isnan,
     "Log": torch.log,
     "Mish": functional.mish,
@@ -103,6 +102,12 @@ for _name, _one in _UNARY.items():
     operator(_name)(_unary(_one))
 for _name, _two in _BINARY.items():
     operator(_name)(_binary(_two))
+
+
+@operator("Identity")
+def identity(_: Node, value: Any) -> Any:
+    """Return the value, which may be a sequence."""
+    return value
 
 
 @operator("Div")
@@ -191,11 +196,12 @@ def is_inf(node: Node, x: Tensor) -> Tensor:
 
 
 @operator("PRelu")
+@_widened
 def prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
     """Scale negative elements by a slope, before operator set 7 one a channel."""
     if node.version < 7 and slope.numel() > 1:
         slope = slope.reshape(-1, *[1] * (x.dim() - 2))
-    return _widened(lambda _, x, slope: torch.clamp(x, min=0) + slope * torch.clamp(x, max=0))(node, x, slope)
+    return torch.clamp(x, min=0) + slope * torch.clamp(x, max=0)
 
 
 @operator("LeakyRelu")

@@ -30,7 +30,8 @@ def gather(node: Node, x: Tensor, indices: Tensor) -> Tensor:
         return functional.embedding(indices, x)
     if indices.dim() == 1:
         return x.index_select(axis, indices)
-    return x.index_select(axis, indices.reshape(-1)).reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    sizes = x.shape[:axis] + indices.shape + x.shape[axis + 1 :]
+    return x.index_select(axis, indices.reshape(-1)).reshape(sizes)
 
 
 @operator("GatherElements")
@@ -47,8 +48,9 @@ def gather_nd(node: Node, x: Tensor, indices: Tensor) -> Tensor:
     batch = x.shape[:shared]
     places = indices.reshape(math.prod(batch), *indices.shape[shared:])
     rows = torch.arange(len(places)).reshape(-1, *[1] * (places.dim() - 2))
-    chosen = x.reshape(len(places), *x.shape[shared:])[(rows, *places.unbind(-1))]
-    return chosen.reshape(*batch, *chosen.shape[1:])
+    index = (rows, *places.unbind(-1))
+    chosen = x.reshape(len(places), *x.shape[shared:])[index]
+    return chosen.reshape(batch + chosen.shape[1:])
 
 
 @operator("ScatterElements", "Scatter")
@@ -70,8 +72,8 @@ def scatter_nd(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tenso
     place = torch.zeros(indices.shape[:-1], dtype=torch.int64)
     for count, index in zip(x.shape, indices.unbind(-1), strict=False):
         place = place * count + index % count
-    flat = x.reshape(math.prod(x.shape[:depth]), -1)
-    changes = updates.reshape(place.numel(), -1)
+    each = math.prod(x.shape[depth:])
+    flat, changes = x.reshape(math.prod(x.shape[:depth]), each), updates.reshape(place.numel(), each)
     result = flat.scatter_reduce(0, place.reshape(-1, 1).expand_as(changes), changes, _REDUCTIONS[reduction])
     return result.reshape(x.shape)
 

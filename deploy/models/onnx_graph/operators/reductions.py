@@ -154,4 +154,4 @@ def hardmax(node: Node, x: Tensor) -> Tensor:
 @operator("Det")
 def det(_: Node, x: Tensor) -> Tensor:
     """Return determinants."""
-    return torch.linalg.det(x)
+    return torch.linalg.det(x)  # type: ignore[no-any-return]

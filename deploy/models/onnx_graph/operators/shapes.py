@@ -122,14 +122,15 @@ def _cut(x: Tensor, axis: int, start: int, end: int, step: int) -> Tensor:
     else:
         kept = range(min(max(start, 0), count - 1), min(max(end, -1), count - 1), step)
     low, high = (kept[0], kept[-1]) if step > 0 and kept else (kept[-1], kept[0]) if kept else (0, -1)
-    result = x[(*[slice(None)] * axis, slice(low, high + 1, abs(step)))]
+    index = (*[slice(None)] * axis, slice(low, high + 1, abs(step)))
+    result = x[index]
     return result if step > 0 else result.flip(axis)
 
 
 @operator("Expand")
 def expand(_: Node, x: Tensor, sizes: Tensor) -> Tensor:
     """Repeat axes of size 1; a size of 1 keeps the axis."""
-    return x.expand(torch.broadcast_shapes(x.shape, sizes.tolist()))
+    return x.expand(torch.broadcast_shapes(x.shape, sizes.tolist()))  # type: ignore[no-untyped-call]
 
 
 @operator("Tile")
@@ -145,7 +146,7 @@ def tile(node: Node, x: Tensor, repeats: Tensor, axis: Tensor | None = None) -> 
 def pad(
     node: Node, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None
 ) -> Tensor:
-    """Add elements around a tensor, or remove some where the number is negative."""
+    """Remove elements at the ends of axes where the number is negative, then add some where it is positive."""
     wanted = numbers(node, "paddings" if node.version < 2 else "pads", pads) or []
     half = len(wanted) // 2
     named = [axis % x.dim() for axis in numbers(node, "axes", axes) or range(half)]
@@ -154,10 +155,11 @@ def pad(
     if mode == "constant":
         fill = node.get("value", 0.0) if value is None else value.item()
         return _padded(x, around, fill)
+    x = _padded(x, {axis: (min(before, 0), min(after, 0)) for axis, (before, after) in around.items()})
     for axis, (before, after) in around.items():
-        if before or after:
+        if before > 0 or after > 0:
             count = x.shape[axis]
-            places = [_inside(place, count, mode) for place in range(-before, count + after)]
+            places = [_inside(place, count, mode) for place in range(-max(before, 0), count + max(after, 0))]
             x = x.index_select(axis, torch.tensor(places, dtype=torch.int64))
     return x
 
@@ -221,9 +223,10 @@ def constant_of_shape(node: Node, sizes: Tensor) -> Tensor:
 @operator("Range")
 def spread(_: Node, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     """Return evenly spaced numbers below a limit."""
-    if not start.is_floating_point():
-        return torch.arange(int(start), int(limit), int(delta), dtype=start.dtype)
-    count = max(0, int(torch.ceil((limit - start) / delta)))
+    if start.is_floating_point():
+        count = max(0, int(torch.ceil((limit - start) / delta)))
+    else:
+        count = len(range(int(start), int(limit), int(delta)))
     return start.reshape(()) + torch.arange(count).to(start.dtype) * delta.reshape(())
 
 
@@ -232,7 +235,7 @@ def eye_like(node: Node, x: Tensor) -> Tensor:
     """Return a matrix with ones on a diagonal."""
     rows, columns = (torch.arange(count) for count in x.shape)
     dtype = x.dtype if node.get("dtype") is None else dtype_of(node.attributes["dtype"])
-    return (columns - rows[:, None] == node.get("k", 0)).to(dtype)
+    return torch.eq(columns - rows[:, None], node.get("k", 0)).to(dtype)
 
 
 @operator("Trilu")
