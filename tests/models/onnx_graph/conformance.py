@@ -44,6 +44,8 @@ def run(operator: str, excluded: Iterable[str], double_steps: int = 0) -> None:
 
 
 def _tensor(value: Any) -> torch.Tensor:
+    if isinstance(value, onnx.TensorProto):
+        value = onnx.numpy_helper.to_array(value)
     array = np.array(value, order="C")
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)

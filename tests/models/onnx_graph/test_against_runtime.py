@@ -107,10 +107,10 @@ MODES = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "hal
 
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
 def test_resize(mode: str) -> None:
-    x = floats(1, 2, 9, 12)
+    x = floats(1, 2, 9, 13)
     targets: list[dict[str, Any]] = [
         {"roi": None, "scales": np.array([1, 1, 2, 1.5], np.float32)},
-        {"roi": None, "scales": np.array([1, 1, 0.33333334, 0.6], np.float32)},
+        {"roi": None, "scales": np.array([1, 1, 0.33333334, 0.75], np.float32)},
         {"roi": None, "scales": None, "sizes": np.array([1, 2, 6, 5], np.int64)},
         {"roi": None, "scales": None, "sizes": np.array([1, 2, 1, 31], np.int64)},
     ]
@@ -160,8 +160,8 @@ def test_recurrent(operator: str, direction: str) -> None:
     against_runtime(operator, feeds, count, **plain)
     against_runtime(operator, feeds, count, clip=0.4, **plain)
     against_runtime(operator, {**feeds, "lengths": None, "b": None}, count, **plain)
-    if operator == "RNN":
-        plain |= {"activation_alpha": [0.5] * ways, "activation_beta": [0.1] * ways}
+    numbers = {"LSTM": ([1.3, 0.05], [0.6]), "GRU": ([0.3, 0.8], [0.4]), "RNN": ([0.5], [0.1])}[operator]
+    plain |= {"activation_alpha": numbers[0] * ways, "activation_beta": numbers[1] * ways}
     against_runtime(operator, feeds, count, activations=names * ways, **plain)
     if operator == "GRU":
         against_runtime(operator, feeds, count, linear_before_reset=1, **plain)
