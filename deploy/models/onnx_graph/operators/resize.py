@@ -54,8 +54,8 @@ class Axis:
             return (2 * index + 1) * length / (2 * width)
         if coordinates == "pytorch_half_pixel" and target == 1:
             return 0.0
-        offset = length / 2 * (1 - target / width) if coordinates == "half_pixel_symmetric" else 0.0
-        return offset + (2 * index + 1) * length / (2 * width) - 0.5
+        cut = width - target if coordinates == "half_pixel_symmetric" else 0.0
+        return (length * (2 * index + 1 + cut) / width - 1) / 2
 
 
 def _axes(node: Node, x: Tensor, roi: Tensor | None, scales: list[float], sizes: list[int]) -> dict[int, Axis]:
