@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from deploy.core.errors import ModelError
 
 _BFLOAT16 = onnx.TensorProto.BFLOAT16
-_DTYPES = {
+_DTYPES: dict[int, torch.dtype] = {
     onnx.TensorProto.BFLOAT16: torch.bfloat16,
     onnx.TensorProto.BOOL: torch.bool,
     onnx.TensorProto.COMPLEX64: torch.complex64,
