@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch.nn import functional
@@ -208,7 +207,7 @@ def multi_head_attention(
 
 
 @operator("RotaryEmbedding", domain=MICROSOFT)
-def rotary(node: Node, x: Tensor, places: Tensor, cosine: Tensor, sine: Tensor) -> Any:
+def rotary(node: Node, x: Tensor, places: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Rotate by the angles of positions, [batch, length] or the first one of a row, [1]."""
     flat = x.dim() == 3
     size = node.get("rotary_embedding_dim", 0)

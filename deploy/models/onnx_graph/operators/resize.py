@@ -155,8 +155,8 @@ def _resample(x: Tensor, axis: int, indices: list[list[int]], weights: list[list
     shape = [-1 if i == axis else 1 for i in range(x.dim())]
     result = None
     for near, column in zip(zip(*indices, strict=True), zip(*weights, strict=True), strict=True):
-        part = x.index_select(axis, torch.tensor(near)) * torch.tensor(column, dtype=x.dtype).reshape(shape)
-        result = part if result is None else result + part
+        part = x.index_select(axis, torch.tensor(near)).mul_(torch.tensor(column, dtype=x.dtype).reshape(shape))
+        result = part if result is None else result.add_(part)
     assert result is not None
     return result
 
