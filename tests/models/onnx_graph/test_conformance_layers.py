@@ -13,7 +13,6 @@ QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearMatMul
 """
 EXCLUDED = {
     "*_training_mode": "training",
-    "*float8*": "PyTorch does not compute with float8",
     "*e4m3fn*": "PyTorch does not compute with float8",
     "*e5m2*": "PyTorch does not compute with float8",
     "*float4*": "PyTorch does not have float4",

@@ -17,7 +17,7 @@ _LOWEST = -math.inf
 
 def heads(x: Tensor, count: int) -> Tensor:
     """Return [batch, length, heads * size] as [batch, heads, length, size]."""
-    return x.unflatten(2, (count, -1)).transpose(1, 2)
+    return x.reshape(*x.shape[:2], count, x.shape[2] // count).transpose(1, 2)
 
 
 def merged(x: Tensor) -> Tensor:

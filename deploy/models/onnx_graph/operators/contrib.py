@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch.nn import functional
@@ -63,7 +62,8 @@ def fused_product(node: Node, a: Tensor, b: Tensor) -> Tensor:
         x = x.movedim(0, -2) if node.get(f"transBatch{side}", 0) else x
         return x.transpose(-1, -2) if node.get(f"trans{side}", 0) and x.dim() > 1 else x
 
-    return node.get("alpha", 1.0) * torch.matmul(turned(a, "A"), turned(b, "B"))
+    result: Tensor = node.get("alpha", 1.0) * torch.matmul(turned(a, "A"), turned(b, "B"))
+    return result
 
 
 @operator("Gelu", "BiasGelu", domain=MICROSOFT)
@@ -170,7 +170,7 @@ def packed_attention(
     sizes = node.get("qkv_hidden_sizes") or (weight.shape[1] // 3,) * 3
     whole = torch.matmul(x, weight)
     whole = whole if bias is None else whole + bias
-    query, key, value = (heads(part, count) for part in whole.split(list(sizes), -1))
+    query, key, value = (heads(part, count) for part in torch.split(whole, list(sizes), -1))
     if past is not None:
         key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
     total = _mask(node, mask, query.shape[2], key.shape[2], x.dtype)
@@ -207,7 +207,7 @@ def multi_head_attention(
 
 
 @operator("RotaryEmbedding", domain=MICROSOFT)
-def rotary(node: Node, x: Tensor, places: Tensor, cosine: Tensor, sine: Tensor) -> Any:
+def rotary(node: Node, x: Tensor, places: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Rotate by the angles of positions, [batch, length] or the first one of a row, [1]."""
     flat = x.dim() == 3
     size = node.get("rotary_embedding_dim", 0)
@@ -215,6 +215,6 @@ def rotary(node: Node, x: Tensor, places: Tensor, cosine: Tensor, sine: Tensor) 
     work = heads(x, count) if flat else x
     if places.numel() == 1 and work.shape[2] > 1:
         places = (places.reshape(1, 1) + torch.arange(work.shape[2])).expand(x.shape[0], -1)
-    angles = (table[places].unsqueeze(1) for table in (cosine, sine))
-    result = rotated(work, *angles, size or work.shape[-1], bool(node.get("interleaved", 0)))
+    cosine, sine = (table[places].unsqueeze(1) for table in (cosine, sine))
+    result = rotated(work, cosine, sine, size or work.shape[-1], bool(node.get("interleaved", 0)))
     return merged(result) if flat else result

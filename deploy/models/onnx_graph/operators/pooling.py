@@ -43,7 +43,7 @@ def maximum(node: Node, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
     if not node.uses(1):
         return pool(values, moves.kernel, moves.strides, padding, moves.dilations).to(x.dtype)
     result, places = pool(values, moves.kernel, moves.strides, padding, moves.dilations, return_indices=True)
-    axes = []
+    axes: list[Tensor] = []
     for size, before in zip(reversed(sizes), reversed(begin), strict=True):
         axes.insert(0, places % size - before)
         places = torch.div(places, size, rounding_mode="floor")
@@ -184,4 +184,6 @@ def local_response(node: Node, x: Tensor) -> Tensor:
     size = node.get("size")
     squares = functional.pad(x.square().reshape(x.shape[0], 1, x.shape[1], -1), (0, 0, (size - 1) // 2, size // 2))
     means = functional.avg_pool2d(squares, (size, 1), stride=1).reshape(x.shape)
-    return x / (node.get("bias", 1.0) + node.get("alpha", 1e-4) * means).pow(node.get("beta", 0.75))
+    alpha, beta, bias = node.get("alpha", 1e-4), node.get("beta", 0.75), node.get("bias", 1.0)
+    result: Tensor = x / (bias + alpha * means) ** beta
+    return result

@@ -43,19 +43,19 @@ def quantized(x: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype)
     steps = torch.round(x.to(scale.dtype) / scale)
     if zero is not None:
         steps = steps + zero.to(scale.dtype)
-    return steps.clamp(limits.min, limits.max).to(torch.int64).to(dtype)
+    return steps.clamp(limits.min, limits.max).to(torch.int32).to(dtype)
 
 
 def dequantized(x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
     """Return (x - zero point) * scale."""
-    steps = x.to(torch.int64)
-    return (steps if zero is None else steps - zero.to(torch.int64)).to(scale.dtype) * scale
+    steps = x.to(torch.int32)
+    return (steps if zero is None else steps - zero.to(torch.int32)).to(scale.dtype) * scale
 
 
 def _centered(x: Tensor, zero: Tensor | None) -> Tensor:
     """Return integers less their zero point, as float64."""
-    steps = x.to(torch.int64)
-    return (steps if zero is None else steps - zero.to(torch.int64)).to(torch.float64)
+    steps = x.to(torch.int32)
+    return (steps if zero is None else steps - zero.to(torch.int32)).to(torch.float64)
 
 
 @_both("QuantizeLinear")
@@ -64,7 +64,7 @@ def quantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -
     axis, block = node.get("axis", 1), node.get("block_size", 0)
     stated = node.get("output_dtype", 0)
     dtype = zero.dtype if zero is not None else dtype_of(stated) if stated else torch.uint8
-    points = None if zero is None else _along(zero.to(torch.int64), x, axis, block)
+    points = None if zero is None else _along(zero.to(torch.int32), x, axis, block)
     return quantized(x, _along(scale, x, axis, block), points, dtype)
 
 
@@ -72,7 +72,7 @@ def quantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -
 def dequantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     """Return the numbers that a quantized tensor stands for."""
     axis, block = node.get("axis", 1), node.get("block_size", 0)
-    points = None if zero is None else _along(zero.to(torch.int64), x, axis, block)
+    points = None if zero is None else _along(zero.to(torch.int32), x, axis, block)
     result = dequantized(x, _along(scale, x, axis, block), points)
     stated = node.get("output_dtype", 0)
     return result.to(dtype_of(stated)) if stated else result
@@ -108,8 +108,9 @@ def quantized_product(
 
 
 def _convolved(node: Node, x: Tensor, x_zero: Tensor | None, weight: Tensor, zero: Tensor | None) -> Tensor:
-    points = None if zero is None else _along(zero.to(torch.int64), weight, 0)
-    return convolution(node, _centered(x, x_zero), _centered(weight, points))
+    points = None if zero is None else _along(zero.to(torch.int32), weight, 0)
+    result: Tensor = convolution(node, _centered(x, x_zero), _centered(weight, points))
+    return result
 
 
 @operator("ConvInteger")
@@ -117,7 +118,7 @@ def integer_convolution(
     node: Node, x: Tensor, weight: Tensor, x_zero: Tensor | None = None, zero: Tensor | None = None
 ) -> Tensor:
     """Convolve integers; the result is int32."""
-    return _convolved(node, x, x_zero, weight, zero).to(torch.int64).to(torch.int32)
+    return _convolved(node, x, x_zero, weight, zero).to(torch.int32)
 
 
 @operator("QLinearConv")

@@ -54,8 +54,8 @@ class Axis:
             return (2 * index + 1) * length / (2 * width)
         if coordinates == "pytorch_half_pixel" and target == 1:
             return 0.0
-        offset = length / 2 * (1 - target / width) if coordinates == "half_pixel_symmetric" else 0.0
-        return offset + (2 * index + 1) * length / (2 * width) - 0.5
+        cut = width - target if coordinates == "half_pixel_symmetric" else 0.0
+        return (length * (2 * index + 1 + cut) / width - 1) / 2
 
 
 def _axes(node: Node, x: Tensor, roi: Tensor | None, scales: list[float], sizes: list[int]) -> dict[int, Axis]:
@@ -74,7 +74,7 @@ def _axes(node: Node, x: Tensor, roi: Tensor | None, scales: list[float], sizes:
             widths = [other * size / length for other in lengths]
             targets = [int(width + 0.5) for width in widths]
     else:
-        # Sizes are products in float32. Scales whose product is whole stand for that ratio: 0.33333334 for 1/3.
+        # Sizes are products in float32. A scale whose product is whole stands for that ratio: 0.33333334 for 1/3.
         products = [ctypes.c_float(scale * length).value for scale, length in zip(scales, lengths, strict=True)]
         targets = [math.floor(product) for product in products]
         widths = [
@@ -155,8 +155,8 @@ def _resample(x: Tensor, axis: int, indices: list[list[int]], weights: list[list
     shape = [-1 if i == axis else 1 for i in range(x.dim())]
     result = None
     for near, column in zip(zip(*indices, strict=True), zip(*weights, strict=True), strict=True):
-        part = x.index_select(axis, torch.tensor(near)) * torch.tensor(column, dtype=x.dtype).reshape(shape)
-        result = part if result is None else result + part
+        part = x.index_select(axis, torch.tensor(near)).mul_(torch.tensor(column, dtype=x.dtype).reshape(shape))
+        result = part if result is None else result.add_(part)
     assert result is not None
     return result
 
@@ -186,7 +186,9 @@ def resize(node: Node, x: Tensor, *rest: Tensor | None) -> Tensor:
             result = result.narrow(axis, 0, 0)
         elif mode == "nearest":
             rounded = _NEAREST[node.get("nearest_mode", _default_rounding(node, change))]
-            chosen = [min(max(rounded(place), 0), change.length - 1) for place in places]
+            # In float32, as scales are: a place that the scale puts just below an element is at the element
+            near = [rounded(ctypes.c_float(place).value) for place in places]
+            chosen = [min(max(index, 0), change.length - 1) for index in near]
             result = result.index_select(axis, torch.tensor(chosen))
         else:
             ratio = min(change.width / change.length, 1.0) if node.get("antialias", 0) else 1.0

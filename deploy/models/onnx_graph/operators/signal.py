@@ -15,13 +15,11 @@ Tensor = torch.Tensor
 def _transformed(x: Tensor, length: int | None, axis: int, onesided: bool, inverse: bool = False) -> Tensor:
     """Return the transform of [..., 1 or 2] along an axis; that of a onesided inverse is [..., 1]."""
     value = x.squeeze(-1) if x.shape[-1] == 1 else torch.view_as_complex(x.contiguous())
+    result: Tensor
     if inverse and onesided:
-        return torch.fft.irfft(value, length, axis).unsqueeze(-1)
-    if inverse:
-        return torch.view_as_real(torch.fft.ifft(value, length, axis))
-    if onesided and not value.is_complex():
-        return torch.view_as_real(torch.fft.rfft(value, length, axis))
-    result = torch.fft.fft(value, length, axis)
+        result = torch.fft.irfft(value, length, axis)
+        return result.unsqueeze(-1)
+    result = torch.fft.ifft(value, length, axis) if inverse else torch.fft.fft(value, length, axis)
     return torch.view_as_real(result.narrow(axis, 0, result.shape[axis] // 2 + 1) if onesided else result)
 
 
