@@ -224,7 +224,7 @@ def constant_of_shape(node: Node, sizes: Tensor) -> Tensor:
 def spread(_: Node, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     """Return evenly spaced numbers below a limit."""
     if start.is_floating_point():
-        first, last, step = (value.to(torch.float64) for value in (start, limit, delta))  # rounding may not add one
+        first, last, step = (value.to(torch.float64) for value in (start, limit, delta))  # in float32, one may be lost
         count = max(0, int(torch.ceil((last - first) / step)))
     else:
         count = len(range(int(start), int(limit), int(delta)))
