@@ -90,6 +90,7 @@ LENGTHS = torch.arange(3) + 1.0
         ("GatherND", 12, (X, torch.tensor([[-1], [0]])), {"batch_dims": 1}, lambda x, i: np.stack([x[0, -1], x[1, 0]])),
         ("ConstantOfShape", 9, (torch.tensor([2, 0]),), {}, lambda x: np.zeros((2, 0), np.float32)),
         ("Range", 11, tuple(map(torch.tensor, (1.0, 0.0, -0.25))), {}, lambda a, b, c: np.arange(a, b, c)),
+        ("Range", 11, tuple(map(torch.tensor, (-4.0, 3.0, 0.7))), {}, lambda a, b, c: a + np.arange(11) * c),
         ("Range", 11, tuple(map(torch.tensor, (3, 0, -2))), {}, lambda a, b, c: np.arange(a, b, c)),
         ("Range", 11, tuple(map(torch.tensor, (3, 0, 2))), {}, lambda a, b, c: np.arange(a, b, c)),
         ("CumSum", 14, (X, torch.tensor(-1)), {"exclusive": 1, "reverse": 1}, lambda x, _: (np.cumsum(x[..., ::-1], -1) - x[..., ::-1])[..., ::-1]),  # noqa: E501

@@ -224,7 +224,8 @@ def constant_of_shape(node: Node, sizes: Tensor) -> Tensor:
 def spread(_: Node, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     """Return evenly spaced numbers below a limit."""
     if start.is_floating_point():
-        count = max(0, int(torch.ceil((limit - start) / delta)))
+        first, last, step = (value.to(torch.float64) for value in (start, limit, delta))  # in float32, one may be lost
+        count = max(0, int(torch.ceil((last - first) / step)))
     else:
         count = len(range(int(start), int(limit), int(delta)))
     return start.reshape(()) + torch.arange(count).to(start.dtype) * delta.reshape(())
