@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +23,11 @@ from deploy.support.onnx_child import OnnxChild
 SAMPLES = 2
 """Size of the first dimension of an input, if it is open."""
 
-TRIED = (64, 224, 16, 32, 8, 128, 256, 640, 1)
-"""Sizes that are tried for other open dimensions."""
+TRIED = (64, 224, 16, 32, 8, 128, 256, 512, 640, 1, 2048, 16000)
+"""Sizes that are tried for other open dimensions: of pictures, sequences and sounds."""
+
+MOST_TIED = 2
+"""Number of open dimensions, besides the first, that may have to be as large as it is."""
 
 
 def build_graph(request: ModelRequest) -> Model:
@@ -55,31 +60,50 @@ def build_graph(request: ModelRequest) -> Model:
     )
     given = with_inputs(model, request)
     open_sizes = [name for name in symbols(given.inputs) if name not in given.sizes]
-    return given.replace(sizes={**_sizes(given, open_sizes), **given.sizes})
+    sizes, tied = _sizes(given, open_sizes)
+    inputs = tuple(
+        dataclasses.replace(spec, shape=tuple(tied.get(str(dim), dim) for dim in spec.shape)) for spec in given.inputs
+    )
+    return given.replace(inputs=inputs, sizes={**sizes, **given.sizes})
 
 
-def _sizes(model: Model, names: Sequence[str]) -> dict[str, int]:
-    """Return sizes of open dimensions at which the graph runs."""
-    leading = {spec.shape[0] for spec in model.inputs if spec.shape}
-    others = [name for name in names if name not in leading]
+def _sizes(model: Model, names: Sequence[str]) -> tuple[dict[str, int], dict[str, str]]:
+    """Find sizes of open dimensions at which the graph runs.
+
+    Returns:
+        The sizes; and for each dimension that has to be as large as the first one, the name of that.
+
+    Raises:
+        InputSpecError: none was found.
+    """
+    leading = next((str(spec.shape[0]) for spec in model.inputs if spec.shape and spec.shape[0] in names), "")
+    first = {str(spec.shape[0]) for spec in model.inputs if spec.shape}
+    others = [name for name in names if name not in first]
     problem = ""
-    for size in TRIED:
-        sizes = {name: SAMPLES if name in leading else size for name in names}
-        if problem and not others:
-            break
-        try:
-            with torch.inference_mode():
-                model.call({spec.name: _values(spec, {**sizes, **model.sizes}) for spec in model.inputs})
-        except Exception as exc:  # whatever an operator raises for a size that does not fit
-            problem = problem or str(exc).splitlines()[0]
-        else:
-            return sizes
+    for size in TRIED if others else TRIED[:1]:
+        for count in range(min(len(others), MOST_TIED) + 1 if leading else 1):
+            for alike in itertools.combinations(others, count):
+                sizes = {name: SAMPLES if name in first or name in alike else size for name in names}
+                error = _error_at(model, {**sizes, **model.sizes})
+                if error is None:
+                    return sizes, dict.fromkeys(alike, leading)
+                problem = problem or error
     wanted = ", ".join(f"{name}=SIZE" for name in others) or "sizes"
     raise InputSpecError(
         f"{model.name}: does not run with {', '.join(map(str, TRIED))} for each of its open dimensions "
-        f"({', '.join(names)}): {problem}",
+        f"({', '.join(names) or 'none'}): {problem}",
         f"give their sizes: --input {model.inputs[0].name}:{','.join(map(str, model.inputs[0].shape))} with {wanted}",
     )
+
+
+def _error_at(model: Model, sizes: dict[str, int]) -> str | None:
+    """Return why the graph does not run at some sizes; None if it does."""
+    try:
+        with torch.inference_mode():
+            model.call({spec.name: _values(spec, sizes) for spec in model.inputs})
+    except Exception as exc:  # whatever an operator raises for a size that does not fit
+        return (str(exc).splitlines() or [type(exc).__name__])[0]
+    return None
 
 
 def _values(spec: TensorSpec, sizes: dict[str, int]) -> torch.Tensor:

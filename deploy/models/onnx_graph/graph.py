@@ -13,7 +13,7 @@ from onnx.external_data_helper import load_external_data_for_model
 from deploy.core.errors import ModelError
 from deploy.models.onnx_graph.constants import tensor_of
 from deploy.models.onnx_graph.expansion import expanded
-from deploy.models.onnx_graph.node import DOMAINS, Compute, Node, Values, function_of, known
+from deploy.models.onnx_graph.node import DOMAINS, Compute, OnnxNode, Values, function_of, known
 from deploy.support import onnx_file
 
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
@@ -22,7 +22,7 @@ _STATISTICS = ("weight", "bias", "running_mean", "running_var")
 class Step(torch.nn.Module):
     """One node; a module, so that a run in PyTorch names the node that an operator belongs to."""
 
-    def __init__(self, node: Node, compute: Compute, *, scoped: bool) -> None:
+    def __init__(self, node: OnnxNode, compute: Compute, *, scoped: bool) -> None:
         super().__init__()
         self.node = node
         self.compute = compute
@@ -57,7 +57,7 @@ class Graph(torch.nn.Module):
         self.inputs = tuple(value.name for value in graph.input if value.name not in self._stored)
         self.outputs = tuple(value.name for value in graph.output)
         self.output_types = tuple(value.type for value in graph.output)
-        self._steps: list[tuple[Step, Node, list[str]]] = []
+        self._steps: list[tuple[Step, OnnxNode, list[str]]] = []
         for proto in graph.node:
             if proto.op_type == "Constant" and proto.domain in DOMAINS:
                 self._store(proto.output[0], tensor_of(proto))
@@ -82,7 +82,7 @@ class Graph(torch.nn.Module):
     def _add(self, proto: onnx.NodeProto, opsets: Mapping[str, int]) -> None:
         domain = "" if proto.domain in DOMAINS else proto.domain
         compute, scoped = function_of(domain, proto.op_type)
-        node = Node(
+        node = OnnxNode(
             name=proto.name,
             operator=proto.op_type,
             domain=domain,
@@ -180,7 +180,7 @@ def _refuse_unknown(model: onnx.ModelProto) -> None:
         ModelError: see above; it names them.
     """
     functions = set(known())
-    unknown = {}
+    unknown: dict[str, str] = {}
     for node in onnx_file.all_nodes(model):
         domain = "" if node.domain in DOMAINS else node.domain
         if (domain, node.op_type) not in functions:

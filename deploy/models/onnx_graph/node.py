@@ -17,11 +17,11 @@ Values = Mapping[str, Any]
 """Values by name: tensors, lists of tensors (sequences), or None (an absent optional)."""
 
 Compute = Callable[..., Any]
-"""Called with the `Node` and its inputs, None for an omitted one; returns the output, or a tuple of the outputs."""
+"""Called with the `OnnxNode` and its inputs, None for an omitted one; returns the output, or a tuple of the outputs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Node:
+class OnnxNode:
     """What a function needs to know of the node that it computes.
 
     Attributes:

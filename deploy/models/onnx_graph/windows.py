@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn import functional
 
-from deploy.models.onnx_graph.node import Node
+from deploy.models.onnx_graph.node import OnnxNode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +68,7 @@ class Windows:
         return replace(self, end=tuple(ends))
 
 
-def windows(node: Node, sizes: Sequence[int], kernel: Sequence[int]) -> Windows:
+def windows(node: OnnxNode, sizes: Sequence[int], kernel: Sequence[int]) -> Windows:
     """Return the windows of a node; ``sizes`` and ``kernel`` are those of the spatial axes."""
     ones = (1,) * len(sizes)
     pads = tuple(node.get("pads") or (0,) * (2 * len(sizes)))

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from deploy.models.onnx_graph.constants import dtype_of
-from deploy.models.onnx_graph.node import Node, operator
+from deploy.models.onnx_graph.node import OnnxNode, operator
 
 Tensor = torch.Tensor
 
@@ -30,7 +30,7 @@ def additive(allowed: Tensor, dtype: torch.dtype, masked: float = _LOWEST) -> Te
     return torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, masked)
 
 
-def _window(node: Node, queries: int, keys: int, offset: Tensor) -> Tensor | None:
+def _window(node: OnnxNode, queries: int, keys: int, offset: Tensor) -> Tensor | None:
     """Return which keys the causal order and the sliding window allow, None if all.
 
     ``offset`` is the position of the first query among the keys, [1] or [batch].
@@ -50,7 +50,7 @@ def _window(node: Node, queries: int, keys: int, offset: Tensor) -> Tensor | Non
 
 @operator("Attention")
 def attention(
-    node: Node,
+    node: OnnxNode,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -105,7 +105,7 @@ def attention(
 
 
 @operator("RotaryEmbedding")
-def rotary(node: Node, x: Tensor, cosine: Tensor, sine: Tensor, places: Tensor | None = None) -> Tensor:
+def rotary(node: OnnxNode, x: Tensor, cosine: Tensor, sine: Tensor, places: Tensor | None = None) -> Tensor:
     """Rotate pairs of elements by the angles of their positions."""
     flat = x.dim() == 3
     work = heads(x, node.get("num_heads")) if flat else x

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from deploy.core.errors import ModelError
-from deploy.models.onnx_graph.node import Node, operator
+from deploy.models.onnx_graph.node import OnnxNode, operator
 from deploy.models.onnx_graph.operators.attention import additive, heads, merged, rotated
 from deploy.models.onnx_graph.operators.convolution import convolution
 from deploy.models.onnx_graph.operators.quantized import MICROSOFT
@@ -27,7 +27,7 @@ _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def _activated(node: Node, x: Tensor, values: Sequence[float]) -> Tensor:
+def _activated(node: OnnxNode, x: Tensor, values: Sequence[float]) -> Tensor:
     name = node.get("activation", "")
     if name not in _ACTIVATIONS:
         raise ModelError(f"the node {node.name or node.outputs[0]!r} ends with {name}, which has no evaluation.")
@@ -36,7 +36,7 @@ def _activated(node: Node, x: Tensor, values: Sequence[float]) -> Tensor:
 
 @operator("FusedConv", domain=MICROSOFT)
 def fused_convolution(
-    node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None, added: Tensor | None = None
+    node: OnnxNode, x: Tensor, weight: Tensor, bias: Tensor | None = None, added: Tensor | None = None
 ) -> Tensor:
     """Convolve, add a tensor, and activate."""
     result = convolution(node, x, weight, bias)
@@ -44,7 +44,7 @@ def fused_convolution(
 
 
 @operator("FusedGemm", domain=MICROSOFT)
-def fused_gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
+def fused_gemm(node: OnnxNode, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     """Return the activation of alpha * a * b + beta * c."""
     result = node.get("alpha", 1.0) * torch.matmul(
         a.T if node.get("transA", 0) else a, b.T if node.get("transB", 0) else b
@@ -55,7 +55,7 @@ def fused_gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Ten
 
 
 @operator("FusedMatMul", "TransposeMatMul", domain=MICROSOFT)
-def fused_product(node: Node, a: Tensor, b: Tensor) -> Tensor:
+def fused_product(node: OnnxNode, a: Tensor, b: Tensor) -> Tensor:
     """Return alpha times the product of matrices that are transposed before."""
 
     def turned(x: Tensor, side: str) -> Tensor:
@@ -67,25 +67,25 @@ def fused_product(node: Node, a: Tensor, b: Tensor) -> Tensor:
 
 
 @operator("Gelu", "BiasGelu", domain=MICROSOFT)
-def gelu(_: Node, x: Tensor, bias: Tensor | None = None) -> Tensor:
+def gelu(_: OnnxNode, x: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x * Phi(x)."""
     return functional.gelu(x if bias is None else x + bias)
 
 
 @operator("FastGelu", domain=MICROSOFT)
-def fast_gelu(_: Node, x: Tensor, bias: Tensor | None = None) -> Tensor:
+def fast_gelu(_: OnnxNode, x: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return the approximation of GELU by tanh."""
     return functional.gelu(x if bias is None else x + bias, approximate="tanh")
 
 
 @operator("QuickGelu", domain=MICROSOFT)
-def quick_gelu(node: Node, x: Tensor) -> Tensor:
+def quick_gelu(node: OnnxNode, x: Tensor) -> Tensor:
     """Return x * sigmoid(alpha * x)."""
     return x * torch.sigmoid(node.get("alpha", 1.702) * x)
 
 
 @operator("Inverse", domain=MICROSOFT)
-def inverse(_: Node, x: Tensor) -> Tensor:
+def inverse(_: OnnxNode, x: Tensor) -> Tensor:
     """Return the inverses of matrices."""
     result: Tensor = torch.linalg.inv(x)
     return result
@@ -93,7 +93,7 @@ def inverse(_: Node, x: Tensor) -> Tensor:
 
 @operator("SkipLayerNormalization", domain=MICROSOFT)
 def skip_layer_norm(
-    node: Node, x: Tensor, skip: Tensor, scale: Tensor, shift: Tensor | None = None, bias: Tensor | None = None
+    node: OnnxNode, x: Tensor, skip: Tensor, scale: Tensor, shift: Tensor | None = None, bias: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     """Normalize the last axis of a sum; also return the means, the inverse deviations and the sum."""
     total = x + skip if bias is None else x + skip + bias
@@ -103,7 +103,7 @@ def skip_layer_norm(
 
 @operator("SkipSimplifiedLayerNormalization", domain=MICROSOFT)
 def skip_rms_norm(
-    node: Node, x: Tensor, skip: Tensor, scale: Tensor, bias: Tensor | None = None
+    node: OnnxNode, x: Tensor, skip: Tensor, scale: Tensor, bias: Tensor | None = None
 ) -> tuple[Tensor | None, ...]:
     """Divide the last axis of a sum by the root of its mean square; the fourth output is the sum."""
     total = x + skip if bias is None else x + skip + bias
@@ -113,7 +113,7 @@ def skip_rms_norm(
 
 @operator("EmbedLayerNormalization", domain=MICROSOFT)
 def embed_layer_norm(
-    node: Node, words: Tensor, segments: Tensor | None, table: Tensor, places: Tensor, *rest: Tensor | None
+    node: OnnxNode, words: Tensor, segments: Tensor | None, table: Tensor, places: Tensor, *rest: Tensor | None
 ) -> tuple[Tensor, ...]:
     """Add the embeddings of words, positions and segments, and normalize; also return the lengths and the sum."""
     segment_table, scale, shift, mask, positions = (*rest, None, None)[:5]
@@ -126,7 +126,7 @@ def embed_layer_norm(
     return result, lengths.to(torch.int32), total
 
 
-def _mask(node: Node, mask: Tensor | None, queries: int, keys: int, dtype: torch.dtype) -> Tensor:
+def _mask(node: OnnxNode, mask: Tensor | None, queries: int, keys: int, dtype: torch.dtype) -> Tensor:
     """Return what is added to the products.
 
     The mask is the length of each sample, [batch], or 1 for each key that may be used, [batch, keys] or
@@ -146,7 +146,7 @@ def _mask(node: Node, mask: Tensor | None, queries: int, keys: int, dtype: torch
     return bias + additive(allowed, dtype, node.get("mask_filter_value", -10000.0))
 
 
-def _attended(node: Node, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+def _attended(node: OnnxNode, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
     scale = node.get("scale", 0.0) or 1 / math.sqrt(query.shape[3])
     products = torch.matmul(query, key.transpose(2, 3)) * scale + bias
     return merged(torch.matmul(torch.softmax(products, -1), value))
@@ -154,7 +154,7 @@ def _attended(node: Node, query: Tensor, key: Tensor, value: Tensor, bias: Tenso
 
 @operator("Attention", domain=MICROSOFT)
 def packed_attention(
-    node: Node,
+    node: OnnxNode,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -181,7 +181,7 @@ def packed_attention(
 
 @operator("MultiHeadAttention", domain=MICROSOFT)
 def multi_head_attention(
-    node: Node, query: Tensor, key: Tensor | None = None, value: Tensor | None = None, *rest: Tensor | None
+    node: OnnxNode, query: Tensor, key: Tensor | None = None, value: Tensor | None = None, *rest: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attend; the inputs may be packed, [B, S, heads, 3 or 2, size]; also return the keys and values."""
     bias, mask, added, past_key, past_value = (*rest, *(None,) * 5)[:5]
@@ -207,7 +207,7 @@ def multi_head_attention(
 
 
 @operator("RotaryEmbedding", domain=MICROSOFT)
-def rotary(node: Node, x: Tensor, places: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+def rotary(node: OnnxNode, x: Tensor, places: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Rotate by the angles of positions, [batch, length] or the first one of a row, [1]."""
     flat = x.dim() == 3
     size = node.get("rotary_embedding_dim", 0)

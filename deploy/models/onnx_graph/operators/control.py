@@ -9,13 +9,13 @@ import torch
 
 from deploy.core.errors import ModelError
 from deploy.models.onnx_graph.constants import dtype_of
-from deploy.models.onnx_graph.node import Node, Values, operator
+from deploy.models.onnx_graph.node import OnnxNode, Values, operator
 
 Tensor = torch.Tensor
 
 
 @operator("If", scoped=True)
-def branch(node: Node, scope: Values, condition: Tensor) -> tuple[Any, ...]:
+def branch(node: OnnxNode, scope: Values, condition: Tensor) -> tuple[Any, ...]:
     """Run one of two subgraphs."""
     chosen = node.attributes["then_branch" if bool(condition) else "else_branch"]
     return tuple(chosen.run({}, scope))
@@ -23,7 +23,7 @@ def branch(node: Node, scope: Values, condition: Tensor) -> tuple[Any, ...]:
 
 @operator("Loop", scoped=True)
 def loop(
-    node: Node, scope: Values, count: Tensor | None = None, condition: Tensor | None = None, *carried: Any
+    node: OnnxNode, scope: Values, count: Tensor | None = None, condition: Tensor | None = None, *carried: Any
 ) -> tuple[Any, ...]:
     """Run a subgraph as often as a count says and while a condition holds; stack what it returns besides its state."""
     body = node.attributes["body"]
@@ -50,7 +50,7 @@ def _stacked(items: Sequence[Tensor], kind: Any) -> Tensor:
 
 
 @operator("Scan", scoped=True)
-def scan(node: Node, scope: Values, *inputs: Tensor) -> tuple[Tensor, ...]:
+def scan(node: OnnxNode, scope: Values, *inputs: Tensor) -> tuple[Tensor, ...]:
     """Run a subgraph for each slice of its inputs.
 
     Raises:
@@ -79,45 +79,45 @@ def scan(node: Node, scope: Values, *inputs: Tensor) -> tuple[Tensor, ...]:
 
 
 @operator("SequenceConstruct")
-def construct(_: Node, *inputs: Tensor) -> list[Tensor]:
+def construct(_: OnnxNode, *inputs: Tensor) -> list[Tensor]:
     """Return a sequence of the inputs."""
     return list(inputs)
 
 
 @operator("SequenceEmpty")
-def empty(_: Node) -> list[Tensor]:
+def empty(_: OnnxNode) -> list[Tensor]:
     """Return a sequence without elements."""
     return []
 
 
 @operator("SequenceAt")
-def at(_: Node, sequence: list[Tensor], position: Tensor) -> Tensor:
+def at(_: OnnxNode, sequence: list[Tensor], position: Tensor) -> Tensor:
     """Return an element."""
     return sequence[int(position)]
 
 
 @operator("SequenceInsert")
-def insert(_: Node, sequence: list[Tensor], item: Tensor, position: Tensor | None = None) -> list[Tensor]:
+def insert(_: OnnxNode, sequence: list[Tensor], item: Tensor, position: Tensor | None = None) -> list[Tensor]:
     """Insert an element before a position, or at the end."""
     place = len(sequence) if position is None else int(position)
     return [*sequence[:place], item, *sequence[place:]]
 
 
 @operator("SequenceErase")
-def erase(_: Node, sequence: list[Tensor], position: Tensor | None = None) -> list[Tensor]:
+def erase(_: OnnxNode, sequence: list[Tensor], position: Tensor | None = None) -> list[Tensor]:
     """Remove an element, or the last one."""
     place = (-1 if position is None else int(position)) % len(sequence)
     return sequence[:place] + sequence[place + 1 :]
 
 
 @operator("SequenceLength")
-def length(_: Node, sequence: list[Tensor]) -> Tensor:
+def length(_: OnnxNode, sequence: list[Tensor]) -> Tensor:
     """Return the number of elements."""
     return torch.tensor(len(sequence))
 
 
 @operator("SplitToSequence")
-def split_to_sequence(node: Node, x: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
+def split_to_sequence(node: OnnxNode, x: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
     """Split along an axis into slices, or into parts of one size or of given sizes."""
     axis = node.get("axis", 0)
     if sizes is None:
@@ -126,13 +126,13 @@ def split_to_sequence(node: Node, x: Tensor, sizes: Tensor | None = None) -> lis
 
 
 @operator("ConcatFromSequence")
-def concat_from_sequence(node: Node, sequence: list[Tensor]) -> Tensor:
+def concat_from_sequence(node: OnnxNode, sequence: list[Tensor]) -> Tensor:
     """Join the elements along an axis that they have, or along a new one."""
     return (torch.stack if node.get("new_axis", 0) else torch.cat)(sequence, node.attributes["axis"])
 
 
 @operator("SequenceMap", scoped=True)
-def sequence_map(node: Node, scope: Values, first: list[Tensor], *others: list[Tensor] | Tensor) -> tuple[Any, ...]:
+def sequence_map(node: OnnxNode, scope: Values, first: list[Tensor], *others: list[Tensor] | Tensor) -> tuple[Any, ...]:
     """Run a subgraph for each element; other sequences give theirs, and tensors are the same for all."""
     body = node.attributes["body"]
     rows = [[first[index], *(_each(item, index) for item in others)] for index in range(len(first))]
@@ -145,12 +145,12 @@ def _each(value: list[Tensor] | Tensor, index: int) -> Tensor:
 
 
 @operator("Optional", "OptionalGetElement")
-def optional(_: Node, value: Any = None) -> Any:
+def optional(_: OnnxNode, value: Any = None) -> Any:
     """Return a value that is also its own optional."""
     return value
 
 
 @operator("OptionalHasElement")
-def has_element(_: Node, value: Any = None) -> Tensor:
+def has_element(_: OnnxNode, value: Any = None) -> Tensor:
     """Return whether there is a value."""
     return torch.tensor(value is not None)

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch.nn import functional
 
-from deploy.models.onnx_graph.node import Node, operator
+from deploy.models.onnx_graph.node import OnnxNode, operator
 from deploy.models.onnx_graph.windows import both_ends, halves, windows
 
 Tensor = torch.Tensor
@@ -18,7 +18,7 @@ _TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3
 
 
 @operator("Conv")
-def convolution(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def convolution(node: OnnxNode, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolve 1 to 3 spatial axes."""
     moves = windows(node, x.shape[2:], weight.shape[2:])
     padding: int | tuple[int, ...] = moves.begin
@@ -29,7 +29,7 @@ def convolution(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = Non
 
 
 @operator("ConvTranspose")
-def transposed(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def transposed(node: OnnxNode, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolve transposed: the whole result, then cropped or extended to the size that the attributes ask for."""
     moves = windows(node, x.shape[2:], weight.shape[2:])
     whole = _TRANSPOSED[x.dim() - 2](x, weight, None, moves.strides, 0, 0, node.get("group", 1), moves.dilations)
@@ -50,7 +50,7 @@ def transposed(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None
 
 @operator("DeformConv")
 def deformable(
-    node: Node, x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None = None, mask: Tensor | None = None
+    node: OnnxNode, x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
     """Convolve 2 spatial axes at positions that are moved by ``offset``."""
     moves = windows(node, x.shape[2:], weight.shape[2:])
@@ -61,7 +61,7 @@ def deformable(
 
 
 @operator("Col2Im")
-def overlapped(node: Node, x: Tensor, image_shape: Tensor, block_shape: Tensor) -> Tensor:
+def overlapped(node: OnnxNode, x: Tensor, image_shape: Tensor, block_shape: Tensor) -> Tensor:
     """Add up blocks, [N, C * prod(block), L], where they lie in the image."""
     sizes, block = image_shape.tolist(), block_shape.tolist()
     moves = windows(node, sizes, block)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 import torchvision
 
-from deploy.models.onnx_graph.node import Node, operator
+from deploy.models.onnx_graph.node import OnnxNode, operator
 
 Tensor = torch.Tensor
 
 
 @operator("NonMaxSuppression")
 def non_maximum_suppression(
-    node: Node,
+    node: OnnxNode,
     boxes: Tensor,
     scores: Tensor,
     most: Tensor | None = None,

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from deploy.core.errors import ModelError
 from deploy.models.onnx_graph.constants import dtype_of
-from deploy.models.onnx_graph.node import Compute, Node, operator
+from deploy.models.onnx_graph.node import Compute, OnnxNode, operator
 
 Tensor = torch.Tensor
 
@@ -70,7 +70,7 @@ _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _aligned(node: Node, x: Tensor, y: Tensor) -> Tensor:
+def _aligned(node: OnnxNode, x: Tensor, y: Tensor) -> Tensor:
     """Return ``y`` so that it broadcasts to ``x``: before operator set 7, an attribute names its first axis."""
     axis = node.get("axis") if node.version < 7 else None
     return y if axis is None else y.reshape(*y.shape, *[1] * (x.dim() - axis % x.dim() - y.dim()))
@@ -80,7 +80,7 @@ def _widened(function: Compute) -> Compute:
     """Compute unsigned integers in int64."""
 
     @functools.wraps(function)
-    def compute(node: Node, *inputs: Tensor) -> Tensor:
+    def compute(node: OnnxNode, *inputs: Tensor) -> Tensor:
         dtype = next((value.dtype for value in inputs if value.dtype in _UNSIGNED), None)
         if dtype is None:
             return function(node, *inputs)  # type: ignore[no-any-return]
@@ -105,14 +105,14 @@ for _name, _two in _BINARY.items():
 
 
 @operator("Identity")
-def identity(_: Node, value: Any) -> Any:
+def identity(_: OnnxNode, value: Any) -> Any:
     """Return the value, which may be a sequence."""
     return value
 
 
 @operator("Div")
 @_widened
-def div(node: Node, x: Tensor, y: Tensor) -> Tensor:
+def div(node: OnnxNode, x: Tensor, y: Tensor) -> Tensor:
     """Divide; integers truncate."""
     y = _aligned(node, x, y)
     return x / y if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc")
@@ -120,14 +120,14 @@ def div(node: Node, x: Tensor, y: Tensor) -> Tensor:
 
 @operator("Mod")
 @_widened
-def mod(node: Node, x: Tensor, y: Tensor) -> Tensor:
+def mod(node: OnnxNode, x: Tensor, y: Tensor) -> Tensor:
     """Return the remainder, with the sign of the divisor, or with ``fmod`` that of the dividend."""
     return torch.fmod(x, y) if node.get("fmod", 0) else torch.remainder(x, y)
 
 
 @operator("Pow")
 @_widened
-def power(node: Node, x: Tensor, y: Tensor) -> Tensor:
+def power(node: OnnxNode, x: Tensor, y: Tensor) -> Tensor:
     """Return powers in the type of the base."""
     y = _aligned(node, x, y)
     if x.is_floating_point() or not y.is_floating_point():
@@ -136,7 +136,7 @@ def power(node: Node, x: Tensor, y: Tensor) -> Tensor:
 
 
 @operator("BitShift")
-def bit_shift(node: Node, x: Tensor, y: Tensor) -> Tensor:
+def bit_shift(node: OnnxNode, x: Tensor, y: Tensor) -> Tensor:
     """Shift bits; those of an uint64 are shifted to the right as those of a positive number."""
     if node.attributes["direction"] == "LEFT":
         return _shifted(torch.bitwise_left_shift, x, y)
@@ -152,27 +152,27 @@ def _shifted(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor)
 
 
 @operator("Max", "Min")
-def extreme(node: Node, *inputs: Tensor) -> Tensor:
+def extreme(node: OnnxNode, *inputs: Tensor) -> Tensor:
     """Return the elementwise maximum or minimum of any number of tensors."""
     function = torch.maximum if node.operator == "Max" else torch.minimum
     return functools.reduce(lambda x, y: _widened(lambda _, *pair: function(*pair))(node, x, y), inputs)
 
 
 @operator("Sum", "Mean")
-def total(node: Node, *inputs: Tensor) -> Tensor:
+def total(node: OnnxNode, *inputs: Tensor) -> Tensor:
     """Return the elementwise sum or mean of any number of tensors."""
     result = functools.reduce(op.add, inputs)
     return result / len(inputs) if node.operator == "Mean" else result
 
 
 @operator("Where")
-def where(_: Node, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def where(_: OnnxNode, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Choose elements."""
     return torch.where(condition, x, y)
 
 
 @operator("Clip")
-def clip(node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+def clip(node: OnnxNode, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     """Limit elements, to the upper limit where it is the lower one; before operator set 11 limits are attributes."""
     if node.version < 11:
         least, most = node.get("min"), node.get("max")
@@ -182,7 +182,7 @@ def clip(node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None =
 
 
 @operator("IsInf")
-def is_inf(node: Node, x: Tensor) -> Tensor:
+def is_inf(node: OnnxNode, x: Tensor) -> Tensor:
     """Return where elements are infinite, of both signs or of one."""
     positive, negative = node.get("detect_positive", 1), node.get("detect_negative", 1)
     if positive and negative:
@@ -197,7 +197,7 @@ def is_inf(node: Node, x: Tensor) -> Tensor:
 
 @operator("PRelu")
 @_widened
-def prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
+def prelu(node: OnnxNode, x: Tensor, slope: Tensor) -> Tensor:
     """Scale negative elements by a slope, before operator set 7 one a channel."""
     if node.version < 7 and slope.numel() > 1:
         slope = slope.reshape(-1, *[1] * (x.dim() - 2))
@@ -205,19 +205,19 @@ def prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
 
 
 @operator("LeakyRelu")
-def leaky_relu(node: Node, x: Tensor) -> Tensor:
+def leaky_relu(node: OnnxNode, x: Tensor) -> Tensor:
     """Scale negative elements."""
     return functional.leaky_relu(x, node.get("alpha", 0.01))
 
 
 @operator("HardSigmoid")
-def hard_sigmoid(node: Node, x: Tensor) -> Tensor:
+def hard_sigmoid(node: OnnxNode, x: Tensor) -> Tensor:
     """Return max(0, min(1, alpha x + beta))."""
     return torch.clamp(node.get("alpha", 0.2) * x + node.get("beta", 0.5), 0, 1)
 
 
 @operator("Celu", "Elu", "ThresholdedRelu")
-def rectifier(node: Node, x: Tensor) -> Tensor:
+def rectifier(node: OnnxNode, x: Tensor) -> Tensor:
     """Return one of the rectifiers with an attribute alpha."""
     alpha = node.get("alpha", 1.0)
     if node.operator == "ThresholdedRelu":
@@ -226,14 +226,14 @@ def rectifier(node: Node, x: Tensor) -> Tensor:
 
 
 @operator("Selu")
-def selu(node: Node, x: Tensor) -> Tensor:
+def selu(node: OnnxNode, x: Tensor) -> Tensor:
     """Return gamma x, or gamma alpha (exp x - 1) for negative elements."""
     alpha = node.get("alpha", 1.67326319217681884765625)
     return node.get("gamma", 1.05070102214813232421875) * functional.elu(x, alpha)  # type: ignore[no-any-return]
 
 
 @operator("Shrink")
-def shrink(node: Node, x: Tensor) -> Tensor:
+def shrink(node: OnnxNode, x: Tensor) -> Tensor:
     """Move elements by a bias toward zero, small ones to zero."""
     limit, bias = node.get("lambd", 0.5), node.get("bias", 0.0)
     zero = torch.zeros((), dtype=x.dtype)
@@ -241,31 +241,31 @@ def shrink(node: Node, x: Tensor) -> Tensor:
 
 
 @operator("Gelu")
-def gelu(node: Node, x: Tensor) -> Tensor:
+def gelu(node: OnnxNode, x: Tensor) -> Tensor:
     """Return x times the normal distribution function of x."""
     return functional.gelu(x, approximate=node.get("approximate", "none"))
 
 
 @operator("Swish")
-def swish(node: Node, x: Tensor) -> Tensor:
+def swish(node: OnnxNode, x: Tensor) -> Tensor:
     """Return x sigmoid(alpha x)."""
     return x * torch.sigmoid(node.get("alpha", 1.0) * x)
 
 
 @operator("Cast")
-def cast(node: Node, x: Tensor) -> Tensor:
+def cast(node: OnnxNode, x: Tensor) -> Tensor:
     """Convert to another type; fractions are cut off."""
     return x.to(dtype_of(node.attributes["to"]))
 
 
 @operator("CastLike")
-def cast_like(_: Node, x: Tensor, like: Tensor) -> Tensor:
+def cast_like(_: OnnxNode, x: Tensor, like: Tensor) -> Tensor:
     """Convert to the type of another tensor."""
     return x.to(like.dtype)
 
 
 @operator("Dropout")
-def dropout(node: Node, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None) -> Any:
+def dropout(node: OnnxNode, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None) -> Any:
     """Return the input and a mask of ones.
 
     Raises:

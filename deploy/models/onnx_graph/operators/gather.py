@@ -7,7 +7,7 @@ import math
 import torch
 from torch.nn import functional
 
-from deploy.models.onnx_graph.node import Node, operator
+from deploy.models.onnx_graph.node import OnnxNode, operator
 
 Tensor = torch.Tensor
 
@@ -22,7 +22,7 @@ def _positive(indices: Tensor, count: int) -> Tensor:
 
 
 @operator("Gather")
-def gather(node: Node, x: Tensor, indices: Tensor) -> Tensor:
+def gather(node: OnnxNode, x: Tensor, indices: Tensor) -> Tensor:
     """Return slices along an axis by their index."""
     axis = node.get("axis", 0) % x.dim()
     indices = _positive(indices, x.shape[axis])
@@ -35,14 +35,14 @@ def gather(node: Node, x: Tensor, indices: Tensor) -> Tensor:
 
 
 @operator("GatherElements")
-def gather_elements(node: Node, x: Tensor, indices: Tensor) -> Tensor:
+def gather_elements(node: OnnxNode, x: Tensor, indices: Tensor) -> Tensor:
     """Return elements by their index along an axis."""
     axis = node.get("axis", 0)
     return torch.gather(x, axis, _positive(indices, x.shape[axis]).to(torch.int64))
 
 
 @operator("GatherND")
-def gather_nd(node: Node, x: Tensor, indices: Tensor) -> Tensor:
+def gather_nd(node: OnnxNode, x: Tensor, indices: Tensor) -> Tensor:
     """Return slices by their indices in several axes, after axes that both tensors have."""
     shared = node.get("batch_dims", 0)
     batch = x.shape[:shared]
@@ -54,7 +54,7 @@ def gather_nd(node: Node, x: Tensor, indices: Tensor) -> Tensor:
 
 
 @operator("ScatterElements", "Scatter")
-def scatter_elements(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
+def scatter_elements(node: OnnxNode, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
     """Return a tensor with elements replaced, or combined with others, by their index along an axis."""
     axis, reduction = node.get("axis", 0), node.get("reduction", "none")
     places = _positive(indices, x.shape[axis]).to(torch.int64)
@@ -64,7 +64,7 @@ def scatter_elements(node: Node, x: Tensor, indices: Tensor, updates: Tensor) ->
 
 
 @operator("ScatterND")
-def scatter_nd(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
+def scatter_nd(node: OnnxNode, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
     """Return a tensor with slices replaced, or combined with others, by their indices in several axes."""
     reduction, depth = node.get("reduction", "none"), indices.shape[-1]
     if reduction == "none":
@@ -79,7 +79,7 @@ def scatter_nd(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tenso
 
 
 @operator("TensorScatter")
-def tensor_scatter(node: Node, x: Tensor, update: Tensor, starts: Tensor | None = None) -> Tensor:
+def tensor_scatter(node: OnnxNode, x: Tensor, update: Tensor, starts: Tensor | None = None) -> Tensor:
     """Return a cache with slices replaced from a position on that each sample of the batch has."""
     axis, batch = node.get("axis", -2) % x.dim(), len(x)
     first = torch.zeros(batch, dtype=torch.int64) if starts is None else starts
@@ -91,7 +91,7 @@ def tensor_scatter(node: Node, x: Tensor, update: Tensor, starts: Tensor | None 
 
 
 @operator("ArgMax", "ArgMin")
-def largest(node: Node, x: Tensor) -> Tensor:
+def largest(node: OnnxNode, x: Tensor) -> Tensor:
     """Return the index of the largest or the smallest element along an axis, the first one or the last one."""
     axis, function = node.get("axis", 0), torch.argmax if node.operator == "ArgMax" else torch.argmin
     index = function(x, axis, keepdim=True)
@@ -111,7 +111,7 @@ def _topk(x: Tensor, k: int, dim: int, largest: bool, sorted: bool) -> tuple[Ten
 
 
 @operator("TopK")
-def top_k(node: Node, x: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def top_k(node: OnnxNode, x: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the largest or the smallest elements along an axis and their indices; equal ones by their index."""
     count = node.attributes["k"] if k is None else int(k)
     values, indices = _topk(x, count, node.get("axis", -1), bool(node.get("largest", 1)), bool(node.get("sorted", 1)))

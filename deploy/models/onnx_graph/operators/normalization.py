@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from deploy.core.errors import ModelError
-from deploy.models.onnx_graph.node import Node, operator
+from deploy.models.onnx_graph.node import OnnxNode, operator
 
 Tensor = torch.Tensor
 
@@ -17,7 +17,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 @operator("BatchNormalization")
-def batch_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+def batch_norm(node: OnnxNode, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """Normalize by stored statistics.
 
     Raises:
@@ -34,14 +34,14 @@ def batch_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor,
 
 
 @operator("InstanceNormalization")
-def instance_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+def instance_norm(node: OnnxNode, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Normalize each channel of each sample."""
     # functional.instance_norm refuses channels of one element
     return torch.group_norm(x, x.shape[1], scale, bias, node.get("epsilon", 1e-5))
 
 
 @operator("GroupNormalization")
-def group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+def group_norm(node: OnnxNode, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Normalize groups of channels; before version 21 the scale and bias are those of groups, not of channels."""
     groups = node.get("num_groups")
     if node.version < 21:
@@ -53,7 +53,7 @@ def group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 
 @operator("LayerNormalization")
 def layer_norm(
-    node: Node, x: Tensor, scale: Tensor | None = None, bias: Tensor | None = None
+    node: OnnxNode, x: Tensor, scale: Tensor | None = None, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize the axes from ``axis`` on; also return the means and the inverse deviations."""
     shape = list(x.shape[node.get("axis", -1) % x.dim() :])
@@ -64,7 +64,7 @@ def layer_norm(
 
 
 @operator("RMSNormalization", "SimplifiedLayerNormalization")
-def rms_norm(node: Node, x: Tensor, scale: Tensor) -> Tensor:
+def rms_norm(node: OnnxNode, x: Tensor, scale: Tensor) -> Tensor:
     """Divide the axes from ``axis`` on by the root of their mean square."""
     shape = list(x.shape[node.get("axis", -1) % x.dim() :])
     result = functional.rms_norm(x.to(_wide(x.dtype)), shape, None, node.get("epsilon", 1e-5))
@@ -72,14 +72,14 @@ def rms_norm(node: Node, x: Tensor, scale: Tensor) -> Tensor:
 
 
 @operator("LpNormalization")
-def lp_norm(node: Node, x: Tensor) -> Tensor:
+def lp_norm(node: OnnxNode, x: Tensor) -> Tensor:
     """Divide by the p-norm of an axis; what has the norm 0 stays 0."""
     norm = torch.linalg.vector_norm(x, node.get("p", 2), node.get("axis", -1), keepdim=True)
     return x / torch.where(norm == 0, torch.ones_like(norm), norm)
 
 
 @operator("MeanVarianceNormalization")
-def mean_variance_norm(node: Node, x: Tensor) -> Tensor:
+def mean_variance_norm(node: OnnxNode, x: Tensor) -> Tensor:
     """Give axes the mean 0 and the variance 1."""
     axes = node.get("axes", (0, 2, 3))
     deviation = x.std(axes, correction=0, keepdim=True)

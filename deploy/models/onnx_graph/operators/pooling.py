@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch.nn import functional
 
-from deploy.models.onnx_graph.node import Node, operator
+from deploy.models.onnx_graph.node import OnnxNode, operator
 from deploy.models.onnx_graph.windows import Windows, windows
 
 Tensor = torch.Tensor
@@ -24,13 +24,13 @@ _AVERAGE: dict[int, Callable[..., Tensor]] = {
 _SUM = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
-def _windows(node: Node, x: Tensor) -> Windows:
+def _windows(node: OnnxNode, x: Tensor) -> Windows:
     moves = windows(node, x.shape[2:], node.get("kernel_shape"))
     return moves.rounded_up() if node.get("ceil_mode", 0) and node.get("auto_pad", "NOTSET") == "NOTSET" else moves
 
 
 @operator("MaxPool")
-def maximum(node: Node, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+def maximum(node: OnnxNode, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
     """Return the maxima, and their indices in the whole input if the node has that output."""
     moves = _windows(node, x)
     values = x if x.is_floating_point() else x.to(torch.float32)  # 8-bit integers: exact
@@ -66,7 +66,7 @@ def _sums(x: Tensor, moves: Windows) -> Tensor:
 
 
 @operator("AveragePool")
-def average(node: Node, x: Tensor) -> Tensor:
+def average(node: OnnxNode, x: Tensor) -> Tensor:
     """Return the means; padding counts if the node says so, the excess of ``ceil_mode`` never."""
     moves, whole = _windows(node, x), bool(node.get("count_include_pad", 0))
     if moves.native and set(moves.dilations) == {1} and not node.get("ceil_mode", 0):
@@ -84,14 +84,14 @@ def average(node: Node, x: Tensor) -> Tensor:
 
 
 @operator("LpPool")
-def power(node: Node, x: Tensor) -> Tensor:
+def power(node: OnnxNode, x: Tensor) -> Tensor:
     """Return the p-norm of each window."""
     moves, p = _windows(node, x), node.get("p", 2)
     return _sums(moves.padded(x.abs().pow(p)), moves).pow(1.0 / p)
 
 
 @operator("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
-def whole_image(node: Node, x: Tensor) -> Tensor:
+def whole_image(node: OnnxNode, x: Tensor) -> Tensor:
     """Reduce all spatial axes."""
     axes = list(range(2, x.dim()))
     if node.operator == "GlobalAveragePool":
@@ -103,7 +103,7 @@ def whole_image(node: Node, x: Tensor) -> Tensor:
 
 
 @operator("MaxUnpool")
-def unpool(node: Node, x: Tensor, places: Tensor, output_shape: Tensor | None = None) -> Tensor:
+def unpool(node: OnnxNode, x: Tensor, places: Tensor, output_shape: Tensor | None = None) -> Tensor:
     """Put elements where `MaxPool` found them.
 
     The indices refer to the size that the attributes give; a larger ``output_shape`` adds zeros at the end.
@@ -126,14 +126,14 @@ def unpool(node: Node, x: Tensor, places: Tensor, output_shape: Tensor | None = 
 
 
 @operator("MaxRoiPool")
-def region_maximum(node: Node, x: Tensor, rois: Tensor) -> Tensor:
+def region_maximum(node: OnnxNode, x: Tensor, rois: Tensor) -> Tensor:
     """Return the maxima of regions, [batch index, x1, y1, x2, y2]."""
     result: Tensor = torchvision.ops.roi_pool(x, rois, node.get("pooled_shape"), node.get("spatial_scale", 1.0))
     return result
 
 
 @operator("RoiAlign")
-def region_samples(node: Node, x: Tensor, rois: Tensor, batch: Tensor) -> Tensor:
+def region_samples(node: OnnxNode, x: Tensor, rois: Tensor, batch: Tensor) -> Tensor:
     """Sample regions, [x1, y1, x2, y2], of the images that ``batch`` names."""
     size = (node.get("output_height", 1), node.get("output_width", 1))
     scale, ratio = node.get("spatial_scale", 1.0), node.get("sampling_ratio", 0)
@@ -179,7 +179,7 @@ def _sampled_maximum(image: Tensor, box: list[float], size: tuple[int, int], rat
 
 
 @operator("LRN")
-def local_response(node: Node, x: Tensor) -> Tensor:
+def local_response(node: OnnxNode, x: Tensor) -> Tensor:
     """Divide by a power of the mean square of neighboring channels."""
     size = node.get("size")
     squares = functional.pad(x.square().reshape(x.shape[0], 1, x.shape[1], -1), (0, 0, (size - 1) // 2, size // 2))

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from deploy.models.onnx_graph.constants import dtype_of
-from deploy.models.onnx_graph.node import Node, operator
+from deploy.models.onnx_graph.node import OnnxNode, operator
 from deploy.models.onnx_graph.operators.convolution import convolution
 from deploy.models.onnx_graph.operators.pooling import average
 
@@ -59,7 +59,7 @@ def _centered(x: Tensor, zero: Tensor | None) -> Tensor:
 
 
 @_both("QuantizeLinear")
-def quantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+def quantize(node: OnnxNode, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     """Quantize a tensor, its slices along an axis, or its blocks."""
     axis, block = node.get("axis", 1), node.get("block_size", 0)
     stated = node.get("output_dtype", 0)
@@ -69,7 +69,7 @@ def quantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -
 
 
 @_both("DequantizeLinear")
-def dequantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+def dequantize(node: OnnxNode, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     """Return the numbers that a quantized tensor stands for."""
     axis, block = node.get("axis", 1), node.get("block_size", 0)
     points = None if zero is None else _along(zero.to(torch.int32), x, axis, block)
@@ -79,7 +79,7 @@ def dequantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None)
 
 
 @operator("DynamicQuantizeLinear")
-def quantize_by_range(_: Node, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def quantize_by_range(_: OnnxNode, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Quantize to uint8 by the range of the elements, which includes 0."""
     low, high = x.min().clamp(max=0), x.max().clamp(min=0)
     scale = (high - low) / 255
@@ -97,7 +97,7 @@ def _product(a: Tensor, b: Tensor, a_zero: Tensor | None, b_zero: Tensor | None)
 
 @operator("QLinearMatMul")
 def quantized_product(
-    _: Node, a: Tensor, a_scale: Tensor, a_zero: Tensor, b: Tensor, b_scale: Tensor, b_zero: Tensor, *y: Tensor
+    _: OnnxNode, a: Tensor, a_scale: Tensor, a_zero: Tensor, b: Tensor, b_scale: Tensor, b_zero: Tensor, *y: Tensor
 ) -> Tensor:
     """Return the quantized matrix product."""
     y_scale, y_zero = y
@@ -107,7 +107,7 @@ def quantized_product(
     return quantized(real, y_scale, y_zero, y_zero.dtype)
 
 
-def _convolved(node: Node, x: Tensor, x_zero: Tensor | None, weight: Tensor, zero: Tensor | None) -> Tensor:
+def _convolved(node: OnnxNode, x: Tensor, x_zero: Tensor | None, weight: Tensor, zero: Tensor | None) -> Tensor:
     points = None if zero is None else _along(zero.to(torch.int32), weight, 0)
     result: Tensor = convolution(node, _centered(x, x_zero), _centered(weight, points))
     return result
@@ -115,7 +115,7 @@ def _convolved(node: Node, x: Tensor, x_zero: Tensor | None, weight: Tensor, zer
 
 @operator("ConvInteger")
 def integer_convolution(
-    node: Node, x: Tensor, weight: Tensor, x_zero: Tensor | None = None, zero: Tensor | None = None
+    node: OnnxNode, x: Tensor, weight: Tensor, x_zero: Tensor | None = None, zero: Tensor | None = None
 ) -> Tensor:
     """Convolve integers; the result is int32."""
     return _convolved(node, x, x_zero, weight, zero).to(torch.int32)
@@ -123,7 +123,14 @@ def integer_convolution(
 
 @operator("QLinearConv")
 def quantized_convolution(
-    node: Node, x: Tensor, x_scale: Tensor, x_zero: Tensor, weight: Tensor, scale: Tensor, zero: Tensor, *rest: Tensor
+    node: OnnxNode,
+    x: Tensor,
+    x_scale: Tensor,
+    x_zero: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    *rest: Tensor,
 ) -> Tensor:
     """Convolve quantized tensors; the bias is int32 in units of the product of both scales."""
     y_scale, y_zero, *bias = rest
@@ -136,7 +143,7 @@ def quantized_convolution(
 
 @operator("QGemm", domain=MICROSOFT)
 def quantized_gemm(
-    node: Node, a: Tensor, a_scale: Tensor, a_zero: Tensor, b: Tensor, b_scale: Tensor, b_zero: Tensor, *rest: Any
+    node: OnnxNode, a: Tensor, a_scale: Tensor, a_zero: Tensor, b: Tensor, b_scale: Tensor, b_zero: Tensor, *rest: Any
 ) -> Tensor:
     """Return alpha * a * b + c: float32 without a scale of the result."""
     c, y_scale, y_zero = (*rest, None, None, None)[:3]
@@ -156,7 +163,7 @@ def _column(values: Tensor) -> Tensor:
 
 @operator("QLinearAdd", "QLinearMul", domain=MICROSOFT)
 def quantized_pair(
-    node: Node, a: Tensor, a_scale: Tensor, a_zero: Tensor | None, b: Tensor, b_scale: Tensor, *rest: Tensor | None
+    node: OnnxNode, a: Tensor, a_scale: Tensor, a_zero: Tensor | None, b: Tensor, b_scale: Tensor, *rest: Tensor | None
 ) -> Tensor:
     """Add or multiply quantized tensors."""
     b_zero, y_scale, y_zero = (*rest, None)[:3]
@@ -167,14 +174,14 @@ def quantized_pair(
 
 
 @operator("QLinearConcat", domain=MICROSOFT)
-def quantized_concat(node: Node, y_scale: Tensor, y_zero: Tensor, *parts: Tensor) -> Tensor:
+def quantized_concat(node: OnnxNode, y_scale: Tensor, y_zero: Tensor, *parts: Tensor) -> Tensor:
     """Concatenate quantized tensors, given as tensor, scale and zero point."""
     triples = zip(parts[::3], parts[1::3], parts[2::3], strict=True)
     real = torch.cat([dequantized(x, scale, zero) for x, scale, zero in triples], dim=node.get("axis"))
     return quantized(real, y_scale, y_zero, y_zero.dtype)
 
 
-_SINGLE: dict[str, Callable[[Node, Tensor], Tensor]] = {
+_SINGLE: dict[str, Callable[[OnnxNode, Tensor], Tensor]] = {
     "QLinearAveragePool": average,
     "QLinearGlobalAveragePool": lambda _, x: x.mean(list(range(2, x.dim())), keepdim=True),
     "QLinearLeakyRelu": lambda node, x: functional.leaky_relu(x, node.get("alpha", 0.01)),
@@ -184,7 +191,7 @@ _SINGLE: dict[str, Callable[[Node, Tensor], Tensor]] = {
 
 @operator(*_SINGLE, domain=MICROSOFT)
 def quantized_single(
-    node: Node, x: Tensor, scale: Tensor, zero: Tensor | None, y_scale: Tensor, y_zero: Tensor | None = None
+    node: OnnxNode, x: Tensor, scale: Tensor, zero: Tensor | None, y_scale: Tensor, y_zero: Tensor | None = None
 ) -> Tensor:
     """Pool or activate a quantized tensor."""
     last = bool(node.get("channels_last", 0))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from deploy.models.onnx_graph.node import Node, operator
+from deploy.models.onnx_graph.node import OnnxNode, operator
 
 Tensor = torch.Tensor
 State = tuple[Tensor, ...]
@@ -31,7 +31,7 @@ _ALPHA = {"affine": 1.0, "elu": 1.0, "hardsigmoid": 0.2, "leakyrelu": 0.01, "sca
 _BETA = {"affine": 0.0, "hardsigmoid": 0.5, "scaledtanh": 1.0}
 
 
-def _activations(node: Node, names: tuple[str, ...], directions: int) -> Iterator[list[Activation]]:
+def _activations(node: OnnxNode, names: tuple[str, ...], directions: int) -> Iterator[list[Activation]]:
     """Yield the activations of each direction; the lists of alphas and betas have an entry for each that takes one."""
     alphas, betas = iter(node.get("activation_alpha", ())), iter(node.get("activation_beta", ()))
     limit = node.get("clip")
@@ -57,7 +57,7 @@ class Layer:
         inner, outer: bias of the product with the state, and of that with the input.
     """
 
-    node: Node
+    node: OnnxNode
     recurrent: Tensor
     outer: Tensor
     inner: Tensor
@@ -125,7 +125,7 @@ _STEPS = {"LSTM": Layer.lstm, "GRU": Layer.gru, "RNN": Layer.rnn}
 
 @operator("LSTM", "GRU", "RNN")
 def recurrent(
-    node: Node,
+    node: OnnxNode,
     x: Tensor,
     weights: Tensor,
     recurrences: Tensor,

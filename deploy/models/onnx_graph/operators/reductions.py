@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from deploy.models.onnx_graph.node import Node, operator
+from deploy.models.onnx_graph.node import OnnxNode, operator
 from deploy.models.onnx_graph.operators.shapes import numbers
 
 Tensor = torch.Tensor
@@ -65,7 +65,7 @@ _REDUCTIONS: dict[str, Callable[[Tensor, Axes], Tensor]] = {
 
 
 @operator(*_REDUCTIONS)
-def reduction(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+def reduction(node: OnnxNode, x: Tensor, axes: Tensor | None = None) -> Tensor:
     """Reduce axes: those that are named, else all, or with ``noop_with_empty_axes`` none."""
     function = _REDUCTIONS[node.operator]
     named = tuple(axis % x.dim() for axis in numbers(node, "axes", axes) or ())
@@ -77,7 +77,7 @@ def reduction(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
 
 
 @operator("CumSum", "CumProd")
-def cumulative(node: Node, x: Tensor, axis: Tensor) -> Tensor:
+def cumulative(node: OnnxNode, x: Tensor, axis: Tensor) -> Tensor:
     """Return running sums or products, from either end, of the elements up to each one or before it."""
     along = int(axis)
     x = x.flip(along) if node.get("reverse", 0) else x
@@ -90,13 +90,13 @@ def cumulative(node: Node, x: Tensor, axis: Tensor) -> Tensor:
 
 
 @operator("MatMul")
-def matmul(_: Node, x: Tensor, y: Tensor) -> Tensor:
+def matmul(_: OnnxNode, x: Tensor, y: Tensor) -> Tensor:
     """Multiply matrices."""
     return torch.matmul(x, y)
 
 
 @operator("Gemm")
-def gemm(node: Node, x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
+def gemm(node: OnnxNode, x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return alpha x y + beta bias."""
     alpha, beta = node.get("alpha", 1.0), node.get("beta", 1.0)
     result = torch.matmul(x.T if node.get("transA", 0) else x, y.T if node.get("transB", 0) else y)
@@ -107,7 +107,9 @@ def gemm(node: Node, x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 @operator("MatMulInteger")
-def matmul_integer(_: Node, x: Tensor, y: Tensor, x_zero: Tensor | None = None, y_zero: Tensor | None = None) -> Tensor:
+def matmul_integer(
+    _: OnnxNode, x: Tensor, y: Tensor, x_zero: Tensor | None = None, y_zero: Tensor | None = None
+) -> Tensor:
     """Multiply matrices of 8-bit integers; a zero point is one number, or one for each row of x or column of y."""
     left, right = x.to(torch.int32), y.to(torch.int32)
     if x_zero is not None:
@@ -118,12 +120,12 @@ def matmul_integer(_: Node, x: Tensor, y: Tensor, x_zero: Tensor | None = None, 
 
 
 @operator("Einsum")
-def einsum(node: Node, *inputs: Tensor) -> Tensor:
+def einsum(node: OnnxNode, *inputs: Tensor) -> Tensor:
     """Return an Einstein sum."""
     return torch.einsum(node.attributes["equation"], *inputs)
 
 
-def _along_axis(node: Node, x: Tensor, function: Callable[[Tensor, int], Tensor]) -> Tensor:
+def _along_axis(node: OnnxNode, x: Tensor, function: Callable[[Tensor, int], Tensor]) -> Tensor:
     """Call a function along an axis: before operator set 13, along all from that one on."""
     if node.version >= 13:
         return function(x, node.get("axis", -1))
@@ -132,19 +134,19 @@ def _along_axis(node: Node, x: Tensor, function: Callable[[Tensor, int], Tensor]
 
 
 @operator("Softmax")
-def softmax(node: Node, x: Tensor) -> Tensor:
+def softmax(node: OnnxNode, x: Tensor) -> Tensor:
     """Return exponentials divided by their sum."""
     return _along_axis(node, x, torch.softmax)
 
 
 @operator("LogSoftmax")
-def log_softmax(node: Node, x: Tensor) -> Tensor:
+def log_softmax(node: OnnxNode, x: Tensor) -> Tensor:
     """Return the logarithm of the softmax."""
     return _along_axis(node, x, torch.log_softmax)
 
 
 @operator("Hardmax")
-def hardmax(node: Node, x: Tensor) -> Tensor:
+def hardmax(node: OnnxNode, x: Tensor) -> Tensor:
     """Return 1 for the first largest element, and 0 for others."""
     return _along_axis(
         node, x, lambda value, axis: torch.zeros_like(value).scatter(axis, value.argmax(axis, keepdim=True), 1.0)
@@ -152,6 +154,6 @@ def hardmax(node: Node, x: Tensor) -> Tensor:
 
 
 @operator("Det")
-def det(_: Node, x: Tensor) -> Tensor:
+def det(_: OnnxNode, x: Tensor) -> Tensor:
     """Return determinants."""
     return torch.linalg.det(x)  # type: ignore[no-any-return]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from deploy.models.onnx_graph.node import Node, operator
+from deploy.models.onnx_graph.node import OnnxNode, operator
 
 Tensor = torch.Tensor
 
@@ -58,7 +58,7 @@ class Axis:
         return (length * (2 * index + 1 + cut) / width - 1) / 2
 
 
-def _axes(node: Node, x: Tensor, roi: Tensor | None, scales: list[float], sizes: list[int]) -> dict[int, Axis]:
+def _axes(node: OnnxNode, x: Tensor, roi: Tensor | None, scales: list[float], sizes: list[int]) -> dict[int, Axis]:
     """Return how the axes that a node names are resampled."""
     chosen = [axis % x.dim() for axis in node.get("axes") or range(x.dim())]
     regions = [] if roi is None else roi.tolist()
@@ -101,7 +101,7 @@ _NEAREST: dict[str, Callable[[float], int]] = {
 }
 
 
-def _default_rounding(node: Node, change: Axis) -> str:
+def _default_rounding(node: OnnxNode, change: Axis) -> str:
     """Return how places are rounded; before version 11 as ONNX Runtime does it, since no specification says it."""
     if node.operator == "Resize" and node.version >= 11:
         return "round_prefer_floor"
@@ -162,7 +162,7 @@ def _resample(x: Tensor, axis: int, indices: list[list[int]], weights: list[list
 
 
 @operator("Resize", "Upsample")
-def resize(node: Node, x: Tensor, *rest: Tensor | None) -> Tensor:
+def resize(node: OnnxNode, x: Tensor, *rest: Tensor | None) -> Tensor:
     """Resample axes one after the other; places and weights are computed in float64."""
     roi, scales, sizes = (*rest[:3], *(None,) * (3 - len(rest)))[:3]
     if node.operator == "Upsample" or node.version < 11:
@@ -205,7 +205,7 @@ def resize(node: Node, x: Tensor, *rest: Tensor | None) -> Tensor:
 
 
 @operator("GridSample")
-def grid_sample(node: Node, x: Tensor, grid: Tensor) -> Tensor:
+def grid_sample(node: OnnxNode, x: Tensor, grid: Tensor) -> Tensor:
     """Sample at the places of a grid, normalized to -1 and 1."""
     mode = {"linear": "bilinear", "cubic": "bicubic"}.get(kind := node.get("mode", "bilinear"), kind)
     padding, corners = node.get("padding_mode", "zeros"), bool(node.get("align_corners", 0))
@@ -213,6 +213,6 @@ def grid_sample(node: Node, x: Tensor, grid: Tensor) -> Tensor:
 
 
 @operator("AffineGrid")
-def affine_grid(node: Node, theta: Tensor, size: Tensor) -> Tensor:
+def affine_grid(node: OnnxNode, theta: Tensor, size: Tensor) -> Tensor:
     """Return the grid of an affine transformation."""
     return functional.affine_grid(theta, size.tolist(), bool(node.get("align_corners", 0)))

@@ -11,12 +11,12 @@ import torch
 from torch.nn import functional
 
 from deploy.models.onnx_graph.constants import dtype_of
-from deploy.models.onnx_graph.node import Node, operator
+from deploy.models.onnx_graph.node import OnnxNode, operator
 
 Tensor = torch.Tensor
 
 
-def numbers(node: Node, attribute: str, value: Tensor | None) -> list[int] | None:
+def numbers(node: OnnxNode, attribute: str, value: Tensor | None) -> list[int] | None:
     """Return integers that are an input, or in older operator sets an attribute; None if the node has neither."""
     if value is not None:
         return [int(item) for item in value.reshape(-1).tolist()]
@@ -25,19 +25,19 @@ def numbers(node: Node, attribute: str, value: Tensor | None) -> list[int] | Non
 
 
 @operator("Shape")
-def shape(node: Node, x: Tensor) -> Tensor:
+def shape(node: OnnxNode, x: Tensor) -> Tensor:
     """Return sizes."""
     return torch.tensor(x.shape[node.get("start", 0) : node.get("end")], dtype=torch.int64)
 
 
 @operator("Size")
-def size(_: Node, x: Tensor) -> Tensor:
+def size(_: OnnxNode, x: Tensor) -> Tensor:
     """Return the number of elements."""
     return torch.tensor(x.numel())
 
 
 @operator("Reshape")
-def reshape(node: Node, x: Tensor, sizes: Tensor | None = None) -> Tensor:
+def reshape(node: OnnxNode, x: Tensor, sizes: Tensor | None = None) -> Tensor:
     """Change the shape: 0 is the size that the axis has, unless ``allowzero``, and -1 what is left."""
     wanted = numbers(node, "shape", sizes) or []
     if not node.get("allowzero", 0):
@@ -49,27 +49,27 @@ def reshape(node: Node, x: Tensor, sizes: Tensor | None = None) -> Tensor:
 
 
 @operator("Flatten")
-def flatten(node: Node, x: Tensor) -> Tensor:
+def flatten(node: OnnxNode, x: Tensor) -> Tensor:
     """Return a matrix."""
     axis = node.get("axis", 1)
     return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
 
 @operator("Transpose")
-def transpose(node: Node, x: Tensor) -> Tensor:
+def transpose(node: OnnxNode, x: Tensor) -> Tensor:
     """Permute axes; without ``perm`` reverse them."""
     return x.permute(node.get("perm", tuple(range(x.dim()))[::-1]))
 
 
 @operator("Squeeze")
-def squeeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+def squeeze(node: OnnxNode, x: Tensor, axes: Tensor | None = None) -> Tensor:
     """Remove axes of size 1, all or those named."""
     named = numbers(node, "axes", axes)
     return x.squeeze() if named is None else x.squeeze(tuple(named))
 
 
 @operator("Unsqueeze")
-def unsqueeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+def unsqueeze(node: OnnxNode, x: Tensor, axes: Tensor | None = None) -> Tensor:
     """Insert axes of size 1 so that they have the named places."""
     named = numbers(node, "axes", axes) or []
     rank = x.dim() + len(named)
@@ -79,13 +79,13 @@ def unsqueeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
 
 
 @operator("Concat")
-def concat(node: Node, *inputs: Tensor) -> Tensor:
+def concat(node: OnnxNode, *inputs: Tensor) -> Tensor:
     """Join tensors along an axis."""
     return torch.cat(inputs, node.get("axis", 1))
 
 
 @operator("Split")
-def split(node: Node, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
+def split(node: OnnxNode, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
     """Split along an axis into parts of given sizes, or into equal ones of which the last may be smaller."""
     axis = node.get("axis", 0)
     wanted = numbers(node, "split", sizes)
@@ -98,7 +98,7 @@ def split(node: Node, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, .
 
 @operator("Slice")
 def cut(
-    node: Node,
+    node: OnnxNode,
     x: Tensor,
     starts: Tensor | None = None,
     ends: Tensor | None = None,
@@ -128,13 +128,13 @@ def _cut(x: Tensor, axis: int, start: int, end: int, step: int) -> Tensor:
 
 
 @operator("Expand")
-def expand(_: Node, x: Tensor, sizes: Tensor) -> Tensor:
+def expand(_: OnnxNode, x: Tensor, sizes: Tensor) -> Tensor:
     """Repeat axes of size 1; a size of 1 keeps the axis."""
     return x.expand(torch.broadcast_shapes(x.shape, sizes.tolist()))  # type: ignore[no-untyped-call]
 
 
 @operator("Tile")
-def tile(node: Node, x: Tensor, repeats: Tensor, axis: Tensor | None = None) -> Tensor:
+def tile(node: OnnxNode, x: Tensor, repeats: Tensor, axis: Tensor | None = None) -> Tensor:
     """Repeat a tensor along its axes; before operator set 6 along one."""
     counts = repeats.tolist()
     if axis is not None:
@@ -144,7 +144,7 @@ def tile(node: Node, x: Tensor, repeats: Tensor, axis: Tensor | None = None) -> 
 
 @operator("Pad")
 def pad(
-    node: Node, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None
+    node: OnnxNode, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None
 ) -> Tensor:
     """Remove elements at the ends of axes where the number is negative, then add some where it is positive."""
     wanted = numbers(node, "paddings" if node.version < 2 else "pads", pads) or []
@@ -181,7 +181,7 @@ def _inside(place: int, count: int, mode: str) -> int:
 
 
 @operator("CenterCropPad")
-def center_crop_pad(node: Node, x: Tensor, sizes: Tensor) -> Tensor:
+def center_crop_pad(node: OnnxNode, x: Tensor, sizes: Tensor) -> Tensor:
     """Crop or pad axes evenly at both ends; an odd element is at the end."""
     around = {}
     for axis, wanted in zip(node.get("axes", range(x.dim())), sizes.tolist(), strict=True):
@@ -192,7 +192,7 @@ def center_crop_pad(node: Node, x: Tensor, sizes: Tensor) -> Tensor:
 
 
 @operator("DepthToSpace")
-def depth_to_space(node: Node, x: Tensor) -> Tensor:
+def depth_to_space(node: OnnxNode, x: Tensor) -> Tensor:
     """Move channels into blocks of an image."""
     block = node.attributes["blocksize"]
     if node.get("mode", "DCR") == "CRD":
@@ -203,7 +203,7 @@ def depth_to_space(node: Node, x: Tensor) -> Tensor:
 
 
 @operator("SpaceToDepth")
-def space_to_depth(node: Node, x: Tensor) -> Tensor:
+def space_to_depth(node: OnnxNode, x: Tensor) -> Tensor:
     """Move blocks of an image into channels."""
     block = node.attributes["blocksize"]
     if node.get("mode", "DCR") == "CRD":
@@ -214,14 +214,14 @@ def space_to_depth(node: Node, x: Tensor) -> Tensor:
 
 
 @operator("ConstantOfShape")
-def constant_of_shape(node: Node, sizes: Tensor) -> Tensor:
+def constant_of_shape(node: OnnxNode, sizes: Tensor) -> Tensor:
     """Return a tensor that is filled with one value."""
     value = node.get("value", torch.zeros(1))
     return value.reshape(()).expand(sizes.tolist())  # type: ignore[no-any-return]
 
 
 @operator("Range")
-def spread(_: Node, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
+def spread(_: OnnxNode, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     """Return evenly spaced numbers below a limit."""
     if start.is_floating_point():
         first, last, step = (value.to(torch.float64) for value in (start, limit, delta))  # in float32, one may be lost
@@ -232,7 +232,7 @@ def spread(_: Node, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
 
 
 @operator("EyeLike")
-def eye_like(node: Node, x: Tensor) -> Tensor:
+def eye_like(node: OnnxNode, x: Tensor) -> Tensor:
     """Return a matrix with ones on a diagonal."""
     rows, columns = (torch.arange(count) for count in x.shape)
     dtype = x.dtype if node.get("dtype") is None else dtype_of(node.attributes["dtype"])
@@ -240,14 +240,14 @@ def eye_like(node: Node, x: Tensor) -> Tensor:
 
 
 @operator("Trilu")
-def trilu(node: Node, x: Tensor, k: Tensor | None = None) -> Tensor:
+def trilu(node: OnnxNode, x: Tensor, k: Tensor | None = None) -> Tensor:
     """Set the part of a matrix below or above a diagonal to zero."""
     diagonal = 0 if k is None else int(k)
     return torch.triu(x, diagonal) if node.get("upper", 1) else torch.tril(x, diagonal)
 
 
 @operator("ReverseSequence")
-def reverse_sequence(node: Node, x: Tensor, lengths: Tensor) -> Tensor:
+def reverse_sequence(node: OnnxNode, x: Tensor, lengths: Tensor) -> Tensor:
     """Reverse the first elements of each sequence of a batch."""
     time, batch = node.get("time_axis", 0), node.get("batch_axis", 1)
     places, counts = _along(torch.arange(x.shape[time]), time, x), _along(lengths, batch, x)
@@ -261,7 +261,7 @@ def _along(values: Tensor, axis: int, x: Tensor) -> Tensor:
 
 
 @operator("OneHot")
-def one_hot(node: Node, indices: Tensor, depth: Tensor, values: Tensor) -> Tensor:
+def one_hot(node: OnnxNode, indices: Tensor, depth: Tensor, values: Tensor) -> Tensor:
     """Return the second of two values at each index, and the first elsewhere."""
     count, indices = int(depth), indices.to(torch.int64)
     axis = node.get("axis", -1) % (indices.dim() + 1)
@@ -270,7 +270,7 @@ def one_hot(node: Node, indices: Tensor, depth: Tensor, values: Tensor) -> Tenso
 
 
 @operator("Compress")
-def compress(node: Node, x: Tensor, condition: Tensor) -> Tensor:
+def compress(node: OnnxNode, x: Tensor, condition: Tensor) -> Tensor:
     """Keep slices along an axis, or elements, where a condition holds."""
     axis = node.get("axis")
     kept = torch.nonzero(condition).reshape(-1)
@@ -278,13 +278,13 @@ def compress(node: Node, x: Tensor, condition: Tensor) -> Tensor:
 
 
 @operator("NonZero")
-def nonzero(_: Node, x: Tensor) -> Tensor:
+def nonzero(_: OnnxNode, x: Tensor) -> Tensor:
     """Return the indices of nonzero elements, a row for each axis."""
     return torch.nonzero(x).T
 
 
 @operator("Unique")
-def unique(node: Node, x: Tensor) -> tuple[Tensor, ...]:
+def unique(node: OnnxNode, x: Tensor) -> tuple[Tensor, ...]:
     """Return distinct elements or slices, where they occur first, where each belongs, and how often they occur."""
     axis = node.get("axis")
     values, places, counts = torch.unique(x, return_inverse=True, return_counts=True, dim=axis)

@@ -7,7 +7,7 @@ import math
 import torch
 
 from deploy.models.onnx_graph.constants import dtype_of
-from deploy.models.onnx_graph.node import Node, operator
+from deploy.models.onnx_graph.node import OnnxNode, operator
 
 Tensor = torch.Tensor
 
@@ -24,7 +24,7 @@ def _transformed(x: Tensor, length: int | None, axis: int, onesided: bool, inver
 
 
 @operator("DFT")
-def fourier(node: Node, x: Tensor, length: Tensor | None = None, axis: Tensor | None = None) -> Tensor:
+def fourier(node: OnnxNode, x: Tensor, length: Tensor | None = None, axis: Tensor | None = None) -> Tensor:
     """Transform one axis; before version 20 it is an attribute."""
     along = node.get("axis", 1) if node.version < 20 else -2 if axis is None else int(axis.item())
     size = None if length is None else int(length.item())
@@ -34,7 +34,7 @@ def fourier(node: Node, x: Tensor, length: Tensor | None = None, axis: Tensor | 
 
 @operator("STFT")
 def short_time_fourier(
-    node: Node, x: Tensor, step: Tensor, window: Tensor | None = None, length: Tensor | None = None
+    node: OnnxNode, x: Tensor, step: Tensor, window: Tensor | None = None, length: Tensor | None = None
 ) -> Tensor:
     """Return the transforms of frames, [batch, frames, bins, 2]."""
     x = x.unsqueeze(-1) if x.dim() == 2 else x
@@ -46,7 +46,7 @@ def short_time_fourier(
 
 
 @operator("MelWeightMatrix")
-def mel_weights(node: Node, *inputs: Tensor) -> Tensor:
+def mel_weights(node: OnnxNode, *inputs: Tensor) -> Tensor:
     """Return the weights, [bins of the spectrogram, bins of the mel scale], as the specification computes them."""
     bins, length, rate, low, high = (value.item() for value in inputs)
     first, last = (2595 * math.log10(1 + frequency / 700) for frequency in (low, high))
