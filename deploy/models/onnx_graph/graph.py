@@ -186,9 +186,9 @@ def _refuse_unknown(model: onnx.ModelProto) -> None:
         if (domain, node.op_type) not in functions:
             unknown.setdefault(f"{domain}.{node.op_type}".removeprefix("."), node.name or node.output[0])
     if unknown:
-        (first, node), count = next(iter(unknown.items())), len(unknown)
-        more = f", and {', '.join(list(unknown)[1:6])}" if count > 1 else ""
-        raise ModelError(f"{first} (node {node!r}){more} cannot be evaluated in float64: not known here, or random.")
+        (first, where), *others = unknown.items()
+        more = f", and {', '.join(name for name, _ in others[:5])}" if others else ""
+        raise ModelError(f"{first} (node {where!r}){more} cannot be evaluated in float64: not known here, or random.")
 
 
 def _attribute(item: onnx.AttributeProto, opsets: Mapping[str, int]) -> Any:
