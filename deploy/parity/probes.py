@@ -28,10 +28,10 @@ SPOT_SAMPLES = 4
 """Number of samples that `probes_at` draws for one combination of sizes."""
 
 POOL: Mapping[str, tuple[str, ...]] = {
-    "quick": ("normal", "normal", "uniform", "normal", "zeros", "picture", "negative", "large", "large"),
+    "quick": ("normal", "normal", "uniform", "zeros", "picture", "negative", "large"),
     "standard": (
-        *("normal", "normal", "uniform", "picture", "normal", "normalized", "picture", "constant"),
-        *("zeros", "tiny", "tiny", "positive", "negative", "large", "large"),
+        *("normal", "normal", "uniform", "picture", "normalized", "constant"),
+        *("zeros", "tiny", "positive", "negative", "large"),
     ),
 }
 """Kinds of the samples that all calls are made of; one normal sample of a fresh seed is added."""
