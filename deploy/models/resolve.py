@@ -80,7 +80,7 @@ def architecture(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
 
             return in_memory.build(request), None, request.name
         if request.name.endswith(".onnx"):
-            from deploy.models.onnx_graph.build import build_graph
+            from deploy.models.onnx_model import build_graph
 
             return build_graph(request), None, request.name
         if request.name.endswith(".pt2") or ":" in request.name:

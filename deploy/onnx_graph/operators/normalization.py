@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from deploy.core.errors import ModelError
-from deploy.models.onnx_graph.node import OnnxNode, operator
+from deploy.onnx_graph.node import OnnxNode, operator
 
 Tensor = torch.Tensor
 

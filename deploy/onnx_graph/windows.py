@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn import functional
 
-from deploy.models.onnx_graph.node import OnnxNode
+from deploy.onnx_graph.node import OnnxNode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,8 +7,8 @@ import math
 import torch
 from torch.nn import functional
 
-from deploy.models.onnx_graph.constants import dtype_of
-from deploy.models.onnx_graph.node import OnnxNode, operator
+from deploy.onnx_graph.constants import dtype_of
+from deploy.onnx_graph.node import OnnxNode, operator
 
 Tensor = torch.Tensor
 

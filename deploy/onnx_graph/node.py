@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
-FAMILIES = "deploy.models.onnx_graph.operators"
+FAMILIES = "deploy.onnx_graph.operators"
 DOMAINS = ("", "ai.onnx")
 """Names of the standard operators' domain; the first one is used here."""
 
@@ -28,7 +28,7 @@ class OnnxNode:
         operator: ``Conv``.
         domain: empty for the standard operators.
         version: of the operator set that the file uses for this domain.
-        attributes: plain values; tensors as `torch.Tensor`, graphs as `deploy.models.onnx_graph.graph.Graph`.
+        attributes: plain values; tensors as `torch.Tensor`, graphs as `deploy.onnx_graph.graph.Graph`.
         inputs: names; empty for an omitted input.
         outputs: names; empty for an output that is not used.
     """

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from deploy.core.errors import ModelError
-from deploy.models.onnx_graph.constants import dtype_of
-from deploy.models.onnx_graph.node import OnnxNode, Values, operator
+from deploy.onnx_graph.constants import dtype_of
+from deploy.onnx_graph.node import OnnxNode, Values, operator
 
 Tensor = torch.Tensor
 

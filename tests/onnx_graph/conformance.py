@@ -1,4 +1,4 @@
-"""The official test cases of ONNX operators, run by `deploy.models.onnx_graph`."""
+"""The official test cases of ONNX operators, run by `deploy.onnx_graph`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import onnxruntime
 import torch
 from onnx.backend.test.case.node import collect_testcases
 
-from deploy.models.onnx_graph.graph import OnnxModule
+from deploy.onnx_graph.graph import OnnxModule
 from deploy.support.precision import computed_in
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from deploy.models.onnx_graph.constants import dtype_of
-from deploy.models.onnx_graph.node import OnnxNode, operator
+from deploy.onnx_graph.constants import dtype_of
+from deploy.onnx_graph.node import OnnxNode, operator
 
 Tensor = torch.Tensor
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import torch
 
-from deploy.models.onnx_graph.node import OnnxNode, operator
-from deploy.models.onnx_graph.operators.shapes import numbers
+from deploy.onnx_graph.node import OnnxNode, operator
+from deploy.onnx_graph.operators.shapes import numbers
 
 Tensor = torch.Tensor
 Axes = tuple[int, ...]

@@ -11,9 +11,9 @@ import torch
 from onnx.external_data_helper import load_external_data_for_model
 
 from deploy.core.errors import ModelError
-from deploy.models.onnx_graph.constants import tensor_of
-from deploy.models.onnx_graph.expansion import expanded
-from deploy.models.onnx_graph.node import DOMAINS, Compute, OnnxNode, Values, function_of, known
+from deploy.onnx_graph.constants import tensor_of
+from deploy.onnx_graph.expansion import expanded
+from deploy.onnx_graph.node import DOMAINS, Compute, OnnxNode, Values, function_of, known
 from deploy.support import onnx_file
 
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from deploy.models.onnx_graph.constants import dtype_of
-from deploy.models.onnx_graph.node import OnnxNode, operator
-from deploy.models.onnx_graph.operators.convolution import convolution
-from deploy.models.onnx_graph.operators.pooling import average
+from deploy.onnx_graph.constants import dtype_of
+from deploy.onnx_graph.node import OnnxNode, operator
+from deploy.onnx_graph.operators.convolution import convolution
+from deploy.onnx_graph.operators.pooling import average
 
 Tensor = torch.Tensor
 

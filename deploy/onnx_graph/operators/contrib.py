@@ -9,10 +9,10 @@ import torch
 from torch.nn import functional
 
 from deploy.core.errors import ModelError
-from deploy.models.onnx_graph.node import OnnxNode, operator
-from deploy.models.onnx_graph.operators.attention import additive, heads, merged, rotated
-from deploy.models.onnx_graph.operators.convolution import convolution
-from deploy.models.onnx_graph.operators.quantized import MICROSOFT
+from deploy.onnx_graph.node import OnnxNode, operator
+from deploy.onnx_graph.operators.attention import additive, heads, merged, rotated
+from deploy.onnx_graph.operators.convolution import convolution
+from deploy.onnx_graph.operators.quantized import MICROSOFT
 
 Tensor = torch.Tensor
 

@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional
 
 from deploy.core.errors import ModelError
-from deploy.models.onnx_graph.constants import dtype_of
-from deploy.models.onnx_graph.node import Compute, OnnxNode, operator
+from deploy.onnx_graph.constants import dtype_of
+from deploy.onnx_graph.node import Compute, OnnxNode, operator
 
 Tensor = torch.Tensor
 

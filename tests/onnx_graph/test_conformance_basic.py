@@ -15,7 +15,7 @@ import torch
 from onnx import numpy_helper
 from onnx.backend.test.case import node as official
 
-from deploy.models.onnx_graph.graph import OnnxModule
+from deploy.onnx_graph.graph import OnnxModule
 from deploy.support.precision import computed_in
 
 ELEMENTS = """

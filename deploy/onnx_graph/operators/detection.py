@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torchvision
 
-from deploy.models.onnx_graph.node import OnnxNode, operator
+from deploy.onnx_graph.node import OnnxNode, operator
 
 Tensor = torch.Tensor
 

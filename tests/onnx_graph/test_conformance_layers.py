@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.models.onnx_graph import conformance  # type: ignore[import-not-found,unused-ignore]
+from tests.onnx_graph import conformance  # type: ignore[import-not-found,unused-ignore]
 
 OPERATORS = """
 BatchNormalization InstanceNormalization LayerNormalization GroupNormalization RMSNormalization LpNormalization

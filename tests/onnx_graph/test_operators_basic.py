@@ -8,7 +8,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from deploy.core.errors import ModelError
-from deploy.models.onnx_graph.graph import OnnxModule
+from deploy.onnx_graph.graph import OnnxModule
 from deploy.support.precision import computed_in
 
 TYPES = {

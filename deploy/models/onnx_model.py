@@ -14,9 +14,9 @@ from deploy.core.artifact import join_digests, sha256
 from deploy.core.errors import InputSpecError, ModelError, UsageError
 from deploy.core.model import Model, Weights
 from deploy.core.tensors import TensorSpec, symbols
-from deploy.models.onnx_graph.graph import OnnxModule
 from deploy.models.python import with_inputs
 from deploy.models.request import ModelRequest
+from deploy.onnx_graph.graph import OnnxModule
 from deploy.support import onnx_file
 from deploy.support.onnx_child import OnnxChild
 

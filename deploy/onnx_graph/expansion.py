@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import onnx
 from onnx.inliner import inline_selected_functions
 
-from deploy.models.onnx_graph.node import DOMAINS, known
+from deploy.onnx_graph.node import DOMAINS, known
 
 
 def expanded(model: onnx.ModelProto) -> onnx.ModelProto:

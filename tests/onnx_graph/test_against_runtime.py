@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.models.onnx_graph.conformance import against_runtime  # type: ignore[import-not-found,unused-ignore]
+from tests.onnx_graph.conformance import against_runtime  # type: ignore[import-not-found,unused-ignore]
 
 MICROSOFT = "com.microsoft"
 

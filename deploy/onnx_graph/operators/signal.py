@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from deploy.models.onnx_graph.constants import dtype_of
-from deploy.models.onnx_graph.node import OnnxNode, operator
+from deploy.onnx_graph.constants import dtype_of
+from deploy.onnx_graph.node import OnnxNode, operator
 
 Tensor = torch.Tensor
 

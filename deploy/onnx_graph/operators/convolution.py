@@ -8,8 +8,8 @@ import torch
 import torchvision
 from torch.nn import functional
 
-from deploy.models.onnx_graph.node import OnnxNode, operator
-from deploy.models.onnx_graph.windows import both_ends, halves, windows
+from deploy.onnx_graph.node import OnnxNode, operator
+from deploy.onnx_graph.windows import both_ends, halves, windows
 
 Tensor = torch.Tensor
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from deploy.models.onnx_graph.node import OnnxNode, operator
+from deploy.onnx_graph.node import OnnxNode, operator
 
 Tensor = torch.Tensor
 

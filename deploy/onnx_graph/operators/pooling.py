@@ -10,8 +10,8 @@ import torch
 import torchvision
 from torch.nn import functional
 
-from deploy.models.onnx_graph.node import OnnxNode, operator
-from deploy.models.onnx_graph.windows import Windows, windows
+from deploy.onnx_graph.node import OnnxNode, operator
+from deploy.onnx_graph.windows import Windows, windows
 
 Tensor = torch.Tensor
 
