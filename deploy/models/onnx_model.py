@@ -88,11 +88,12 @@ def _sizes(model: Model, names: Sequence[str]) -> tuple[dict[str, int], dict[str
                 if error is None:
                     return sizes, dict.fromkeys(alike, leading)
                 problem = problem or error
-    wanted = ", ".join(f"{name}=SIZE" for name in others) or "sizes"
+    spec = model.inputs[0]
+    shape = ",".join(f"{dim}={SAMPLES if dim in first else 'SIZE'}" if dim in names else str(dim) for dim in spec.shape)
     raise InputSpecError(
         f"{model.name}: does not run with {', '.join(map(str, TRIED))} for each of its open dimensions "
         f"({', '.join(names) or 'none'}): {problem}",
-        f"give their sizes: --input {model.inputs[0].name}:{','.join(map(str, model.inputs[0].shape))} with {wanted}",
+        f"give their sizes for every input: --input {spec.name}:{shape}",
     )
 
 
