@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ from deploy.cli._common import (
     samples_option,
 )
 from deploy.cli._options import REQUEST_OPTIONS, option, pack_model, pack_samples, path, refuse_unused
+from deploy.core.errors import ArtifactError, UsageError
 
 
 @click.command(
@@ -26,10 +28,16 @@ Examples:
   deploy check resnet18 --onnx other.onnx        a file made by another exporter
   deploy check resnet18 --weights best.pt --onnx other.onnx --locate
   deploy check resnet18 --backend openvino       run the file with another backend
+  deploy check new.onnx --against old.onnx       one ONNX file against another
 """
 )
 @click.argument("model", required=False)
 @option("--onnx", type=path, help="ONNX file to check. [default: the newest export]")
+@option(
+    "--against",
+    type=path,
+    help="ONNX file in place of MODEL: the reference is this file, evaluated in float64.",
+)
 @option(
     "--precision",
     type=click.Choice(["fp32", "fp16"]),
@@ -55,6 +63,7 @@ def command(ctx: click.Context, /, as_json: bool, **options: Any) -> int:
     from deploy.terminal.check import show_check
 
     settings: Settings = ctx.obj
+    _pack_files(options)
     refuse_unused(ctx, REQUEST_OPTIONS, options["model"] is not None, "MODEL")
     pack_model(options)
     with settings.progress() as progress:
@@ -62,3 +71,21 @@ def command(ctx: click.Context, /, as_json: bool, **options: Any) -> int:
         report = check(artifacts=settings.artifacts, progress=progress, **options)
     emit(report.to_dict(), as_json, lambda: show_check(report))
     return EXIT[report.parity.verdict]
+
+
+def _pack_files(options: dict[str, Any]) -> None:
+    """Replace ``FILE.onnx --against OTHER.onnx`` by the file and its model.
+
+    Raises:
+        UsageError: a file without what it is checked against, or with two things.
+    """
+    model, against = options["model"], options.pop("against")
+    if str(model).endswith(".onnx") and options["onnx"] is None:
+        options["model"], options["onnx"] = None, Path(model)
+    if against is None:
+        return
+    if options["onnx"] is None or options["model"] is not None:
+        raise UsageError("--against needs one file that is checked.", f"deploy check FILE.onnx --against {against}")
+    if not against.is_file():
+        raise ArtifactError(f"{against}: no such file.")
+    options["model"] = str(against)

@@ -131,6 +131,11 @@ def export_model(
     """
     began = time.perf_counter()
     request = as_request(model, inputs, name)
+    if request.name.endswith(".onnx"):
+        raise UsageError(
+            f"{request.name}: an ONNX file cannot be exported again.",
+            f"to check it against its model: deploy check MODEL --onnx {request.name}",
+        )
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}.")
     if strategy not in ("auto", *torch_to_onnx.STRATEGIES):

@@ -29,11 +29,6 @@ def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
         WeightsError: the weights are not available, do not fit, or are not finite.
     """
     request = checkpoint_as_weights(request)
-    if request.name.endswith(".onnx"):
-        raise UsageError(
-            f"{request.name}: an ONNX file cannot be exported again.",
-            f"to check it against its model: deploy check MODEL --onnx {request.name}",
-        )
     model, source, bare = architecture(request)
     for note in model.notes:
         progress.note(note)
@@ -84,6 +79,10 @@ def architecture(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
             from deploy.models import in_memory
 
             return in_memory.build(request), None, request.name
+        if request.name.endswith(".onnx"):
+            from deploy.models.onnx_model import build_graph
+
+            return build_graph(request), None, request.name
         if request.name.endswith(".pt2") or ":" in request.name:
             from deploy.models import python
 

@@ -81,7 +81,7 @@ def tensor_spec(value: onnx.ValueInfoProto, path: Path, unnamed: str | None = No
     if fixed > limits().onnx_memory_bytes:
         raise ArtifactError(f"{path}: {value.name!r} has {fixed} elements.", how_to_raise("onnx_memory_bytes"))
     shape = tuple(
-        max(dim.dim_value, 0) or dim.dim_param or unnamed or f"{value.name}_dim{axis}"
+        max(dim.dim_value, 0) or dim.dim_param.strip("?") or unnamed or f"{value.name}_dim{axis}"
         for axis, dim in enumerate(kind.shape.dim)
     )
     return TensorSpec(name=value.name, dtype=dtype, shape=shape)

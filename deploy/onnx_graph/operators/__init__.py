@@ -1,0 +1,1 @@
+"""ONNX operators in PyTorch, one family a file."""
