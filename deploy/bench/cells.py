@@ -116,7 +116,9 @@ def sizes_at(
     if dimension is None or dimension in given:
         fixed = 1 if dimension or not inputs or not inputs[0].shape else inputs[0].shape[0]
         if batch != fixed:
-            raise UsageError(f"the batch size is fixed at {fixed}; export the model with --dynamic batch.")
+            raise UsageError(
+                f"the batch size is fixed at {fixed}: use --batch {fixed}, or export the model with --dynamic batch."
+            )
     sizes = {**recorded, **({dimension: batch} if dimension else {}), **given}
     missing = [name for name in found if name not in sizes]
     if missing:

@@ -91,9 +91,9 @@ def page_routes(
     if recipe is None or len(manifest.inputs) != 1:
         progress.note("there is no demo page: the preprocessing of the model is not known, or it does not take images")
         return []
-    remarks += [f"{item.name} is {UNPROVEN}." for item in served if item.about["parity"] == UNPROVEN]
     for remark in remarks:
         progress.warn(remark)
+    remarks += [f"{item.name} is {UNPROVEN}." for item in served if item.about["parity"] == UNPROVEN]
     page = Page(title=manifest.model, variants=variants, remarks=remarks, preprocessing=recipe, service=service)
     return page.routes()
 

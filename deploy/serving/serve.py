@@ -137,10 +137,11 @@ def serve(
             from deploy.serving.page import page_routes
 
             routes = page_routes(chosen[0], served, service, opener, store, stack, progress)
-        paths = (chosen[0].path, *(artifact.path for artifact in chosen))
+        own = zip(served, chosen, strict=True)
+        files = {chosen[0].manifest.slug: chosen[0].path, **{item.name: artifact.path for item, artifact in own}}
         server = ServerInfo(
             url=f"http://{url_host(options.host)}:{listener.getsockname()[1]}",
-            models=tuple(ServedFile(name=name, file=path) for name, path in zip(names, paths, strict=True)),
+            models=tuple(ServedFile(name=name, file=path) for name, path in files.items()),
             page=bool(routes),
         )
         pool = Pool(limits(), options.max_request_bytes, metrics.refuse)

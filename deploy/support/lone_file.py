@@ -29,7 +29,7 @@ def open_artifact(path: Path) -> Artifact:
     A child process examines such a file. The made manifest names no model: `Manifest.reference` is empty.
 
     Raises:
-        ArtifactError: the manifest is damaged, or there is none and the file is not ONNX, is damaged, or exceeds a limit.
+        ArtifactError: the manifest is damaged; or there is none, and the file is not ONNX, damaged, or exceeds a limit.
     """
     if path.suffix != SUFFIX or has_manifest(path):
         return Artifact.open(path)

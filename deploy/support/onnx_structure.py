@@ -27,17 +27,17 @@ def check_structure(model: onnx.ModelProto, path: Path) -> None:
             raise ArtifactError(f"{path}: two {kind} have the name {same[0]!r}.", f"{_AGAIN}, with a name for each")
     _check_graph(model.graph, frozenset(), path)
     for function in model.functions:
-        _Body(tuple(function.node), tuple(function.input), tuple(function.output), path).check(frozenset())
+        _Scope(tuple(function.node), tuple(function.input), tuple(function.output), path).check(frozenset())
 
 
 def _check_graph(graph: onnx.GraphProto, outer: frozenset[str], path: Path) -> None:
-    _body(graph, path).check(outer)
+    _scope(graph, path).check(outer)
 
 
-def _body(graph: onnx.GraphProto, path: Path) -> _Body:
+def _scope(graph: onnx.GraphProto, path: Path) -> _Scope:
     stored = (item.name for item in graph.initializer), (item.values.name for item in graph.sparse_initializer)
     given = {value.name for value in graph.input}.union(*stored)
-    return _Body(tuple(graph.node), tuple(given), tuple(value.name for value in graph.output), path)
+    return _Scope(tuple(graph.node), tuple(given), tuple(value.name for value in graph.output), path)
 
 
 def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -48,7 +48,7 @@ def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Body:
+class _Scope:
     """The nodes of a graph, subgraph or function.
 
     Attributes:
@@ -106,7 +106,7 @@ class _Body:
 
     def _reads(self, node: onnx.NodeProto) -> Iterable[str]:
         """Return the tensors that a node reads, also those of this body that its subgraphs read."""
-        free = (name for graph in _subgraphs(node) for name in _body(graph, self.path).free())
+        free = (name for graph in _subgraphs(node) for name in _scope(graph, self.path).free())
         return {*node.input, *free}
 
     def free(self) -> set[str]:
