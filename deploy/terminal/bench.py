@@ -49,8 +49,8 @@ STATUS = {"reference": "ref", "pass": "✓", "measured": "~", "unproven": "unpro
 LEGEND = (
     "status: ref = reference of the parity check, ✓ = parity check passed, ~ = INT8 with measured error, unproven = no "
     "model is known to compare the file with, ! = interference detected; latency: median across processes; 95 % CI: "
-    "its confidence interval; speedup: relative to the baseline, ≈ = the interval includes 1; roofline: lower bound of the "
-    "latency (--limits) / latency, and what sets the bound; –: too few samples"
+    "its confidence interval; speedup: relative to the baseline, ≈ = the interval includes 1; roofline: lower bound of "
+    "the latency (--limits) / latency, and what sets the bound; –: too few samples"
 )
 
 
