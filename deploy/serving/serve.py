@@ -138,10 +138,10 @@ def serve(
 
             routes = page_routes(chosen[0], served, service, opener, store, stack, progress)
         own = zip(served, chosen, strict=True)
-        files = {chosen[0].manifest.slug: chosen[0].path, **{item.name: artifact.path for item, artifact in own}}
+        listed = {chosen[0].manifest.slug: chosen[0].path, **{item.name: artifact.path for item, artifact in own}}
         server = ServerInfo(
             url=f"http://{url_host(options.host)}:{listener.getsockname()[1]}",
-            models=tuple(ServedFile(name=name, file=path) for name, path in files.items()),
+            models=tuple(ServedFile(name=name, file=path) for name, path in listed.items()),
             page=bool(routes),
         )
         pool = Pool(limits(), options.max_request_bytes, metrics.refuse)
