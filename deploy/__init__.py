@@ -85,6 +85,8 @@ if TYPE_CHECKING:
     from deploy.sweeps.sweep import dry_run as dry_run
     from deploy.sweeps.sweep import run_sweep as run_sweep
     from deploy.sweeps.task import Task as Task
+    from deploy.tools.adopt import AdoptReport as AdoptReport
+    from deploy.tools.adopt import adopt as adopt
     from deploy.tools.doctor import DoctorReport as DoctorReport
     from deploy.tools.doctor import doctor as doctor
     from deploy.tools.inspect import InspectReport as InspectReport
@@ -145,6 +147,7 @@ _EXPORTS = {
     "deploy.sweeps.spec": ("SweepSpec", "parse_spec", "read_spec"),
     "deploy.sweeps.sweep": ("DryRun", "SweepReport", "dry_run", "run_sweep"),
     "deploy.sweeps.task": ("Task",),
+    "deploy.tools.adopt": ("AdoptReport", "adopt"),
     "deploy.tools.doctor": ("DoctorReport", "doctor"),
     "deploy.tools.inspect": ("InspectReport", "inspect"),
     "deploy.tools.sign": ("SignReport", "sign", "verify_signature"),

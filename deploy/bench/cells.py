@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deploy.bench.records import Cell
 from deploy.core import registry
-from deploy.core.artifact import Artifact
+from deploy.core.artifact import UNPROVEN, Artifact
 from deploy.core.backend import ENGINE, ONNX, Backend, backends, find_backend
 from deploy.core.environment import machine
 from deploy.core.errors import MissingPackageError, UnknownNameError, UsageError
-from deploy.core.tensors import TensorSpec, symbols
+from deploy.core.tensors import TensorSpec, batch_dimension, symbols
 from deploy.support.cuda_driver import gpus
 
 REFERENCE = "reference"
-PASSED = ("pass", REFERENCE, "measured")
-"""Verdicts with which a latency may be shown; ``measured`` is INT8 without a bound set by the user."""
+PASSED = ("pass", REFERENCE, "measured", UNPROVEN)
+"""Verdicts with which a latency may be shown; ``measured`` is INT8 without a bound set by the user, and ``unproven``
+a file whose model is not known."""
+
+NO_MODEL = {"verdict": UNPROVEN, "reasons": ["no model is known to compare the file with"], "by": ""}
+"""Evidence of a file whose manifest names no model."""
 
 LATENCY = "latency"
 SCENARIOS = "deploy.bench.scenarios"
@@ -58,7 +62,7 @@ class PlannedCell:
     @property
     def refusal(self) -> str:
         """Why its latency may not be shown."""
-        evidence = self.evidence or {"verdict": "unproven", "reasons": []}
+        evidence = self.evidence or {"verdict": UNPROVEN, "reasons": []}
         reasons = "; ".join(evidence.get("reasons", [])[:2])
         return f"not timed, parity {evidence['verdict']}" + (f": {reasons}" if reasons else "")
 
@@ -90,27 +94,60 @@ def fingerprint(device: str, kind: str | None = None) -> dict[str, Any]:
     return {**found, **gpu, **({"kind": kind} if kind else {})}
 
 
-def sizes_at(inputs: tuple[TensorSpec, ...], batch: int, others: Mapping[str, int]) -> dict[str, int]:
-    """Return the size of every symbolic dimension for a batch size; ``others`` has those of the other dimensions."""
+def sizes_at(
+    inputs: tuple[TensorSpec, ...], batch: int, recorded: Mapping[str, int], given: Mapping[str, int]
+) -> dict[str, int]:
+    """Return the size of every symbolic dimension for a batch size.
+
+    Args:
+        inputs: of the file or model.
+        batch: size of the batch, see `deploy.core.tensors.batch_dimension`.
+        recorded: sizes of other dimensions, from the manifest or the model.
+        given: sizes that the user gave, which come first; one for the first dimension says that it is no batch.
+
+    Raises:
+        UsageError: another batch than the fixed one, or a dimension without a size.
+        InputSpecError: a size that the file excludes.
+    """
     found = symbols(inputs)
-    if "batch" not in found:
-        fixed = inputs[0].shape[0] if inputs and inputs[0].shape else None
-        if fixed != batch:
-            raise UsageError(f"the batch size is fixed at {fixed}; export the model with --dynamic batch.")
-    missing = [name for name in found if name != "batch" and name not in others]
+    dimension = batch_dimension(inputs)
+    if "batch" in given:
+        raise UsageError(f"--size batch={given['batch']}: use --batch {given['batch']}.")
+    if dimension is None or dimension in given:
+        fixed = 1 if dimension or not inputs or not inputs[0].shape else inputs[0].shape[0]
+        if batch != fixed:
+            raise UsageError(
+                f"the batch size is fixed at {fixed}: use --batch {fixed}, or export the model with --dynamic batch."
+            )
+    sizes = {**recorded, **({dimension: batch} if dimension else {}), **given}
+    missing = [name for name in found if name not in sizes]
     if missing:
-        raise UsageError(f"the dimension {missing[0]!r} has no size; export the model with --input NAME:DIMS.")
-    sizes = {name: batch if name == "batch" else others[name] for name in found}
+        options = " ".join(f"--size {name}=16" for name in missing)
+        raise UsageError(f"no size is known for {', '.join(map(repr, missing))}; give sizes, such as {options}.")
+    sizes = {name: sizes[name] for name in found}
     for spec in inputs:
         spec.concrete(sizes)  # refuses a size that the file excludes
     return sizes
+
+
+def check_sizes(sizes: Mapping[str, int], plans: Sequence[PlannedCell]) -> None:
+    """Refuse a size that no planned cell uses.
+
+    Raises:
+        UsageError: no input has such a dimension.
+    """
+    known = dict.fromkeys(name for plan in plans for name in plan.cell.sizes)
+    for name, size in sizes.items():
+        if plans and name not in known:
+            dimensions = f"the dimensions are {', '.join(known)}" if known else "all dimensions are fixed"
+            raise UsageError(f"--size {name}={size}: no input has the dimension {name!r}; {dimensions}.")
 
 
 def evidence_of(artifact: Artifact, backend: Backend, device: str) -> dict[str, Any] | None:
     """Return the manifest's parity evidence (``verdict``, ``reasons``, ``by``); None where it must be checked first."""
     proof, manifest = artifact.manifest.parity, artifact.manifest
     if proof is None or device != ("cuda" if manifest.format == ENGINE else "cpu"):
-        return None
+        return None if manifest.reference else NO_MODEL
     verdict = {"verdict": proof["verdict"], "reasons": list(proof.get("reasons", ()))}
     if manifest.format == ENGINE:
         return {**verdict, "by": "trt build, on TensorRT"}
@@ -119,7 +156,7 @@ def evidence_of(artifact: Artifact, backend: Backend, device: str) -> dict[str, 
         if proof.get("runtime") == backend.title:
             return {**verdict, "by": f"quantize, on {backend.title}", "outputs": outputs}
         return {
-            "verdict": "unproven",
+            "verdict": "measured elsewhere",
             "reasons": [f"the INT8 evidence was measured on {proof.get('runtime')}"],
             "by": "quantize",
         }

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deploy.bench.cells import PlannedCell, choose_backends
+from deploy.bench.cells import PlannedCell, check_sizes, choose_backends
 from deploy.bench.plan import Choices, plan_model
 from deploy.bench.process import BenchProcess
 from deploy.bench.sequential import LOOKS, Guard, Verdict, guard, interval_at, paired, verdict_of
 from deploy.bench.statistics import Interval, plain_interval
-from deploy.core.artifact import Artifact
 from deploy.core.backend import ONNX, backends, default_backend, find_backend
 from deploy.core.environment import machine, usable_cores, versions
 from deploy.core.errors import BackendError, UsageError
@@ -28,6 +27,7 @@ from deploy.core.store import Store
 from deploy.models.given import as_requests
 from deploy.models.request import ModelRequest
 from deploy.parity.probes import probes_at
+from deploy.support.lone_file import open_artifact
 
 if TYPE_CHECKING:
     from deploy.models.in_memory import ExampleInputs, ModelLike
@@ -138,6 +138,7 @@ def compare_speed(
     batch: int = 1,
     threads: int | None = None,
     device: str | None = None,
+    sizes: Mapping[str, int] | None = None,
     calib: str | None = None,
     margin: float = MARGIN,
     fail_if_slower: float | None = None,
@@ -158,6 +159,7 @@ def compare_speed(
         batch: batch size.
         threads: threads within an operator; None takes all cores.
         device: ``cpu`` or ``cuda``; None takes the first of the two on which both sides run.
+        sizes: sizes of symbolic dimensions other than the batch.
         calib: calibration data for a missing INT8 file.
         margin: share below which a difference counts as none.
         fail_if_slower: share by which the second may be slower (see `deploy.bench.sequential.guard`).
@@ -192,6 +194,7 @@ def compare_speed(
                 batches=(batch,),
                 threads=threads or usable_cores(),
                 device=device,
+                sizes=dict(sizes or {}),
                 calib=calib,
                 seed=seed,
             )
@@ -200,6 +203,7 @@ def compare_speed(
             sides.append(
                 ComparedSide(name=given[index].name, plan=_plan(operand.model, choices, store, folder, progress))
             )
+        check_sizes(sizes or {}, [side.plan for side in sides])
         with progress.stage("timing in pairs"):
             deadline = time.perf_counter() + time_limit_s
             found = run_pairs(
@@ -242,7 +246,7 @@ def _read(text: str, model: ModelRequest | None, precision: str | None) -> _Oper
         what, backend = text, ""
     if Path(what).suffix not in (".onnx", ".engine"):
         return _model(ModelRequest(name=what), precision, backend)
-    manifest = Artifact.open(Path(what)).manifest
+    manifest = open_artifact(Path(what)).manifest
     if precision not in (None, manifest.precision):
         raise UsageError(f"{what}: the file is {manifest.precision}, so --precision {precision} does not apply.")
     return _Operand(

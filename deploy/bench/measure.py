@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.bench.cells import PlannedCell, check_scenario, choose_backends
+from deploy.bench.cells import PlannedCell, check_scenario, check_sizes, choose_backends
 from deploy.bench.interference import Conditions, conditions
 from deploy.bench.limits import Floor, floor_of, machine_limits, work_of
 from deploy.bench.plan import Choices, Wanted, plan_model
@@ -93,8 +93,8 @@ def measure_speed(
     """Time models on backends.
 
     Args:
-        models: model names or files with a manifest, requests, or modules in memory; none takes every exported model in
-            the artifacts directory.
+        models: model names, ONNX files, engines with a manifest, requests, or modules in memory; none takes every
+            exported model in the artifacts directory.
         inputs: of the modules in memory, see `deploy.ExampleInputs`; `deploy.module_request` gives each its own.
         backends: names of backends; none takes the installed default ones.
         precisions: ``fp32``, ``fp16``, ``int8``; None takes those that have a file.
@@ -194,10 +194,13 @@ def _plan(
     """Plan all cells: those whose parity check passed, and those that are skipped."""
     ready: list[PlannedCell] = []
     skipped: list[SkippedCell] = []
+    planned: list[PlannedCell] = []
     for request in requests:
         plans, impossible = plan_model(request, choices, store, scratch, progress)
+        planned += plans
         ready += [plan for plan in plans if plan.passed]
         skipped += impossible + [_refused(plan, choices.kind) for plan in plans if not plan.passed]
+    check_sizes(choices.sizes, planned)
     return ready, skipped
 
 

@@ -16,7 +16,9 @@ from deploy.core.backend import ENGINE, ONNX, Backend, RunSettings, find_backend
 from deploy.core.errors import DeployError, UnknownNameError
 from deploy.core.progress import Progress
 from deploy.core.store import Store
+from deploy.core.tensors import batch_dimension
 from deploy.models.request import ModelRequest
+from deploy.support.lone_file import assumed_batch, why_unproven
 
 if TYPE_CHECKING:
     from deploy.bench.parity import ParityChecker
@@ -33,6 +35,7 @@ class Choices:
 
     Attributes:
         named: the user named the backends; otherwise they are the default ones.
+        sizes: sizes of symbolic dimensions other than the batch, as the user gave them.
         options: options of the scenario, part of every cell.
     """
 
@@ -64,9 +67,20 @@ def plan_model(
     The folder ``scratch`` is for weight files and must live as long as the cells are timed.
     """
     model = TimedModel(request, store, scratch, choices.calib, progress)
+    _note(model, choices, progress)
     found = list(_cells(model, choices, store, progress))
     planned = [item for item in found if isinstance(item, PlannedCell)]
     return planned, [item for item in found if isinstance(item, SkippedCell)]
+
+
+def _note(model: TimedModel, choices: Choices, progress: Progress) -> None:
+    """Say what is assumed of a file that was made elsewhere."""
+    for artifact in model.files if model.is_file else ():
+        if unproven := why_unproven(artifact):
+            progress.note(unproven)
+        inputs = artifact.manifest.inputs
+        if (assumed := assumed_batch(artifact.path, inputs)) and batch_dimension(inputs) not in choices.sizes:
+            progress.note(assumed)
 
 
 def _cells(
@@ -74,11 +88,12 @@ def _cells(
 ) -> Iterator[PlannedCell | SkippedCell]:
     backends = choices.backends if choices.named else _fitting(model, choices)
     checkers: list[ParityChecker] = []
+    name = model.files[0].manifest.model if model.is_file else model.name
     for precision in choices.precisions or model.precisions():
         found: dict[str, list[PlannedCell | SkippedCell]] = {}
         # backends that run files come first, so that PyTorch is timed at the sizes that the files fix
         for backend in sorted(backends, key=lambda name: not find_backend(name).runs_files):
-            if choices.wanted(model.name, backend, precision):
+            if choices.wanted(name, backend, precision):
                 found[backend] = [
                     _cell(model, choices, backend, precision, batch, store, checkers, progress)
                     for batch in choices.batches
@@ -160,16 +175,18 @@ def _plan(model: TimedModel, choices: Choices, backend: Backend, precision: str,
         "machine": fingerprint(choices.device, choices.kind),
     }
     if ENGINE in backend.formats:
-        return _of_file(model.engine(precision), backend, choices, common)
+        return _of_file(model, model.engine(precision), backend, choices, common)
     if backend.runs_files:
         target = backend.targets[0] if precision == INT8 else None
-        return _of_file(model.file(precision, target), backend, choices, common)
+        return _of_file(model, model.file(precision, target), backend, choices, common)
     if model.is_file:
         raise DeployError(f"{backend.name} runs models, not files.")
     return _of_model(model, backend, choices, common)
 
 
-def _of_file(artifact: Artifact, backend: Backend, choices: Choices, common: dict[str, Any]) -> PlannedCell:
+def _of_file(
+    timed: TimedModel, artifact: Artifact, backend: Backend, choices: Choices, common: dict[str, Any]
+) -> PlannedCell:
     manifest = artifact.manifest
     return PlannedCell(
         cell=Cell(
@@ -177,7 +194,7 @@ def _of_file(artifact: Artifact, backend: Backend, choices: Choices, common: dic
             slug=manifest.slug,
             digest=manifest.files[0].sha256,
             target=manifest.target,
-            sizes=sizes_at(manifest.inputs, common["batch"], {**manifest.options.get("sizes", {}), **choices.sizes}),
+            sizes=sizes_at(manifest.inputs, common["batch"], manifest.options.get("sizes", {}), choices.sizes),
             **common,
         ),
         path=artifact.path,
@@ -187,6 +204,8 @@ def _of_file(artifact: Artifact, backend: Backend, choices: Choices, common: dic
         evidence=evidence_of(artifact, backend, choices.device),
         about={
             "file": artifact.path.name,
+            "given": timed.name,
+            "sizes": dict(choices.sizes),
             "bytes": sum(item.bytes for item in manifest.files),
             "trained": manifest.weights.trained,
             "weights": list(manifest.weights.identity),
@@ -198,7 +217,7 @@ def _of_file(artifact: Artifact, backend: Backend, choices: Choices, common: dic
 def _of_model(timed: TimedModel, backend: Backend, choices: Choices, common: dict[str, Any]) -> PlannedCell:
     model, inputs = timed.model(), timed.inputs()
     request, weights = timed.rebuilt()
-    sizes = sizes_at(inputs, common["batch"], {**model.sizes, **choices.sizes})
+    sizes = sizes_at(inputs, common["batch"], model.sizes, choices.sizes)
     is_reference = backend.reference and (common["precision"], choices.device) == ("fp32", "cpu")
     return PlannedCell(
         cell=Cell(model=model.name, slug=model.slug, digest=sha256(weights), sizes=sizes, **common),
@@ -209,6 +228,8 @@ def _of_model(timed: TimedModel, backend: Backend, choices: Choices, common: dic
         evidence=EAGER if is_reference else None,
         about={
             "file": None,
+            "given": timed.name,
+            "sizes": dict(choices.sizes),
             "bytes": weights.stat().st_size,
             "trained": model.weights.trained,
             "weights": list(model.weights.identity),

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from deploy.bench.cells import PlannedCell, choose_backends
+from deploy.bench.cells import PlannedCell, check_sizes, choose_backends
 from deploy.bench.plan import Choices, plan_model
 from deploy.bench.process import BenchProcess
 from deploy.bench.records import save_profile
 from deploy.bench.timed_model import INT8
-from deploy.core.artifact import Artifact
 from deploy.core.backend import find_backend
 from deploy.core.environment import usable_cores
 from deploy.core.errors import BackendError, UsageError
@@ -24,6 +23,7 @@ from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.models.given import as_request
 from deploy.parity.probes import probes_at
+from deploy.support.lone_file import open_artifact
 
 if TYPE_CHECKING:
     from deploy.models.in_memory import ExampleInputs, ModelLike
@@ -163,6 +163,7 @@ class ProfiledCell:
         """Return plain values for JSON."""
         return {
             **asdict(self.plan.cell),
+            "evidence": dict(self.plan.evidence or {}),
             **self.profile.to_dict(),
             "in_float": [item.layer for item in self.in_float],
             "unfused": [item.layer for item in self.unfused],
@@ -180,6 +181,7 @@ def profile_model(
     precision: str | None = None,
     batch: int = 1,
     threads: int | None = None,
+    sizes: Mapping[str, int] | None = None,
     calib: str | None = None,
     seed: int = 0,
     artifacts: Path | None = None,
@@ -188,13 +190,14 @@ def profile_model(
     """Profile a model or file on backends, on the CPU.
 
     Args:
-        model: a model name, a request, a file with a manifest, or a module in memory.
+        model: a model name, a request, an ONNX file, an engine with a manifest, or a module in memory.
         inputs: of a module in memory, see `deploy.ExampleInputs`; of a name: texts.
         name: name of a module in memory.
         backends: names of backends; none takes the installed default ones that run files.
         precision: ``fp32``, ``fp16`` or ``int8`` (shown beside ``fp32``); None takes a file's own, else ``fp32``.
         batch: batch size.
         threads: threads within an operator; None takes all cores.
+        sizes: sizes of symbolic dimensions other than the batch.
         calib: calibration data for a missing INT8 file.
         seed: seed of the inputs.
         artifacts: artifacts directory.
@@ -207,7 +210,7 @@ def profile_model(
     store = Store(artifacts or default_root())
     request = as_request(model, inputs, name)
     path = Path(request.name)
-    own = Artifact.open(path).manifest.precision if path.suffix in (".onnx", ".engine") and path.is_file() else None
+    own = open_artifact(path).manifest.precision if path.suffix in (".onnx", ".engine") and path.is_file() else None
     if own is not None and precision not in (None, own):
         raise UsageError(f"{path}: the file is {own}, so --precision {precision} does not apply.")
     chosen = precision or own or "fp32"
@@ -223,12 +226,14 @@ def profile_model(
         precisions=(INT8, "fp32") if chosen == INT8 and own is None else (chosen,),
         batches=(batch,),
         threads=threads or usable_cores(),
+        sizes=dict(sizes or {}),
         calib=calib,
         seed=seed,
     )
     found: list[tuple[PlannedCell, Profile]] = []
     with tempfile.TemporaryDirectory(prefix="deploy-bench-") as scratch:
         plans, skipped = plan_model(request, choices, store, Path(scratch), progress)
+        check_sizes(choices.sizes, plans)
         for plan in plans:
             with progress.stage(f"{plan.cell}: profiling"):
                 found.append((plan, _profile(plan, seed)))

@@ -111,7 +111,7 @@ def _scenario(details: Mapping[str, Any]) -> dict[str, Any]:
     return {name: details[name] for name in SCENARIO_DETAILS if name in details}
 
 
-CONTEXT = ("machine", "versions", "conditions", "work")
+CONTEXT = ("machine", "versions", "conditions", "work", "given", "sizes")
 """Fields of a record that a report of many rows gives once."""
 
 

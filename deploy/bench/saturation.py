@@ -87,8 +87,8 @@ def saturate(
     """Time batches of 1, 2, 4 ... until throughput is saturated, a batch is refused, or memory runs out.
 
     Args:
-        models: model names or files with a manifest, requests, or modules in memory; none takes every exported model in
-            the artifacts directory.
+        models: model names, ONNX files, engines with a manifest, requests, or modules in memory; none takes every
+            exported model in the artifacts directory.
         inputs: of the modules in memory, see `deploy.ExampleInputs`; `deploy.module_request` gives each its own.
         max_batch: largest batch size.
         backends: names of backends.

@@ -17,6 +17,7 @@ from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
 from deploy.models.request import ModelRequest, ModuleRequest
+from deploy.support.lone_file import open_artifact
 from deploy.support.lookup import EXPORTS, newest_variants
 from deploy.support.onnx_child import examine
 
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
     from deploy.core.model import Model
 
 INT8 = "int8"
-PRECISIONS = ("fp32", "fp16", INT8)
+PRECISIONS = ("fp32", "fp16", INT8, "fp64")
 
 
 class TimedModel:
-    """A model, or one ONNX or engine file with a manifest, that is timed.
+    """A model, an ONNX file, or an engine with a manifest, that is timed.
 
     Missing files are made, INT8 files with the calibration data ``calib``. The folder ``scratch`` is for weight files
     and must live as long as the cells are timed.
@@ -45,7 +46,7 @@ class TimedModel:
         self._calib, self._progress = calib, progress
         self._model: Model | None = None
         self._weights: Path | None = None
-        self.files = [Artifact.open(Path(request.name))] if self.is_file else newest_variants(store, request.name)
+        self.files = [open_artifact(Path(request.name))] if self.is_file else newest_variants(store, request.name)
         if isinstance(request, ModuleRequest):
             from deploy.models.open import made_from
 
@@ -70,7 +71,8 @@ class TimedModel:
         """Return the ONNX file of a precision and target; make it if it is missing."""
         for artifact in self.files:
             manifest = artifact.manifest
-            if (manifest.format, manifest.precision, manifest.target) == (ONNX, precision, target):
+            any_target = self.is_file and manifest.target is None  # made elsewhere, for an unknown target
+            if (manifest.format, manifest.precision) == (ONNX, precision) and (any_target or manifest.target == target):
                 return artifact
         if self.is_file:
             wanted = precision + (f" for {target}" if target else "")

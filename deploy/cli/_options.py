@@ -52,6 +52,26 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return int(match[1]) * UNITS[match[2]]
 
 
+class DimensionSize(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """The name of a dimension, which may contain ``=``, and its size."""
+
+    name = "dimension"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        """Parse ``NAME=N``."""
+        name, _, size = str(value).rpartition("=")
+        if not name or not size.isascii() or not size.isdigit() or not 0 < int(size) < 2**31:
+            self.fail(f"{value!r} is not the size of a dimension, such as length=16.", param, ctx)
+        return name, int(size)
+
+
+def _by_name(ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, int], ...]) -> dict[str, int]:
+    sizes = dict(value)
+    if len(sizes) < len(value):
+        raise click.BadParameter("a dimension is given twice.", ctx, param)
+    return sizes
+
+
 option = functools.partial(click.option, show_default=True)
 """`click.option` that shows the default."""
 
@@ -83,6 +103,15 @@ calib_samples_option = option(
     "--samples", type=click.IntRange(min=2), default=DEFAULT_SAMPLES, help="Number of calibration samples."
 )
 seed_option = option("--seed", default=0, help="Seed of the inputs.")
+sizes_option = option(
+    "--size",
+    "sizes",
+    multiple=True,
+    type=DimensionSize(),
+    callback=_by_name,
+    metavar="NAME=N",
+    help="Size of a dynamic dimension other than the batch; repeatable. [default: from the manifest]",
+)
 skip_bad_option = option("--skip-bad", is_flag=True, help="Skip unreadable images instead of failing.")
 threads_option = option("--threads", type=count, help="Threads per process. [default: all cores]")
 
@@ -90,6 +119,11 @@ threads_option = option("--threads", type=count, help="Threads per process. [def
 def precision_option(text: str) -> Callable[[Command], Command]:
     """Return ``--precision``, whose default depends on the command."""
     return option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help=text)
+
+
+def preprocess_option(text: str) -> Callable[[Command], Command]:
+    """Return ``--preprocess``, which changes or gives a preprocessing."""
+    return option("--preprocess", multiple=True, metavar="KEY=VALUE", help=text)
 
 
 def max_delay_option(default: float) -> Callable[[Command], Command]:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "csv", "markdown")
 COMPARE_ONLY = ("margin", "fail_if_slower", "time_limit_s")
-COMPARE_TAKES = ("models", "compare", "precisions", "batches", "threads", "device", "calib", "seed", "as_json")
-PROFILE_TAKES = ("models", "explain", "backends", "precisions", "batches", "threads", "calib", "seed", "as_json")
+SHARED = ("models", "precisions", "batches", "sizes", "threads", "calib", "seed", "as_json")
+COMPARE_TAKES = (*SHARED, "compare", "device")
+PROFILE_TAKES = (*SHARED, "explain", "backends")
 """Parameters that the hidden aliases ``--compare`` and ``--explain`` forward."""
 
 
@@ -34,6 +35,7 @@ Examples:
   deploy bench resnet18 --backends torch,torch-compile,onnxruntime,openvino --threads 1
   deploy bench resnet18 --scenario throughput         batches of 1, 2, 4 ... until throughput stops growing
   deploy bench resnet18 --scenario server --p99 50    highest request rate with a 99th percentile below 50 ms
+  deploy bench theirs.onnx --size length=128          an ONNX file from elsewhere; its result is called unproven
   deploy bench resnet18 --format csv > latencies.csv
 See also: deploy compare A B, deploy profile MODEL.
 """
@@ -45,6 +47,7 @@ See also: deploy compare A B, deploy profile MODEL.
 @option("--precision", "precisions", type=Several(), help="Precisions: fp32, fp16, int8. [default: those with a file]")
 @option("--batch", "batches", type=Several(numbers=True), default="1", help="Batch sizes.")
 @option("--max-batch", type=shared.count, default=256, help="Largest batch of --scenario throughput.")
+@shared.sizes_option
 @shared.threads_option
 @option(
     "--scenario",
@@ -103,8 +106,9 @@ def command(ctx: click.Context, /, **options: Any) -> int:
     """Time models on backends.
 
     Each configuration (model, backend, precision, batch size) is timed in --repetitions fresh processes, interleaved in
-    random order. Confidence intervals are over processes. Only files that passed the parity check are timed. Finished
-    processes are recorded in the artifacts directory, so an interrupted run resumes.
+    random order. Confidence intervals are over processes. A file that failed the parity check is not timed; one whose
+    model is not known is called unproven. Finished processes are recorded in the artifacts directory, so an interrupted
+    run resumes.
 
     Exit code 4: no configuration could be timed.
     """
@@ -186,7 +190,7 @@ def _forward_to_compare(ctx: click.Context, options: dict[str, Any]) -> int:
         precision=_single(ctx, "precisions", options),
         batch=_single(ctx, "batches", options),
         device=options["device"] if given(ctx, "device") else None,
-        **{name: options[name] for name in ("threads", "calib", "seed", "as_json", *COMPARE_ONLY)},
+        **{name: options[name] for name in ("sizes", "threads", "calib", "seed", "as_json", *COMPARE_ONLY)},
     )
     return code
 
@@ -201,7 +205,7 @@ def _forward_to_profile(ctx: click.Context, options: dict[str, Any]) -> int:
         model=model,
         precision=_single(ctx, "precisions", options),
         batch=_single(ctx, "batches", options),
-        **{name: options[name] for name in ("backends", "threads", "calib", "seed", "as_json")},
+        **{name: options[name] for name in ("backends", "sizes", "threads", "calib", "seed", "as_json")},
     )
     return code
 

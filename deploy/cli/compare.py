@@ -14,6 +14,7 @@ from deploy.cli._options import (
     option,
     precision_option,
     seed_option,
+    sizes_option,
     threads_option,
 )
 
@@ -25,6 +26,7 @@ Examples:
   deploy compare torch onnxruntime --model resnet18
   deploy compare resnet18@openvino resnet18@onnxruntime
   deploy compare resnet18 mobilenet_v2 --batch 8
+  deploy compare theirs.onnx ours.onnx --size length=128
 """
 )
 @click.argument("first", metavar="A")
@@ -32,6 +34,7 @@ Examples:
 @option("--model", metavar="MODEL", help="Model to run, where A and B are backends.")
 @precision_option("Precision to run models in. [default: fp32; a file has its own]")
 @batch_option
+@sizes_option
 @threads_option
 @option("--device", type=click.Choice(["cpu", "cuda"]), help="Device. [default: the first that A and B both run on]")
 @calib_option

@@ -41,12 +41,13 @@ Examples:
 def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
     """Evaluate the accuracy of every artifact of each MODEL on labeled images, compared with PyTorch.
 
-    MODEL is a name as in export, or a file in the artifacts directory; default: the model of the newest export. If a
+    MODEL is a name as in export, or a file; default: the model of the newest export. If a
     model was trained on part of the data, only the held-out images are used. Confidence intervals are Wilson's, 95 %.
     Artifacts are compared with PyTorch image by image, with McNemar's exact test.
 
     Exit code 3: an artifact is detectably worse than PyTorch by more than --max-drop, or has values that are not
-    finite; 4: an artifact could not be compared, because it was exported from other weights.
+    finite; 4: an artifact could not be compared, because it was exported from other weights. A file whose model is not
+    known is called unproven.
     """
     from deploy.evaluation.evaluate import evaluate_models
     from deploy.terminal.evaluate import show_evaluation

@@ -42,6 +42,7 @@ SECTIONS = {
     "Inspect and verify": {
         "doctor": "Check this installation and suggest fixes.",
         "inspect": "Describe an ONNX file: inputs, operators, cost.",
+        "adopt": "Write a manifest for an ONNX file from elsewhere.",
         "verify": "Compare artifacts with their digests and signature.",
         "sign": "Sign artifacts with your own key, offline.",
     },

@@ -56,12 +56,13 @@ Examples:
 def command(settings: Settings, /, as_json: bool, **options: Any) -> None:
     """Write a Triton model repository, a KServe service, or a standalone folder.
 
-    MODELS are names in the artifacts directory, or files there; default the model of the newest export. Only files that
-    passed the parity check and have trained weights are packaged. Before a package is published, test images are run
-    through it and through PyTorch; a float32 package that returns other labels is not published. `deploy verify` checks
-    a package for changes.
+    MODELS are names in the artifacts directory, or files; default the model of the newest export. Only files that
+    passed the parity check and have trained weights are packaged; an ONNX file whose model is not known is packaged
+    with a warning, as unproven. Before a package is published, test images are run through it and through PyTorch, or
+    through the file itself where the model is not known; a float32 package that returns other labels is not published.
+    `deploy verify` checks a package for changes.
 
-    Exit code 3: the labels of the package differ from PyTorch's.
+    Exit code 3: the labels of the package differ from the model's.
     """
     from deploy.core.plain import to_plain
     from deploy.packaging.package import PackageOptions, package_models

@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from deploy.cli._common import Settings, Several, emit, json_option
-from deploy.cli._options import batch_option, calib_option, option, precision_option, seed_option, threads_option
+from deploy.cli._options import (
+    batch_option,
+    calib_option,
+    option,
+    precision_option,
+    seed_option,
+    sizes_option,
+    threads_option,
+)
 
 
 @click.command(
@@ -16,6 +24,7 @@ Examples:
   deploy profile resnet18
   deploy profile resnet18 --precision int8 --backends onnxruntime    INT8 beside FP32, layer by layer
   deploy profile artifacts/lenet5/lenet5.fp32.onnx --batch 8
+  deploy profile theirs.onnx --size length=128
 """
 )
 @click.argument("model")
@@ -24,6 +33,7 @@ Examples:
 )
 @precision_option("Precision; int8 is shown beside fp32. [default: fp32; a file has its own]")
 @batch_option
+@sizes_option
 @threads_option
 @calib_option
 @seed_option

@@ -7,7 +7,14 @@ from typing import Any
 import click
 
 from deploy.cli._common import EXIT, Settings, emit, json_option
-from deploy.cli._options import calib_samples_option, method_option, option, refuse_together, skip_bad_option
+from deploy.cli._options import (
+    calib_samples_option,
+    method_option,
+    option,
+    preprocess_option,
+    refuse_together,
+    skip_bad_option,
+)
 
 
 @click.command(
@@ -50,11 +57,8 @@ Examples:
 )
 @option("--fp16", is_flag=True, help="Compute layers that are not INT8 in FP16; only for tensorrt.")
 @option("--report", "details", is_flag=True, help="Print the ten layers with the most noise.")
-@option(
-    "--preprocess",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change the model's preprocessing; repeatable: resize=256, crop=224, mean=…, std=…, interpolation=…, gray=…",
+@preprocess_option(
+    "Change the model's preprocessing; repeatable: resize=256, crop=224, mean=…, std=…, interpolation=…, gray=…"
 )
 @skip_bad_option
 @json_option

@@ -23,6 +23,7 @@ Examples:
   deploy serve lenet5 --artifact artifacts/lenet5/lenet5.int8-onnxruntime.onnx --no-page
   deploy serve resnet18 --max-batch 16 --max-delay-ms 2 --queue 256
   deploy serve resnet18 --backend openvino
+  deploy serve theirs.onnx                            an ONNX file from elsewhere, unproven
   curl localhost:8000/v2/models/lenet5
 """
 )
@@ -71,8 +72,9 @@ Examples:
 def command(settings: Settings, /, as_json: bool, **options: Any) -> None:
     """Serve MODEL over HTTP with the Open Inference Protocol v2 and dynamic batching.
 
-    MODEL is a name in the artifacts directory, or a file there; default the model of the newest export. Only files that
-    passed the parity check and have trained weights are served. Requests get status 429 if the queue is full and 503 if
+    MODEL is a name in the artifacts directory, or a file; default the model of the newest export. Only files that
+    passed the parity check and have trained weights are served; an ONNX file whose model is not known is served with a
+    warning, as unproven. Requests get status 429 if the queue is full and 503 if
     they waited too long. /metrics returns metrics for Prometheus. On SIGINT or SIGTERM the server finishes the requests
     in progress, then stops.
 

@@ -21,6 +21,8 @@ from deploy.core.regular import is_file, read_document
 from deploy.core.tensors import TensorSpec
 
 SCHEMA = 2
+UNPROVEN = "unproven"
+"""Verdict of a file that was not compared with its model."""
 AGAIN = "create the file again, or restore it from a copy"
 _CHUNK_BYTES = 1 << 20
 
@@ -74,7 +76,7 @@ class Manifest:
     Attributes:
         files: the artifact itself, then the files that belong to it (external data).
         model: full name of the model, ``torchvision/resnet18``.
-        reference: rebuilds the model (see `Model.reference`).
+        reference: rebuilds the model (see `Model.reference`); empty if the model is not known.
         options: options of the command, and what it decided itself.
         parent: `digest` of the artifact that this one was made from.
         parity, accuracy: results of the parity check and of the evaluation.
@@ -105,6 +107,11 @@ class Manifest:
     def digest(self) -> str:
         """The joined digests of all files (`join_digests`)."""
         return join_digests(item.sha256 for item in self.files)
+
+    @property
+    def verdict(self) -> str:
+        """The verdict of the parity check; ``unproven`` if there was none."""
+        return str((self.parity or {}).get("verdict", UNPROVEN))
 
     def to_json(self) -> str:
         """Return the manifest as JSON with a checksum."""
@@ -207,7 +214,7 @@ class Artifact:
                         f"{self.path}: a process was killed while it published files in this folder.",
                         "run its command again, which also moves these files to their places",
                     ) from None
-                if Artifact.open(self.path).manifest != self.manifest:
+                if manifest_path(self.path).exists() and Artifact.open(self.path).manifest != self.manifest:
                     raise DigestError(f"{self.path}: another process replaced the file.", "try again") from None
                 self.compare_files(folder)
 

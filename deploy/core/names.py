@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePath
 
@@ -22,12 +23,21 @@ SIGNATURE = "model.sig"
 """Name of a folder's signature file."""
 REPORT = "report"
 """Folder of the report."""
+PACKAGES = "packages"
+"""Folder of the packages."""
+RESERVED = frozenset({REJECTED, REPORT, PACKAGES, "bench", "evaluation"})
+"""Names that the folder of a model cannot have."""
 
 
 def is_plain(name: str) -> bool:
     """Return whether a name from a file of others names one entry of a folder, and none that this package reserves."""
     reserved = name.startswith(".") or name == SIGNATURE
     return bool(name) and name.isprintable() and PurePath(name).name == name and "\\" not in name and not reserved
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Return the names that occur more than once, each once."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def colliding(names: Iterable[str]) -> list[str]:

@@ -213,6 +213,17 @@ def _parse_bounds(text: str, bounds: str) -> tuple[float, float] | None:
     return float(match[1]), float(match[2])
 
 
+def batch_dimension(inputs: Sequence[TensorSpec]) -> str | None:
+    """Return the symbol that ``--batch`` sets: ``batch``, else the first dimension of the first input.
+
+    None if that one is fixed. Files of other exporters call the batch ``N``, ``unk__617``, or nothing.
+    """
+    if "batch" in symbols(inputs):
+        return "batch"
+    first = inputs[0].shape[0] if inputs and inputs[0].shape else None
+    return first if isinstance(first, str) else None
+
+
 def batch_symbol(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str | None:
     """Return the symbol that is the first dimension of every input and output, and no other; None if there is none."""
     first = {spec.shape[0] if spec.shape else None for spec in (*inputs, *outputs)}

@@ -7,7 +7,7 @@ bitwise equal to ``torchvision.transforms`` on Pillow images (tested).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from PIL import Image as Pillow
 from deploy.core.errors import DataError, UsageError
 from deploy.core.limits import limits
 from deploy.core.model import Model, Preprocessing
+from deploy.core.tensors import TensorSpec, batch_dimension
 from deploy.data.dataset import Dataset, Image
 
 Batch = tuple[NDArray[np.float32], NDArray[np.int64] | None]
@@ -37,18 +38,35 @@ def image_preprocessing(model: Model) -> Preprocessing:
         UsageError: the input of the model is not one batch of images.
     """
     specs = model.inputs
-    if len(specs) != 1 or len(specs[0].shape) != 4 or specs[0].dtype != "float32":
-        takes = "; ".join(map(str, specs))
-        raise UsageError(f"{model.name} takes {takes}, not one batch of images (batch, channels, height, width).")
-    _, channels, height, width = specs[0].concrete({"batch": 1, **model.sizes})
+    assumed = assumed_preprocessing(model.name, specs, model.sizes)
     recipe = model.preprocessing
     if recipe is None:
-        half = (0.5,) * channels
-        return Preprocessing(crop=(height, width), mean=half, std=half, gray=channels == 1)
+        return assumed
+    height, width = assumed.crop
     fixed = all(isinstance(dim, int) for dim in specs[0].shape[2:])
     if fixed and not set(specs[0].shape[2:]) <= {*recipe.crop}:
         return dataclasses.replace(recipe, crop=(height, width), resize=None)
     return recipe
+
+
+def assumed_preprocessing(name: str, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> Preprocessing:
+    """Return the preprocessing that is assumed where none is known: resize to the input, scale to [-1, 1].
+
+    Args:
+        name: of the model or file, for messages.
+        inputs: of the model.
+        sizes: of its dynamic dimensions, except the batch.
+
+    Raises:
+        UsageError: the input is not one batch of images.
+        InputSpecError: the size of a dimension is not known.
+    """
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].dtype != "float32":
+        takes = "; ".join(map(str, inputs))
+        raise UsageError(f"{name} takes {takes}, not one batch of images (batch, channels, height, width).")
+    _, channels, height, width = inputs[0].concrete({str(batch_dimension(inputs)): 1, **sizes})
+    half = (0.5,) * channels
+    return Preprocessing(crop=(height, width), mean=half, std=half, gray=channels == 1)
 
 
 def batches(dataset: Dataset, preprocessing: Preprocessing, batch_size: int) -> Iterator[Batch]:

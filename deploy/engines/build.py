@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.core import interrupt
-from deploy.core.artifact import Artifact, Manifest, Payload, manifest_path
+from deploy.core.artifact import UNPROVEN, Artifact, Manifest, Payload, manifest_path
 from deploy.core.errors import BackendError, ExportError, UsageError
 from deploy.core.names import REJECTED
 from deploy.core.paths import default_root
@@ -23,6 +23,7 @@ from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
 from deploy.quantization.source import Source, open_source
 from deploy.support.cuda_driver import gpus
 from deploy.support.engine_file import FORMAT
+from deploy.support.lone_file import assumed_batch
 from deploy.support.tensorrt_library import Library, open_library
 from exporters.onnx_to_tensorrt import Built, EngineOptions, Profile, build
 from exporters.trtexec import trtexec
@@ -140,13 +141,18 @@ class BuildReport:
 
     @property
     def verdict(self) -> str | None:
-        """Verdict of the parity check, ``measured`` for INT8; None if the engine was not run."""
+        """Verdict of the parity check, ``measured`` for INT8; ``unproven`` if the model is not known.
+
+        None if the engine was not run.
+        """
         return self.proof.verdict if self.proof else None
 
     @property
     def state(self) -> str:
         """Whether the engine was run on this machine, with the verdict."""
-        return NOT_RUN if self.verdict is None else f"run here: {self.verdict}"
+        if self.verdict is not None:
+            return f"run here: {self.verdict}"
+        return NOT_RUN if self.artifact.manifest.reference else f"{NOT_RUN}, {UNPROVEN}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -286,6 +292,8 @@ def _prepare(request: BuildRequest, store: Store, progress: Progress) -> _BuildP
     library = open_library(request.runtime)
     progress.note(f"building with {library.name} {library.version}")
     source = open_source(given_source(request.model), store, (), progress)
+    if assumed := assumed_batch(source.path, source.inputs):
+        progress.note(assumed)
     options = EngineOptions(
         profiles=profiles_of(source.inputs, request.batch, request.shapes),
         workspace_bytes=request.workspace_bytes,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from deploy.core.errors import UsageError
-from deploy.core.tensors import TensorSpec
+from deploy.core.tensors import TensorSpec, batch_dimension
 from exporters.onnx_to_tensorrt import Profile, ShapeRange
 
 DEFAULT_BATCH = "1:8:32"
@@ -27,7 +27,7 @@ def profiles_of(inputs: Sequence[TensorSpec], batch: str | None, shapes: Sequenc
 
     Args:
         inputs: inputs of the graph.
-        batch: ``MIN:OPT:MAX`` for the dimension ``batch``; None for `DEFAULT_BATCH`.
+        batch: ``MIN:OPT:MAX`` for the batch, see `deploy.core.tensors.batch_dimension`; None for `DEFAULT_BATCH`.
         shapes: ``DIMENSION:MIN:OPT:MAX`` for another symbolic dimension, or ``INPUT:1x3x64x64:…:…`` for the whole
             shape of an input.
 
@@ -38,13 +38,16 @@ def profiles_of(inputs: Sequence[TensorSpec], batch: str | None, shapes: Sequenc
     symbols = {dim for spec in inputs for dim in spec.symbols}
     ranges: dict[str, tuple[Sizes, ...]] = {}
     whole: dict[str, tuple[ShapeRange, ...]] = {}
-    if "batch" in symbols:
-        ranges["batch"] = _parse_each("--batch", batch or DEFAULT_BATCH, _parse_sizes)
+    batched = batch_dimension(inputs)
+    if batched is not None:
+        ranges[batched] = _parse_each("--batch", batch or DEFAULT_BATCH, _parse_sizes)
     elif batch is not None:
         raise UsageError(f"--batch {batch}: the graph has no dynamic batch.", "deploy export MODEL --dynamic batch")
+    longest_first = sorted({*symbols, *(spec.name for spec in inputs)}, key=len, reverse=True)  # names may have colons
     for text in shapes:
-        name, _, rest = text.partition(":")
-        if name in whole or (name in ranges and (name != "batch" or batch is not None)):
+        name = next((name for name in longest_first if text.startswith(f"{name}:")), text.partition(":")[0])
+        rest = text[len(name) + 1 :]
+        if name in whole or (name in ranges and (name != batched or batch is not None)):
             raise UsageError(
                 f"--shape {text}: {name} already has a range.", "separate the ranges of several profiles by commas"
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.backends.torch.reference import PyTorchRunner
-from deploy.core.artifact import Artifact, sha256
+from deploy.core.artifact import UNPROVEN, Artifact, sha256
 from deploy.core.backend import find_backend
 from deploy.core.errors import BackendError, DeployError
 from deploy.core.isolated import IsolatedRunner
@@ -35,8 +35,8 @@ class EngineProof:
     """Result of running an engine.
 
     Attributes:
-        verdict: verdict of the parity check; for INT8 ``measured``, or ``fail`` if a value is not finite; None if the
-            engine was not compared.
+        verdict: verdict of the parity check; for INT8 ``measured``, or ``fail`` if a value is not finite; ``unproven``
+            if its model is not known; None if the engine was not compared.
         reason: reason for the verdict, or for having none; empty if there is nothing to say.
         parity: the evidence, for the manifest.
     """
@@ -80,7 +80,7 @@ def _check_parity(
     progress: Progress,
 ) -> EngineProof:
     if source.manifest is None:
-        return EngineProof(reason=f"{source.path} has no manifest, so its PyTorch model is unknown")
+        return EngineProof(verdict=UNPROVEN, reason=f"the model of {source.path} is not known")
     if "module" in source.manifest.reference:
         return EngineProof(reason=f"{source.path} was exported from a module in memory, which cannot be built again")
     model = open_model(request_of(Artifact(path=source.path, manifest=source.manifest)), store, progress)
@@ -164,7 +164,8 @@ def _measure_int8(
         judge = Judge(runner, source.path, data.evidence, size=size, fixed=fixed, target=target)
         evidence = judge.measure(engine.path, progress, Runtime(backend=find_backend("tensorrt")))
     verdict, reason = ("measured", "") if evidence.finite else ("fail", "output values are not finite")
-    return EngineProof(verdict=verdict, reason=reason, parity=evidence.parity(verdict, precision, data))
+    parity = evidence.parity(verdict, precision, data, source.verdict)
+    return EngineProof(verdict=verdict, reason=reason, parity=parity)
 
 
 def _batch(spec: TensorSpec, profiles: Sequence[Profile]) -> tuple[int, bool]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.backends.torch.reference import PyTorchRunner
-from deploy.core.artifact import Artifact, Manifest
+from deploy.core.artifact import UNPROVEN, Artifact, Manifest
 from deploy.core.environment import now
 from deploy.core.errors import ArtifactError, BackendError, DeployError, StorageError, UsageError
 from deploy.core.isolated import IsolatedRunner
@@ -26,7 +26,7 @@ from deploy.core.runner import Runner
 from deploy.core.store import Store
 from deploy.data.collection import open_dataset
 from deploy.data.dataset import Dataset, stratified_split
-from deploy.data.preprocess import image_preprocessing, prepare
+from deploy.data.preprocess import assumed_preprocessing, image_preprocessing, prepare
 from deploy.evaluation.accuracy import Accuracy, AccuracyComparison
 from deploy.evaluation.leakage import seen_in_training
 from deploy.evaluation.predictions import Classify, Predictions, labels_for, predict
@@ -35,6 +35,7 @@ from deploy.models.given import as_requests
 from deploy.models.open import made_from, open_model, request_of, with_recorded_inputs
 from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.models.resolve import resolve
+from deploy.support.lone_file import adopt_command, open_artifact, why_unproven
 from deploy.support.lookup import manifest_beside, newest_export
 from deploy.support.onnx_child import examine
 from deploy.support.runtime import runtime_of
@@ -58,7 +59,7 @@ class AccuracyRow:
         digest: SHA-256 of the file; for PyTorch, the identity of the weights.
         file: the artifact; None for PyTorch with weights that are not an artifact.
         comparison: comparison with PyTorch; None for PyTorch itself, or if ``note`` gives a reason.
-        verdict: ``reference``, ``pass``, ``fail`` or ``inconclusive``.
+        verdict: ``reference``, ``pass``, ``fail`` or ``inconclusive``; ``unproven`` if the file's model is not known.
     """
 
     model: str
@@ -94,9 +95,12 @@ class EvaluationReport:
 
     @property
     def verdict(self) -> str:
-        """``fail`` if a row failed, else ``inconclusive`` if a row could not be compared, else ``pass``."""
+        """``fail`` if a row failed, else ``inconclusive`` if a row could not be compared, else ``pass``.
+
+        ``unproven`` if nothing failed and the model of a file is not known.
+        """
         verdicts = {row.verdict for row in self.rows}
-        return next((word for word in ("fail", "inconclusive") if word in verdicts), "pass")
+        return next((word for word in ("fail", "inconclusive", UNPROVEN) if word in verdicts), "pass")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -126,8 +130,8 @@ def evaluate_models(
     If a model was trained on part of the data, only the held-out images are used.
 
     Args:
-        models: names of models, files with a manifest, requests, or modules in memory; default: the model of the
-            newest export.
+        models: names of models, ONNX files, other files with a manifest, requests, or modules in memory; default: the
+            model of the newest export.
         data: a bundled data set (its test split), a folder with one folder per class, or a ``.npz`` file.
         inputs: of the modules in memory, see `deploy.ExampleInputs`; `deploy.module_request` gives each its own.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
@@ -192,7 +196,7 @@ def _find_artifacts(request: ModelRequest, store: Store, progress: Progress) -> 
     """Find the artifacts of a model in the store, or take the file at a path."""
     text = request.name
     if Path(text).suffix in (".onnx", ".engine", f".{CHECKPOINT}") and Path(text).is_file():
-        found = [Artifact.open(Path(text))]
+        found = [open_artifact(Path(text))]
         found += _checkpoint_beside(found[0])
     else:
         found = [item for item in store.artifacts() if text in (item.manifest.model, item.manifest.slug)]
@@ -266,9 +270,9 @@ def _run_all(
         runtime = runtime_of(manifest.format, manifest.target)
         if runtime is None:
             continue
-        preprocessing = manifest.preprocessing or (image_preprocessing(model) if model is not None else None)
-        if preprocessing is None:
-            raise ArtifactError(f"{export.path}: its manifest has no preprocessing, so images cannot be prepared.")
+        preprocessing = manifest.preprocessing or (
+            _assumed_preprocessing(export, progress) if model is None else image_preprocessing(model)
+        )
         with progress.stage(f"{export.path.name}: {runtime.title}"), IsolatedRunner(runtime.backend.name) as runner:
             runner.open(export.path, **runtime.options())
             if len(runner.inputs) != 1:
@@ -279,6 +283,25 @@ def _run_all(
             )
         identity = manifest.weights.identity
         yield _Run(export, manifest.slug, runtime.name, manifest.precision, identity, predictions, matched)
+
+
+def _assumed_preprocessing(export: Artifact, progress: Progress) -> Preprocessing:
+    manifest = export.manifest
+    if manifest.reference:
+        raise ArtifactError(f"{export.path}: its manifest has no preprocessing, so images cannot be prepared.")
+    record = adopt_command(export.path, preprocess=True)
+    try:
+        assumed = assumed_preprocessing(export.path.name, manifest.inputs, manifest.options.get("sizes", {}))
+    except UsageError as exc:
+        raise ArtifactError(
+            f"{export.path}: no preprocessing is recorded, so images cannot be prepared: {exc.message}", record
+        ) from exc
+    height, width = assumed.crop
+    progress.warn(
+        f"{export.path}: the preprocessing is not known; images are resized to {height} x {width} and scaled to "
+        f"[-1, 1]. To record it: {record}"
+    )
+    return assumed
 
 
 def _pytorch_model(evaluated: _EvaluatedModel, store: Store, progress: Progress) -> Model | None:
@@ -298,6 +321,9 @@ def _pytorch_model(evaluated: _EvaluatedModel, store: Store, progress: Progress)
     if not evaluated.exports:
         return open_model(evaluated.request, store, progress)
     newest = max(evaluated.exports, key=lambda item: item.manifest.created)
+    if not newest.manifest.reference:
+        progress.note(why_unproven(newest) or f"{newest.path}: its model is not known, so nothing is compared")
+        return None
     try:
         return open_model(request_of(newest), store, progress)
     except DeployError as exc:
@@ -386,6 +412,8 @@ def _verdict(
     if not_finite:
         return "fail", f"{not_finite} images have logits that are not finite"
     if comparison is None:
+        if run.artifact is not None and not run.artifact.manifest.reference:
+            return UNPROVEN, "its model is not known, so there is nothing to compare it with"
         other = "exported from other weights than PyTorch ran; export the model again to compare"
         return "inconclusive", other if has_reference else "there is no PyTorch model to compare with"
     if comparison.worse and -comparison.difference * 100 > max_drop:

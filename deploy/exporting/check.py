@@ -117,7 +117,7 @@ def check(
         if artifact is not None:
             artifact.verify()
             _refuse_quantized(artifact)
-        request = _complete(request, artifact)
+        request = _complete(request, path, artifact)
         reader.examine(path)  # before this process or a runtime opens the file
         onnx_file.input_output_specs(path)  # refuses sequences, maps and unknown types
         with progress.stage("building the model"):
@@ -169,11 +169,15 @@ def _refuse_quantized(artifact: Artifact) -> None:
         )
 
 
-def _complete(request: ModelRequest | None, artifact: Artifact | None) -> ModelRequest:
+def _complete(request: ModelRequest | None, path: Path, artifact: Artifact | None) -> ModelRequest:
     """Return the model to build: the request, completed from the manifest if that records the same model."""
     if artifact is None or not artifact.manifest.reference:
         if request is None:
-            raise UsageError("a file without a manifest needs a model.", "deploy check MODEL --onnx FILE")
+            raise UsageError(
+                f"{path}: its model is not known, so it needs something to be compared with.",
+                f"with a model: deploy check MODEL --onnx {path}; "
+                f"with another ONNX file: deploy check {path} --against OTHER.onnx",
+            )
         return request
     if isinstance(request, ModuleRequest):
         return with_recorded_inputs(request, [artifact])

@@ -23,6 +23,7 @@ from deploy.packaging.items import build_items
 from deploy.packaging.pipeline_check import PipelineCheck, check_pipeline, load_images
 from deploy.packaging.target import Images, PackageItem, PackageTarget, find_target
 from deploy.packaging.target import PackageOptions as PackageOptions
+from deploy.support.lone_file import open_artifact
 from deploy.support.lookup import newest_export, newest_variants
 from deploy.support.package_file import PACKAGE, read_package, write_package
 from deploy.support.release_check import check_release
@@ -35,12 +36,14 @@ class PackagedModel:
     """One model of a finished package.
 
     Attributes:
-        proof: comparison of its labels with PyTorch's; None if it takes tensors only or cannot be run here.
+        parity: verdict of the parity check; ``unproven`` for a file whose model is not known.
+        proof: comparison of its labels with those of its model; None if it takes tensors only or cannot be run here.
         without: why there is no comparison; empty if there is one.
     """
 
     name: str
     files: tuple[Path, ...]
+    parity: str
     proof: PipelineCheck | None
     without: str
 
@@ -72,8 +75,8 @@ def package_models(
     If the folder is a package that holds several models, its other models and earlier versions are kept.
 
     Args:
-        models: model names in the artifacts directory, or files there (several engines of one model become one
-            model); default the model of the newest export.
+        models: model names in the artifacts directory, or files, also ONNX files without a manifest (several engines of
+            one model become one model); default the model of the newest export.
         server: package target: ``triton``, ``kserve``, ``standalone``, or the name of a plug-in.
         precision: precision of the files, for models given by name; default ``fp32``.
         preprocessing: package the preprocessing from an image to the model's input, and the labels, where possible.
@@ -86,8 +89,8 @@ def package_models(
         progress: receives progress messages.
 
     Raises:
-        ArtifactError: a file does not exist, its parity was not shown, its weights are untrained, or the target does
-            not take it.
+        ArtifactError: a file does not exist or did not pass its parity check, its weights are untrained, or the target
+            does not take it.
         DigestError: a file differs from its manifest.
         ParityError: the labels of a float32 package differ from PyTorch's; it was not published.
         UsageError: an option does not fit the target or the models.
@@ -134,7 +137,7 @@ def _choose(
     chosen = []
     for name in dict.fromkeys(models or (newest_export(store, progress).manifest.model,)):
         if Path(name).is_file():
-            artifact = Artifact.open(Path(name))
+            artifact = open_artifact(Path(name))
         elif precision == "int8":
             artifact = _newest_int8(name, target, store)
         else:
@@ -175,8 +178,12 @@ def _check(
         if classify is not None:
             check = check_pipeline(item, lambda images: classify(folder, item, images), images, store, progress)
         if check is None:
-            reason = "the package cannot be run on this machine, so its labels were not compared with PyTorch's"
+            reason = "the package cannot be run on this machine, so its labels were not compared"
             progress.warn(f"{item.name}: {reason}")
     return PackagedModel(
-        name=item.name, files=tuple(artifact.path for artifact in item.artifacts), proof=check, without=reason
+        name=item.name,
+        files=tuple(artifact.path for artifact in item.artifacts),
+        parity=item.manifest.verdict,
+        proof=check,
+        without=reason,
     )

@@ -1,4 +1,7 @@
-"""Compares the labels that a package returns for test images with those of the PyTorch model."""
+"""Compares the labels that a package returns for test images with those of the model.
+
+The model is PyTorch's; where it is not known, the packaged file itself, with images prepared by Pillow.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.backends.torch.reference import PyTorchRunner
+from deploy.core.backend import ONNX, default_backend
 from deploy.core.environment import version
 from deploy.core.errors import ArtifactError, DataError, ParityError
+from deploy.core.isolated import IsolatedRunner
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.data.collection import open_dataset
@@ -29,14 +34,15 @@ TIE = 1e-4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineCheck:
-    """How the labels of a package compare with those of PyTorch.
+    """How the labels of a package compare with those of its model.
 
     Attributes:
         pictures: number of test images.
         equal_inputs: number of images whose preprocessed values equal Pillow's to the bit; None if not compared.
-        same_first_label: number of images with PyTorch's label in first place.
-        ties: number of the other images for which PyTorch's two best scores are tied.
+        same_first_label: number of images with the model's label in first place.
+        ties: number of the other images for which the model's two best scores are tied.
         example: labels and probabilities of the first image, as the package returned them.
+        reference: ``PyTorch``, or ``the file`` where the model is not known.
     """
 
     pictures: int
@@ -44,6 +50,7 @@ class PipelineCheck:
     same_first_label: int
     ties: int
     example: tuple[RankedLabel, ...]
+    reference: str
     pillow: str | None = field(default_factory=lambda: version("pillow"))
 
 
@@ -75,17 +82,19 @@ def check_pipeline(
     store: Store,
     progress: Progress,
 ) -> PipelineCheck | None:
-    """Compare the labels of a packaged pipeline with PyTorch's; None if ``classify`` cannot run it on this machine.
+    """Compare the labels of a packaged pipeline; None if ``classify`` cannot run it on this machine.
 
     Raises:
-        ParityError: the first label of a float32 package differs from PyTorch's, and it is no tie.
+        ParityError: the first label of a float32 package differs from the model's, and it is no tie.
         ArtifactError: the model's weights are no longer those of the file.
     """
-    with progress.stage(f"{item.name}: running {len(images)} images through the package and PyTorch"):
+    reference = "PyTorch" if item.manifest.reference else "the file"
+    with progress.stage(f"{item.name}: running {len(images)} images through the package and {reference}"):
         predictions = classify(images)
         if predictions is None:
             return None
-        expected = _pytorch_scores(item, images, store, progress)
+        known = bool(item.manifest.reference)
+        expected = _pytorch_scores(item, images, store, progress) if known else _file_scores(item, images)
     same = ties = 0
     for scores, labels in zip(expected, predictions.labels, strict=True):
         first, second = np.sort(scores)[::-1][:2] if len(scores) > 1 else (scores[0], -np.inf)
@@ -96,7 +105,7 @@ def check_pipeline(
     different = len(images) - same - ties
     if item.manifest.precision == "fp32" and different:
         raise ParityError(
-            f"{item.name}: the labels of {different} of {len(images)} images differ from PyTorch's; "
+            f"{item.name}: the labels of {different} of {len(images)} images differ from those of {reference}; "
             "the package was not published.",
             "--no-preprocessing packages the model alone",
         )
@@ -106,7 +115,18 @@ def check_pipeline(
         same_first_label=same,
         ties=ties,
         example=predictions.labels[0],
+        reference=reference,
     )
+
+
+def _file_scores(item: PackageItem, images: Images) -> list[NDArray[Any]]:
+    artifact, spec, recipe = item.artifacts[0], item.manifest.inputs[0], item.manifest.preprocessing
+    if recipe is None:
+        raise ArtifactError(f"{artifact.path}: its manifest records no preprocessing.")
+    with IsolatedRunner(default_backend(ONNX).name) as runner:
+        runner.open(artifact.path)
+        feeds = ({spec.name: prepare(image, recipe)[None].astype(spec.dtype)} for image in images)
+        return [next(iter(runner.run(feed).values()))[0] for feed in feeds]
 
 
 def _pytorch_scores(item: PackageItem, images: Images, store: Store, progress: Progress) -> list[NDArray[Any]]:

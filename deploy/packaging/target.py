@@ -172,6 +172,7 @@ def find_target(name: str) -> PackageTarget:
 
 
 def copy_artifact(artifact: Artifact, folder: Path) -> None:
-    """Copy an artifact's files and its manifest; file names stay the same."""
-    for name in (*(payload.file for payload in artifact.manifest.files), manifest_path(artifact.path).name):
-        shutil.copyfile(artifact.path.with_name(name), folder / name)
+    """Copy an artifact's files and write its manifest beside them; file names stay the same."""
+    for payload in artifact.manifest.files:
+        shutil.copyfile(artifact.path.with_name(payload.file), folder / payload.file)
+    manifest_path(folder / artifact.path.name).write_text(artifact.manifest.to_json(), encoding="utf-8")

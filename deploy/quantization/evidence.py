@@ -52,12 +52,13 @@ class Evidence:
         """Return plain values for JSON."""
         return {"runtime": self.runtime, **to_plain(self), "outputs": [item.to_dict() for item in self.outputs]}
 
-    def parity(self, verdict: str, precision: str, data: CalibrationData) -> dict[str, Any]:
-        """Return the ``parity`` entry of a manifest."""
+    def parity(self, verdict: str, precision: str, data: CalibrationData, float_verdict: str) -> dict[str, Any]:
+        """Return the ``parity`` entry of a manifest; ``float_verdict`` is the verdict of the float graph."""
         return {
             "verdict": verdict,
             "kind": precision,
             "reference": "the float graph it was made from",
+            "reference_verdict": float_verdict,
             "samples": dict(data.evidence.summary),
             "apart": data.apart,
             **self.to_dict(),

@@ -66,6 +66,11 @@ class QuantizeReport:
     data: CalibrationData
     seconds: float
 
+    @property
+    def float_verdict(self) -> str:
+        """The verdict of the float file; ``unproven`` if its model is not known."""
+        return str((self.artifact.manifest.parity or {})["reference_verdict"])
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         manifest = self.artifact.manifest
@@ -82,6 +87,7 @@ class QuantizeReport:
             "worst_layers": to_plain(self.worst),
             "calibration": {**self.data.calibration.summary, "reused": self.reused, "moved": self.table.moved},
             "judged_on": {**self.data.evidence.summary, "apart": self.data.apart},
+            "float_verdict": self.float_verdict,
             "weights": asdict(manifest.weights),
             "seconds": round(self.seconds, 3),
         }
@@ -201,7 +207,7 @@ def quantize(
                     ],
                 },
                 parity={
-                    **evidence.parity(verdict, precision, data),
+                    **evidence.parity(verdict, precision, data, source.verdict),
                     "worst_layers": to_plain(worst[:MANIFEST_LAYERS]),
                 },
             )

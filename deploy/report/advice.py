@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from deploy.bench.statistics import plain_interval, ratio
+from deploy.core.artifact import UNPROVEN
 from deploy.core.backend import title_of
 from deploy.report.rows import JsonObject, same_cell
 from deploy.support.formatting import duration
@@ -51,6 +52,8 @@ def _fastest(rows: Sequence[JsonObject], baseline: str) -> dict[str, str]:
     if best["speedup"]:
         text += f", speedup {_speedup(best['speedup'])} over {title_of(baseline)} in float32"
     text += f"; {_accuracy(best)}"
+    if best["evidence"].get("verdict") == UNPROVEN:
+        text += f"; {UNPROVEN}: no model is known to compare the file with"
     ties = [_label(row) for row in rows if row["mark"] == "tie"]
     if ties:
         text += f". Not detectably slower: {', '.join(ties)}"

@@ -71,7 +71,15 @@ def same_cell(profile: JsonObject, row: JsonObject) -> bool:
 
 def _command(record: CellRecord) -> str:
     cell = record.cell
-    words = ["deploy", "bench", cell.model, "--backends", cell.backend, "--precision", cell.precision]
+    words = [
+        "deploy",
+        "bench",
+        record.about.get("given") or cell.model,
+        "--backends",
+        cell.backend,
+        "--precision",
+        cell.precision,
+    ]
     words += ["--batch", str(cell.batch), "--threads", str(cell.threads)]
     if cell.device != "cpu":
         words += ["--device", cell.device]
@@ -80,6 +88,8 @@ def _command(record: CellRecord) -> str:
     for name, option in (("rate", "--rate"), ("p99_ms", "--p99"), ("mode", "--mode"), ("time_s", "--min-time")):
         if name in cell.options and (name, cell.options[name]) != ("time_s", 1.0):
             words += [option, str(cell.options[name])]
+    for name, size in record.about.get("sizes", {}).items():
+        words += ["--size", f"{name}={size}"]
     if cell.options.get("graph"):
         words.append("--graph")
     return shlex.join([*words, "--again"])

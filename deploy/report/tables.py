@@ -105,7 +105,7 @@ RESULTS: tuple[Column, ...] = (
         _parity,
         number=False,
         legend="pass = agrees with the float64 reference, reference = PyTorch in float32, measured = INT8, with its "
-        "error in the evidence, ! = interference was detected",
+        "error in the evidence, unproven = no model is known to compare the file with, ! = interference was detected",
     ),
     Column(
         "latency",

@@ -31,7 +31,8 @@ METHOD = (
     "Each configuration ran in several fresh worker processes, in a new random order each round. Intervals are 95 % "
     "confidence intervals across processes (Student's t on log medians).",
     "A file is timed only if it passed the parity check against the float64 reference or, for INT8, if its error was "
-    "measured. A tie is a configuration that is not detectably slower than the fastest one of its model.",
+    "measured. A file whose model is not known is timed too, and is called unproven.",
+    "A tie is a configuration that is not detectably slower than the fastest one of its model.",
 )
 
 

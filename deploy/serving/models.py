@@ -23,6 +23,7 @@ from deploy.serving.batching import Batcher
 from deploy.serving.metrics import Metrics
 from deploy.serving.options import ServeOptions
 from deploy.serving.protocol import tensor_metadata
+from deploy.support.lone_file import open_artifact
 from deploy.support.lookup import names_of, newest_export, newest_variants
 from deploy.support.runtime import Runtime, runtime_of
 
@@ -40,7 +41,7 @@ def choose_files(
     if model is not None and Path(model).is_file():
         files = (Path(model), *files)
     if files:
-        chosen = [Artifact.open(path) for path in files]
+        chosen = [open_artifact(path) for path in files]
         other = next((item.path for item in chosen if item.manifest.model != chosen[0].manifest.model), None)
         if other is not None:
             raise UsageError(f"{other}: a file of another model than {chosen[0].path}.")
@@ -164,7 +165,7 @@ class ModelOpener:
             about={
                 "file": artifact.path.name,
                 "sha256": manifest.files[0].sha256,
-                "parity": (manifest.parity or {}).get("verdict", ""),
+                "parity": manifest.verdict,
             },
         )
 

@@ -17,14 +17,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from deploy.backends.torch.reference import PyTorchRunner
-from deploy.core.artifact import Artifact
+from deploy.core.artifact import UNPROVEN, Artifact
 from deploy.core.errors import ArtifactError, DeployError
 from deploy.core.limits import limits
 from deploy.core.model import Preprocessing
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import batch_symbol
-from deploy.data.preprocess import image_preprocessing
+from deploy.data.preprocess import assumed_preprocessing, image_preprocessing
 from deploy.models.open import open_model, request_of
 from deploy.serving.app import Service
 from deploy.serving.models import ModelOpener, ServedModel
@@ -59,6 +59,11 @@ def page_routes(
     variants, remarks = list(served), list[str]()
     recipe = manifest.preprocessing
     try:
+        if not manifest.reference:
+            if recipe is None and len(manifest.outputs[0].shape) == 2:
+                recipe = assumed_preprocessing(artifact.path.name, manifest.inputs, manifest.options.get("sizes", {}))
+                remarks.append(_assumed(manifest.model, recipe))
+            raise ArtifactError(f"the model of {artifact.path.name} is not known.")
         with progress.stage("opening the model in PyTorch"):
             model = open_model(request_of(artifact), store, progress)
         if model.weights.identity != manifest.weights.identity:
@@ -67,11 +72,7 @@ def page_routes(
             )
         if recipe is None:
             recipe = image_preprocessing(model)
-            height, width = recipe.crop
-            remarks.append(
-                f"The preprocessing of {manifest.model} is not known: "
-                f"images are resized to {height} x {width} and scaled to [-1, 1]."
-            )
+            remarks.append(_assumed(manifest.model, recipe))
     except DeployError as exc:
         remarks.append(f"The page does not show PyTorch: {exc.message}")
     else:
@@ -92,8 +93,14 @@ def page_routes(
         return []
     for remark in remarks:
         progress.warn(remark)
+    remarks += [f"{item.name} is {UNPROVEN}." for item in served if item.about["parity"] == UNPROVEN]
     page = Page(title=manifest.model, variants=variants, remarks=remarks, preprocessing=recipe, service=service)
     return page.routes()
+
+
+def _assumed(name: str, recipe: Preprocessing) -> str:
+    height, width = recipe.crop
+    return f"The preprocessing of {name} is not known: images are resized to {height} x {width} and scaled to [-1, 1]."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -82,7 +82,8 @@ def serve(
     Each file answers under its own name (``resnet18.int8-onnxruntime``); the first also answers under the model's name.
 
     Args:
-        model: a model name in the artifacts directory, or a file; default the model of the newest export.
+        model: a model name in the artifacts directory, or a file, also an ONNX file without a manifest; default the
+            model of the newest export.
         files: serve only these files, the first under the model's name; default every file of the model that runs on
             this machine.
         backend: name of the backend that runs the files; serve only files that it opens. Default: each file's format
@@ -93,7 +94,7 @@ def serve(
         ready: called once the server accepts requests.
 
     Raises:
-        ArtifactError: there are no files to serve, the parity of one was not shown, or its weights are untrained.
+        ArtifactError: there are no files to serve, one did not pass its parity check, or its weights are untrained.
         DigestError: a file differs from its manifest.
         UsageError: the address cannot be used, or the backend runs no files.
         MissingPackageError: a package of the server or the backend is not installed.
@@ -136,10 +137,11 @@ def serve(
             from deploy.serving.page import page_routes
 
             routes = page_routes(chosen[0], served, service, opener, store, stack, progress)
-        paths = (chosen[0].path, *(artifact.path for artifact in chosen))
+        own = zip(served, chosen, strict=True)
+        listed = {chosen[0].manifest.slug: chosen[0].path, **{item.name: artifact.path for item, artifact in own}}
         server = ServerInfo(
             url=f"http://{url_host(options.host)}:{listener.getsockname()[1]}",
-            models=tuple(ServedFile(name=name, file=path) for name, path in zip(names, paths, strict=True)),
+            models=tuple(ServedFile(name=name, file=path) for name, path in listed.items()),
             page=bool(routes),
         )
         pool = Pool(limits(), options.max_request_bytes, metrics.refuse)

@@ -37,8 +37,12 @@ class OnnxChild:
         self._remote.close()
 
     def examine(self, path: Path) -> None:
-        """Check that a file can be read: its size, its texts, and every tensor in it."""
+        """Check that a file can be read: its size, its texts, every tensor in it, and which node reads what."""
         self._call("examine", path)
+
+    def outline(self, path: Path) -> dict[str, Any]:
+        """`examine` a file; return its external files, inputs, outputs and precision, as plain values."""
+        return self._call("outline", path)
 
     def validate(self, path: Path) -> None:
         """Check a file against the ONNX specification."""

@@ -65,9 +65,11 @@ def costs(path: Path, sizes: Mapping[str, int]) -> Costs:
 def count(model: onnx.ModelProto, path: Path, sizes: Mapping[str, int]) -> Costs:
     """Count the operations and bytes of a graph that was read from ``path``; the graph is changed."""
     for value in model.graph.input:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param in sizes:
-                dim.dim_value = sizes[dim.dim_param]
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            name = dim.dim_param or f"{value.name}_dim{axis}"
+            size = sizes.get(name, sizes.get("?") if not dim.dim_param and dim.dim_value <= 0 else None)
+            if size is not None:
+                dim.dim_value = size
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")

@@ -8,6 +8,7 @@ symbolic or hard link, and no offset or length outside the file.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -61,10 +62,14 @@ def load(path: Path) -> onnx.ModelProto:
 
 def input_output_specs(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Return the inputs and outputs of a graph; a dynamic dimension without a name is ``TENSOR_dimN``."""
-    graph = load(path).graph
-    stored = {tensor.name for tensor in graph.initializer}
-    inputs = tuple(tensor_spec(value, path) for value in graph.input if value.name not in stored)
-    return inputs, tuple(tensor_spec(value, path) for value in graph.output)
+    return specs_of(load(path), path)
+
+
+def specs_of(model: onnx.ModelProto, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return what `input_output_specs` does, of a graph that was read from ``path``."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = tuple(tensor_spec(value, path) for value in model.graph.input if value.name not in stored)
+    return inputs, tuple(tensor_spec(value, path) for value in model.graph.output)
 
 
 def tensor_spec(value: onnx.ValueInfoProto, path: Path, unnamed: str | None = None) -> TensorSpec:
@@ -206,7 +211,9 @@ def _external(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
         raise ArtifactError(f"{what}: unknown entries {', '.join(sorted(unknown))}.")
     data = path.parent / location
     if data.is_symlink() or not data.is_file():
-        raise ArtifactError(f"{what}: {location!r} is missing or is not a regular file.")
+        raise ArtifactError(
+            f"{what}: {location!r} is missing or is not a regular file.", f"copy {location} to {path.parent}"
+        )
     if data.stat().st_nlink > 1:
         raise ArtifactError(f"{what}: {location!r} has a hard link elsewhere.", "copy the file")
     if tensor.data_type == onnx.TensorProto.STRING:
@@ -227,6 +234,48 @@ def external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
     """Return the files with external data of a graph that was read from ``path``."""
     tensors = [item for item in stored_tensors(model) if item.data_location == onnx.TensorProto.EXTERNAL]
     return sorted({_external(item, path)[0] for item in tensors})
+
+
+def unknown_operators(model: onnx.ModelProto) -> list[str]:
+    """Return the operators that neither ONNX nor ONNX Runtime defines, ``domain:name``, each once."""
+    own = {(item.domain, item.name) for item in model.functions}
+    found = dict.fromkeys((node.domain, node.op_type) for node in all_nodes(model))
+    return [
+        f"{domain}:{name}" if domain else name
+        for domain, name in found
+        if (domain, name) not in own and not domain.startswith("com.microsoft") and not _defined(domain, name)
+    ]
+
+
+def _defined(domain: str, name: str) -> bool:
+    return bool(onnx.defs.has(name, "" if domain in STANDARD else domain))
+
+
+_INTEGER = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QGemm"}
+_INTEGER_PREFIXES = ("QLinear", "DynamicQuantize", "MatMulNBits")
+"""Operators of a quantized graph, by their names and by the beginnings of their names."""
+_FLOATS: dict[int, str] = {
+    onnx.TensorProto.FLOAT: "fp32",
+    onnx.TensorProto.FLOAT16: "fp16",
+    onnx.TensorProto.DOUBLE: "fp64",
+}
+
+
+def precision(model: onnx.ModelProto) -> str:
+    """Return ``int8`` for a quantized graph, else ``fp32``, ``fp16`` or ``fp64``: what most bytes of its weights are.
+
+    Without weights, the inputs decide.
+    """
+    for node in all_nodes(model):
+        if node.op_type in _INTEGER or node.op_type.startswith(_INTEGER_PREFIXES):
+            return "int8"
+    sizes: Counter[int] = Counter()
+    for tensor in stored_tensors(model):
+        sizes[tensor.data_type] += tensor_bytes(tensor) if tensor.data_type in _FLOATS else 0
+    if not any(sizes.values()):
+        sizes.update(value.type.tensor_type.elem_type for value in model.graph.input)
+    found = [kind for kind, _ in sizes.most_common() if kind in _FLOATS]
+    return _FLOATS[found[0]] if found else "fp32"
 
 
 def array(tensor: onnx.TensorProto, path: Path) -> Array:

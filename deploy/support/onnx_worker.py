@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import onnx
 from google.protobuf.message import Message
 
 from deploy.core.errors import ArtifactError, DeployError, UsageError
@@ -16,8 +17,9 @@ from deploy.core.memory import limit_memory
 from deploy.core.plain import to_plain
 from deploy.core.remote import Reply
 from deploy.core.runner import Feeds
-from deploy.core.tensors import symbols
+from deploy.core.tensors import DATATYPES, symbols
 from deploy.support import onnx_costs, onnx_file
+from deploy.support.onnx_structure import check_structure
 
 _SHARE = 0.125
 """Share of the memory limit for a process that reads a file and does not run it."""
@@ -29,8 +31,25 @@ class OnnxWorker:
     def examine(self, _: Feeds, path: str) -> Reply:
         """Read a file and every text in it."""
         with _reading(Path(path)) as file:
-            _check_texts(onnx_file.load(file), file)
+            _read(file)
         return {}, {}
+
+    def outline(self, _: Feeds, path: str) -> Reply:
+        """Return what `deploy.support.lone_file.open_artifact` needs of a file: files, inputs, outputs, precision."""
+        with _reading(Path(path)) as file:
+            model = _read(file)
+            inputs, outputs = onnx_file.specs_of(model, file)
+            for spec in (*inputs, *outputs):
+                if spec.dtype not in DATATYPES:
+                    raise ArtifactError(f"{file}: {spec.name!r} holds values of type {spec.dtype}, not numbers.")
+            return to_plain(
+                {
+                    "files": [item.name for item in onnx_file.external_files(model, file)],
+                    "inputs": inputs,
+                    "outputs": outputs,
+                    "precision": onnx_file.precision(model),
+                }
+            ), {}
 
     def validate(self, _: Feeds, path: str) -> Reply:
         """Check a file against the ONNX specification."""
@@ -63,6 +82,14 @@ def _reading(path: Path) -> Iterator[Path]:
         raise ArtifactError(f"{path}: damaged: {type(exc).__name__}: {exc}") from exc
 
 
+def _read(path: Path) -> onnx.ModelProto:
+    """Read a file, every text in it, and what reads what."""
+    model = onnx_file.load(path)
+    _check_texts(model, path)
+    check_structure(model, path)
+    return model
+
+
 def _check_texts(message: Message, path: Path) -> None:
     """Refuse text that is not UTF-8, except comments; protobuf reads it as bytes, or not at all."""
     for field, value in message.ListFields():
@@ -76,8 +103,7 @@ def _check_texts(message: Message, path: Path) -> None:
 
 
 def _describe(path: Path, batch: int, sizes: dict[str, int], traced: dict[str, int]) -> dict[str, Any]:
-    model = onnx_file.load(path)
-    _check_texts(model, path)
+    model = _read(path)
     initializers = {tensor.name for tensor in model.graph.initializer}
     inputs = tuple(
         onnx_file.tensor_spec(value, path, "?") for value in model.graph.input if value.name not in initializers

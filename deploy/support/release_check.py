@@ -1,10 +1,11 @@
-"""Which artifacts may be served or packaged: unchanged, checked for parity, with trained weights."""
+"""Which artifacts may be served or packaged: unchanged, with trained weights, and checked for parity if that can be."""
 
 from __future__ import annotations
 
 from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError
 from deploy.core.progress import Progress
+from deploy.support.lone_file import why_unproven
 from deploy.support.onnx_child import examine
 
 ACCEPTED = ("pass", "measured")
@@ -14,15 +15,18 @@ ACCEPTED = ("pass", "measured")
 def check_release(artifact: Artifact, *, allow_untrained: bool, progress: Progress) -> None:
     """Refuse an artifact that must not be served or packaged; untrained weights may be allowed, with a warning.
 
+    A file whose model is not known is unproven, which is a warning.
+
     Raises:
         DigestError: the file differs from its manifest.
         ArtifactError: it is damaged or exceeds a limit, did not pass the parity check, or has untrained weights.
     """
     manifest = artifact.manifest
-    verdict = (manifest.parity or {}).get("verdict", "unproven")
-    if verdict not in ACCEPTED:
+    if unproven := why_unproven(artifact):
+        progress.warn(unproven)
+    elif manifest.verdict not in ACCEPTED:
         raise ArtifactError(
-            f"{artifact.path}: refused, the parity verdict is {verdict}.",
+            f"{artifact.path}: refused, the parity verdict is {manifest.verdict}.",
             f"deploy check {manifest.model} --onnx {artifact.path}",
         )
     if not manifest.weights.trained:

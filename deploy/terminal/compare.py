@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deploy.bench.sequential import NOMINAL
+from deploy.core.artifact import UNPROVEN
 from deploy.support.formatting import duration
 from deploy.terminal.console import STYLE, console, escape, rows
 
@@ -40,5 +41,6 @@ def show_comparison(found: SpeedComparison) -> None:
 def _side(side: ComparedSide) -> str:
     times = sorted(side.medians)
     cell = side.plan.cell
-    configuration = f"{cell.backend}, {cell.precision}, batch {cell.batch}, {cell.threads} threads"
+    unproven = f", {UNPROVEN}" if (side.plan.evidence or {}).get("verdict") == UNPROVEN else ""
+    configuration = f"{cell.backend}, {cell.precision}, batch {cell.batch}, {cell.threads} threads{unproven}"
     return f"{escape(side.name)}: {duration(times[len(times) // 2])} ({configuration})"

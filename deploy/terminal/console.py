@@ -13,9 +13,9 @@ from rich.table import Table
 from deploy.core.text import visible
 
 if TYPE_CHECKING:
-    from deploy.core.model import Weights
+    from deploy.core.model import Preprocessing, Weights
 
-STYLE = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
+STYLE = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow", "unproven": "bold yellow"}
 """Rich styles of verdicts."""
 
 
@@ -48,6 +48,17 @@ def table(*heads: str, numbers: Collection[str] = (), title: str | None = None) 
         right = head in numbers
         result.add_column(head, justify="right" if right else "left", no_wrap=right, overflow="fold")
     return result
+
+
+def preprocessing_line(recipe: Preprocessing | None) -> str:
+    """Return a preprocessing in words; empty if there is none."""
+    if recipe is None:
+        return ""
+    before = f"resize the shorter side to {recipe.resize}, " if recipe.resize else ""
+    crop = " × ".join(map(str, recipe.crop))
+    mean, std = (" ".join(f"{value:g}" for value in values) for values in (recipe.mean, recipe.std))
+    verb = "crop" if recipe.resize else "resize"
+    return f"{before}{verb} to {crop} ({escape(recipe.interpolation)}), mean {mean}, std {std}"
 
 
 def weights_line(weights: Weights) -> str:

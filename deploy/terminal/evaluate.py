@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from deploy.core.artifact import UNPROVEN
 from deploy.terminal.console import STYLE, console, escape, rows, table
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def _cells(row: AccuracyRow) -> list[str]:
 
 def _verdict(row: AccuracyRow) -> str:
     if row.comparison is None or row.note:
-        return row.note or row.verdict
+        return f"{UNPROVEN}: {row.note}" if row.verdict == UNPROVEN else row.note or row.verdict
     low, high = (100 * end for end in row.comparison.difference_interval)
     simulated = "; simulated by ONNX Runtime without fusion" if row.runtime == "simulated" else ""
     return f"{row.comparison.verdict} ({low:+.2f} to {high:+.2f} points, p = {row.comparison.p_value:.2g}){simulated}"

@@ -17,10 +17,8 @@ def show_inspect(report: InspectReport) -> None:
     at = _named_numbers(report.sizes) or "the fixed sizes"
     costs = report.costs
     manifest = report.artifact.manifest if report.artifact else None
-    parity = "unknown: no parity report in a manifest"
-    if manifest and manifest.parity:
-        coverage = manifest.parity.get("coverage")
-        parity = manifest.parity["verdict"] + (f" · coverage {coverage['percent']:g} %" if coverage else "")
+    coverage = (manifest.parity or {}).get("coverage") if manifest else None
+    parity = report.verdict + (f" · coverage {coverage['percent']:g} %" if coverage else "")
     pairs = [
         ("file", f"[bold]{escape(str(report.path))}[/]"),
         ("size", size(report.bytes)),

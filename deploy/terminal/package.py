@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from deploy.core.artifact import UNPROVEN
 from deploy.core.text import visible
 from deploy.packaging.package import PackagedModel, PackageReport
 
@@ -11,15 +12,16 @@ from deploy.packaging.package import PackagedModel, PackageReport
 def show_package(report: PackageReport) -> None:
     """Print the models of a package and its folder."""
     for model in report.models:
-        click.echo(visible(f"{model.name}: {_summary(model)}"))
+        unproven = f"{UNPROVEN}; " if model.parity == UNPROVEN else ""
+        click.echo(visible(f"{model.name}: {unproven}{_summary(model)}"))
     click.echo(visible(f"packaged for {report.server}: {report.folder}"))
 
 
 def _summary(model: PackagedModel) -> str:
     check = model.proof
     if check is None:
-        return f"labels not compared with PyTorch ({model.without})"
-    text = f"{check.same_first_label} of {check.pictures} test images have the same label as in PyTorch"
+        return f"labels not compared ({model.without})"
+    text = f"{check.same_first_label} of {check.pictures} test images have the same label as in {check.reference}"
     if check.ties:
         text += f", {check.ties} of the others are ties"
     if check.equal_inputs is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from deploy.core.artifact import UNPROVEN
 from deploy.support.formatting import duration
 from deploy.terminal.console import console, escape, rows, table
 
@@ -20,7 +21,8 @@ def show_profiles(found: Sequence[ProfiledCell]) -> None:
     for item in found:
         profile, out = item.profile, console(piped=120)
         total = profile.total_ns or 1.0
-        out.print(f"\n[bold]{escape(str(item.plan.cell))}[/], {item.plan.cell.threads} threads")
+        unproven = f", {UNPROVEN}" if (item.plan.evidence or {}).get("verdict") == UNPROVEN else ""
+        out.print(f"\n[bold]{escape(str(item.plan.cell))}[/], {item.plan.cell.threads} threads{unproven}")
         kinds = ", ".join(f"{name} {value / total:.0%}" for name, value in list(profile.by_operator().items())[:8])
         pairs = [
             ("latency", f"{duration(profile.wall_ns)}; sum over layers {duration(total)}, with profiler overhead"),

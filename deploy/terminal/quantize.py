@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from deploy.core.artifact import UNPROVEN
 from deploy.support.formatting import size
-from deploy.terminal.console import STYLE, console, escape, rows, weights_line
+from deploy.terminal.console import STYLE, console, escape, preprocessing_line, rows, weights_line
 
 if TYPE_CHECKING:
-    from deploy.core.model import Preprocessing
     from deploy.quantization.evidence import Evidence
     from deploy.quantization.quantize import QuantizeReport
 
@@ -30,10 +30,11 @@ def show_quantized(report: QuantizeReport, details: bool) -> None:
         ("trained", weights_line(manifest.weights)),
         ("target", escape(str(manifest.target))),
         ("calibration", _samples(report)),
-        ("preprocessing", _recipe(manifest.preprocessing)),
+        ("preprocessing", preprocessing_line(manifest.preprocessing)),
         ("evaluated on", f"{data.evidence.count} samples {overlap}, run by {escape(report.evidence.runtime)}"),
         *_evidence(report.evidence),
         ("verdict", f"[{STYLE.get(report.verdict, 'bold')}]{report.verdict}[/]{_why(report)}"),
+        ("float file", report.float_verdict if report.float_verdict == UNPROVEN else ""),
     ]
     if report.plan is not None and report.plan.steps:
         names = [escape(step.layer) for step in report.plan.steps]
@@ -55,21 +56,6 @@ def _samples(report: QuantizeReport) -> str:
     moved = "" if table.moved is None else f"; ranges changed by {table.moved:.1%} in the last quarter of the samples"
     reused = "; ranges reused from an earlier run" if report.reused else ""
     return f"{table.samples} samples of {name}, {table.key['method']}{moved}{reused}"
-
-
-def _recipe(recipe: Preprocessing | None) -> str:
-    if recipe is None:
-        return ""
-    before = f"resize the shorter side to {recipe.resize}, " if recipe.resize else ""
-    crop = " × ".join(map(str, recipe.crop))
-    return (
-        f"{before}{'crop' if recipe.resize else 'resize'} to {crop} ({recipe.interpolation}), "
-        f"mean {_values(recipe.mean)}, std {_values(recipe.std)}"
-    )
-
-
-def _values(values: tuple[float, ...]) -> str:
-    return " ".join(f"{value:g}" for value in values)
 
 
 def _evidence(evidence: Evidence) -> list[tuple[str, str]]:

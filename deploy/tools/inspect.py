@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.core.artifact import Artifact, sha256
+from deploy.core.artifact import UNPROVEN, Artifact, sha256
 from deploy.core.plain import from_plain, to_plain
 from deploy.core.tensors import TensorSpec
 from deploy.support.costs import Costs
@@ -48,15 +48,20 @@ class InspectReport:
     costs: Costs
     artifact: Artifact | None
 
+    @property
+    def verdict(self) -> str:
+        """The verdict of the parity check; ``unproven`` without one."""
+        return self.artifact.manifest.verdict if self.artifact else UNPROVEN
+
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON, with ``model`` and the verdict ``parity`` from the manifest."""
+        """Return plain values for JSON, with ``model`` from the manifest and the verdict ``parity``."""
         plain = {key: value for key, value in to_plain(self).items() if key not in ("path", "artifact")}
         manifest = self.artifact.manifest if self.artifact else None
         return {
             "file": str(self.path),
             **plain,
             "model": manifest.model if manifest else None,
-            "parity": manifest.parity["verdict"] if manifest and manifest.parity else None,
+            "parity": self.verdict,
         }
 
 

@@ -151,7 +151,7 @@ def test_mistakes_of_check(run: Run, tmp_path: Path) -> None:
     assert done.code == 1 and "deploy export" in done.err
     (tmp_path / "x.onnx").write_bytes(b"\x08\x08")
     done = run("check", "--onnx", tmp_path / "x.onnx")
-    assert done.code == 2 and "deploy check MODEL --onnx FILE" in done.err
+    assert done.code == 2 and "deploy check MODEL --onnx" in done.err and "--against" in done.err
     assert run("chekc").code == 2 and "Did you mean check" in run("chekc").err
 
 

@@ -39,6 +39,7 @@ SAMPLES: dict[str, list[str]] = {
     "--format": ["tensorrt", "csv", "json"],
     "--input": ["x:batch,3"],
     "--precision": ["fp16", "fp16,int8", "int8"],
+    "--size": ["length=16", "height=64"],
     "--scenario": ["server", "loadgen", "throughput"],
     "--target": ["tensorrt"],
     "-o": ["classes=3"],

@@ -21,6 +21,7 @@ PUBLIC = {name: getattr(deploy, name) for name in deploy.__all__}
 FUNCTIONS = {name: item for name, item in PUBLIC.items() if inspect.isfunction(item)}
 CLASSES = {name: item for name, item in PUBLIC.items() if inspect.isclass(item)}
 FILES = {
+    "adopt": "adopt",
     "bench": "measure_speed saturate",
     "check": "check",
     "compare": "compare_speed",

@@ -23,6 +23,7 @@ BACKEND = Backend(
     install="onnxruntime",
     targets=("onnxruntime",),
     default_for=(ONNX,),
+    precisions=("fp32", "fp16", "int8", "fp64"),
     devices=("cpu", "cuda"),
     profiler=True,
     default=True,

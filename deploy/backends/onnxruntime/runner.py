@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import onnxruntime as ort
 
-from deploy.core.errors import BackendError, UnknownNameError
+from deploy.core.errors import ArtifactError, BackendError, UnknownNameError
 from deploy.core.options import read_options
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import Dim, TensorSpec
@@ -81,7 +81,7 @@ class OnnxRuntimeRunner(Runner):
                 source = str(path) if graph is None else graph.SerializeToString()
                 self._session = ort.InferenceSession(source, settings, providers=_providers(options))
         except Exception as exc:
-            raise BackendError(f"{path}: ONNX Runtime cannot open it: {first_line(exc, 600)}") from exc
+            raise _refusal(path, exc) from exc
         requested, actual = PROVIDERS[options.provider], self._session.get_providers()[0]
         if actual != requested:
             raise BackendError(
@@ -158,6 +158,22 @@ def profile(path: Path, feeds: Feeds, calls: int, **options: Any) -> list[dict[s
         events = json.loads(trace.read_text(encoding="utf-8"))
     nodes = [item for item in events if item.get("cat") == "Node" and item["name"].endswith("_kernel_time")]
     return node_times(map(_event, nodes), calls)
+
+
+def _refusal(path: Path, exc: Exception) -> BackendError:
+    """Return the error for a file that ONNX Runtime does not open; it names all operators that nobody defines."""
+    from deploy.support import onnx_file
+
+    try:
+        unknown = onnx_file.unknown_operators(onnx_file.load(path))
+    except ArtifactError:
+        unknown = []
+    if not unknown:
+        return BackendError(f"{path}: ONNX Runtime cannot open it: {first_line(exc, 600)}")
+    return BackendError(
+        f"{path}: ONNX Runtime does not have the operators {', '.join(unknown)}.",
+        "export the model again with operators of the ONNX standard only",
+    )
 
 
 def _settings(options: OnnxRuntimeOptions) -> ort.SessionOptions:

@@ -20,6 +20,7 @@ from deploy.packaging.target import (
     RankedLabel,
     copy_artifact,
 )
+from deploy.support.lone_file import adopt_command
 
 SCRIPT = "infer.py"
 EXAMPLE = "example.png"
@@ -35,7 +36,9 @@ def write(folder: Path, items: Sequence[PackageItem], options: PackageOptions) -
         raise ArtifactError(
             f"{item.artifacts[0].path}: the standalone script takes images, but there is no preprocessing "
             f"({item.no_pipeline}).",
-            f"deploy package {item.manifest.model} --for triton",
+            f"deploy package {item.manifest.model} --for triton"
+            if item.manifest.reference
+            else adopt_command(item.artifacts[0].path, preprocess=True),
         )
     copy_artifact(item.artifacts[0], folder)
     (folder / LABELS).write_text("".join(f"{label}\n" for label in item.labels), encoding="utf-8")
@@ -55,7 +58,7 @@ def _readme(item: PackageItem) -> str:
     manifest = item.manifest
     return f"""# {item.name}
 
-`{manifest.files[0].file}`, {manifest.precision}, weights: {manifest.weights.source}.
+`{manifest.files[0].file}`, {manifest.precision}, weights: {manifest.weights.source}, parity: {manifest.verdict}.
 
     pip install -r {REQUIREMENTS}
     python {SCRIPT} IMAGE

@@ -14,6 +14,10 @@ async function json(response) {
   return document;
 }
 
+function named(item) {
+  return item.parity ? `${item.name} (${item.parity})` : item.name;
+}
+
 function cell(entry, first) {
   const td = make("td");
   if (!entry) return td;
@@ -82,7 +86,7 @@ fetch("/page")
     document.title = `${page.title} — deploy serve`;
     find("title").textContent = page.title;
     find("runs").textContent = page.runs;
-    find("about").textContent = page.variants.map((item) => item.name).join(" · ");
+    find("about").textContent = page.variants.map(named).join(" · ");
     find("remarks").replaceChildren(...page.remarks.map((text) => make("li", text)));
   })
   .catch((error) => say(error.message, true));
