@@ -17,6 +17,7 @@ from deploy.core.errors import DeployError, UnknownNameError
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest
+from deploy.support.provenance import stale_file
 
 if TYPE_CHECKING:
     from deploy.bench.parity import ParityChecker
@@ -66,6 +67,8 @@ def plan_model(
     model = TimedModel(request, store, scratch, choices.calib, progress)
     found = list(_cells(model, choices, store, progress))
     planned = [item for item in found if isinstance(item, PlannedCell)]
+    for text in dict.fromkeys(str(item.stale) for item in planned if item.stale):
+        progress.warn(text)
     return planned, [item for item in found if isinstance(item, SkippedCell)]
 
 
@@ -192,6 +195,7 @@ def _of_file(artifact: Artifact, backend: Backend, choices: Choices, common: dic
             "weights": list(manifest.weights.identity),
             "top1": (((manifest.parity or {}).get("accuracy")) or {}).get("top1"),
         },
+        stale=stale_file(artifact),
     )
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from deploy.bench.measure import BASELINE, REPETITIONS, BenchmarkReport, Listener, measure_speed
 from deploy.bench.plan import Wanted
@@ -68,9 +68,9 @@ def saturate(
     inputs: ExampleInputs | None = None,
     max_batch: int = MAX_BATCH,
     backends: Sequence[str] = (),
-    precisions: Sequence[str] | None = None,
+    precisions: Sequence[Literal["fp32", "fp16", "int8"]] | None = None,
     threads: int | None = None,
-    device: str = "cpu",
+    device: Literal["cpu", "cuda"] = "cpu",
     graph: bool = False,
     sizes: Mapping[str, int] | None = None,
     calib: str | None = None,

@@ -22,6 +22,10 @@ SIGNATURE = "model.sig"
 """Name of a folder's signature file."""
 REPORT = "report"
 """Folder of the report."""
+PACKAGES = "packages"
+"""Folder of the packages."""
+RESERVED = frozenset({REJECTED, REPORT, PACKAGES, "bench", "evaluation"})
+"""Names that the folder of a model cannot have."""
 
 
 def is_plain(name: str) -> bool:

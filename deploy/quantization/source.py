@@ -17,8 +17,9 @@ from deploy.core.model import Preprocessing, Weights
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
-from deploy.models.request import ModelRequest, ModuleRequest, parse_options, typed
-from deploy.support.lookup import manifest_beside, newest_export
+from deploy.models.owner import claim
+from deploy.models.request import ModelRequest, ModuleRequest, check_slug, parse_options, typed
+from deploy.support.lookup import manifest_beside, name_for, names_of, newest_export
 
 PRECISION = "fp32"
 _TUPLES = ("crop", "mean", "std")
@@ -48,6 +49,11 @@ class Source:
     digest: str
     manifest: Manifest | None
 
+    @property
+    def name(self) -> str:
+        """The name by which a command finds it: that of the model, or the path of a file without a manifest."""
+        return name_for(self.model, self.manifest.slug) if self.manifest else str(self.path)
+
     def derived_manifest(self, **fields: Any) -> Manifest:
         """Return the manifest of a file made from this one; fields that describe the model are copied."""
         return Manifest(
@@ -64,14 +70,39 @@ class Source:
 
 
 def open_source(
-    model: str | Path | ModelRequest | None, store: Store, preprocess: Sequence[str], progress: Progress
+    model: str | ModelRequest | None,
+    store: Store,
+    preprocess: Sequence[str],
+    progress: Progress,
+    *,
+    name: str | None = None,
 ) -> Source:
     """Find the float32 export and verify its digest; export the model first if it has no export.
 
     A request is exported anew, except a module in memory whose export is there.
-    ``preprocess`` are ``key=value`` changes to the preprocessing.
+    ``preprocess`` are ``key=value`` changes to the preprocessing. ``name`` is that of the folder and files to write;
+    None takes the export's.
+
+    Raises:
+        UsageError: the folder holds another model.
     """
-    path, artifact = _find(model, store, progress)
+    if name is not None:
+        check_slug(name)
+    source = _opened(model, store, preprocess, progress, name)
+    claim(
+        store,
+        source.slug,
+        model=source.model,
+        reference=source.manifest.reference if source.manifest else {},
+        weights=source.weights,
+    )
+    return source
+
+
+def _opened(
+    model: str | ModelRequest | None, store: Store, preprocess: Sequence[str], progress: Progress, name: str | None
+) -> Source:
+    path, artifact = _find(model, store, progress, name)
     if artifact is not None:
         artifact.verify()
     from deploy.support.onnx_child import OnnxChild  # imports numpy, which a build does not wait for
@@ -88,7 +119,7 @@ def open_source(
         return Source(
             path=path,
             model=manifest.model,
-            slug=manifest.slug,
+            slug=name or manifest.slug,
             inputs=manifest.inputs,
             outputs=manifest.outputs,
             preprocessing=override(manifest.preprocessing, preprocess),
@@ -105,12 +136,12 @@ def open_source(
     return Source(
         path=path,
         model=path.stem,
-        slug=path.stem,
+        slug=name or path.stem,
         inputs=inputs,
         outputs=outputs,
         preprocessing=override(None, preprocess),
         labels=(),
-        weights=Weights(source=path.name, trained=True, sha256=digest),
+        weights=Weights(source=str(path), trained=True, sha256=digest),
         digest=digest,
         manifest=None,
     )
@@ -137,22 +168,26 @@ def override(preprocessing: Preprocessing | None, changes: Sequence[str]) -> Pre
     return changed
 
 
-def _find(model: str | Path | ModelRequest | None, store: Store, progress: Progress) -> tuple[Path, Artifact | None]:
+def _find(
+    model: str | ModelRequest | None, store: Store, progress: Progress, name: str | None
+) -> tuple[Path, Artifact | None]:
     if isinstance(model, ModelRequest):
         artifact = _export_of(model, store, progress) or _export(model, store, progress)
         return artifact.path, artifact
     if Path(model or "").suffix == ".onnx":
         path = Path(str(model))
         return path, manifest_beside(path)
+    wanted = None if model is None else name or model
     try:
-        artifact = newest_export(store, progress, name=None if model is None else str(model), precisions=(PRECISION,))
+        artifact = newest_export(store, progress, name=wanted, precisions=(PRECISION,))
     except ArtifactError:
         if model is None:
             raise
     else:
-        return artifact.path, artifact
-    progress.note(f"{model}: no float32 export found; exporting it first")
-    artifact = _export(ModelRequest(name=str(model)), store, progress)
+        if model is None or name is None or model in names_of(artifact.manifest):
+            return artifact.path, artifact
+    progress.note(f"{wanted}: no float32 export found; exporting it first")
+    artifact = _export(ModelRequest(name=str(model), slug=name), store, progress)
     return artifact.path, artifact
 
 

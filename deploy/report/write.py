@@ -19,6 +19,7 @@ from deploy.report.collect import ReportInputs, collect, is_of
 from deploy.report.markdown import as_markdown
 from deploy.report.page import render_page
 from deploy.report.rows import report_rows
+from deploy.report.tables import stale
 from deploy.support.formatting import as_csv
 
 SCHEMA = 1
@@ -86,6 +87,8 @@ def write_report(
     document = describe(inputs, baseline, folder)
     if not any((row["backend"], row["precision"]) == (baseline, "fp32") for row in document["rows"]):
         progress.warn(f"no speedups: the baseline {baseline} was not timed in float32")
+    for configuration, text in stale(document):
+        progress.warn(f"{configuration}: {text}")
     with progress.stage("writing the page"):
         texts = {
             "index.html": render_page(document),

@@ -6,6 +6,7 @@ from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError
 from deploy.core.progress import Progress
 from deploy.support.onnx_child import examine
+from deploy.support.provenance import stale_file
 
 ACCEPTED = ("pass", "measured")
 """Verdicts that permit a release: of float files, and of INT8 files, whose error was measured."""
@@ -30,5 +31,7 @@ def check_release(artifact: Artifact, *, allow_untrained: bool, progress: Progre
         if not allow_untrained:
             raise ArtifactError(untrained, "export trained weights (--weights FILE), or pass --allow-untrained")
         progress.warn(untrained)
+    if stale := stale_file(artifact):
+        progress.warn(str(stale))
     artifact.verify()
     examine([artifact])
