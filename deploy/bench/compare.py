@@ -161,8 +161,8 @@ def compare_speed(
     """Compare two files, two models or two backends.
 
     Args:
-        first: a file or artifact, a model, or a backend if ``model`` is given; ``WHAT@BACKEND`` names both. A request or a module
-            in memory runs in ONNX Runtime.
+        first: a file or artifact, a model, or a backend if ``model`` is given; ``WHAT@BACKEND`` names both. A request
+            or a module in memory runs in ONNX Runtime.
         second: likewise; the verdict is on it.
         model: the model that backends run.
         inputs: of the modules in memory, see `deploy.ExampleInputs`; `deploy.module_request` gives each its own.

@@ -81,13 +81,13 @@ def free_name(store: Store, slug: str) -> str:
 def _refuse_other(
     store: Store, slug: str, owner: Artifact, model: str, reference: Reference, weights: Weights, *, offered: bool
 ) -> None:
-    old = owner.manifest
-    if _is_same(store.folder(slug), old, model, reference, weights):
+    old, folder = owner.manifest, store.folder(slug).resolve()
+    if _is_same(folder, old, model, reference, weights):
         return
     force = "; --force replaces the other" if offered else ""
     raise UsageError(
-        f"{owner.path.parent}: holds another model, {_described(old.model, old.reference, old.weights)}, of "
-        f"{old.created}; it is not mixed with {_described(model, reference, weights)}.",
+        f"{owner.path.parent}: holds another model, {_described(folder, old.model, old.reference, old.weights)}, of "
+        f"{old.created[:19]}; it is not mixed with {_described(folder, model, reference, weights)}.",
         f"--name {free_name(store, slug)} gives this model a folder of its own{force}",
     )
 
@@ -106,7 +106,7 @@ def _is_same(folder: Path, old: Manifest, model: str, reference: Reference, weig
     if _code(old.model, old.reference) != _code(model, reference):
         return False
     (was, was_key), (now, now_key) = _file(old.reference), _file(reference)
-    if folder.resolve() in (was.parent if was else None, now.parent if now else None):
+    if folder in (was.parent if was else None, now.parent if now else None):
         return True
     if dict(old.reference.get("options", {})) != dict(reference.get("options", {})):
         return False
@@ -134,15 +134,15 @@ def _file(reference: Reference) -> tuple[Path | None, str]:
     return path.resolve(), key
 
 
-def _described(model: str, reference: Reference, weights: Weights) -> str:
+def _described(folder: Path, model: str, reference: Reference, weights: Weights) -> str:
     if not reference:
         return f"the file {weights.source}"
     name = reference.get("module") or (
         reference.get("name", model) if ":" in model or model.endswith(".pt2") else model
     )
-    source, options = str(reference.get("weights", "auto")), dict(reference.get("options", {}))
-    parts = [f"{key}={value}" for key, value in options.items()]
-    parts += [] if source in ("auto", "default", "none") else [f"weights {source}"]
+    path, _ = _file(reference)
+    parts = [f"{key}={value}" for key, value in dict(reference.get("options", {})).items()]
+    parts += [f"weights {reference['weights']}"] if path and path.parent != folder else []
     more = f" ({', '.join(parts)})" if parts else ""
     return f"{name}{more}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,14 +61,32 @@ def stale_file(artifact: Artifact) -> Stale | None:
     return Stale(path=artifact.path, reason=reason, command=_renew(manifest, export.manifest))
 
 
-def stale_record(path: Path, document: Mapping[str, Any], export: Artifact | None) -> Stale | None:
-    """Return why a record, given as plain values, is stale; None if it is not, or shows no weights."""
-    try:
-        if document["kind"] == "timings":
-            return stale_timing(path, document["cell"], document["about"], export)
-        return stale_accuracy(path, document, export) if document["kind"] == "accuracy" else None
-    except (KeyError, TypeError, AttributeError):  # of another version
-        return None
+def stale_records(documents: Mapping[Path, Mapping[str, Any]], export: Artifact | None) -> list[Stale]:
+    """Return which records of a folder, plain values by path, are stale; timings that were measured again are not."""
+    newest: dict[str, tuple[Path, Mapping[str, Any]]] = {}
+    found = []
+    for path, document in sorted(documents.items(), key=lambda item: _created(item[1])):
+        try:
+            if document["kind"] == "timings":
+                newest[_setting(document["cell"])] = path, document
+            elif document["kind"] == "accuracy":
+                found.append(stale_accuracy(path, document, export))
+        except (KeyError, TypeError, AttributeError):  # of another version
+            continue
+    found += [stale_timing(path, item["cell"], item["about"], export) for path, item in newest.values()]
+    return [item for item in found if item is not None]
+
+
+def _created(document: Mapping[str, Any]) -> str:
+    about = document.get("about")
+    return str(about.get("created", "")) if isinstance(about, Mapping) else ""
+
+
+def _setting(cell: Mapping[str, Any]) -> str:
+    """Return what timings have in common of which the newest replaces the others."""
+    other = ("digest", "versions", "options")
+    options = {name: value for name, value in cell["options"].items() if name != "time_s"}
+    return json.dumps([{name: value for name, value in cell.items() if name not in other}, options], sort_keys=True)
 
 
 def stale_timing(

@@ -22,7 +22,7 @@ from deploy.core.plain import to_plain
 from deploy.core.regular import is_file, is_folder
 from deploy.models.given import text_of
 from deploy.support.package_file import PACKAGE, check_package
-from deploy.support.provenance import Stale, newest_export_in, stale_file, stale_record
+from deploy.support.provenance import Stale, newest_export_in, stale_file, stale_records
 
 IGNORED = {"README.md", LOCK, ".gitignore", SIGNATURE}
 """Files that need no manifest."""
@@ -166,12 +166,14 @@ def _check(folder: Path, root: Path) -> _Found:
     described = set(texts)  # a calibration table is JSON, but no manifest
     documents = [path for path in texts if manifest_path(path) not in described]
     manifests = []
-    export = newest_export_in(folder.parent) if folder.name in (records.BENCH, records.EVALUATION) else None
+    read: dict[Path, dict[str, Any]] = {}
     for path in documents:
         if records.is_record(path):
-            _check_record(path, export, found)
+            _check_record(path, read, found)
         elif not _is_other(path, root):
             manifests.append(path)
+    if folder.name in (records.BENCH, records.EVALUATION):
+        found.stale.extend(stale_records(read, newest_export_in(folder.parent)))
     for path in manifests:
         if path not in found.listed:
             _check_artifact(path.with_suffix(""), found)
@@ -211,15 +213,13 @@ def _check_publication(place: Path, found: _Found) -> None:
         found.listed.update(publication.artifact.paths)
 
 
-def _check_record(path: Path, export: Artifact | None, found: _Found) -> None:
+def _check_record(path: Path, read: dict[Path, dict[str, Any]], found: _Found) -> None:
     try:
-        document = records.check(path)
+        read[path] = records.check(path)
     except ArtifactError as exc:
         found.problems.append(exc.message)
-        return
-    found.sound.append(path)
-    if stale := stale_record(path, document, export):
-        found.stale.append(stale)
+    else:
+        found.sound.append(path)
 
 
 def _is_other(path: Path, root: Path) -> bool:
