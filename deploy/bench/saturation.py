@@ -14,6 +14,7 @@ from deploy.bench.measure import BASELINE, REPETITIONS, BenchmarkReport, Listene
 from deploy.bench.plan import Wanted
 from deploy.bench.repetition import Budget
 from deploy.bench.rows import LatencyRow
+from deploy.core.brief import brief
 from deploy.core.progress import SILENT, Progress
 from deploy.models.given import as_requests
 
@@ -46,12 +47,15 @@ class Saturation:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class SaturationReport:
     """Result of `saturate`: all rows, and where each model, backend and precision ended."""
 
     report: BenchmarkReport
     ends: tuple[Saturation, ...]
+
+    def __repr__(self) -> str:
+        return brief(self, *(f"{item.model} {item.backend} from batch {item.batch}" for item in self.ends))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -51,11 +51,12 @@ def claim(
     for owner in (exports or present)[:1]:
         if not force:
             _refuse_other(store, slug, owner, model, reference, weights, offered=force is not None)
-        trained = next((item for item in exports if item.manifest.weights.trained), None)
+        replaced = [item for item in exports if item is owner or item.manifest.precision == precision]
+        trained = next((item for item in replaced if item.manifest.weights.trained), None)
         if precision is not None and not weights.trained and trained is not None and not force:
             old = trained.manifest
             raise UsageError(
-                f"{trained.path}: holds trained weights ({_shown(old.weights)}, exported {old.created}), and these are "
+                f"{trained.path}: holds trained weights ({_shown(old.weights)}, exported {old.created[:19]}), and these are "
                 f"untrained ({_shown(weights)}).",
                 f"give trained weights with --weights FILE; or --name {free_name(store, slug)} writes elsewhere, and "
                 "--force replaces the file",
@@ -64,7 +65,7 @@ def claim(
         old = artifact.manifest
         if old.precision == precision and differ(old.weights.identity, weights):
             return (
-                f"{artifact.path} was exported from other weights: {_shown(old.weights)} at {old.created}; "
+                f"{artifact.path} was exported from other weights: {_shown(old.weights)} at {old.created[:19]}; "
                 f"now {_shown(weights)}"
             )
     return ""

@@ -41,7 +41,7 @@ def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
     for parameter in model.module.parameters():
         parameter.requires_grad_(False)
     files.check_finite(model.module, model.weights.source if model.weights.trained else model.name)
-    return model
+    return _as_built(model, progress) if source is None and request.weights == "auto" else model
 
 
 def checkpoint_as_weights(request: ModelRequest) -> ModelRequest:
@@ -139,7 +139,7 @@ def _load_weights(
     if request.weights not in ("auto", "default"):
         return _load_file(model, request.weights, request.weights, progress)
     if source is None and request.weights == "auto":
-        return _as_built(model, progress)
+        return model
     try:
         path, label = published_file(model, source, bare)
         return _load_file(model, str(path), label, SILENT)
@@ -165,7 +165,6 @@ def _as_built(model: Model, progress: Progress) -> Model:
         progress.note(f"weights: as built by {model.name}; whether they are trained is not known")
     if model.weights.sha256 is not None:
         return model
-    files.check_finite(model.module, model.name)  # refuses tensors without values
     return model.replace(weights=dataclasses.replace(model.weights, sha256=files.state_digest(model.module)))
 
 

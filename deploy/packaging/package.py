@@ -12,6 +12,7 @@ from PIL import Image as Pillow
 
 from deploy.core.artifact import Artifact
 from deploy.core.backend import ONNX, find_backend
+from deploy.core.brief import brief
 from deploy.core.environment import now, versions
 from deploy.core.errors import ArtifactError, UsageError
 from deploy.core.folder import replaced
@@ -45,13 +46,16 @@ class PackagedModel:
     without: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class PackageReport:
     """The package that `package_models` wrote, and the models that the call added; the folder may contain others."""
 
     server: str
     folder: Path
     models: tuple[PackagedModel, ...]
+
+    def __repr__(self) -> str:
+        return brief(self, self.server, self.folder, *(model.name for model in self.models))
 
 
 def package_models(

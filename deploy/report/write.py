@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.core.brief import brief
 from deploy.core.environment import now, version
 from deploy.core.errors import ArtifactError
 from deploy.core.names import REPORT
@@ -36,7 +37,7 @@ METHOD = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Report:
     """Result of `write_report`.
 
@@ -47,6 +48,9 @@ class Report:
 
     folder: Path
     document: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return brief(self, self.page, f"{len(self.document['rows'])} rows")
 
     @property
     def page(self) -> Path:
