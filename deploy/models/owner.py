@@ -56,8 +56,8 @@ def claim(
         if precision is not None and not weights.trained and trained is not None and not force:
             old = trained.manifest
             raise UsageError(
-                f"{trained.path}: holds trained weights ({_shown(old.weights)}, exported {old.created[:19]}), and these are "
-                f"untrained ({_shown(weights)}).",
+                f"{trained.path}: holds trained weights ({_shown(old.weights)}, exported {old.created[:19]}), "
+                f"and these are untrained ({_shown(weights)}).",
                 f"give trained weights with --weights FILE; or --name {free_name(store, slug)} writes elsewhere, and "
                 "--force replaces the file",
             )
