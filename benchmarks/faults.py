@@ -43,7 +43,7 @@ from benchmarks.fault_nets import NETWORKS, Feeds
 from deploy.core.errors import DeployError
 from deploy.core.model import Model
 from deploy.exporting.check import check
-from deploy.exporting.export import export_model
+from deploy.exporting.export import Precision, export_model
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
 
@@ -121,7 +121,7 @@ def common_comparisons(given: list[dict[str, Any]], right: list[dict[str, Any]])
 
 
 @functools.cache
-def exported(network: str, seed: int, precision: str) -> Path:
+def exported(network: str, seed: int, precision: Precision) -> Path:
     """Export a network into a folder that lives as long as this process."""
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     return export_model(request(network, seed), artifacts=folder, precision=precision).artifact.path
@@ -189,7 +189,7 @@ def _has_effect(
     return kind.category not in ("static", "dtype") or differs(given, right)
 
 
-def judge_clean(network: str, seed: int, precision: str, probe_seed: int) -> dict[str, Any]:
+def judge_clean(network: str, seed: int, precision: Precision, probe_seed: int) -> dict[str, Any]:
     """Judge a right file with weights of one seed and probes of another."""
     path = exported(network, seed, precision)
     base = request(network, seed)

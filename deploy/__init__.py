@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from deploy.bench.rows import LatencyRow as LatencyRow
     from deploy.bench.saturation import SaturationReport as SaturationReport
     from deploy.bench.saturation import saturate as saturate
+    from deploy.core.artifact import Artifact as Artifact
     from deploy.core.errors import ArtifactError as ArtifactError
     from deploy.core.errors import BackendCrashedError as BackendCrashedError
     from deploy.core.errors import BackendError as BackendError
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from deploy.exporting.check import CheckReport as CheckReport
     from deploy.exporting.check import check as check
     from deploy.exporting.export import ExportReport as ExportReport
+    from deploy.exporting.export import export as export
     from deploy.exporting.export import export_model as export_model
     from deploy.exporting.samples import ProbeSamples as ProbeSamples
     from deploy.exporting.samples import load_samples as load_samples
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     from deploy.serving.serve import ServeReport as ServeReport
     from deploy.serving.serve import ServerInfo as ServerInfo
     from deploy.serving.serve import serve as serve
+    from deploy.support.provenance import Stale as Stale
     from deploy.sweeps.spec import SweepSpec as SweepSpec
     from deploy.sweeps.spec import parse_spec as parse_spec
     from deploy.sweeps.spec import read_spec as read_spec
@@ -108,6 +111,7 @@ _EXPORTS = {
     "deploy.bench.repetition": ("Budget",),
     "deploy.bench.rows": ("LatencyRow",),
     "deploy.bench.saturation": ("SaturationReport", "saturate"),
+    "deploy.core.artifact": ("Artifact",),
     "deploy.core.errors": (
         "ArtifactError",
         "BackendCrashedError",
@@ -133,7 +137,7 @@ _EXPORTS = {
     "deploy.engines.inspect": ("EngineReport", "inspect_engine"),
     "deploy.evaluation.evaluate": ("EvaluationReport", "evaluate_models"),
     "deploy.exporting.check": ("CheckReport", "check"),
-    "deploy.exporting.export": ("ExportReport", "export_model"),
+    "deploy.exporting.export": ("ExportReport", "export", "export_model"),
     "deploy.exporting.samples": ("ProbeSamples", "load_samples"),
     "deploy.models.catalog": ("LayerSummary", "ModelLine", "layers", "list_models"),
     "deploy.models.in_memory": ("ExampleInputs", "ModelLike", "module_request"),
@@ -148,6 +152,7 @@ _EXPORTS = {
     "deploy.sweeps.sweep": ("DryRun", "SweepReport", "dry_run", "run_sweep"),
     "deploy.sweeps.task": ("Task",),
     "deploy.tools.adopt": ("AdoptReport", "adopt"),
+    "deploy.support.provenance": ("Stale",),
     "deploy.tools.doctor": ("DoctorReport", "doctor"),
     "deploy.tools.inspect": ("InspectReport", "inspect"),
     "deploy.tools.sign": ("SignReport", "sign", "verify_signature"),
@@ -162,6 +167,8 @@ __all__ = ["__version__", *_HOMES]
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that ``import deploy`` costs nothing."""
+    if name == "testing":  # so that ``deploy.testing`` needs no import of its own
+        return importlib.import_module("deploy.testing")
     if name not in _HOMES:
         raise AttributeError(f"module 'deploy' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
@@ -169,4 +176,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """List the public names without importing them."""
-    return sorted(__all__)
+    return sorted({*globals(), *__all__, "testing"})

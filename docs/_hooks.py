@@ -69,6 +69,7 @@ def api() -> str:
     classes = [name for name in public if name not in (*errors, *functions)]
     sections = {
         "Functions": [f"deploy.{name}" for name in functions],
+        "Testing": ["deploy.testing.assert_equal_to_model", "deploy.testing.write_export"],
         "Requests, options and results": [f"deploy.{name}" for name in classes],
         "Errors": [f"deploy.{name}" for name in errors] or ["deploy.core.errors.DeployError"],
     }

@@ -16,6 +16,7 @@ from deploy.core.environment import machine
 from deploy.core.errors import MissingPackageError, UnknownNameError, UsageError
 from deploy.core.tensors import TensorSpec, batch_dimension, symbols
 from deploy.support.cuda_driver import gpus
+from deploy.support.provenance import Stale
 
 REFERENCE = "reference"
 PASSED = ("pass", REFERENCE, "measured", UNPROVEN)
@@ -39,6 +40,7 @@ class PlannedCell:
         options: options of the backend's runner.
         evidence: parity evidence; None where it must be checked in the process that is timed.
         about: further fields of the record.
+        stale: why the file is stale; None if it is not.
     """
 
     cell: Cell
@@ -48,6 +50,7 @@ class PlannedCell:
     inputs: tuple[TensorSpec, ...]
     evidence: Mapping[str, Any] | None
     about: Mapping[str, Any] = field(default_factory=dict)
+    stale: Stale | None = None
 
     @property
     def backend(self) -> Backend:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -19,12 +19,14 @@ from deploy.bench.process import BenchProcess
 from deploy.bench.sequential import LOOKS, Guard, Verdict, guard, interval_at, paired, verdict_of
 from deploy.bench.statistics import Interval, plain_interval
 from deploy.core.backend import ONNX, backends, default_backend, find_backend
+from deploy.core.brief import brief
 from deploy.core.environment import machine, usable_cores, versions
 from deploy.core.errors import BackendError, UsageError
 from deploy.core.paths import default_root
+from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
-from deploy.models.given import as_requests
+from deploy.models.given import Named, as_requests
 from deploy.models.request import ModelRequest
 from deploy.parity.probes import probes_at
 from deploy.support.lone_file import open_artifact
@@ -63,10 +65,16 @@ class ComparedSide:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         cell = asdict(self.plan.cell)
-        return {"name": self.name, **cell, "evidence": dict(self.plan.evidence or {}), "medians_ns": self.medians}
+        return {
+            "name": self.name,
+            **cell,
+            "evidence": dict(self.plan.evidence or {}),
+            "medians_ns": self.medians,
+            "stale": to_plain(self.plan.stale),
+        }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class SpeedComparison:
     """Result of `compare_speed`.
 
@@ -77,6 +85,7 @@ class SpeedComparison:
         guard: with a bound: ``pass``, ``fail`` or ``inconclusive``; otherwise None.
         allowed: the bound: share by which the second may be slower.
         flags: interference during the comparison, by kind.
+        seconds: duration of the call.
     """
 
     first: ComparedSide
@@ -88,6 +97,9 @@ class SpeedComparison:
     allowed: float | None
     flags: Mapping[str, str]
     seconds: float
+
+    def __repr__(self) -> str:
+        return brief(self, f"{self.second.name} {self.verdict}", f"latency ratio {self.ratio.value:.3f}", self.guard)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -137,7 +149,7 @@ def compare_speed(
     precision: str | None = None,
     batch: int = 1,
     threads: int | None = None,
-    device: str | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
     sizes: Mapping[str, int] | None = None,
     calib: str | None = None,
     margin: float = MARGIN,
@@ -150,8 +162,8 @@ def compare_speed(
     """Compare two files, two models or two backends.
 
     Args:
-        first: a file, a model, or a backend if ``model`` is given; ``WHAT@BACKEND`` names both. A request or a module
-            in memory runs in ONNX Runtime.
+        first: a file or artifact, a model, or a backend if ``model`` is given; ``WHAT@BACKEND`` names both. A request
+            or a module in memory runs in ONNX Runtime.
         second: likewise; the verdict is on it.
         model: the model that backends run.
         inputs: of the modules in memory, see `deploy.ExampleInputs`; `deploy.module_request` gives each its own.
@@ -176,14 +188,14 @@ def compare_speed(
     given = as_requests([first, second, *([] if model is None else [model])], inputs)
     shared = None if model is None else given[2]
     operands = [
-        _read(item.name, shared, precision) if isinstance(text, str) else _model(item, precision)
+        _read(item.name, shared, precision) if isinstance(text, Named) else _model(item, precision)
         for text, item in zip((first, second), given, strict=False)
     ]
     if model is not None and not any(item.is_backend for item in operands):
         raise UsageError("--model has no effect: neither A nor B is a backend.")
     if calib is not None and not any(item.precision == "int8" and not item.is_file for item in operands):
         raise UsageError("--calib has no effect: no model is compared in int8.")
-    device = device or _common_device(operands)
+    where = device or _common_device(operands)
     store = Store(artifacts or default_root())
     with tempfile.TemporaryDirectory(prefix="deploy-bench-") as scratch:
         sides = []
@@ -193,7 +205,7 @@ def compare_speed(
                 precisions=(operand.precision,),
                 batches=(batch,),
                 threads=threads or usable_cores(),
-                device=device,
+                device=where,
                 sizes=dict(sizes or {}),
                 calib=calib,
                 seed=seed,

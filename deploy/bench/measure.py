@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from deploy.bench.cells import PlannedCell, check_scenario, check_sizes, choose_backends
 from deploy.bench.interference import Conditions, conditions
@@ -18,13 +18,17 @@ from deploy.bench.records import CellRecord, SkippedCell, load, record_path, sav
 from deploy.bench.repetition import Budget, repeat
 from deploy.bench.rows import LatencyRow, rows_of
 from deploy.core.backend import find_backend
+from deploy.core.brief import brief
 from deploy.core.environment import machine, now, usable_cores, versions
 from deploy.core.errors import ArtifactError, DeployError, UsageError
 from deploy.core.paths import default_root
+from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.models.given import as_requests
 from deploy.models.request import ModelRequest
+from deploy.support.lookup import name_of
+from deploy.support.provenance import Stale
 
 if TYPE_CHECKING:
     from deploy.models.in_memory import ExampleInputs, ModelLike
@@ -36,13 +40,15 @@ Listener = Callable[[Sequence[LatencyRow]], None]
 """Called with all rows so far whenever one has changed."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class BenchmarkReport:
     """Result of `measure_speed`: rows ordered by model, precision, backend and batch size, and the skipped cells.
 
     Attributes:
         conditions: state of the machine at the start.
         seed: seed of the inputs and of the order of processes.
+        seconds: duration of the call.
+        stale: files that were timed and were made from other weights than the export beside them.
     """
 
     rows: tuple[LatencyRow, ...]
@@ -50,6 +56,11 @@ class BenchmarkReport:
     conditions: Conditions
     seed: int
     seconds: float
+    stale: tuple[Stale, ...] = ()
+
+    def __repr__(self) -> str:
+        stale = f"{len(self.stale)} stale" if self.stale else ""
+        return brief(self, f"{len(self.rows)} rows", f"{len(self.skipped)} skipped", stale)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -60,6 +71,7 @@ class BenchmarkReport:
             "seed": self.seed,
             "rows": [row.to_dict() for row in self.rows],
             "skipped": [item.to_dict() for item in self.skipped],
+            "stale": to_plain(self.stale),
             "seconds": round(self.seconds, 3),
         }
 
@@ -69,10 +81,10 @@ def measure_speed(
     *,
     inputs: ExampleInputs | None = None,
     backends: Sequence[str] = (),
-    precisions: Sequence[str] | None = None,
+    precisions: Sequence[Literal["fp32", "fp16", "int8"]] | None = None,
     batches: Sequence[int] = (1,),
     threads: int | None = None,
-    device: str = "cpu",
+    device: Literal["cpu", "cuda"] = "cpu",
     graph: bool = False,
     scenario: str = "latency",
     options: Mapping[str, Any] | None = None,
@@ -93,8 +105,8 @@ def measure_speed(
     """Time models on backends.
 
     Args:
-        models: model names, ONNX files, engines with a manifest, requests, or modules in memory; none takes every
-            exported model in the artifacts directory.
+        models: model names, ONNX files, other files with a manifest, artifacts, requests, or modules in memory; none
+            takes every exported model in the artifacts directory.
         inputs: of the modules in memory, see `deploy.ExampleInputs`; `deploy.module_request` gives each its own.
         backends: names of backends; none takes the installed default ones.
         precisions: ``fp32``, ``fp16``, ``int8``; None takes those that have a file.
@@ -174,6 +186,7 @@ def measure_speed(
         conditions=present,
         seed=seed,
         seconds=time.perf_counter() - began,
+        stale=tuple(dict.fromkeys(plan.stale for plan in ready if plan.stale)),
     )
 
 
@@ -182,10 +195,10 @@ def _requests(models: Sequence[ModelLike], inputs: ExampleInputs | None, store: 
     requests = as_requests(models, inputs)
     if requests:
         return requests
-    found = [artifact.manifest.model for artifact in store.artifacts() if artifact.manifest.format == "onnx"]
+    found = {name_of(artifact) for artifact in store.artifacts() if artifact.manifest.format == "onnx"}
     if not found:
         raise ArtifactError(f"{store.root}: no exported model found.", "deploy export MODEL --format onnx")
-    return [ModelRequest(name=name) for name in sorted(set(found))]
+    return [ModelRequest(name=name) for name in sorted(found)]
 
 
 def _plan(

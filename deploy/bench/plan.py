@@ -19,6 +19,7 @@ from deploy.core.store import Store
 from deploy.core.tensors import batch_dimension
 from deploy.models.request import ModelRequest
 from deploy.support.lone_file import assumed_batch, why_unproven
+from deploy.support.provenance import stale_file
 
 if TYPE_CHECKING:
     from deploy.bench.parity import ParityChecker
@@ -70,6 +71,8 @@ def plan_model(
     _note(model, choices, progress)
     found = list(_cells(model, choices, store, progress))
     planned = [item for item in found if isinstance(item, PlannedCell)]
+    for text in dict.fromkeys(str(item.stale) for item in planned if item.stale):
+        progress.warn(text)
     return planned, [item for item in found if isinstance(item, SkippedCell)]
 
 
@@ -211,6 +214,7 @@ def _of_file(
             "weights": list(manifest.weights.identity),
             "top1": (((manifest.parity or {}).get("accuracy")) or {}).get("top1"),
         },
+        stale=stale_file(artifact),
     )
 
 

@@ -178,7 +178,7 @@ def profile_model(
     inputs: ExampleInputs | None = None,
     name: str | None = None,
     backends: Sequence[str] = (),
-    precision: str | None = None,
+    precision: Literal["fp32", "fp16", "int8"] | None = None,
     batch: int = 1,
     threads: int | None = None,
     sizes: Mapping[str, int] | None = None,
@@ -192,7 +192,7 @@ def profile_model(
     Args:
         model: a model name, a request, an ONNX file, an engine with a manifest, or a module in memory.
         inputs: of a module in memory, see `deploy.ExampleInputs`; of a name: texts.
-        name: name of a module in memory.
+        name: name of the model's folder and files.
         backends: names of backends; none takes the installed default ones that run files.
         precision: ``fp32``, ``fp16`` or ``int8`` (shown beside ``fp32``); None takes a file's own, else ``fp32``.
         batch: batch size.

@@ -8,12 +8,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from deploy.bench.measure import BASELINE, REPETITIONS, BenchmarkReport, Listener, measure_speed
 from deploy.bench.plan import Wanted
 from deploy.bench.repetition import Budget
 from deploy.bench.rows import LatencyRow
+from deploy.core.brief import brief
 from deploy.core.progress import SILENT, Progress
 from deploy.models.given import as_requests
 
@@ -46,12 +47,15 @@ class Saturation:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class SaturationReport:
     """Result of `saturate`: all rows, and where each model, backend and precision ended."""
 
     report: BenchmarkReport
     ends: tuple[Saturation, ...]
+
+    def __repr__(self) -> str:
+        return brief(self, *(f"{item.model} {item.backend} from batch {item.batch}" for item in self.ends))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -68,9 +72,9 @@ def saturate(
     inputs: ExampleInputs | None = None,
     max_batch: int = MAX_BATCH,
     backends: Sequence[str] = (),
-    precisions: Sequence[str] | None = None,
+    precisions: Sequence[Literal["fp32", "fp16", "int8"]] | None = None,
     threads: int | None = None,
-    device: str = "cpu",
+    device: Literal["cpu", "cuda"] = "cpu",
     graph: bool = False,
     sizes: Mapping[str, int] | None = None,
     calib: str | None = None,

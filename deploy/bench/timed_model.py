@@ -46,7 +46,7 @@ class TimedModel:
         self._calib, self._progress = calib, progress
         self._model: Model | None = None
         self._weights: Path | None = None
-        self.files = [open_artifact(Path(request.name))] if self.is_file else newest_variants(store, request.name)
+        self.files = [open_artifact(Path(request.name))] if self.is_file else newest_variants(store, request.lookup)
         if isinstance(request, ModuleRequest):
             from deploy.models.open import made_from
 
@@ -89,7 +89,7 @@ class TimedModel:
             raise ArtifactError(f"no {precision} engine of {self.name} found: deploy trt build {self.name}{flags}")
         return found[0]
 
-    def _export(self, precision: str) -> Artifact:
+    def _export(self, precision: Any) -> Artifact:
         from deploy.exporting.export import export_model
 
         self._progress.note(f"no {precision} file of {self.name} found: exporting")

@@ -60,6 +60,11 @@ class Several(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+name_option = click.option(
+    "--name",
+    metavar="NAME",
+    help="Name of the folder and the files. [default: the stem of the checkpoint, if there is one, else the model's]",
+)
 samples_option = click.option(
     "--data",
     metavar="PATH|NAME",

@@ -148,6 +148,8 @@ def pack_model(options: dict[str, Any]) -> None:
 
     fields = {name: options.pop(name) for name in REQUEST_OPTIONS if name in options}
     fields["options"] = parse_options(fields["options"])
+    if "name" in options:
+        fields["slug"] = options.pop("name")
     if options["model"] is not None:
         options["model"] = ModelRequest(name=options["model"], **fields)
 

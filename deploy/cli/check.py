@@ -55,7 +55,8 @@ def command(ctx: click.Context, /, as_json: bool, **options: Any) -> int:
     """Check an ONNX file against MODEL.
 
     The reference is MODEL in float64. The file passes if its noise-to-signal ratio is at most four times that of
-    PyTorch in the same precision, for every output, at several sizes of every dynamic dimension.
+    PyTorch in the same precision, for every output, at several sizes of every dynamic dimension. An ONNX file in place
+    of MODEL is checked against the model that its manifest records.
 
     Exit code 3: the file differs from the model; 4: the comparison is inconclusive.
     """

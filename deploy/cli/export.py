@@ -13,6 +13,7 @@ from deploy.cli._common import (
     emit,
     json_option,
     model_options,
+    name_option,
     probes_option,
     samples_option,
 )
@@ -63,6 +64,8 @@ Examples:
 @probes_option
 @coverage_options
 @model_options
+@name_option
+@option("--force", is_flag=True, help="Replace an export of another model, or of trained weights by untrained ones.")
 @json_option
 @click.pass_obj
 def command(settings: Settings, /, as_json: bool, **options: Any) -> int:

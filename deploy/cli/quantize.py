@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from deploy.cli._common import EXIT, Settings, emit, json_option
+from deploy.cli._common import EXIT, Settings, emit, json_option, name_option
 from deploy.cli._options import (
     calib_samples_option,
     method_option,
@@ -61,6 +61,7 @@ Examples:
     "Change the model's preprocessing; repeatable: resize=256, crop=224, mean=…, std=…, interpolation=…, gray=…"
 )
 @skip_bad_option
+@name_option
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, as_json: bool, details: bool, **options: Any) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from deploy.cli import _options as shared
-from deploy.cli._common import Settings, emit, json_option
+from deploy.cli._common import Settings, emit, json_option, name_option
 from deploy.cli._options import option, pack_model
 
 
@@ -59,6 +59,7 @@ Examples:
 @shared.skip_bad_option
 @option("--input", "inputs", multiple=True, metavar="NAME:DIMS", help="Input of MODEL, such as image:batch,3,64,64.")
 @shared.arch_option
+@name_option
 @json_option
 @click.pass_obj
 def command(settings: Settings, /, as_json: bool, **options: Any) -> int:

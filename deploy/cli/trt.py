@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from deploy.cli._common import EXIT, Settings, Several, emit, json_option
+from deploy.cli._common import EXIT, Settings, Several, emit, json_option, name_option
 from deploy.cli._options import Size, calib_samples_option, method_option, option, pack, path, refuse_unused
 
 
@@ -83,6 +83,7 @@ Examples:
     metavar="8.6,12.0",
     help="GPUs to build for; only for tensorrt-rtx. [default: all]",
 )
+@name_option
 @option("--print-trtexec", is_flag=True, help="Print the command of NVIDIA's own tool instead of building.")
 @json_option
 @click.pass_context

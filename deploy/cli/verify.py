@@ -27,7 +27,8 @@ def command(ctx: click.Context, /, as_json: bool, **options: Any) -> int:
     """Compare artifacts with the digests in their manifests and, with --key, with a signature.
 
     PATH is an artifact or a folder; the default is the artifacts directory. Nothing in it is changed. Exit code 3: a
-    file differs from its manifest or from what was signed, or a process was killed while it published files.
+    file differs from its manifest or from what was signed, or a process was killed while it published files. Files and
+    records that were made from other weights than the export beside them are named as stale; the exit code stays.
     """
     from deploy.core.errors import ArtifactError
     from deploy.core.text import visible
@@ -51,6 +52,8 @@ def command(ctx: click.Context, /, as_json: bool, **options: Any) -> int:
             click.echo(visible(f"PROBLEM  {problem}"))
         for place in report.unfinished:
             click.echo(visible(f"UNFINISHED  {place}: a process was killed; run its command again to finish"))
+        for item in report.stale:
+            click.echo(visible(f"STALE    {item}"))
         signature = "; signature verified" if options["key"] else ""
         click.echo(f"{len(report.sound)} ok, {len(report.problems)} problems{signature}")
 

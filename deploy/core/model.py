@@ -30,7 +30,7 @@ class Weights:
     Attributes:
         source: ``untrained``, the name of published weights, or the checkpoint file.
         seed: random seed of untrained weights.
-        sha256: digest of the checkpoint file.
+        sha256: digest of the checkpoint file; of a factory, a program or a module, that of the tensors.
     """
 
     source: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,6 +26,14 @@ class Progress:
 
     def advance(self, done: int, total: int, text: str = "") -> None:
         """Progress of the current step: ``done`` of ``total``, with a description."""
+
+
+class PythonWarnings(Progress):
+    """Passes warnings on to Python's `warnings`, and ignores other messages."""
+
+    def warn(self, text: str) -> None:
+        """Issue a `UserWarning`."""
+        warnings.warn(text, UserWarning, stacklevel=2)
 
 
 SILENT = Progress()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.core import interrupt
 from deploy.core.artifact import UNPROVEN, Artifact, Manifest, Payload, manifest_path
+from deploy.core.brief import brief
 from deploy.core.errors import BackendError, ExportError, UsageError
 from deploy.core.names import REJECTED
 from deploy.core.paths import default_root
@@ -53,8 +54,10 @@ class BuildRequest:
     """The engine to build.
 
     Attributes:
-        model: name of a model, an ONNX file, a request, a module in memory (see `deploy.module_request`), or None for
-            the newest float32 export. A model without a float32 export is exported first, and so is every request.
+        model: name of a model, an ONNX file, an artifact, a request, a module in memory (see
+            `deploy.module_request`), or None for the newest float32 export. A model without a float32 export is
+            exported first, and so is every request.
+        name: name of the folder and the files; default: that of the export.
         fp16: use FP16 weights and activations; inputs and outputs stay float32.
         int8: quantize to INT8, calibrated with ``calib``; with ``fp16``, the other layers compute in FP16.
         calib: calibration data; ``calib``, ``method`` and ``samples`` are those of `deploy.quantize`.
@@ -72,7 +75,8 @@ class BuildRequest:
         compute_capabilities: GPUs to build for, such as ``8.6``; only for ``tensorrt-rtx``. Empty for all.
     """
 
-    model: ModelLike | Path | None = None
+    model: ModelLike | None = None
+    name: str | None = None
     fp16: bool = False
     int8: bool = False
     calib: str | Path | None = None
@@ -116,12 +120,13 @@ class BuildRequest:
             ("--timing-cache", self.timing_cache),
             ("--optimization-level", self.optimization_level),
             ("--compute-capability", ",".join(self.compute_capabilities) or None),
+            ("--name", self.name),
         ]
         pairs = [str(part) for name, value in options if value is not None for part in (name, value)]
         return shlex.join(["deploy", "trt", "build", model, *flags, *pairs])
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class BuildReport:
     """Result of `build_engine`.
 
@@ -130,6 +135,7 @@ class BuildReport:
         profiles: shape ranges by input, one mapping for each optimization profile.
         proof: result of running the engine; None without a GPU.
         onnx: the FP16 or INT8 graph that the engine was built from; None for float32, which is built from the export.
+        seconds: duration of the call.
     """
 
     artifact: Artifact
@@ -138,6 +144,9 @@ class BuildReport:
     proof: EngineProof | None
     onnx: Artifact | None
     seconds: float
+
+    def __repr__(self) -> str:
+        return brief(self, self.state, self.artifact.path)
 
     @property
     def verdict(self) -> str | None:
@@ -291,7 +300,7 @@ def _prepare(request: BuildRequest, store: Store, progress: Progress) -> _BuildP
     request.check()
     library = open_library(request.runtime)
     progress.note(f"building with {library.name} {library.version}")
-    source = open_source(given_source(request.model), store, (), progress)
+    source = open_source(given_source(request.model, name=request.name), store, (), progress, name=request.name)
     if assumed := assumed_batch(source.path, source.inputs):
         progress.note(assumed)
     options = EngineOptions(
@@ -317,6 +326,7 @@ def _int8_graph(
 
     report = quantize(
         source.path,
+        name=request.name,
         calib=str(request.calib),
         target=TARGET,
         method=request.method,
@@ -390,7 +400,6 @@ def check_precision(built: Built, precision: str, graph: Path, copies: int = 1) 
 
 def _manifest(plan: _BuildPlan, built: Built, path: Path) -> Manifest:
     gpu = next(iter(gpus()), None)
-    model = plan.source.model if plan.source.manifest else str(plan.source.path)
     return plan.source.derived_manifest(
         format=FORMAT,
         precision=plan.request.precision,
@@ -408,7 +417,7 @@ def _manifest(plan: _BuildPlan, built: Built, path: Path) -> Manifest:
             "layers": dict(built.layers),
             "calibration": plan.onnx.manifest.options.get("calibration") if plan.onnx else None,
             "onnx": plan.graph.name,
-            "rebuild": plan.request.command(model, plan.library.name),
+            "rebuild": plan.request.command(plan.source.name, plan.library.name),
         },
         parent=plan.onnx.manifest.digest if plan.onnx else plan.source.digest,
     )

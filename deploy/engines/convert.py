@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.core import registry
 from deploy.core.artifact import Artifact, Manifest, Payload, sha256
+from deploy.core.brief import brief, margin_text
 from deploy.core.errors import DeployError, ExportError, MissingPackageError, UnknownNameError, UsageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.names import REJECTED
@@ -22,12 +23,13 @@ from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.engines.build import BuildReport, BuildRequest, build_engine
-from deploy.exporting.export import ExportReport, export_model
+from deploy.exporting.export import ExportReport, Precision, Strategy, export_model
 from deploy.exporting.prove import prove
 from deploy.exporting.samples import ProbeSamples
 from deploy.models.given import as_request
 from deploy.models.open import open_model, request_of
 from deploy.models.request import ModelRequest, ModuleRequest
+from deploy.parity.probes import Level
 from deploy.parity.verdict import ParityReport
 
 if TYPE_CHECKING:
@@ -85,11 +87,12 @@ class Converted:
         }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class ConvertReport:
     """Result of `convert`.
 
     Attributes:
+        export: the export that the others were made from.
         engine: the engine; None if none was requested or an earlier step failed.
         converted: results of the other exporters, in order.
     """
@@ -97,6 +100,10 @@ class ConvertReport:
     export: ExportReport
     engine: BuildReport | None = None
     converted: tuple[Converted, ...] = ()
+
+    def __repr__(self) -> str:
+        last = self.converted[-1].artifact if self.converted else self.engine.artifact if self.engine else None
+        return brief(self, self.verdict, (last or self.export.artifact).path, margin_text(self.export.parity.margin))
 
     @property
     def verdict(self) -> str:
@@ -124,12 +131,13 @@ def convert(
     artifacts: Path | None = None,
     dynamic: Sequence[str] | None = None,
     opset: int | None = None,
-    precision: str = "fp32",
-    strategy: str = "auto",
+    precision: Precision = "fp32",
+    strategy: Strategy = "auto",
     samples: ProbeSamples | None = None,
-    probes: str = "standard",
+    probes: Level = "standard",
     min_coverage: float | None = None,
     accept_unreached: bool = False,
+    force: bool = False,
     progress: Progress = SILENT,
 ) -> ConvertReport:
     """Export a model to ONNX, check its parity, and convert the file to another format.
@@ -141,7 +149,7 @@ def convert(
             `deploy.export_model`.
         format: ``onnx``, ``tensorrt``, or another format that a chain of exporters reaches.
         inputs: of a module in memory, see `deploy.ExampleInputs`.
-        name: name of a module in memory.
+        name: name of the model's folder and files.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
         dynamic: dimensions to keep dynamic; an engine gets the default ranges of `BuildRequest`.
         opset: the ONNX opset.
@@ -151,6 +159,7 @@ def convert(
         probes: how many probes the parity check of the export runs, see `deploy.export_model`.
         min_coverage: coverage of the export in percent below which its verdict is inconclusive.
         accept_unreached: accept branches of a traced graph that no probe took.
+        force: replace another model, or trained weights by untrained ones, see `deploy.export_model`.
         progress: receives progress messages.
 
     Raises:
@@ -172,6 +181,7 @@ def convert(
         probes=probes,
         min_coverage=min_coverage,
         accept_unreached=accept_unreached,
+        force=force,
         progress=progress,
     )
     engine: BuildReport | None = None

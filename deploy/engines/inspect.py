@@ -14,6 +14,7 @@ from deploy.core.progress import SILENT, Progress
 from deploy.support.cuda_driver import gpus
 from deploy.support.engine_file import read_engine, refusal
 from deploy.support.engine_layers import Shares, shares
+from deploy.support.provenance import Stale, stale_file
 from deploy.support.tensorrt_library import cuda_major, deserialize, driver_fault, make_logger, open_library
 
 _WEIGHT_TYPES = {"int8": "int8", "int8-fp16": "int8", "fp16": "fp16"}
@@ -43,6 +44,11 @@ class EngineReport:
         """Options of the build and what the builder reported, from the manifest."""
         return self.artifact.manifest.options
 
+    @property
+    def stale(self) -> Stale | None:
+        """Why the engine is stale: made from other weights than the export beside it."""
+        return stale_file(self.artifact)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         manifest = self.artifact.manifest
@@ -59,6 +65,7 @@ class EngineReport:
             "created": manifest.created,
             "closed": self.closed,
             "shares": to_plain(self.shares),
+            "stale": to_plain(self.stale),
             **manifest.options,
         }
 

@@ -26,6 +26,7 @@ from deploy.parity.verdict import ParityReport
 from deploy.quantization.data import CalibrationData
 from deploy.quantization.evidence import Judge
 from deploy.quantization.source import Source
+from deploy.support.provenance import differ
 from deploy.support.runtime import Runtime
 from exporters.onnx_to_tensorrt import Profile
 
@@ -84,7 +85,7 @@ def _check_parity(
     if "module" in source.manifest.reference:
         return EngineProof(reason=f"{source.path} was exported from a module in memory, which cannot be built again")
     model = open_model(request_of(Artifact(path=source.path, manifest=source.manifest)), store, progress)
-    if model.weights.sha256 != source.manifest.weights.sha256:
+    if differ(source.manifest.weights.identity, model.weights):
         return EngineProof(reason="the model's weights have changed since the export")
     report = check_engine(model, runner, profiles, engine.manifest.precision, progress)
     evidence = {**report.to_dict(), "digest": sha256(engine.path)}

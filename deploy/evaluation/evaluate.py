@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.artifact import UNPROVEN, Artifact, Manifest
+from deploy.core.brief import brief
 from deploy.core.environment import now
 from deploy.core.errors import ArtifactError, BackendError, DeployError, StorageError, UsageError
 from deploy.core.isolated import IsolatedRunner
@@ -36,7 +37,7 @@ from deploy.models.open import made_from, open_model, request_of, with_recorded_
 from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.models.resolve import resolve
 from deploy.support.lone_file import adopt_command, open_artifact, why_unproven
-from deploy.support.lookup import manifest_beside, newest_export
+from deploy.support.lookup import artifacts_of, manifest_beside, name_of, newest_export
 from deploy.support.onnx_child import examine
 from deploy.support.runtime import runtime_of
 
@@ -79,7 +80,7 @@ class AccuracyRow:
         return {key: value for key, value in to_plain(self).items() if key != "slug"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class EvaluationReport:
     """The result of `evaluate_models`.
 
@@ -93,14 +94,18 @@ class EvaluationReport:
     max_drop: float
     seconds: float
 
+    def __repr__(self) -> str:
+        return brief(self, self.verdict, f"{len(self.rows)} rows", f"on {self.data['name']}")
+
     @property
-    def verdict(self) -> str:
+    def verdict(self) -> Literal["pass", "fail", "inconclusive", "unproven"]:
         """``fail`` if a row failed, else ``inconclusive`` if a row could not be compared, else ``pass``.
 
         ``unproven`` if nothing failed and the model of a file is not known.
         """
         verdicts = {row.verdict for row in self.rows}
-        return next((word for word in ("fail", "inconclusive", UNPROVEN) if word in verdicts), "pass")
+        words: tuple[Literal["fail", "inconclusive", "unproven"], ...] = ("fail", "inconclusive", "unproven")
+        return next((word for word in words if word in verdicts), "pass")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -130,8 +135,8 @@ def evaluate_models(
     If a model was trained on part of the data, only the held-out images are used.
 
     Args:
-        models: names of models, ONNX files, other files with a manifest, requests, or modules in memory; default: the
-            model of the newest export.
+        models: names of models, ONNX files, other files with a manifest, artifacts, requests, or modules in memory;
+            default: the model of the newest export.
         data: a bundled data set (its test split), a folder with one folder per class, or a ``.npz`` file.
         inputs: of the modules in memory, see `deploy.ExampleInputs`; `deploy.module_request` gives each its own.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
@@ -153,7 +158,7 @@ def evaluate_models(
     if batch_size < 1 or not max_drop >= 0:
         raise UsageError("the batch size must be at least 1, and the maximum drop must not be negative.")
     store = Store(artifacts or default_root())
-    requests = as_requests(models, inputs) or [ModelRequest(name=newest_export(store, progress).manifest.model)]
+    requests = as_requests(models, inputs) or [ModelRequest(name=name_of(newest_export(store, progress)))]
     requests = [request for index, request in enumerate(requests) if request not in requests[:index]]
     evaluated = [_find_artifacts(request, store, progress) for request in requests]
     with progress.stage("reading the data"):
@@ -199,7 +204,7 @@ def _find_artifacts(request: ModelRequest, store: Store, progress: Progress) -> 
         found = [open_artifact(Path(text))]
         found += _checkpoint_beside(found[0])
     else:
-        found = [item for item in store.artifacts() if text in (item.manifest.model, item.manifest.slug)]
+        found = artifacts_of(store, request.lookup)
         found = [item for item in found if not item.manifest.options.get("last")]
         if isinstance(request, ModuleRequest):
             found = [item for item in found if made_from(item, request)]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from deploy.core.artifact import Artifact, sha256
 from deploy.core.backend import ONNX, find_backend
+from deploy.core.brief import brief, margin_text
 from deploy.core.errors import ArtifactError, BackendError, UsageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
@@ -17,12 +18,12 @@ from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.exporting.locate import locate
 from deploy.exporting.prove import ProofOptions, prove
-from deploy.models.given import as_request
+from deploy.models.given import as_request, text_of
 from deploy.models.open import open_model, request_of, with_recorded_inputs
 from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.parity.locate import Location
-from deploy.parity.probes import check_level
-from deploy.parity.verdict import ParityReport
+from deploy.parity.probes import Level, check_level
+from deploy.parity.verdict import ParityReport, Verdict
 from deploy.support import onnx_file
 from deploy.support.lookup import EXPORTS, manifest_beside, newest_export
 from deploy.support.onnx_child import OnnxChild
@@ -35,11 +36,15 @@ DEFAULT_BACKEND = "onnxruntime"
 """The backend that runs the file if none is given."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class CheckReport:
     """The result of `check`.
 
     Attributes:
+        path: the file.
+        model: the model it was compared with.
+        parity: the parity check; ``parity.margin`` is how many times the limit exceeds the noise-to-signal ratio.
+        backend: the backend that ran the file.
         location: the first tensor that differs from the model; None unless it was requested.
     """
 
@@ -48,6 +53,14 @@ class CheckReport:
     parity: ParityReport
     backend: str = DEFAULT_BACKEND
     location: Location | None = None
+
+    def __repr__(self) -> str:
+        return brief(self, self.verdict, self.path, margin_text(self.parity.margin))
+
+    @property
+    def verdict(self) -> Verdict:
+        """Verdict of the parity check: ``pass``, ``fail`` or ``inconclusive``."""
+        return self.parity.verdict
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -67,13 +80,13 @@ def check(
     *,
     inputs: ExampleInputs | None = None,
     name: str | None = None,
-    onnx: Path | str | None = None,
+    onnx: Path | str | Artifact | None = None,
     artifacts: Path | None = None,
-    precision: str | None = None,
+    precision: Literal["fp32", "fp16", "fp64"] | None = None,
     backend: str = DEFAULT_BACKEND,
     locate_fault: bool = False,
     samples: ProbeSamples | None = None,
-    probes: str = "standard",
+    probes: Level = "standard",
     min_coverage: float | None = None,
     accept_unreached: bool = False,
     progress: Progress = SILENT,
@@ -82,10 +95,11 @@ def check(
 
     Args:
         model: name of the model, a full request, or a module in memory; default: the model recorded in the file's
-            manifest.
+            manifest, which an ONNX file or an artifact in place of a model stands for, too.
         inputs: of a module in memory: example tensors or texts of ``--input``, see `deploy.ExampleInputs`; of a name:
             texts.
-        name: name of a module in memory, see `deploy.module_request`.
+        name: name of the model's folder, in which the newest export is checked; of a module in memory, see
+            `deploy.module_request`.
         onnx: the file, made by any exporter; default: the newest export, of the model if one is given.
         artifacts: the artifacts directory.
         precision: precision of the file; default: the manifest's, else the model's own.
@@ -108,6 +122,10 @@ def check(
     if model is None and (inputs is not None or name is not None):
         raise UsageError("inputs= and name= have no effect without a model.")
     request = None if model is None else as_request(model, inputs, name)
+    if request is not None and request.name.endswith(".onnx") and onnx is None:
+        if request != ModelRequest(name=request.name):
+            raise UsageError(f"{request.name}: options of a model have no effect on a file.", "name the model")
+        onnx, request = request.name, None
     if ONNX not in find_backend(backend).formats:
         raise UsageError(f"--backend {backend}: this backend does not run ONNX files.")
     if locate_fault and backend != DEFAULT_BACKEND:
@@ -122,14 +140,14 @@ def check(
         onnx_file.input_output_specs(path)  # refuses sequences, maps and unknown types
         with progress.stage("building the model"):
             built = open_model(request, store, progress)
-        precision = precision or (artifact.manifest.precision if artifact else built.precision)
+        judged: str = precision or (artifact.manifest.precision if artifact else built.precision)
         try:
             with progress.stage("checking parity"):
                 parity = prove(
                     built,
                     path,
                     candidate,
-                    precision=precision,
+                    precision=judged,
                     seed=request.seed,
                     samples=samples,
                     options=ProofOptions(probes=probes, min_coverage=min_coverage, accept_unreached=accept_unreached),
@@ -143,19 +161,19 @@ def check(
     location = None
     if locate_fault:
         with progress.stage("locating"):
-            location = locate(built, path, precision=precision, seed=request.seed)
+            location = locate(built, path, precision=judged, seed=request.seed)
     return CheckReport(path=path, model=built, parity=parity, backend=backend, location=location)
 
 
 def _file(
-    onnx: Path | str | None, request: ModelRequest | None, store: Store, progress: Progress
+    onnx: Path | str | Artifact | None, request: ModelRequest | None, store: Store, progress: Progress
 ) -> tuple[Path, Artifact | None]:
     if onnx is not None:
-        path = Path(onnx)
+        path = Path(text_of(onnx))
         if not path.is_file():
             raise ArtifactError(f"{path}: no such file.")
         return path, manifest_beside(path)
-    artifact = newest_export(store, progress, name=request.name if request else None)
+    artifact = newest_export(store, progress, name=request.lookup if request else None)
     return artifact.path, artifact
 
 

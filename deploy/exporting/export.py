@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from deploy.core.artifact import Artifact, Manifest, Payload
+from deploy.core.brief import brief, margin_text
 from deploy.core.errors import BackendError, ExportError, InputSpecError, UsageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.names import REJECTED
 from deploy.core.paths import default_root
-from deploy.core.progress import SILENT, Progress
+from deploy.core.progress import SILENT, Progress, PythonWarnings
 from deploy.core.store import Store
 from deploy.core.tensors import SizeRange, TensorSpec, symbols, with_ranges
 from deploy.exporting.prove import ProofOptions, prove
 from deploy.models.given import as_request
 from deploy.models.open import open_model
+from deploy.models.owner import claim
 from deploy.models.request import ModelRequest
-from deploy.parity.probes import can_negate, check_level
+from deploy.parity.probes import Level, can_negate, check_level
 from deploy.parity.verdict import ParityReport, Verdict
 from exporters import torch_to_onnx
 from exporters.torch_to_onnx import Exported
@@ -31,17 +33,23 @@ if TYPE_CHECKING:
     from deploy.exporting.samples import ProbeSamples
     from deploy.models.in_memory import ExampleInputs, ModelLike
 
-PRECISIONS = ("fp32", "fp16")
+Precision = Literal["fp32", "fp16"]
+Strategy = Literal["auto", "export", "trace"]
+PRECISIONS = get_args(Precision)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class ExportReport:
     """The result of `export_model`.
 
     Attributes:
         artifact: the file and its manifest; in the folder ``rejected`` if the parity check failed.
+        parity: the parity check; ``parity.margin`` is how many times the limit exceeds the noise-to-signal ratio.
         strategy: the strategy that was used, ``export`` or ``trace``.
-        notes: how the model is called, and why strategies that were tried before were not used.
+        opset: ONNX operator set of the file.
+        notes: how the model is called, why strategies that were tried before were not used, and which other weights
+            the file had before.
+        seconds: duration of the call.
     """
 
     artifact: Artifact
@@ -50,6 +58,9 @@ class ExportReport:
     opset: int
     notes: tuple[str, ...]
     seconds: float
+
+    def __repr__(self) -> str:
+        return brief(self, self.verdict, self.artifact.path, margin_text(self.parity.margin))
 
     @property
     def verdict(self) -> Verdict:
@@ -96,21 +107,26 @@ def export_model(
     artifacts: Path | None = None,
     dynamic: Sequence[str] | None = None,
     opset: int | None = None,
-    precision: str = "fp32",
-    strategy: str = "auto",
+    precision: Precision = "fp32",
+    strategy: Strategy = "auto",
     samples: ProbeSamples | None = None,
-    probes: str = "standard",
+    probes: Level = "standard",
     min_coverage: float | None = None,
     accept_unreached: bool = False,
+    force: bool = False,
     progress: Progress = SILENT,
 ) -> ExportReport:
     """Export a model to ONNX and check the file against the model.
 
+    A folder that holds another model is not written to. Other weights of the same model replace its file, which a
+    note of the report says, unless they are untrained and the file's are trained.
+
     Args:
-        model: name of the model as on the command line, a full request, or a module in memory.
+        model: name of the model as on the command line, a path, a full request, or a module in memory.
         inputs: of a module in memory: example tensors or texts of ``--input``, see `deploy.ExampleInputs`; of a name:
             texts.
-        name: name of a module in memory, see `deploy.module_request`.
+        name: name of the model's folder and files; default: the stem of the checkpoint, where there is one, else the
+            model's own name; of a module in memory, see `deploy.module_request`.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
         dynamic: names of the dynamic dimensions; default ``batch`` and those named in ``--input``.
         opset: ONNX operator set; default: the strategy's own.
@@ -121,12 +137,14 @@ def export_model(
         probes: how many probes are run: ``quick``, ``standard`` or ``thorough``; or ``data``: only the samples.
         min_coverage: coverage in percent below which the verdict is inconclusive.
         accept_unreached: accept branches of a traced graph that no probe took.
+        force: write the file even if the folder holds another model, or trained weights and these are untrained.
         progress: receives progress messages.
 
     Returns:
         The report; a verdict other than ``pass`` raises no error.
 
     Raises:
+        UsageError: the folder holds another model, or trained weights, and ``force`` is not set.
         DeployError: see `deploy.core.errors`; partial results are discarded.
     """
     began = time.perf_counter()
@@ -159,6 +177,17 @@ def export_model(
                 proof=ProofOptions(probes=probes, min_coverage=min_coverage, accept_unreached=accept_unreached),
                 progress=progress,
             )
+        replaced = claim(
+            store,
+            built.slug,
+            model=built.name,
+            reference=built.reference,
+            weights=built.weights,
+            precision=job.precision,
+            force=force,
+        )
+        if replaced:
+            progress.note(replaced)
         with store.transaction(built.slug) as transaction:
             path = transaction.path(f"{built.slug}.{job.precision}.onnx")
             exported, parity, notes = _export_and_check(job, path, strategy, candidate)
@@ -170,9 +199,86 @@ def export_model(
         parity=parity,
         strategy=exported.strategy,
         opset=exported.opset,
-        notes=tuple(notes),
+        notes=(*notes, *([replaced] if replaced else [])),
         seconds=time.perf_counter() - began,
     )
+
+
+def export(
+    model: ModelLike,
+    example_inputs: ExampleInputs | None = None,
+    *,
+    name: str | None = None,
+    dynamic: Sequence[str] | Mapping[str, Mapping[int, str]] | None = None,
+    artifacts: Path | None = None,
+    opset: int | None = None,
+    precision: Precision = "fp32",
+    strategy: Strategy = "auto",
+    samples: ProbeSamples | None = None,
+    probes: Level = "standard",
+    min_coverage: float | None = None,
+    accept_unreached: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Export a module to ONNX and check the file against the module; `export_model` with fewer words.
+
+    Args:
+        model: a module in memory, or any other model, see `export_model`.
+        example_inputs: of a module: example tensors or texts of ``--input``, see `deploy.ExampleInputs`.
+        name: name of the model's folder and files; default: the class and the first digits of a digest.
+        dynamic: names of the dynamic dimensions, ``["batch"]``; or, by input and axis, names for the axes of example
+            tensors that are dynamic besides the batch: ``{"x": {2: "height", 3: "width"}}``.
+        artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
+        opset: ONNX operator set; default: the strategy's own.
+        precision: ``fp32`` or ``fp16``.
+        strategy: ``export`` (torch.export), ``trace`` (run once and record), or ``auto``: both, in this order.
+        samples: real samples, probed in addition.
+        probes: how many probes are run.
+        min_coverage: coverage in percent below which the verdict is inconclusive.
+        accept_unreached: accept branches of a traced graph that no probe took.
+        force: replace another model, or trained weights by untrained ones.
+        progress: receives progress messages; None: warnings, such as one for untrained weights, become Python's.
+
+    Returns:
+        The report; a verdict other than ``pass`` raises no error.
+
+    Raises:
+        DeployError: as `export_model`.
+    """
+    request = as_request(model, example_inputs, name)
+    if isinstance(dynamic, Mapping):
+        request, dynamic = _with_named_axes(request, dynamic), None
+    return export_model(
+        request,
+        artifacts=artifacts,
+        dynamic=dynamic.split(",") if isinstance(dynamic, str) else dynamic,
+        opset=opset,
+        precision=precision,
+        strategy=strategy,
+        samples=samples,
+        probes=probes,
+        min_coverage=min_coverage,
+        accept_unreached=accept_unreached,
+        force=force,
+        progress=progress or PythonWarnings(),
+    )
+
+
+def _with_named_axes(request: ModelRequest, names: Mapping[str, Mapping[int, str]]) -> ModelRequest:
+    """Return a request whose inputs, texts of ``--input``, have names for the given axes."""
+    texts = {text.partition(":")[0]: text.split(":") for text in request.inputs}
+    for name, axes in names.items():
+        if name not in texts:
+            raise InputSpecError(f"dynamic: {request.name} has no input {name!r}; it has {', '.join(texts) or 'none'}.")
+        dims = texts[name][1].split(",")
+        for axis, symbol in axes.items():
+            if not -len(dims) <= axis < len(dims):
+                raise InputSpecError(f"dynamic: the input {name!r} has {len(dims)} axes, not an axis {axis}.")
+            size = dims[axis]
+            dims[axis] = f"{symbol}={size}" if size.isdigit() else symbol
+        texts[name][1] = ",".join(dims)
+    return dataclasses.replace(request, inputs=tuple(":".join(parts) for parts in texts.values()))
 
 
 def choose_dynamic(model: Model, request: ModelRequest, dynamic: Sequence[str] | None) -> tuple[TensorSpec, ...]:

@@ -2,40 +2,64 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deploy.core.artifact import Artifact
 from deploy.core.errors import InputSpecError, UsageError
 from deploy.models.request import ModelRequest, ModuleRequest
 
 if TYPE_CHECKING:
     from deploy.models.in_memory import ExampleInputs, ModelLike
 
+Named = str | Path | Artifact
+"""A model by its name as on the command line, or by the path of a file, or by an artifact."""
+
 
 def as_request(model: ModelLike, inputs: ExampleInputs | None = None, name: str | None = None) -> ModelRequest:
-    """Return the request of a model that is given by its name, as a request or as a module.
+    """Return the request of a model that is given by its name or path, as an artifact, a request or a module.
 
     Args:
         model: the model.
         inputs: of a module: see `deploy.models.in_memory.module_request`; of a name: texts of ``--input``.
-        name: of a module.
+        name: of the model's folder and files.
 
     Raises:
-        UsageError: not a model, or ``inputs`` or ``name`` would have no effect.
+        UsageError: not a model, or ``inputs`` would have no effect.
         InputSpecError: see `deploy.models.in_memory.module_request`.
     """
-    if not isinstance(model, str | ModelRequest):
+    if not isinstance(model, Named | ModelRequest):
         from deploy.models.in_memory import module_request  # imports PyTorch
 
         return module_request(model, inputs, name=name)
-    if name is not None:
-        raise UsageError(f"name={name!r} has no effect: only a module in memory takes a name.")
-    if isinstance(model, str):
-        return ModelRequest(name=model, inputs=_texts(model, inputs))
+    if isinstance(model, Named):
+        text = text_of(model)
+        return ModelRequest(name=text, inputs=_texts(text, inputs), slug=name)
     if inputs is not None:
         raise UsageError(f"inputs= has no effect: the request of {model.name} has its own.")
-    return model
+    if name is None:
+        return model
+    if isinstance(model, ModuleRequest):
+        return dataclasses.replace(model, name=name)
+    return dataclasses.replace(model, slug=name)
+
+
+def text_of(model: Named) -> str:
+    """Return a model that is given by its name or path, or the file of an artifact, as on the command line.
+
+    Raises:
+        UsageError: a module in memory or something else; the function takes files.
+    """
+    if isinstance(model, Artifact):
+        return str(model.path)
+    if isinstance(model, str | Path):
+        return str(model)
+    raise UsageError(
+        f"{type(model).__name__} is not a file or the name of a model.",
+        "export it, and give the file: deploy.export(…).artifact",
+    )
 
 
 def as_requests(models: Sequence[ModelLike], inputs: ExampleInputs | None = None) -> list[ModelRequest]:
@@ -44,11 +68,11 @@ def as_requests(models: Sequence[ModelLike], inputs: ExampleInputs | None = None
     Raises:
         UsageError: two modules have one name, or as for `as_request`.
     """
-    modules = [item for item in models if not isinstance(item, str | ModelRequest)]
+    modules = [item for item in models if not isinstance(item, Named | ModelRequest)]
     if inputs is not None and not modules:
         raise UsageError("inputs= has no effect: none of the models is a module in memory.")
     requests = [
-        as_request(item) if isinstance(item, str | ModelRequest) else as_request(item, inputs) for item in models
+        as_request(item) if isinstance(item, Named | ModelRequest) else as_request(item, inputs) for item in models
     ]
     seen: dict[str, Any] = {}
     for request in requests:
@@ -60,18 +84,18 @@ def as_requests(models: Sequence[ModelLike], inputs: ExampleInputs | None = None
 
 
 def given_source(
-    model: ModelLike | Path | None, inputs: ExampleInputs | None = None, name: str | None = None
-) -> str | Path | ModelRequest | None:
-    """Return the model of a command that starts from an export: a name, file or None as it is, else its request.
+    model: ModelLike | None, inputs: ExampleInputs | None = None, name: str | None = None
+) -> str | ModelRequest | None:
+    """Return the model of a command that starts from an export: a name, file or None as text, else its request.
 
     Raises:
         UsageError: as for `as_request`.
     """
-    if model is not None and not isinstance(model, str | Path):
+    if model is not None and not isinstance(model, Named):
         return as_request(model, inputs, name)
-    if inputs is not None or name is not None:
-        raise UsageError(f"inputs= and name= have no effect: {model or 'the model'} is not a module in memory.")
-    return model
+    if inputs is not None:
+        raise UsageError(f"inputs= has no effect: {model or 'the model'} is not a module in memory.")
+    return model if model is None else text_of(model)
 
 
 def _texts(name: str, inputs: ExampleInputs | None) -> tuple[str, ...]:

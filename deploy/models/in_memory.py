@@ -7,20 +7,23 @@ import hashlib
 import inspect
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.parameter import is_lazy
 
+from deploy.core.artifact import Artifact
 from deploy.core.errors import InputSpecError, ModelError, UsageError
 from deploy.core.model import Model, Weights
 from deploy.core.tensors import DTYPES
 from deploy.models.calling import container_of, refuse_scripted, without_wrapper
 from deploy.models.python import as_model
 from deploy.models.request import ModelRequest, ModuleRequest
+from deploy.models.weights import state_digest
 
-ModelLike = str | ModelRequest | torch.nn.Module
-"""A model: its name as on the command line, a request, or a module in memory."""
+ModelLike = str | Path | Artifact | ModelRequest | torch.nn.Module
+"""A model: its name as on the command line, the path of a file, an artifact, a request, or a module in memory."""
 
 ExampleInputs = torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor] | str | Sequence[str]
 """The inputs of a module: tensors in the order of the parameters of ``forward``, tensors by parameter, or texts of
@@ -80,15 +83,13 @@ def weights_of(module: torch.nn.Module) -> Weights:
     Raises:
         ModelError: a parameter or buffer has no values.
     """
-    digest = hashlib.sha256(repr(module).encode())
     for name, value in [*module.named_parameters(), *module.named_buffers()]:
         if is_lazy(value) or value.is_meta:
             raise ModelError(
                 f"{type(module).__name__}: {name!r} has no values yet.",
                 "load the weights, or call a module with lazy parameters once",
             )
-        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    digest = hashlib.sha256(f"{module!r}\0{state_digest(module)}".encode())
     return Weights(source=f"module in memory, {type(module).__name__}", trained=True, sha256=digest.hexdigest())
 
 

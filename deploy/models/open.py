@@ -37,9 +37,10 @@ def trained_checkpoint(request: ModelRequest, store: Store) -> Artifact | None:
     if isinstance(request, ModuleRequest):
         return None
     prefix, _, bare = request.name.rpartition("/")
+    slug = request.folder or bare
     if request.weights != "auto" or prefix not in ("", "zoo") or request.name.endswith((".pt2", ".onnx")):
         return None
-    for artifact in store.artifacts(bare):
+    for artifact in store.artifacts(slug):
         manifest = artifact.manifest
         best = manifest.format == "safetensors" and not manifest.options.get("last")
         if best and manifest.model == f"zoo/{bare}":

@@ -9,11 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.core.errors import UsageError
-from deploy.core.names import REJECTED, REPORT
+from deploy.core.names import RESERVED
 from deploy.core.plain import from_plain, to_plain
 
 if TYPE_CHECKING:
     import torch
+
+
+INDEX = ".index.json"
+"""End of the name of a file that lists the shards of a checkpoint and their tensors."""
+CHECKPOINTS = (".safetensors", ".pt", ".pth.tar", ".pth", ".ckpt", ".bin", INDEX)
+SUFFIXES = (*CHECKPOINTS, ".pt2", ".onnx", ".engine")
+"""Ends of names that are files; the name of a model has none of them."""
+_MOST_CHARACTERS = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +35,7 @@ class ModelRequest:
         seed: of untrained weights.
         inputs: texts of ``--input``, for models that do not declare their inputs.
         options: options of the architecture, such as ``num_classes=10``.
+        slug: name of the model's folder and files (``--name``); None: see `folder`.
     """
 
     name: str
@@ -35,6 +44,24 @@ class ModelRequest:
     seed: int = 0
     inputs: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
+    slug: str | None = None
+
+    @property
+    def folder(self) -> str | None:
+        """Name of the model's folder: ``slug``, else the checkpoint's stem; None: the model's own name decides.
+
+        Raises:
+            UsageError: ``slug`` cannot be used.
+        """
+        if self.slug is not None:
+            check_slug(self.slug)
+            return self.slug
+        return checkpoint_slug(self.name, self.weights)
+
+    @property
+    def lookup(self) -> str:
+        """The name under which the model's artifacts are found."""
+        return self.folder or self.name
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a manifest."""
@@ -74,15 +101,53 @@ class ModuleRequest(ModelRequest):
     module: torch.nn.Module
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name) or self.name in (REJECTED, REPORT):
-            raise UsageError(f"the name {self.name!r} cannot be used: a name has letters, digits, _ and - only.")
-        if (self.weights, self.arch, dict(self.options)) != ("auto", None, {}):
-            raise UsageError(f"{self.name}: a module in memory takes no weights, architecture or options.")
+        check_slug(self.name, "A-Za-z0-9_-")
+        if (self.weights, self.arch, dict(self.options), self.slug) != ("auto", None, {}, None):
+            raise UsageError(f"{self.name}: a module in memory takes no weights, architecture, options or slug.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a manifest records: the class and the inputs, from which the module cannot be built."""
         kind = type(self.module)
         return {"module": f"{kind.__module__}.{kind.__qualname__}", "inputs": list(self.inputs)}
+
+
+def check_slug(name: str, allowed: str = "A-Za-z0-9_.-") -> None:
+    """Check that a name can be that of a model's folder and files.
+
+    Raises:
+        UsageError: it has other characters, begins with a dot, looks like a file, or is the name of another folder.
+    """
+    plain = re.fullmatch(f"[{allowed}]+", name) and not name.startswith((".", "-"))
+    if not plain or name.endswith(SUFFIXES) or name in RESERVED:
+        characters = "letters, digits, _ and -" if "." not in allowed else "letters, digits, _, - and ."
+        raise UsageError(
+            f"the name {name!r} cannot be used: a name has {characters} only, does not look like a file, "
+            f"and is none of {', '.join(sorted(RESERVED))}."
+        )
+
+
+def checkpoint_slug(name: str, weights: str) -> str | None:
+    """Return the name of the folder of a checkpoint's model: the stem of its file; None if there is no checkpoint.
+
+    ``runs/best.pt`` gives ``best``, ``last.pt#ema`` gives ``last-ema``, and a checkpoint of ``deploy train``, such as
+    ``lenet5.fp32.safetensors``, gives ``lenet5``.
+    """
+    source = name if is_checkpoint(name) else weights
+    if source in ("auto", "default", "none"):
+        return None
+    path, key = split_key(source)
+    name = path.name.removesuffix(INDEX)
+    suffix = next((item for item in CHECKPOINTS if name.endswith(item)), Path(name).suffix)
+    stem = name.removesuffix(suffix).removesuffix(".fp32") + (f"-{key}" if key else "")
+    slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).lstrip(".-")[:_MOST_CHARACTERS] or "model"
+    if slug.endswith(SUFFIXES) or slug in RESERVED:
+        slug = f"{slug.replace('.', '-')}-model"
+    return slug
+
+
+def is_checkpoint(name: str) -> bool:
+    """Return whether a model name is the path of a checkpoint file."""
+    return str(split_key(name)[0]).endswith(CHECKPOINTS) and ":" not in name
 
 
 def split_key(source: str) -> tuple[Path, str]:

@@ -12,12 +12,11 @@ from deploy.core.model import UNTRAINED, Model, Weights
 from deploy.core.progress import SILENT, Progress
 from deploy.models import untrained
 from deploy.models import weights as files
-from deploy.models.request import ModelRequest, ModuleRequest, split_key
+from deploy.models.request import ModelRequest, ModuleRequest, is_checkpoint, split_key
 
 SOURCES = "deploy.models.sources"
 PRECEDENCE = ("zoo", "torchvision", "timm")
 """Sources that are searched first for a name without a prefix, in this order."""
-CHECKPOINTS = (".safetensors", ".pt", ".pth", ".pth.tar", ".ckpt", ".bin", files.INDEX)
 
 
 def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
@@ -32,11 +31,12 @@ def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
     model, source, bare = architecture(request)
     for note in model.notes:
         progress.note(note)
-    model = _load_weights(model.replace(reference=request.to_dict()), source, bare, request, progress)
+    model = model.replace(reference=request.to_dict(), slug=request.folder or model.slug)
+    model = _load_weights(model, source, bare, request, progress)
     for parameter in model.module.parameters():
         parameter.requires_grad_(False)
     files.check_finite(model.module, model.weights.source if model.weights.trained else model.name)
-    return model
+    return _as_built(model, progress) if source is None and request.weights == "auto" else model
 
 
 def checkpoint_as_weights(request: ModelRequest) -> ModelRequest:
@@ -58,11 +58,6 @@ def checkpoint_as_weights(request: ModelRequest) -> ModelRequest:
     if request.weights != "auto":
         raise UsageError(f"--weights {request.weights}: the weights are those of {request.name}.")
     return dataclasses.replace(request, name=request.arch, weights=request.name, arch=None)
-
-
-def is_checkpoint(name: str) -> bool:
-    """Return whether a model name is the path of a checkpoint file."""
-    return str(split_key(name)[0]).endswith(CHECKPOINTS) and ":" not in name
 
 
 def architecture(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
@@ -143,7 +138,6 @@ def _load_weights(
     if request.weights not in ("auto", "default"):
         return _load_file(model, request.weights, request.weights, progress)
     if source is None and request.weights == "auto":
-        progress.note(f"weights: as built by {model.name}; whether they are trained is not known")
         return model
     try:
         path, label = published_file(model, source, bare)
@@ -157,6 +151,20 @@ def _load_weights(
             "Load trained weights with --weights FILE."
         )
         return _untrained(model, request.seed)
+
+
+def _as_built(model: Model, progress: Progress) -> Model:
+    """Return the model of a factory, a program or a module with the digest of its tensors."""
+    if untrained.is_fresh(model.module):
+        progress.warn(
+            f"{model.name} looks UNTRAINED: its parameters are as PyTorch initializes them: good for timing and for "
+            "testing the export, useless for predictions."
+        )
+    else:
+        progress.note(f"weights: as built by {model.name}; whether they are trained is not known")
+    if model.weights.sha256 is not None:
+        return model
+    return model.replace(weights=dataclasses.replace(model.weights, sha256=files.state_digest(model.module)))
 
 
 def published_file(model: Model, source: ModuleType | None, bare: str) -> tuple[Path, str]:

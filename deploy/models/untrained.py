@@ -23,6 +23,10 @@ from deploy.support.precision import computed_in
 
 NOISE = 0.1
 SAMPLES = 4
+FEW = 64
+"""Number of weights from which a layer can show how it was initialized."""
+LAYERS = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
+NORMS = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.LayerNorm, torch.nn.GroupNorm)
 
 
 @contextmanager
@@ -43,6 +47,33 @@ def perturb_constants(module: torch.nn.Module, seed: int) -> int:
                 value.add_(torch.randn(value.shape, generator=generator) * NOISE)
                 changed += 1
     return changed
+
+
+def is_fresh(module: torch.nn.Module) -> bool:
+    """Return whether the parameters of a module are certainly as PyTorch initializes them.
+
+    If there are normalization layers with scales and shifts, these decide: each scale has one value, each shift is
+    zero. Otherwise the weights of all linear layers and convolutions fill the interval of the default initialization,
+    ±1/√(inputs of an output), and none is outside.
+    """
+    scaled = [part for part in module.modules() if isinstance(part, NORMS) and isinstance(part.weight, torch.Tensor)]
+    if scaled:
+        return all(
+            _is_constant(part.weight) and not torch.count_nonzero(part.bias) for part in scaled if part.bias is not None
+        )
+    layers = [part for part in module.modules() if isinstance(part, LAYERS) and isinstance(part.weight, torch.Tensor)]
+    filled = []
+    for part in layers:
+        weight = part.weight.detach()
+        if weight.numel() < FEW or not weight.is_floating_point() or weight.is_meta:
+            continue
+        bound = weight[0].numel() ** -0.5
+        filled.append(0.95 * bound <= float(weight.abs().max()) <= 1.001 * bound)
+    return bool(filled) and all(filled)
+
+
+def _is_constant(value: torch.Tensor) -> bool:
+    return bool((value == value.flatten()[0]).all())
 
 
 def statistic_names(module: torch.nn.Module) -> tuple[str, str] | None:

@@ -23,10 +23,7 @@ from deploy.core.errors import DeployError, UnsafePickleError, WeightsError
 from deploy.core.limits import PREFIX, limits
 from deploy.core.model import EXTRA_STATE, state_tensors
 from deploy.models.checkpoint import UNTRACKED, find_state
-from deploy.models.request import split_key
-
-INDEX = ".index.json"
-"""End of the name of a file that lists the shards of a checkpoint and their tensors."""
+from deploy.models.request import INDEX, split_key
 
 _TIMEOUT_S = 15.0
 """A download that receives no byte for this long is given up."""
@@ -82,6 +79,15 @@ def digest(path: Path) -> str:
     if files == [path]:
         return sha256(path)
     return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
+
+
+def state_digest(module: torch.nn.Module) -> str:
+    """Return a digest of the names, types, shapes and values of a module's parameters and buffers."""
+    found = hashlib.sha256()
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        found.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\n".encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _read(path: Path) -> Any:

@@ -12,23 +12,24 @@ from PIL import Image as Pillow
 
 from deploy.core.artifact import Artifact
 from deploy.core.backend import ONNX, find_backend
+from deploy.core.brief import brief
 from deploy.core.environment import now, versions
 from deploy.core.errors import ArtifactError, UsageError
 from deploy.core.folder import replaced
+from deploy.core.names import PACKAGES
 from deploy.core.paths import default_root
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store, make_folder
+from deploy.models.given import text_of
 from deploy.packaging.items import build_items
 from deploy.packaging.pipeline_check import PipelineCheck, check_pipeline, load_images
 from deploy.packaging.target import Images, PackageItem, PackageTarget, find_target
 from deploy.packaging.target import PackageOptions as PackageOptions
 from deploy.support.lone_file import open_artifact
-from deploy.support.lookup import newest_export, newest_variants
+from deploy.support.lookup import name_of, newest_export, newest_variants
 from deploy.support.package_file import PACKAGE, read_package, write_package
 from deploy.support.release_check import check_release
-
-FOLDER = "packages"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +49,7 @@ class PackagedModel:
     without: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class PackageReport:
     """The package that `package_models` wrote, and the models that the call added; the folder may contain others."""
 
@@ -56,9 +57,12 @@ class PackageReport:
     folder: Path
     models: tuple[PackagedModel, ...]
 
+    def __repr__(self) -> str:
+        return brief(self, self.server, self.folder, *(model.name for model in self.models))
+
 
 def package_models(
-    models: Sequence[str] = (),
+    models: Sequence[str | Path | Artifact] = (),
     *,
     server: str,
     precision: str | None = None,
@@ -75,8 +79,8 @@ def package_models(
     If the folder is a package that holds several models, its other models and earlier versions are kept.
 
     Args:
-        models: model names in the artifacts directory, or files, also ONNX files without a manifest (several engines of
-            one model become one model); default the model of the newest export.
+        models: model names in the artifacts directory, files, also ONNX files without a manifest, or artifacts (several
+            engines of one model become one model); default the model of the newest export.
         server: package target: ``triton``, ``kserve``, ``standalone``, or the name of a plug-in.
         precision: precision of the files, for models given by name; default ``fp32``.
         preprocessing: package the preprocessing from an image to the model's input, and the labels, where possible.
@@ -96,15 +100,16 @@ def package_models(
         UsageError: an option does not fit the target or the models.
         StorageError: the package could not be written.
     """
+    names = [text_of(item) for item in models]
     target = find_target(server)
     options = options or PackageOptions()
     target.check_options(options)
     if data is not None and not preprocessing:
         raise UsageError("--data is not used with --no-preprocessing.")
-    if precision is not None and models and all(Path(name).is_file() for name in models):
+    if precision is not None and names and all(Path(name).is_file() for name in names):
         raise UsageError(f"--precision {precision} is not used with files, which have their own.")
     store = Store(artifacts or default_root())
-    chosen = _choose(models, precision or "fp32", target, store, progress)
+    chosen = _choose(names, precision or "fp32", target, store, progress)
     for artifact in chosen:
         check_release(artifact, allow_untrained=allow_untrained, progress=progress)
     items = build_items(chosen, options.max_batch, preprocessing, progress)
@@ -112,11 +117,11 @@ def package_models(
         raise UsageError(
             f"a package for {server} holds one model.", f"deploy package {items[0].manifest.model} --for {server}"
         )
-    folder = output or store.root / FOLDER / (f"{server}-{items[0].name}" if target.single_model else server)
+    folder = output or store.root / PACKAGES / (f"{server}-{items[0].name}" if target.single_model else server)
     existing = _existing(folder)
     images = load_images(data, progress) if any(item.pipeline for item in items) else []
     if output is None:
-        make_folder(store.root / FOLDER)
+        make_folder(store.root / PACKAGES)
     with replaced(folder) as scratch:
         if existing and not target.single_model:
             shutil.copytree(folder, scratch, dirs_exist_ok=True)
@@ -135,7 +140,7 @@ def _choose(
     models: Sequence[str], precision: str, target: PackageTarget, store: Store, progress: Progress
 ) -> list[Artifact]:
     chosen = []
-    for name in dict.fromkeys(models or (newest_export(store, progress).manifest.model,)):
+    for name in dict.fromkeys(models or (name_of(newest_export(store, progress)),)):
         if Path(name).is_file():
             artifact = open_artifact(Path(name))
         elif precision == "int8":

@@ -15,6 +15,7 @@ from deploy.core.tensors import SizeRange, TensorSpec, size_ranges, symbols
 from deploy.parity.kinds import GROUPS, SAFE_MASKS, Domain, Rng, domain_of, draw
 from deploy.parity.sizes import BATCH, other_sizes
 
+Level = Literal["quick", "standard", "thorough", "data"]
 LEVELS = ("quick", "standard", "thorough")
 """How many probes a parity check runs."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import calibration
 from calibration.layers import LayerNoise
@@ -16,6 +17,7 @@ from calibration.target import find_target
 from deploy.core import registry
 from deploy.core.artifact import Artifact, Payload
 from deploy.core.backend import ONNX
+from deploy.core.brief import brief
 from deploy.core.errors import UnknownNameError, UsageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.names import REJECTED
@@ -29,7 +31,7 @@ from deploy.quantization.cache import batch_of, calibrated
 from deploy.quantization.data import MIN_SAMPLES, CalibrationData, open_data
 from deploy.quantization.evidence import Evidence, QualityBounds
 from deploy.quantization.search import RANKING_SAMPLES, Quantizer, search
-from deploy.quantization.source import open_source
+from deploy.quantization.source import Source, open_source
 from deploy.quantization.worker import GraphChild
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ MANIFEST_LAYERS = 10
 """Number of layers with the most noise that the manifest records."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class QuantizeReport:
     """Result of `quantize`.
 
@@ -50,13 +52,17 @@ class QuantizeReport:
         artifact: the INT8 file and its manifest; a file that fails is stored in the folder ``rejected``.
         verdict: ``pass`` or ``fail`` if bounds were given, else ``measured``; ``fail`` if a value is not finite.
         reasons: why the verdict is ``fail``; else empty.
+        evidence: comparison with the float graph: SQNR in dB, agreement and accuracy as shares.
         plan: layers kept in float, with the evidence after each; None if no bound was given.
         worst: layers in order of their noise, the largest first.
+        table: the ranges.
         reused: the table was stored by an earlier run.
+        data: samples of the calibration and of the comparison.
+        seconds: duration of the call.
     """
 
     artifact: Artifact
-    verdict: str
+    verdict: Literal["pass", "fail", "measured"]
     reasons: tuple[str, ...]
     evidence: Evidence
     plan: FloatLayerPlan[Evidence] | None
@@ -65,6 +71,10 @@ class QuantizeReport:
     reused: bool
     data: CalibrationData
     seconds: float
+
+    def __repr__(self) -> str:
+        worst = min((item.sqnr_db for item in self.evidence.outputs if item.sqnr_db is not None), default=None)
+        return brief(self, self.verdict, self.artifact.path, None if worst is None else f"SQNR {worst:.1f} dB")
 
     @property
     def float_verdict(self) -> str:
@@ -94,7 +104,7 @@ class QuantizeReport:
 
 
 def quantize(
-    model: ModelLike | Path | None = None,
+    model: ModelLike | None = None,
     *,
     inputs: ExampleInputs | None = None,
     name: str | None = None,
@@ -116,10 +126,10 @@ def quantize(
     has a test split or more samples than ``samples``.
 
     Args:
-        model: name of a model, an ONNX file, a request, a module in memory, or None for the newest float32 export. A
-            model without a float32 export is exported first, and so is every request.
+        model: name of a model, an ONNX file, an artifact, a request, a module in memory, or None for the newest
+            float32 export. A model without a float32 export is exported first, and so is every request.
         inputs: of a module in memory that has to be exported, see `deploy.ExampleInputs`.
-        name: name of a module in memory.
+        name: name of the folder and the files; default: that of the export.
         calib: calibration data: a folder of images, a bundled data set, or a ``.npy`` or ``.npz`` file. Array files
             hold float arrays in the shape of the model's inputs, the first axis counting samples, or uint8 images
             (N, H, W, C).
@@ -151,7 +161,7 @@ def quantize(
     began = time.perf_counter()
     _check_options(target, method, samples, fp16)
     store = Store(artifacts or default_root())
-    source = open_source(given_source(model, inputs, name), store, preprocess, progress)
+    source = open_source(given_source(model, inputs, name), store, preprocess, progress, name=name)
     bounds = QualityBounds(min_sqnr=min_sqnr, max_drop=max_drop)
     with GraphChild() as child, IsolatedRunner("onnxruntime") as runner:
         with progress.stage("reading the data"):
@@ -185,7 +195,7 @@ def quantize(
             plan = search(quantizer, runner, bounds, progress)
             evidence = plan.result
             reasons = tuple(bounds.violations(evidence))
-            verdict = "fail" if reasons else "pass" if bounds.given else "measured"
+            verdict: Literal["pass", "fail", "measured"] = "fail" if reasons else "pass" if bounds.given else "measured"
             with progress.stage("comparing layers"):
                 size, fixed = batch_of(graph)
                 feeds = data.evidence.head(max(RANKING_SAMPLES, size)).batches(size, fixed=fixed)
@@ -196,6 +206,9 @@ def quantize(
                 target=target,
                 files=(Payload.of(quantizer.write(plan.keep_float)),),
                 options={
+                    "rebuild": _command(
+                        source, calib, target, method, samples, max_drop, min_sqnr, fp16, preprocess, skip_bad
+                    ),
                     "method": method,
                     "bounds": asdict(bounds),
                     "verdict": verdict,
@@ -224,6 +237,34 @@ def quantize(
         data=data,
         seconds=time.perf_counter() - began,
     )
+
+
+def _command(
+    source: Source,
+    calib: str | Path,
+    target: str,
+    method: str,
+    samples: int,
+    max_drop: float | None,
+    min_sqnr: float | None,
+    fp16: bool,
+    preprocess: Sequence[str],
+    skip_bad: bool,
+) -> str:
+    """Return the command that quantizes the model again."""
+    pairs: list[tuple[str, Any]] = [
+        ("--calib", calib),
+        ("--target", target),
+        ("--method", method if method != DEFAULT_METHOD else None),
+        ("--samples", samples if samples != DEFAULT_SAMPLES else None),
+        ("--max-drop", max_drop),
+        ("--min-sqnr", min_sqnr),
+        *(("--preprocess", text) for text in preprocess),
+        ("--name", source.slug if source.manifest is None or source.slug != source.manifest.slug else None),
+    ]
+    words = [str(part) for name, value in pairs if value is not None for part in (name, value)]
+    flags = [name for name, given in (("--fp16", fp16), ("--skip-bad", skip_bad)) if given]
+    return shlex.join(["deploy", "quantize", source.name, *words, *flags])
 
 
 def _check_options(target: str, method: str, samples: int, fp16: bool) -> None:

@@ -16,10 +16,11 @@ from deploy.core.model import Preprocessing, Weights
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
+from deploy.models.owner import claim
 from deploy.models.preprocessing import override
-from deploy.models.request import ModelRequest, ModuleRequest
+from deploy.models.request import ModelRequest, ModuleRequest, check_slug
 from deploy.support.lone_file import open_artifact, why_unproven
-from deploy.support.lookup import newest_export
+from deploy.support.lookup import name_for, names_of, newest_export
 
 PRECISION = "fp32"
 
@@ -53,6 +54,11 @@ class Source:
         """Verdict of the file's parity check."""
         return self.manifest.verdict if self.manifest else UNPROVEN
 
+    @property
+    def name(self) -> str:
+        """The name by which a command finds it: that of the model, or the path of a file without a manifest."""
+        return name_for(self.model, self.manifest.slug) if self.manifest else str(self.path)
+
     def derived_manifest(self, **fields: Any) -> Manifest:
         """Return the manifest of a file made from this one; fields that describe the model are copied."""
         return Manifest(
@@ -69,14 +75,39 @@ class Source:
 
 
 def open_source(
-    model: str | Path | ModelRequest | None, store: Store, preprocess: Sequence[str], progress: Progress
+    model: str | ModelRequest | None,
+    store: Store,
+    preprocess: Sequence[str],
+    progress: Progress,
+    *,
+    name: str | None = None,
 ) -> Source:
     """Find the float32 export and verify its digest; export the model first if it has no export.
 
     A request is exported anew, except a module in memory whose export is there.
-    ``preprocess`` are ``key=value`` changes to the preprocessing.
+    ``preprocess`` are ``key=value`` changes to the preprocessing. ``name`` is that of the folder and files to write;
+    None takes the export's.
+
+    Raises:
+        UsageError: the folder holds another model.
     """
-    artifact = _find(model, store, progress)
+    if name is not None:
+        check_slug(name)
+    source = _opened(model, store, preprocess, progress, name)
+    claim(
+        store,
+        source.slug,
+        model=source.model,
+        reference=source.manifest.reference if source.manifest else {},
+        weights=source.weights,
+    )
+    return source
+
+
+def _opened(
+    model: str | ModelRequest | None, store: Store, preprocess: Sequence[str], progress: Progress, name: str | None
+) -> Source:
+    artifact = _find(model, store, progress, name)
     path, manifest = artifact.path, artifact.manifest
     artifact.verify()
     from deploy.support.onnx_child import OnnxChild  # imports numpy, which a build does not wait for
@@ -93,7 +124,7 @@ def open_source(
     return Source(
         path=path,
         model=manifest.model,
-        slug=manifest.slug,
+        slug=name or manifest.slug,
         inputs=manifest.inputs,
         outputs=manifest.outputs,
         preprocessing=override(manifest.preprocessing, preprocess),
@@ -104,18 +135,22 @@ def open_source(
     )
 
 
-def _find(model: str | Path | ModelRequest | None, store: Store, progress: Progress) -> Artifact:
+def _find(model: str | ModelRequest | None, store: Store, progress: Progress, name: str | None) -> Artifact:
     if isinstance(model, ModelRequest):
         return _export_of(model, store, progress) or _export(model, store, progress)
     if Path(model or "").suffix == ".onnx":
         return open_artifact(Path(str(model)))
+    wanted = None if model is None else name or model
     try:
-        return newest_export(store, progress, name=None if model is None else str(model), precisions=(PRECISION,))
+        artifact = newest_export(store, progress, name=wanted, precisions=(PRECISION,))
     except ArtifactError:
         if model is None:
             raise
-    progress.note(f"{model}: no float32 export found; exporting it first")
-    return _export(ModelRequest(name=str(model)), store, progress)
+    else:
+        if model is None or name is None or model in names_of(artifact.manifest):
+            return artifact
+    progress.note(f"{wanted}: no float32 export found; exporting it first")
+    return _export(ModelRequest(name=str(model), slug=name), store, progress)
 
 
 def _export_of(request: ModelRequest, store: Store, progress: Progress) -> Artifact | None:

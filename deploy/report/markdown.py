@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from deploy.report import tables
 from deploy.report.rows import JsonObject
-from deploy.report.tables import advice_line, common_settings, legend, machine_line, shown_columns, skipped
+from deploy.report.tables import advice_line, common_settings, legend, machine_line, shown_columns, skipped, stale
 
 
 def as_markdown(document: JsonObject) -> str:
@@ -30,6 +30,11 @@ def as_markdown(document: JsonObject) -> str:
         heads = [f"{kind}: {head}" for kind in side.machines for head in tables.MACHINE_HEADS]
         numbers = [False] * len(tables.CONFIGURATION_HEADS) + [True] * len(heads)
         lines += _table([*tables.CONFIGURATION_HEADS, *heads], numbers, side.lines)
+    renewable = stale(document)
+    if renewable:
+        lines += ["## Stale rows", ""]
+        lines += [f"- {_escape(configuration)}: {_escape(text)}" for configuration, text in renewable]
+        lines += [""]
     left_out = skipped(document)
     if left_out:
         lines += ["## Skipped configurations", ""]

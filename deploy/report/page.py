@@ -23,6 +23,10 @@ SHOWN = 100
 """Rows in the page's layout until the reader asks for all; sorting and filtering cover the others too."""
 
 
+EVIDENCE = ("slug", "backend", "precision", "command", "links", "created", "flags")
+"""Fields of a row that its evidence shows."""
+
+
 def render_page(document: JsonObject) -> str:
     """Return the page of a report; see `deploy.report.write.describe`."""
     jinja2, plotly = _package("jinja2"), _package("plotly.offline")
@@ -34,7 +38,8 @@ def render_page(document: JsonObject) -> str:
     choices = {name: sorted({row[name] for row in rows}) for name in ("backend", "precision")}
     evidence = [
         {
-            **{name: row[name] for name in ("slug", "backend", "precision", "command", "links", "created", "flags")},
+            **{name: row[name] for name in EVIDENCE},
+            "stale": row.get("stale"),
             "reasons": row["evidence"].get("reasons", []),
             "by": row["evidence"].get("by", ""),
             "accuracy": row["accuracy"],
@@ -48,6 +53,7 @@ def render_page(document: JsonObject) -> str:
             rows=rows,
             columns=columns,
             skipped=tables.skipped(document),
+            stale=tables.stale(document),
             side=tables.side_by_side(rows, document["machines"]),
             configuration_heads=tables.CONFIGURATION_HEADS,
             machine_heads=tables.MACHINE_HEADS,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from deploy.bench.rows import LatencyRow, medians, rows_of
 from deploy.bench.statistics import ratio
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.report.collect import ReportInputs, setting
+from deploy.support.provenance import bench_command, newest_export_in, stale_timing
 
 JsonObject = Mapping[str, Any]
 """A row, a machine, a profile or a whole report as plain values."""
@@ -31,7 +31,7 @@ def report_rows(inputs: ReportInputs, baseline: str, folder: Path) -> list[dict[
     """Return one row per record, grouped by model and batch, the fastest first; links are relative to ``folder``."""
     records = [record for _, record in inputs.records]
     floors = {record.cell.key: item for record in records if (item := _floor(record, inputs)) is not None}
-    marks = _marks(records)
+    marks, stale = _marks(records), _stale(inputs)
     count = max(10, min(MAX_QUANTILES, MAX_TOTAL_QUANTILES // max(len(records), 1)))
     rows = []
     for (path, record), row in zip(inputs.records, rows_of(records, baseline, floors), strict=True):
@@ -50,7 +50,8 @@ def report_rows(inputs: ReportInputs, baseline: str, folder: Path) -> list[dict[
                 "versions": about.get("versions", {}),
                 "work": about.get("work"),
                 "created": about.get("created"),
-                "command": _command(record),
+                "command": bench_command(asdict(record.cell), record.about),
+                "stale": stale.get(path),
                 "links": {
                     name: Path(os.path.relpath(item, folder)).as_posix() for name, item in _links(path, record, inputs)
                 },
@@ -69,30 +70,14 @@ def same_cell(profile: JsonObject, row: JsonObject) -> bool:
     return all(profile[name] == row[name] for name in fields)
 
 
-def _command(record: CellRecord) -> str:
-    cell = record.cell
-    words = [
-        "deploy",
-        "bench",
-        record.about.get("given") or cell.model,
-        "--backends",
-        cell.backend,
-        "--precision",
-        cell.precision,
-    ]
-    words += ["--batch", str(cell.batch), "--threads", str(cell.threads)]
-    if cell.device != "cpu":
-        words += ["--device", cell.device]
-    if cell.scenario != "latency":
-        words += ["--scenario", cell.scenario]
-    for name, option in (("rate", "--rate"), ("p99_ms", "--p99"), ("mode", "--mode"), ("time_s", "--min-time")):
-        if name in cell.options and (name, cell.options[name]) != ("time_s", 1.0):
-            words += [option, str(cell.options[name])]
-    for name, size in record.about.get("sizes", {}).items():
-        words += ["--size", f"{name}={size}"]
-    if cell.options.get("graph"):
-        words.append("--graph")
-    return shlex.join([*words, "--again"])
+def _stale(inputs: ReportInputs) -> dict[Path, str]:
+    """Return, by record, with which other weights it was measured than those of the export beside it."""
+    exports = {path.parent.parent: newest_export_in(path.parent.parent) for path, _ in inputs.records}
+    found: dict[Path, str] = {}
+    for path, record in inputs.records:
+        stale = stale_timing(path, asdict(record.cell), record.about, exports[path.parent.parent])
+        found |= {path: stale.reason} if stale else {}
+    return found
 
 
 def _floor(record: CellRecord, inputs: ReportInputs) -> Floor | None:

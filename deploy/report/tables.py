@@ -53,7 +53,8 @@ def _backend(row: JsonObject) -> str:
 
 
 def _parity(row: JsonObject) -> str:
-    return f"{row['evidence'].get('verdict', '?')}{' !' if row['flags'] else ''}"
+    stale = " stale" if row.get("stale") else ""
+    return f"{row['evidence'].get('verdict', '?')}{stale}{' !' if row['flags'] else ''}"
 
 
 def _top1(row: JsonObject) -> str:
@@ -105,7 +106,8 @@ RESULTS: tuple[Column, ...] = (
         _parity,
         number=False,
         legend="pass = agrees with the float64 reference, reference = PyTorch in float32, measured = INT8, with its "
-        "error in the evidence, unproven = no model is known to compare the file with, ! = interference was detected",
+        "error in the evidence, unproven = no model is known to compare the file with, stale = measured with other "
+        "weights than those of the export beside it, ! = interference was detected",
     ),
     Column(
         "latency",
@@ -179,6 +181,18 @@ def skipped(document: JsonObject) -> list[tuple[str, str]]:
         (f"{row['slug']}: {row['backend']} {row['precision']} batch {row['batch']}", row["failure"])
         for row in document["rows"]
         if row["failure"]
+    ]
+
+
+def stale(document: JsonObject) -> list[tuple[str, str]]:
+    """Return the rows that were measured with other weights than those of the export beside them, with the reason."""
+    return [
+        (
+            f"{row['slug']}: {row['backend']} {row['precision']} batch {row['batch']}",
+            f"stale: {row['stale']}. Renew it: {row['command']}",
+        )
+        for row in document["rows"]
+        if row.get("stale")
     ]
 
 

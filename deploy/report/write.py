@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.core.brief import brief
 from deploy.core.environment import now, version
 from deploy.core.errors import ArtifactError
 from deploy.core.names import REPORT
@@ -19,6 +20,7 @@ from deploy.report.collect import ReportInputs, collect, is_of
 from deploy.report.markdown import as_markdown
 from deploy.report.page import render_page
 from deploy.report.rows import report_rows
+from deploy.report.tables import stale
 from deploy.support.formatting import as_csv
 
 SCHEMA = 1
@@ -36,7 +38,7 @@ METHOD = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Report:
     """Result of `write_report`.
 
@@ -47,6 +49,9 @@ class Report:
 
     folder: Path
     document: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return brief(self, self.page, f"{len(self.document['rows'])} rows")
 
     @property
     def page(self) -> Path:
@@ -87,6 +92,8 @@ def write_report(
     document = describe(inputs, baseline, folder)
     if not any((row["backend"], row["precision"]) == (baseline, "fp32") for row in document["rows"]):
         progress.warn(f"no speedups: the baseline {baseline} was not timed in float32")
+    for configuration, text in stale(document):
+        progress.warn(f"{configuration}: {text}")
     with progress.stage("writing the page"):
         texts = {
             "index.html": render_page(document),

@@ -24,7 +24,8 @@ from deploy.serving.metrics import Metrics
 from deploy.serving.options import ServeOptions
 from deploy.serving.protocol import tensor_metadata
 from deploy.support.lone_file import open_artifact
-from deploy.support.lookup import names_of, newest_export, newest_variants
+from deploy.support.lookup import artifacts_of, name_of, names_of, newest_export, newest_variants
+from deploy.support.provenance import stale_file
 from deploy.support.runtime import Runtime, runtime_of
 
 VERSION = "1"
@@ -48,7 +49,7 @@ def choose_files(
         if model is not None and not Path(model).is_file() and model not in names_of(chosen[0].manifest):
             raise UsageError(f"{chosen[0].path}: a file of {chosen[0].manifest.model}, not of {model}.")
     else:
-        name = model or newest_export(store, progress).manifest.model
+        name = model or name_of(newest_export(store, progress))
         chosen = _newest_files(name, backend, store)
         if not chosen:
             for_backend = f" for {backend.title}" if backend else ""
@@ -72,9 +73,9 @@ def _newest_files(name: str, backend: Backend | None, store: Store) -> list[Arti
     if backend is None:
         return newest_variants(store, name)
     newest: dict[tuple[str, str, str | None], Artifact] = {}
-    for artifact in store.artifacts():
+    for artifact in artifacts_of(store, name):
         manifest = artifact.manifest
-        if name in names_of(manifest) and backend.opens(manifest.format, manifest.target):
+        if backend.opens(manifest.format, manifest.target):
             newest.setdefault((manifest.format, manifest.precision, manifest.target), artifact)
     return list(newest.values())
 
@@ -154,7 +155,7 @@ class ModelOpener:
             for runner in runners:
                 runner.close()
             raise
-        name = artifact.path.name.removesuffix(artifact.path.suffix)
+        name, stale = artifact.path.name.removesuffix(artifact.path.suffix), stale_file(artifact)
         return ServedModel(
             name=name,
             platform=f"{runtime.backend.name}_{manifest.format}",
@@ -166,6 +167,7 @@ class ModelOpener:
                 "file": artifact.path.name,
                 "sha256": manifest.files[0].sha256,
                 "parity": manifest.verdict,
+                **({"stale": stale.reason} if stale else {}),
             },
         )
 

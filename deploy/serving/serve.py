@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deploy.core.artifact import Artifact
 from deploy.core.backend import Backend, backends, find_backend
 from deploy.core.errors import MissingPackageError, UsageError
 from deploy.core.interrupt import Stopped
@@ -20,6 +21,7 @@ from deploy.core.limits import limits
 from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
+from deploy.models.given import text_of
 from deploy.serving.options import ServeOptions as ServeOptions
 from deploy.serving.options import is_loopback, url_host
 from deploy.support.release_check import check_release
@@ -68,9 +70,9 @@ class ServeReport:
 
 
 def serve(
-    model: str | None = None,
+    model: str | Path | Artifact | None = None,
     *,
-    files: Sequence[Path] = (),
+    files: Sequence[str | Path | Artifact] = (),
     backend: str | None = None,
     options: ServeOptions | None = None,
     artifacts: Path | None = None,
@@ -82,8 +84,8 @@ def serve(
     Each file answers under its own name (``resnet18.int8-onnxruntime``); the first also answers under the model's name.
 
     Args:
-        model: a model name in the artifacts directory, or a file, also an ONNX file without a manifest; default the
-            model of the newest export.
+        model: a model name in the artifacts directory, a file, also an ONNX file without a manifest, or an artifact;
+            default the model of the newest export.
         files: serve only these files, the first under the model's name; default every file of the model that runs on
             this machine.
         backend: name of the backend that runs the files; serve only files that it opens. Default: each file's format
@@ -114,7 +116,8 @@ def serve(
     options = options or ServeOptions()
     store = Store(artifacts or default_root())
     selected = _find_backend(backend) if backend is not None else None
-    chosen = choose_files(model, files, selected, store, progress)
+    name = None if model is None else text_of(model)
+    chosen = choose_files(name, [Path(text_of(file)) for file in files], selected, store, progress)
     for artifact in chosen:
         check_release(artifact, allow_untrained=options.allow_untrained, progress=progress)
     metrics = Metrics()

@@ -20,6 +20,32 @@ def names_of(manifest: Manifest) -> tuple[str, str, str]:
     return manifest.model, manifest.slug, manifest.model.partition("/")[2]
 
 
+def is_export(manifest: Manifest) -> bool:
+    """Return whether an artifact is a float ONNX file, as `deploy export` writes it."""
+    return manifest.format == "onnx" and manifest.precision in EXPORTS and manifest.target is None
+
+
+def name_for(model: str, slug: str) -> str:
+    """Return the name by which commands find the artifacts in one folder: that of the model, unless it differs."""
+    return model if slug in (model.partition("/")[2], model.replace("/", "-")) else slug
+
+
+def name_of(artifact: Artifact) -> str:
+    """Return `name_for` of an artifact."""
+    return name_for(artifact.manifest.model, artifact.manifest.slug)
+
+
+def artifacts_of(store: Store, name: str) -> list[Artifact]:
+    """Return the artifacts of a model by any of its names, the newest first.
+
+    Of several folders with artifacts of this model, that of the name itself counts, else the one with the newest.
+    """
+    found = [artifact for artifact in store.artifacts() if name in names_of(artifact.manifest)]
+    slugs = list(dict.fromkeys(artifact.manifest.slug for artifact in found))
+    own = [slug for slug in (name, name.partition("/")[2], name.replace("/", "-")) if slug in slugs]
+    return [artifact for artifact in found if artifact.manifest.slug == (own or slugs)[0]]
+
+
 def newest_export(
     store: Store, progress: Progress, *, name: str | None = None, precisions: Collection[str] = EXPORTS
 ) -> Artifact:
@@ -28,10 +54,8 @@ def newest_export(
     Raises:
         ArtifactError: no export was found.
     """
-    for artifact in store.artifacts():
-        manifest = artifact.manifest
-        matches = name is None or name in names_of(manifest)
-        if matches and manifest.format == "onnx" and manifest.precision in precisions and manifest.target is None:
+    for artifact in store.artifacts() if name is None else artifacts_of(store, name):
+        if is_export(artifact.manifest) and artifact.manifest.precision in precisions:
             progress.note(f"using {artifact.path}, the newest export")
             return artifact
     what = "ONNX export" if len(precisions) > 1 else f"{next(iter(precisions))} ONNX export"
@@ -50,9 +74,9 @@ def manifest_beside(path: Path) -> Artifact | None:
 def newest_variants(store: Store, name: str) -> list[Artifact]:
     """Return the newest runnable artifact of a model, by any of its names, for each format, precision and target."""
     newest: dict[tuple[str, str, str | None], Artifact] = {}
-    for artifact in store.artifacts():
+    for artifact in artifacts_of(store, name):
         manifest = artifact.manifest
         runs = manifest.format == "onnx" and (manifest.precision == "int8" or manifest.target is None)
-        if name in names_of(manifest) and (runs or manifest.format == ENGINE):
+        if runs or manifest.format == ENGINE:
             newest.setdefault((manifest.format, manifest.precision, manifest.target), artifact)
     return list(newest.values())

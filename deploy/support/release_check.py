@@ -7,6 +7,7 @@ from deploy.core.errors import ArtifactError
 from deploy.core.progress import Progress
 from deploy.support.lone_file import why_unproven
 from deploy.support.onnx_child import examine
+from deploy.support.provenance import stale_file
 
 ACCEPTED = ("pass", "measured")
 """Verdicts that permit a release: of float files, and of INT8 files, whose error was measured."""
@@ -34,5 +35,7 @@ def check_release(artifact: Artifact, *, allow_untrained: bool, progress: Progre
         if not allow_untrained:
             raise ArtifactError(untrained, "export trained weights (--weights FILE), or pass --allow-untrained")
         progress.warn(untrained)
+    if stale := stale_file(artifact):
+        progress.warn(str(stale))
     artifact.verify()
     examine([artifact])

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from deploy.core.backend import backends
 from deploy.core.errors import MissingPackageError, UsageError
+from deploy.models.request import check_slug, checkpoint_slug
 
 PRECISIONS = ("fp32", "fp16", "int8")
 DEVICES = ("cpu", "cuda")
@@ -59,11 +60,12 @@ class SweepModel:
     seed: Count | None = None
     inputs: tuple[Text, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
+    slug: Text | None = None
 
     @property
     def title(self) -> str:
-        """Name of the model in the sweep: the architecture if ``name`` is a checkpoint."""
-        return self.arch or self.name
+        """Name of the model in the sweep: that of its folder if the user or a checkpoint gives one."""
+        return self.slug or checkpoint_slug(self.name, self.weights) or self.name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,6 +203,12 @@ def _translated(exc: msgspec.ValidationError, values: Any) -> SpecError:
 def _check(spec: SweepSpec) -> None:
     if not spec.models:
         raise SpecError(("models",), "at least one model is required.")
+    for position, item in enumerate(spec.models):
+        if item.slug is not None:
+            try:
+                check_slug(item.slug)
+            except UsageError as exc:
+                raise SpecError(("models", position, "slug"), exc.message) from exc
     slugs = [item.title.rpartition("/")[2] for item in spec.models]
     _check_distinct(("models",), slugs, "; both models would write the same files")
     _check_distinct(("machines",), [item.name for item in spec.machines])

@@ -121,6 +121,8 @@ def _remarks(report: BenchmarkReport) -> Iterator[tuple[str, str]]:
         yield from ((str(row.record.cell), text) for text in _scenario(row))
     for slug in dict.fromkeys(row.record.cell.slug for row in report.rows if not row.record.about["trained"]):
         yield slug, "untrained weights: latencies are valid, predictions are meaningless"
+    for file in report.stale:
+        yield file.path.name, f"stale: {file.reason}. Renew it: {file.command}"
     for item in report.skipped:
         yield _skipped(item), item.reason
 
@@ -166,6 +168,7 @@ def as_markdown(report: BenchmarkReport) -> str:
     lines = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * LEFT_ALIGNED + "---:|" * (len(HEADS) - LEFT_ALIGNED)]
     lines += ["| " + " | ".join(item.replace("|", "\\|") for item in cells_of(row)) + " |" for row in report.rows]
     lines += ["", LEGEND, ""]
+    lines += [f"- {file}" for file in report.stale]
     lines += [f"- {_skipped(item)}: {item.reason}" for item in report.skipped]
     return "\n".join(lines) + "\n"
 

@@ -33,6 +33,8 @@ def show_inspect(report: InspectReport) -> None:
         ("bytes moved", f"{size(costs.bytes)} at {escape(at)}"),
         ("operators", escape(_named_numbers(report.operators))),
     ]
+    if report.stale:
+        pairs.insert(4, ("stale", escape(f"{report.stale.reason}; renew it: {report.stale.command}")))
     if costs.unknown:
         pairs.append(("cost unknown", escape(_named_numbers(costs.unknown))))
     console().print(rows(pairs))

@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from deploy.core.artifact import UNPROVEN, Artifact, sha256
+from deploy.core.brief import brief
 from deploy.core.plain import from_plain, to_plain
 from deploy.core.tensors import TensorSpec
+from deploy.models.given import text_of
 from deploy.support.costs import Costs
 from deploy.support.lookup import manifest_beside
 from deploy.support.onnx_child import OnnxChild
+from deploy.support.provenance import Stale, stale_file
 
 _PLAIN = ("bytes", "opset", "producer", "operators", "parameters", "parameter_bytes", "sizes")
 """Fields of the report that are plain values."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class InspectReport:
     """What an ONNX file contains.
 
@@ -48,6 +51,14 @@ class InspectReport:
     costs: Costs
     artifact: Artifact | None
 
+    def __repr__(self) -> str:
+        return brief(self, self.path, f"{self.parameters} parameters", f"opset {self.opset}")
+
+    @property
+    def stale(self) -> Stale | None:
+        """Why the file is stale: made from other weights than the export beside it."""
+        return stale_file(self.artifact) if self.artifact else None
+
     @property
     def verdict(self) -> str:
         """The verdict of the parity check; ``unproven`` without one."""
@@ -62,14 +73,15 @@ class InspectReport:
             **plain,
             "model": manifest.model if manifest else None,
             "parity": self.verdict,
+            "stale": to_plain(self.stale),
         }
 
 
-def inspect(path: Path, *, batch: int = 1, sizes: Mapping[str, int] | None = None) -> InspectReport:
+def inspect(path: str | Path | Artifact, *, batch: int = 1, sizes: Mapping[str, int] | None = None) -> InspectReport:
     """Describe an ONNX file without running it.
 
     Args:
-        path: the file; the location of its external data is checked.
+        path: the file or artifact; the location of its external data is checked.
         batch: size of the first input's first dimension, if that is dynamic, for the costs.
         sizes: sizes of other dynamic dimensions; by default those the file was traced with, else 1.
 
@@ -77,6 +89,7 @@ def inspect(path: Path, *, batch: int = 1, sizes: Mapping[str, int] | None = Non
         ArtifactError: the file is damaged or exceeds a limit.
         UsageError: another batch than the fixed one of the file.
     """
+    path = Path(text_of(path))
     with OnnxChild() as child:
         artifact = manifest_beside(path)
         digest = sha256(path)

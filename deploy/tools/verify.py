@@ -12,6 +12,7 @@ from typing import Any
 
 from deploy.core import records
 from deploy.core.artifact import Artifact, manifest_path
+from deploy.core.brief import brief
 from deploy.core.errors import ArtifactError, StorageError
 from deploy.core.lock import unwritten
 from deploy.core.names import LIMITS, LOCK, PENDING, REPORT, SCRATCH, SIGNATURE
@@ -19,7 +20,9 @@ from deploy.core.paths import default_root
 from deploy.core.pending import Publication
 from deploy.core.plain import to_plain
 from deploy.core.regular import is_file, is_folder
+from deploy.models.given import text_of
 from deploy.support.package_file import PACKAGE, check_package
+from deploy.support.provenance import Stale, newest_export_in, stale_file, stale_records
 
 IGNORED = {"README.md", LOCK, ".gitignore", SIGNATURE}
 """Files that need no manifest."""
@@ -27,7 +30,7 @@ RETRIES, WAIT_S = 10, 0.1
 """A folder without a lock is read again if it changes meanwhile."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class VerifyReport:
     """What a file or folder contains; a folder with no artifacts, records or packages has none of all three.
 
@@ -35,11 +38,19 @@ class VerifyReport:
         sound: artifacts, records and packages that match their digests.
         problems: one message per problem.
         unfinished: publications of killed processes, whose files are whole but not at their places.
+        stale: sound files and records that were made from other weights than the export beside them.
     """
 
     sound: tuple[Path, ...]
     problems: tuple[str, ...]
     unfinished: tuple[Path, ...] = ()
+    stale: tuple[Stale, ...] = ()
+
+    def __repr__(self) -> str:
+        counts = {"problems": self.problems, "unfinished": self.unfinished, "stale": self.stale}
+        return brief(
+            self, f"{len(self.sound)} ok", *(f"{len(found)} {name}" for name, found in counts.items() if found)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -53,22 +64,23 @@ class _Found:
     sound: list[Path] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     unfinished: list[Path] = field(default_factory=list)
+    stale: list[Stale] = field(default_factory=list)
     listed: set[Path] = field(default_factory=set)
 
 
-def verify(path: Path | None = None) -> VerifyReport:
+def verify(path: str | Path | Artifact | None = None) -> VerifyReport:
     """Compare a file, or every artifact, record and package in a folder, with its digests.
 
     Links, pipes, sockets and devices are problems, and nothing behind them is read. A file in an artifact's folder that
     no manifest lists is a problem too. Other processes may write to the folder meanwhile.
 
     Args:
-        path: an artifact, or a folder; None for the default artifacts directory.
+        path: an artifact, its file, or a folder; None for the default artifacts directory.
 
     Raises:
         ArtifactError: the path does not exist.
     """
-    path = path or default_root()
+    path = default_root() if path is None else Path(text_of(path))
     if path.is_file():
         target = path.with_suffix("") if path.suffix == ".json" and not manifest_path(path).exists() else path
         parts = [_settled(path.parent, lambda: _check_artifact(target, _Found()))]
@@ -80,6 +92,7 @@ def verify(path: Path | None = None) -> VerifyReport:
         sound=tuple(item for part in parts for item in part.sound),
         problems=tuple(item for part in parts for item in part.problems),
         unfinished=tuple(item for part in parts for item in part.unfinished),
+        stale=tuple(item for part in parts for item in part.stale),
     )
 
 
@@ -153,11 +166,14 @@ def _check(folder: Path, root: Path) -> _Found:
     described = set(texts)  # a calibration table is JSON, but no manifest
     documents = [path for path in texts if manifest_path(path) not in described]
     manifests = []
+    read: dict[Path, dict[str, Any]] = {}
     for path in documents:
         if records.is_record(path):
-            _check_record(path, found)
+            _check_record(path, read, found)
         elif not _is_other(path, root):
             manifests.append(path)
+    if folder.name in (records.BENCH, records.EVALUATION):
+        found.stale.extend(stale_records(read, newest_export_in(folder.parent)))
     for path in manifests:
         if path not in found.listed:
             _check_artifact(path.with_suffix(""), found)
@@ -178,6 +194,8 @@ def _check_artifact(target: Path, found: _Found) -> _Found:
         found.problems.append(exc.message)
     else:
         found.sound.append(target)
+        if stale := stale_file(artifact):
+            found.stale.append(stale)
     return found
 
 
@@ -195,9 +213,9 @@ def _check_publication(place: Path, found: _Found) -> None:
         found.listed.update(publication.artifact.paths)
 
 
-def _check_record(path: Path, found: _Found) -> None:
+def _check_record(path: Path, read: dict[Path, dict[str, Any]], found: _Found) -> None:
     try:
-        records.check(path)
+        read[path] = records.check(path)
     except ArtifactError as exc:
         found.problems.append(exc.message)
     else:

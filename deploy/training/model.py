@@ -13,8 +13,8 @@ from deploy.core.model import Model, Weights, name_outputs
 from deploy.core.progress import Progress
 from deploy.data.dataset import Dataset
 from deploy.data.preprocess import image_preprocessing, prepare
-from deploy.models.request import ModelRequest, split_key
-from deploy.models.resolve import architecture, is_checkpoint, published_file
+from deploy.models.request import ModelRequest, is_checkpoint, split_key
+from deploy.models.resolve import architecture, published_file
 from deploy.models.weights import check_finite, digest, load_into, read_state_dict
 
 HEAD = "num_classes"
@@ -44,6 +44,8 @@ def build_for(request: ModelRequest, data: Dataset, progress: Progress) -> Model
         raise UsageError(f"{model.name} takes {len(preprocessing.mean)} channels; images have 1 or 3.")
     model = _with_weights(model, source, bare, request, len(data.classes), progress)
     _check_outputs(model, torch.from_numpy(prepare(data.images[0], preprocessing))[None], data)
+    if request.slug is not None:  # initial weights name no folder: later commands find a zoo model by its own name
+        model = model.replace(slug=request.folder)
     return model.replace(
         preprocessing=preprocessing,
         labels=data.classes,

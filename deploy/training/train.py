@@ -9,11 +9,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from deploy.core.artifact import Artifact, Manifest, Payload
+from deploy.core.brief import brief
 from deploy.core.errors import ArtifactError, ModelError, UsageError
 from deploy.core.model import Model, Weights
 from deploy.core.paths import default_root
@@ -27,6 +28,7 @@ from deploy.evaluation.accuracy import Accuracy
 from deploy.evaluation.leakage import trained_on
 from deploy.evaluation.predictions import Predictions
 from deploy.models.given import as_request
+from deploy.models.owner import claim
 from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.training.curve import can_plot, plot, table
 from deploy.training.loop import LEARNING_RATES, DivergedError, Recipe, Trainer, deterministic
@@ -34,7 +36,7 @@ from deploy.training.model import build_for
 from deploy.training.state import dump_state, dump_weights, load_state, restore, training_tensors
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class TrainReport:
     """The result of `train_model`.
 
@@ -59,6 +61,9 @@ class TrainReport:
     curve: tuple[Path, ...]
     resumed_from: int | None
     seconds: float
+
+    def __repr__(self) -> str:
+        return brief(self, self.best.path, f"epoch {self.best_epoch}", f"top-1 {self.accuracy.get('top1', 0):.1%}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -88,13 +93,14 @@ def train_model(
     model: str | ModelRequest,
     *,
     data: str | Path,
+    name: str | None = None,
     artifacts: Path | None = None,
     epochs: int = 20,
     batch_size: int = 64,
     lr: float | None = None,
-    optimizer: str = "sgd",
-    schedule: str = "one-cycle",
-    augment: str = "light",
+    optimizer: Literal["sgd", "adamw"] = "sgd",
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle",
+    augment: Literal["light", "none"] = "light",
     seed: int | None = None,
     resume: bool = False,
     data_root: Path | None = None,
@@ -110,6 +116,7 @@ def train_model(
     Args:
         model: a name as on the command line, or a full request; weights ``none`` or ``auto`` start untrained.
         data: a bundled data set, a folder with one subfolder per class, or a ``.npz`` file.
+        name: name of the folder and the files; default: the model's own name.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
         epochs: passes over the training images.
         batch_size: images per step.
@@ -130,7 +137,7 @@ def train_model(
         DeployError: see `deploy.core.errors`.
     """
     started = time.perf_counter()
-    request = as_request(model)
+    request = as_request(model, name=name)
     if isinstance(request, ModuleRequest):
         raise UsageError(f"{request.name}: a module in memory cannot be trained here: resuming builds it again.")
     request = request if seed is None else dataclasses.replace(request, seed=seed)
@@ -140,7 +147,9 @@ def train_model(
         training, held_out = open_splits(data, root=data_root, skip_bad=skip_bad, progress=progress)
     with progress.stage("building the model"):
         built = build_for(request, training, progress)
-    with deterministic(built.module), Store(artifacts or default_root()).transaction(built.slug) as transaction:
+    store = Store(artifacts or default_root())
+    claim(store, built.slug, model=built.name, reference=_placed(built, store), weights=built.weights)
+    with deterministic(built.module), store.transaction(built.slug) as transaction:
         run = _TrainingRun(built, training, held_out, recipe, transaction, progress)
         if resume:
             run.resume()
@@ -358,6 +367,11 @@ class _TrainingRun:
         """Return the files of the training curve."""
         listed = self._listed_files()
         return tuple(self.transaction.folder / name for name in (self.csv, self.png) if name in listed)
+
+
+def _placed(model: Model, store: Store) -> dict[str, Any]:
+    """Return the reference of a model with the checkpoint that the training will write."""
+    return {**model.reference, "weights": str(store.folder(model.slug) / f"{model.slug}.fp32.safetensors")}
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:

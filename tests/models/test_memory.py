@@ -341,7 +341,7 @@ def test_names_that_are_refused(name: str, store: Path) -> None:
 def test_arguments_without_effect(store: Path) -> None:
     module, request = seeded(Images), deploy.module_request(seeded(Images), X)
     for call in (
-        lambda: deploy.export_model("lenet5", name="other", artifacts=store),
+        lambda: deploy.export_model("lenet5", name="other/one", artifacts=store),
         lambda: deploy.export_model(request, inputs=X, artifacts=store),
         lambda: deploy.check(inputs=X, artifacts=store),
         lambda: deploy.quantize("lenet5", inputs=X, calib="digits", artifacts=store),

@@ -52,7 +52,7 @@ def _write(folder: Path, text: str) -> Path:
 def test_all_fields(tmp_path: Path) -> None:
     spec = read_spec(_write(tmp_path, ALL_FIELDS))
     assert spec.models[0] == SweepModel(name="lenet5")
-    assert spec.models[1].options == {"num_classes": "10", "pretrained": "False"} and spec.models[1].title == "resnet18"
+    assert spec.models[1].options == {"num_classes": "10", "pretrained": "False"} and spec.models[1].title == "best"
     assert (spec.models[1].seed, spec.models[2].inputs) == (3, ("x:batch,3,16,16",))
     assert (spec.precisions, spec.batches, spec.min_time, spec.seed) == (("fp32", "int8"), (1, 8), 0.5, 7)
     assert (spec.backends, spec.threads, spec.calib, spec.samples) == (("torch", "onnxruntime"), 1, "digits", 64)

@@ -128,7 +128,7 @@ def test_other_weights_at_the_same_path_make_another_export(run: Run, store: Pat
         assert ran.code == 0, ran.err
         assert "Infinity" not in ran.out, "one repetition has no interval, and JSON has no infinity"
         (manifest,) = store.glob("*/*.fp32.onnx.json")
-        return _states(ran)["export zoo/lenet5 fp32"], json.loads(manifest.read_text())["weights"]["sha256"]
+        return _states(ran)["export best fp32"], json.loads(manifest.read_text())["weights"]["sha256"]
 
     first, again, other = digests(paths[0]), digests(paths[0]), digests(paths[1])
     assert first[0] == other[0] == "done" and again[0] in ("kept", "found")

@@ -141,6 +141,7 @@
     const command = document.createElement("code");
     command.textContent = row.command;
     line(list, "command", command);
+    if (row.stale) line(list, "stale", row.stale);
     if (row.by) line(list, "parity checked by", row.by);
     row.reasons.forEach((reason) => line(list, reason));
     if (row.accuracy) line(list, "accuracy", `on ${row.accuracy.images} images of ${row.accuracy.data}, run by ${row.accuracy.on}`);
