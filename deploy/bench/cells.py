@@ -99,7 +99,10 @@ def sizes_at(inputs: tuple[TensorSpec, ...], batch: int, others: Mapping[str, in
             raise UsageError(f"the batch size is fixed at {fixed}; export the model with --dynamic batch.")
     missing = [name for name in found if name != "batch" and name not in others]
     if missing:
-        raise UsageError(f"the dimension {missing[0]!r} has no size; export the model with --input NAME:DIMS.")
+        raise UsageError(
+            f"no size is recorded for the dimension {missing[0]!r}, with which to time the file.",
+            f"export the model again: --input NAME:batch,{missing[0]}=16",
+        )
     sizes = {name: batch if name == "batch" else others[name] for name in found}
     for spec in inputs:
         spec.concrete(sizes)  # refuses a size that the file excludes

@@ -16,7 +16,7 @@ from deploy.cli._common import (
     probes_option,
     samples_option,
 )
-from deploy.cli._options import REQUEST_OPTIONS, option, pack_model, pack_samples, path, refuse_unused
+from deploy.cli._options import REQUEST_OPTIONS, option, outputs_option, pack_model, pack_samples, path, refuse_unused
 
 
 @click.command(
@@ -37,6 +37,7 @@ Examples:
 )
 @option("--backend", default="onnxruntime", metavar="NAME", help="Backend that runs the file.")
 @option("--locate", "locate_fault", is_flag=True, help="Find the first tensor that differs from the model.")
+@outputs_option
 @samples_option
 @probes_option
 @coverage_options

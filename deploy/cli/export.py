@@ -16,7 +16,7 @@ from deploy.cli._common import (
     probes_option,
     samples_option,
 )
-from deploy.cli._options import option, pack_model, pack_samples
+from deploy.cli._options import option, outputs_option, pack_model, pack_samples
 
 if TYPE_CHECKING:
     from deploy.engines.convert import ConvertReport
@@ -59,6 +59,7 @@ Examples:
     default="auto",
     help="export: torch.export; trace: run once and record; auto: the first that passes the parity check.",
 )
+@outputs_option
 @samples_option
 @probes_option
 @coverage_options

@@ -121,6 +121,7 @@ def convert(
     *,
     inputs: ExampleInputs | None = None,
     name: str | None = None,
+    outputs: Sequence[str] | None = None,
     artifacts: Path | None = None,
     dynamic: Sequence[str] | None = None,
     opset: int | None = None,
@@ -142,6 +143,7 @@ def convert(
         format: ``onnx``, ``tensorrt``, or another format that a chain of exporters reaches.
         inputs: of a module in memory, see `deploy.ExampleInputs`.
         name: name of a module in memory.
+        outputs: names of the outputs that are exported and count; default: all.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
         dynamic: dimensions to keep dynamic; an engine gets the default ranges of `BuildRequest`.
         opset: the ONNX opset.
@@ -160,7 +162,7 @@ def convert(
     first, *rest = route(format)
     if first != MODEL_EXPORTER:
         raise UsageError(f"--format {format}: {first} starts from a PyTorch model; only {MODEL_EXPORTER} can do that.")
-    model_request = as_request(model, inputs, name)
+    model_request = as_request(model, inputs, name, outputs)
     export = export_model(
         model_request,
         artifacts=artifacts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,7 @@ def check(
     *,
     inputs: ExampleInputs | None = None,
     name: str | None = None,
+    outputs: Sequence[str] | None = None,
     onnx: Path | str | None = None,
     artifacts: Path | None = None,
     precision: str | None = None,
@@ -86,6 +88,8 @@ def check(
         inputs: of a module in memory: example tensors or texts of ``--input``, see `deploy.ExampleInputs`; of a name:
             texts.
         name: name of a module in memory, see `deploy.module_request`.
+        outputs: names of the model's outputs that the file has and that count; default: those that its manifest
+            records, else all.
         onnx: the file, made by any exporter; default: the newest export, of the model if one is given.
         artifacts: the artifacts directory.
         precision: precision of the file; default: the manifest's, else the model's own.
@@ -105,9 +109,9 @@ def check(
     """
     check_level(probes, samples is not None)
     store = Store(artifacts or default_root())
-    if model is None and (inputs is not None or name is not None):
-        raise UsageError("inputs= and name= have no effect without a model.")
-    request = None if model is None else as_request(model, inputs, name)
+    if model is None and (inputs is not None or name is not None or outputs is not None):
+        raise UsageError("inputs=, name= and outputs= have no effect without a model.")
+    request = None if model is None else as_request(model, inputs, name, outputs)
     if ONNX not in find_backend(backend).formats:
         raise UsageError(f"--backend {backend}: this backend does not run ONNX files.")
     if locate_fault and backend != DEFAULT_BACKEND:
@@ -192,4 +196,5 @@ def _complete(request: ModelRequest | None, artifact: Artifact | None) -> ModelR
         seed=request.seed or recorded.seed,
         options={**recorded.options, **request.options},
         inputs=request.inputs or recorded.inputs,
+        outputs=request.outputs or recorded.outputs,
     )

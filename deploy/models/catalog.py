@@ -101,6 +101,7 @@ def _without_weights(request: ModelRequest) -> Model:
     if isinstance(request, ModuleRequest):
         model = build(request)
         return model.replace(module=model.module.to("meta"))
+    request = replace(request, weights="none")
     try:
         with torch.device("meta"):
             return architecture(request)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +14,29 @@ if TYPE_CHECKING:
     from deploy.models.in_memory import ExampleInputs, ModelLike
 
 
-def as_request(model: ModelLike, inputs: ExampleInputs | None = None, name: str | None = None) -> ModelRequest:
+def as_request(
+    model: ModelLike,
+    inputs: ExampleInputs | None = None,
+    name: str | None = None,
+    outputs: Sequence[str] | None = None,
+) -> ModelRequest:
     """Return the request of a model that is given by its name, as a request or as a module.
 
     Args:
         model: the model.
         inputs: of a module: see `deploy.models.in_memory.module_request`; of a name: texts of ``--input``.
         name: of a module.
+        outputs: names of the outputs that count; None for those of the request, else all.
 
     Raises:
         UsageError: not a model, or ``inputs`` or ``name`` would have no effect.
         InputSpecError: see `deploy.models.in_memory.module_request`.
     """
+    request = _as_request(model, inputs, name)
+    return request if outputs is None else dataclasses.replace(request, outputs=tuple(outputs))
+
+
+def _as_request(model: ModelLike, inputs: ExampleInputs | None, name: str | None) -> ModelRequest:
     if not isinstance(model, str | ModelRequest):
         from deploy.models.in_memory import module_request  # imports PyTorch
 
