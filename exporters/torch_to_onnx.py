@@ -169,7 +169,7 @@ class _Flat(torch.nn.Module):
 def _by_torch_export(
     model: Model, inputs: Sequence[TensorSpec], outputs: list[str], path: Path, options: ExportOptions
 ) -> Sequence[SizeRange]:
-    from exporters.translations import TRANSLATIONS  # imports onnxscript
+    from exporters.translations import translations  # imports onnxscript
 
     dims = [{axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs]
     program = torch.onnx.export(
@@ -180,7 +180,7 @@ def _by_torch_export(
         input_names=[spec.name for spec in inputs],
         output_names=outputs,
         opset_version=options.opset,
-        custom_translation_table=TRANSLATIONS,
+        custom_translation_table=translations(options.opset),
         dynamic_shapes=(tuple(dims),) if any(dims) else None,
     )
     if program is None:

@@ -260,7 +260,7 @@ def test_checks_of_values_do_not_stop_torch_export(make: Make, store: Path) -> N
     backbone = {"model_type": "rt_detr_resnet", **stages, "out_features": ["stage2", "stage3", "stage4"]}
     fields = {
         "backbone_config": backbone, "d_model": 16, "encoder_hidden_dim": 16, "encoder_in_channels": [16, 16, 16],
-        "decoder_in_channels": [16, 16, 16], "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "decoder_layers": 1,
+        "decoder_in_channels": [16, 16, 16], "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "decoder_layers": 2,
         "decoder_attention_heads": 2, "num_queries": 6, "num_labels": 3, "anchor_image_size": None,
     }  # fmt: skip
     folder = make("RTDetrV2ForObjectDetection", fields)
