@@ -24,7 +24,7 @@ VIT = {**BLOCKS, "image_size": 32, "patch_size": 8}
 TEXT = {**BLOCKS, "vocab_size": 99, "max_position_embeddings": 64}
 STAGES = {"depths": [1, 1, 2, 1], "hidden_sizes": [16, 24, 32, 48]}
 RESNET = {"embedding_size": 16, "layer_type": "basic", **STAGES}
-SWIN = {"embed_dim": 16, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8], "image_size": 64, "window_size": 4}
+SWIN = {"embed_dim": 16, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8], "image_size": 64, "window_size": 2}
 DETR = {
     "d_model": 32,
     "encoder_layers": 1,

@@ -35,8 +35,8 @@ def describe(module: torch.nn.Module, config: Any) -> tuple[tuple[TensorSpec, ..
     if "text" in kinds and "input_ids" in takes:
         specs += _text(module, config, takes)
         sizes[SEQUENCE] = min([TOKENS, *(item.max for spec in specs for item in spec.ranges if item.max)])
-    if "pixel_values" in takes and {"image", "video"} & {*kinds}:
-        image, sides = _image(config, video="image" not in kinds or hasattr(config, "num_frames"))
+    if "pixel_values" in takes and ({"image", "video"} & {*kinds} or not specs):
+        image, sides = _image(config, video="image" not in kinds and hasattr(config, "num_frames"))
         specs.append(image)
         sizes |= sides
     if not specs:
