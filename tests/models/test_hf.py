@@ -128,7 +128,7 @@ def test_inputs_of_texts(make: Make) -> None:
 @pytest.mark.parametrize(
     ("name", "fields", "longest"),
     [
-        ("RobertaModel", {**TEXT, "pad_token_id": 1}, 22),
+        ("RobertaModel", {**TEXT, "pad_token_id": 1, "type_vocab_size": 1}, 22),
         ("T5EncoderModel", {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}, None),
     ],
 )
@@ -255,6 +255,7 @@ def test_a_decoder_is_exported_without_its_caches(make: Make, store: Path) -> No
     assert [spec.name for spec in report.artifact.manifest.outputs] == ["last_hidden_state"]
 
 
+@pytest.mark.slow
 def test_checks_of_values_do_not_stop_torch_export(make: Make, store: Path) -> None:
     stages = {"hidden_sizes": [8, 16, 16, 16], "depths": [1, 1, 1, 1], "layer_type": "basic", "embedding_size": 8}
     backbone = {"model_type": "rt_detr_resnet", **stages, "out_features": ["stage2", "stage3", "stage4"]}
