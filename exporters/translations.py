@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from onnxscript import opset18 as op
+from onnxscript import opset23
 from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
 
 _BOOL, _INT64 = 9, 7
-_FUSED_ATTENTION_OPSET = 23
-"""First operator set with attention as one operator, which torch.onnx then writes."""
+_FUSED_OPSET = 23
+"""First operator set with attention as one operator."""
 
 
 def _is_all_true(self: Any) -> Any:
@@ -31,20 +33,26 @@ def _attention(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
+    *,
+    fused: bool,
 ) -> Any:
     """Give zeros where the mask leaves nothing, as PyTorch does; torch.onnx gives the mean of all values."""
-    if attn_mask is None:
-        return aten_scaled_dot_product_attention(query, key, value, None, dropout_p, is_causal, scale, enable_gqa)
     last = op.Constant(value_ints=[-1])
     zero = op.CastLike(op.Constant(value_float=0.0), query)
     nothing = op.CastLike(op.Constant(value_float=float("-inf")), query)
-    if attn_mask.dtype == _BOOL:
+    seen = None
+    if attn_mask is not None and attn_mask.dtype == _BOOL:
         seen = op.Cast(op.ReduceMax(op.Cast(attn_mask, to=_INT64), last, keepdims=True), to=_BOOL)
         attn_mask = op.Where(attn_mask, zero, nothing)
-    else:
+    elif attn_mask is not None:
         seen = op.Greater(op.ReduceMax(attn_mask, last, keepdims=True), nothing)
-    result = aten_scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
-    return op.Where(seen, result, zero)
+    if fused and seen is None and not dropout_p:  # ONNX Runtime refuses a mask that it would have to broadcast
+        result, *_ = opset23.Attention(query, key, value, scale=scale, is_causal=is_causal)
+    else:
+        result = aten_scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
+        )
+    return result if seen is None else op.Where(seen, result, zero)
 
 
 def translations(opset: int | None) -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -52,10 +60,9 @@ def translations(opset: int | None) -> dict[Callable[..., Any], Callable[..., An
 
     Checks of values, as ``torch._check_tensor_all`` and transformers make them, use ``_is_all_true``.
     """
-    table: dict[Callable[..., Any], Callable[..., Any]] = {
+    fused = opset is not None and opset >= _FUSED_OPSET
+    return {
         torch.ops.aten._is_all_true.default: _is_all_true,
         torch.ops.aten._is_any_true.default: _is_any_true,
+        torch.ops.aten.scaled_dot_product_attention.default: functools.partial(_attention, fused=fused),
     }
-    if opset is None or opset < _FUSED_ATTENTION_OPSET:
-        table[torch.ops.aten.scaled_dot_product_attention.default] = _attention
-    return table

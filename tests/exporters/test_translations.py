@@ -82,6 +82,17 @@ def test_translations_are_right(tmp_path: Path, module: nn.Module, inputs: tuple
     assert report.verdict == "pass", report.parity.reasons
 
 
+@pytest.mark.parametrize("module", [Attention("bool"), Causal()])
+def test_attention_of_later_operator_sets(tmp_path: Path, module: nn.Module) -> None:
+    inputs = MASKED if isinstance(module, Attention) else ("x:batch,length=5,8",)
+    report = export_model(
+        module.eval(), inputs=inputs, artifacts=tmp_path, strategy="export", name="net", probes="quick", opset=23
+    )
+    assert report.verdict == "pass", report.parity.reasons
+    operators = [node.op_type for node in onnx.load(str(report.artifact.path)).graph.node]
+    assert ("Attention" in operators) == isinstance(module, Causal)
+
+
 def test_checks_leave_nothing_in_the_file(tmp_path: Path) -> None:
     class Guarded(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
