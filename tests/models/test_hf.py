@@ -14,7 +14,17 @@ from typing import Any
 import pytest
 import torch
 
-from deploy import ExportReport, ModelError, ModelRequest, UsageError, WeightsError, check, export_model, layers
+from deploy import (
+    ExportReport,
+    ModelError,
+    ModelRequest,
+    UsageError,
+    WeightsError,
+    check,
+    export_model,
+    layers,
+    list_models,
+)
 from deploy.core.errors import UnknownNameError
 from deploy.core.tensors import SizeRange
 from deploy.models.resolve import resolve
@@ -272,7 +282,10 @@ def test_checks_of_values_do_not_stop_torch_export(make: Make, store: Path) -> N
 
 
 def test_layers_are_listed_without_weights(make: Make) -> None:
-    assert layers(make("ViTModel", VIT, weights=True))
+    folder = make("ViTModel", VIT, weights=True)
+    (line,) = list_models(folder)
+    assert line.parameters and line.input == "3×16×16"
+    assert sum(item.parameters for item in layers(folder)) == line.parameters
 
 
 def test_the_extra_is_named_where_it_is_missing(make: Make) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import re
 import warnings
 from collections.abc import Iterator
+from logging import CRITICAL, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -195,15 +196,17 @@ def _labels(config: Any) -> tuple[str, ...]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the progress bars and remarks of transformers within this context."""
-    logging = transformers.utils.logging
-    before, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging, hub = transformers.utils.logging, getLogger("huggingface_hub")
+    before, bar, level = logging.get_verbosity(), logging.is_progress_bar_enabled(), hub.level
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
+    hub.setLevel(CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        hub.setLevel(level)
         logging.set_verbosity(before)
         if bar:
             logging.enable_progress_bar()
