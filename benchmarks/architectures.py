@@ -195,7 +195,6 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "MobileBertModel": {**TEXT, "embedding_size": 32, "intra_bottleneck_size": 32, "true_hidden_size": 32},
     "SqueezeBertModel": {**TEXT, "embedding_size": 32},
     "RoFormerModel": {**TEXT, "embedding_size": 32},
-    "NystromformerModel": {**TEXT, "segment_means_seq_len": 16, "num_landmarks": 4},
     "EsmModel": {**TEXT, "pad_token_id": 1, "mask_token_id": 2},
 }
 """Fields of the configuration by class of model. What they leave is the default of the class."""
