@@ -165,6 +165,15 @@ def test_inputs_can_be_chosen(make: Make) -> None:
     ]
 
 
+def test_models_of_audio_need_inputs(make: Make) -> None:
+    folder = make("ASTModel", {**BLOCKS, "max_length": 24, "num_mel_bins": 16})
+    with pytest.raises(UsageError) as caught:
+        resolve(ModelRequest(name=folder, weights="none"))
+    assert "--input" in str(caught.value.hint)
+    model = resolve(ModelRequest(name=folder, weights="none", inputs=("input_values:batch,24,16",)))
+    assert "last_hidden_state" in model.call({"input_values": torch.ones(2, 24, 16)})
+
+
 def test_one_tower_of_a_model(make: Make) -> None:
     tower = {"text_config": {**TEXT, "projection_dim": 8}, "vision_config": {**VIT, "projection_dim": 8}}
     folder = make("CLIPModel", {**tower, "projection_dim": 8})

@@ -55,7 +55,8 @@ def build(name: str, request: ModelRequest) -> Model:
         kind, config, notes = _configuration(place, request.typed_options())
         file = _weights_file(place) if wanted else None
         module, weights, more = _module(place, kind, config, file, request.seed)
-    specs, sizes, dynamic = describe(module, config)
+    given = (*parse_inputs(request), ("batch",)) if request.inputs else None
+    specs, sizes, dynamic = given or describe(module, config)
     recipe, remarks = find_preprocessing(place, specs)
     model = Model(
         name=name if isinstance(place, Path) else f"hf/{name}",
@@ -69,9 +70,6 @@ def build(name: str, request: ModelRequest) -> Model:
         labels=_labels(config) if "For" in kind.__name__ else (),
         notes=(*notes, *more, *remarks),
     )
-    if request.inputs:
-        specs, sizes = parse_inputs(request)
-        model = model.replace(inputs=specs, sizes={**model.sizes, **sizes})
     return with_form(model)
 
 
