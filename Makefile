@@ -67,6 +67,7 @@ bench: $(READY)  ## measure the figures in the documentation; takes hours
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.coverage
+	$(BIN)/python -m benchmarks.architectures
 	$(BIN)/python -m benchmarks.zoo
 	$(BIN)/python -m benchmarks.harness
 	$(BIN)/python -m benchmarks.calibration

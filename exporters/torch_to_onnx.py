@@ -21,7 +21,7 @@ import onnx_ir as ir
 import torch
 
 from deploy.core.errors import DeployError, ExportError, ModelError, StorageError
-from deploy.core.model import Model
+from deploy.core.model import Model, caches
 from deploy.core.tensors import SizeRange, TensorSpec, size_ranges, symbols, with_ranges
 from deploy.support.attention import plain_attention
 from deploy.support.onnx_file import SINGLE_FILE_LIMIT, opset
@@ -55,6 +55,7 @@ class Exported:
     Attributes:
         inputs: inputs of the graph, with the sizes that it is claimed to be right for.
         outputs: outputs of the graph, with its names of dimensions.
+        caches: places of caches in the result of the model, which are not in the graph.
         traced_branches: lines of Python code, as ``file.py:12``, where a value decided which branch was traced; the
             graph contains that branch only.
     """
@@ -65,6 +66,7 @@ class Exported:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     traced_branches: tuple[str, ...]
+    caches: tuple[str, ...] = ()
 
 
 def export(
@@ -80,7 +82,8 @@ def export(
         ModelError: the model does not run on the example inputs.
         StorageError: the file cannot be written.
     """
-    names = list(_example_outputs(model, inputs))
+    result = _example_result(model, inputs)
+    names = list(model.name_outputs(result))
     with _captured() as (log, caught), plain_attention():
         try:
             with unchanged(model.module, traced=True):
@@ -102,6 +105,7 @@ def export(
         inputs=with_ranges([_spec(value) for value in saved.graph.input], ranges),
         outputs=tuple(_spec(value) for value in saved.graph.output),
         traced_branches=_traced_branches(caught),
+        caches=tuple(caches(result)),
     )
     _check_interface(exported, inputs, names)
     if options.opset not in (None, exported.opset):
@@ -126,10 +130,10 @@ def example(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, torch.Tenso
     return tensors
 
 
-def _example_outputs(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, Any]:
+def _example_result(model: Model, inputs: Sequence[TensorSpec]) -> Any:
     try:
         with unchanged(model.module), torch.inference_mode():
-            return model.call(example(model, inputs))
+            return model.result_of(model.module, *model.arguments(example(model, inputs)))
     except DeployError:
         raise
     except Exception as exc:
@@ -165,6 +169,8 @@ class _Flat(torch.nn.Module):
 def _by_torch_export(
     model: Model, inputs: Sequence[TensorSpec], outputs: list[str], path: Path, options: ExportOptions
 ) -> Sequence[SizeRange]:
+    from exporters.translations import translations  # imports onnxscript
+
     dims = [{axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs]
     program = torch.onnx.export(
         _Flat(model),
@@ -174,6 +180,7 @@ def _by_torch_export(
         input_names=[spec.name for spec in inputs],
         output_names=outputs,
         opset_version=options.opset,
+        custom_translation_table=translations(options.opset),
         dynamic_shapes=(tuple(dims),) if any(dims) else None,
     )
     if program is None:
@@ -233,7 +240,7 @@ def _unchecked(module: torch.nn.Module) -> Iterator[None]:
 
 def _output_axes(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, dict[int, str]]:
     """Return, by output and axis, the input dimension that it follows, found by running the model at another size."""
-    shapes = {name: tuple(value.shape) for name, value in _example_outputs(model, inputs).items()}
+    shapes = {name: tuple(value.shape) for name, value in model.name_outputs(_example_result(model, inputs)).items()}
     axes: dict[str, dict[int, str]] = {}
     for symbol in symbols(inputs):
         size, allowed = model.sizes[symbol], size_ranges(inputs)[symbol]
@@ -242,7 +249,7 @@ def _output_axes(model: Model, inputs: Sequence[TensorSpec]) -> dict[str, dict[i
             continue
         other = model.replace(sizes={**model.sizes, symbol: more})
         try:
-            changed = _example_outputs(other, inputs)
+            changed = model.name_outputs(_example_result(other, inputs))
         except ModelError:  # the model may not accept this size
             continue
         for name, shape in shapes.items():

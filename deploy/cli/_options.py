@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from deploy.cli._common import Command
+from deploy.cli._common import Command, Several
 from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Fields = TypeVar("Fields")
 
-REQUEST_OPTIONS = ("weights", "arch", "seed", "inputs", "options")
+REQUEST_OPTIONS = ("weights", "arch", "seed", "inputs", "options", "outputs")
 """Parameters that describe MODEL; see `deploy.cli._common.model_options`."""
 
 UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -101,6 +101,14 @@ method_option = option(
 )
 calib_samples_option = option(
     "--samples", type=click.IntRange(min=2), default=DEFAULT_SAMPLES, help="Number of calibration samples."
+)
+outputs_option = option(
+    "--outputs",
+    type=Several(),
+    metavar="NAMES",
+    default=(),
+    show_default=False,
+    help="Outputs of MODEL that are in the file and count, separated by commas. [default: all]",
 )
 seed_option = option("--seed", default=0, help="Seed of the inputs.")
 sizes_option = option(

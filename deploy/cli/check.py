@@ -17,7 +17,7 @@ from deploy.cli._common import (
     probes_option,
     samples_option,
 )
-from deploy.cli._options import REQUEST_OPTIONS, option, pack_model, pack_samples, path, refuse_unused
+from deploy.cli._options import REQUEST_OPTIONS, option, outputs_option, pack_model, pack_samples, path, refuse_unused
 from deploy.core.errors import ArtifactError, UsageError
 
 
@@ -45,6 +45,7 @@ Examples:
 )
 @option("--backend", default="onnxruntime", metavar="NAME", help="Backend that runs the file.")
 @option("--locate", "locate_fault", is_flag=True, help="Find the first tensor that differs from the model.")
+@outputs_option
 @samples_option
 @probes_option
 @coverage_options

@@ -17,7 +17,7 @@ from deploy.cli._common import (
     probes_option,
     samples_option,
 )
-from deploy.cli._options import option, pack_model, pack_samples
+from deploy.cli._options import option, outputs_option, pack_model, pack_samples
 
 if TYPE_CHECKING:
     from deploy.engines.convert import ConvertReport
@@ -30,6 +30,7 @@ Examples:
   deploy export resnet18 --format onnx
   deploy export zoo/lenet5
   deploy export model.safetensors --arch resnet18 -o num_classes=10
+  deploy export ./my-model --outputs logits,pred_boxes
   deploy export my_package.nets:build --input image:batch,3,64,64
   deploy export resnet50 --dynamic batch,height,width --precision fp16
   deploy export resnet18 --format tensorrt --precision fp16
@@ -60,6 +61,7 @@ Examples:
     default="auto",
     help="export: torch.export; trace: run once and record; auto: the first that passes the parity check.",
 )
+@outputs_option
 @samples_option
 @probes_option
 @coverage_options
@@ -71,8 +73,8 @@ Examples:
 def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
     """Export MODEL to ONNX and check the file against it.
 
-    MODEL is zoo/NAME, torchvision/NAME, timm/NAME, a bare NAME, pkg.module:factory, path/file.py:factory,
-    an ExportedProgram .pt2, or a checkpoint with --arch.
+    MODEL is zoo/NAME, torchvision/NAME, timm/NAME, a bare NAME, hf/ORG/NAME, a folder with config.json,
+    pkg.module:factory, path/file.py:factory, an ExportedProgram .pt2, or a checkpoint with --arch.
 
     The file and its manifest, which contains the result of the parity check, are written to artifacts/<model>/.
 

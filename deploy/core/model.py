@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from deploy.core.errors import ModelError
+from deploy.core.errors import ModelError, UnknownNameError
 from deploy.core.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ class Model:
         preprocessing: from an image to the input; None where the input is no image.
         labels: class names.
         form: how the inputs are passed; None: positional, in order.
+        outputs: names of the outputs that count; empty for all.
+        dynamic: dimensions that an export leaves open unless the user chooses others.
         notes: what was decided about the module and its call, for the user.
         untraceable: why torch.export is known to fail, so that it is not tried; empty otherwise.
         reference: plain values of the request, which rebuild the model in another process.
@@ -90,6 +92,8 @@ class Model:
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] = ()
     form: CallForm | None = None
+    outputs: tuple[str, ...] = ()
+    dynamic: tuple[str, ...] = ("batch",)
     notes: tuple[str, ...] = ()
     untraceable: str = ""
     reference: Mapping[str, Any] = field(default_factory=dict)
@@ -119,12 +123,29 @@ class Model:
     def call(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         """Run the module and return its outputs by name (see `name_outputs`)."""
         positional, keyword = self.arguments(tensors)
-        return self.name_outputs(self.module(*positional, **keyword))
+        return self.name_outputs(self.result_of(self.module, positional, keyword))
+
+    def result_of(self, module: Any, positional: Sequence[Any], keyword: Mapping[str, Any]) -> Any:
+        """Call a form of the module, and return its result, or what it wrote into a dictionary instead of returning."""
+        result = module(*positional, **keyword)
+        if result is not None:
+            return result
+        given = {spec.name for spec in self.inputs}
+        filled = [item for item in (*positional, *keyword.values()) if isinstance(item, Mapping)]
+        return {key: value for item in filled for key, value in item.items() if key not in given}
 
     def name_outputs(self, result: Any) -> dict[str, Any]:
-        """Return the outputs by name; one that has the name of an input gets the suffix ``_out``."""
+        """Return the outputs that count by name; one that has the name of an input gets the suffix ``_out``.
+
+        Raises:
+            UnknownNameError: the model has no output of a name in ``outputs``.
+        """
         inputs = {spec.name for spec in self.inputs}
-        return {f"{name}_out" if name in inputs else name: value for name, value in name_outputs(result).items()}
+        every = {f"{name}_out" if name in inputs else name: value for name, value in name_outputs(result).items()}
+        unknown = next((name for name in self.outputs if name not in every), None)
+        if unknown is not None:
+            raise UnknownNameError("output", unknown, every, f"{self.name} has the outputs {', '.join(every)}")
+        return {name: value for name, value in every.items() if name in self.outputs or not self.outputs}
 
     def replace(self, **changes: Any) -> Model:
         """Return a copy with some fields changed."""
@@ -148,7 +169,8 @@ def name_outputs(result: Any) -> dict[str, Any]:
 
     A single tensor is named ``logits`` if it is a float matrix [samples, classes], else ``output``. Items of
     dictionaries and dataclasses keep their keys; items of sequences are named ``output_0``, ``output_1`` and so on;
-    nested names are joined by a dot. Numbers become tensors without dimensions; None is omitted.
+    nested names are joined by a dot. Numbers become tensors without dimensions; None and caches are omitted, see
+    `caches`.
 
     Raises:
         ModelError: a leaf of the result is neither a tensor nor a number, two have one name, or there is no tensor.
@@ -161,6 +183,8 @@ def name_outputs(result: Any) -> dict[str, Any]:
         return name_outputs(result[0])
     tensors: dict[str, Any] = {}
     for path, leaf in _leaves(result, ()):
+        if _is_cache(leaf):
+            continue
         name = ".".join(path) or "output"
         name = f"output_{name}" if name[:1].isdigit() else name
         if name in tensors:
@@ -172,6 +196,16 @@ def name_outputs(result: Any) -> dict[str, Any]:
     if not tensors:
         raise ModelError(f"the model returned {type(result).__name__}, which contains no tensor.")
     return tensors
+
+
+def caches(result: Any) -> list[str]:
+    """Return the places in a result of caches: objects for the next call of a decoder, which are no outputs."""
+    return [".".join(path) or "the result" for path, leaf in _leaves(result, ()) if _is_cache(leaf)]
+
+
+def _is_cache(value: Any) -> bool:
+    """Return whether a value is a cache by its class, such as ``DynamicCache`` of transformers."""
+    return any(kind.__name__.endswith("Cache") for kind in type(value).__mro__)
 
 
 def _number(value: Any) -> Any:

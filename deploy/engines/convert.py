@@ -128,6 +128,7 @@ def convert(
     *,
     inputs: ExampleInputs | None = None,
     name: str | None = None,
+    outputs: Sequence[str] | None = None,
     artifacts: Path | None = None,
     dynamic: Sequence[str] | None = None,
     opset: int | None = None,
@@ -150,6 +151,7 @@ def convert(
         format: ``onnx``, ``tensorrt``, or another format that a chain of exporters reaches.
         inputs: of a module in memory, see `deploy.ExampleInputs`.
         name: name of the model's folder and files.
+        outputs: names of the outputs that are exported and count; default: all.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
         dynamic: dimensions to keep dynamic; an engine gets the default ranges of `BuildRequest`.
         opset: the ONNX opset.
@@ -169,7 +171,7 @@ def convert(
     first, *rest = route(format)
     if first != MODEL_EXPORTER:
         raise UsageError(f"--format {format}: {first} starts from a PyTorch model; only {MODEL_EXPORTER} can do that.")
-    model_request = as_request(model, inputs, name)
+    model_request = as_request(model, inputs, name, outputs)
     export = export_model(
         model_request,
         artifacts=artifacts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -80,6 +81,7 @@ def check(
     *,
     inputs: ExampleInputs | None = None,
     name: str | None = None,
+    outputs: Sequence[str] | None = None,
     onnx: Path | str | Artifact | None = None,
     artifacts: Path | None = None,
     precision: Literal["fp32", "fp16", "fp64"] | None = None,
@@ -100,6 +102,8 @@ def check(
             texts.
         name: name of the model's folder, in which the newest export is checked; of a module in memory, see
             `deploy.module_request`.
+        outputs: names of the model's outputs that the file has and that count; default: those that its manifest
+            records, else all.
         onnx: the file, made by any exporter; default: the newest export, of the model if one is given.
         artifacts: the artifacts directory.
         precision: precision of the file; default: the manifest's, else the model's own.
@@ -119,9 +123,9 @@ def check(
     """
     check_level(probes, samples is not None)
     store = Store(artifacts or default_root())
-    if model is None and (inputs is not None or name is not None):
-        raise UsageError("inputs= and name= have no effect without a model.")
-    request = None if model is None else as_request(model, inputs, name)
+    if model is None and (inputs is not None or name is not None or outputs is not None):
+        raise UsageError("inputs=, name= and outputs= have no effect without a model.")
+    request = None if model is None else as_request(model, inputs, name, outputs)
     if request is not None and request.name.endswith(".onnx") and onnx is None:
         if request != ModelRequest(name=request.name):
             raise UsageError(f"{request.name}: options of a model have no effect on a file.", "name the model")
@@ -214,4 +218,5 @@ def _complete(request: ModelRequest | None, path: Path, artifact: Artifact | Non
         seed=request.seed or recorded.seed,
         options={**recorded.options, **request.options},
         inputs=request.inputs or recorded.inputs,
+        outputs=request.outputs or recorded.outputs,
     )

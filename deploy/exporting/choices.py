@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from deploy.backends.torch.reference import OperatorCall, PyTorchRunner
+from deploy.core.errors import BackendError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.runner import Feeds, Fetches, Runner
@@ -44,7 +45,8 @@ class ChoosingRunner(Runner):
     Attributes:
         feeds: the feeds of the last run.
         choices: the choices of the last run, as the model would make them.
-        diverged: whether the last run made other kinds of choices than those to follow.
+        diverged: whether the last run made other kinds of choices than those to follow, or could not follow them; then
+            its outputs are those of the model's own choices.
         chose: whether any run has made a choice.
     """
 
@@ -69,7 +71,14 @@ class ChoosingRunner(Runner):
     def follow(self, feeds: Feeds, choices: Sequence[Choice | None]) -> Fetches:
         """Run once with the results of ``choices``, in order; None where the model chooses."""
         self.feeds, self.choices, self.diverged, self._follow = feeds, [], False, choices
-        return self._inner.run(feeds)
+        try:
+            return self._inner.run(feeds)
+        except BackendError:
+            if not choices:
+                raise
+        outputs = self.follow(feeds, ())  # the model refuses what the choices lead to
+        self.diverged = True
+        return outputs
 
     def _observe(self, call: OperatorCall) -> None:
         choice = _choice(call)
@@ -122,8 +131,8 @@ def _choice(call: OperatorCall) -> Choice | None:
 
 def _comparison(operands: Sequence[Any], result: torch.Tensor, rule: str) -> Choice | None:
     floats = (item.is_floating_point() if isinstance(item, torch.Tensor) else type(item) is float for item in operands)
-    if not any(floats):
-        return None
+    if not any(floats) or any(type(item) is float and np.isinf(item) for item in operands):
+        return None  # rounding does not change which values are finite
     left, right = (_wide(item) if isinstance(item, torch.Tensor) else np.float64(item) for item in operands[:2])
     with np.errstate(invalid="ignore"):
         gap = np.asarray(left - right)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from deploy.core.artifact import Artifact, Manifest, Payload
 from deploy.core.brief import brief, margin_text
-from deploy.core.errors import BackendError, ExportError, InputSpecError, UsageError
+from deploy.core.errors import BackendError, DeployError, ExportError, InputSpecError, UsageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.names import REJECTED
@@ -104,6 +104,7 @@ def export_model(
     *,
     inputs: ExampleInputs | None = None,
     name: str | None = None,
+    outputs: Sequence[str] | None = None,
     artifacts: Path | None = None,
     dynamic: Sequence[str] | None = None,
     opset: int | None = None,
@@ -127,6 +128,7 @@ def export_model(
             texts.
         name: name of the model's folder and files; default: the stem of the checkpoint, where there is one, else the
             model's own name; of a module in memory, see `deploy.module_request`.
+        outputs: names of the outputs that are exported and count; default: all.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
         dynamic: names of the dynamic dimensions; default ``batch`` and those named in ``--input``.
         opset: ONNX operator set; default: the strategy's own.
@@ -148,7 +150,7 @@ def export_model(
         DeployError: see `deploy.core.errors`; partial results are discarded.
     """
     began = time.perf_counter()
-    request = as_request(model, inputs, name)
+    request = as_request(model, inputs, name, outputs)
     if request.name.endswith(".onnx"):
         raise UsageError(
             f"{request.name}: an ONNX file cannot be exported again.",
@@ -284,7 +286,7 @@ def _with_named_axes(request: ModelRequest, names: Mapping[str, Mapping[int, str
 def choose_dynamic(model: Model, request: ModelRequest, dynamic: Sequence[str] | None) -> tuple[TensorSpec, ...]:
     """Return the model's inputs with all dimensions but ``dynamic`` fixed; a fixed batch is 1.
 
-    By default ``batch`` is dynamic, and with ``--input`` every named dimension.
+    By default the dimensions that the model declares are dynamic, and with ``--input`` every named one.
 
     Raises:
         InputSpecError: the model has no dimension of this name.
@@ -292,7 +294,7 @@ def choose_dynamic(model: Model, request: ModelRequest, dynamic: Sequence[str] |
     every = symbols(model.inputs)
     if dynamic is None:
         named = request.inputs or model.name.endswith(".pt2")
-        dynamic = every if named else [name for name in every if name == "batch"]
+        dynamic = every if named else [name for name in every if name in model.dynamic]
     unknown = [name for name in dynamic if name not in every]
     if unknown:
         raise InputSpecError(
@@ -322,6 +324,8 @@ def _export_and_check(
         try:
             with job.progress.stage(f"exporting ({name})"):
                 exported = torch_to_onnx.export(job.model, job.inputs, path, job.options, strategy=name)
+            if exported.caches:
+                note(f"not exported, since caches are no outputs: {', '.join(exported.caches)}")
             with job.progress.stage("checking parity"):
                 parity = prove(
                     job.model,
@@ -343,16 +347,26 @@ def _export_and_check(
                 raise ExportError(text, "; ".join(hints) or None) from exc
         except BackendError as exc:
             if candidate.dead:
+                _prefix(exc, reasons)
                 raise
             reasons.append(f"{name}: the graph does not run: {exc.message}")
             if following is None:
                 raise BackendError(" ".join(reasons), exc.hint) from exc
+        except DeployError as exc:
+            _prefix(exc, reasons)
+            raise
         else:
             if parity.verdict != "fail" or following is None:
                 return exported, _with_decisions(parity, exported, job), notes
             reasons.append(f"{name}: the graph failed the parity check: {parity.reasons[0]}.")
         note(f"{reasons[-1]} Trying {following}.")
     raise AssertionError("the last strategy returns or raises")
+
+
+def _prefix(error: DeployError, reasons: Sequence[str]) -> None:
+    """Add the reasons why earlier strategies were not used to the message of an error."""
+    error.message = " ".join([*reasons, error.message])
+    error.args = (error.message,)
 
 
 def _with_decisions(parity: ParityReport, exported: Exported, job: _Job) -> ParityReport:

@@ -149,10 +149,10 @@ def _bind(parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any],
     return (*args, *extra), rest
 
 
-def _runs(model: Model, *, keep_state: bool) -> bool:
-    """Return whether a module runs on tensors of ones; what the run changes is kept only if ``keep_state``."""
+def ones(model: Model) -> dict[str, torch.Tensor]:
+    """Return inputs of ones, or of the lowest values that the inputs take, at the sizes of the model."""
     device = next((item.device for item in model.module.parameters()), torch.device("cpu"))
-    tensors = {
+    return {
         spec.name: torch.full(
             spec.concrete(model.sizes),
             1 if spec.bounds is None else spec.bounds[0],
@@ -161,6 +161,11 @@ def _runs(model: Model, *, keep_state: bool) -> bool:
         )
         for spec in model.inputs
     }
+
+
+def _runs(model: Model, *, keep_state: bool) -> bool:
+    """Return whether a module runs on tensors of ones; what the run changes is kept only if ``keep_state``."""
+    tensors = ones(model)
     buffers = [(value, value.clone()) for value in model.module.buffers()] if not keep_state else []
     try:
         with torch.no_grad() if keep_state else computed_in(torch.float32, model.module):

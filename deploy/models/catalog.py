@@ -20,7 +20,7 @@ from deploy.core.model import Model
 from deploy.models.given import as_request
 from deploy.models.in_memory import ExampleInputs, ModelLike, build
 from deploy.models.request import ModelRequest, ModuleRequest
-from deploy.models.resolve import SOURCES, architecture, known_names, source_names
+from deploy.models.resolve import FOLDERS, SOURCES, architecture, is_folder, known_names, source_names
 
 OTHER = "(other)"
 """Name of the row with the parameters of modules that have children (attention) or do not run."""
@@ -63,8 +63,8 @@ def list_models(pattern: str | None = None) -> list[ModelLine]:
     """List models with their parameters and inputs; models are built without memory for their weights.
 
     Args:
-        pattern: a name or shell pattern, with or without the source (``resnet*``, ``zoo/*``). Default: all models,
-            of which timm's are not built.
+        pattern: a name or shell pattern, with or without the source (``resnet*``, ``zoo/*``), or a model of a source
+            that does not list its models. Default: all models, of which timm's are not built.
 
     Raises:
         UnknownNameError: no model matches.
@@ -77,6 +77,9 @@ def list_models(pattern: str | None = None) -> list[ModelLine]:
         if pattern is None or fnmatch.fnmatch(bare, pattern) or fnmatch.fnmatch(f"{source}/{bare}", pattern)
     ]
     if pattern is not None and not matches:
+        if is_folder(pattern) or pattern.startswith(f"{FOLDERS}/"):
+            line = ModelLine(name=pattern, source=FOLDERS, parameters=None, input=None, summary="")
+            return [_measured(line)]
         raise UnknownNameError("model", pattern, [bare for source in sources for bare in known_names(source)])
     return [_line(source, bare, build=pattern is not None or source != "timm") for source, bare in matches]
 
@@ -87,9 +90,14 @@ def _line(source: str, bare: str, build: bool) -> ModelLine:
     if not build:
         return line
     try:
-        model = _without_weights(ModelRequest(name=line.name))
+        return _measured(line)
     except (DeployError, RuntimeError, NotImplementedError):  # its constructor computes with its weights
         return line
+
+
+def _measured(line: ModelLine) -> ModelLine:
+    """Return a line with the parameters and the input of the model."""
+    model = _without_weights(ModelRequest(name=line.name))
     sizes = {symbol: size for symbol, size in model.sizes.items() if symbol != "batch"}
     shapes = (spec.bind(sizes).shape for spec in model.inputs)
     text = "; ".join("×".join(str(dim) for dim in shape if dim != "batch") for shape in shapes)
@@ -101,6 +109,7 @@ def _without_weights(request: ModelRequest) -> Model:
     if isinstance(request, ModuleRequest):
         model = build(request)
         return model.replace(module=model.module.to("meta"))
+    request = replace(request, weights="none")
     try:
         with torch.device("meta"):
             return architecture(request)[0]

@@ -18,18 +18,29 @@ Named = str | Path | Artifact
 """A model by its name as on the command line, or by the path of a file, or by an artifact."""
 
 
-def as_request(model: ModelLike, inputs: ExampleInputs | None = None, name: str | None = None) -> ModelRequest:
+def as_request(
+    model: ModelLike,
+    inputs: ExampleInputs | None = None,
+    name: str | None = None,
+    outputs: Sequence[str] | None = None,
+) -> ModelRequest:
     """Return the request of a model that is given by its name or path, as an artifact, a request or a module.
 
     Args:
         model: the model.
         inputs: of a module: see `deploy.models.in_memory.module_request`; of a name: texts of ``--input``.
         name: of the model's folder and files.
+        outputs: names of the outputs that count; None for those of the request, else all.
 
     Raises:
         UsageError: not a model, or ``inputs`` would have no effect.
         InputSpecError: see `deploy.models.in_memory.module_request`.
     """
+    request = _as_request(model, inputs, name)
+    return request if outputs is None else dataclasses.replace(request, outputs=tuple(outputs))
+
+
+def _as_request(model: ModelLike, inputs: ExampleInputs | None, name: str | None) -> ModelRequest:
     if not isinstance(model, Named | ModelRequest):
         from deploy.models.in_memory import module_request  # imports PyTorch
 

@@ -82,7 +82,10 @@ def made_from(artifact: Artifact, request: ModuleRequest) -> bool:
 
 
 def with_recorded_inputs(request: ModuleRequest, artifacts: Sequence[Artifact]) -> ModuleRequest:
-    """Return the request of a module with the inputs that its first artifact recorded, if it has none of its own."""
-    if request.inputs or not artifacts:
-        return request
-    return dataclasses.replace(request, inputs=tuple(artifacts[0].manifest.reference.get("inputs", ())))
+    """Return the request of a module with the inputs and outputs that its first artifact recorded, if it has none."""
+    recorded = artifacts[0].manifest.reference if artifacts else {}
+    return dataclasses.replace(
+        request,
+        inputs=request.inputs or tuple(recorded.get("inputs", ())),
+        outputs=request.outputs or tuple(recorded.get("outputs", ())),
+    )

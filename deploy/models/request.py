@@ -35,6 +35,7 @@ class ModelRequest:
         seed: of untrained weights.
         inputs: texts of ``--input``, for models that do not declare their inputs.
         options: options of the architecture, such as ``num_classes=10``.
+        outputs: names of the outputs that count; empty for all.
         slug: name of the model's folder and files (``--name``); None: see `folder`.
     """
 
@@ -44,6 +45,7 @@ class ModelRequest:
     seed: int = 0
     inputs: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
     slug: str | None = None
 
     @property
@@ -106,9 +108,13 @@ class ModuleRequest(ModelRequest):
             raise UsageError(f"{self.name}: a module in memory takes no weights, architecture, options or slug.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what a manifest records: the class and the inputs, from which the module cannot be built."""
+        """Return what a manifest records: the class, the inputs and outputs, from which no module can be built."""
         kind = type(self.module)
-        return {"module": f"{kind.__module__}.{kind.__qualname__}", "inputs": list(self.inputs)}
+        return {
+            "module": f"{kind.__module__}.{kind.__qualname__}",
+            "inputs": list(self.inputs),
+            "outputs": list(self.outputs),
+        }
 
 
 def check_slug(name: str, allowed: str = "A-Za-z0-9_.-") -> None:

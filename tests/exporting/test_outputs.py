@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from deploy import ModelError
+from deploy import ModelError, check, export_model, module_request
+from deploy.core.errors import UnknownNameError
 from tests.exporting._judge import export, feeds, judge, run  # type: ignore[import-not-found,unused-ignore]
 
 NETS = """
@@ -151,3 +153,31 @@ def test_numbers_keep_their_kind(tmp_path: Path) -> None:
 def test_other_results_are_refused(tmp_path: Path, name: str, place: str) -> None:
     with pytest.raises(ModelError, match=place):
         export(tmp_path, NETS, name, ("x:batch,8",))
+
+
+def test_outputs_are_chosen_and_recorded(nets: Path, run: Any, store: Path) -> None:
+    given = (f"{nets}:two", "--input", "a:batch,8", "--input", "b:batch,6")
+    done = run("export", *given, "--outputs", "sum", "--strategy", "trace", "--probes", "quick", "--json")
+    assert done.code == 0 and [item["name"] for item in done.json["outputs"]] == ["sum"], done.err
+    assert run("check", "--probes", "quick").code == 0
+    assert run("check", f"{nets}:two", "--probes", "quick").code == 0
+    other = run("check", f"{nets}:two", "--outputs", "gate", "--probes", "quick", "--json")
+    assert other.code == 3, other.out
+
+
+def test_an_unknown_output_is_refused_with_the_others(nets: Path, run: Any) -> None:
+    given = (f"{nets}:two", "--input", "a:batch,8", "--input", "b:batch,6")
+    done = run("export", *given, "--outputs", "sum,gates", "--json")
+    assert done.code == 2 and "gate" in done.json["error"]["message"] and "sum" in done.json["error"]["hint"]
+
+
+def test_outputs_of_a_module_in_memory(tmp_path: Path) -> None:
+    space: dict[str, Any] = {"__name__": "nets"}
+    exec(compile(NETS, "nets.py", "exec", dont_inherit=True), space)
+    module, x = space["Named"](), torch.ones(2, 8)
+    report = export_model(module, inputs=x, outputs=["right.1.twice"], artifacts=tmp_path, strategy="trace")
+    assert report.verdict == "pass", report.parity.reasons
+    assert [spec.name for spec in report.artifact.manifest.outputs] == ["right.1.twice"]
+    assert check(module_request(module), artifacts=tmp_path, probes="quick").parity.verdict == "pass"
+    with pytest.raises(UnknownNameError):
+        export_model(module, inputs=x, outputs=["middle"], artifacts=tmp_path, strategy="trace")

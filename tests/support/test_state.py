@@ -149,3 +149,27 @@ def test_an_error_restores_too() -> None:
         module.mean.add_(1)
         raise RuntimeError("here")
     assert same(state(module), before)
+
+
+def test_hooks_that_forward_adds_are_removed() -> None:
+    class Recording(nn.Module):
+        """Adds a hook in the first call, and remembers that, as models of transformers do."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+            self.kept: list[torch.Tensor] = []
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not getattr(self, "hooked", False):
+                self.layer.register_forward_hook(lambda module, args, output: self.kept.append(output))
+                self.hooked = True
+            self.kept.clear()
+            self.layer(x)
+            return torch.stack(self.kept)
+
+    module = Recording()
+    for _ in range(3):
+        with unchanged(module):
+            assert module(torch.ones(2, 4)).shape == (1, 2, 4)
+    assert not module.layer._forward_hooks

@@ -142,7 +142,7 @@ class ModuleRunner(Runner):
     def _call(self) -> Any:
         positional, keyword = self._arguments
         with torch.inference_mode():
-            return self._module(*positional, **keyword)
+            return self.model.result_of(self._module, positional, keyword)
 
     def _failed(self, error: Exception) -> BackendError:
         return run_error(f"{self.model.name} in PyTorch", self._feeds, first_line(error))

@@ -1,0 +1,68 @@
+"""Translations to ONNX of PyTorch operators that torch.onnx translates wrongly or not at all."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from onnxscript import opset18 as op
+from onnxscript import opset23
+from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
+
+_BOOL, _INT64 = 9, 7
+_FUSED_OPSET = 23
+"""First operator set with attention as one operator."""
+
+
+def _is_all_true(self: Any) -> Any:
+    return op.Cast(op.ReduceMin(op.Cast(self, to=_INT64), keepdims=False), to=_BOOL)
+
+
+def _is_any_true(self: Any) -> Any:
+    return op.Cast(op.ReduceMax(op.Cast(self, to=_INT64), keepdims=False), to=_BOOL)
+
+
+def _attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    *,
+    fused: bool,
+) -> Any:
+    """Give zeros where the mask leaves nothing, as PyTorch does; torch.onnx gives the mean of all values."""
+    last = op.Constant(value_ints=[-1])
+    zero = op.CastLike(op.Constant(value_float=0.0), query)
+    nothing = op.CastLike(op.Constant(value_float=float("-inf")), query)
+    seen = None
+    if attn_mask is not None and attn_mask.dtype == _BOOL:
+        seen = op.Cast(op.ReduceMax(op.Cast(attn_mask, to=_INT64), last, keepdims=True), to=_BOOL)
+        attn_mask = op.Where(attn_mask, zero, nothing)
+    elif attn_mask is not None:
+        seen = op.Greater(op.ReduceMax(attn_mask, last, keepdims=True), nothing)
+    if fused and seen is None and not dropout_p:  # ONNX Runtime refuses a mask that it would have to broadcast
+        result, *_ = opset23.Attention(query, key, value, scale=scale, is_causal=is_causal)
+    else:
+        result = aten_scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
+        )
+    return result if seen is None else op.Where(seen, result, zero)
+
+
+def translations(opset: int | None) -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Return the translations by operator, for an ONNX operator set; None for the default one.
+
+    Checks of values, as ``torch._check_tensor_all`` and transformers make them, use ``_is_all_true``.
+    """
+    fused = opset is not None and opset >= _FUSED_OPSET
+    return {
+        torch.ops.aten._is_all_true.default: _is_all_true,
+        torch.ops.aten._is_any_true.default: _is_any_true,
+        torch.ops.aten.scaled_dot_product_attention.default: functools.partial(_attention, fused=fused),
+    }
