@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import logging.handlers
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -36,8 +37,8 @@ def save(model: ir.Model, path: Path) -> None:
 
 def node_count(model: ir.Model) -> int:
     """Return the number of nodes, those of branches and functions included."""
-    parts = [model.graph, *model.functions.values()]
-    return sum(1 for part in parts for _ in ir.traversal.RecursiveGraphIterator(part))
+    parts: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    return sum(len(list(ir.traversal.RecursiveGraphIterator(part))) for part in parts)
 
 
 def cut(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
@@ -47,7 +48,7 @@ def cut(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         model.graph = ir.convenience.extract(model.graph, inputs, outputs)
     except ValueError as exc:
         raise ExportError(f"the graph cannot be cut: {exc}") from exc
-    common.RemoveUnusedFunctionsPass()(model)
+    common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
 
 
 def fold(model: ir.Model) -> None:
@@ -72,11 +73,11 @@ def simplify(model: ir.Model) -> ir.Model:
         raise ExportError("onnxslim takes weights of less than 2 GB.", "use --fold in place of --simplify")
     ir.external_data.load_to_model(model)
     try:
-        slim = onnxslim.slim(ir.to_proto(model))
+        result: ir.Model = ir.from_proto(onnxslim.slim(ir.to_proto(model)))
     except Exception as exc:
         first = next(iter(str(exc).splitlines()), type(exc).__name__)
         raise ExportError(f"onnxslim cannot simplify the graph: {first}") from exc
-    return ir.from_proto(slim)
+    return result
 
 
 def change_opset(model: ir.Model, opset: int) -> None:
@@ -97,19 +98,18 @@ def change_opset(model: ir.Model, opset: int) -> None:
 
 
 def _first(exc: BaseException) -> str:
-    return next((line.strip() for line in str(exc).splitlines() if line.strip()), type(exc).__name__)
+    line = next((line.strip() for line in str(exc).splitlines() if line.strip()), type(exc).__name__)
+    return line.rpartition("failed: ")[2]  # without the place in the library's source
 
 
 @contextlib.contextmanager
 def _messages(name: str) -> Iterator[list[logging.LogRecord]]:
     """Collect the messages of a logger and of those below it instead of printing them."""
-    records: list[logging.LogRecord] = []
-    logger, handler = logging.getLogger(name), logging.Handler()
-    handler.emit = records.append  # type: ignore[method-assign]
+    handler, logger = logging.handlers.BufferingHandler(1 << 20), logging.getLogger(name)
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     try:
-        yield records
+        yield handler.buffer
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate
@@ -125,12 +125,12 @@ def rename(model: ir.Model, names: Mapping[str, str]) -> None:
     missing = [name for name in names if name not in ends]
     if missing:
         known = ", ".join(str(name) for name in ends)
-        raise UsageError(f"--rename {missing[0]}: the graph has no such input or output; it has {known}.")
+        raise UsageError(f"{missing[0]}: the graph has no such input or output; it has {known}.")
     taken = set(ir.convenience.create_value_mapping(model.graph)) - set(names)
     new = list(names.values())
     clash = [name for name in new if name in taken or new.count(name) > 1]
     if clash:
-        raise UsageError(f"--rename: two tensors would have the name {clash[0]!r}.")
+        raise UsageError(f"two tensors would have the name {clash[0]!r}.")
     ir.convenience.rename_values([ends[name] for name in names], new)
 
 

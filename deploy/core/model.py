@@ -23,6 +23,10 @@ CallForm = tuple[tuple[Any, ...], Mapping[str, Any]]
 passes two inputs as one list."""
 
 
+class NamedOutputs(dict[str, Any]):
+    """The result of a module whose outputs have names of their own, such as ``33`` or that of an input; they stay."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
     """Where a model's weights came from.
@@ -123,6 +127,8 @@ class Model:
 
     def name_outputs(self, result: Any) -> dict[str, Any]:
         """Return the outputs by name; one that has the name of an input gets the suffix ``_out``."""
+        if isinstance(result, NamedOutputs):
+            return dict(result)
         inputs = {spec.name for spec in self.inputs}
         return {f"{name}_out" if name in inputs else name: value for name, value in name_outputs(result).items()}
 

@@ -263,7 +263,7 @@ def _edit(
     try:
         result = change(draft.graph)
     except DeployError as exc:
-        exc.message = f"--{name.replace('_', '-')}: {exc.message.removeprefix('--' + name.replace('_', '-') + ': ')}"
+        exc.message = f"--{name.replace('_', '-')}: {exc.message}"
         raise
     if isinstance(result, ir.Model):
         draft.graph = result

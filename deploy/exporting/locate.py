@@ -131,7 +131,10 @@ def _watch(
 
 
 def _noise(parts: Sequence[torch.Tensor], value: torch.Tensor) -> float:
-    """Return the distance of a tensor from the joined parts, relative to these; infinite if the shapes do not fit."""
+    """Return the distance of a tensor from the joined parts, relative to these; infinite if the shapes do not fit.
+
+    The order of values is not compared, since the samples need not be in front of what they are joined with.
+    """
     axes = [
         axis for axis, size in enumerate(parts[0].shape) if value.ndim == parts[0].ndim and size != value.shape[axis]
     ]
@@ -141,7 +144,9 @@ def _noise(parts: Sequence[torch.Tensor], value: torch.Tensor) -> float:
         expected = joined.narrow(axes[0], 0, min(value.shape[axes[0]], joined.shape[axes[0]]))
     if expected.shape != value.shape:
         return float("inf")
-    gap, scale = (value.double() - expected.double()).norm().item(), expected.double().norm().item()
+    found, wanted = value.double().flatten(), expected.double().flatten()
+    scale = wanted.norm().item()
+    gap = min((found - wanted).norm().item(), (found.sort().values - wanted.sort().values).norm().item())
     return gap / scale if scale else (float("inf") if gap else 0.0)
 
 

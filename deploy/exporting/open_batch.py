@@ -126,6 +126,7 @@ class _Opening:
         self.varying = _varying(self.proto.graph, set(self.module.inputs))
         self.producer = {str(value.name): node for node in model.graph for value in node.outputs}
         self.before: dict[str, tuple[int, ...]] = {}
+        self.inside: dict[str, int] = {}  # elements of the axis of the samples that are of one sample and adjacent
         self.outputs: dict[str, list[int | str | None]] = {}
         self.result = Opened()
         self.node: Any = None
@@ -135,7 +136,7 @@ class _Opening:
     def run(self) -> Opened:
         first = self._call(self.block, after=self._note)
         try:
-            second = self._call(self.other, before=self._fix)
+            second = self._call(self.other, before=self._fix, after=self._follow)
         except (DeployError, _CannotOpenError, RuntimeError, ValueError, IndexError, TypeError) as exc:
             self.result.stuck = Location(
                 tensor=self.node.outputs[0],
@@ -157,7 +158,7 @@ class _Opening:
         hooks = [step.register_forward_pre_hook(before) for step in steps if before]
         hooks += [step.register_forward_hook(after) for step in steps if after]
         sizes = dict.fromkeys((str(dim) for spec in self.specs for dim in spec.shape if isinstance(dim, str)), 64)
-        values = [example_value(spec, (samples, *spec.bind(sizes).shape[1:])) for spec in self.specs]
+        values = [example_value(spec, (samples, *spec.concrete(sizes)[1:])) for spec in self.specs]
         try:
             with torch.inference_mode():
                 return self.module(*values)  # type: ignore[no-any-return]
@@ -175,6 +176,19 @@ class _Opening:
         for name, value in zip(step.node.inputs, args[1:], strict=False):
             if isinstance(value, torch.Tensor):
                 self.before[name] = tuple(value.shape)
+
+    def _follow(self, step: Step, args: Any, results: Sequence[Any]) -> None:
+        """Note where the samples are within the axis that counts them, as in an input of the node of the same size."""
+        for name, value in zip(step.node.outputs, results, strict=False):
+            if name in self.inside or not isinstance(value, torch.Tensor) or len(axes := self._axes(name, value)) != 1:
+                continue
+            size = self.before[name][axes[0]]
+            self.inside[name] = size // self.block
+            for source, given in zip(step.node.inputs, args[1:], strict=False):
+                known = isinstance(given, torch.Tensor) and source in self.inside and self._axes(source, given)
+                if known and self.before[source][known[0]] == size:
+                    self.inside[name] = self.inside[source]
+                    break
 
     def _fix(self, step: Step, args: Any) -> Any:
         """Change the inputs of a node that hold the number of samples, here and in the graph."""
@@ -195,19 +209,25 @@ class _Opening:
             self.result.nodes.append(self.node.name or self.node.outputs[0])
         return (args[0], *(changed.get(index, value) for index, value in enumerate(inputs)))
 
-    def _axes(self, index: int, value: torch.Tensor) -> list[int]:
-        """Return the axes of an input that have another size than with the own number of samples."""
-        old = self.before.get(self.node.inputs[index], tuple(value.shape))
+    def _axes(self, name: str, value: torch.Tensor) -> list[int]:
+        """Return the axes of a tensor that have another size than with the own number of samples."""
+        old = self.before.get(name, tuple(value.shape))
         if len(old) != value.ndim:
             return []
         return [axis for axis, (a, b) in enumerate(zip(old, value.shape, strict=True)) if a != b]
 
     def _reshape(self, inputs: list[Any]) -> dict[int, Any]:
         data, shape = inputs
-        axes = self._axes(0, data)
+        source, result = self.node.inputs[0], self.node.outputs[0]
+        axes = self._axes(source, data)
         if not axes:
             return {}
-        place = _place(self.before[self.node.inputs[0]], axes, self.before[self.node.outputs[0]], self.block)
+        old = self.before[source]
+        if len(axes) != 1 or old[axes[0]] % self.block:
+            raise _CannotOpenError(f"{len(axes)} axes of its data depend on the number of samples")
+        distance = math.prod(old[axes[0] + 1 :]) * self.inside.get(source, old[axes[0]] // self.block)
+        place = _place(self.before[result], distance, self.block)
+        self.inside[result] = distance // math.prod(self.before[result][place + 1 :])
         target = list(self.before[self.node.outputs[0]])
         wanted = [*target]
         wanted[place] = -1
@@ -232,10 +252,12 @@ class _Opening:
 
     def _expand(self, inputs: list[Any]) -> dict[int, Any]:
         data, shape = inputs
-        if self.node.inputs[1] in self.varying:
-            return {}
         wanted, offset = shape.tolist(), len(shape) - data.ndim
-        for axis in self._axes(0, data):
+        if self.node.inputs[1] in self.varying:
+            sizes = list(enumerate(data.shape))
+            axes = [axis for axis, size in sizes if 1 < size == self.block and wanted[axis + offset] == self.other]
+            return {0: self._grow(0, data, axes[0])} if axes else {}
+        for axis in self._axes(self.node.inputs[0], data):
             wanted[axis + offset] = 1
         return {} if wanted == shape.tolist() else {1: self._constant(1, torch.tensor(wanted))}
 
@@ -243,14 +265,14 @@ class _Opening:
         if len(inputs) < 4 or inputs[3] is None or self.node.inputs[3] in self.varying:
             return {}
         sizes = inputs[3].tolist()
-        if self._axes(0, inputs[0]) != [0] or len(sizes) != inputs[0].ndim or sizes[0] != self.block:
+        if self._axes(self.node.inputs[0], inputs[0]) != [0] or len(sizes) != inputs[0].ndim or sizes[0] != self.block:
             return {}
         vector = self._vector([None, *sizes[1:]])
         self._connect(3, vector)
         return {3: torch.tensor([self.other, *sizes[1:]])}
 
     def _concat(self, inputs: list[Any]) -> dict[int, Any]:
-        axes = {axis for index, value in enumerate(inputs) for axis in self._axes(index, value)}
+        axes = {axis for name, value in zip(self.node.inputs, inputs, strict=True) for axis in self._axes(name, value)}
         axes.discard(self.node.get("axis", 0) % inputs[0].ndim)
         changed = {}
         for axis in axes:
@@ -261,7 +283,7 @@ class _Opening:
 
     def _recurrent(self, inputs: list[Any]) -> dict[int, Any]:
         axis = 0 if self.node.get("layout", 0) else 1
-        if not self._axes(0, inputs[0]):
+        if not self._axes(self.node.inputs[0], inputs[0]):
             return {}
         changed = {}
         for index, place in ((4, 0), (5, axis), (6, axis)):
@@ -341,19 +363,16 @@ def _varying(graph: onnx.GraphProto, inputs: set[str]) -> set[str]:
     return found
 
 
-def _place(data: Sequence[int], axes: Sequence[int], target: Sequence[int], block: int) -> int:
-    """Return the axis of a Reshape's result that counts the samples, which one axis of its data counts.
+def _place(target: Sequence[int], distance: int, block: int) -> int:
+    """Return the axis of a Reshape's result that counts the samples.
 
-    The order of elements stays, so the samples are at the same distance from each other in both. Where several axes of
+    The order of elements stays, so samples have the same distance from each other as in the data. Where several axes of
     the result fit, as with a single sample, an axis of their number is taken, else the last one but the features.
     """
-    if len(axes) != 1 or data[axes[0]] % block:
-        raise _CannotOpenError(f"{len(axes)} axes of its data depend on the number of samples")
-    stride = math.prod(data[axes[0] :]) // block
     fitting = []
     for axis in range(len(target)):
         inner = math.prod(target[axis + 1 :])
-        if inner and stride % inner == 0 and (inner * target[axis]) % (stride * block) == 0:
+        if inner and distance % inner == 0 and (inner * target[axis]) % (distance * block) == 0:
             fitting.append(axis)
     if not fitting:
         raise _CannotOpenError(f"no axis of its result {list(target)} counts the samples")

@@ -16,6 +16,7 @@ import onnx
 import torch
 
 from deploy.core.errors import ModelError, UsageError
+from deploy.core.model import NamedOutputs
 from deploy.core.tensors import TensorSpec
 from deploy.models.onnx_graph.graph import OnnxModule
 from deploy.support import onnx_file
@@ -149,17 +150,17 @@ class ViewedModule(OnnxModule):
         self.view = view
         self.single = [value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for value in model.graph.input]
 
-    def forward(self, *inputs: torch.Tensor) -> dict[str, Any]:
+    def forward(self, *inputs: torch.Tensor) -> NamedOutputs:
         """Run the graph, block by block if it is fixed to a number of samples."""
         if self.view.fp16_io:
             inputs = tuple(
                 value.float() if value.dtype is torch.float16 and single else value
                 for value, single in zip(inputs, self.single, strict=True)
             )
-        outputs = self._in_blocks(inputs) if self.view.block else super().forward(*inputs)
+        outputs: dict[str, Any] = self._in_blocks(inputs) if self.view.block else super().forward(*inputs)
         if self.view.fp16_io:
             outputs = {name: _halved(value) for name, value in outputs.items()}
-        return {self.view.rename.get(name, name): value for name, value in outputs.items()}
+        return NamedOutputs((self.view.rename.get(name, name), value) for name, value in outputs.items())
 
     def _in_blocks(self, inputs: Sequence[torch.Tensor]) -> dict[str, Any]:
         size, total = self.view.block, len(inputs[0])
