@@ -32,7 +32,10 @@ def save(model: ir.Model, path: Path) -> None:
     tensors = [tensor for tensor in stored if tensor is not None]
     external = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
     external = external or sum(tensor.nbytes for tensor in tensors) >= SINGLE_FILE_LIMIT
-    ir.save(model, path, external_data=f"{path.name}.data" if external else None)
+    data = path.with_name(f"{path.name}.data")
+    ir.save(model, path, external_data=data.name if external else None)
+    if external and not data.stat().st_size:  # all weights are small
+        data.unlink()
 
 
 def node_count(model: ir.Model) -> int:
@@ -172,8 +175,11 @@ def _take_name(new: ir.Value, old: ir.Value) -> None:
         new.name = name
 
 
-def strip_names(model: ir.Model) -> None:
-    """Remove the names of nodes and inner tensors, documentation and metadata; inputs and outputs keep their names."""
+def strip_names(model: ir.Model) -> str:
+    """Remove the names of nodes and inner tensors, documentation and metadata; return what was renamed.
+
+    Inputs and outputs keep their names.
+    """
     ends = [*model.graph.inputs, *model.graph.outputs]
     kept = {value.name for value in ends}
     inner: dict[int, ir.Value] = {}
@@ -182,7 +188,8 @@ def strip_names(model: ir.Model) -> None:
         inner |= {id(value): value for value in values if value.name and value.name not in kept}
     names = (name for number in itertools.count() if (name := f"t{number}") not in kept)
     ir.convenience.rename_values(list(inner.values()), list(itertools.islice(names, len(inner))))
-    for number, node in enumerate(ir.traversal.RecursiveGraphIterator(model.graph)):
+    nodes = list(ir.traversal.RecursiveGraphIterator(model.graph))
+    for number, node in enumerate(nodes):
         node.name = f"n{number}"
     common.ClearMetadataAndDocStringPass()(model)
     for item in (*inner.values(), *ends):
@@ -190,3 +197,4 @@ def strip_names(model: ir.Model) -> None:
         item.doc_string = None
     model.graph.name, model.doc_string, model.producer_name, model.producer_version = "graph", None, None, None
     model.metadata_props.clear()
+    return f"{len(nodes)} nodes and {len(inner)} tensors"

@@ -169,15 +169,15 @@ def edit(
     if batch is not None and batch != DYNAMIC and (not isinstance(batch, int) or batch < 1):
         raise UsageError(f"batch {batch!r} is neither a positive number nor 'dynamic'.")
     check_level(probes, samples is not None)
-    source = _source(path)
+    source, store = _source(path), Store(artifacts or default_root())
     with IsolatedRunner("onnxruntime") as candidate, OnnxChild() as reader:
         reader.examine(path)  # before this process or a runtime opens the file
         with progress.stage("building the model"):
-            open_model(ModelRequest(name=str(path)), Store(artifacts or default_root()), SILENT)  # can be evaluated
+            built = open_model(ModelRequest(name=str(path)), store, SILENT)
         with progress.stage("editing"):
             draft = _Draft(graph=onnx_edits.load(path), folder=path.parent)
             before = _opset(draft.graph)
-            _cut(draft, path, cut_inputs, cut_outputs)
+            _cut(draft, path, cut_inputs, cut_outputs, store)
             _batch(draft, batch)
             _edit(draft, "fold", fold, onnx_edits.fold)
             _edit(draft, "simplify", simplify, onnx_edits.simplify)
@@ -185,7 +185,6 @@ def edit(
             _rename(draft, rename or {})
             _fp16_io(draft, fp16_io)
             _edit(draft, "strip_names", strip_names, onnx_edits.strip_names)
-        store = Store(artifacts or default_root())
         built = open_model(ModelRequest(name=str(path), options=draft.view.options()), store, SILENT)
         precision = source.manifest.precision if source else built.precision
         slug = f"{_stem(path)}.edited"
@@ -286,7 +285,7 @@ def _fingerprint(graph: ir.Model) -> str:
     return "\n".join([*ends, *nodes, *notes, str(dict(graph.opset_imports)), *map(str, graph.graph.initializers)])
 
 
-def _cut(draft: _Draft, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+def _cut(draft: _Draft, path: Path, inputs: Sequence[str], outputs: Sequence[str], store: Store) -> None:
     if not inputs and not outputs:
         return
     for option, names in (("--cut-inputs", inputs), ("--cut-outputs", outputs)):
@@ -297,7 +296,7 @@ def _cut(draft: _Draft, path: Path, inputs: Sequence[str], outputs: Sequence[str
     if both:
         raise UsageError(f"{both.pop()!r} is in --cut-inputs and in --cut-outputs.")
     view = View(cut_inputs=tuple(inputs), cut_outputs=tuple(outputs))
-    seen = open_model(ModelRequest(name=str(path), options=view.options()), Store(default_root()), SILENT)
+    seen = open_model(ModelRequest(name=str(path), options=view.options()), store, SILENT)
     draft.view = view
     begin = [spec.name for spec in seen.inputs]
     end = list(outputs) or [str(value.name) for value in draft.graph.graph.outputs]
@@ -308,16 +307,18 @@ def _cut(draft: _Draft, path: Path, inputs: Sequence[str], outputs: Sequence[str
 def _batch(draft: _Draft, batch: int | str | None) -> None:
     if batch is None:
         return
-    block = fixed_batch(draft.graph)
 
     def change(graph: ir.Model) -> str:
+        block = fixed_batch(graph)
         text = ""
         if block is not None and batch != block:
             opened = open_batch(graph, draft.folder)
             draft.stuck = opened.stuck
             draft.view = dataclasses.replace(draft.view, block=block)
             listed = ", ".join(opened.nodes[:5]) + (" …" if len(opened.nodes) > 5 else "")
-            text = f"{block} → dynamic; " + (f"changed for it: {listed}" if listed else "no node holds the number")
+            text = f"{block} → dynamic; " + (f"changed for it: {listed}" if listed else "no constant was changed")
+            if opened.stuck:
+                text += f"; stopped at {opened.stuck.node} ({opened.stuck.operator}): {opened.reason}"
         if isinstance(batch, int) and batch != block:
             set_batch(graph, batch)
             text = f"{block or 'dynamic'} → {batch}" + text.partition("dynamic")[2]

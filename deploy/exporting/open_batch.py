@@ -22,7 +22,7 @@ import onnx
 import onnx_ir as ir
 import torch
 
-from deploy.core.errors import DeployError, UsageError
+from deploy.core.errors import DeployError, ExportError, UsageError
 from deploy.models.onnx_graph.build import example_value
 from deploy.models.onnx_graph.graph import OnnxModule, Step
 from deploy.models.onnx_graph.view import BATCH
@@ -40,10 +40,12 @@ class Opened:
     Attributes:
         nodes: names of the nodes whose constants were changed.
         stuck: the node that does not run with another number of samples; None if every node does.
+        reason: why it does not run.
     """
 
     nodes: list[str] = field(default_factory=list)
     stuck: Location | None = None
+    reason: str = ""
 
 
 def fixed_batch(model: ir.Model) -> int | None:
@@ -55,12 +57,12 @@ def fixed_batch(model: ir.Model) -> int | None:
     first: dict[int | None, str] = {}
     for value in _inputs(model):
         if not value.shape:
-            raise UsageError(f"--batch: the input {value.name!r} has no first dimension.")
+            raise UsageError(f"the input {value.name!r} has no first dimension.")
         size = value.shape[0]
         first[size if isinstance(size, int) else None] = str(value.name)
     if len(first) != 1:
         raise UsageError(
-            "--batch: the inputs do not have one number of samples in front: "
+            "the inputs do not have one number of samples in front: "
             + ", ".join(f"{name!r} has {size or 'an open one'}" for size, name in first.items())
             + "."
         )
@@ -68,21 +70,34 @@ def fixed_batch(model: ir.Model) -> int | None:
 
 
 def set_batch(model: ir.Model, size: int) -> None:
-    """Fix the first dimension of all inputs, which is open."""
+    """Fix the first dimension of all inputs, which is open, and where inputs and outputs have it elsewhere."""
+    first = {
+        value.shape[0].value for value in _inputs(model) if value.shape and isinstance(value.shape[0], ir.SymbolicDim)
+    }
+    _forget_shapes(model)
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.shape:
+            tied = [isinstance(dim, ir.SymbolicDim) and dim.value in first - {None} for dim in value.shape]
+            value.shape = ir.Shape([size if same else dim for dim, same in zip(value.shape, tied, strict=True)])
     for value in _inputs(model):
         assert value.shape is not None
         value.shape = ir.Shape([size, *value.shape[1:]])
-    _forget_shapes(model)
-    for value in model.graph.outputs:
-        if value.shape:
-            dims = [dim if isinstance(dim, int) else None for dim in value.shape[1:]]
-            value.shape = ir.Shape([None, *dims])
 
 
 def open_batch(model: ir.Model, folder: Path) -> Opened:
-    """Open the first dimension of all inputs; external data is in ``folder``."""
+    """Open the first dimension of all inputs; external data is in ``folder``.
+
+    Raises:
+        ExportError: an output does not have the number of samples as its first dimension.
+    """
     block = fixed_batch(model)
     assert block is not None
+    for value in model.graph.outputs:
+        if value.shape is not None and tuple(value.shape[:1]) != (block,):
+            raise ExportError(
+                f"the output {value.name!r} has no dimension of {block} samples in front, so it cannot be compared.",
+                "name the other outputs with --cut-outputs",
+            )
     opening = _Opening(model, folder, block)
     result = opening.run()
     for value in _inputs(model):
@@ -142,11 +157,11 @@ class _Opening:
                 tensor=self.node.outputs[0],
                 node=self.node.name,
                 operator=self.node.operator,
-                module=f"with {self.other} samples: {first_line(exc)}",
                 after=next((name for name in self.node.inputs if name), ""),
                 agreed=0,
                 compared=0,
             )
+            self.result.reason = first_line(exc)
             return self.result
         for name, value in second.items():
             dims = zip(first[name].shape, value.shape, strict=True)

@@ -148,7 +148,8 @@ class ViewedModule(OnnxModule):
     def __init__(self, model: onnx.ModelProto, folder: Path, view: View) -> None:
         super().__init__(model, folder)
         self.view = view
-        self.single = [value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for value in model.graph.input]
+        single = {item.name for item in model.graph.input if item.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+        self.single = [name in single for name in self.inputs]
 
     def forward(self, *inputs: torch.Tensor) -> NamedOutputs:
         """Run the graph, block by block if it is fixed to a number of samples."""
