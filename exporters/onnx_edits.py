@@ -150,7 +150,7 @@ def half_ends(model: ir.Model) -> int:
             changed += 1
     for index, value in enumerate(list(graph.inputs)):
         if value.dtype is ir.DataType.FLOAT and value.name not in graph.initializers:
-            given = ir.Input(name=f"{value.name}_fp16", shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16))
+            given = ir.val(f"{value.name}_fp16", ir.DataType.FLOAT16, value.shape)
             cast = _cast(given, ir.DataType.FLOAT)
             value.replace_all_uses_with(cast.outputs[0], replace_graph_outputs=True)
             graph.inputs[index] = given
