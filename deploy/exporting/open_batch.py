@@ -93,7 +93,8 @@ def open_batch(model: ir.Model, folder: Path) -> Opened:
     block = fixed_batch(model)
     assert block is not None
     for value in model.graph.outputs:
-        if value.shape is not None and tuple(value.shape[:1]) != (block,):
+        first = None if value.shape is None else (*value.shape, 0)[0]  # open where the exporter did not know it
+        if isinstance(first, int) and first != block:
             raise ExportError(
                 f"the output {value.name!r} has no dimension of {block} samples in front, so it cannot be compared.",
                 "name the other outputs with --cut-outputs",
