@@ -204,6 +204,14 @@ def test_external_data_stays_external_and_the_manifest_stays(network: Path, edit
     assert edit(report.artifact.path, opset=18).artifact.path.name == "external.edited.edited.fp32.onnx"
 
 
+def test_outputs_with_numbers_for_names_are_found(tmp_path: Path, edit: Edit) -> None:
+    nodes = [helper.make_node("Tanh", ["0"], ["33"]), helper.make_node("Neg", ["33"], ["4.x"])]
+    path = save(tmp_path / "numbers.onnx", nodes, {"0": ["n", 4]}, {"33": ["n", 4], "4.x": ["n", 4]}, {})
+    report = edit(path, batch=2)
+    assert report.verdict == "pass"
+    assert [spec.shape for spec in report.artifact.manifest.outputs] == [(2, 4), (2, 4)]
+
+
 def test_onnxslim_simplifies(network: Path, edit: Edit) -> None:
     pytest.importorskip("onnxslim")
     report = edit(network, simplify=True)
