@@ -262,7 +262,8 @@ def _edit(
     try:
         result = change(draft.graph)
     except DeployError as exc:
-        exc.message = f"--{name.replace('_', '-')}: {exc.message}"
+        option = f"--{name.replace('_', '-')}: "
+        exc.message = option + exc.message.removeprefix(option)
         raise
     if isinstance(result, ir.Model):
         draft.graph = result
