@@ -52,6 +52,9 @@ if TYPE_CHECKING:
     from deploy.evaluation.evaluate import evaluate_models as evaluate_models
     from deploy.exporting.check import CheckReport as CheckReport
     from deploy.exporting.check import check as check
+    from deploy.exporting.edit import Change as Change
+    from deploy.exporting.edit import EditReport as EditReport
+    from deploy.exporting.edit import edit as edit
     from deploy.exporting.export import ExportReport as ExportReport
     from deploy.exporting.export import export as export
     from deploy.exporting.export import export_model as export_model
@@ -137,6 +140,7 @@ _EXPORTS = {
     "deploy.engines.inspect": ("EngineReport", "inspect_engine"),
     "deploy.evaluation.evaluate": ("EvaluationReport", "evaluate_models"),
     "deploy.exporting.check": ("CheckReport", "check"),
+    "deploy.exporting.edit": ("Change", "EditReport", "edit"),
     "deploy.exporting.export": ("ExportReport", "export", "export_model"),
     "deploy.exporting.samples": ("ProbeSamples", "load_samples"),
     "deploy.models.catalog": ("LayerSummary", "ModelLine", "layers", "list_models"),

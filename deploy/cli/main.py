@@ -24,6 +24,7 @@ SECTIONS = {
         "train": "Train or fine-tune a model.",
         "export": "Export a model to ONNX or TensorRT and check parity.",
         "check": "Check an ONNX file for parity with its model.",
+        "edit": "Change an ONNX file and check the result against it.",
         "quantize": "Quantize an ONNX export to INT8 for one target.",
         "trt": "Build and inspect TensorRT engines.",
     },

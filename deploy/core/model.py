@@ -23,6 +23,10 @@ CallForm = tuple[tuple[Any, ...], Mapping[str, Any]]
 passes two inputs as one list."""
 
 
+class NamedOutputs(dict[str, Any]):
+    """The result of a module whose outputs have names of their own, such as ``33`` or that of an input; they stay."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
     """Where a model's weights came from.
@@ -140,8 +144,11 @@ class Model:
         Raises:
             UnknownNameError: the model has no output of a name in ``outputs``.
         """
-        inputs = {spec.name for spec in self.inputs}
-        every = {f"{name}_out" if name in inputs else name: value for name, value in name_outputs(result).items()}
+        if isinstance(result, NamedOutputs):
+            every = dict(result)
+        else:
+            inputs = {spec.name for spec in self.inputs}
+            every = {f"{name}_out" if name in inputs else name: value for name, value in name_outputs(result).items()}
         unknown = next((name for name in self.outputs if name not in every), None)
         if unknown is not None:
             raise UnknownNameError("output", unknown, every, f"{self.name} has the outputs {', '.join(every)}")

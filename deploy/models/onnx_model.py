@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 
 from deploy.core.artifact import join_digests, sha256
-from deploy.core.errors import InputSpecError, ModelError, UsageError
+from deploy.core.errors import InputSpecError, ModelError
 from deploy.core.model import Model, Weights
 from deploy.core.tensors import TensorSpec, symbols
 from deploy.models.python import with_inputs
 from deploy.models.request import ModelRequest
 from deploy.onnx_graph.graph import OnnxModule
+from deploy.onnx_graph.view import View, ViewedModule, cut
 from deploy.support import onnx_file
 from deploy.support.onnx_child import OnnxChild
 
@@ -31,23 +32,27 @@ MOST_TIED = 2
 
 
 def build_graph(request: ModelRequest) -> Model:
-    """Read an ONNX file; its open dimensions become those of the model.
+    """Read an ONNX file; its open dimensions become those of the model, and the options are a `View` of it.
 
     Raises:
         ArtifactError: the file is missing or damaged, or exceeds a limit.
         ModelError: an operator cannot be evaluated in PyTorch.
         InputSpecError: ``--input`` does not fit the file, or no size was found at which it runs.
+        UsageError: an option is unknown.
     """
     path = Path(request.name)
-    if request.options:
-        raise UsageError(f"{path}: an ONNX file takes no options.")
+    view = View.from_options(request.options, path)
     with OnnxChild() as child:
         child.examine(path)
     graph = onnx_file.load(path)
-    specs, _ = onnx_file.input_output_specs(path)
+    onnx_file.input_output_specs(path)  # refuses sequences, maps and unknown types
     digest = join_digests(sha256(item) for item in (path, *onnx_file.external_files(graph, path)))
     try:
-        module = OnnxModule(graph, path.parent)
+        shown = cut(graph, view)
+        stored = {tensor.name for tensor in shown.graph.initializer}
+        values = [value for value in shown.graph.input if value.name not in stored]
+        specs = view.specs([onnx_file.tensor_spec(value, path) for value in values])
+        module = ViewedModule(shown, path.parent, view) if view != View() else OnnxModule(shown, path.parent)
     except ModelError as exc:
         raise ModelError(f"{path}: {exc.message}", exc.hint) from exc
     model = Model(
@@ -101,14 +106,14 @@ def _error_at(model: Model, sizes: dict[str, int]) -> str | None:
     """Return why the graph does not run at some sizes; None if it does."""
     try:
         with torch.inference_mode():
-            model.call({spec.name: _values(spec, sizes) for spec in model.inputs})
+            model.call({spec.name: example_value(spec, spec.concrete(sizes)) for spec in model.inputs})
     except Exception as exc:  # whatever an operator raises for a size that does not fit
         return (str(exc).splitlines() or [type(exc).__name__])[0]
     return None
 
 
-def _values(spec: TensorSpec, sizes: dict[str, int]) -> torch.Tensor:
-    shape = spec.concrete(sizes)
+def example_value(spec: TensorSpec, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return seeded values for an input: floats from 0 to 1, integers 1."""
     dtype = getattr(torch, spec.dtype)
     values = torch.rand(math.prod(shape), generator=torch.Generator().manual_seed(0)).reshape(shape)
     return values.to(dtype) if dtype.is_floating_point else torch.ones(shape, dtype=dtype)

@@ -11,6 +11,7 @@ import torch
 from onnx.external_data_helper import load_external_data_for_model
 
 from deploy.core.errors import ModelError
+from deploy.core.model import NamedOutputs
 from deploy.onnx_graph.constants import tensor_of
 from deploy.onnx_graph.expansion import expanded
 from deploy.onnx_graph.node import DOMAINS, Compute, OnnxNode, Values, function_of, known
@@ -156,10 +157,10 @@ class OnnxModule(Graph):
         opsets = {"" if item.domain in DOMAINS else item.domain: item.version for item in model.opset_import}
         super().__init__(model.graph, opsets)
 
-    def forward(self, *inputs: torch.Tensor) -> dict[str, Any]:
+    def forward(self, *inputs: torch.Tensor) -> NamedOutputs:
         """Run the graph."""
         values = dict(zip(self.inputs, inputs, strict=True))
-        return dict(zip(self.outputs, self.run(values), strict=True))
+        return NamedOutputs(zip(self.outputs, self.run(values), strict=True))
 
 
 def _register(module: torch.nn.Module, key: str, value: torch.Tensor) -> None:

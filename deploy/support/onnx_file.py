@@ -111,6 +111,18 @@ def _with_subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]
                 yield from _with_subgraphs(graph.node)
 
 
+def names_read(node: onnx.NodeProto) -> list[str]:
+    """Return the names of the tensors a node reads, including those its subgraphs read from the enclosing graph."""
+    names = [name for name in node.input if name]
+    for attribute in node.attribute:
+        for graph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs):
+            computed = {name for inner in graph.node for name in inner.output}
+            local = computed | {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+            read = [name for inner in graph.node for name in names_read(inner)] + [item.name for item in graph.output]
+            names.extend(name for name in read if name not in local)
+    return names
+
+
 def stored_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     """Return every tensor with stored values anywhere in a file, constants with the names of their outputs."""
     for node in all_nodes(model):

@@ -66,11 +66,12 @@ def show_check(report: CheckReport) -> None:
         *parity_rows(report.parity, backend),
     ]
     if report.location is not None:
-        pairs.extend(_location_rows(report.location, report.parity.verdict, backend))
+        pairs.extend(location_rows(report.location, report.parity.verdict, backend))
     console().print(rows(pairs))
 
 
-def _location_rows(found: Location, verdict: str, backend: str) -> list[tuple[str, str]]:
+def location_rows(found: Location, verdict: str, backend: str) -> list[tuple[str, str]]:
+    """Return the first difference as pairs of names and values for `deploy.terminal.console.rows`."""
     counted = f"{found.agreed} of {found.compared} tensors match a tensor of the model"
     if not found.tensor:
         where = f"; the difference comes from the graph optimizations of {escape(backend)}" if verdict == "fail" else ""

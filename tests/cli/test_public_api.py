@@ -26,6 +26,7 @@ FILES = {
     "check": "check",
     "compare": "compare_speed",
     "doctor": "doctor",
+    "edit": "edit",
     "evaluate": "evaluate_models",
     "export": "export_model convert",
     "inspect": "inspect",

@@ -56,16 +56,16 @@ class StepwiseRunner(Runner):
 
     def _values(self, feeds: Feeds) -> Iterator[tuple[str, Any]]:
         live: dict[str, Any] = dict(feeds)
-        uses = Counter(name for node in self._model.graph.node for name in _reads(node))
+        uses = Counter(name for node in self._model.graph.node for name in onnx_file.names_read(node))
         for value in self._model.graph.output:
             uses[value.name] += 1
         for node in self._model.graph.node:
-            names = [name for name in dict.fromkeys(_reads(node)) if name]
+            names = [name for name in dict.fromkeys(onnx_file.names_read(node)) if name]
             values = {name: self._value(name, live) for name in names}
             for name, value in self._run_node(node, values).items():
                 live[name] = value
                 yield name, value
-            for name in _reads(node):
+            for name in onnx_file.names_read(node):
                 uses[name] -= 1
                 if uses[name] <= 0:
                     live.pop(name, None)
@@ -96,18 +96,6 @@ class StepwiseRunner(Runner):
         except Exception as exc:
             raise BackendError(f"node {node.name!r} ({node.op_type}) cannot be run: {first_line(exc)}") from exc
         return dict(zip([value.name for value in outputs], results, strict=True))
-
-
-def _reads(node: onnx.NodeProto) -> list[str]:
-    """Return the names of the tensors a node reads, including those its subgraphs read from the enclosing graph."""
-    names = [name for name in node.input if name]
-    for attribute in node.attribute:
-        for graph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs):
-            computed = {name for inner in graph.node for name in inner.output}
-            local = computed | {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-            read = [name for inner in graph.node for name in _reads(inner)] + [item.name for item in graph.output]
-            names.extend(name for name in read if name not in local)
-    return names
 
 
 def open(path: Path) -> StepwiseRunner:
