@@ -125,6 +125,7 @@ class Measured:
         magnitude: of the reference itself.
         elements: number of values.
         active: number of values that are not 0 in the reference; behind a ReLU, only these have rounding errors.
+        samples: number of samples.
     """
 
     signal: float
@@ -136,6 +137,7 @@ class Measured:
     worst_at: str
     elements: int
     active: int
+    samples: int
 
 
 @dataclass(slots=True)
@@ -264,6 +266,7 @@ class Accumulator:
             worst_at="" if worst is None else found[worst].at,
             elements=elements,
             active=int(active),
+            samples=len(found),
         )
 
     def parts(self) -> tuple[Part, ...]:

@@ -29,10 +29,10 @@ SPOT_SAMPLES = 4
 """Number of samples that `probes_at` draws for one combination of sizes."""
 
 POOL: Mapping[str, tuple[str, ...]] = {
-    "quick": ("normal", "normal", "uniform", "zeros", "picture", "negative", "large"),
+    "quick": ("normal", "normal", "uniform", "zeros", "picture", "negative", "large", "large"),
     "standard": (
         *("normal", "normal", "uniform", "picture", "normalized", "constant"),
-        *("zeros", "tiny", "positive", "negative", "large"),
+        *("zeros", "tiny", "positive", "negative", "large", "large"),
     ),
 }
 """Kinds of the samples that all calls are made of; one normal sample of a fresh seed is added."""

@@ -213,9 +213,9 @@ def _allowed(found: Measured, ordinary: Measured, signal: float, precision: str)
     if signal == 0.0:
         return FLOOR[precision], FLOOR[precision]
     usual = ordinary.baseline / signal * math.sqrt(PRIOR / (found.elements + PRIOR))
-    few = 1.0 + FEW / max(found.active, 1)
-    overall = max(found.baseline / signal, usual, FLOOR[precision]) * few
-    return overall, max(found.baseline_worst / signal * few, overall)
+    least = max(found.baseline / signal, usual, FLOOR[precision])
+    few, few_worst = (1.0 + FEW * count / max(found.active, 1) for count in (1, found.samples))
+    return least * few, max(found.baseline_worst / signal, least) * few_worst
 
 
 def _decide(

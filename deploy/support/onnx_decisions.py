@@ -217,7 +217,9 @@ def _choice(node: Node, levels: Mapping[str, int], constants: Constants, selecto
     if name == "Loop":
         return ("loop", ("no iteration", "iterations"), (0.5,), first) if level else None
     if name == "Where":
-        return ("mask", ("false", "true"), (0.5,), first) if level == DATA else None
+        chosen = max(levels.get(item, CONSTANT) for item in node.input[1:])
+        decides = level == DATA or (level and chosen == DATA)  # a size that chooses among sizes is arithmetic of shapes
+        return ("mask", ("false", "true"), (0.5,), first) if decides else None
     if name in _COMPARISONS:
         data = any(levels.get(item) == DATA for item in node.input)
         return (

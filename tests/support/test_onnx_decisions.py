@@ -89,7 +89,8 @@ def test_choices_in_branches_are_reported_where_the_branch_is_taken(tmp_path: Pa
         ("y = Clip(x, , one)", [0.5, 2.0], [{"below 1", "above 1"}]),
         ("y = HardSigmoid<alpha = 0.5, beta = 0.5>(x)", [-2.0], [{"below -1"}]),
         ("y = Max(x, one)", [0.5], [{"first smaller"}]),
-        ("s = Shape(x) f = Cast<to = 1>(s) c = Greater(f, one) y = Where(c, x, x)", [0.5], []),
+        ("s = Shape(x) f = Cast<to = 1>(s) c = Greater(f, one) y = Where(c, x, x)", [0.5], [{"false"}]),
+        ("s = Shape(x) c = Equal(s, s) w = Where(c, s, s) y = Expand(x, w)", [0.5], []),
         ("c = Less(x, one) d = Cast<to = 1>(c) y = Add(x, d)", [0.5], [{"true"}]),
     ],
 )
