@@ -113,6 +113,23 @@ def test_a_file_in_memory_of_python(tmp_path: Path) -> None:
     assert deploy.check(str(old), onnx=changed(old, "head.weight", -1.0)).parity.verdict == "fail"
 
 
+def test_constants_may_be_infinite(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [
+            helper.make_node("Greater", ["x", "zero"], ["positive"], "greater"),
+            helper.make_node("Where", ["positive", "x", "least"], ["masked"], "mask"),
+            helper.make_node("Softmax", ["masked"], ["y"], "softmax", axis=1),
+        ],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 24])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 24])],
+        [numpy_helper.from_array(np.float32(value), name) for name, value in (("zero", 0.0), ("least", -np.inf))],
+    )
+    path = tmp_path / "masked.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(path))
+    assert deploy.check(str(path), onnx=path, accept_unreached=True).parity.verdict == "pass"
+
+
 def test_sizes_can_be_given(run: Run, tmp_path: Path) -> None:
     old = network(tmp_path / "old.onnx", batch=1)
     done = run("check", old, "--against", old, "--input", "x:1,3,height=24,width=20", "--json")
