@@ -48,7 +48,7 @@ def received(lenet5: Path, store: Path) -> Path:
         ("check", "--onnx", "{}"),
         ("bench", "lenet5", "--backends", "torch"),
         ("evaluate", "{}", "--data", "digits"),
-        ("compare", "lenet5", "{}", "--margin", "50%"),
+        ("compare", "lenet5", "{}", "--time-limit", "1"),
         ("package", "{}", "--allow-untrained"),
     ],
 )
