@@ -24,7 +24,8 @@ from deploy.exporting.locate import locate, locate_by_name
 from deploy.exporting.open_batch import fixed_batch, open_batch, set_batch
 from deploy.exporting.prove import ProofOptions, prove
 from deploy.models.open import open_model
-from deploy.models.request import ModelRequest
+from deploy.models.owner import free_name
+from deploy.models.request import ModelRequest, check_slug
 from deploy.onnx_graph.view import View
 from deploy.parity.locate import Location
 from deploy.parity.probes import check_level
@@ -124,6 +125,7 @@ def edit(
     cut_outputs: Sequence[str] = (),
     fp16_io: bool = False,
     strip_names: bool = False,
+    name: str | None = None,
     artifacts: Path | None = None,
     samples: ProbeSamples | None = None,
     probes: str = "standard",
@@ -147,6 +149,7 @@ def edit(
         cut_outputs: tensors at which the graph ends, in place of its outputs.
         fp16_io: take and return float16 where the file has float32; weights and arithmetic stay.
         strip_names: remove the names of nodes and inner tensors, documentation and metadata.
+        name: name of the folder and files; default: the stem of the file with ``.edited``.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
         samples: real samples, probed in addition, see `deploy.export_model`.
         probes: how many probes are run, see `deploy.export_model`.
@@ -170,6 +173,7 @@ def edit(
         raise UsageError(f"batch {batch!r} is neither a positive number nor 'dynamic'.")
     check_level(probes, samples is not None)
     source, store = _source(path), Store(artifacts or default_root())
+    slug = _folder(path, name, store)
     with IsolatedRunner("onnxruntime") as candidate, OnnxChild() as reader:
         reader.examine(path)  # before this process or a runtime opens the file
         with progress.stage("building the model"):
@@ -187,7 +191,6 @@ def edit(
             _edit(draft, "strip_names", strip_names, onnx_edits.strip_names)
         built = open_model(ModelRequest(name=str(path), options=draft.view.options()), store, SILENT)
         precision = source.manifest.precision if source else built.precision
-        slug = f"{_stem(path)}.edited"
         with store.transaction(slug) as transaction:
             written = transaction.path(f"{slug}.{precision}.onnx")
             onnx_edits.save(draft.graph, written)
@@ -220,6 +223,24 @@ def edit(
         location=location,
         seconds=time.perf_counter() - began,
     )
+
+
+def _folder(path: Path, name: str | None, store: Store) -> str:
+    """Return the name of the folder of an edited file.
+
+    Raises:
+        UsageError: the name cannot be used, or the folder holds something that was not made from this file.
+    """
+    slug = name or f"{_stem(path)}.edited"
+    check_slug(slug)
+    for artifact in store.artifacts(slug):
+        origin = str(artifact.manifest.reference.get("name", ""))
+        if not origin or Path(origin).resolve() != path.resolve():
+            raise UsageError(
+                f"{artifact.path.parent}: holds {artifact.path.name}, which was not made from {path}.",
+                f"write elsewhere: deploy edit {path} … --name {free_name(store, slug)}",
+            )
+    return slug
 
 
 def _source(path: Path) -> Artifact | None:

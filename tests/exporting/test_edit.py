@@ -266,3 +266,15 @@ def test_files_that_cannot_be_edited_are_refused(tmp_path: Path, edit: Edit) -> 
     scalar = save(tmp_path / "scalar.onnx", total, {"x": [1, 4]}, {"y": []}, {})
     with pytest.raises(ExportError):
         edit(scalar, batch="dynamic")
+
+
+def test_a_folder_holds_one_file(network: Path, edit: Edit, tmp_path: Path) -> None:
+    other = tmp_path / "other" / network.name
+    other.parent.mkdir()
+    other.write_bytes(network.read_bytes())
+    assert edit(network, strip_names=True).artifact.path.parent.name == f"{network.stem}.edited"
+    with pytest.raises(UsageError, match="not made from") as refused:
+        edit(other, strip_names=True)
+    assert "--name" in str(refused.value.hint)
+    assert edit(other, strip_names=True, name="second").artifact.path.parent.name == "second"
+    assert edit(network, strip_names=True).verdict == "pass"
