@@ -161,6 +161,7 @@ def prove(
             rename=rename,
             chooser=chooser,
             perturbed=None if precision == "fp64" else PerturbedRunner(model, precision),
+            original=_original(model, candidate, settings, stack),
             ran=ran,
             advance=progress.advance,
         )
@@ -186,6 +187,18 @@ def prove(
         used |= exercised(model, probe.feeds, set(matches.listed))
     coverage = measure(graph(), path, candidate, ran, rename, matches, used, low_memory=settings.low_memory)
     return _with_coverage(report, coverage, options, unproven=negated)
+
+
+def _original(
+    model: Model, candidate: IsolatedRunner, settings: RunSettings, stack: contextlib.ExitStack
+) -> IsolatedRunner | None:
+    """Open the file that is the model in the candidate's runtime; None if the model is no file, or a view of one."""
+    path = Path(str(model.reference.get("name", "")))
+    if path.suffix != ".onnx" or model.reference.get("options"):
+        return None
+    runner = stack.enter_context(IsolatedRunner(candidate.backend.name))
+    runner.open(path, **candidate.backend.options(settings))
+    return runner
 
 
 def _with_one(ranges: Sequence[SizeRange], agrees_at: Callable[[Mapping[str, int]], bool]) -> list[SizeRange]:

@@ -46,6 +46,7 @@ def compare(
     rename: Mapping[str, str] | None = None,
     chooser: Chooser | None = None,
     perturbed: Runner | None = None,
+    original: Runner | None = None,
     ran: list[Probe] | None = None,
     advance: Callable[[int, int, str], None] = lambda done, total, text: None,
 ) -> ParityReport:
@@ -53,8 +54,9 @@ def compare(
 
     Probes have the model's input names; ``rename`` gives the candidate's where they differ. ``chooser`` compares the
     discrete choices behind the outputs. ``perturbed`` is PyTorch's own run with other roundings, for networks that may
-    amplify them. The probes that are run are added to ``ran``. ``advance`` is called after every probe with the number
-    of probes done, their total, and the label of the probe.
+    amplify them; ``original`` is the reference's own run in the candidate's runtime, where it is a file. The probes
+    that are run are added to ``ran``. ``advance`` is called after every probe with the number of probes done, their
+    total, and the label of the probe.
 
     Where the model treats samples independently, every distinct sample is computed once (`SharedRows`). A size that the
     model itself refuses is reported, and is no fault of the candidate. The check ends early if the candidate fails by a
@@ -64,7 +66,7 @@ def compare(
         BackendError: the model itself cannot be run on any probe.
         BackendCrashedError: the candidate's process died.
     """
-    tally = Tally(precision=precision, chooser=chooser, perturbed=perturbed)
+    tally = Tally(precision=precision, chooser=chooser, perturbed=perturbed, original=original)
     loop = _Loop(SharedRows(reference, baseline), candidate, tally, dict(rename or {}))
     for index, probe in enumerate(probes):
         if loop.wanted(probe):

@@ -36,6 +36,10 @@ class _Rows:
     selects: bool
 
 
+UNUSUAL = 2.0
+"""How many times the noise of PyTorch's own run the candidate's must be for the original file to be run, too."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Tally:
     """Results of the probes so far.
@@ -47,6 +51,7 @@ class Tally:
     Attributes:
         chooser: compares the choices behind the outputs; None if only the outputs are known.
         perturbed: PyTorch's own run with other roundings.
+        original: where the reference is a file, its own run in the candidate's runtime.
         accumulated: statistics by output, or scores behind a choice, and group of probes.
         errors: the candidate's errors, by the sizes of the probe.
         rows: rows of the reference that were matched or could not be; ``own_unmatched`` of them PyTorch's own run does
@@ -57,6 +62,7 @@ class Tally:
     precision: str
     chooser: Chooser | None = None
     perturbed: Runner | None = None
+    original: Runner | None = None
     accumulated: dict[tuple[str, str], Accumulator] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -98,14 +104,22 @@ class Tally:
             self._pending.append(_Rows(probe, expected, own, outputs, settled.selects))
 
     def _unsteady(self, probe: Probe, settled: Settled, given: Fetches) -> Settled:
-        """Take another run of PyTorch as its own where the candidate is far off although PyTorch's first run is not.
+        """Take another run as PyTorch's own where the candidate is far off although PyTorch's first run is not.
 
-        Only for groups in which correct runs may be far apart; then the other run is, too.
+        That of the original file, if there is one: optimizations of a runtime may round more than PyTorch does. Else
+        one with other roundings, only for groups in which correct runs may be far apart; then the other run is, too.
         """
+        floats = [name for name in given if settled.expected[name].dtype.kind == "f"]
+
+        def far(run: Fetches, envelope: float) -> list[str]:
+            return [name for name in floats if _far(settled.expected[name], settled.own[name], run.get(name), envelope)]
+
+        if self.original is not None and far(given, UNUSUAL):
+            run = self.original.run(probe.feeds)
+            return replace(settled, own={**settled.own, **{name: run[name] for name in far(run, 1.0)}})
         if self.perturbed is None or all(policy(group).steady == 1.0 for group in probe.groups):
             return settled
-        floats = [name for name in given if settled.expected[name].dtype.kind == "f"]
-        if not any(_far(settled.expected[name], settled.own[name], given[name]) for name in floats):
+        if not far(given, policy("large").envelope):
             return settled
         return replace(settled, own={**settled.own, **self.perturbed.run(probe.feeds)})
 
@@ -272,14 +286,13 @@ class Tally:
         return verdict, reasons
 
 
-def _far(reference: Array, own: Array, given: Array) -> bool:
-    """Return whether a run is further from the reference than PyTorch's own, beyond what the group `large` allows."""
-    if not reference.shape == own.shape == given.shape:
+def _far(reference: Array, own: Array, given: Array | None, envelope: float) -> bool:
+    """Return whether a run is further from the reference than PyTorch's own, by more than a factor."""
+    if given is None or not reference.shape == own.shape == given.shape:
         return False
-    rules = policy("large")
     with np.errstate(invalid="ignore", over="ignore"):
         noise, rounding = (np.linalg.norm(value.astype(np.float64) - reference) for value in (given, own))
-        return bool(noise > rules.envelope * rounding)
+        return bool(noise > envelope * rounding)
 
 
 def _real(value: Array) -> Array:

@@ -101,6 +101,23 @@ def test_noise_outside_the_trained_range_is_reported_and_does_not_decide() -> No
     assert _judge(overflows).verdict == "fail"
 
 
+def test_an_original_file_may_round_more_than_pytorch() -> None:
+    def rougher(out: Fetches, feeds: Feeds) -> Fetches:
+        return {"y": out["y"] * np.float32(1 + 1e-5)}
+
+    def wrong(out: Fetches, feeds: Feeds) -> Fetches:
+        return {"y": out["y"] * np.float32(1 + 1e-3)}
+
+    def judge(change: Callable[[Fetches, Feeds], Fetches], original: Runner | None) -> str:
+        runs = (Linear(np.float64), Linear(np.float32), Linear(np.float32, change))
+        return compare(*runs, make_probes([SPEC], {"batch": 2}), original=original).verdict
+
+    assert judge(rougher, None) == "fail"
+    assert judge(rougher, Linear(np.float32, rougher)) == "pass"
+    assert judge(rougher, Linear(np.float32)) == "fail", "an original that rounds less changes nothing"
+    assert judge(wrong, Linear(np.float32, rougher)) == "fail"
+
+
 def test_a_crash_is_not_a_verdict() -> None:
     def crash(out: Fetches, feeds: Feeds) -> Fetches:
         raise BackendCrashedError("gone")
