@@ -192,12 +192,19 @@ def prove(
 def _original(
     model: Model, candidate: IsolatedRunner, settings: RunSettings, stack: contextlib.ExitStack
 ) -> IsolatedRunner | None:
-    """Open the file that is the model in the candidate's runtime; None if the model is no file, or a view of one."""
+    """Open the file that is the model in the candidate's runtime.
+
+    Returns:
+        The runner; None if the model is no file, or a view of one, or one that this runtime does not open.
+    """
     path = Path(str(model.reference.get("name", "")))
     if path.suffix != ".onnx" or model.reference.get("options"):
         return None
     runner = stack.enter_context(IsolatedRunner(candidate.backend.name))
-    runner.open(path, **candidate.backend.options(settings))
+    try:
+        runner.open(path, **candidate.backend.options(settings))
+    except BackendError:
+        return None
     return runner
 
 
