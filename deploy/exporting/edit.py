@@ -63,7 +63,7 @@ class EditReport:
 
     Attributes:
         source: the file that was edited.
-        artifact: the edited file and its manifest; in the folder ``rejected`` if the parity check failed.
+        artifact: the edited file and its manifest; in the folder ``rejected`` unless the parity check passed.
         changes: what each edit did, in the order of the edits.
         location: the first tensor that differs from the original; None if the check did not fail.
     """
@@ -212,7 +212,7 @@ def edit(
                     location = draft.stuck or _locate(built, written, precision, draft.view.block)
             with progress.stage("writing"):
                 manifest = _manifest(draft, built, source, written, slug, precision, parity, location)
-                artifact = transaction.publish(manifest, REJECTED if parity.verdict == "fail" else "")
+                artifact = transaction.publish(manifest, "" if parity.verdict == "pass" else REJECTED)
     return EditReport(
         source=path,
         artifact=artifact,

@@ -30,6 +30,7 @@ from deploy.exporting.accepted import find_sizes
 from deploy.exporting.choices import MAX_BYTES, ChoiceJudge
 from deploy.exporting.coverage import SEARCH_STEPS, directed_probes, measure
 from deploy.exporting.domains import find_domains
+from deploy.exporting.original import OriginalFile
 from deploy.models.untrained import statistic_names
 from deploy.parity.compare import compare
 from deploy.parity.coverage import Coverage, open_branches
@@ -151,6 +152,9 @@ def prove(
             chooser = stack.enter_context(
                 ChoiceJudge(model, graph(), path, candidate.backend.name, precision, rename, opened)
             )
+        original = None
+        if OriginalFile.is_model(model):
+            original = stack.enter_context(contextlib.closing(OriginalFile(model, candidate.backend.name, settings)))
         report = compare(
             chooser.reference if chooser else reference,
             chooser.baseline if chooser else baseline,
@@ -161,7 +165,7 @@ def prove(
             rename=rename,
             chooser=chooser,
             perturbed=None if precision == "fp64" else PerturbedRunner(model, precision),
-            original=_original(model, candidate, settings, stack),
+            original=original,
             ran=ran,
             advance=progress.advance,
         )
@@ -187,25 +191,6 @@ def prove(
         used |= exercised(model, probe.feeds, set(matches.listed))
     coverage = measure(graph(), path, candidate, ran, rename, matches, used, low_memory=settings.low_memory)
     return _with_coverage(report, coverage, options, unproven=negated)
-
-
-def _original(
-    model: Model, candidate: IsolatedRunner, settings: RunSettings, stack: contextlib.ExitStack
-) -> IsolatedRunner | None:
-    """Open the file that is the model in the candidate's runtime.
-
-    Returns:
-        The runner; None if the model is no file, or a view of one, or one that this runtime does not open.
-    """
-    path = Path(str(model.reference.get("name", "")))
-    if path.suffix != ".onnx" or model.reference.get("options"):
-        return None
-    runner = stack.enter_context(IsolatedRunner(candidate.backend.name))
-    try:
-        runner.open(path, **candidate.backend.options(settings))
-    except BackendError:
-        return None
-    return runner
 
 
 def _with_one(ranges: Sequence[SizeRange], agrees_at: Callable[[Mapping[str, int]], bool]) -> list[SizeRange]:

@@ -27,6 +27,9 @@ SAMPLES = 2
 TRIED = (64, 224, 16, 32, 8, 128, 256, 512, 640, 1, 2048, 16000)
 """Sizes that are tried for other open dimensions: of pictures, sequences and sounds."""
 
+MOST_VALUES = 1 << 24
+"""Sizes at which an input would have more values are not tried."""
+
 MOST_TIED = 2
 """Number of open dimensions, besides the first, that may have to be as large as it is."""
 
@@ -89,7 +92,10 @@ def _sizes(model: Model, names: Sequence[str]) -> tuple[dict[str, int], dict[str
         for count in range(min(len(others), MOST_TIED) + 1 if leading else 1):
             for alike in itertools.combinations(others, count):
                 sizes = {name: SAMPLES if name in first or name in alike else size for name in names}
-                error = _error_at(model, {**sizes, **model.sizes})
+                every = {**sizes, **model.sizes}
+                if any(math.prod(spec.concrete(every)) > MOST_VALUES for spec in model.inputs):
+                    continue
+                error = _error_at(model, every)
                 if error is None:
                     return sizes, dict.fromkeys(alike, leading)
                 problem = problem or error

@@ -10,7 +10,7 @@ from deploy.parity.choices import Chooser
 from deploy.parity.probes import Probe
 from deploy.parity.repeated import Call, Candidate
 from deploy.parity.rows import SharedRows
-from deploy.parity.tally import Tally
+from deploy.parity.tally import Original, Tally
 from deploy.parity.verdict import ParityReport
 
 STRIDE = 6
@@ -46,7 +46,7 @@ def compare(
     rename: Mapping[str, str] | None = None,
     chooser: Chooser | None = None,
     perturbed: Runner | None = None,
-    original: Runner | None = None,
+    original: Original | None = None,
     ran: list[Probe] | None = None,
     advance: Callable[[int, int, str], None] = lambda done, total, text: None,
 ) -> ParityReport:

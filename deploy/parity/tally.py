@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.core.runner import Fetches, Runner
+from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.parity.choices import Chooser, Settled
 from deploy.parity.groups import UNIT, policy
 from deploy.parity.matching import match_rows
@@ -34,6 +34,13 @@ class _Rows:
     own: Fetches
     given: Fetches
     selects: bool
+
+
+class Original(Protocol):
+    """The file that is the reference, in the candidate's runtime."""
+
+    def run(self, feeds: Feeds) -> Fetches | None:
+        """Return its outputs for inputs by the model's names; None where it does not run."""
 
 
 UNUSUAL = 2.0
@@ -62,7 +69,7 @@ class Tally:
     precision: str
     chooser: Chooser | None = None
     perturbed: Runner | None = None
-    original: Runner | None = None
+    original: Original | None = None
     accumulated: dict[tuple[str, str], Accumulator] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -106,7 +113,7 @@ class Tally:
     def _unsteady(self, probe: Probe, settled: Settled, given: Fetches) -> Settled:
         """Take another run as PyTorch's own where the candidate is far off although PyTorch's first run is not.
 
-        That of the original file, if there is one: optimizations of a runtime may round more than PyTorch does. Else
+        That of the original file, if there is one: optimizations of a runtime may round more than PyTorch does. Then
         one with other roundings, only for groups in which correct runs may be far apart; then the other run is, too.
         """
         floats = [name for name in given if settled.expected[name].dtype.kind == "f"]
@@ -115,8 +122,8 @@ class Tally:
             return [name for name in floats if _far(settled.expected[name], settled.own[name], run.get(name), envelope)]
 
         if self.original is not None and far(given, UNUSUAL):
-            run = self.original.run(probe.feeds)
-            return replace(settled, own={**settled.own, **{name: run[name] for name in far(run, 1.0)}})
+            run = self.original.run(probe.feeds) or {}
+            settled = replace(settled, own={**settled.own, **{name: run[name] for name in far(run, 1.0)}})
         if self.perturbed is None or all(policy(group).steady == 1.0 for group in probe.groups):
             return settled
         if not far(given, policy("large").envelope):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import deploy
+from deploy.core.backend import RunSettings
 from deploy.core.errors import ArtifactError, InputSpecError, ModelError
+from deploy.exporting.original import OriginalFile
+from deploy.models.request import ModelRequest
+from deploy.models.resolve import resolve
 from tests.conftest import Ran  # type: ignore[import-not-found,unused-ignore]
 
 Run = Callable[..., Ran]
@@ -156,6 +162,37 @@ def test_sizes_that_do_not_run_are_asked_for(tmp_path: Path) -> None:
         deploy.check(str(path), onnx=path)
     assert "--input" in str(info.value.hint)
     assert deploy.check(str(path), inputs="x:n=2,length=77", onnx=path).parity.verdict == "pass"
+
+
+def test_huge_pictures_are_not_tried(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "shape"], ["y"], "reshape")],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "height", "width"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 7, 11])],
+        [numpy_helper.from_array(np.array([-1, 7, 11]), "shape")],
+    )
+    path = tmp_path / "odd.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(path))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputSpecError, match="height, width"):
+        deploy.check(str(path), onnx=path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20, "less than 1 GiB more"
+
+
+def test_the_original_runs_by_the_names_of_the_model(tmp_path: Path) -> None:
+    path = network(tmp_path / "old.onnx")
+    model = resolve(ModelRequest(name=str(path), inputs=("image:batch,3,height=8,width=8",)))
+    assert OriginalFile.is_model(model)
+    image = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    with contextlib.closing(OriginalFile(model, "onnxruntime", RunSettings())) as original:
+        outputs = original.run({"image": image})
+        assert outputs is not None and outputs["scores"].shape == (2, 4)
+        assert original.run({"image": image[:, :2]}) is None, "three channels are needed"
+        assert original.run({"image": image}) is not None
+    path.write_bytes(b"damaged")
+    with contextlib.closing(OriginalFile(model, "onnxruntime", RunSettings())) as original:
+        assert original.run({"image": image}) is None and original.run({"image": image}) is None
 
 
 def test_wrong_use(run: Run, tmp_path: Path) -> None:

@@ -278,3 +278,8 @@ def test_a_folder_holds_one_file(network: Path, edit: Edit, tmp_path: Path) -> N
     assert "--name" in str(refused.value.hint)
     assert edit(other, strip_names=True, name="second").artifact.path.parent.name == "second"
     assert edit(network, strip_names=True).verdict == "pass"
+
+
+def test_what_cannot_be_judged_is_not_published(network: Path, edit: Edit) -> None:
+    report = edit(network, strip_names=True, min_coverage=100.5)
+    assert report.verdict == "inconclusive" and report.artifact.path.parent.name == "rejected"
