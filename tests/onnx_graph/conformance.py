@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import warnings
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
@@ -14,42 +16,67 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from onnx.backend.test.case.node import collect_testcases
+from onnx.backend.test.case import node as official
 
 from deploy.onnx_graph.graph import OnnxModule
 from deploy.support.precision import computed_in
 
+STORED = {"Constant", "If"}
+"""Operators of graphs that return stored values, which nothing converts."""
+
 
 @cache
-def _official() -> Mapping[str, list[Any]]:
-    """Return the cases of one node by its operator."""
+def _load(operator: str) -> None:
+    """Import the file with the cases of an operator; all files together take ten times as long."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = collect_testcases()
-    cases: dict[str, list[Any]] = {}
-    for case in found:
-        (node, *rest) = case.model.graph.node
-        if not rest and "_expanded" not in case.name:
-            cases.setdefault(node.op_type, []).append(case)
-    return cases
+        for module in pkgutil.iter_modules(official.__path__):
+            if module.name.replace("_", "") in (operator.lower(), f"{operator.lower()}op"):
+                importlib.import_module(f"{official.__name__}.{module.name}")
 
 
-def run(operator: str, excluded: Iterable[str], double_steps: int = 0) -> None:
-    """Run the official cases of an operator, but those that match a pattern; for ``double_steps`` see `check`."""
-    for case in _official()[operator]:
+def run(operator: str, excluded: Iterable[str], *, expanded: bool = False, double_steps: int = 0) -> None:
+    """Run the official cases of an operator, but those that match a pattern; for ``double_steps`` see `check`.
+
+    ``expanded`` runs those of its definition in terms of other operators, too.
+    """
+    _load(operator)
+    ran = 0
+    for case in official._NodeTestCases:
+        name, _, definition = case.name.partition("_expanded")
+        if official._existing_names[name].op_type != operator or (definition and not expanded):
+            continue
         if any(fnmatch(case.name, pattern) for pattern in excluded):
             continue
         for inputs, outputs in case.data_sets:
             check(case.name, case.model, inputs, outputs, double_steps=double_steps)
+            ran += 1
+    assert ran, f"no case of {operator}"
 
 
-def _tensor(value: Any) -> torch.Tensor:
+def _tensor(value: Any) -> Any:
+    """Return a tensor, or a list of tensors; None for an optional without a value."""
+    if value is None:
+        return None
+    if isinstance(value, list):
+        return [_tensor(item) for item in value]
     if isinstance(value, onnx.TensorProto):
         value = onnx.numpy_helper.to_array(value)
     array = np.array(value, order="C")
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+def _wide(value: Any) -> Any:
+    """Return the float tensors of a value in float64."""
+    if isinstance(value, list):
+        return [_wide(item) for item in value]
+    return value.double() if value is not None and value.is_floating_point() else value
+
+
+def _flat(values: Iterable[Any]) -> list[torch.Tensor]:
+    return [item for value in values for item in (_flat(value) if isinstance(value, list) else [value])]
 
 
 def check(
@@ -66,19 +93,20 @@ def check(
     Integers may differ by ``steps``, and in float64, where a half may round otherwise, by ``double_steps``.
     """
     module = OnnxModule(model, Path())
+    stored = STORED.issuperset(node.op_type for node in model.graph.node)
     feeds = [_tensor(value) for value in inputs]
-    expected = list(outputs)
+    expected = _flat(_tensor(value) for value in outputs)
     with torch.no_grad():
-        plain = list(module(*feeds).values())
+        plain = _flat(module(*feeds).values())
     with computed_in(torch.float64, module):
-        double = list(module(*feeds).values())
+        double = _flat(module(*map(_wide, feeds)).values())
     for results, most in ((plain, steps), (double, steps if double_steps is None else double_steps)):
         assert len(results) == len(expected), name
-        for result, wanted in zip(results, expected, strict=True):
-            target = _tensor(wanted)
+        for result, target in zip(results, expected, strict=True):
             floating = target.is_floating_point()
             assert result.shape == target.shape, f"{name}: {result.shape} is not {target.shape}"
-            assert result.dtype is (torch.float64 if floating and results is double else target.dtype), name
+            wide = floating and results is double and not stored
+            assert result.dtype is (torch.float64 if wide else target.dtype), name
             half = target.dtype in (torch.float16, torch.bfloat16)
             rtol, atol = ((1e-2, 1e-2) if half else (3e-4, 3e-5)) if floating else (0, most)
             np.testing.assert_allclose(result.double(), target.double(), rtol=rtol, atol=atol, err_msg=name)

@@ -1,22 +1,8 @@
 """The official cases of the ONNX operators for elements, shapes, indices, reductions and control flow."""
 
-import fnmatch
-import importlib
-import pkgutil
-import warnings
-from functools import cache
-from pathlib import Path
-
-import ml_dtypes
-import numpy as np
-import onnx
 import pytest
-import torch
-from onnx import numpy_helper
-from onnx.backend.test.case import node as official
 
-from deploy.onnx_graph.graph import OnnxModule
-from deploy.support.precision import computed_in
+from tests.onnx_graph import conformance  # type: ignore[import-not-found,unused-ignore]
 
 ELEMENTS = """
 Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu
@@ -53,74 +39,6 @@ EXCLUDED = {
 }
 
 
-@cache
-def official_cases():
-    """Return the official cases by operator, those of its definition in terms of others included."""
-    files = {*(name.lower() for name in OPERATORS), "rangeop"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for module in pkgutil.iter_modules(official.__path__):
-            if module.name.replace("_", "") in files:
-                importlib.import_module(f"{official.__name__}.{module.name}")
-    cases = {}
-    for case in official._NodeTestCases:
-        operator = official._existing_names[case.name.split("_expanded")[0]].op_type
-        cases.setdefault(operator, []).append(case)
-    return cases
-
-
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_official(operator):
-    for case in official_cases()[operator]:
-        if any(fnmatch.fnmatch(case.name, pattern) for pattern in EXCLUDED):
-            continue
-        module = OnnxModule(case.model, Path())
-        for inputs, outputs in case.data_sets:
-            given = [tensor(value) for value in inputs]
-            results = module(*given)
-            wide = [mapped(value, torch.Tensor.double) for value in given]
-            with computed_in(torch.float64, module):
-                precise = module(*wide)
-            for expected, (name, result) in zip(outputs, results.items(), strict=True):
-                same(case.name, result, expected)
-                same(case.name, mapped(precise[name], lambda value, like=expected: value.to(floating(like))), expected)
-
-
-def mapped(value, function):
-    """Call a function with the float tensors of a value."""
-    if isinstance(value, list):
-        return [mapped(item, function) for item in value]
-    return function(value) if value is not None and value.is_floating_point() else value
-
-
-def floating(expected):
-    """Return the type of an array, or of those in a list."""
-    return floating(expected[0]) if isinstance(expected, list) else tensor(expected).dtype
-
-
-def tensor(value):
-    if isinstance(value, list):
-        return [tensor(item) for item in value]
-    if isinstance(value, onnx.TensorProto):
-        return tensor(numpy_helper.to_array(value))
-    if value is None:
-        return None
-    value = np.array(value)
-    if value.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(value.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(value)
-
-
-def same(name, result, expected):
-    if isinstance(expected, list):
-        assert len(result) == len(expected), name
-        for one, two in zip(result, expected, strict=True):
-            same(name, one, two)
-        return
-    wanted = tensor(expected)
-    assert result.dtype is wanted.dtype, name
-    tolerance = 1e-2 if wanted.dtype in (torch.float16, torch.bfloat16) else 1e-4
-    floats = wanted.is_floating_point()
-    torch.testing.assert_close(
-        result, wanted, rtol=tolerance if floats else 0, atol=1e-6 if floats else 0, equal_nan=True, msg=name
-    )
+def test_official(operator: str) -> None:
+    conformance.run(operator, EXCLUDED, expanded=True)
