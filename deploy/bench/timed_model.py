@@ -151,7 +151,8 @@ class TimedModel:
         """Return a request that rebuilds `model` with the same weights in another process, and the weight file.
 
         Raises:
-            UsageError: a module in memory, which no other process can build.
+            UsageError: a module in memory, which no other process can build; or an ONNX file: what evaluates it in
+                PyTorch is made for float64, and its time says nothing.
         """
         from safetensors.torch import save_file
 
@@ -163,6 +164,8 @@ class TimedModel:
                 "to time it, give a factory: FILE.py:FACTORY."
             )
         model = self.model()
+        if model.is_onnx:
+            raise UsageError(f"the model of {self.name} is the ONNX file {model.name}, for which PyTorch has no code.")
         if self._weights is None:
             self._weights = self._scratch / f"{model.slug}.safetensors"
             state = {name: value.detach().clone().contiguous() for name, value in state_tensors(model.module).items()}

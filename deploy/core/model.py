@@ -117,6 +117,11 @@ class Model:
             return "fp16"
         return "fp64" if dtypes == {"float64"} else "fp32"
 
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the model is an ONNX file, which PyTorch evaluates node by node."""
+        return str(self.reference.get("name", "")).endswith(".onnx")
+
     def arguments(self, tensors: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the positional and keyword arguments of ``module`` from tensors by input name."""
         if self.form is None:

@@ -126,7 +126,7 @@ def check(
     if model is None and (inputs is not None or name is not None or outputs is not None):
         raise UsageError("inputs=, name= and outputs= have no effect without a model.")
     request = None if model is None else as_request(model, inputs, name, outputs)
-    if request is not None and request.name.endswith(".onnx") and onnx is None:
+    if request is not None and request.is_onnx and onnx is None:
         if request != ModelRequest(name=request.name):
             raise UsageError(f"{request.name}: options of a model have no effect on a file.", "name the model")
         onnx, request = request.name, None

@@ -151,7 +151,7 @@ def export_model(
     """
     began = time.perf_counter()
     request = as_request(model, inputs, name, outputs)
-    if request.name.endswith(".onnx"):
+    if request.is_onnx:
         raise UsageError(
             f"{request.name}: an ONNX file cannot be exported again.",
             f"to check it against its model: deploy check MODEL --onnx {request.name}",

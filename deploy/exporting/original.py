@@ -22,7 +22,7 @@ class OriginalFile:
     @staticmethod
     def is_model(model: Model) -> bool:
         """Return whether a model is an ONNX file as it is, and no view of one."""
-        return str(model.reference.get("name", "")).endswith(".onnx") and not model.reference.get("options")
+        return model.is_onnx and not model.reference.get("options")
 
     def run(self, feeds: Feeds) -> Fetches | None:
         """Return the outputs for inputs by the model's names; None where the runtime does not run the file."""

@@ -65,6 +65,11 @@ class ModelRequest:
         """The name under which the model's artifacts are found."""
         return self.folder or self.name
 
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the model is an ONNX file."""
+        return self.name.endswith(".onnx")
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a manifest."""
         values: dict[str, Any] = to_plain(self)

@@ -42,7 +42,7 @@ def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
     model = adapted.replace(outputs=request.outputs)
     for parameter in model.module.parameters():
         parameter.requires_grad_(False)
-    if not request.name.endswith(".onnx"):  # its constants may be infinite on purpose, as in masks
+    if not request.is_onnx:  # its constants may be infinite on purpose, as in masks
         files.check_finite(model.module, model.weights.source if model.weights.trained else model.name)
     return _as_built(model, progress) if source is None and request.weights == "auto" else model
 
@@ -82,7 +82,7 @@ def architecture(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
             from deploy.models import in_memory
 
             return in_memory.build(request), None, request.name
-        if request.name.endswith(".onnx"):
+        if request.is_onnx:
             from deploy.models.onnx_model import build_graph
 
             return build_graph(request), None, request.name
@@ -179,6 +179,8 @@ def _load_weights(
 
 def _as_built(model: Model, progress: Progress) -> Model:
     """Return the model of a factory, a program or a module with the digest of its tensors."""
+    if model.is_onnx:
+        return model
     if untrained.is_fresh(model.module):
         progress.warn(
             f"{model.name} looks UNTRAINED: its parameters are as PyTorch initializes them: good for timing and for "

@@ -150,6 +150,7 @@ def export_command(manifest: Manifest, *flags: str) -> str:
     if reference.get("weights", "auto") != "auto":
         words += ["--weights", str(reference["weights"])]
     words += [word for text in reference.get("inputs", ()) for word in ("--input", str(text))]
+    words += ["--outputs", ",".join(reference["outputs"])] if reference.get("outputs") else []
     words += [word for key, value in reference.get("options", {}).items() for word in ("-o", f"{key}={value}")]
     words += ["--seed", str(reference["seed"])] if reference.get("seed") else []
     return shlex.join([*words, "--name", manifest.slug, *flags])

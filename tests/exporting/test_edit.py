@@ -16,6 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 import deploy
 from deploy import EditReport
 from deploy.core.errors import ArtifactError, ExportError, ModelError, UsageError
+from tests.conftest import Ran
+
+Run = Callable[..., Ran]
 
 Array = np.ndarray[Any, Any]
 Edit = Callable[..., EditReport]
@@ -283,3 +286,11 @@ def test_a_folder_holds_one_file(network: Path, edit: Edit, tmp_path: Path) -> N
 def test_what_cannot_be_judged_is_not_published(network: Path, edit: Edit) -> None:
     report = edit(network, strip_names=True, min_coverage=100.5)
     assert report.verdict == "inconclusive" and report.artifact.path.parent.name == "rejected"
+
+
+def test_its_model_is_not_timed_as_pytorch(network: Path, edit: Edit, run: Run) -> None:
+    edit(network, strip_names=True)
+    done = run("bench", "net.edited", "--repetitions", "1", "--min-time", "0.01", "--json").json
+    assert {row["backend"] for row in done["rows"]} == {"onnxruntime", "openvino"}
+    (skipped,) = (item for item in done["skipped"] if item["backend"] == "torch")
+    assert "net.onnx" in skipped["reason"]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import deploy
-from deploy.support.provenance import differ
+from deploy.support.provenance import differ, export_command
 from deploy.support.release_check import check_release
 from tests.conftest import Listener, Ran  # type: ignore[import-not-found,unused-ignore]
 
@@ -148,3 +148,12 @@ def test_a_module_in_memory(store: Path) -> None:
     (stale,) = deploy.verify(store).stale
     assert stale.path == made[0].artifact.path
     assert deploy.inspect(made[0].artifact).stale == stale and deploy.inspect(made[1].artifact).stale is None
+
+
+def test_the_command_that_exports_again_names_the_outputs(run: Run, nets: Path, store: Path) -> None:
+    done = run("export", f"{nets}:two", "--input", "a:batch,8", "--input", "b:batch,6", "--outputs", "gate", "--json")
+    artifact = deploy.Artifact.open(Path(done.json["file"]))
+    again = shlex.split(export_command(artifact.manifest))
+    assert again[again.index("--outputs") + 1] == "gate"
+    repeated = run(*again[1:], "--json")
+    assert [item["name"] for item in repeated.json["outputs"]] == ["gate"], repeated.err
