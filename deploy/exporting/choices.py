@@ -270,7 +270,10 @@ class ChoiceJudge:
                 known=frozenset() if missing else fixed,
                 selects=_selects(model),
             )
-        own = self._own.follow(probe.feeds, model)
+        followed = self._own.follow(probe.feeds, model)
+        if not _as_finite(followed, own):  # a choice guards what another one would compute
+            return Settled(expected=expected, own=own, selects=_selects(model))
+        own = followed
         kept, given, elsewhere = self._given(probe.feeds, outputs, names)
         natural, own_natural = model, self._own.choices
         if self._own.diverged or len(own_natural) != len(natural):
@@ -278,10 +281,13 @@ class ChoiceJudge:
         own_flips = sum(differing(one, two) for one, two in zip(natural, own_natural, strict=True))
         paired, chosen = _paired(natural, given)
         forced: list[Choice | None] = []
+        unforced = Settled(expected=expected, own=own, selects=_selects(model))
         for _ in range(ROUNDS):
             if not _flips(forced or self.reference.choices, chosen):
                 break
             expected, forced = self.reference.follow(probe.feeds, chosen), chosen
+            if not _as_finite(expected, unforced.expected):
+                return unforced
             if self.reference.diverged or len(self.reference.choices) != len(chosen):
                 return Settled(expected=expected, own=own, selects=_selects(model))
             paired, chosen = _paired(self.reference.choices, given)
@@ -386,6 +392,16 @@ class ChoiceJudge:
         runner = self._copies[scores] = IsolatedRunner(self._backend)
         runner.open(path, **self._options)
         return runner
+
+
+def _as_finite(outputs: Fetches, others: Fetches) -> bool:
+    """Return whether values are finite wherever those of other outputs of the same shapes are."""
+    return all(
+        value.dtype.kind not in "fc"
+        or value.shape != others[name].shape
+        or bool(np.isfinite(value[np.isfinite(others[name])]).all())
+        for name, value in outputs.items()
+    )
 
 
 def _selects(choices: Sequence[Choice]) -> bool:

@@ -312,3 +312,21 @@ def test_a_constant_in_place_of_a_choice_is_not_a_proof(nets: Nets, tmp_path: Pa
     changed = tmp_path / "constant.onnx"
     onnx.save(model, str(changed))
     assert nets.judge("Never", changed).verdict == "inconclusive"
+
+
+def test_a_choice_that_guards_a_division_is_not_forced(tmp_path: Path) -> None:
+    """Both sides give 1; the side that rounding takes in the file divides 0 by 0 in float64."""
+
+    class Guarded(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.head = torch.nn.Linear(12, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rest = (x * 3) / 3 - x  # rounding only
+            return self.head(x * torch.where(rest > 0, rest / rest, torch.ones_like(x)))
+
+    report = export_model(Guarded(), inputs=torch.randn(2, 12), artifacts=tmp_path)
+    (reason,) = report.parity.reasons
+    assert report.parity.verdict == "inconclusive" and "rounding decides" in reason
