@@ -22,7 +22,6 @@ from deploy.core.backend import ONNX, backends, default_backend, find_backend
 from deploy.core.brief import brief
 from deploy.core.environment import machine, usable_cores, versions
 from deploy.core.errors import BackendError, UsageError
-from deploy.core.paths import default_root
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
@@ -156,7 +155,7 @@ def compare_speed(
     fail_if_slower: float | None = None,
     time_limit_s: float = TIME_LIMIT_S,
     seed: int = 0,
-    artifacts: Path | None = None,
+    artifacts: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> SpeedComparison:
     """Compare two files, two models or two backends.
@@ -196,7 +195,7 @@ def compare_speed(
     if calib is not None and not any(item.precision == "int8" and not item.is_file for item in operands):
         raise UsageError("--calib has no effect: no model is compared in int8.")
     where = device or _common_device(operands)
-    store = Store(artifacts or default_root())
+    store = Store.at(artifacts)
     with tempfile.TemporaryDirectory(prefix="deploy-bench-") as scratch:
         sides = []
         for index, operand in enumerate(operands):

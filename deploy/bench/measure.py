@@ -21,7 +21,6 @@ from deploy.core.backend import find_backend
 from deploy.core.brief import brief
 from deploy.core.environment import machine, now, usable_cores, versions
 from deploy.core.errors import ArtifactError, DeployError, UsageError
-from deploy.core.paths import default_root
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
@@ -96,7 +95,7 @@ def measure_speed(
     again: bool = False,
     baseline: str = BASELINE,
     limits: bool = False,
-    artifacts: Path | None = None,
+    artifacts: str | Path | None = None,
     progress: Progress = SILENT,
     listener: Listener = lambda rows: None,
     wanted: Wanted = lambda model, backend, precision: True,
@@ -147,7 +146,7 @@ def measure_speed(
     find_backend(baseline)
     check_scenario(scenario)
     budget = budget or Budget()
-    store = Store(artifacts or default_root())
+    store = Store.at(artifacts)
     choices = Choices(
         backends=choose_backends(tuple(backends)),
         named=bool(backends),

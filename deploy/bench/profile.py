@@ -18,7 +18,6 @@ from deploy.bench.timed_model import INT8
 from deploy.core.backend import find_backend
 from deploy.core.environment import usable_cores
 from deploy.core.errors import BackendError, UsageError
-from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.models.given import as_request
@@ -184,7 +183,7 @@ def profile_model(
     sizes: Mapping[str, int] | None = None,
     calib: str | None = None,
     seed: int = 0,
-    artifacts: Path | None = None,
+    artifacts: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> list[ProfiledCell]:
     """Profile a model or file on backends, on the CPU.
@@ -207,7 +206,7 @@ def profile_model(
         BackendError: no cell can run.
         UsageError: a backend has no profiler, or an argument would have no effect.
     """
-    store = Store(artifacts or default_root())
+    store = Store.at(artifacts)
     request = as_request(model, inputs, name)
     path = Path(request.name)
     own = open_artifact(path).manifest.precision if path.suffix in (".onnx", ".engine") and path.is_file() else None

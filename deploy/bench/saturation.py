@@ -84,7 +84,7 @@ def saturate(
     again: bool = False,
     baseline: str = BASELINE,
     limits: bool = False,
-    artifacts: Path | None = None,
+    artifacts: str | Path | None = None,
     progress: Progress = SILENT,
     listener: Listener = lambda rows: None,
 ) -> SaturationReport:

@@ -27,6 +27,7 @@ from deploy.core.artifact import Artifact, Manifest, manifest_path
 from deploy.core.errors import ArtifactError, StorageError
 from deploy.core.lock import locked
 from deploy.core.names import LOCK, PENDING, REPLACED, SCRATCH, is_plain
+from deploy.core.paths import default_root
 from deploy.core.pending import Publication, back_up, publications, remove_unlisted
 from deploy.core.regular import is_file, is_folder
 
@@ -238,6 +239,11 @@ class Store:
     """The artifacts directory, which need not exist: one folder per model."""
 
     root: Path
+
+    @classmethod
+    def at(cls, root: str | Path | None) -> Store:
+        """Return the artifacts directory at a path, None for ``$DEPLOY_ARTIFACTS``, else ``./artifacts``."""
+        return cls(Path(root) if root else default_root())
 
     def folder(self, slug: str) -> Path:
         """Return the folder of a model's artifacts by the model's short name, ``resnet18``.

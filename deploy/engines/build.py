@@ -14,7 +14,6 @@ from deploy.core.artifact import UNPROVEN, Artifact, Manifest, Payload, manifest
 from deploy.core.brief import brief
 from deploy.core.errors import BackendError, ExportError, UsageError
 from deploy.core.names import REJECTED
-from deploy.core.paths import default_root
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
@@ -182,7 +181,9 @@ class BuildReport:
         }
 
 
-def build_engine(request: BuildRequest, *, artifacts: Path | None = None, progress: Progress = SILENT) -> BuildReport:
+def build_engine(
+    request: BuildRequest, *, artifacts: str | Path | None = None, progress: Progress = SILENT
+) -> BuildReport:
     """Build a TensorRT engine and, if there is a GPU, run it and compare it with the model.
 
     The precision is written into the graph before the build: FP16 and INT8 graphs are artifacts of their own. An FP32
@@ -207,7 +208,7 @@ def build_engine(request: BuildRequest, *, artifacts: Path | None = None, progre
         DeployError: any other error of `deploy.core.errors`. Only an FP16 or INT8 graph is left behind.
     """
     began = time.perf_counter()
-    store = Store(artifacts or default_root())
+    store = Store.at(artifacts)
     plan = _prepare(request, store, progress)
     with store.transaction(plan.source.slug) as transaction:
         path = transaction.path(plan.name)
@@ -249,7 +250,9 @@ class TrtexecReport:
         return {"line": self.line, "arguments": list(self.arguments), "onnx": str(self.onnx)}
 
 
-def trtexec_line(request: BuildRequest, *, artifacts: Path | None = None, progress: Progress = SILENT) -> TrtexecReport:
+def trtexec_line(
+    request: BuildRequest, *, artifacts: str | Path | None = None, progress: Progress = SILENT
+) -> TrtexecReport:
     """Prepare the graph as `build_engine` does and return the command of NVIDIA's tool; no engine is built.
 
     The command writes the engine beside ours under another name, without a manifest.
@@ -262,7 +265,7 @@ def trtexec_line(request: BuildRequest, *, artifacts: Path | None = None, progre
     Raises:
         DeployError: as `build_engine`, except for errors of the build.
     """
-    store = Store(artifacts or default_root())
+    store = Store.at(artifacts)
     plan = _prepare(request, store, progress)
     path = store.folder(plan.source.slug) / f"{Path(plan.name).stem}.trtexec.engine"
     line = trtexec(plan.library.name, plan.graph, path, plan.options)

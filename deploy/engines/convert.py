@@ -19,7 +19,6 @@ from deploy.core.brief import brief, margin_text
 from deploy.core.errors import DeployError, ExportError, MissingPackageError, UnknownNameError, UsageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.names import REJECTED
-from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.engines.build import BuildReport, BuildRequest, build_engine
@@ -129,7 +128,7 @@ def convert(
     inputs: ExampleInputs | None = None,
     name: str | None = None,
     outputs: Sequence[str] | None = None,
-    artifacts: Path | None = None,
+    artifacts: str | Path | None = None,
     dynamic: Sequence[str] | None = None,
     opset: int | None = None,
     precision: Precision = "fp32",
@@ -198,7 +197,7 @@ def convert(
             engine = build_engine(request, artifacts=artifacts, progress=progress)
             artifact, verdict = engine.artifact, engine.verdict or verdict
         else:
-            step = _run_exporter(edge, artifact, model_request, Store(artifacts or default_root()), progress)
+            step = _run_exporter(edge, artifact, model_request, Store.at(artifacts), progress)
             converted.append(step)
             artifact, verdict = step.artifact, step.verdict or verdict
     return ConvertReport(export=export, engine=engine, converted=tuple(converted))

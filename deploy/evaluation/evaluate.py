@@ -20,7 +20,6 @@ from deploy.core.environment import now
 from deploy.core.errors import ArtifactError, BackendError, DeployError, StorageError, UsageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model, Preprocessing, Weights
-from deploy.core.paths import default_root
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.runner import Runner
@@ -123,7 +122,7 @@ def evaluate_models(
     *,
     data: str | Path,
     inputs: ExampleInputs | None = None,
-    artifacts: Path | None = None,
+    artifacts: str | Path | None = None,
     max_drop: float = MAX_DROP,
     batch_size: int = 64,
     data_root: Path | None = None,
@@ -157,7 +156,7 @@ def evaluate_models(
     began = time.perf_counter()
     if batch_size < 1 or not max_drop >= 0:
         raise UsageError("the batch size must be at least 1, and the maximum drop must not be negative.")
-    store = Store(artifacts or default_root())
+    store = Store.at(artifacts)
     requests = as_requests(models, inputs) or [ModelRequest(name=name_of(newest_export(store, progress)))]
     requests = [request for index, request in enumerate(requests) if request not in requests[:index]]
     evaluated = [_find_artifacts(request, store, progress) for request in requests]

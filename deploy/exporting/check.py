@@ -14,7 +14,6 @@ from deploy.core.brief import brief, margin_text
 from deploy.core.errors import ArtifactError, BackendError, UsageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
-from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.exporting.locate import locate
@@ -83,7 +82,7 @@ def check(
     name: str | None = None,
     outputs: Sequence[str] | None = None,
     onnx: Path | str | Artifact | None = None,
-    artifacts: Path | None = None,
+    artifacts: str | Path | None = None,
     precision: Literal["fp32", "fp16", "fp64"] | None = None,
     backend: str = DEFAULT_BACKEND,
     locate_fault: bool = False,
@@ -122,7 +121,7 @@ def check(
         DeployError: see `deploy.core.errors`; a verdict other than ``pass`` is not an error.
     """
     check_level(probes, samples is not None)
-    store = Store(artifacts or default_root())
+    store = Store.at(artifacts)
     if model is None and (inputs is not None or name is not None or outputs is not None):
         raise UsageError("inputs=, name= and outputs= have no effect without a model.")
     request = None if model is None else as_request(model, inputs, name, outputs)

@@ -16,7 +16,6 @@ from deploy.core.errors import ArtifactError, BackendError, DeployError, UsageEr
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.names import REJECTED
-from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.core.tensors import SizeRange
@@ -126,7 +125,7 @@ def edit(
     fp16_io: bool = False,
     strip_names: bool = False,
     name: str | None = None,
-    artifacts: Path | None = None,
+    artifacts: str | Path | None = None,
     samples: ProbeSamples | None = None,
     probes: str = "standard",
     min_coverage: float | None = None,
@@ -172,7 +171,7 @@ def edit(
     if batch is not None and batch != DYNAMIC and (not isinstance(batch, int) or batch < 1):
         raise UsageError(f"batch {batch!r} is neither a positive number nor 'dynamic'.")
     check_level(probes, samples is not None)
-    source, store = _source(path), Store(artifacts or default_root())
+    source, store = _source(path), Store.at(artifacts)
     slug = _folder(path, name, store)
     with IsolatedRunner("onnxruntime") as candidate, OnnxChild() as reader:
         reader.examine(path)  # before this process or a runtime opens the file

@@ -15,7 +15,6 @@ from deploy.core.errors import BackendError, DeployError, ExportError, InputSpec
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.names import REJECTED
-from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress, PythonWarnings
 from deploy.core.store import Store
 from deploy.core.tensors import SizeRange, TensorSpec, symbols, with_ranges
@@ -105,7 +104,7 @@ def export_model(
     inputs: ExampleInputs | None = None,
     name: str | None = None,
     outputs: Sequence[str] | None = None,
-    artifacts: Path | None = None,
+    artifacts: str | Path | None = None,
     dynamic: Sequence[str] | None = None,
     opset: int | None = None,
     precision: Precision = "fp32",
@@ -161,7 +160,7 @@ def export_model(
     if strategy not in ("auto", *torch_to_onnx.STRATEGIES):
         raise UsageError(f"strategy {strategy!r} is not one of auto, {', '.join(torch_to_onnx.STRATEGIES)}.")
     check_level(probes, samples is not None)
-    store = Store(artifacts or default_root())
+    store = Store.at(artifacts)
     with IsolatedRunner("onnxruntime") as candidate:
         with progress.stage("building the model"):
             built = open_model(request, store, progress)
@@ -212,7 +211,7 @@ def export(
     *,
     name: str | None = None,
     dynamic: Sequence[str] | Mapping[str, Mapping[int, str]] | None = None,
-    artifacts: Path | None = None,
+    artifacts: str | Path | None = None,
     opset: int | None = None,
     precision: Precision = "fp32",
     strategy: Strategy = "auto",

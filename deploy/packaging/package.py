@@ -17,7 +17,6 @@ from deploy.core.environment import now, versions
 from deploy.core.errors import ArtifactError, UsageError
 from deploy.core.folder import replaced
 from deploy.core.names import PACKAGES
-from deploy.core.paths import default_root
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store, make_folder
@@ -71,7 +70,7 @@ def package_models(
     output: Path | None = None,
     options: PackageOptions | None = None,
     allow_untrained: bool = False,
-    artifacts: Path | None = None,
+    artifacts: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> PackageReport:
     """Write a package for a server; on an error the folder stays as it was.
@@ -108,7 +107,7 @@ def package_models(
         raise UsageError("--data is not used with --no-preprocessing.")
     if precision is not None and names and all(Path(name).is_file() for name in names):
         raise UsageError(f"--precision {precision} is not used with files, which have their own.")
-    store = Store(artifacts or default_root())
+    store = Store.at(artifacts)
     chosen = _choose(names, precision or "fp32", target, store, progress)
     for artifact in chosen:
         check_release(artifact, allow_untrained=allow_untrained, progress=progress)

@@ -21,7 +21,6 @@ from deploy.core.brief import brief
 from deploy.core.errors import UnknownNameError, UsageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.names import REJECTED
-from deploy.core.paths import default_root
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
@@ -117,7 +116,7 @@ def quantize(
     fp16: bool = False,
     preprocess: Sequence[str] = (),
     skip_bad: bool = False,
-    artifacts: Path | None = None,
+    artifacts: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> QuantizeReport:
     """Calibrate a float32 export and write an INT8 graph for one target.
@@ -160,7 +159,7 @@ def quantize(
     """
     began = time.perf_counter()
     _check_options(target, method, samples, fp16)
-    store = Store(artifacts or default_root())
+    store = Store.at(artifacts)
     source = open_source(given_source(model, inputs, name), store, preprocess, progress, name=name)
     bounds = QualityBounds(min_sqnr=min_sqnr, max_drop=max_drop)
     with GraphChild() as child, IsolatedRunner("onnxruntime") as runner:

@@ -12,7 +12,6 @@ from deploy.core.brief import brief
 from deploy.core.environment import now, version
 from deploy.core.errors import ArtifactError
 from deploy.core.names import REPORT
-from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store, write_file
 from deploy.report.advice import advice
@@ -64,7 +63,11 @@ class Report:
 
 
 def write_report(
-    models: Sequence[str] = (), *, baseline: str = BASELINE, artifacts: Path | None = None, progress: Progress = SILENT
+    models: Sequence[str] = (),
+    *,
+    baseline: str = BASELINE,
+    artifacts: str | Path | None = None,
+    progress: Progress = SILENT,
 ) -> Report:
     """Write a report on everything that was timed, as HTML, Markdown, CSV and JSON.
 
@@ -79,7 +82,7 @@ def write_report(
         MissingPackageError: Plotly or Jinja is not installed.
         StorageError: a file cannot be written.
     """
-    store = Store(artifacts or default_root())
+    store = Store.at(artifacts)
     folder = store.root / REPORT
     with progress.stage("reading the records"):
         inputs = collect(store, models, progress)

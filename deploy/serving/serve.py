@@ -18,7 +18,6 @@ from deploy.core.backend import Backend, backends, find_backend
 from deploy.core.errors import MissingPackageError, UsageError
 from deploy.core.interrupt import Stopped
 from deploy.core.limits import limits
-from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.models.given import text_of
@@ -75,7 +74,7 @@ def serve(
     files: Sequence[str | Path | Artifact] = (),
     backend: str | None = None,
     options: ServeOptions | None = None,
-    artifacts: Path | None = None,
+    artifacts: str | Path | None = None,
     progress: Progress = SILENT,
     ready: Callable[[ServerInfo], None] = lambda server: None,
 ) -> ServeReport:
@@ -114,7 +113,7 @@ def serve(
     from deploy.serving.reader import Reader
 
     options = options or ServeOptions()
-    store = Store(artifacts or default_root())
+    store = Store.at(artifacts)
     selected = _find_backend(backend) if backend is not None else None
     name = None if model is None else text_of(model)
     chosen = choose_files(name, [Path(text_of(file)) for file in files], selected, store, progress)

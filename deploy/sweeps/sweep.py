@@ -15,7 +15,6 @@ from deploy.bench.rows import LatencyRow, rows_of
 from deploy.bench.statistics import plain_interval
 from deploy.core.environment import usable_cores
 from deploy.core.errors import UsageError
-from deploy.core.paths import default_root
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.sweeps.drive import Drive, TaskOutcome, Watch
@@ -36,7 +35,7 @@ def run_sweep(
     address: str = "auto",
     jobs: int = 1,
     again: bool = False,
-    artifacts: Path | None = None,
+    artifacts: str | Path | None = None,
     progress: Progress = SILENT,
     watch: Watch = lambda task, state, text: None,
 ) -> SweepReport:
@@ -64,7 +63,7 @@ def run_sweep(
     spec = read_spec(sweep) if isinstance(sweep, Path) else sweep
     if jobs > usable_cores():
         raise UsageError(f"--jobs {jobs}: this machine has {usable_cores()} cores.")
-    store = Store(artifacts or default_root())
+    store = Store.at(artifacts)
     planned = _plan(spec, again)
     journal = Journal(store, progress)
     tasks = [dataclasses.replace(task, seconds=journal.estimate(task)) for task in planned.tasks]
@@ -90,7 +89,7 @@ def run_sweep(
 
 
 def dry_run(
-    spec: SweepSpec, *, again: bool = False, artifacts: Path | None = None, progress: Progress = SILENT
+    spec: SweepSpec, *, again: bool = False, artifacts: str | Path | None = None, progress: Progress = SILENT
 ) -> DryRun:  # fmt: skip
     """Return what `run_sweep` would do, with durations estimated from earlier sweeps; run nothing.
 
@@ -104,7 +103,7 @@ def dry_run(
         UsageError: the sweep is invalid.
         MissingPackageError: a backend is not installed.
     """
-    store = Store(artifacts or default_root())
+    store = Store.at(artifacts)
     planned = _plan(spec, again)
     journal = Journal(store, progress)
     states: dict[str, str] = {}

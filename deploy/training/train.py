@@ -17,7 +17,6 @@ from deploy.core.artifact import Artifact, Manifest, Payload
 from deploy.core.brief import brief
 from deploy.core.errors import ArtifactError, ModelError, UsageError
 from deploy.core.model import Model, Weights
-from deploy.core.paths import default_root
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store, Transaction, storage_errors
@@ -94,7 +93,7 @@ def train_model(
     *,
     data: str | Path,
     name: str | None = None,
-    artifacts: Path | None = None,
+    artifacts: str | Path | None = None,
     epochs: int = 20,
     batch_size: int = 64,
     lr: float | None = None,
@@ -147,7 +146,7 @@ def train_model(
         training, held_out = open_splits(data, root=data_root, skip_bad=skip_bad, progress=progress)
     with progress.stage("building the model"):
         built = build_for(request, training, progress)
-    store = Store(artifacts or default_root())
+    store = Store.at(artifacts)
     claim(store, built.slug, model=built.name, reference=_placed(built, store), weights=built.weights)
     with deterministic(built.module), store.transaction(built.slug) as transaction:
         run = _TrainingRun(built, training, held_out, recipe, transaction, progress)

@@ -82,7 +82,7 @@ class Lightning(torch.nn.Module):
 
 def test_a_lightning_module_and_a_compiled_one(tmp_path: Path) -> None:
     module = Lightning()
-    report = deploy.export(module, name="lit", artifacts=tmp_path, strategy="trace", probes="quick")
+    report = deploy.export(module, name="lit", artifacts=str(tmp_path), strategy="trace", probes="quick")
     assert report.verdict == "pass" and report.artifact.path == tmp_path / "lit" / "lit.fp32.onnx"
     assert module.training and all(parameter.requires_grad for parameter in module.parameters())
     compiled = torch.compile(net())
