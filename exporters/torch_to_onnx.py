@@ -94,9 +94,9 @@ def export(
             file = _write_log(model, strategy, log(), exc)
             raise ExportError(f"{strategy}: {_reason(exc, inputs)}", f"full log: {file}") from exc
         if options.half:
-            from exporters.half import to_half  # imports onnxruntime, which takes half a second
+            from exporters.half import to_half  # imports onnx_ir
 
-            to_half(path, path, SINGLE_FILE_LIMIT)
+            to_half(path, path, single_file_limit=SINGLE_FILE_LIMIT)
     saved = onnx.load(str(path), load_external_data=False)
     exported = Exported(
         path=path,

@@ -348,7 +348,7 @@ def _int8_graph(
 
 def _fp16_graph(source: Source, store: Store) -> Artifact:
     """Write the export in FP16 as an artifact of its own: the engine's parent, and the input for trtexec."""
-    from exporters.half import to_half  # imports ONNX Runtime's transformers
+    from exporters.half import to_half
 
     with store.transaction(source.slug) as transaction:
         path = transaction.path(f"{source.slug}.fp16-{TARGET}.onnx")

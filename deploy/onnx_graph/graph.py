@@ -128,11 +128,16 @@ class Graph(torch.nn.Module):
         used = {*self.outputs, *(name for step, node, _ in self._steps for name in (*node.inputs, *_captured(step)))}
         return used - own - {""}
 
+    def compute(self, step: Step, scope: Values, *inputs: Any) -> tuple[Any, ...]:
+        """Return the results of one node."""
+        results: tuple[Any, ...] = step(scope, *inputs)
+        return results
+
     def run(self, inputs: Mapping[str, Any], scope: Values | None = None) -> list[Any]:
         """Return the outputs; ``scope`` are the values around a subgraph."""
         values: dict[str, Any] = {**(scope or {}), **self.stored(), **inputs}
         for step, node, done in self._steps:
-            results = step(values, *(values[name] if name else None for name in node.inputs))
+            results = self.compute(step, values, *(values[name] if name else None for name in node.inputs))
             for name, value in zip(node.outputs, results, strict=False):
                 if name:
                     values[name] = value

@@ -18,7 +18,7 @@ from deploy.core.runner import Fetches
 
 Array = NDArray[Any]
 
-MATCH_TOLERANCE = {"fp64": 1e-3, "fp32": 1e-3, "fp16": 2e-2}
+MATCH_TOLERANCE = {"fp64": 1e-3, "fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1}
 """Maximum relative distance between the floats of matched rows. It is far more than rounding moves them, and less than
 the distance between neighboring boxes of one label, which overlap by half at most (a box of 16 pixels is then 5 pixels
 away, in images of 800)."""

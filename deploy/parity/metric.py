@@ -28,6 +28,7 @@ LIMITS = {
     precision: float(np.finfo(dtype).max)
     for precision, dtype in (("fp64", np.float64), ("fp32", np.float32), ("fp16", np.float16))
 }
+LIMITS["bf16"] = (2.0 - 2.0**-7) * 2.0**127
 """From this magnitude on, a value counts as infinite in the precision."""
 
 _BELOW_LIMIT = 0.9999

@@ -18,10 +18,10 @@ Verdict = Literal["pass", "fail", "inconclusive"]
 ENVELOPE = policy(UNIT).envelope
 """How many times the rounding error of PyTorch's own run a candidate may have."""
 
-FLOOR = {"fp64": 2.0**-53, "fp32": 2.0**-24, "fp16": 2.0**-11}
+FLOOR = {"fp64": 2.0**-53, "fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
 """Half a unit in the last place: the smallest noise-to-signal ratio (NSR) that can be expected of the precision."""
 
-CHAOTIC = {"fp64": 1e-2, "fp32": 1e-2, "fp16": 1e-1}
+CHAOTIC = {"fp64": 1e-2, "fp32": 1e-2, "fp16": 1e-1, "bf16": 1e-1}
 """NSR of PyTorch's own run above which a comparison is inconclusive."""
 
 FEW = 8.0

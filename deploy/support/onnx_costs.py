@@ -94,7 +94,7 @@ def _total(model: onnx.ModelProto) -> Costs:
         names = [name for name in (*node.input, *node.output) if name]
         if node.op_type not in FREE:
             known = all(name in shapes for name in (*node.input[:2], *node.output[:1]) if name)
-            count = _operations(node, shapes) if known else None
+            count = operations_of(node, shapes) if known else None
             if count is None:
                 unknown[node.op_type] += 1
                 continue
@@ -191,7 +191,8 @@ FORMULAS: Mapping[str, Callable[[onnx.NodeProto, Shapes], int]] = {
 }
 
 
-def _operations(node: onnx.NodeProto, shapes: Shapes) -> int | None:
+def operations_of(node: onnx.NodeProto, shapes: Shapes) -> int | None:
+    """Return the operations of a node; None where its operator or a shape it needs is unknown."""
     try:
         if node.op_type in FORMULAS:
             return FORMULAS[node.op_type](node, shapes)

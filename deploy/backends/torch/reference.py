@@ -21,7 +21,7 @@ from deploy.support.precision import computed_in
 from deploy.support.runtime_errors import run_error
 from deploy.support.state import Changes, unchanged
 
-PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16}
+PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _CONVERSIONS = ("_to_copy", "detach", "alias", "clone", "lift_fresh", "t")
 
 
@@ -156,7 +156,11 @@ class PyTorchRunner(Runner):
 
 def _arrays(outputs: Mapping[str, torch.Tensor]) -> Fetches:
     """Return copies, since an output may be a buffer whose content is restored after the run."""
-    return {name: np.array(value.detach().cpu().numpy()) for name, value in outputs.items()}
+    return {name: _array(value.detach().cpu()) for name, value in outputs.items()}
+
+
+def _array(value: torch.Tensor) -> NDArray[Any]:
+    return np.array((value.float() if value.dtype is torch.bfloat16 else value).numpy())
 
 
 def baseline_of(model: Model, precision: str, reference: Runner) -> Runner:

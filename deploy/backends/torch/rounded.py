@@ -1,0 +1,54 @@
+"""An ONNX file run node by node in PyTorch, rounded to half precision where its types say so.
+
+See `deploy.onnx_graph.rounded`; float32 nodes compute in float32.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from deploy.core.errors import DeployError
+from deploy.core.runner import Feeds, Fetches, Runner
+from deploy.onnx_graph.rounded import RoundedModule
+from deploy.support import onnx_file
+from deploy.support.runtime_errors import run_error
+
+
+class RoundedRunner(Runner):
+    """Runs an ONNX file; outputs in half precision become float32."""
+
+    def __init__(self, path: Path) -> None:
+        model = onnx_file.load(path)
+        self.inputs, self.outputs = onnx_file.specs_of(model, path)
+        self._module = RoundedModule(model, path.parent).eval()
+
+    def run(self, feeds: Feeds) -> Fetches:
+        """Run once; see `Runner.run`."""
+        tensors = [torch.from_numpy(np.array(feeds[spec.name], order="C")) for spec in self.inputs]
+        try:
+            with torch.inference_mode():
+                results = self._module(*tensors)
+        except DeployError:
+            raise
+        except Exception as exc:
+            raise run_error("the graph, node by node", feeds, str(exc)) from exc
+        return {
+            name: (value.float() if value.dtype is torch.bfloat16 else value).numpy() for name, value in results.items()
+        }
+
+    def submit(self, feeds: Feeds) -> None:
+        """Run when the result is asked for."""
+        self._submitted = feeds
+
+    def result(self) -> Fetches:
+        """Return the outputs for the inputs that were submitted."""
+        return self.run(self._submitted)
+
+
+def open(path: Path, **options: Any) -> RoundedRunner:
+    """Open an ONNX file; options of other backends have no effect."""
+    return RoundedRunner(path)

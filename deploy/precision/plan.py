@@ -1,0 +1,99 @@
+"""A plan of precision: the nodes of a graph that stay in float32, and why."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from deploy.core.errors import ArtifactError, UsageError
+from deploy.core.plain import from_plain, to_plain
+
+Reason = Literal["overflow", "underflow", "cancellation", "noise", "no kernel", "crash", "asked"]
+
+REASONS: dict[str, str] = {
+    "overflow": "values too large for half precision",
+    "underflow": "constants that half precision rounds to 0",
+    "cancellation": "differences of large values",
+    "noise": "rounding that adds up",
+    "no kernel": "operators without half precision",
+    "crash": "nodes on which ONNX Runtime crashes",
+    "asked": "--keep-float",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeptNode:
+    """A node that stays in float32.
+
+    Attributes:
+        node: name of its first result.
+        module: the module that it belongs to, as the exporter recorded it; empty if it did not.
+        detail: the largest value, or the share of the noise that is avoided.
+    """
+
+    node: str
+    name: str
+    operator: str
+    module: str = ""
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrecisionPlan:
+    """What a graph computes in half precision.
+
+    Attributes:
+        precision: ``fp16`` or ``bf16``.
+        graph: SHA-256 of the float32 graph that it is for.
+        nodes: number of nodes that compute with floating-point values.
+        kept: those that stay in float32, in execution order.
+        share: share of the operations that are in half precision, from 0 to 1; a multiply-add counts as two.
+        min_sqnr: bound in dB that the search held the graph to.
+        runs: how many converted graphs were run to find the plan.
+        margin: by what factor the noise of the last one was below the bound.
+    """
+
+    precision: str
+    graph: str
+    nodes: int
+    kept: tuple[KeptNode, ...]
+    share: float
+    min_sqnr: float
+    runs: int
+    margin: float | None
+
+    def summary(self) -> str:
+        """Return one sentence."""
+        text = f"{self.precision}: {self.nodes - len(self.kept)} of {self.nodes} nodes"
+        text += f" with {100 * self.share:.1f} % of the operations in half precision"
+        counts = Counter(item.reason for item in self.kept)
+        why = ", ".join(f"{count} for {REASONS[reason]}" for reason, count in counts.most_common())
+        return f"{text}; in float32: {why}" if why else text
+
+    def names(self) -> frozenset[str]:
+        """Return the nodes that a conversion must be told to keep."""
+        return frozenset(item.node for item in self.kept)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        values: dict[str, Any] = to_plain(self)
+        return values
+
+    @classmethod
+    def read(cls, path: Path) -> PrecisionPlan:
+        """Read a plan that was written as JSON.
+
+        Raises:
+            UsageError: there is no such file.
+            ArtifactError: it is not a plan.
+        """
+        try:
+            return from_plain(cls, json.loads(path.read_text(encoding="utf-8")))
+        except OSError as exc:
+            raise UsageError(f"{path}: cannot be read: {exc.strerror or exc}.") from exc
+        except ValueError as exc:
+            raise ArtifactError(f"{path}: not a plan of precision: {exc}.") from exc

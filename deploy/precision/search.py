@@ -1,0 +1,226 @@
+"""Find the smallest set of nodes with which a graph in half precision holds a bound.
+
+Values that would overflow decide first. If the graph then does not hold, a survey of the graph predicts the noise of
+every value and weight, and nodes go back to float32 in the order of noise avoided per operation. The prediction only
+gives the order: what holds is found by running converted graphs, a bounded number of them.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deploy.backends.torch.rounded import RoundedRunner
+from deploy.core.artifact import sha256
+from deploy.core.errors import UsageError
+from deploy.core.progress import Progress
+from deploy.core.runner import Runner
+from deploy.parity.compare import CachedRunner, compare
+from deploy.parity.groups import UNIT
+from deploy.parity.probes import Probe
+from deploy.precision.bound import BoundedRunner
+from deploy.precision.greedy import Order, Step
+from deploy.precision.plan import KeptNode, PrecisionPlan, Reason
+from deploy.precision.ranges import Ranges, first_lost, ranges
+from deploy.precision.survey import Survey, survey
+from deploy.support import onnx_file
+from deploy.support.onnx_decisions import scope
+from exporters.half import largest, to_half
+
+MAX_RUNS = 14
+"""Number of converted graphs that are run at most."""
+
+HEADROOM = 2.0
+"""A value overflows if it comes within this factor of the largest number of the precision: other inputs may go beyond
+those that were run."""
+
+CANCELS = 16.0
+"""A result this many times smaller than the operands is called a cancellation."""
+
+SURVEYED = 3
+"""Number of inputs that the survey runs."""
+
+
+@dataclass(slots=True)
+class Search:
+    """A search for one graph.
+
+    Attributes:
+        source: the float32 graph as `exporters.half.prepared` makes it, in a folder for scratch files.
+        probes: inputs by which a converted graph is judged.
+        reference: the graph or its model in float64.
+    """
+
+    source: Path
+    precision: str
+    probes: Sequence[Probe]
+    reference: Runner
+    min_sqnr: float
+    progress: Progress
+    keep: Sequence[str] = ()
+    only: Sequence[str] = ()
+    runs: int = 0
+    _found: Ranges = field(init=False)
+    _half: frozenset[str] = field(init=False)
+    _kept: dict[str, str] = field(init=False)
+    _modules: dict[str, tuple[str, str, str]] = field(init=False)
+    _reference: Runner = field(init=False)
+    _bound: Runner = field(init=False)
+
+    def run(self) -> PrecisionPlan:
+        """Return the plan; its ``margin`` is below 1 if no set of nodes was found that holds."""
+        self._start()
+        reasons = self._first_reasons()
+        chosen = set(reasons)
+        margin = self._margin(chosen)
+        while margin == 0.0 and self.runs < MAX_RUNS // 2:
+            lost = self._lost(chosen)
+            if not lost:
+                break
+            reasons.update(dict.fromkeys(lost, ("overflow", "not finite in half precision")))
+            chosen |= lost
+            margin = self._margin(chosen)
+        if margin < 1.0:
+            found = survey(self.source, self.precision, [item.feeds for item in self.probes[:SURVEYED]])
+            margin = self._extend(found, chosen, reasons, margin)
+        return self._plan(reasons, margin)
+
+    def _start(self) -> None:
+        halved = to_half(self.source, self._converted, precision=self.precision)
+        self._half, self._kept = halved.half, halved.kept
+        self._modules = _modules(self.source)
+        self._reference = CachedRunner(self.reference)
+        ordinary = [item.feeds for item in self.probes if set(item.groups) == {UNIT}]
+        self._bound = CachedRunner(BoundedRunner(self._reference, None, self.min_sqnr, ordinary))
+        self._found = ranges(self.source, [item.feeds for item in self.probes])
+
+    @property
+    def _converted(self) -> Path:
+        return self.source.with_name(f"converted.{self.precision}.onnx")
+
+    def _first_reasons(self) -> dict[str, tuple[Reason, str]]:
+        """Return the nodes that must stay in float32: asked for, or with values that would overflow."""
+        limit = largest(self.precision)
+        locked = self._matching(self.only)
+        reasons: dict[str, tuple[Reason, str]] = {}
+        for key in self._half - locked:
+            peak = self._found.largest.get(key, 0.0)
+            if peak * HEADROOM > limit:
+                reasons[key] = "overflow", f"largest value {peak:.3g}, {self.precision} ends at {limit:.6g}"
+        reasons.update(dict.fromkeys(self._matching(self.keep), ("asked", "")))
+        return reasons
+
+    def _matching(self, patterns: Sequence[str]) -> set[str]:
+        found: set[str] = set()
+        for pattern in patterns:
+            matching = {
+                key
+                for key in self._half
+                if any(fnmatch.fnmatchcase(text, pattern) for text in (key, *self._modules.get(key, ())) if text)
+            }
+            if not matching:
+                raise UsageError(f"{pattern!r} matches no node that can be in half precision.", "deploy inspect FILE")
+            found |= matching
+        return found
+
+    def _margin(self, keep: set[str]) -> float:
+        """Convert, run, and return by what factor the noise is below the bound; 0 if a value is lost."""
+        self.runs += 1
+        to_half(self.source, self._converted, precision=self.precision, keep=keep)
+        self.progress.advance(self.runs, MAX_RUNS, f"{len(keep)} nodes in float32")
+        report = compare(
+            self._reference, self._bound, RoundedRunner(self._converted), self.probes, precision=self.precision
+        )
+        margins = [item.margin for item in report.outputs if item.verdict != "pass"]
+        if report.verdict == "pass" or not margins:
+            return report.margin if report.margin >= 1.0 else 1.0
+        return 0.0 if any(math.isnan(item) for item in margins) else min(min(margins), 0.999)
+
+    def _lost(self, keep: set[str]) -> set[str]:
+        """Return nodes whose results are lost only in half precision, and those that make their operands."""
+        for probe in self.probes:
+            lost = first_lost(self._converted, probe.feeds, self._found)
+            if lost:
+                return (set(lost) & self._half) - keep
+        return set()
+
+    def _extend(self, found: Survey, chosen: set[str], reasons: dict[str, tuple[Reason, str]], margin: float) -> float:
+        """Add nodes in the order of the survey until the graph holds; then find the fewest that do."""
+        order = Order(found, self._half - chosen, self._found.operations, self._matching(self.only))
+        start = order.noise()
+        steps = list(order)
+        if not steps:
+            return margin
+        low, low_margin, high = 0, margin, len(steps)
+        wanted = start * (margin or 0.1) ** 2
+        best: tuple[int, float] | None = None
+        while low + 1 < high + (best is None) and self.runs < MAX_RUNS:
+            if best is None:
+                guess = next((index for index, step in enumerate(steps, 1) if step.left <= wanted), len(steps))
+                guess = max(guess, min(low + 1, len(steps)))
+            else:
+                guess = (low + high) // 2
+            reached = self._margin(chosen | _nodes(steps[:guess]))
+            if reached >= 1.0:
+                best, high = (guess, reached), guess
+            else:
+                low, low_margin = guess, max(reached, 0.05)
+                if guess == len(steps):
+                    best = best or (guess, reached)
+                    break
+                wanted = steps[guess - 1].left * min(low_margin**2, 0.5)
+        count, reached = best or (len(steps), low_margin)
+        for step in steps[:count]:
+            detail = f"{100 * step.avoided / start:.2g} % of the noise"
+            for key in step.nodes:
+                cancels = self._found.cancels.get(key, 0.0) > CANCELS
+                reasons[key] = "cancellation" if cancels else "noise", detail
+        return reached
+
+    def _plan(self, reasons: dict[str, tuple[Reason, str]], margin: float) -> PrecisionPlan:
+        everything = {**dict.fromkeys(self._half, None), **self._kept}
+        in_order = [key for key in self._modules if key in everything]
+        given: dict[str, tuple[Reason, str]] = {key: (_reason(why), "") for key, why in self._kept.items()}
+        given.update(reasons)
+        operations = {key: self._found.operations.get(key, 0) for key in in_order}
+        total = sum(operations.values())
+        return PrecisionPlan(
+            precision=self.precision,
+            graph=sha256(self.source),
+            nodes=len(in_order),
+            kept=tuple(
+                KeptNode(
+                    node=key,
+                    operator=self._modules[key][0],
+                    name=self._modules[key][1],
+                    module=self._modules[key][2],
+                    reason=given[key][0],
+                    detail=given[key][1],
+                )
+                for key in in_order
+                if key in given
+            ),
+            share=sum(count for key, count in operations.items() if key not in given) / total if total else 1.0,
+            min_sqnr=self.min_sqnr,
+            runs=self.runs,
+            margin=margin if math.isfinite(margin) else None,
+        )
+
+
+def _reason(text: str) -> Reason:
+    return "no kernel" if text == "no kernel" else "underflow" if text == "underflow" else "crash"
+
+
+def _nodes(steps: Sequence[Step]) -> set[str]:
+    return {key for step in steps for key in step.nodes}
+
+
+def _modules(path: Path) -> dict[str, tuple[str, str, str]]:
+    """Return operator, name and module of every node, by its first result, in execution order."""
+    return {
+        next(filter(None, node.output), node.name): (node.op_type, node.name, scope(node))
+        for node in onnx_file.load(path).graph.node
+    }
