@@ -17,12 +17,17 @@ from onnxruntime.quantization.quant_utils import QuantType
 from calibration.graph import WEIGHTED, consumers, initializers
 from calibration.grid import Range
 from calibration.target import QdqRules
+from deploy.core.errors import ArtifactError
 
 
 def insert(
     model: onnx.ModelProto, ranges: Mapping[str, Range], rules: QdqRules, keep_float: Collection[str] = ()
 ) -> onnx.ModelProto:
-    """Return a copy of a prepared float graph with Q/DQ pairs; its tensors keep their names."""
+    """Return a copy of a prepared float graph with Q/DQ pairs; its tensors keep their names.
+
+    Raises:
+        ArtifactError: parts of the graph do not fit each other.
+    """
     ends = {
         name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
         for name, (low, high) in ranges.items()
@@ -48,7 +53,10 @@ def insert(
                 "ForceQuantizeNoInputCheck": not rules.outputs,  # a max-pool whose input no other node quantizes
             },
         )
-        quantizer.quantize_model()
+        try:
+            quantizer.quantize_model()
+        except Exception as exc:  # whatever it raises for a graph whose parts do not fit each other
+            raise ArtifactError(f"the graph cannot be quantized: {type(exc).__name__}: {exc}.") from exc
         quantizer.model.topological_sort()
     quantized: onnx.ModelProto = quantizer.model.model
     return quantized

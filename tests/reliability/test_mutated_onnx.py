@@ -12,6 +12,8 @@ from benchmarks.untrusted_onnx import COMMANDS, ENDS, MEMORY_BYTES, TIMEOUT_S, m
 
 Cli = Callable[..., int]
 FILES = 180
+FOUND = {"quantize": [566]}
+"""Damage that was not handled once, by command."""
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(17, marks=pytest.mark.slow)], ids=["some", "many"])
@@ -22,7 +24,7 @@ def test_the_command_lives(cli: Cli, lenet5: Path, tmp_path: Path, command: str,
     (path,) = store.glob("*/*.onnx")
     sound, samples = path.read_bytes(), write_samples(tmp_path / "samples.npy")
     ends = []
-    for number in range(round(FILES * times * COMMANDS[command][0])):
+    for number in [*range(round(FILES * times * COMMANDS[command][0])), *FOUND.get(command, [])]:
         kind, data = mutate(sound, command, number)
         path.write_bytes(data)
         vouch(path)
