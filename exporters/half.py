@@ -90,11 +90,7 @@ def to_half(
     if source == path:
         ir.external_data.load_to_model(model)
     halved = _Conversion(model, precision, frozenset(keep)).run()
-    stored = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
-    external = sum(tensor.nbytes for tensor in stored) >= single_file_limit
-    data = path.with_name(f"{path.name}.data")
-    data.unlink(missing_ok=True)
-    ir.save(model, path, external_data=data.name if external else None)
+    _save(model, path, single_file_limit)
     return halved
 
 
@@ -130,6 +126,24 @@ def _infer_types(graph: ir.Graph) -> None:
         for value, kind in zip(node.outputs, _types(schema.outputs, len(node.outputs)), strict=False):
             if value.type is None:
                 value.type = known.get(kind)
+
+
+def write_prepared(source: Path, path: Path, precision: str) -> None:
+    """Write a float32 graph as `prepared` returns it, for `to_half` and for what is asked about its nodes.
+
+    Raises:
+        ArtifactError, ExportError: as `to_half`.
+    """
+    load(source)
+    _save(prepared(source, precision), path, SINGLE_FILE_LIMIT)
+
+
+def _save(model: ir.Model, path: Path, single_file_limit: int) -> None:
+    stored = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    external = sum(tensor.nbytes for tensor in stored) >= single_file_limit
+    data = path.with_name(f"{path.name}.data")
+    data.unlink(missing_ok=True)
+    ir.save(model, path, external_data=data.name if external else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +380,7 @@ def _transposes_before(node: ir.Node) -> list[ir.Node]:
 
 
 def _move_transposes(graph: ir.Graph) -> None:
-    """Move such a Transpose behind its MatMul where the result is the same: the last axis stays, the weight is a matrix."""
+    """Move such a Transpose behind its MatMul where the result is the same: with a matrix, if the last axis stays."""
     for node in list(graph):
         for before in _transposes_before(node):
             perm, weight = list(before.attributes["perm"].as_ints()), node.inputs[1]

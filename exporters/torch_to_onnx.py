@@ -41,11 +41,9 @@ class ExportOptions:
 
     Attributes:
         opset: the ONNX operator set; None for the strategy's default.
-        half: convert weights and activations to float16; inputs and outputs stay float32.
     """
 
     opset: int | None = None
-    half: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,10 +91,6 @@ def export(
         except Exception as exc:
             file = _write_log(model, strategy, log(), exc)
             raise ExportError(f"{strategy}: {_reason(exc, inputs)}", f"full log: {file}") from exc
-        if options.half:
-            from exporters.half import to_half  # imports onnx_ir
-
-            to_half(path, path, single_file_limit=SINGLE_FILE_LIMIT)
     saved = onnx.load(str(path), load_external_data=False)
     exported = Exported(
         path=path,

@@ -100,6 +100,42 @@ def coverage_options(function: Command) -> Command:
     return function
 
 
+MIN_SQNR = click.option(
+    "--min-sqnr",
+    type=click.FloatRange(0),
+    metavar="DB",
+    help="Signal over noise against float64 that half precision is held to. [default: four times the noise of "
+    "PyTorch's own run in half precision, or 40 dB where that is of no use]",
+)
+
+
+def half_options(function: Command) -> Command:
+    """Add the options of half precision, see `deploy.exporting.half_options`."""
+    for option in (
+        click.option(
+            "--plan",
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="Plan of an earlier export (.precision.json) in place of a search.",
+        ),
+        click.option(
+            "--only-half",
+            multiple=True,
+            metavar="PATTERN",
+            help="Nodes that stay in half precision, by name, module or operator; repeatable.",
+        ),
+        click.option(
+            "--keep-float",
+            multiple=True,
+            metavar="PATTERN",
+            help="Nodes that stay in float32, by name, module or operator; repeatable.",
+        ),
+        MIN_SQNR,
+    ):
+        function = option(function)
+    return function
+
+
 def model_options(function: Command) -> Command:
     """Add the options that describe a model; `deploy.cli._options.pack_model` reads them."""
     for option in reversed(

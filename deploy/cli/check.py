@@ -9,6 +9,7 @@ import click
 
 from deploy.cli._common import (
     EXIT,
+    MIN_SQNR,
     Settings,
     coverage_options,
     emit,
@@ -40,9 +41,10 @@ Examples:
 )
 @option(
     "--precision",
-    type=click.Choice(["fp32", "fp16"]),
+    type=click.Choice(["fp32", "fp16", "bf16"]),
     help="Precision of the file. [default: from its manifest, else fp32]",
 )
+@MIN_SQNR
 @option("--backend", default="onnxruntime", metavar="NAME", help="Backend that runs the file.")
 @option("--locate", "locate_fault", is_flag=True, help="Find the first tensor that differs from the model.")
 @outputs_option

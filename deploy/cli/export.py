@@ -11,6 +11,7 @@ from deploy.cli._common import (
     Settings,
     coverage_options,
     emit,
+    half_options,
     json_option,
     model_options,
     name_option,
@@ -51,10 +52,12 @@ Examples:
 @option("--opset", type=click.IntRange(7, 26), help="ONNX operator set. [default: the strategy's own]")
 @option(
     "--precision",
-    type=click.Choice(["fp32", "fp16"]),
+    type=click.Choice(["fp32", "fp16", "bf16", "mixed"]),
     default="fp32",
-    help="fp16: weights and activations in float16, inputs and outputs in float32.",
+    help="fp16, bf16: half precision, with as few nodes in float32 as hold; mixed: fp16 held to --min-sqnr (40). "
+    "Inputs and outputs stay float32.",
 )
+@half_options
 @option(
     "--strategy",
     type=click.Choice(["auto", "export", "trace"]),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from deploy.cli._common import EXIT, Settings, Several, emit, json_option, name_option
+from deploy.cli._common import EXIT, Settings, Several, emit, half_options, json_option, name_option
 from deploy.cli._options import Size, calib_samples_option, method_option, option, pack, path, refuse_unused
 
 
@@ -35,7 +35,8 @@ Examples:
 """
 )
 @click.argument("model", required=False)
-@option("--fp16", is_flag=True, help="Use FP16 weights and activations; inputs and outputs stay float32.")
+@option("--fp16", is_flag=True, help="Use FP16, with as few nodes in float32 as hold; inputs and outputs stay float32.")
+@half_options
 @option("--int8", is_flag=True, help="Quantize to INT8 with --calib; with --fp16, other layers compute in FP16.")
 @option("--calib", metavar="DIR|FILE|NAME", help="Calibration data, as in deploy quantize.")
 @method_option

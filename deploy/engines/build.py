@@ -18,6 +18,7 @@ from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.engines.profiles import profiles_of
+from deploy.exporting.half_options import HalfOptions, half_options
 from deploy.models.given import given_source
 from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
 from deploy.quantization.source import Source, open_source
@@ -57,7 +58,8 @@ class BuildRequest:
             `deploy.module_request`), or None for the newest float32 export. A model without a float32 export is
             exported first, and so is every request.
         name: name of the folder and the files; default: that of the export.
-        fp16: use FP16 weights and activations; inputs and outputs stay float32.
+        fp16: use FP16 weights and activations, with as few nodes in float32 as hold; inputs and outputs stay float32.
+        min_sqnr, keep_float, only_half, plan: of FP16 without INT8, see `deploy.exporting.half_options.HalfOptions`.
         int8: quantize to INT8, calibrated with ``calib``; with ``fp16``, the other layers compute in FP16.
         calib: calibration data; ``calib``, ``method`` and ``samples`` are those of `deploy.quantize`.
         method: how the range of each tensor is chosen.
@@ -77,6 +79,10 @@ class BuildRequest:
     model: ModelLike | None = None
     name: str | None = None
     fp16: bool = False
+    min_sqnr: float | None = None
+    keep_float: tuple[str, ...] = ()
+    only_half: tuple[str, ...] = ()
+    plan: Path | None = None
     int8: bool = False
     calib: str | Path | None = None
     method: str = DEFAULT_METHOD
@@ -104,11 +110,21 @@ class BuildRequest:
             raise UsageError(f"--calib {self.calib}: only --int8 uses calibration data.", "add --int8")
         if not self.int8 and (self.method, self.samples) != (DEFAULT_METHOD, DEFAULT_SAMPLES):
             raise UsageError("--method and --samples are only used with --int8.", "add --int8")
+        self.half()
+
+    def half(self) -> HalfOptions | None:
+        """Return the options of FP16 without INT8; None where it is not asked for."""
+        precision = "fp16" if self.precision == "fp16" else "int8" if self.int8 else "fp32"
+        return half_options(precision, self.min_sqnr, self.keep_float, self.only_half, self.plan)
 
     def command(self, model: str, runtime: str) -> str:
         """Return the command that builds the engine again; ``runtime`` replaces ``auto``."""
         flags = [name for name, given in (("--fp16", self.fp16), ("--int8", self.int8)) if given]
         options = [
+            ("--min-sqnr", self.min_sqnr),
+            *(("--keep-float", pattern) for pattern in self.keep_float),
+            *(("--only-half", pattern) for pattern in self.only_half),
+            ("--plan", self.plan),
             ("--calib", self.calib),
             ("--method", self.method if self.method != DEFAULT_METHOD else None),
             ("--samples", self.samples if self.samples != DEFAULT_SAMPLES else None),
@@ -317,8 +333,7 @@ def _prepare(request: BuildRequest, store: Store, progress: Progress) -> _BuildP
     if request.int8:
         onnx, data = _int8_graph(source, request, store, progress)
     elif request.fp16:
-        with progress.stage("converting to FP16"):
-            onnx = _fp16_graph(source, store)
+        onnx = _fp16_graph(source, request, store, progress)
     return _BuildPlan(request=request, source=source, onnx=onnx, data=data, library=library, options=options)
 
 
@@ -346,16 +361,31 @@ def _int8_graph(
     return report.artifact, report.data
 
 
-def _fp16_graph(source: Source, store: Store) -> Artifact:
-    """Write the export in FP16 as an artifact of its own: the engine's parent, and the input for trtexec."""
-    from exporters.half import to_half
+def _fp16_graph(source: Source, request: BuildRequest, store: Store, progress: Progress) -> Artifact:
+    """Write the export in FP16 as an artifact of its own: the engine's parent, and the input for trtexec.
 
+    The export itself, in float64, is what FP16 is searched against; a model is not needed.
+    """
+    from deploy.exporting.halve import halve_file  # imports PyTorch
+
+    half = request.half()
+    assert half is not None
     with store.transaction(source.slug) as transaction:
         path = transaction.path(f"{source.slug}.fp16-{TARGET}.onnx")
-        to_half(source.path, path)
+        with progress.stage("converting to FP16"):
+            sizes = source.manifest.options.get("sizes") if source.manifest else None
+            plan, notes = halve_file(source.path, path, half, sizes=sizes, progress=progress)
+        for note in (*notes, plan.summary()):
+            progress.note(note)
+        if plan.margin is not None and plan.margin < 1.0:
+            progress.warn(f"no set of nodes in float32 was found with which FP16 holds {plan.min_sqnr:g} dB.")
         files = [item for item in (path, path.with_name(f"{path.name}.data")) if item.exists()]
         manifest = source.derived_manifest(
-            format="onnx", precision="fp16", target=TARGET, files=tuple(Payload.of(item) for item in files)
+            format="onnx",
+            precision="fp16",
+            target=TARGET,
+            files=tuple(Payload.of(item) for item in files),
+            options={"precision_plan": plan.to_dict()},
         )
         return transaction.publish(manifest)
 

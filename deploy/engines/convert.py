@@ -23,6 +23,7 @@ from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.engines.build import BuildReport, BuildRequest, build_engine
 from deploy.exporting.export import ExportReport, Precision, Strategy, export_model
+from deploy.exporting.half_options import half_options
 from deploy.exporting.prove import prove
 from deploy.exporting.samples import ProbeSamples
 from deploy.models.given import as_request
@@ -132,6 +133,10 @@ def convert(
     dynamic: Sequence[str] | None = None,
     opset: int | None = None,
     precision: Precision = "fp32",
+    min_sqnr: float | None = None,
+    keep_float: Sequence[str] = (),
+    only_half: Sequence[str] = (),
+    plan: str | Path | None = None,
     strategy: Strategy = "auto",
     samples: ProbeSamples | None = None,
     probes: Level = "standard",
@@ -154,7 +159,12 @@ def convert(
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
         dynamic: dimensions to keep dynamic; an engine gets the default ranges of `BuildRequest`.
         opset: the ONNX opset.
-        precision: ``fp32`` or ``fp16``, of the last file; the export that an engine is built from is float32.
+        precision: of the last file, see `deploy.export_model`; the export that an engine is built from is float32.
+        min_sqnr: signal over noise in dB that half precision is held to; for this and the next three see
+            `deploy.exporting.half_options.HalfOptions`.
+        keep_float: patterns of nodes that stay in float32.
+        only_half: patterns of nodes that do not.
+        plan: a plan to use in place of a search.
         strategy: how to export the model.
         samples: real samples for the parity check of the export.
         probes: how many probes the parity check of the export runs, see `deploy.export_model`.
@@ -170,13 +180,21 @@ def convert(
     first, *rest = route(format)
     if first != MODEL_EXPORTER:
         raise UsageError(f"--format {format}: {first} starts from a PyTorch model; only {MODEL_EXPORTER} can do that.")
+    engine_last = ENGINE_EXPORTER in rest
+    half = half_options(precision, min_sqnr, keep_float, only_half, plan)
+    if engine_last and precision == "bf16":
+        raise UsageError(f"--format {format}: engines are built in fp32 or fp16.", "--precision fp16")
     model_request = as_request(model, inputs, name, outputs)
     export = export_model(
         model_request,
         artifacts=artifacts,
         dynamic=dynamic,
         opset=opset,
-        precision="fp32" if ENGINE_EXPORTER in rest else precision,
+        precision="fp32" if engine_last else precision,
+        min_sqnr=None if engine_last else min_sqnr,
+        keep_float=() if engine_last else keep_float,
+        only_half=() if engine_last else only_half,
+        plan=None if engine_last else plan,
         strategy=strategy,
         samples=samples,
         probes=probes,
@@ -193,7 +211,14 @@ def convert(
         if verdict == "fail":
             break
         if edge == ENGINE_EXPORTER:
-            request = BuildRequest(model=artifact.path, fp16=precision == "fp16")
+            request = BuildRequest(
+                model=artifact.path,
+                fp16=half is not None,
+                min_sqnr=half.min_sqnr if half else None,
+                keep_float=tuple(keep_float),
+                only_half=tuple(only_half),
+                plan=half.plan if half else None,
+            )
             engine = build_engine(request, artifacts=artifacts, progress=progress)
             artifact, verdict = engine.artifact, engine.verdict or verdict
         else:

@@ -24,6 +24,7 @@ from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.parity.locate import Location
 from deploy.parity.probes import Level, check_level
 from deploy.parity.verdict import ParityReport, Verdict
+from deploy.precision.plan import HALVES
 from deploy.support import onnx_file
 from deploy.support.lookup import EXPORTS, manifest_beside, newest_export
 from deploy.support.onnx_child import OnnxChild
@@ -83,7 +84,8 @@ def check(
     outputs: Sequence[str] | None = None,
     onnx: Path | str | Artifact | None = None,
     artifacts: str | Path | None = None,
-    precision: Literal["fp32", "fp16", "fp64"] | None = None,
+    precision: Literal["fp32", "fp16", "bf16", "fp64"] | None = None,
+    min_sqnr: float | None = None,
     backend: str = DEFAULT_BACKEND,
     locate_fault: bool = False,
     samples: ProbeSamples | None = None,
@@ -106,6 +108,8 @@ def check(
         onnx: the file, made by any exporter; default: the newest export, of the model if one is given.
         artifacts: the artifacts directory.
         precision: precision of the file; default: the manifest's, else the model's own.
+        min_sqnr: signal over noise in dB that a file in half precision is held to; default: the manifest's, else four
+            times the noise of PyTorch's own run, or 40 dB where that is of no use.
         backend: the backend that runs the file.
         locate_fault: also find the first tensor, in execution order, that differs from the model.
         samples: real samples, probed in addition: arrays by input name, or images; see
@@ -144,6 +148,10 @@ def check(
         with progress.stage("building the model"):
             built = open_model(request, store, progress)
         judged: str = precision or (artifact.manifest.precision if artifact else built.precision)
+        if min_sqnr is not None and judged not in HALVES:
+            raise UsageError(f"--min-sqnr has no effect on a file in {judged}.")
+        if min_sqnr is None and artifact is not None:
+            min_sqnr = artifact.manifest.options.get("min_sqnr")
         try:
             with progress.stage("checking parity"):
                 parity = prove(
@@ -153,7 +161,12 @@ def check(
                     precision=judged,
                     seed=request.seed,
                     samples=samples,
-                    options=ProofOptions(probes=probes, min_coverage=min_coverage, accept_unreached=accept_unreached),
+                    options=ProofOptions(
+                        probes=probes,
+                        min_coverage=min_coverage,
+                        accept_unreached=accept_unreached,
+                        min_sqnr=min_sqnr,
+                    ),
                     negated=artifact is None or artifact.manifest.options.get("strategy") != "export",
                     ranges=[item for spec in artifact.manifest.inputs for item in spec.ranges] if artifact else (),
                     progress=progress,

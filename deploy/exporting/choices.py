@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from deploy.backends.torch.reference import OperatorCall, PyTorchRunner
+from deploy.backends.torch.reference import OperatorCall, PyTorchRunner, to_array
 from deploy.core.errors import BackendError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
@@ -180,7 +180,7 @@ def _force(call: OperatorCall, choice: Choice, result: Array) -> None:
 
 
 def _wide(value: torch.Tensor) -> Array:
-    return np.array(value.detach().numpy(), np.float64)
+    return to_array(value).astype(np.float64)
 
 
 def _indices(value: torch.Tensor) -> Array:
@@ -225,10 +225,11 @@ class ChoiceJudge:
         precision: str,
         rename: Mapping[str, str],
         options: Mapping[str, Any],
+        runner: str = "",
     ) -> None:
         self._graph = graph
         self._path, self._backend, self._rename, self._options = path, backend, rename, dict(options)
-        self._precision = precision
+        self._precision, self._runner = precision, runner
         self._nodes, self._fixed, self._hidden = _survey(self._graph)
         read = {name for node in self._nodes for name in node.inputs}
         self._stored = {
@@ -389,7 +390,7 @@ class ChoiceJudge:
                 copy.graph.output.append(onnx.ValueInfoProto(name=name))
         path = Path(self._folder.name) / f"{'scores' if scores else 'choices'}.onnx"
         path.write_bytes(copy.SerializeToString())
-        runner = self._copies[scores] = IsolatedRunner(self._backend)
+        runner = self._copies[scores] = IsolatedRunner(self._backend, self._runner or None)
         runner.open(path, **self._options)
         return runner
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from deploy.backends.torch.directed import search
+from deploy.backends.torch.rounded import ROUNDED
 from deploy.core.errors import BackendError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
@@ -78,6 +79,7 @@ def measure(
     exercised: set[str],
     *,
     low_memory: bool,
+    rounded: bool = False,
 ) -> Coverage:
     """Run the probes on a copy of an ONNX file that reports its choices, until every side is reached.
 
@@ -90,6 +92,7 @@ def measure(
         matches: how the model's tensors were found in the graph.
         exercised: names of tensors on which the output depends at a probe.
         low_memory: open the copy with one copy of its weights.
+        rounded: run the copy node by node in PyTorch, since ONNX Runtime does not run the file.
 
     Raises:
         BackendError: the copy cannot be opened.
@@ -102,7 +105,10 @@ def measure(
             runner = candidate
             if runner.backend.name != "onnxruntime":
                 runner = stack.enter_context(IsolatedRunner("onnxruntime"))
-            runner.open(path, runner="deploy.backends.onnxruntime.watching", low_memory=low_memory)
+            if rounded:
+                runner.open(path, runner=ROUNDED, watch=True)
+            else:
+                runner.open(path, runner="deploy.backends.onnxruntime.watching", low_memory=low_memory)
             reached = _reached(choices, runner, probes, rename)
     missing = [
         Unreached(

@@ -18,6 +18,7 @@ from deploy.core.names import REJECTED
 from deploy.core.progress import SILENT, Progress, PythonWarnings
 from deploy.core.store import Store
 from deploy.core.tensors import SizeRange, TensorSpec, symbols, with_ranges
+from deploy.exporting.half_options import HalfOptions, half_options
 from deploy.exporting.prove import ProofOptions, prove
 from deploy.models.given import as_request
 from deploy.models.open import open_model
@@ -25,6 +26,8 @@ from deploy.models.owner import claim
 from deploy.models.request import ModelRequest
 from deploy.parity.probes import Level, can_negate, check_level
 from deploy.parity.verdict import ParityReport, Verdict
+from deploy.precision.plan import PrecisionPlan
+from deploy.support import onnx_file
 from exporters import torch_to_onnx
 from exporters.torch_to_onnx import Exported
 
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from deploy.exporting.samples import ProbeSamples
     from deploy.models.in_memory import ExampleInputs, ModelLike
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "bf16", "mixed"]
 Strategy = Literal["auto", "export", "trace"]
 PRECISIONS = get_args(Precision)
 
@@ -49,6 +52,7 @@ class ExportReport:
         notes: how the model is called, why strategies that were tried before were not used, and which other weights
             the file had before.
         seconds: duration of the call.
+        plan: in half precision, which nodes stay in float32, and why; None otherwise.
     """
 
     artifact: Artifact
@@ -57,6 +61,7 @@ class ExportReport:
     opset: int
     notes: tuple[str, ...]
     seconds: float
+    plan: PrecisionPlan | None = None
 
     def __repr__(self) -> str:
         return brief(self, self.verdict, self.artifact.path, margin_text(self.parity.margin))
@@ -81,6 +86,7 @@ class ExportReport:
             "outputs": [asdict(spec) for spec in manifest.outputs],
             "weights": asdict(manifest.weights),
             "parity": self.parity.to_dict(),
+            "plan": self.plan.to_dict() if self.plan else None,
             "notes": list(self.notes),
             "seconds": round(self.seconds, 3),
         }
@@ -95,6 +101,7 @@ class _Job:
     seed: int
     samples: ProbeSamples | None
     proof: ProofOptions
+    half: HalfOptions | None
     progress: Progress
 
 
@@ -108,6 +115,10 @@ def export_model(
     dynamic: Sequence[str] | None = None,
     opset: int | None = None,
     precision: Precision = "fp32",
+    min_sqnr: float | None = None,
+    keep_float: Sequence[str] = (),
+    only_half: Sequence[str] = (),
+    plan: str | Path | None = None,
     strategy: Strategy = "auto",
     samples: ProbeSamples | None = None,
     probes: Level = "standard",
@@ -131,7 +142,13 @@ def export_model(
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
         dynamic: names of the dynamic dimensions; default ``batch`` and those named in ``--input``.
         opset: ONNX operator set; default: the strategy's own.
-        precision: ``fp32`` or ``fp16``; the file of a float16 or float64 model has the model's own.
+        precision: ``fp32``; ``fp16`` or ``bf16``, with as few nodes in float32 as hold; ``mixed``, which is ``fp16``
+            held to ``min_sqnr``, 40 dB by default. The file of a float16 or float64 model has the model's own.
+        min_sqnr: signal over noise in dB that half precision is held to; for this and the next three see
+            `deploy.exporting.half_options.HalfOptions`.
+        keep_float: patterns of nodes that stay in float32.
+        only_half: patterns of nodes that do not.
+        plan: a plan to use in place of a search.
         strategy: ``export`` (torch.export), ``trace`` (run once and record), or ``auto``: both, in this order.
         samples: real samples, probed in addition: arrays by input name, or images; see
             `deploy.exporting.samples.load_samples`.
@@ -160,22 +177,27 @@ def export_model(
     if strategy not in ("auto", *torch_to_onnx.STRATEGIES):
         raise UsageError(f"strategy {strategy!r} is not one of auto, {', '.join(torch_to_onnx.STRATEGIES)}.")
     check_level(probes, samples is not None)
+    half = half_options(precision, min_sqnr, keep_float, only_half, plan)
     store = Store.at(artifacts)
     with IsolatedRunner("onnxruntime") as candidate:
         with progress.stage("building the model"):
             built = open_model(request, store, progress)
-            if (built.precision, precision) == ("fp64", "fp16"):
-                raise UsageError(f"precision fp16: {built.name} is float64.", "convert the model with .float() first")
+            if half is not None and built.precision == "fp64":
+                raise UsageError(f"precision {precision}: {built.name} is float64.", "convert it with .float() first")
             job = _Job(
                 model=built,
                 inputs=choose_dynamic(built, request, dynamic),
-                options=torch_to_onnx.ExportOptions(
-                    opset=opset, half=built.precision == "fp32" and precision == "fp16"
-                ),
-                precision=precision if built.precision == "fp32" else built.precision,
+                options=torch_to_onnx.ExportOptions(opset=opset),
+                half=half if built.precision == "fp32" else None,
+                precision=(half.precision if half else "fp32") if built.precision == "fp32" else built.precision,
                 seed=request.seed,
                 samples=samples,
-                proof=ProofOptions(probes=probes, min_coverage=min_coverage, accept_unreached=accept_unreached),
+                proof=ProofOptions(
+                    probes=probes,
+                    min_coverage=min_coverage,
+                    accept_unreached=accept_unreached,
+                    min_sqnr=half.min_sqnr if half else None,
+                ),
                 progress=progress,
             )
         replaced = claim(
@@ -191,9 +213,9 @@ def export_model(
             progress.note(replaced)
         with store.transaction(built.slug) as transaction:
             path = transaction.path(f"{built.slug}.{job.precision}.onnx")
-            exported, parity, notes = _export_and_check(job, path, strategy, candidate)
+            exported, parity, chosen, notes = _export_and_check(job, path, strategy, candidate)
             with progress.stage("writing"):
-                manifest = _manifest(job, exported, parity)
+                manifest = _manifest(job, exported, parity, chosen)
                 artifact = transaction.publish(manifest, REJECTED if parity.verdict == "fail" else "")
     return ExportReport(
         artifact=artifact,
@@ -202,6 +224,7 @@ def export_model(
         opset=exported.opset,
         notes=(*notes, *([replaced] if replaced else [])),
         seconds=time.perf_counter() - began,
+        plan=chosen,
     )
 
 
@@ -214,6 +237,10 @@ def export(
     artifacts: str | Path | None = None,
     opset: int | None = None,
     precision: Precision = "fp32",
+    min_sqnr: float | None = None,
+    keep_float: Sequence[str] = (),
+    only_half: Sequence[str] = (),
+    plan: str | Path | None = None,
     strategy: Strategy = "auto",
     samples: ProbeSamples | None = None,
     probes: Level = "standard",
@@ -232,7 +259,12 @@ def export(
             tensors that are dynamic besides the batch: ``{"x": {2: "height", 3: "width"}}``.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
         opset: ONNX operator set; default: the strategy's own.
-        precision: ``fp32`` or ``fp16``.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``mixed``, see `export_model`.
+        min_sqnr: signal over noise in dB that half precision is held to; for this and the next three see
+            `deploy.exporting.half_options.HalfOptions`.
+        keep_float: patterns of nodes that stay in float32.
+        only_half: patterns of nodes that do not.
+        plan: a plan to use in place of a search.
         strategy: ``export`` (torch.export), ``trace`` (run once and record), or ``auto``: both, in this order.
         samples: real samples, probed in addition.
         probes: how many probes are run.
@@ -256,6 +288,10 @@ def export(
         dynamic=dynamic.split(",") if isinstance(dynamic, str) else dynamic,
         opset=opset,
         precision=precision,
+        min_sqnr=min_sqnr,
+        keep_float=keep_float,
+        only_half=only_half,
+        plan=plan,
         strategy=strategy,
         samples=samples,
         probes=probes,
@@ -305,8 +341,12 @@ def choose_dynamic(model: Model, request: ModelRequest, dynamic: Sequence[str] |
 
 def _export_and_check(
     job: _Job, path: Path, strategy: str, candidate: IsolatedRunner
-) -> tuple[Exported, ParityReport, list[str]]:
-    """Try the strategies in order until a file passes, or take the last one; also return why others were not used."""
+) -> tuple[Exported, ParityReport, PrecisionPlan | None, list[str]]:
+    """Try the strategies in order until a file passes, or take the last one.
+
+    Returns:
+        Also the plan of a file in half precision, and notes, such as why other strategies were not used.
+    """
     order = list(torch_to_onnx.STRATEGIES) if strategy == "auto" else [strategy]
     notes = list(job.model.notes)
 
@@ -323,6 +363,9 @@ def _export_and_check(
         try:
             with job.progress.stage(f"exporting ({name})"):
                 exported = torch_to_onnx.export(job.model, job.inputs, path, job.options, strategy=name)
+            exported, plan, found = _in_half(job, exported)
+            for text in found:
+                note(text)
             if exported.caches:
                 note(f"not exported, since caches are no outputs: {', '.join(exported.caches)}")
             with job.progress.stage("checking parity"):
@@ -356,10 +399,27 @@ def _export_and_check(
             raise
         else:
             if parity.verdict != "fail" or following is None:
-                return exported, _with_decisions(parity, exported, job), notes
+                return exported, _with_decisions(parity, exported, job), plan, notes
             reasons.append(f"{name}: the graph failed the parity check: {parity.reasons[0]}.")
         note(f"{reasons[-1]} Trying {following}.")
     raise AssertionError("the last strategy returns or raises")
+
+
+def _in_half(job: _Job, exported: Exported) -> tuple[Exported, PrecisionPlan | None, tuple[str, ...]]:
+    """Put the exported file in half precision, if that was asked for."""
+    if job.half is None:
+        return exported, None, ()
+    from deploy.exporting.halve import halve  # imports what runs a graph node by node
+
+    with job.progress.stage(f"searching for a plan ({job.half.precision})"):
+        plan, notes = halve(
+            exported.path, exported.path, job.model, exported.inputs, job.half, seed=job.seed, progress=job.progress
+        )
+    return (
+        dataclasses.replace(exported, opset=onnx_file.opset(onnx_file.load(exported.path))),
+        plan,
+        (*notes, plan.summary()),
+    )
 
 
 def _prefix(error: DeployError, reasons: Sequence[str]) -> None:
@@ -386,7 +446,7 @@ def _claimed(inputs: Sequence[TensorSpec], ranges: Sequence[SizeRange]) -> tuple
     return with_ranges([dataclasses.replace(spec, ranges=()) for spec in inputs], ranges)
 
 
-def _manifest(job: _Job, exported: Exported, parity: ParityReport) -> Manifest:
+def _manifest(job: _Job, exported: Exported, parity: ParityReport, plan: PrecisionPlan | None) -> Manifest:
     data = exported.path.with_name(f"{exported.path.name}.data")
     payloads = [Payload.of(path) for path in (exported.path, data) if path.exists()]
     return Manifest(
@@ -401,6 +461,12 @@ def _manifest(job: _Job, exported: Exported, parity: ParityReport) -> Manifest:
         preprocessing=job.model.preprocessing,
         labels=job.model.labels,
         reference=job.model.reference,
-        options={"strategy": exported.strategy, "opset": exported.opset, "sizes": dict(job.model.sizes)},
+        options={
+            "strategy": exported.strategy,
+            "opset": exported.opset,
+            "sizes": dict(job.model.sizes),
+            **({"precision_plan": plan.to_dict()} if plan else {}),
+            **({"min_sqnr": job.half.min_sqnr} if job.half and job.half.min_sqnr is not None else {}),
+        },
         parity=parity.to_dict(),
     )

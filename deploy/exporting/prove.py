@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,13 +18,14 @@ from deploy.backends.torch.fastpath import fast_path_fault
 from deploy.backends.torch.perturbed import PerturbedRunner
 from deploy.backends.torch.reference import PyTorchRunner, baseline_of
 from deploy.backends.torch.repeat import check_repeatable
+from deploy.backends.torch.rounded import ROUNDED
 from deploy.core.artifact import sha256
 from deploy.core.backend import RunSettings
 from deploy.core.errors import BackendError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model, state_tensors
 from deploy.core.progress import Progress
-from deploy.core.runner import Feeds
+from deploy.core.runner import Feeds, Runner
 from deploy.core.tensors import SizeRange, TensorSpec, size_ranges, with_ranges
 from deploy.exporting.accepted import find_sizes
 from deploy.exporting.choices import MAX_BYTES, ChoiceJudge
@@ -37,6 +38,8 @@ from deploy.parity.coverage import Coverage, open_branches
 from deploy.parity.probes import Probe, check_level, make_probe, make_probes
 from deploy.parity.verdict import ParityReport
 from deploy.parity.weights import NormTensors, WeightMatches, match_weights
+from deploy.precision.bound import BoundedRunner, ordinary_of
+from deploy.precision.plan import HALVES
 from deploy.support import onnx_file
 
 if TYPE_CHECKING:
@@ -53,6 +56,12 @@ _MAX_FAST = 24
 _MAX_FAST_FLOATS = 2
 """The same where all inputs are floats, so that none of them is a mask."""
 
+_OPENED = 3
+"""Number of probes that the runtime runs of a file in half precision."""
+
+RUNTIME = "onnxruntime"
+"""The runtime that may leave out conversions to half precision, so that files are run node by node in its place."""
+
 _MAX_GRADIENTS = 3
 """Number of probes at which the gradients of weights that were not found are computed."""
 
@@ -64,12 +73,15 @@ class ProofOptions:
     Attributes:
         probes: ``quick``, ``standard`` or ``thorough``; or ``data`` for the real samples only.
         min_coverage: coverage in percent below which the verdict is inconclusive; None for no limit.
+        min_sqnr: signal over noise in dB that half precision is held to, in place of PyTorch's own run in it; None for
+            that run, or 40 dB where it is of no use.
         accept_unreached: let a traced or foreign file pass although no probe took one of its data-dependent branches.
     """
 
     probes: str = "standard"
     min_coverage: float | None = None
     accept_unreached: bool = False
+    min_sqnr: float | None = None
 
 
 def prove(
@@ -107,7 +119,10 @@ def prove(
     files = [item for item in (path, path.with_name(f"{path.name}.data")) if item.is_file()]
     size = sum(item.stat().st_size for item in files)
     settings = RunSettings(low_memory=size >= LOW_MEMORY_BYTES, shared_cores=True)
-    candidate.open(path, **candidate.backend.options(settings))
+    half = precision in HALVES
+    runner = ROUNDED if half and candidate.backend.name == RUNTIME else ""
+    opened = candidate.backend.options(settings)
+    candidate.open(path, runner=runner, **opened)
     rename, inputs, faults = match_inputs(model, candidate.inputs)
     if faults:
         return ParityReport(verdict="fail", reasons=tuple(faults), precision=precision, seed=seed)
@@ -148,16 +163,20 @@ def prove(
     with contextlib.ExitStack() as stack:
         chooser = None
         if find_weights and size <= MAX_BYTES and precision != "fp64":
-            opened = candidate.backend.options(settings)
             chooser = stack.enter_context(
-                ChoiceJudge(model, graph(), path, candidate.backend.name, precision, rename, opened)
+                ChoiceJudge(model, graph(), path, candidate.backend.name, precision, rename, opened, runner)
             )
         original = None
         if OriginalFile.is_model(model):
             original = stack.enter_context(contextlib.closing(OriginalFile(model, candidate.backend.name, settings)))
+        judge = chooser.reference if chooser else reference
+        yardstick: Runner = chooser.baseline if chooser else baseline
+        bound = None
+        if half:
+            bound = BoundedRunner(judge, yardstick, options.min_sqnr, ordinary_of(probes))
         report = compare(
-            chooser.reference if chooser else reference,
-            chooser.baseline if chooser else baseline,
+            judge,
+            bound or yardstick,
             candidate,
             probes,
             precision=precision,
@@ -169,6 +188,10 @@ def prove(
             ran=ran,
             advance=progress.advance,
         )
+    if half:
+        report = _in_half(report, bound, precision, bool(runner))
+    if runner and precision == "fp16" and report.verdict == "pass":
+        report = _in_runtime(report, candidate, path, opened, judge, yardstick, ran[:_OPENED], rename)
     report = dataclasses.replace(
         report,
         ranges=tuple(item for item in size_ranges(accepted.inputs).values() if item.limited),
@@ -189,8 +212,43 @@ def prove(
     used: set[str] = set()
     for probe in ran[:_MAX_GRADIENTS] if matches.listed else ():
         used |= exercised(model, probe.feeds, set(matches.listed))
-    coverage = measure(graph(), path, candidate, ran, rename, matches, used, low_memory=settings.low_memory)
+    by_nodes = bool(runner) and precision == "bf16"
+    coverage = measure(
+        graph(), path, candidate, ran, rename, matches, used, low_memory=settings.low_memory, rounded=by_nodes
+    )
     return _with_coverage(report, coverage, options, unproven=negated)
+
+
+def _in_half(report: ParityReport, bound: BoundedRunner | None, precision: str, rounded: bool) -> ParityReport:
+    """Say how a file in half precision was run, and what it was held to."""
+    notes = []
+    if rounded:
+        name = {"fp16": "float16", "bf16": "bfloat16"}[precision]
+        notes.append(f"run node by node, with sums in float32 and every result rounded to {name}")
+    if bound is not None and bound.replaced:
+        why = "as asked" if bound.own is None else "since PyTorch's own run in half precision is of no use"
+        names = ", ".join(sorted(bound.replaced))
+        notes.append(f"{names}: held to {bound.min_sqnr:g} dB against float64, {why}")
+    return dataclasses.replace(report, notes=(*report.notes, *notes))
+
+
+def _in_runtime(
+    report: ParityReport,
+    candidate: IsolatedRunner,
+    path: Path,
+    opened: Mapping[str, Any],
+    reference: Runner,
+    baseline: Runner,
+    probes: Sequence[Probe],
+    rename: Mapping[str, str],
+) -> ParityReport:
+    """Run a few probes in the runtime itself, which opens the file or refuses it."""
+    candidate.open(path, **opened)
+    found = compare(reference, baseline, candidate, probes, precision="fp16", rename=rename)
+    if found.verdict != "fail":
+        return report
+    reasons = tuple(f"{candidate.backend.title}: {reason}" for reason in found.reasons)
+    return dataclasses.replace(report, verdict="fail", reasons=(*report.reasons, *reasons))
 
 
 def _with_one(ranges: Sequence[SizeRange], agrees_at: Callable[[Mapping[str, int]], bool]) -> list[SizeRange]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,8 +64,8 @@ class WeightMatches:
 class _StoredTensors:
     """The stored tensors of a graph by name and by number of elements; read when they are compared."""
 
-    def __init__(self, model: onnx.ModelProto, path: Path) -> None:
-        self._path = path
+    def __init__(self, model: onnx.ModelProto, path: Path, precision: str) -> None:
+        self._path, self._precision = path, "bf16" if precision == "bf16" else ""
         self._tensors = {tensor.name: tensor for tensor in onnx_file.stored_tensors(model)}
         gathers = (node for node in onnx_file.all_nodes(model) if node.op_type == "Gather")
         self.tables = [node.input[0] for node in gathers if node.input[0] in self._tensors]
@@ -75,12 +76,16 @@ class _StoredTensors:
 
     def get(self, name: str) -> Array:
         if name not in self._cache:
-            self._cache[name] = onnx_file.array(self._tensors[name], self._path)
+            self._cache[name] = rounded(onnx_file.array(self._tensors[name], self._path), self._precision)
         return self._cache[name]
 
     def of_size(self, size: int, first: str = "") -> Iterator[tuple[str, Array]]:
         for name in sorted(self._by_size.get(size, ()), key=lambda name: name != first):
             yield name, self.get(name)
+
+
+TOLERANCE = {"fp16": 2e-3, "bf16": 2e-2}
+"""Difference of a folded tensor from one that is computed again, as a share of its largest value; 2e-6 otherwise."""
 
 
 def match_weights(
@@ -94,31 +99,33 @@ def match_weights(
 ) -> WeightMatches:
     """Find every tensor of the model in the graph, except those that no run of the model reads.
 
-    ``graph`` was read from ``path``. The batch normalizations ``norms`` may be folded. ``fp16`` compares after rounding
-    to float16. ``constants`` is called where a tensor was not found, and returns what the model computes from weights
-    alone.
+    ``graph`` was read from ``path``. The batch normalizations ``norms`` may be folded. ``fp16`` and ``bf16`` compare
+    after rounding. ``constants`` is called where a tensor was not found, and returns what the model computes from
+    weights alone.
     """
-    stored = _StoredTensors(graph, path)
+    stored = _StoredTensors(graph, path, precision)
     counters = {name for name in tensors if name.endswith("num_batches_tracked")}  # for training only
     result = WeightMatches(unused=sorted(set(tensors) - read - counters))
-    half = precision == "fp16"
-    with np.errstate(over="ignore"):
-        values = {
-            name: value.astype(np.float16) if half and value.dtype == np.float32 else value
-            for name, value in tensors.items()
-            if name in read
-        }
+    values = {name: rounded(value, precision) for name, value in tensors.items() if name in read}
     missing: list[str] = []
     for name, value in values.items():
         (result.identical if _identical(name, value, stored) else missing).append(name)
-    folded = set(_folded(missing, values, norms, stored, half))
+    folded = set(_folded(missing, values, norms, stored, precision))
     result.folded = [name for name in missing if name in folded]
     missing = [name for name in missing if name not in folded]
-    computed = set(_computed(constants(), stored, half)) if missing else set()
+    computed = set(_computed(constants(), stored, precision)) if missing else set()
     result.computed = [name for name in missing if name in computed]
     result.listed = [name for name in missing if name not in computed]
     result.faults = [fault for name in result.listed for fault in _table_faults(name, values[name], stored)]
     return result
+
+
+def rounded(value: Array, precision: str) -> Array:
+    """Round float32 values to float16, or to bfloat16, which NumPy lacks, as float32."""
+    if precision == "bf16" and value.dtype in (np.float32, ml_dtypes.bfloat16):
+        return value.astype(ml_dtypes.bfloat16).astype(np.float32)
+    with np.errstate(over="ignore"):
+        return value.astype(np.float16) if precision == "fp16" and value.dtype == np.float32 else value
 
 
 def _same(left: Array, right: Array) -> bool:
@@ -143,10 +150,10 @@ def _identical(name: str, value: Array, stored: _StoredTensors) -> bool:
 
 
 def _folded(
-    missing: list[str], values: Mapping[str, Array], norms: list[NormTensors], stored: _StoredTensors, half: bool
+    missing: list[str], values: Mapping[str, Array], norms: list[NormTensors], stored: _StoredTensors, precision: str
 ) -> Iterator[str]:
     """Yield names that were folded into the weight and bias of a convolution: the recomputed result agrees."""
-    tolerance = 2e-3 if half else 2e-6
+    tolerance = TOLERANCE.get(precision, 2e-6)
     pending = [norm for norm in norms if all(name in values for name in norm.names.values())]
     for name in missing:
         weight = values[name]
@@ -191,9 +198,9 @@ def _close(actual: Array, expected: Array, tolerance: float) -> bool:
     return bool(flat.size == expected.size and np.max(np.abs(flat - expected.reshape(-1)), initial=0.0) <= limit)
 
 
-def _computed(constants: Sequence[Constant], stored: _StoredTensors, half: bool) -> Iterator[str]:
+def _computed(constants: Sequence[Constant], stored: _StoredTensors, precision: str) -> Iterator[str]:
     """Yield the names of weights from which the model computes a stored tensor."""
-    tolerance = 2e-3 if half else 2e-6
+    tolerance = TOLERANCE.get(precision, 2e-6)
     for names, value in constants:
         if any(
             _close(other, value, tolerance) or (value.ndim == 2 and _close(other, value.T, tolerance))

@@ -11,8 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.runner import Feeds, Fetches, Runner
+from deploy.parity.groups import UNIT
 from deploy.parity.metric import INVARIANT, RunningMean
-from deploy.parity.verdict import ENVELOPE
+from deploy.parity.probes import Probe
+from deploy.parity.verdict import CHAOTIC, ENVELOPE
+
+SAMPLED = 6
+"""Number of inputs by which the signal of the outputs is measured."""
+
+USELESS = CHAOTIC["fp16"]
+"""Noise over signal from which PyTorch's own run in half precision is of no use."""
 
 MIN_SQNR = 40.0
 """Signal over noise in dB that half precision is held to where PyTorch's own run in it is of no use."""
@@ -21,20 +29,23 @@ MIN_SQNR = 40.0
 class BoundedRunner(Runner):
     """PyTorch's own run in half precision, or where it is of no use a stand-in with as much noise as is allowed.
 
-    It is of no use for a sample where it is not finite although the reference is, or has more noise than ``min_sqnr`` allows. The
-    stand-in is the reference plus noise of a quarter of that, since files may have four times the noise of PyTorch. The
-    signal is an output's deviation from its mean over ordinary inputs; it grows with the output.
+    It is of no use for a sample where it is not finite although the reference is, or has more noise than `USELESS`. The
+    stand-in is the reference plus noise of a quarter of what ``min_sqnr`` allows, since files may have four times the
+    noise of PyTorch. The signal is an output's deviation from its mean over ordinary inputs; it grows with the output.
 
     Attributes:
+        min_sqnr: in dB.
+        own: PyTorch's own run; None if it does not count.
         replaced: outputs that were replaced at least once.
     """
 
-    def __init__(self, reference: Runner, own: Runner | None, min_sqnr: float, ordinary: Sequence[Feeds]) -> None:
-        """Without ``own``, all is replaced; ``ordinary`` are inputs by which the signal of the outputs is measured."""
-        self.reference, self.own = reference, own
+    def __init__(self, reference: Runner, own: Runner, min_sqnr: float | None, ordinary: Sequence[Feeds]) -> None:
+        """With ``min_sqnr``, all is replaced; by the inputs ``ordinary`` the signal of the outputs is measured."""
+        self.reference, self.own = reference, own if min_sqnr is None else None
+        self.min_sqnr = MIN_SQNR if min_sqnr is None else min_sqnr
         self.inputs, self.outputs = reference.inputs, reference.outputs
         self.replaced: set[str] = set()
-        self._allowed = 10.0 ** (-min_sqnr / 20.0)
+        self._allowed = 10.0 ** (-self.min_sqnr / 20.0)
         self._ordinary = ordinary
         self._signals: dict[str, tuple[float, float]] = {}
 
@@ -50,9 +61,10 @@ class BoundedRunner(Runner):
             return own
         signal, size = self._signal(name)
         finite = np.isfinite(expected)
-        noise = self._allowed * signal * np.maximum(1.0, _rms(np.where(finite, expected, 0.0)) / (size or 1.0))
+        scale = signal * np.maximum(1.0, _rms(np.where(finite, expected, 0.0)) / (size or 1.0))
         difference = np.where(finite, own.astype(np.float64) - expected, 0.0)
-        useless = ~(_rms(difference) <= noise) | (self.own is None)
+        useless = ~(_rms(difference) <= USELESS * scale) | (self.own is None)
+        noise = self._allowed * scale
         if not useless.any():
             return own
         self.replaced.add(name)
@@ -76,7 +88,13 @@ class BoundedRunner(Runner):
         return self._signals.get(name, (1.0, 1.0))
 
 
+def ordinary_of(probes: Sequence[Probe]) -> list[Feeds]:
+    """Return the inputs of at most `SAMPLED` small probes of ordinary inputs."""
+    found = [probe for probe in probes if set(probe.groups) <= {UNIT, "real"}] or list(probes)
+    return [probe.feeds for probe in sorted(found, key=lambda probe: probe.values)[:SAMPLED]]
+
+
 def _rms(values: NDArray[Any]) -> NDArray[Any]:
-    """Return the root mean square of each index of the first axis, as an array that can be multiplied with the values."""
+    """Return the root mean square at each index of the first axis, in a shape that fits the values."""
     axes = tuple(range(1, values.ndim))
-    return np.sqrt(np.mean(np.square(values, dtype=np.float64), axis=axes, keepdims=True))
+    return np.asarray(np.sqrt(np.mean(np.square(values, dtype=np.float64), axis=axes, keepdims=True)))

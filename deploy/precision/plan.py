@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from deploy.core.errors import ArtifactError, UsageError
 from deploy.core.plain import from_plain, to_plain
+from deploy.support import onnx_file
+
+Half = Literal["fp16", "bf16"]
+HALVES: tuple[str, ...] = get_args(Half)
 
 Reason = Literal["overflow", "underflow", "cancellation", "noise", "no kernel", "crash", "asked"]
 
@@ -48,11 +53,12 @@ class PrecisionPlan:
 
     Attributes:
         precision: ``fp16`` or ``bf16``.
-        graph: SHA-256 of the float32 graph that it is for.
+        graph: SHA-256 of the structure of the float32 graph that it is for; weights do not count.
         nodes: number of nodes that compute with floating-point values.
         kept: those that stay in float32, in execution order.
-        share: share of the operations that are in half precision, from 0 to 1; a multiply-add counts as two.
-        min_sqnr: bound in dB that the search held the graph to.
+        share: share of the operations that are in half precision, from 0 to 1; a multiply-add counts as two. None where
+            the graph was not run.
+        min_sqnr: bound in dB that the search held the graph to, where PyTorch's own run did not count.
         runs: how many converted graphs were run to find the plan.
         margin: by what factor the noise of the last one was below the bound.
     """
@@ -61,7 +67,7 @@ class PrecisionPlan:
     graph: str
     nodes: int
     kept: tuple[KeptNode, ...]
-    share: float
+    share: float | None
     min_sqnr: float
     runs: int
     margin: float | None
@@ -69,7 +75,9 @@ class PrecisionPlan:
     def summary(self) -> str:
         """Return one sentence."""
         text = f"{self.precision}: {self.nodes - len(self.kept)} of {self.nodes} nodes"
-        text += f" with {100 * self.share:.1f} % of the operations in half precision"
+        if self.share is not None:
+            text += f" with {100 * self.share:.1f} % of the operations"
+        text += " in half precision"
         counts = Counter(item.reason for item in self.kept)
         why = ", ".join(f"{count} for {REASONS[reason]}" for reason, count in counts.most_common())
         return f"{text}; in float32: {why}" if why else text
@@ -97,3 +105,13 @@ class PrecisionPlan:
             raise UsageError(f"{path}: cannot be read: {exc.strerror or exc}.") from exc
         except ValueError as exc:
             raise ArtifactError(f"{path}: not a plan of precision: {exc}.") from exc
+
+
+def structure(path: Path) -> str:
+    """Return the SHA-256 of the nodes of a graph: operators, names of values and attributes; weights do not count."""
+    digest = hashlib.sha256()
+    for node in onnx_file.load(path).graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+        digest.update(node.SerializeToString(deterministic=True))
+    return digest.hexdigest()

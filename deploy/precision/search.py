@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.backends.torch.rounded import RoundedRunner
-from deploy.core.artifact import sha256
 from deploy.core.errors import UsageError
 from deploy.core.progress import Progress
 from deploy.core.runner import Runner
 from deploy.parity.compare import CachedRunner, compare
-from deploy.parity.groups import UNIT
 from deploy.parity.probes import Probe
-from deploy.precision.bound import BoundedRunner
+from deploy.precision.bound import MIN_SQNR, BoundedRunner, ordinary_of
 from deploy.precision.greedy import Order, Step
-from deploy.precision.plan import KeptNode, PrecisionPlan, Reason
+from deploy.precision.plan import KeptNode, PrecisionPlan, Reason, structure
 from deploy.precision.ranges import Ranges, first_lost, ranges
 from deploy.precision.survey import Survey, survey
 from deploy.support import onnx_file
@@ -52,13 +50,16 @@ class Search:
         source: the float32 graph as `exporters.half.prepared` makes it, in a folder for scratch files.
         probes: inputs by which a converted graph is judged.
         reference: the graph or its model in float64.
+        own: PyTorch's own run in the precision.
+        min_sqnr: the bound in dB; None for what `deploy.precision.bound` says.
     """
 
     source: Path
     precision: str
     probes: Sequence[Probe]
     reference: Runner
-    min_sqnr: float
+    own: Runner
+    min_sqnr: float | None
     progress: Progress
     keep: Sequence[str] = ()
     only: Sequence[str] = ()
@@ -76,6 +77,9 @@ class Search:
         reasons = self._first_reasons()
         chosen = set(reasons)
         margin = self._margin(chosen)
+        if margin < 1.0 and self.min_sqnr is None:  # PyTorch's own run, which is slow on a CPU, may have as much noise
+            self._bound = self._bounded(None)
+            margin = self._margin(chosen)
         while margin == 0.0 and self.runs < MAX_RUNS // 2:
             lost = self._lost(chosen)
             if not lost:
@@ -93,9 +97,11 @@ class Search:
         self._half, self._kept = halved.half, halved.kept
         self._modules = _modules(self.source)
         self._reference = CachedRunner(self.reference)
-        ordinary = [item.feeds for item in self.probes if set(item.groups) == {UNIT}]
-        self._bound = CachedRunner(BoundedRunner(self._reference, None, self.min_sqnr, ordinary))
+        self._bound = self._bounded(MIN_SQNR if self.min_sqnr is None else self.min_sqnr)
         self._found = ranges(self.source, [item.feeds for item in self.probes])
+
+    def _bounded(self, min_sqnr: float | None) -> Runner:
+        return CachedRunner(BoundedRunner(self._reference, self.own, min_sqnr, ordinary_of(self.probes)))
 
     @property
     def _converted(self) -> Path:
@@ -181,33 +187,50 @@ class Search:
         return reached
 
     def _plan(self, reasons: dict[str, tuple[Reason, str]], margin: float) -> PrecisionPlan:
-        everything = {**dict.fromkeys(self._half, None), **self._kept}
-        in_order = [key for key in self._modules if key in everything]
-        given: dict[str, tuple[Reason, str]] = {key: (_reason(why), "") for key, why in self._kept.items()}
-        given.update(reasons)
+        given: dict[str, tuple[Reason, str]] = {**_unconverted(self._kept), **reasons}
+        in_order = [key for key in self._modules if key in self._half or key in self._kept]
         operations = {key: self._found.operations.get(key, 0) for key in in_order}
         total = sum(operations.values())
         return PrecisionPlan(
             precision=self.precision,
-            graph=sha256(self.source),
+            graph=structure(self.source),
             nodes=len(in_order),
-            kept=tuple(
-                KeptNode(
-                    node=key,
-                    operator=self._modules[key][0],
-                    name=self._modules[key][1],
-                    module=self._modules[key][2],
-                    reason=given[key][0],
-                    detail=given[key][1],
-                )
-                for key in in_order
-                if key in given
-            ),
-            share=sum(count for key, count in operations.items() if key not in given) / total if total else 1.0,
-            min_sqnr=self.min_sqnr,
+            kept=_kept_nodes(self._modules, given),
+            share=sum(count for key, count in operations.items() if key not in given) / total if total else None,
+            min_sqnr=MIN_SQNR if self.min_sqnr is None else self.min_sqnr,
             runs=self.runs,
             margin=margin if math.isfinite(margin) else None,
         )
+
+
+def plain(source: Path, precision: str, min_sqnr: float) -> PrecisionPlan:
+    """Return the plan of a graph that is converted as a whole, without a run of it."""
+    halved = to_half(source, source.with_name(f"converted.{precision}.onnx"), precision=precision)
+    return PrecisionPlan(
+        precision=precision,
+        graph=structure(source),
+        nodes=len(halved.half) + len(halved.kept),
+        kept=_kept_nodes(_modules(source), _unconverted(halved.kept)),
+        share=None,
+        min_sqnr=min_sqnr,
+        runs=0,
+        margin=None,
+    )
+
+
+def _unconverted(kept: Mapping[str, str]) -> dict[str, tuple[Reason, str]]:
+    return {key: (_reason(why), "") for key, why in kept.items()}
+
+
+def _kept_nodes(
+    modules: Mapping[str, tuple[str, str, str]], given: Mapping[str, tuple[Reason, str]]
+) -> tuple[KeptNode, ...]:
+    found = []
+    for key, (operator, name, module) in modules.items():
+        if key in given:
+            reason, detail = given[key]
+            found.append(KeptNode(node=key, operator=operator, name=name, module=module, reason=reason, detail=detail))
+    return tuple(found)
 
 
 def _reason(text: str) -> Reason:

@@ -11,7 +11,7 @@ from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.support.engine_file import FORMAT as ENGINE
 
-EXPORTS = ("fp32", "fp16", "fp64")
+EXPORTS = ("fp32", "fp16", "bf16", "fp64")
 """Precisions of `deploy export`."""
 
 

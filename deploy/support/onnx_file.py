@@ -269,14 +269,15 @@ _INTEGER_PREFIXES = ("QLinear", "DynamicQuantize", "MatMulNBits")
 _FLOATS: dict[int, str] = {
     onnx.TensorProto.FLOAT: "fp32",
     onnx.TensorProto.FLOAT16: "fp16",
+    onnx.TensorProto.BFLOAT16: "bf16",
     onnx.TensorProto.DOUBLE: "fp64",
 }
 
 
 def precision(model: onnx.ModelProto) -> str:
-    """Return ``int8`` for a quantized graph, else ``fp32``, ``fp16`` or ``fp64``: what most bytes of its weights are.
+    """Return ``int8`` for a quantized graph, else ``fp32``, ``fp16``, ``bf16`` or ``fp64``.
 
-    Without weights, the inputs decide.
+    It is what most bytes of the weights are. Without weights, the inputs decide.
     """
     for node in all_nodes(model):
         if node.op_type in _INTEGER or node.op_type.startswith(_INTEGER_PREFIXES):

@@ -28,7 +28,10 @@ Observer = Callable[[str, tuple[Any, ...], Any], None]
 """Called with the name of an operator, its operands as converted (all of its signature, in order), and its result."""
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_COMPLEX = {torch.float16: torch.complex64, torch.float32: torch.complex64, torch.float64: torch.complex128}
+_COMPLEX = {
+    **dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.complex64),
+    torch.float64: torch.complex128,
+}
 _COMPLEX_DTYPES = (torch.complex32, torch.complex64, torch.complex128)
 _DTYPE_ASSERTIONS = ("_assert_tensor_metadata",)
 _ESCAPES = ("numpy", "__array__", "__dlpack__", "data_ptr", "untyped_storage")
@@ -213,8 +216,8 @@ def computed_in(
     """Compute every floating-point operation within this context in ``dtype``.
 
     Args:
-        dtype: float64, float32 or float16; parameters keep their dtype and are converted when they are read. It is
-            also the default dtype within the context.
+        dtype: float64, float32, float16 or bfloat16; parameters keep their dtype and are converted when they are read.
+            It is also the default dtype within the context.
         module: module whose parameters and buffers are recorded when they are read; at the end its state is restored,
             see `deploy.support.state.unchanged`. None records nothing.
         observe: called after each operator, see `Observer`.

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from deploy.core.backend import title_of
+from deploy.precision.plan import HALVES
 from deploy.terminal.console import STYLE, console, escape, rows, weights_line
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 def parity_rows(report: ParityReport, backend: str) -> list[tuple[str, str]]:
     """Return a parity report as pairs of names and values for `deploy.terminal.console.rows`."""
+    if report.precision in HALVES:
+        backend = "the file"
     run = "; ".join(f"{name} {', '.join(map(str, sizes))}" for name, sizes in report.dynamic.items())
     over = f"{report.probes} probes" + (f", run at {escape(run)}" if run else ", fixed sizes")
     reached = f" · coverage {report.coverage.percent:g} %" if report.coverage else ""

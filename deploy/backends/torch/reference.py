@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -156,11 +157,15 @@ class PyTorchRunner(Runner):
 
 def _arrays(outputs: Mapping[str, torch.Tensor]) -> Fetches:
     """Return copies, since an output may be a buffer whose content is restored after the run."""
-    return {name: _array(value.detach().cpu()) for name, value in outputs.items()}
+    return {name: to_array(value) for name, value in outputs.items()}
 
 
-def _array(value: torch.Tensor) -> NDArray[Any]:
-    return np.array((value.float() if value.dtype is torch.bfloat16 else value).numpy())
+def to_array(value: torch.Tensor) -> NDArray[Any]:
+    """Return a copy as an array; bfloat16 becomes float32."""
+    value = value.detach().cpu()
+    if value.dtype is torch.bfloat16:  # which NumPy lacks; a conversion by PyTorch would be in the precision of the run
+        return np.asarray(value.view(torch.int16).numpy().view(ml_dtypes.bfloat16).astype(np.float32))
+    return np.array(value.numpy())
 
 
 def baseline_of(model: Model, precision: str, reference: Runner) -> Runner:

@@ -15,14 +15,21 @@ from deploy.core.errors import DeployError
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.onnx_graph.rounded import RoundedModule
 from deploy.support import onnx_file
+from deploy.support.onnx_decisions import watched
 from deploy.support.runtime_errors import run_error
+
+ROUNDED = "deploy.backends.torch.rounded"
+"""This module, as `deploy.core.isolated.IsolatedRunner` takes it."""
 
 
 class RoundedRunner(Runner):
     """Runs an ONNX file; outputs in half precision become float32."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, watch: bool = False) -> None:
+        """With ``watch``, the graph has the output `deploy.support.onnx_decisions.RANGES` in place of its own."""
         model = onnx_file.load(path)
+        if watch:
+            model, _ = watched(model)
         self.inputs, self.outputs = onnx_file.specs_of(model, path)
         self._module = RoundedModule(model, path.parent).eval()
 
@@ -49,6 +56,6 @@ class RoundedRunner(Runner):
         return self.run(self._submitted)
 
 
-def open(path: Path, **options: Any) -> RoundedRunner:
-    """Open an ONNX file; options of other backends have no effect."""
-    return RoundedRunner(path)
+def open(path: Path, *, watch: bool = False, **options: Any) -> RoundedRunner:
+    """Open an ONNX file; ``options`` of other backends have no effect."""
+    return RoundedRunner(path, watch=watch)

@@ -1,0 +1,115 @@
+"""Write a float32 graph in half precision, by a plan that is searched for or given."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from deploy.backends.torch.reference import PyTorchRunner
+from deploy.core.errors import BackendError, InputSpecError, ModelError, UsageError
+from deploy.core.model import Model
+from deploy.core.progress import Progress
+from deploy.core.tensors import TensorSpec
+from deploy.exporting.domains import find_domains
+from deploy.exporting.half_options import HalfOptions
+from deploy.models.onnx_model import build_graph
+from deploy.models.request import ModelRequest
+from deploy.parity.groups import policy
+from deploy.parity.probes import Probe, make_probes
+from deploy.precision.bound import MIN_SQNR
+from deploy.precision.plan import PrecisionPlan, structure
+from deploy.precision.search import Search, plain
+from exporters import half as converter
+
+MOST_SAMPLES = 2
+"""Samples of the largest probe that graphs are searched with."""
+
+
+def halve(
+    source: Path,
+    path: Path,
+    model: Model,
+    inputs: Sequence[TensorSpec],
+    options: HalfOptions,
+    *,
+    seed: int = 0,
+    progress: Progress,
+) -> tuple[PrecisionPlan, tuple[str, ...]]:
+    """Write ``source``, a float32 graph of the model, in half precision to another path.
+
+    ``inputs`` are the model's with the graph's dimensions. A graph with operators that cannot be run node by node is
+    converted as a whole, which a note says.
+
+    Returns:
+        The plan, and notes.
+
+    Raises:
+        UsageError: a pattern matches no node, or the plan is for another precision or another graph.
+        ExportError: the graph cannot be converted to the opset that bfloat16 needs.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="half-") as folder:
+        prepared = Path(folder) / "float.onnx"
+        converter.write_prepared(source, prepared, options.precision)
+        notes: tuple[str, ...] = ()
+        if options.plan is not None:
+            plan = _given(options.plan, prepared, options.precision)
+        else:
+            try:
+                plan = Search(
+                    source=prepared,
+                    precision=options.precision,
+                    probes=_probes(model, inputs, seed),
+                    reference=PyTorchRunner(model, "fp64"),
+                    own=PyTorchRunner(model, options.precision),
+                    min_sqnr=options.min_sqnr,
+                    keep=options.keep_float,
+                    only=options.only_half,
+                    progress=progress,
+                ).run()
+            except (ModelError, BackendError) as exc:
+                plan = plain(prepared, options.precision, options.min_sqnr or MIN_SQNR)
+                notes = (f"not searched for nodes to keep in float32: {exc.message}",)
+        converter.to_half(prepared, path, precision=options.precision, keep=plan.names())
+    return plan, notes
+
+
+def halve_file(
+    source: Path, path: Path, options: HalfOptions, *, sizes: Mapping[str, int] | None = None, progress: Progress
+) -> tuple[PrecisionPlan, tuple[str, ...]]:
+    """Do what `halve` does for an ONNX file, which in float64 is its own reference.
+
+    ``sizes`` are those of its open dimensions; by default they are found, see `deploy.models.onnx_model`.
+
+    Raises:
+        UsageError, ExportError: as `halve`.
+    """
+    try:
+        model = build_graph(ModelRequest(name=str(source)))
+    except (ModelError, InputSpecError) as exc:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix="half-") as folder:
+            prepared = Path(folder) / "float.onnx"
+            converter.write_prepared(source, prepared, options.precision)
+            plan = plain(prepared, options.precision, options.min_sqnr or MIN_SQNR)
+            converter.to_half(prepared, path, precision=options.precision)
+        return plan, (f"not searched for nodes to keep in float32: {exc.message}",)
+    known = {name: size for name, size in (sizes or {}).items() if name in model.sizes}
+    model = model.replace(sizes={**model.sizes, **known})
+    return halve(source, path, model, model.inputs, options, progress=progress)
+
+
+def _probes(model: Model, inputs: Sequence[TensorSpec], seed: int) -> list[Probe]:
+    """Return a few small probes of inputs that are not far from ordinary."""
+    domains, _ = find_domains(model, inputs)
+    drawn = make_probes(inputs, model.sizes, seed=seed, domains=domains, level="quick")
+    usual = [probe for probe in drawn if not any(policy(group).lenient for group in probe.groups)]
+    return [probe for probe in usual if (probe.samples or 1) <= MOST_SAMPLES] or usual[:1]
+
+
+def _given(path: Path, prepared: Path, precision: str) -> PrecisionPlan:
+    plan = PrecisionPlan.read(path)
+    if plan.precision != precision:
+        raise UsageError(f"{path}: this plan is for {plan.precision}.", f"--precision {plan.precision}")
+    if plan.graph != structure(prepared):
+        raise UsageError(f"{path}: this plan is for another graph.", "leave out --plan to search for a new one")
+    return plan
