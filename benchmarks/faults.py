@@ -29,7 +29,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -43,9 +43,11 @@ from benchmarks.fault_nets import NETWORKS, Feeds
 from deploy.core.errors import DeployError
 from deploy.core.model import Model
 from deploy.exporting.check import check
-from deploy.exporting.export import Precision, export_model
+from deploy.exporting.export import export_model
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
+
+Precision = Literal["fp32", "fp16"]
 
 ZOO = {"zoo/lenet5": (1, 32), "zoo/lenet_bn": (1, 28), "zoo/inception_small": (3, 32)}
 """Further networks: channels and size of their independent inputs."""

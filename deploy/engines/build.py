@@ -21,7 +21,7 @@ from deploy.engines.profiles import profiles_of
 from deploy.exporting.half_options import HalfOptions, half_options
 from deploy.models.given import given_source
 from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
-from deploy.quantization.source import Source, open_source
+from deploy.quantization.source import PRECISION, Source, open_source
 from deploy.support.cuda_driver import gpus
 from deploy.support.engine_file import FORMAT
 from deploy.support.lone_file import assumed_batch
@@ -42,7 +42,7 @@ _BUILT = ("library", "version", "profiles", "weighted", "weight_bytes", "layers"
 SIZE_CHECK_BYTES = 16 * 2**20
 """The engine's size is checked only if its weights save more than this: kernels take some megabytes as well."""
 
-_WEIGHTED_TYPES = {"int8": "int8", "int8-fp16": "int8", "fp16": "half", "fp32": "float"}
+_WEIGHTED_TYPES = {"int8": "int8", "int8-fp16": "int8", "fp16": "half", "bf16": "bf16", "fp32": "float"}
 """TensorRT's name of the type that layers with weights compute in, by precision."""
 
 _TYPE_BYTES = {"int8": 1, "uint8": 1, "fp8": 1, "half": 2, "bf16": 2}
@@ -309,9 +309,19 @@ class _BuildPlan:
         return self.onnx.path if self.onnx else self.source.path
 
     @property
+    def precision(self) -> str:
+        """The precision of the engine, which a graph in half precision decides."""
+        return self.request.precision if self.source.precision == PRECISION else self.source.precision
+
+    @property
+    def given(self) -> str:
+        """What a command names to build the engine again."""
+        return self.source.name if self.source.precision == PRECISION else str(self.source.path)
+
+    @property
     def name(self) -> str:
         """File name of the engine."""
-        return f"{self.source.slug}.{self.request.precision}-{self.library.name}.engine"
+        return f"{self.source.slug}.{self.precision}-{self.library.name}.engine"
 
 
 def _prepare(request: BuildRequest, store: Store, progress: Progress) -> _BuildPlan:
@@ -319,7 +329,9 @@ def _prepare(request: BuildRequest, store: Store, progress: Progress) -> _BuildP
     request.check()
     library = open_library(request.runtime)
     progress.note(f"building with {library.name} {library.version}")
-    source = open_source(given_source(request.model, name=request.name), store, (), progress, name=request.name)
+    source = open_source(
+        given_source(request.model, name=request.name), store, (), progress, name=request.name, half=not request.int8
+    )
     if assumed := assumed_batch(source.path, source.inputs):
         progress.note(assumed)
     options = EngineOptions(
@@ -332,6 +344,9 @@ def _prepare(request: BuildRequest, store: Store, progress: Progress) -> _BuildP
     onnx, data = None, None
     if request.int8:
         onnx, data = _int8_graph(source, request, store, progress)
+    elif source.precision != PRECISION:
+        if any((request.min_sqnr, request.keep_float, request.only_half, request.plan)):
+            raise UsageError(f"{source.path}: this graph is in {source.precision} already; it is built as it is.")
     elif request.fp16:
         onnx = _fp16_graph(source, request, store, progress)
     return _BuildPlan(request=request, source=source, onnx=onnx, data=data, library=library, options=options)
@@ -404,7 +419,7 @@ def _build(plan: _BuildPlan, path: Path, progress: Progress) -> Built:
     except ExportError:
         interrupt.check()  # a canceled build is not an error of the graph
         raise
-    check_precision(built, plan.request.precision, plan.graph, copies=len(plan.options.compute_capabilities) or 1)
+    check_precision(built, plan.precision, plan.graph, copies=len(plan.options.compute_capabilities) or 1)
     return built
 
 
@@ -435,7 +450,7 @@ def _manifest(plan: _BuildPlan, built: Built, path: Path) -> Manifest:
     gpu = next(iter(gpus()), None)
     return plan.source.derived_manifest(
         format=FORMAT,
-        precision=plan.request.precision,
+        precision=plan.precision,
         target=built.library,
         files=(Payload(file=path.name, sha256=built.sha256, bytes=built.bytes),),
         options={
@@ -450,7 +465,7 @@ def _manifest(plan: _BuildPlan, built: Built, path: Path) -> Manifest:
             "layers": dict(built.layers),
             "calibration": plan.onnx.manifest.options.get("calibration") if plan.onnx else None,
             "onnx": plan.graph.name,
-            "rebuild": plan.request.command(plan.source.name, plan.library.name),
+            "rebuild": plan.request.command(plan.given, plan.library.name),
         },
         parent=plan.onnx.manifest.digest if plan.onnx else plan.source.digest,
     )

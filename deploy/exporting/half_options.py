@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.core.errors import UsageError
-from deploy.precision.bound import MIN_SQNR
-from deploy.precision.plan import HALVES, Half
+from deploy.precision.plan import HALVES, MIN_SQNR, Half
 
 MIXED = "mixed"
 """The precision ``fp16`` held to a signal-to-noise ratio."""

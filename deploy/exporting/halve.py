@@ -17,9 +17,9 @@ from deploy.models.onnx_model import build_graph
 from deploy.models.request import ModelRequest
 from deploy.parity.groups import policy
 from deploy.parity.probes import Probe, make_probes
-from deploy.precision.bound import MIN_SQNR
-from deploy.precision.plan import PrecisionPlan, structure
+from deploy.precision.plan import MIN_SQNR, PrecisionPlan
 from deploy.precision.search import Search, plain
+from deploy.precision.structure import structure
 from exporters import half as converter
 
 MOST_SAMPLES = 2

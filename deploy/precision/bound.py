@@ -15,15 +15,13 @@ from deploy.parity.groups import UNIT
 from deploy.parity.metric import INVARIANT, RunningMean
 from deploy.parity.probes import Probe
 from deploy.parity.verdict import CHAOTIC, ENVELOPE
+from deploy.precision.plan import MIN_SQNR
 
 SAMPLED = 6
 """Number of inputs by which the signal of the outputs is measured."""
 
 USELESS = CHAOTIC["fp16"]
 """Noise over signal from which PyTorch's own run in half precision is of no use."""
-
-MIN_SQNR = 40.0
-"""Signal over noise in dB that half precision is held to where PyTorch's own run in it is of no use."""
 
 
 class BoundedRunner(Runner):

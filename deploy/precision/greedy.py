@@ -13,7 +13,7 @@ LEAST = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
+class Promotion:
     """Nodes that go back to float32 together.
 
     Attributes:
@@ -53,7 +53,7 @@ class Order:
         rounded = sum(noise for name, noise in self._values.items() if self._around[name] & self._half)
         return rounded + sum(self._weights[key] for key in self._half if key in self._weights)
 
-    def __iter__(self) -> Iterator[Step]:
+    def __iter__(self) -> Iterator[Promotion]:
         left = self.noise()
         while left > 0.0:
             best = self._best(left)
@@ -62,7 +62,7 @@ class Order:
             nodes, avoided = best
             self._half -= set(nodes)
             left = max(left - avoided, 0.0)
-            yield Step(nodes=nodes, avoided=avoided, left=left)
+            yield Promotion(nodes=nodes, avoided=avoided, left=left)
 
     def _best(self, left: float) -> tuple[tuple[str, ...], float] | None:
         found: list[tuple[float, float, tuple[str, ...]]] = []

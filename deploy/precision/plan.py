@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -11,10 +10,12 @@ from typing import Any, Literal, get_args
 
 from deploy.core.errors import ArtifactError, UsageError
 from deploy.core.plain import from_plain, to_plain
-from deploy.support import onnx_file
 
 Half = Literal["fp16", "bf16"]
 HALVES: tuple[str, ...] = get_args(Half)
+
+MIN_SQNR = 40.0
+"""Signal over noise in dB that half precision is held to where PyTorch's own run in it is of no use."""
 
 Reason = Literal["overflow", "underflow", "cancellation", "noise", "no kernel", "crash", "asked"]
 
@@ -105,13 +106,3 @@ class PrecisionPlan:
             raise UsageError(f"{path}: cannot be read: {exc.strerror or exc}.") from exc
         except ValueError as exc:
             raise ArtifactError(f"{path}: not a plan of precision: {exc}.") from exc
-
-
-def structure(path: Path) -> str:
-    """Return the SHA-256 of the nodes of a graph: operators, names of values and attributes; weights do not count."""
-    digest = hashlib.sha256()
-    for node in onnx_file.load(path).graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-        digest.update(node.SerializeToString(deterministic=True))
-    return digest.hexdigest()

@@ -63,7 +63,7 @@ def first_lost(path: Path, feeds: Feeds, found: Ranges) -> tuple[str, ...]:
         The node and those that make its operands, by their first results; empty if there is none.
     """
     module = _Searching(onnx_file.load(path), path.parent, found.infinite)
-    with contextlib.suppress(_Found):
+    with contextlib.suppress(_Lost):
         _run(module, feeds)
     return module.lost
 
@@ -100,7 +100,7 @@ class _Measured(OnnxModule):
         return results
 
 
-class _Found(Exception):
+class _Lost(Exception):
     """Ends a run."""
 
 
@@ -125,7 +125,7 @@ class _Searching(RoundedModule):
         bad = not all(bool(value.isfinite().all()) for value in _floats(results))
         if bad and not self._infinite.intersection((first_result(node), *before)):
             self.lost = tuple(dict.fromkeys((*before, first_result(node))))
-            raise _Found
+            raise _Lost
         return results
 
 

@@ -19,10 +19,11 @@ from deploy.core.progress import Progress
 from deploy.core.runner import Runner
 from deploy.parity.compare import CachedRunner, compare
 from deploy.parity.probes import Probe
-from deploy.precision.bound import MIN_SQNR, BoundedRunner, ordinary_of
-from deploy.precision.greedy import Order, Step
-from deploy.precision.plan import KeptNode, PrecisionPlan, Reason, structure
+from deploy.precision.bound import BoundedRunner, ordinary_of
+from deploy.precision.greedy import Order, Promotion
+from deploy.precision.plan import MIN_SQNR, KeptNode, PrecisionPlan, Reason
 from deploy.precision.ranges import Ranges, first_lost, ranges
+from deploy.precision.structure import structure
 from deploy.precision.survey import Survey, survey
 from deploy.support import onnx_file
 from deploy.support.onnx_decisions import scope
@@ -237,7 +238,7 @@ def _reason(text: str) -> Reason:
     return "no kernel" if text == "no kernel" else "underflow" if text == "underflow" else "crash"
 
 
-def _nodes(steps: Sequence[Step]) -> set[str]:
+def _nodes(steps: Sequence[Promotion]) -> set[str]:
     return {key for step in steps for key in step.nodes}
 
 

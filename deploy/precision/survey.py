@@ -68,7 +68,7 @@ def survey(path: Path, precision: str, inputs: Sequence[Feeds], *, seed: int = 0
     Raises:
         ModelError: an operator has no evaluation in PyTorch.
     """
-    module = _Watched(onnx_file.load(path), path.parent, DTYPES[precision])
+    module = _Surveyed(onnx_file.load(path), path.parent, DTYPES[precision])
     generator = torch.Generator().manual_seed(seed)
     draw = 0
     for feeds in inputs:
@@ -97,7 +97,7 @@ def _combined(outputs: Iterable[torch.Tensor], generator: torch.Generator) -> to
     return total.sum() / math.sqrt(len(total))
 
 
-class _Watched(OnnxModule):
+class _Surveyed(OnnxModule):
     """A graph that records what its nodes compute, and with hooks what flows back to them."""
 
     def __init__(self, model: onnx.ModelProto, folder: Path, half: torch.dtype) -> None:

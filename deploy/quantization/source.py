@@ -23,11 +23,12 @@ from deploy.support.lone_file import open_artifact, why_unproven
 from deploy.support.lookup import name_for, names_of, newest_export
 
 PRECISION = "fp32"
+HALVES = ("fp16", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """A float32 ONNX file.
+    """A float32 ONNX file, or one in half precision.
 
     Attributes:
         model: full name of the model; the file's stem if the model is not known.
@@ -35,6 +36,7 @@ class Source:
         preprocessing: from an image to the input, with the user's changes applied; None if unknown.
         labels: class names of the model; empty if unknown.
         digest: SHA-256 of the file and of each external data file, joined by ``+``.
+        precision: ``fp32``, or that of a file in half precision where it was allowed.
         manifest: the manifest; None if the model is not known, see `deploy.support.lone_file`.
     """
 
@@ -48,6 +50,7 @@ class Source:
     weights: Weights
     digest: str
     manifest: Manifest | None
+    precision: str = PRECISION
 
     @property
     def verdict(self) -> str:
@@ -88,19 +91,20 @@ def open_source(
     progress: Progress,
     *,
     name: str | None = None,
+    half: bool = False,
 ) -> Source:
     """Find the float32 export and verify its digest; export the model first if it has no export.
 
     A request is exported anew, except a module in memory whose export is there.
     ``preprocess`` are ``key=value`` changes to the preprocessing. ``name`` is that of the folder and files to write;
-    None takes the export's.
+    None takes the export's. With ``half``, the named file may be in half precision already.
 
     Raises:
         UsageError: the folder holds another model.
     """
     if name is not None:
         check_slug(name)
-    source = _opened(model, store, preprocess, progress, name)
+    source = _opened(model, store, preprocess, progress, name, half)
     claim(
         store,
         source.slug,
@@ -112,7 +116,12 @@ def open_source(
 
 
 def _opened(
-    model: str | ModelRequest | None, store: Store, preprocess: Sequence[str], progress: Progress, name: str | None
+    model: str | ModelRequest | None,
+    store: Store,
+    preprocess: Sequence[str],
+    progress: Progress,
+    name: str | None,
+    half: bool,
 ) -> Source:
     artifact = _find(model, store, progress, name)
     path, manifest = artifact.path, artifact.manifest
@@ -121,7 +130,7 @@ def _opened(
 
     with OnnxChild() as child:
         child.examine(path)
-    if manifest.precision != PRECISION:
+    if manifest.precision not in (PRECISION, *(HALVES if half else ())):
         raise ArtifactError(
             f"{path}: the precision is {manifest.precision}; a float32 export is required.",
             f"deploy export {manifest.model}" if manifest.reference else "start from the float32 file it was made from",
@@ -139,6 +148,7 @@ def _opened(
         weights=manifest.weights,
         digest=manifest.digest,
         manifest=manifest if manifest.reference else None,
+        precision=manifest.precision,
     )
 
 
