@@ -72,6 +72,8 @@ if TYPE_CHECKING:
     from deploy.packaging.package import PackageReport as PackageReport
     from deploy.packaging.package import package_models as package_models
     from deploy.packaging.target import PackageOptions as PackageOptions
+    from deploy.quantization.half import HalfReport as HalfReport
+    from deploy.quantization.half import convert_precision as convert_precision
     from deploy.quantization.quantize import QuantizeReport as QuantizeReport
     from deploy.quantization.quantize import quantize as quantize
     from deploy.report.compare import ReportComparison as ReportComparison
@@ -148,6 +150,7 @@ _EXPORTS = {
     "deploy.models.request": ("ModelRequest", "ModuleRequest"),
     "deploy.packaging.package": ("PackageReport", "package_models"),
     "deploy.packaging.target": ("PackageOptions",),
+    "deploy.quantization.half": ("HalfReport", "convert_precision"),
     "deploy.quantization.quantize": ("QuantizeReport", "quantize"),
     "deploy.report.compare": ("ReportComparison", "compare_reports"),
     "deploy.report.write": ("Report", "write_report"),

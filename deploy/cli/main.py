@@ -25,6 +25,7 @@ SECTIONS = {
         "export": "Export a model to ONNX or TensorRT and check parity.",
         "check": "Check an ONNX file for parity with its model.",
         "edit": "Change an ONNX file and check the result against it.",
+        "convert": "Put an ONNX file in half precision and check it.",
         "quantize": "Quantize an ONNX export to INT8 for one target.",
         "trt": "Build and inspect TensorRT engines.",
     },

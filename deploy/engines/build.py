@@ -394,7 +394,7 @@ def _fp16_graph(source: Source, request: BuildRequest, store: Store, progress: P
             progress.note(note)
         if plan.margin is not None and plan.margin < 1.0:
             progress.warn(f"no set of nodes in float32 was found with which FP16 holds {plan.min_sqnr:g} dB.")
-        files = [item for item in (path, path.with_name(f"{path.name}.data")) if item.exists()]
+        files = [item for item in (path, path.with_name(f"{path.name}.data"), plan.write(path)) if item.exists()]
         manifest = source.derived_manifest(
             format="onnx",
             precision="fp16",

@@ -448,7 +448,8 @@ def _claimed(inputs: Sequence[TensorSpec], ranges: Sequence[SizeRange]) -> tuple
 
 def _manifest(job: _Job, exported: Exported, parity: ParityReport, plan: PrecisionPlan | None) -> Manifest:
     data = exported.path.with_name(f"{exported.path.name}.data")
-    payloads = [Payload.of(path) for path in (exported.path, data) if path.exists()]
+    plans = [plan.write(exported.path)] if plan else []
+    payloads = [Payload.of(path) for path in (exported.path, data, *plans) if path.exists()]
     return Manifest(
         model=job.model.name,
         slug=job.model.slug,

@@ -93,6 +93,21 @@ class PrecisionPlan:
         return values
 
     @classmethod
+    def from_dict(cls, values: Any) -> PrecisionPlan:
+        """Build a plan from what `to_dict` returned.
+
+        Raises:
+            ValueError: it is not a plan.
+        """
+        return from_plain(cls, values)
+
+    def write(self, beside: Path) -> Path:
+        """Write the plan as JSON beside an ONNX file, and return its path."""
+        path = beside.with_suffix(".precision.json")
+        path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
     def read(cls, path: Path) -> PrecisionPlan:
         """Read a plan that was written as JSON.
 
@@ -101,7 +116,7 @@ class PrecisionPlan:
             ArtifactError: it is not a plan.
         """
         try:
-            return from_plain(cls, json.loads(path.read_text(encoding="utf-8")))
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except OSError as exc:
             raise UsageError(f"{path}: cannot be read: {exc.strerror or exc}.") from exc
         except ValueError as exc:

@@ -36,6 +36,9 @@ HEADROOM = 2.0
 """A value overflows if it comes within this factor of the largest number of the precision: other inputs may go beyond
 those that were run."""
 
+SAFETY = 1.3
+"""Factor by which the noise must be below the bound: the parity check runs more inputs than the search."""
+
 CANCELS = 16.0
 """A result this many times smaller than the operands is called a cancellation."""
 
@@ -78,7 +81,7 @@ class Search:
         reasons = self._first_reasons()
         chosen = set(reasons)
         margin = self._margin(chosen)
-        if margin < 1.0 and self.min_sqnr is None:  # PyTorch's own run, which is slow on a CPU, may have as much noise
+        if margin < SAFETY and self.min_sqnr is None:  # PyTorch's own run, which is slow on a CPU, may have as much noise
             self._bound = self._bounded(None)
             margin = self._margin(chosen)
         while margin == 0.0 and self.runs < MAX_RUNS // 2:
@@ -88,7 +91,7 @@ class Search:
             reasons.update(dict.fromkeys(lost, ("overflow", "not finite in half precision")))
             chosen |= lost
             margin = self._margin(chosen)
-        if margin < 1.0:
+        if margin < SAFETY:
             found = survey(self.source, self.precision, [item.feeds for item in self.probes[:SURVEYED]])
             margin = self._extend(found, chosen, reasons, margin)
         return self._plan(reasons, margin)
@@ -143,7 +146,7 @@ class Search:
         )
         margins = [item.margin for item in report.outputs if item.verdict != "pass"]
         if report.verdict == "pass" or not margins:
-            return report.margin if report.margin >= 1.0 else 1.0
+            return report.margin if report.margin >= 1.0 else SAFETY
         return 0.0 if any(math.isnan(item) for item in margins) else min(min(margins), 0.999)
 
     def _lost(self, keep: set[str]) -> set[str]:
@@ -162,7 +165,7 @@ class Search:
         if not steps:
             return margin
         low, low_margin, high = 0, margin, len(steps)
-        wanted = start * (margin or 0.1) ** 2
+        wanted = start * ((margin or 0.1) / SAFETY) ** 2
         best: tuple[int, float] | None = None
         while low + 1 < high + (best is None) and self.runs < MAX_RUNS:
             if best is None:
@@ -171,14 +174,14 @@ class Search:
             else:
                 guess = (low + high) // 2
             reached = self._margin(chosen | _nodes(steps[:guess]))
-            if reached >= 1.0:
+            if reached >= SAFETY:
                 best, high = (guess, reached), guess
             else:
                 low, low_margin = guess, max(reached, 0.05)
                 if guess == len(steps):
                     best = best or (guess, reached)
                     break
-                wanted = steps[guess - 1].left * min(low_margin**2, 0.5)
+                wanted = steps[guess - 1].left * min((low_margin / SAFETY) ** 2, 0.5)
         count, reached = best or (len(steps), low_margin)
         for step in steps[:count]:
             detail = f"{100 * step.avoided / start:.2g} % of the noise"

@@ -9,6 +9,7 @@ from deploy.exporting.export import ExportReport
 from deploy.support.formatting import size
 from deploy.terminal.check import parity_rows
 from deploy.terminal.console import console, escape, rows, weights_line
+from deploy.terminal.plan import plan_rows
 from deploy.terminal.trt import show_built
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def _show_onnx(report: ExportReport) -> None:
             ("graph", f"opset {report.opset}, {manifest.precision}, by {report.strategy}, dynamic: {dynamic}"),
             ("inputs", escape("; ".join(map(str, manifest.inputs)))),
             ("outputs", escape("; ".join(map(str, manifest.outputs)))),
+            *plan_rows(report.plan),
             *parity_rows(report.parity, default_backend(ONNX).title),
             ("took", f"{report.seconds:.1f} s"),
         ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from deploy.support.formatting import size
 from deploy.terminal.console import console, escape, rows
+from deploy.terminal.plan import recorded_rows
 
 if TYPE_CHECKING:
     from deploy.tools.inspect import InspectReport
@@ -35,6 +36,8 @@ def show_inspect(report: InspectReport) -> None:
     ]
     if report.stale:
         pairs.insert(4, ("stale", escape(f"{report.stale.reason}; renew it: {report.stale.command}")))
+    if manifest is not None:
+        pairs += recorded_rows(manifest.options)
     if costs.unknown:
         pairs.append(("cost unknown", escape(_named_numbers(costs.unknown))))
     console().print(rows(pairs))
