@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,11 +46,12 @@ class Collector:
     Args:
         model: a float32 graph from `calibration.prepare`.
         samples: total number of samples, if known; without it the stability of the ranges is not measured.
+        folder: folder of the graph's external data.
     """
 
-    def __init__(self, model: onnx.ModelProto, *, samples: int | None = None) -> None:
+    def __init__(self, model: onnx.ModelProto, *, samples: int | None = None, folder: Path | None = None) -> None:
         observed, self._shared = tensors_to_observe(model)
-        self._session = TensorSession(model, observed)
+        self._session = TensorSession(model, observed, folder=folder)
         self._tensors = {name: Observation() for name in observed}
         self._samples = samples
         self._pool = ThreadPoolExecutor(1)

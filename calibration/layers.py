@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -27,9 +28,19 @@ class LayerNoise:
 
 
 class NoiseMeter:
-    """Runs both graphs without fusion and compares every layer's output, batch by batch."""
+    """Runs both graphs without fusion and compares every layer's output, batch by batch.
 
-    def __init__(self, model: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
+    ``folder`` and ``quantized_folder`` hold their external data.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        quantized: onnx.ModelProto,
+        *,
+        folder: Path | None = None,
+        quantized_folder: Path | None = None,
+    ) -> None:
         _, shared = tensors_to_observe(model)
         nodes = {node.name: node for node in model.graph.node}
         layers = [nodes[name] for name in weighted_layers(model)]
@@ -41,8 +52,10 @@ class NoiseMeter:
             name = dequantized if dequantized in outputs else tensor
             if name in outputs:
                 self._quantized_names[tensor] = name
-        self._float_session = TensorSession(model, list(self._quantized_names), fusion=False)
-        self._quantized_session = TensorSession(quantized, list(self._quantized_names.values()), fusion=False)
+        self._float_session = TensorSession(model, list(self._quantized_names), fusion=False, folder=folder)
+        self._quantized_session = TensorSession(
+            quantized, list(self._quantized_names.values()), fusion=False, folder=quantized_folder
+        )
         self._signal = dict.fromkeys(self._quantized_names, 0.0)
         self._noise = dict.fromkeys(self._quantized_names, 0.0)
 
