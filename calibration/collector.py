@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from calibration.graph import element_count, tensor_types, tensors_to_observe
+from calibration.graph import element_count, is_large, tensor_types, tensors_to_observe
 from calibration.observations import Observation, Observations
 from calibration.session import TensorSession
 from deploy.core.errors import DataError
@@ -51,7 +51,7 @@ class Collector:
 
     def __init__(self, model: onnx.ModelProto, *, samples: int | None = None, folder: Path | None = None) -> None:
         observed, self._shared = tensors_to_observe(model)
-        self._session = TensorSession(model, observed, folder=folder)
+        self._session = TensorSession(model, observed, folder=folder, low_memory=is_large(model))
         self._tensors = {name: Observation() for name in observed}
         self._samples = samples
         self._pool = ThreadPoolExecutor(1)

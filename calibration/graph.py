@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from deploy.core.backend import LOW_MEMORY_BYTES
 from deploy.core.errors import ArtifactError
 from deploy.support import onnx_file
 from deploy.support.onnx_file import opset
@@ -128,6 +129,11 @@ def tensors_to_observe(model: onnx.ModelProto) -> tuple[list[str], dict[str, str
         return name
 
     return observed, {name: root(name) for name in shared}
+
+
+def is_large(model: onnx.ModelProto) -> bool:
+    """Return whether sessions of a graph are to keep one copy of its weights."""
+    return onnx_file.weight_bytes(model) >= LOW_MEMORY_BYTES
 
 
 def weighted_layers(model: onnx.ModelProto) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from calibration.graph import tensors_to_observe, weighted_layers
+from calibration.graph import is_large, tensors_to_observe, weighted_layers
 from calibration.session import TensorSession
 from deploy.core.runner import Feeds
 
@@ -52,9 +52,16 @@ class NoiseMeter:
             name = dequantized if dequantized in outputs else tensor
             if name in outputs:
                 self._quantized_names[tensor] = name
-        self._float_session = TensorSession(model, list(self._quantized_names), fusion=False, folder=folder)
+        low_memory = is_large(model)
+        self._float_session = TensorSession(
+            model, list(self._quantized_names), fusion=False, folder=folder, low_memory=low_memory
+        )
         self._quantized_session = TensorSession(
-            quantized, list(self._quantized_names.values()), fusion=False, folder=quantized_folder
+            quantized,
+            list(self._quantized_names.values()),
+            fusion=False,
+            folder=quantized_folder,
+            low_memory=low_memory,
         )
         self._signal = dict.fromkeys(self._quantized_names, 0.0)
         self._noise = dict.fromkeys(self._quantized_names, 0.0)
@@ -63,8 +70,9 @@ class NoiseMeter:
         """Compare the graphs on one batch."""
         expected, actual = self._float_session.run(batch), self._quantized_session.run(batch)
         for tensor, name in self._quantized_names.items():
-            self._signal[tensor] += float(np.sum(np.square(expected[tensor], dtype=np.float64)))
-            self._noise[tensor] += float(np.sum(np.square(expected[tensor] - actual[name], dtype=np.float64)))
+            signal = expected.pop(tensor)
+            self._signal[tensor] += float(np.sum(np.square(signal, dtype=np.float64)))
+            self._noise[tensor] += float(np.sum(np.square(signal - actual[name], dtype=np.float64)))
 
     def finish(self) -> list[LayerNoise]:
         """Return the noise of every layer, the noisiest first."""

@@ -11,10 +11,8 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from deploy.core.backend import LOW_MEMORY_BYTES
 from deploy.core.errors import BackendError
 from deploy.core.runner import Feeds
-from deploy.support import onnx_file
 from deploy.support.runtime_errors import first_line, run_error
 
 Array = NDArray[Any]
@@ -23,14 +21,21 @@ Array = NDArray[Any]
 class TensorSession:
     """Computes chosen tensors of a graph, without those that are its inputs; idle threads do not spin.
 
-    Without fusion, every operator runs as it is written in the graph. ``folder`` holds the external data of the graph.
+    Without fusion, every operator runs as it is written in the graph. ``folder`` holds the external data of the graph;
+    ``low_memory`` keeps one copy of the weights.
 
     Raises:
         BackendError: ONNX Runtime cannot open the graph.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, tensors: Sequence[str], *, fusion: bool = True, folder: Path | None = None
+        self,
+        model: onnx.ModelProto,
+        tensors: Sequence[str],
+        *,
+        fusion: bool = True,
+        folder: Path | None = None,
+        low_memory: bool = False,
     ) -> None:
         inputs = {value.name for value in model.graph.input}
         self._names = [name for name in tensors if name not in inputs]
@@ -42,7 +47,7 @@ class TensorSession:
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if folder is not None:
             settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-        if onnx_file.weight_bytes(model) >= LOW_MEMORY_BYTES:
+        if low_memory:
             settings.add_session_config_entry("session.disable_prepacking", "1")
             settings.enable_cpu_mem_arena = False
         if not fusion:

@@ -14,7 +14,7 @@ from deploy.core.model import Model
 from deploy.core.tensors import SizeRange, TensorSpec, size_ranges, symbols, with_ranges
 from deploy.parity.kinds import Domain, draw
 from deploy.parity.memory import RunMemory
-from deploy.parity.sizes import BATCH, size_steps
+from deploy.parity.sizes import BATCH, MAX_GROWTH, size_steps
 
 MAX_MULTIPLE = 64
 """Largest divisor of a size that is tried."""
@@ -87,7 +87,8 @@ class _Trial:
             spec.name: tuple(sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape) for spec in self.inputs
         }
         values = sum(map(math.prod, shapes.values()))
-        if not self.memory.allows(values):
+        growth = size / self.traced  # far away, memory may grow with the square, as that of attention does
+        if not self.memory.allows(values, growth if growth > MAX_GROWTH else 1.0):
             self.too_large.add(size)
             return True
         feeds = {

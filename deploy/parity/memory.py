@@ -14,6 +14,9 @@ from deploy.core.memory import available_bytes
 POLL_S = 0.005
 """Time between two measurements of memory."""
 
+LEAST_BYTES = 1 << 16
+"""Growth that a run has at least: less, or for less than `POLL_S`, is not seen."""
+
 AVAILABLE_SHARE = 0.5
 """Share of the available memory that a run may take: PyTorch's own run and the candidate need as much again."""
 
@@ -21,8 +24,8 @@ AVAILABLE_SHARE = 0.5
 class RunMemory:
     """Measures the memory of runs and says which larger runs would exceed the limit.
 
-    The estimate is the memory of the largest run so far, times the ratio of the input values or, if larger, of the
-    samples. Runs that are not larger than that one are always allowed.
+    The estimate is the memory of the largest run so far, times the ratio of the input values. Runs that are not larger
+    than that one are always allowed.
 
     Attributes:
         limit: bytes that a run may take: ``probe_memory_bytes``, or half of the available memory if that is less.
@@ -32,27 +35,24 @@ class RunMemory:
         available = available_bytes()
         most = limits().probe_memory_bytes
         self.limit = most if available is None else min(most, int(AVAILABLE_SHARE * available))
-        self._bytes = self._values = self._samples = 0
+        self._bytes = self._values = 0
 
     @contextmanager
-    def measured(self, values: int, samples: int = 1) -> Iterator[None]:
-        """Measure a run with so many input values and samples."""
+    def measured(self, values: int) -> Iterator[None]:
+        """Measure a run with so many input values."""
         with _Peak() as peak:
             yield
         # freed memory that is used again does not show as growth, and memory may grow faster than the values
-        if peak.bytes and (values > self._values or peak.bytes > self._bytes):
-            self._bytes, self._values, self._samples = max(peak.bytes, self._bytes), values, samples
+        if values > self._values or peak.bytes > self._bytes:
+            self._bytes, self._values = max(peak.bytes, self._bytes, LEAST_BYTES), values
 
-    def needed(self, values: int, samples: int = 1) -> int:
+    def needed(self, values: int) -> int:
         """Return an estimate of the bytes that a run takes; 0 where nothing is known."""
-        if not self._values:
-            return 0
-        return int(self._bytes * max(values / self._values, samples / self._samples))
+        return self._bytes * values // self._values if self._values else 0
 
-    def allows(self, values: int, samples: int = 1, share: float = 1.0) -> bool:
-        """Return whether ``share`` of the memory of a run is within the limit, by the estimate."""
-        larger = values > self._values or samples > self._samples
-        return not larger or share * self.needed(values, samples) <= self.limit
+    def allows(self, values: int, factor: float = 1.0) -> bool:
+        """Return whether a run that takes ``factor`` times the estimate is within the limit."""
+        return values <= self._values or factor * self.needed(values) <= self.limit
 
 
 class _Peak:

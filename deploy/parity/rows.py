@@ -48,8 +48,8 @@ class SharedRows:
 
         In float64, independent samples run in chunks, so that only the candidate runs the call, in half the memory.
         """
-        share = 0.5 if probe.pool is not None and self.independent.get(id(probe.pool)) else 1.0
-        return self.memory.allows(probe.values, probe.samples or 1, share)
+        chunked = probe.pool is not None and self.independent.get(id(probe.pool))
+        return self.memory.allows(probe.values, 0.5 if chunked else 1.0)
 
     def shares(self, pool: SamplePool) -> bool:
         """Return whether the samples of a pool are independent, by running the first of them."""
@@ -70,7 +70,7 @@ class SharedRows:
             return expected, own
         if len(probe.members) == 1 and probe.members[0] == min(1, probe.pool.count - 1):
             return expected, own  # it was run alone
-        if not self.memory.allows(probe.values, probe.samples or 1):
+        if not self.memory.allows(probe.values):
             return expected, own
         direct = self.direct(probe)
         if not all(close(value, direct[0][name]) for name, value in expected.items()):
@@ -85,17 +85,17 @@ class SharedRows:
 
     def direct(self, probe: Probe) -> tuple[Fetches, Fetches]:
         """Run the call itself."""
-        return self._refer(probe.feeds, probe.samples or 1), self.baseline.run(probe.feeds)
+        return self._refer(probe.feeds), self.baseline.run(probe.feeds)
 
-    def _refer(self, feeds: Feeds, samples: int) -> Fetches:
-        with self.memory.measured(sum(value.size for value in feeds.values()), samples):
+    def _refer(self, feeds: Feeds) -> Fetches:
+        with self.memory.measured(_values(feeds)):
             return self.reference.run(feeds)
 
     def _verify(self, pool: SamplePool) -> bool:
         middle = min(1, pool.count - 1)
-        alone = self._refer(pool.chunk(middle, 1), 1)
+        alone = self._refer(pool.chunk(middle, 1))
         size = min(3 if self._chunk_size(pool) >= 3 else 2, pool.count)
-        together = self._refer(pool.chunk(0, size), size)
+        together = self._refer(pool.chunk(0, size))
         own_alone, own = self.baseline.run(pool.chunk(middle, 1)), self.baseline.run(pool.chunk(0, size))
         if not _equal_row(alone, together, middle, size, EQUAL) or not _equal_row(
             own_alone, own, middle, size, ROUNDED
@@ -109,7 +109,7 @@ class SharedRows:
         while any((id(pool), member) not in self._rows for member in members):
             start = next(index for index in range(pool.count) if (id(pool), index) not in self._rows)
             chunk = pool.chunk(start, step)
-            self._keep(pool, start, self._refer(chunk, step), self.baseline.run(chunk))
+            self._keep(pool, start, self._refer(chunk), self.baseline.run(chunk))
         rows = [self._rows[id(pool), member] for member in members]
         expected, own = ({name: np.stack([row[run][name] for row in rows]) for name in rows[0][run]} for run in (0, 1))
         return expected, own
@@ -120,8 +120,12 @@ class SharedRows:
             self._rows[id(pool), start + offset] = rows[0], rows[1]
 
     def _chunk_size(self, pool: SamplePool) -> int:
-        need = self.memory.needed(sum(value.size for value in pool.chunk(0, 1).values()))
+        need = self.memory.needed(_values(pool.chunk(0, 1)))
         return CHUNK if not need else int(max(1, min(CHUNK, CHUNK_SHARE * self.memory.limit // need)))
+
+
+def _values(feeds: Feeds) -> int:
+    return sum(value.size for value in feeds.values())
 
 
 def _differs(expected: Fetches, own: Fetches, outputs: Fetches) -> bool:

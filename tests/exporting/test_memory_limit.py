@@ -69,6 +69,12 @@ def test_large_sizes_are_left_out(store: Path, limit: None) -> None:
     assert max(parity.dynamic["length"]) < 2 * SIDE - 96 and len(parity.dynamic["length"]) > 1
 
 
+def test_the_far_end_of_a_range_is_not_run(store: Path, limit: None) -> None:
+    parity = export(Long(), "x:batch,length=40..60000", store)
+    assert max(parity.dynamic["length"]) < 500
+    assert any("length 60000" in note for note in parity.notes)
+
+
 def test_without_need_nothing_is_left_out(store: Path) -> None:
     parity = export(Outer(), f"x:batch,{SIDE}", store)
     assert max(parity.dynamic["batch"]) == 13 and not any("DEPLOY_LIMIT" in note for note in parity.notes)
