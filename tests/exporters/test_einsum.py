@@ -21,27 +21,21 @@ from exporters.einsum import lower_case
 @pytest.mark.parametrize(
     ("equation", "expected"),
     [
-        ("B G H I D, B G H J D -> B G H I J", "a b c d f, a b c e f -> a b c d e"),
-        ("bI,Ij->bj", "bc,cd->bd"),
-        ("...Ij,...jk->...Ik", "...aj,...jk->...ak"),
-        ("iJ,Jk", None),  # without an output, the order of the labels decides
-        ("CB,BA", "cb,ba"),
-        ("aA,Ab->ab", None),
+        ("B G H I D, B G H J D -> B G H I J", "a c d e b, a c d f b -> a c d e f"),
+        ("bI,Ij->bj", "ba,ac->bc"),
+        ("aA,Ab->ab", "ba,ac->bc"),
+        ("...Ij,...jk->...Ik", "...ab,...bc->...ac"),
+        ("CB,BA", "cb,ba"),  # without an output, the order of the labels decides
+        ("iJ,Jk", "iJ,Jk"),
         ("ij,jk->ik", "ij,jk->ik"),
-        ("->", "->"),
     ],
 )
-def test_equations(equation: str, expected: str | None) -> None:
-    changed = lower_case(equation)
-    assert "->" not in equation or changed == changed.lower()
-    if "->" not in equation and expected is None:
-        assert changed == equation
+def test_equations(equation: str, expected: str) -> None:
+    assert lower_case(equation) == expected
     terms = equation.partition("->")[0].replace(" ", "").replace("...", "").split(",")
-    if terms == [""]:
-        return
     size = {label: 2 + place for place, label in enumerate(sorted({*"".join(terms)}))}
     values = [np.random.default_rng(0).standard_normal([size[label] for label in term]) for term in terms]
-    np.testing.assert_allclose(np.einsum(changed, *values), np.einsum(equation, *values))
+    np.testing.assert_allclose(np.einsum(expected, *values), np.einsum(equation, *values))
 
 
 def test_more_labels_than_letters_stay() -> None:
