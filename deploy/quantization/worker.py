@@ -20,6 +20,7 @@ from deploy.core.limits import limits
 from deploy.core.memory import memory_limited
 from deploy.core.remote import Remote, Reply
 from deploy.core.runner import Feeds
+from deploy.core.store import storage_errors
 
 
 class GraphChild:
@@ -29,8 +30,9 @@ class GraphChild:
     """
 
     def __init__(self) -> None:
+        with storage_errors(Path(tempfile.gettempdir())):
+            self._temporary = tempfile.TemporaryDirectory(prefix="deploy-calibration-")
         self._remote = Remote("deploy.quantization.worker:GraphWorker", name="ONNX Runtime")
-        self._temporary = tempfile.TemporaryDirectory(prefix="deploy-calibration-")
         self.folder = Path(self._temporary.name)
 
     def __enter__(self) -> Self:
