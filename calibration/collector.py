@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from calibration.graph import element_count, tensor_types, tensors_to_observe
+from calibration.graph import element_count, is_large, tensor_types, tensors_to_observe
 from calibration.observations import Observation, Observations
 from calibration.session import TensorSession
 from deploy.core.errors import DataError
@@ -45,11 +46,12 @@ class Collector:
     Args:
         model: a float32 graph from `calibration.prepare`.
         samples: total number of samples, if known; without it the stability of the ranges is not measured.
+        folder: folder of the graph's external data.
     """
 
-    def __init__(self, model: onnx.ModelProto, *, samples: int | None = None) -> None:
+    def __init__(self, model: onnx.ModelProto, *, samples: int | None = None, folder: Path | None = None) -> None:
         observed, self._shared = tensors_to_observe(model)
-        self._session = TensorSession(model, observed)
+        self._session = TensorSession(model, observed, folder=folder, low_memory=is_large(model))
         self._tensors = {name: Observation() for name in observed}
         self._samples = samples
         self._pool = ThreadPoolExecutor(1)

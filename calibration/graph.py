@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from deploy.core.backend import LOW_MEMORY_BYTES
 from deploy.core.errors import ArtifactError
 from deploy.support import onnx_file
 from deploy.support.onnx_file import opset
@@ -45,27 +45,37 @@ def prepare(path: Path) -> onnx.ModelProto:
         ArtifactError: the file is damaged, already quantized, in half precision, of an opset before 13, or a weight
             is not finite.
     """
+    with tempfile.TemporaryDirectory(prefix="deploy-calibration-") as folder:
+        return onnx.load(str(prepare_in(Path(folder), path)))
+
+
+def prepare_in(folder: Path, path: Path) -> Path:
+    """Write the graph that `prepare` returns to a folder, weights as external data, and return the file.
+
+    The weights are in memory once, or not at all where those of ``path`` are external data, which is mapped.
+    """
     model = onnx_file.load(path)
     _check_quantizable(model, path)
     _check_weights(model, path)
-    with tempfile.TemporaryDirectory(prefix="deploy-calibration-") as folder:
-        optimized = Path(folder) / "prepared.onnx"
-        settings = ort.SessionOptions()
-        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        settings.optimized_model_filepath = str(optimized)
-        settings.log_severity_level = 4
-        settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", "prepared.data")
-        settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-        try:
-            ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-            prepared = onnx.load(str(optimized))
-        except Exception as exc:
-            onnx_file.check(path)
-            raise ArtifactError(f"{path}: ONNX Runtime cannot optimize the graph: {first_line(exc)}") from exc
+    optimized = folder / "prepared.onnx"
+    settings = ort.SessionOptions()
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    settings.optimized_model_filepath = str(optimized)
+    settings.log_severity_level = 4
+    settings.add_session_config_entry("session.disable_prepacking", "1")
+    settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", "prepared.data")
+    settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    try:
+        ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        prepared = onnx.load(str(optimized), load_external_data=False)
+    except Exception as exc:
+        onnx_file.check(path)
+        raise ArtifactError(f"{path}: ONNX Runtime cannot optimize the graph: {first_line(exc)}") from exc
     _pool_means(prepared)
     _name_nodes(prepared)
     _drop_unused_opsets(prepared)
-    return infer_shapes(prepared)
+    onnx.save(infer_shapes(prepared), str(optimized))
+    return optimized
 
 
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -121,6 +131,11 @@ def tensors_to_observe(model: onnx.ModelProto) -> tuple[list[str], dict[str, str
     return observed, {name: root(name) for name in shared}
 
 
+def is_large(model: onnx.ModelProto) -> bool:
+    """Return whether sessions of a graph are to keep one copy of its weights."""
+    return onnx_file.weight_bytes(model) >= LOW_MEMORY_BYTES
+
+
 def weighted_layers(model: onnx.ModelProto) -> list[str]:
     """Return the names of the nodes with stored weights, in execution order."""
     stored = initializers(model)
@@ -162,16 +177,13 @@ def consumers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
 
 
 def batch_norms_to_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a graph with batch normalizations of (N, C, H, W) replaced by depthwise 1 × 1 convolutions.
+    """Replace batch normalizations of (N, C, H, W) by depthwise 1 × 1 convolutions, in place, and return the graph.
 
     The scale and shift of each channel are computed in float64 and rounded once, to float32.
     """
-    if not any(node.op_type == "BatchNormalization" for node in model.graph.node):
-        return model
-    changed = copy.deepcopy(model)
-    stored = initializers(changed)
-    ranks = {name: len(kind.shape.dim) for name, kind in tensor_types(changed).items()}
-    for node in changed.graph.node:
+    stored = initializers(model)
+    ranks = {name: len(kind.shape.dim) for name, kind in tensor_types(model).items()}
+    for node in model.graph.node:
         parameters = [stored[name] for name in node.input[1:5] if name in stored]
         if node.op_type != "BatchNormalization" or ranks.get(node.input[0]) != 4 or len(parameters) < 4:
             continue
@@ -180,15 +192,15 @@ def batch_norms_to_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
         shift = beta - mean * scale
         names = [f"{node.output[0]}_scale", f"{node.output[0]}_shift"]
         weight = scale.astype(np.float32).reshape(-1, 1, 1, 1)
-        changed.graph.initializer.append(onnx.numpy_helper.from_array(weight, names[0]))
-        changed.graph.initializer.append(onnx.numpy_helper.from_array(shift.astype(np.float32), names[1]))
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, names[0]))
+        model.graph.initializer.append(onnx.numpy_helper.from_array(shift.astype(np.float32), names[1]))
         source = node.input[0]
         del node.input[:], node.attribute[:], node.output[1:]
         node.op_type = "Conv"
         node.input.extend([source, *names])
         node.attribute.append(onnx.helper.make_attribute("group", len(scale)))
         node.attribute.append(onnx.helper.make_attribute("kernel_shape", [1, 1]))
-    return changed
+    return model
 
 
 def _check_quantizable(model: onnx.ModelProto, path: Path) -> None:

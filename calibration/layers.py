@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
 
-from calibration.graph import tensors_to_observe, weighted_layers
+from calibration.graph import is_large, tensors_to_observe, weighted_layers
 from calibration.session import TensorSession
 from deploy.core.runner import Feeds
 
@@ -27,9 +28,19 @@ class LayerNoise:
 
 
 class NoiseMeter:
-    """Runs both graphs without fusion and compares every layer's output, batch by batch."""
+    """Runs both graphs without fusion and compares every layer's output, batch by batch.
 
-    def __init__(self, model: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
+    ``folder`` and ``quantized_folder`` hold their external data.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        quantized: onnx.ModelProto,
+        *,
+        folder: Path | None = None,
+        quantized_folder: Path | None = None,
+    ) -> None:
         _, shared = tensors_to_observe(model)
         nodes = {node.name: node for node in model.graph.node}
         layers = [nodes[name] for name in weighted_layers(model)]
@@ -41,8 +52,17 @@ class NoiseMeter:
             name = dequantized if dequantized in outputs else tensor
             if name in outputs:
                 self._quantized_names[tensor] = name
-        self._float_session = TensorSession(model, list(self._quantized_names), fusion=False)
-        self._quantized_session = TensorSession(quantized, list(self._quantized_names.values()), fusion=False)
+        low_memory = is_large(model)
+        self._float_session = TensorSession(
+            model, list(self._quantized_names), fusion=False, folder=folder, low_memory=low_memory
+        )
+        self._quantized_session = TensorSession(
+            quantized,
+            list(self._quantized_names.values()),
+            fusion=False,
+            folder=quantized_folder,
+            low_memory=low_memory,
+        )
         self._signal = dict.fromkeys(self._quantized_names, 0.0)
         self._noise = dict.fromkeys(self._quantized_names, 0.0)
 
@@ -50,8 +70,9 @@ class NoiseMeter:
         """Compare the graphs on one batch."""
         expected, actual = self._float_session.run(batch), self._quantized_session.run(batch)
         for tensor, name in self._quantized_names.items():
-            self._signal[tensor] += float(np.sum(np.square(expected[tensor], dtype=np.float64)))
-            self._noise[tensor] += float(np.sum(np.square(expected[tensor] - actual[name], dtype=np.float64)))
+            signal = expected.pop(tensor)
+            self._signal[tensor] += float(np.sum(np.square(signal, dtype=np.float64)))
+            self._noise[tensor] += float(np.sum(np.square(signal - actual[name], dtype=np.float64)))
 
     def finish(self) -> list[LayerNoise]:
         """Return the noise of every layer, the noisiest first."""

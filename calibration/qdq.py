@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import numpy as np
 import onnx
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-from onnxruntime.quantization.quant_utils import QuantType
+from onnxruntime.quantization.quant_utils import QuantType, add_infer_metadata
 
 from calibration.graph import WEIGHTED, consumers, initializers
 from calibration.grid import Range
@@ -23,18 +22,19 @@ from deploy.core.errors import ArtifactError
 def insert(
     model: onnx.ModelProto, ranges: Mapping[str, Range], rules: QdqRules, keep_float: Collection[str] = ()
 ) -> onnx.ModelProto:
-    """Return a copy of a prepared float graph with Q/DQ pairs; its tensors keep their names.
+    """Return a prepared float graph with Q/DQ pairs, which replace its weights in place; tensors keep their names.
 
     Raises:
         ArtifactError: parts of the graph do not fit each other.
     """
+    add_infer_metadata(model)  # its shapes are inferred: the quantizer would copy the graph and infer them again
     ends = {
         name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
         for name, (low, high) in ranges.items()
     }
     with _silent():
         quantizer = QDQQuantizer(
-            copy.deepcopy(model),
+            model,
             True,
             rules.reduce_range,
             QuantType.QInt8,

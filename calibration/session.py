@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -20,13 +21,22 @@ Array = NDArray[Any]
 class TensorSession:
     """Computes chosen tensors of a graph, without those that are its inputs; idle threads do not spin.
 
-    Without fusion, every operator runs as it is written in the graph.
+    Without fusion, every operator runs as it is written in the graph. ``folder`` holds the external data of the graph;
+    ``low_memory`` keeps one copy of the weights.
 
     Raises:
         BackendError: ONNX Runtime cannot open the graph.
     """
 
-    def __init__(self, model: onnx.ModelProto, tensors: Sequence[str], *, fusion: bool = True) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        tensors: Sequence[str],
+        *,
+        fusion: bool = True,
+        folder: Path | None = None,
+        low_memory: bool = False,
+    ) -> None:
         inputs = {value.name for value in model.graph.input}
         self._names = [name for name in tensors if name not in inputs]
         extended = copy.deepcopy(model)
@@ -35,6 +45,11 @@ class TensorSession:
         settings = ort.SessionOptions()
         settings.log_severity_level = 4
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if folder is not None:
+            settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        if low_memory:
+            settings.add_session_config_entry("session.disable_prepacking", "1")
+            settings.enable_cpu_mem_arena = False
         if not fusion:
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:

@@ -7,6 +7,7 @@ Runtime only when it quantizes. Third-party targets register through an entry po
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +27,7 @@ PACKAGE = "calibration.targets"
 
 Quantize = Callable[["onnx.ModelProto", Mapping[str, Range], Collection[str], Collection[str]], "onnx.ModelProto"]
 """From a prepared graph, the range of every float activation, names of nodes to keep in float and CPU features to the
-quantized graph, in which tensors keep their names."""
+quantized graph, in which tensors keep their names. It may be the graph that was given, changed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,11 +87,22 @@ def find_target(name: str) -> Target:
 
 
 def quantize(
-    model: onnx.ModelProto, table: CalibrationTable, target: str, *, keep_float: Collection[str] = ()
+    model: onnx.ModelProto,
+    table: CalibrationTable,
+    target: str,
+    *,
+    keep_float: Collection[str] = (),
+    in_place: bool = False,
 ) -> onnx.ModelProto:
     """Return a quantized copy of a prepared float32 graph; its tensors keep their names.
 
-    The target is ``onnxruntime``, ``openvino``, ``tensorrt`` or a third-party one; ``keep_float`` names nodes.
+    Args:
+        model: a graph from `calibration.prepare`.
+        table: the ranges.
+        target: ``onnxruntime``, ``openvino``, ``tensorrt`` or a third-party one.
+        keep_float: names of nodes.
+        in_place: change the graph itself, which saves a copy of the weights; it is of no use afterwards.
     """
     declared = find_target(target)
+    model = model if in_place else copy.deepcopy(model)
     return declared.quantize(model, table.ranges(declared.grid), frozenset(keep_float), cpu_features())

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from deploy.models.catalog import list_models as list_models
     from deploy.models.in_memory import ExampleInputs as ExampleInputs
     from deploy.models.in_memory import ModelLike as ModelLike
+    from deploy.models.in_memory import WeightsLike as WeightsLike
     from deploy.models.in_memory import module_request as module_request
     from deploy.models.request import ModelRequest as ModelRequest
     from deploy.models.request import ModuleRequest as ModuleRequest
@@ -146,7 +147,7 @@ _EXPORTS = {
     "deploy.exporting.export": ("ExportReport", "export", "export_model"),
     "deploy.exporting.samples": ("ProbeSamples", "load_samples"),
     "deploy.models.catalog": ("LayerSummary", "ModelLine", "layers", "list_models"),
-    "deploy.models.in_memory": ("ExampleInputs", "ModelLike", "module_request"),
+    "deploy.models.in_memory": ("ExampleInputs", "ModelLike", "WeightsLike", "module_request"),
     "deploy.models.request": ("ModelRequest", "ModuleRequest"),
     "deploy.packaging.package": ("PackageReport", "package_models"),
     "deploy.packaging.target": ("PackageOptions",),

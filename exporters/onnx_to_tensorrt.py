@@ -91,10 +91,7 @@ def build(
     start = time.perf_counter()
     logger = make_logger(library, on_message)
     builder = _start(library, logger)
-    # the only kind of network in TensorRT 11 and in TensorRT for RTX, which do not have the flag
-    flag = getattr(library.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    network = builder.create_network(0 if flag is None else 1 << int(flag))
-    _parse(source, network, library, logger)
+    network = _parse(source, builder, library, logger)
     config = builder.create_builder_config()
     _configure(config, builder, network, library, options)
     if hasattr(config, "progress_monitor"):
@@ -129,17 +126,36 @@ def _start(library: Library, logger: Any) -> Any:
         raise BackendError(f"{library.name} {library.version} cannot start: {logger.last_error}", hint) from exc
 
 
-def _parse(source: Path, network: Any, library: Library, logger: Any) -> None:
-    parser = library.module.OnnxParser(network, logger)
+def _parse(source: Path, builder: Any, library: Library, logger: Any) -> Any:
+    """Return the network of a file; its external data is read from its folder."""
+    network, parser = _empty(builder, library, logger)
     if parser.parse_from_file(str(source)):
-        return
+        return network
     faults = [parser.get_error(index) for index in range(parser.num_errors)]
+    if any(fault.node_operator() == "Einsum" for fault in faults):
+        from deploy.support import onnx_file  # imports ONNX, which other builds do without
+        from exporters.einsum import to_lower_case
+
+        model = onnx_file.load(source)
+        if to_lower_case(model):
+            network, parser = _empty(builder, library, logger)
+            if parser.parse(model.SerializeToString(), str(source)):
+                return network
+            faults = [parser.get_error(index) for index in range(parser.num_errors)]
     reasons = []
     for fault in faults[:3]:
         node = fault.node_name() or f"node {fault.node()}"
         reasons.append(f"{fault.node_operator() or 'the graph'} ({node}): {fault.desc().strip()[:300]}")
     more = f" And {len(faults) - 3} more." if len(faults) > 3 else ""
     raise ExportError(f"{source}: {library.name} {library.version} does not support {'; '.join(reasons)}.{more}")
+
+
+def _empty(builder: Any, library: Library, logger: Any) -> tuple[Any, Any]:
+    """Return a network without layers, and a parser that adds those of a graph."""
+    # the only kind of network in TensorRT 11 and in TensorRT for RTX, which do not have the flag
+    flag = getattr(library.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if flag is None else 1 << int(flag))
+    return network, library.module.OnnxParser(network, logger)
 
 
 def _configure(config: Any, builder: Any, network: Any, library: Library, options: EngineOptions) -> None:

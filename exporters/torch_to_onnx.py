@@ -26,6 +26,7 @@ from deploy.core.tensors import SizeRange, TensorSpec, size_ranges, symbols, wit
 from deploy.support.attention import plain_attention
 from deploy.support.onnx_file import SINGLE_FILE_LIMIT, opset
 from deploy.support.state import unchanged
+from exporters.einsum import lower_case
 from exporters.ranges import exported_ranges
 
 TRACE_OPSET = 17
@@ -263,8 +264,11 @@ STRATEGIES: Mapping[str, Strategy] = {
 
 
 def _clean(model: ir.Model) -> None:
-    """Remove metadata that reveals source paths or differs between two equal exports."""
+    """Remove metadata that reveals source paths or differs between two equal exports; write Einsum in lower case."""
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.op_type == "Einsum":
+            equation = lower_case(node.attributes["equation"].as_string())
+            node.attributes["equation"] = ir.AttrString("equation", equation)
         for key in [key for key in node.metadata_props if key not in _NODE_METADATA]:
             del node.metadata_props[key]
     model.graph.metadata_props.clear()

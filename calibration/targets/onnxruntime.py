@@ -41,7 +41,7 @@ def rules(features: Collection[str]) -> QdqRules:
 def quantize(
     model: onnx.ModelProto, ranges: Mapping[str, Range], keep_float: Collection[str], features: Collection[str]
 ) -> onnx.ModelProto:
-    """Return a quantized copy of a graph; see `calibration.target.Quantize`."""
+    """Quantize a graph; see `calibration.target.Quantize`."""
     from calibration.graph import batch_norms_to_convolutions
     from calibration.qdq import insert
 

@@ -31,7 +31,7 @@ RULES = QdqRules(
 def quantize(
     model: onnx.ModelProto, ranges: Mapping[str, Range], keep_float: Collection[str], features: Collection[str]
 ) -> onnx.ModelProto:
-    """Return a quantized copy of a graph; see `calibration.target.Quantize`."""
+    """Quantize a graph; see `calibration.target.Quantize`."""
     from calibration.qdq import insert
 
     return insert(model, ranges, RULES, keep_float)

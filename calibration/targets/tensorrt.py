@@ -31,11 +31,12 @@ RULES = QdqRules(
 def quantize(
     model: onnx.ModelProto, ranges: Mapping[str, Range], keep_float: Collection[str], features: Collection[str]
 ) -> onnx.ModelProto:
-    """Return a quantized copy of a graph; see `calibration.target.Quantize`."""
+    """Quantize a graph; see `calibration.target.Quantize`."""
     from calibration.qdq import add_pairs, insert, residual_skips
 
+    skips = residual_skips(model, keep_float)
     quantized = insert(model, ranges, RULES, keep_float)
-    add_pairs(quantized, residual_skips(model, keep_float), ranges)
+    add_pairs(quantized, skips, ranges)
     return quantized
 
 

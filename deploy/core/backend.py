@@ -21,6 +21,9 @@ PACKAGE = "deploy.backends"
 ONNX, ENGINE = "onnx", "engine"
 """File formats that backends open."""
 
+LOW_MEMORY_BYTES = 2**30
+"""Files of at least this size are opened with one copy of their weights."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSettings:

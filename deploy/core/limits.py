@@ -57,6 +57,10 @@ class Limits:
     onnx_memory_bytes: int = 8 << 30
     """Memory of a process that reads or runs an ONNX file, in addition to eight times the size of the file (Linux)."""
 
+    # parity check
+    probe_memory_bytes: int = 4 << 30
+    """Memory that a run of the model in float64 may take by estimate; see `deploy.parity.memory.RunMemory`."""
+
     serve_connections: int = 1000
     """Open connections of a server; the one that waits longest for its client gives way to a new one."""
     serve_url_bytes: int = 8 << 10

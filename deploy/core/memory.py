@@ -37,6 +37,22 @@ def limit_memory(path: Path, share: float = 1.0) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
 
 
+def available_bytes() -> int | None:
+    """Return the memory that this process can still take, within its control group; None where it is not known."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+    group = Path("/sys/fs/cgroup")
+    try:  # the process's own group is mounted there in a container
+        cached = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        most, current = ((group / name).read_text(encoding="ascii") for name in ("memory.max", "memory.current"))
+        return min(found, int(most) - int(current) + int(cached["inactive_file"]))
+    except (OSError, ValueError, KeyError):  # no control group, or no limit: "max"
+        return found
+
+
 @contextmanager
 def memory_explained() -> Iterator[None]:
     """Name the memory limit in the error of a runtime that was refused memory."""

@@ -426,13 +426,13 @@ def _build(plan: _BuildPlan, path: Path, progress: Progress) -> Built:
 def check_precision(built: Built, precision: str, graph: Path, copies: int = 1) -> None:
     """Raise `BackendError` unless an engine computes in a precision; no GPU is needed.
 
-    The parsed network, which is strongly typed, must have a layer with weights in that precision. The engine must be
-    smaller than its weights in float32, if the precision saves more than `SIZE_CHECK_BYTES` of them and the engine
-    contains a single copy.
+    Of the layers with weights in the parsed network, which is strongly typed, one must be in that precision. The engine
+    must be smaller than its weights in float32, if the precision saves more than `SIZE_CHECK_BYTES` of them and the
+    engine contains a single copy.
     """
     expected = _WEIGHTED_TYPES[precision]
-    if not built.weighted.get(expected):
-        actual = ", ".join(f"{count} in {name}" for name, count in built.weighted.items()) or "none"
+    if built.weighted and not built.weighted.get(expected):  # a graph of other layers, such as Einsum, has none
+        actual = ", ".join(f"{count} in {name}" for name, count in built.weighted.items())
         raise BackendError(
             f"{graph}: the engine was built for {precision}, and none of its layers with weights computes in "
             f"{expected}: {actual}."

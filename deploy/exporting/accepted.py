@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from deploy.core.errors import DeployError
 from deploy.core.model import Model
 from deploy.core.tensors import SizeRange, TensorSpec, size_ranges, symbols, with_ranges
 from deploy.parity.kinds import Domain, draw
-from deploy.parity.sizes import BATCH, size_steps
+from deploy.parity.memory import RunMemory
+from deploy.parity.sizes import BATCH, MAX_GROWTH, size_steps
 
 MAX_MULTIPLE = 64
 """Largest divisor of a size that is tried."""
@@ -35,11 +37,12 @@ def find_sizes(model: Model, inputs: Sequence[TensorSpec], domains: Mapping[str,
     """
     refused: dict[str, tuple[int, ...]] = {}
     notes: list[str] = []
+    memory = RunMemory()
     found = tuple(inputs)
     for dim in symbols(inputs):
         if dim == BATCH or dim not in model.sizes:
             continue
-        trial = _Trial(model, found, domains, dim)
+        trial = _Trial(model, found, domains, dim, memory)
         allowed = size_ranges(found)[dim]
         sizes = size_steps(trial.traced, allowed, sequence=True)
         bad = tuple(size for size in sizes if not trial.accepts(size))
@@ -49,19 +52,30 @@ def find_sizes(model: Model, inputs: Sequence[TensorSpec], domains: Mapping[str,
             found = with_ranges(found, [allowed])
             listed = ", ".join(map(str, refused[dim]))
             notes.append(f"the model itself refuses {dim} {listed}; the file is claimed for {dim} {allowed}")
+        if trial.too_large:
+            listed = ", ".join(map(str, sorted(trial.too_large)))
+            notes.append(f"not tried, since the model would take too much memory: {dim} {listed}")
     return AcceptedSizes(found, refused, tuple(notes))
 
 
 class _Trial:
     """Runs the model at sizes of one dimension, and remembers which it accepts."""
 
-    def __init__(self, model: Model, inputs: Sequence[TensorSpec], domains: Mapping[str, Domain], dim: str) -> None:
-        self.model, self.inputs, self.domains, self.dim = model, inputs, domains, dim
+    def __init__(
+        self,
+        model: Model,
+        inputs: Sequence[TensorSpec],
+        domains: Mapping[str, Domain],
+        dim: str,
+        memory: RunMemory,
+    ) -> None:
+        self.model, self.inputs, self.domains, self.dim, self.memory = model, inputs, domains, dim, memory
+        self.too_large: set[int] = set()
         self.traced = model.sizes[dim]
         self._known: dict[int, bool] = {}
 
     def accepts(self, size: int) -> bool:
-        """Return whether the model runs at a size."""
+        """Return whether the model runs at a size, or is not run, since it would take too much memory."""
         if size not in self._known:
             self._known[size] = self._runs(size)
         return self._known[size]
@@ -69,12 +83,20 @@ class _Trial:
     def _runs(self, size: int) -> bool:
         sizes = {**self.model.sizes, self.dim: size}
         rng = np.random.default_rng(0)
-        feeds = {}
-        for spec in self.inputs:
-            shape = tuple(sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape)
-            feeds[spec.name] = draw(spec, self.domains[spec.name], "normal", 0, shape, rng)
+        shapes = {
+            spec.name: tuple(sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape) for spec in self.inputs
+        }
+        values = sum(map(math.prod, shapes.values()))
+        growth = size / self.traced  # far away, memory may grow with the square, as that of attention does
+        if not self.memory.allows(values, growth if growth > MAX_GROWTH else 1.0):
+            self.too_large.add(size)
+            return True
+        feeds = {
+            spec.name: draw(spec, self.domains[spec.name], "normal", 0, shapes[spec.name], rng) for spec in self.inputs
+        }
         try:
-            PyTorchRunner(self.model, "fp32").run(feeds)
+            with self.memory.measured(values):
+                PyTorchRunner(self.model, "fp32").run(feeds)
         except DeployError:
             return False
         return True

@@ -33,7 +33,7 @@ from exporters.torch_to_onnx import Exported
 
 if TYPE_CHECKING:
     from deploy.exporting.samples import ProbeSamples
-    from deploy.models.in_memory import ExampleInputs, ModelLike
+    from deploy.models.in_memory import ExampleInputs, ModelLike, WeightsLike
 
 Precision = Literal["fp32", "fp16", "bf16", "mixed"]
 Strategy = Literal["auto", "export", "trace"]
@@ -233,6 +233,7 @@ def export(
     example_inputs: ExampleInputs | None = None,
     *,
     name: str | None = None,
+    weights: WeightsLike | None = None,
     dynamic: Sequence[str] | Mapping[str, Mapping[int, str]] | None = None,
     artifacts: str | Path | None = None,
     opset: int | None = None,
@@ -255,6 +256,8 @@ def export(
         model: a module in memory, or any other model, see `export_model`.
         example_inputs: of a module: example tensors or texts of ``--input``, see `deploy.ExampleInputs`.
         name: name of the model's folder and files; default: the class and the first digits of a digest.
+        weights: a checkpoint file, or of a module also a state dict, in place of the model's own weights; a module on
+            the device ``meta`` has none.
         dynamic: names of the dynamic dimensions, ``["batch"]``; or, by input and axis, names for the axes of example
             tensors that are dynamic besides the batch: ``{"x": {2: "height", 3: "width"}}``.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
@@ -279,7 +282,7 @@ def export(
     Raises:
         DeployError: as `export_model`.
     """
-    request = as_request(model, example_inputs, name)
+    request = as_request(model, example_inputs, name, weights=weights)
     if isinstance(dynamic, Mapping):
         request, dynamic = _with_named_axes(request, dynamic), None
     return export_model(

@@ -20,7 +20,7 @@ from deploy.backends.torch.reference import PyTorchRunner, baseline_of
 from deploy.backends.torch.repeat import check_repeatable
 from deploy.backends.torch.rounded import ROUNDED
 from deploy.core.artifact import sha256
-from deploy.core.backend import RunSettings
+from deploy.core.backend import LOW_MEMORY_BYTES, RunSettings
 from deploy.core.errors import BackendError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model, state_tensors
@@ -46,9 +46,6 @@ if TYPE_CHECKING:
     import onnx
 
     from deploy.exporting.samples import ProbeSamples
-
-LOW_MEMORY_BYTES = 2**30
-"""Files of at least this size are opened with one copy of their weights."""
 
 _MAX_FAST = 24
 """Number of probes that are run with and without PyTorch's fast path of attention layers."""

@@ -12,7 +12,7 @@ from deploy.core.errors import InputSpecError, UsageError
 from deploy.models.request import ModelRequest, ModuleRequest
 
 if TYPE_CHECKING:
-    from deploy.models.in_memory import ExampleInputs, ModelLike
+    from deploy.models.in_memory import ExampleInputs, ModelLike, WeightsLike
 
 Named = str | Path | Artifact
 """A model by its name as on the command line, or by the path of a file, or by an artifact."""
@@ -23,6 +23,7 @@ def as_request(
     inputs: ExampleInputs | None = None,
     name: str | None = None,
     outputs: Sequence[str] | None = None,
+    weights: WeightsLike | None = None,
 ) -> ModelRequest:
     """Return the request of a model that is given by its name or path, as an artifact, a request or a module.
 
@@ -31,23 +32,32 @@ def as_request(
         inputs: of a module: see `deploy.models.in_memory.module_request`; of a name: texts of ``--input``.
         name: of the model's folder and files.
         outputs: names of the outputs that count; None for those of the request, else all.
+        weights: a checkpoint file, or of a module also a state dict.
 
     Raises:
-        UsageError: not a model, or ``inputs`` would have no effect.
+        UsageError: not a model, or ``inputs`` or ``weights`` would have no effect.
         InputSpecError: see `deploy.models.in_memory.module_request`.
     """
-    request = _as_request(model, inputs, name)
+    request = _as_request(model, inputs, name, weights)
     return request if outputs is None else dataclasses.replace(request, outputs=tuple(outputs))
 
 
-def _as_request(model: ModelLike, inputs: ExampleInputs | None, name: str | None) -> ModelRequest:
+def _as_request(
+    model: ModelLike, inputs: ExampleInputs | None, name: str | None, weights: WeightsLike | None
+) -> ModelRequest:
     if not isinstance(model, Named | ModelRequest):
         from deploy.models.in_memory import module_request  # imports PyTorch
 
-        return module_request(model, inputs, name=name)
+        return module_request(model, inputs, name=name, weights=weights)
+    if weights is not None and not (isinstance(model, Named) and isinstance(weights, str | Path)):
+        raise UsageError(
+            f"weights= has no effect on {model.name if isinstance(model, ModelRequest) else model}.",
+            "a name takes a checkpoint file; a ModelRequest has weights of its own",
+        )
     if isinstance(model, Named):
         text = text_of(model)
-        return ModelRequest(name=text, inputs=_texts(text, inputs), slug=name)
+        chosen = "auto" if weights is None else str(weights)
+        return ModelRequest(name=text, weights=chosen, inputs=_texts(text, inputs), slug=name)
     if inputs is not None:
         raise UsageError(f"inputs= has no effect: the request of {model.name} has its own.")
     if name is None:

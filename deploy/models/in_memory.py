@@ -15,12 +15,13 @@ from torch.nn.parameter import is_lazy
 
 from deploy.core.artifact import Artifact
 from deploy.core.errors import InputSpecError, ModelError, UsageError
-from deploy.core.model import Model, Weights
+from deploy.core.model import Model, Weights, state_tensors
 from deploy.core.tensors import DTYPES
 from deploy.models.calling import container_of, refuse_scripted, without_wrapper
+from deploy.models.checkpoint import find_state
 from deploy.models.python import as_model
 from deploy.models.request import ModelRequest, ModuleRequest
-from deploy.models.weights import state_digest
+from deploy.models.weights import load_into, read_state_dict, state_digest
 
 ModelLike = str | Path | Artifact | ModelRequest | torch.nn.Module
 """A model: its name as on the command line, the path of a file, an artifact, a request, or a module in memory."""
@@ -34,12 +35,19 @@ its size; the other axes are fixed. An integer input is probed within the range 
 and ones with both. Texts name other dynamic dimensions: ``tokens:batch,length=16:int64:0..30522``.
 """
 
+WeightsLike = str | Path | Mapping[str, torch.Tensor]
+"""The weights of a module: a checkpoint file, ``last.pt#ema`` for a part of it, or a state dict."""
+
 _HINT = "give example tensors, inputs=x, or texts, inputs='x:batch,3,224,224'"
 _MOST_DIGITS = 10**17
 
 
 def module_request(
-    module: torch.nn.Module, inputs: ExampleInputs | None = None, *, name: str | None = None
+    module: torch.nn.Module,
+    inputs: ExampleInputs | None = None,
+    *,
+    name: str | None = None,
+    weights: WeightsLike | None = None,
 ) -> ModuleRequest:
     """Describe a module in memory by example inputs, for functions that take a model.
 
@@ -48,13 +56,18 @@ def module_request(
         inputs: see `deploy.ExampleInputs`; default: the module's ``example_input_array``, if it has one, else the
             inputs that an export of this module recorded.
         name: name of the model; default: the class and the first digits of the digest of the weights.
+        weights: a checkpoint file or a state dict in place of the module's own weights; a module on the device ``meta``
+            has none. The module itself is not changed.
 
     Raises:
         UsageError: not a module, or the name cannot be used.
         InputSpecError: the inputs are not tensors, or have names that ``forward`` does not.
         ModelError: a TorchScript module, or one whose weights have no values.
+        WeightsError: the weights cannot be read, or do not fit the module.
     """
     inner = _checked(module)
+    if weights is not None:
+        inner = _with_weights(inner, weights)
     return ModuleRequest(name=name or derived_name(inner), inputs=describe(inner, inputs), module=inner)
 
 
@@ -72,6 +85,27 @@ def _checked(module: Any) -> torch.nn.Module:
     return inner
 
 
+def _with_weights(module: torch.nn.Module, weights: WeightsLike) -> torch.nn.Module:
+    """Return a copy of a module with other weights; on the device ``meta``, it takes their tensors as its own."""
+    _refuse_lazy(module)
+    copied = _deep_copy(module, type(module).__name__, {})
+    if isinstance(weights, Mapping):
+        source, state = "weights=", find_state(weights, state_tensors(copied), "weights=")[0]
+    else:
+        source, state = str(weights), read_state_dict(str(weights), copied)[0]
+    load_into(copied, state, source)
+    return copied
+
+
+def _refuse_lazy(module: torch.nn.Module) -> None:
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        if is_lazy(value):
+            raise ModelError(
+                f"{type(module).__name__}: {name!r} is lazy: it has neither a shape nor values.",
+                "call the module once with example inputs: module(x)",
+            )
+
+
 def derived_name(module: torch.nn.Module) -> str:
     """Return the name of a module that was given none: its class and the first digits of its digest."""
     return f"{re.sub('[^A-Za-z0-9_-]', '_', type(module).__name__)}-{weights_of(module).sha256:.8}"
@@ -83,11 +117,15 @@ def weights_of(module: torch.nn.Module) -> Weights:
     Raises:
         ModelError: a parameter or buffer has no values.
     """
+    _refuse_lazy(module)
     for name, value in [*module.named_parameters(), *module.named_buffers()]:
-        if is_lazy(value) or value.is_meta:
+        if value.is_meta:
+            saved = name in module.state_dict()
             raise ModelError(
-                f"{type(module).__name__}: {name!r} has no values yet.",
-                "load the weights, or call a module with lazy parameters once",
+                f"{type(module).__name__}: {name!r} is on the device meta and has no values.",
+                "give a checkpoint or a state dict: deploy.export(module, inputs, weights='model.safetensors')"
+                if saved
+                else "no checkpoint contains it (persistent=False): build the module on the CPU",
             )
     digest = hashlib.sha256(f"{module!r}\0{state_digest(module)}".encode())
     return Weights(source=f"module in memory, {type(module).__name__}", trained=True, sha256=digest.hexdigest())
@@ -183,11 +221,15 @@ def _copy(request: ModuleRequest) -> torch.nn.Module:
         memo |= {id(value): value.detach().clone() for value in tensors}  # with a history, they cannot be copied
     for value in request.module.parameters():
         memo[id(value)] = torch.nn.Parameter(value.detach(), requires_grad=False)
+    return _deep_copy(request.module, request.name, memo).cpu()
+
+
+def _deep_copy(module: torch.nn.Module, name: str, memo: dict[int, Any]) -> torch.nn.Module:
     try:
-        copied: torch.nn.Module = copy.deepcopy(request.module, memo)
+        copied: torch.nn.Module = copy.deepcopy(module, memo)
     except Exception as exc:
         raise ModelError(
-            f"{request.name}: the module cannot be copied: {type(exc).__name__}: {exc}",
+            f"{name}: the module cannot be copied: {type(exc).__name__}: {exc}",
             "give a function that builds it: FILE.py:FACTORY",
         ) from exc
-    return copied.cpu()
+    return copied

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from deploy.core.errors import BackendCrashedError, BackendError
+from deploy.core.limits import PREFIX
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.parity.choices import Chooser
 from deploy.parity.probes import Probe
@@ -88,7 +89,7 @@ class _Loop:
         self.refused: dict[str, str] = {}
         self.refused_sizes: dict[str, set[int]] = {}
         self.error: BackendError | None = None
-        self.large_batches: set[int] = set()
+        self.too_large: dict[str, None] = {}
         self.stopped = False
         self.smallest: Call | None = None
 
@@ -100,11 +101,15 @@ class _Loop:
             shares = self.rows.shares(probe.pool)
         if (probe.sharing, shares) in (("rows", False), ("calls", True)):
             return False
-        limit = self.rows.max_batch() * (2 if shares else 1)  # a candidate's float32 needs half as much
-        if (probe.samples or 1) > limit:
-            self.large_batches.add(probe.samples or 1)
-            return False
-        return True
+        if self.rows.fits(probe) or self._moves(probe):
+            return True
+        self.too_large[_where(probe)] = None
+        return False
+
+    def _moves(self, probe: Probe) -> bool:
+        """Return whether no probe was run yet at another size of one of the dimensions."""
+        ran = [{done.sizes[name] for done in self.done} for name in probe.sizes]
+        return any(len(sizes | {size}) == 2 > len(sizes) for sizes, size in zip(ran, probe.sizes.values(), strict=True))
 
     def run(self, probe: Probe) -> None:
         """Run one probe, and compare the outputs."""
@@ -188,10 +193,11 @@ class _Loop:
         if self.refused:
             where, why = "; ".join(self.refused), next(iter(self.refused.values()))
             notes.append(f"the model itself refuses {where}, so the file was not judged there: {why}")
-        if self.large_batches:
-            sizes = ", ".join(map(str, sorted(self.large_batches)))
-            need = self.rows.sample_bytes / 2**30
-            notes.append(f"batches of {sizes} were not run, since one sample needs {need:.1f} GiB in float64")
+        if self.too_large:
+            notes.append(
+                f"not run: {'; '.join(self.too_large)}, since a run in float64 would take, by estimate, more memory "
+                f"than {self.rows.memory.limit / 2**30:.1f} GiB; {PREFIX}PROBE_MEMORY_BYTES changes the limit"
+            )
         if self.stopped:
             notes.append(f"the check ended after {len(self.done)} of {total} probes, since the file fails in any case")
         return notes

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from pathlib import Path
-
 import numpy as np
 
 from deploy.core.errors import BackendError
-from deploy.core.runner import Fetches, Runner
+from deploy.core.runner import Feeds, Fetches, Runner
+from deploy.parity.memory import RunMemory
 from deploy.parity.probes import Probe, SamplePool
 
 CHUNK = 4
 """Maximum number of samples that run at a time."""
 
-CHUNK_BYTES = 2 << 30
-"""Memory that a chunk may need, by the measured need of one sample."""
-
-CALL_BYTES = 4 << 30
-"""Memory that a call may need in float64; the batch sizes of a model that needs more are limited."""
+CHUNK_SHARE = 0.5
+"""Share of the memory limit that a chunk may take."""
 
 EQUAL = 1e-9
 """Relative difference of two float64 runs of one sample that is rounding; samples that influence each other differ by
@@ -32,9 +26,6 @@ ROUNDED = 5e-2
 SUSPICIOUS = 4.0
 """How many times the largest rounding error of PyTorch's own run a call may have before its reference is run again."""
 
-POLL_S = 0.005
-"""Time between two measurements of memory."""
-
 
 class SharedRows:
     """Looks up the outputs of a call among those of its samples.
@@ -43,18 +34,22 @@ class SharedRows:
 
     Attributes:
         independent: whether the model treats the samples of a pool independently, by identity of the pool.
-        sample_bytes: measured memory need of the reference for one sample; 0 where it is not known.
+        memory: that of the reference's runs.
     """
 
     def __init__(self, reference: Runner, baseline: Runner) -> None:
         self.reference, self.baseline = reference, baseline
         self.independent: dict[int, bool] = {}
-        self.sample_bytes = 0
+        self.memory = RunMemory()
         self._rows: dict[tuple[int, int], tuple[Fetches, Fetches]] = {}
 
-    def max_batch(self) -> int:
-        """Return the largest batch size that fits in `CALL_BYTES`."""
-        return max(2, CALL_BYTES // self.sample_bytes) if self.sample_bytes else 1 << 30
+    def fits(self, probe: Probe) -> bool:
+        """Return whether a call fits in the memory limit.
+
+        In float64, independent samples run in chunks, so that only the candidate runs the call, in half the memory.
+        """
+        chunked = probe.pool is not None and self.independent.get(id(probe.pool))
+        return self.memory.allows(probe.values, 0.5 if chunked else 1.0)
 
     def shares(self, pool: SamplePool) -> bool:
         """Return whether the samples of a pool are independent, by running the first of them."""
@@ -75,6 +70,8 @@ class SharedRows:
             return expected, own
         if len(probe.members) == 1 and probe.members[0] == min(1, probe.pool.count - 1):
             return expected, own  # it was run alone
+        if not self.memory.allows(probe.values):
+            return expected, own
         direct = self.direct(probe)
         if not all(close(value, direct[0][name]) for name, value in expected.items()):
             self.independent[id(probe.pool)] = False
@@ -88,15 +85,17 @@ class SharedRows:
 
     def direct(self, probe: Probe) -> tuple[Fetches, Fetches]:
         """Run the call itself."""
-        return self.reference.run(probe.feeds), self.baseline.run(probe.feeds)
+        return self._refer(probe.feeds), self.baseline.run(probe.feeds)
+
+    def _refer(self, feeds: Feeds) -> Fetches:
+        with self.memory.measured(_values(feeds)):
+            return self.reference.run(feeds)
 
     def _verify(self, pool: SamplePool) -> bool:
         middle = min(1, pool.count - 1)
-        with _Peak() as peak:
-            alone = self.reference.run(pool.chunk(middle, 1))
-        self.sample_bytes = max(self.sample_bytes, peak.bytes)
-        size = min(3 if self._chunk_size() >= 3 else 2, pool.count)
-        together = self.reference.run(pool.chunk(0, size))
+        alone = self._refer(pool.chunk(middle, 1))
+        size = min(3 if self._chunk_size(pool) >= 3 else 2, pool.count)
+        together = self._refer(pool.chunk(0, size))
         own_alone, own = self.baseline.run(pool.chunk(middle, 1)), self.baseline.run(pool.chunk(0, size))
         if not _equal_row(alone, together, middle, size, EQUAL) or not _equal_row(
             own_alone, own, middle, size, ROUNDED
@@ -106,11 +105,11 @@ class SharedRows:
         return True
 
     def _gather(self, pool: SamplePool, members: tuple[int, ...]) -> tuple[Fetches, Fetches]:
-        step = self._chunk_size()
+        step = self._chunk_size(pool)
         while any((id(pool), member) not in self._rows for member in members):
             start = next(index for index in range(pool.count) if (id(pool), index) not in self._rows)
             chunk = pool.chunk(start, step)
-            self._keep(pool, start, self.reference.run(chunk), self.baseline.run(chunk))
+            self._keep(pool, start, self._refer(chunk), self.baseline.run(chunk))
         rows = [self._rows[id(pool), member] for member in members]
         expected, own = ({name: np.stack([row[run][name] for row in rows]) for name in rows[0][run]} for run in (0, 1))
         return expected, own
@@ -120,8 +119,13 @@ class SharedRows:
             rows = tuple({name: value[offset] for name, value in outputs.items()} for outputs in (expected, own))
             self._rows[id(pool), start + offset] = rows[0], rows[1]
 
-    def _chunk_size(self) -> int:
-        return CHUNK if not self.sample_bytes else max(1, min(CHUNK, CHUNK_BYTES // self.sample_bytes))
+    def _chunk_size(self, pool: SamplePool) -> int:
+        need = self.memory.needed(_values(pool.chunk(0, 1)))
+        return CHUNK if not need else int(max(1, min(CHUNK, CHUNK_SHARE * self.memory.limit // need)))
+
+
+def _values(feeds: Feeds) -> int:
+    return sum(value.size for value in feeds.values())
 
 
 def _differs(expected: Fetches, own: Fetches, outputs: Fetches) -> bool:
@@ -163,32 +167,3 @@ def close(one: np.ndarray, other: np.ndarray, tolerance: float = EQUAL) -> bool:
     finite = other[np.isfinite(other)]
     scale = float(np.max(np.abs(finite), initial=0.0))
     return bool(np.allclose(one, other, rtol=0, atol=tolerance * scale, equal_nan=True))
-
-
-class _Peak:
-    """The growth of this process's memory within a context, sampled by a thread; 0 where it is not known."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        self._before = _resident_bytes()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def _watch(self) -> None:
-        while not self._done.wait(POLL_S):
-            self.bytes = max(self.bytes, _resident_bytes() - self._before)
-
-    def __enter__(self) -> _Peak:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-
-def _resident_bytes() -> int:
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return 0

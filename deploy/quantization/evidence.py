@@ -20,6 +20,7 @@ from deploy.evaluation.accuracy import Accuracy, AccuracyComparison
 from deploy.evaluation.predictions import Predictions
 from deploy.parity.fidelity import Fidelity, OutputFidelity
 from deploy.quantization.data import CalibrationData, CalibrationSamples
+from deploy.support import onnx_file
 from deploy.support.runtime import Runtime, runtime_of, simulated
 
 
@@ -107,7 +108,7 @@ class Judge:
     ) -> None:
         self._runner, self._samples, self._size, self._fixed = runner, samples, size, fixed
         self._target = target
-        runner.open(source, **runner.backend.options(RunSettings(shared_cores=True)))
+        runner.open(source, **runner.backend.options(_settings(source)))
         self._float = list(self._run(runner, None))
         if not self._float:
             raise DataError(f"{source}: its batch size is {size}, and there are only {samples.count} samples.")
@@ -118,7 +119,7 @@ class Judge:
         ``runtime`` replaces what runs the target's graphs on this machine.
         """
         runtime = runtime or runtime_of(ONNX, self._target) or simulated()
-        options = runtime.options(RunSettings(shared_cores=True))
+        options = runtime.options(_settings(path))
         if runtime.backend == self._runner.backend:
             self._runner.open(path, **options)
             return self._compare(self._run(self._runner, progress), runtime.title)
@@ -158,6 +159,10 @@ class Judge:
         logits = np.concatenate([item[name] for item in outputs])
         labels = labels[: len(logits)]
         return Predictions.from_logits(logits, labels) if labels.max() < logits.shape[1] else None
+
+
+def _settings(path: Path) -> RunSettings:
+    return RunSettings(low_memory=onnx_file.is_large(path), shared_cores=True)
 
 
 def format_sqnr(value: float | None) -> str:

@@ -31,7 +31,7 @@ from deploy.quantization.data import MIN_SAMPLES, CalibrationData, open_data
 from deploy.quantization.evidence import Evidence, QualityBounds
 from deploy.quantization.search import RANKING_SAMPLES, Quantizer, search
 from deploy.quantization.source import Source, open_source
-from deploy.quantization.worker import GraphChild
+from deploy.quantization.worker import GraphChild, outline
 
 if TYPE_CHECKING:
     from deploy.models.in_memory import ExampleInputs, ModelLike
@@ -173,7 +173,8 @@ def quantize(
                 "bound the SQNR instead: --min-sqnr 20",
             )
         with progress.stage("preparing the graph"):
-            graph = child.prepare(source.path)
+            prepared = child.prepare(source.path)
+            graph = outline(prepared)
         if fp16 and calibration.opset(graph) < FP16_MIN_OPSET:
             raise UsageError(
                 f"{source.path}: --fp16 needs opset {FP16_MIN_OPSET}, and the file has {calibration.opset(graph)}.",
@@ -184,6 +185,7 @@ def quantize(
             precision = "int8-fp16" if fp16 else "int8"
             quantizer = Quantizer(
                 source=source,
+                prepared=prepared,
                 graph=graph,
                 table=table,
                 target=target,
@@ -198,12 +200,14 @@ def quantize(
             with progress.stage("comparing layers"):
                 size, fixed = batch_of(graph)
                 feeds = data.evidence.head(max(RANKING_SAMPLES, size)).batches(size, fixed=fixed)
-                worst = tuple(child.layer_noise(quantizer.quantized(plan.keep_float), feeds))
+                worst = tuple(child.layer_noise(quantizer.write_float32(plan.keep_float, child.folder), feeds))
+            path = quantizer.write(plan.keep_float)
+            written = [item for item in (path, path.with_name(f"{path.name}.data")) if item.exists()]
             manifest = source.derived_manifest(
                 format=ONNX,
                 precision=precision,
                 target=target,
-                files=(Payload.of(quantizer.write(plan.keep_float)),),
+                files=tuple(map(Payload.of, written)),
                 options={
                     "rebuild": _command(
                         source, calib, target, method, samples, max_drop, min_sqnr, fp16, preprocess, skip_bad

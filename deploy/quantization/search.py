@@ -18,37 +18,55 @@ from deploy.quantization.cache import batch_of
 from deploy.quantization.data import CalibrationSamples
 from deploy.quantization.evidence import Evidence, Judge, QualityBounds, format_sqnr
 from deploy.quantization.source import Source
+from deploy.support import onnx_file
 from exporters.half import to_half
 
 RANKING_SAMPLES = 16
 """Number of samples on which layers are ranked and compared one by one; one batch if the graph fixes a larger one."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Quantizer:
     """Writes quantized versions of a prepared graph for one target, each with other layers in float.
 
     With ``fp16``, layers that are not quantized compute in FP16; inputs and outputs stay float32.
+
+    Attributes:
+        prepared: the prepared graph, from which every version is made anew.
+        graph: the same without its external data.
+        path: the file to write.
     """
 
     source: Source
+    prepared: Path
     graph: onnx.ModelProto
     table: CalibrationTable
     target: str
     samples: CalibrationSamples
     path: Path
     fp16: bool
-
-    def quantized(self, keep_float: Collection[str]) -> onnx.ModelProto:
-        """Return the quantized graph with the named nodes in float."""
-        return calibration.quantize(self.graph, self.table, self.target, keep_float=keep_float)
+    _written: frozenset[str] | None = None
 
     def write(self, keep_float: Collection[str]) -> Path:
-        """Write the quantized graph with the named nodes in float."""
-        onnx.save(self.quantized(keep_float), str(self.path))
-        if self.fp16:
-            to_half(self.path, self.path)
+        """Write the quantized graph with the named nodes in float, unless it is what was written last."""
+        if self._written != frozenset(keep_float):
+            self._written = None
+            self._save(keep_float, self.path)
+            if self.fp16:
+                to_half(self.path, self.path)
+            self._written = frozenset(keep_float)
         return self.path
+
+    def write_float32(self, keep_float: Collection[str], folder: Path) -> Path:
+        """Write the same graph with float32 layers, if need be to a folder, and return the file."""
+        if not self.fp16:
+            return self.write(keep_float)
+        self._save(keep_float, folder / self.path.name)
+        return folder / self.path.name
+
+    def _save(self, keep_float: Collection[str], path: Path) -> None:
+        graph = onnx.load(str(self.prepared))
+        onnx_file.save(calibration.quantize(graph, self.table, self.target, keep_float=keep_float, in_place=True), path)
 
     def judge(self, runner: IsolatedRunner, samples: CalibrationSamples) -> Judge:
         """Return a judge of quantized graphs on ``samples``."""

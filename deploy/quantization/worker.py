@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -12,16 +12,15 @@ from typing_extensions import Self
 
 import calibration
 from calibration import Observations
+from calibration.graph import prepare_in
 from calibration.layers import LayerNoise, NoiseMeter
 from calibration.observations import pack, unpack
 from deploy.core.errors import UsageError
 from deploy.core.limits import limits
 from deploy.core.memory import memory_limited
 from deploy.core.remote import Remote, Reply
-from deploy.core.runner import Feeds, Fetches
-
-GRAPH = "graph"
-"""Name of the array that holds a serialized graph."""
+from deploy.core.runner import Feeds
+from deploy.core.store import storage_errors
 
 
 class GraphChild:
@@ -31,18 +30,24 @@ class GraphChild:
     """
 
     def __init__(self) -> None:
+        with storage_errors(Path(tempfile.gettempdir())):
+            self._temporary = tempfile.TemporaryDirectory(prefix="deploy-calibration-")
         self._remote = Remote("deploy.quantization.worker:GraphWorker", name="ONNX Runtime")
+        self.folder = Path(self._temporary.name)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._remote.close()
+        self._temporary.cleanup()
 
-    def prepare(self, path: Path) -> onnx.ModelProto:
-        """Run `calibration.prepare` and return the prepared graph; the process keeps it for the next requests."""
+    def prepare(self, path: Path) -> Path:
+        """Run `calibration.graph.prepare_in` and return the prepared file, which stays until the process ends."""
         self._remote.limit = "onnx_open_seconds"
-        return _parse(self._remote.call("prepare", timeout_s=limits().onnx_open_seconds, path=str(path))[1])
+        seconds = limits().onnx_open_seconds
+        reply, _ = self._remote.call("prepare", timeout_s=seconds, path=str(path), folder=str(self.folder))
+        return Path(reply["prepared"])
 
     def collect(self, feeds: Iterable[Feeds], *, samples: int, advance: Callable[[int, int], None]) -> Observations:
         """Run `calibration.collect` over the prepared graph; ``samples`` is their number in all batches.
@@ -53,9 +58,9 @@ class GraphChild:
         self._add(feeds, lambda done: advance(done, samples))
         return unpack(*self._remote.call("observations"))
 
-    def layer_noise(self, quantized: onnx.ModelProto, feeds: Iterable[Feeds]) -> list[LayerNoise]:
-        """Return the noise of the layers of a graph that was quantized from the prepared one."""
-        self._remote.call("compare", {GRAPH: _serialize(quantized)})
+    def layer_noise(self, quantized: Path, feeds: Iterable[Feeds]) -> list[LayerNoise]:
+        """Return the noise of the layers of a file that was quantized from the prepared one."""
+        self._remote.call("compare", path=str(quantized))
         self._add(feeds)
         reply, arrays = self._remote.call("noise")
         return [
@@ -80,27 +85,34 @@ class GraphChild:
 
 
 class GraphWorker:
-    """The child's side: prepares a graph, then collects ranges or measures noise over the batches it is sent."""
+    """The child's side: prepares a graph, then collects ranges or measures noise over the batches it is sent.
+
+    Files of graphs, not graphs, go from process to process: protobuf cannot write 2 GB.
+    """
 
     def __init__(self) -> None:
-        self._graph = onnx.ModelProto()
+        self._prepared = Path()
         self._collector: calibration.Collector | None = None
         self._meter: NoiseMeter | None = None
 
-    def prepare(self, _: Feeds, path: str) -> Reply:
+    def prepare(self, _: Feeds, path: str, folder: str) -> Reply:
         """Prepare the graph of a file."""
         with memory_limited(Path(path)):
-            self._graph = calibration.prepare(Path(path))
-        return {}, {GRAPH: _serialize(self._graph)}
+            self._prepared = prepare_in(Path(folder), Path(path))
+        return {"prepared": str(self._prepared)}, {}
 
     def collect(self, _: Feeds, samples: int) -> Reply:
         """Start to collect ranges."""
-        self._collector, self._meter = calibration.Collector(self._graph, samples=samples), None
+        graph = outline(self._prepared)
+        self._collector = calibration.Collector(graph, samples=samples, folder=self._prepared.parent)
+        self._meter = None
         return {}, {}
 
-    def compare(self, arrays: Feeds) -> Reply:
+    def compare(self, _: Feeds, path: str) -> Reply:
         """Start to measure the noise of a quantized graph."""
-        self._collector, self._meter = None, NoiseMeter(self._graph, _parse(arrays))
+        graph, quantized = outline(self._prepared), outline(Path(path))
+        self._collector = None
+        self._meter = NoiseMeter(graph, quantized, folder=self._prepared.parent, quantized_folder=Path(path).parent)
         return {}, {}
 
     def add(self, batch: Feeds) -> Reply:
@@ -130,9 +142,6 @@ class GraphWorker:
         return {"layers": named}, {"sqnr_db": np.asarray([item.sqnr_db for item in layers], np.float64)}
 
 
-def _serialize(graph: onnx.ModelProto) -> Any:
-    return np.frombuffer(graph.SerializeToString(), np.uint8)
-
-
-def _parse(arrays: Feeds | Fetches) -> onnx.ModelProto:
-    return onnx.load_model_from_string(arrays[GRAPH].tobytes())
+def outline(path: Path) -> onnx.ModelProto:
+    """Return the graph of a file of ours without its external data."""
+    return onnx.load(str(path), load_external_data=False)

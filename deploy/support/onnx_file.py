@@ -19,6 +19,7 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
+from deploy.core.backend import LOW_MEMORY_BYTES
 from deploy.core.errors import ArtifactError
 from deploy.core.limits import how_to_raise, limits
 from deploy.core.tensors import TensorSpec
@@ -240,6 +241,27 @@ def _external(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
             f"{what}: expected {expected} bytes within {location!r}, not bytes {offset} to {offset + length}."
         )
     return data, offset, length
+
+
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """Return the size of all stored tensors in bytes."""
+    return sum(map(tensor_bytes, stored_tensors(model)))
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a graph; from `SINGLE_FILE_LIMIT` bytes, its weights leave the message and go to ``<path>.data``."""
+    data = path.with_name(f"{path.name}.data")
+    data.unlink(missing_ok=True)
+    external = weight_bytes(model) >= SINGLE_FILE_LIMIT
+    onnx.save(model, str(path), save_as_external_data=external, location=data.name if external else None)
+
+
+def is_large(path: Path) -> bool:
+    """Return whether a file, with its external data, is to be opened with one copy of its weights."""
+    size = path.stat().st_size
+    if size < LOW_MEMORY_BYTES and path.suffix == ".onnx":
+        size += sum(item.stat().st_size for item in external_files(load(path), path))
+    return size >= LOW_MEMORY_BYTES
 
 
 def external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
