@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -365,25 +366,18 @@ def _export_and_check(
     for name, following in zip(order, [*order[1:], None], strict=True):
         try:
             with job.progress.stage(f"exporting ({name})"):
-                exported = torch_to_onnx.export(job.model, job.inputs, path, job.options, strategy=name)
-            exported, plan, found = _in_half(job, exported)
-            for text in found:
-                note(text)
+                written = path.with_name(f"float32.{path.name}") if job.half else path
+                exported = torch_to_onnx.export(job.model, job.inputs, written, job.options, strategy=name)
             if exported.caches:
                 note(f"not exported, since caches are no outputs: {', '.join(exported.caches)}")
-            with job.progress.stage("checking parity"):
-                parity = prove(
-                    job.model,
-                    path,
-                    candidate,
-                    precision=job.precision,
-                    seed=job.seed,
-                    samples=job.samples,
-                    negated=bool(exported.traced_branches),
-                    options=job.proof,
-                    ranges=[item for spec in exported.inputs for item in spec.ranges],
-                    progress=job.progress,
-                )
+            check = functools.partial(_check, job, exported, path, candidate)
+            plan = None
+            if job.half is None:
+                parity = check()
+            else:
+                exported, parity, plan, found = _in_half(job, job.half, exported, path, check)
+                for text in found:
+                    note(text)
         except ExportError as exc:
             hints |= {exc.hint: None} if exc.hint else {}
             reasons.append(exc.message)
@@ -408,21 +402,38 @@ def _export_and_check(
     raise AssertionError("the last strategy returns or raises")
 
 
-def _in_half(job: _Job, exported: Exported) -> tuple[Exported, PrecisionPlan | None, tuple[str, ...]]:
-    """Put the exported file in half precision, if that was asked for."""
-    if job.half is None:
-        return exported, None, ()
-    from deploy.exporting.halve import halve  # imports what runs a graph node by node
-
-    with job.progress.stage(f"searching for a plan ({job.half.precision})"):
-        plan, notes = halve(
-            exported.path, exported.path, job.model, exported.inputs, job.half, seed=job.seed, progress=job.progress
+def _check(job: _Job, exported: Exported, path: Path, candidate: IsolatedRunner) -> ParityReport:
+    with job.progress.stage("checking parity"):
+        return prove(
+            job.model,
+            path,
+            candidate,
+            precision=job.precision,
+            seed=job.seed,
+            samples=job.samples,
+            negated=bool(exported.traced_branches),
+            options=job.proof,
+            ranges=[item for spec in exported.inputs for item in spec.ranges],
+            progress=job.progress,
         )
-    return (
-        dataclasses.replace(exported, opset=onnx_file.opset(onnx_file.load(exported.path))),
-        plan,
-        (*notes, plan.summary()),
-    )
+
+
+def _in_half(
+    job: _Job, half: HalfOptions, exported: Exported, path: Path, prove_once: Callable[[], ParityReport]
+) -> tuple[Exported, ParityReport, PrecisionPlan, tuple[str, ...]]:
+    """Put the exported file in half precision, and check it."""
+    from deploy.exporting.halve import halve, held  # imports what runs a graph node by node
+
+    def attempt(safety: float) -> tuple[PrecisionPlan, tuple[str, ...]]:
+        with job.progress.stage(f"searching for a plan ({half.precision})"):
+            source = exported.path
+            return halve(
+                source, path, job.model, exported.inputs, half, seed=job.seed, safety=safety, progress=job.progress
+            )
+
+    plan, notes, parity = held(attempt, prove_once)
+    opset = onnx_file.opset(onnx_file.load(path))
+    return dataclasses.replace(exported, path=path, opset=opset), parity, plan, notes
 
 
 def _prefix(error: DeployError, reasons: Sequence[str]) -> None:

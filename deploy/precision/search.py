@@ -36,9 +36,6 @@ HEADROOM = 2.0
 """A value overflows if it comes within this factor of the largest number of the precision: other inputs may go beyond
 those that were run."""
 
-SAFETY = 1.3
-"""Factor by which the noise must be below the bound: the parity check runs more inputs than the search."""
-
 CANCELS = 16.0
 """A result this many times smaller than the operands is called a cancellation."""
 
@@ -56,6 +53,7 @@ class Search:
         reference: the graph or its model in float64.
         own: PyTorch's own run in the precision.
         min_sqnr: the bound in dB; None for what `deploy.precision.bound` says.
+        safety: factor by which the noise must be below the bound, since others run more inputs.
     """
 
     source: Path
@@ -65,6 +63,7 @@ class Search:
     own: Runner
     min_sqnr: float | None
     progress: Progress
+    safety: float
     keep: Sequence[str] = ()
     only: Sequence[str] = ()
     runs: int = 0
@@ -82,7 +81,7 @@ class Search:
         chosen = set(reasons)
         margin = self._margin(chosen)
         if (
-            margin < SAFETY and self.min_sqnr is None
+            margin < self.safety and self.min_sqnr is None
         ):  # PyTorch's own run, which is slow on a CPU, may have as much noise
             self._bound = self._bounded(None)
             margin = self._margin(chosen)
@@ -93,7 +92,7 @@ class Search:
             reasons.update(dict.fromkeys(lost, ("overflow", "not finite in half precision")))
             chosen |= lost
             margin = self._margin(chosen)
-        if margin < SAFETY:
+        if margin < self.safety:
             found = survey(self.source, self.precision, [item.feeds for item in self.probes[:SURVEYED]])
             margin = self._extend(found, chosen, reasons, margin)
         return self._plan(reasons, margin)
@@ -148,7 +147,7 @@ class Search:
         )
         margins = [item.margin for item in report.outputs if item.verdict != "pass"]
         if report.verdict == "pass" or not margins:
-            return report.margin if report.margin >= 1.0 else SAFETY
+            return report.margin if report.margin >= 1.0 else self.safety
         return 0.0 if any(math.isnan(item) for item in margins) else min(min(margins), 0.999)
 
     def _lost(self, keep: set[str]) -> set[str]:
@@ -167,7 +166,7 @@ class Search:
         if not steps:
             return margin
         low, low_margin, high = 0, margin, len(steps)
-        wanted = start * ((margin or 0.1) / SAFETY) ** 2
+        wanted = start * ((margin or 0.1) / self.safety) ** 2
         best: tuple[int, float] | None = None
         while low + 1 < high + (best is None) and self.runs < MAX_RUNS:
             if best is None:
@@ -176,14 +175,14 @@ class Search:
             else:
                 guess = (low + high) // 2
             reached = self._margin(chosen | _nodes(steps[:guess]))
-            if reached >= SAFETY:
+            if reached >= self.safety:
                 best, high = (guess, reached), guess
             else:
                 low, low_margin = guess, max(reached, 0.05)
                 if guess == len(steps):
                     best = best or (guess, reached)
                     break
-                wanted = steps[guess - 1].left * min((low_margin / SAFETY) ** 2, 0.5)
+                wanted = steps[guess - 1].left * min((low_margin / self.safety) ** 2, 0.5)
         count, reached = best or (len(steps), low_margin)
         for step in steps[:count]:
             detail = f"{100 * step.avoided / start:.2g} % of the noise"

@@ -16,7 +16,7 @@ from deploy.core.names import REJECTED
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.exporting.half_options import half_options
-from deploy.exporting.halve import halve
+from deploy.exporting.halve import halve, held
 from deploy.exporting.prove import ProofOptions, prove
 from deploy.models.onnx_model import build_graph
 from deploy.models.request import ModelRequest
@@ -131,28 +131,32 @@ def convert_precision(
             model = model.replace(sizes=sizes)
         with store.transaction(source.slug) as transaction:
             path = transaction.path(f"{source.slug}.{half.precision}.onnx")
-            with progress.stage(f"searching for a plan ({half.precision})"):
-                found, notes = halve(source.path, path, model, model.inputs, half, progress=progress)
-            for note in (*notes, found.summary()):
-                progress.note(note)
-            with progress.stage("checking parity"):
-                parity = prove(
-                    model,
-                    path,
-                    candidate,
-                    precision=half.precision,
-                    seed=0,
-                    samples=samples,
-                    negated=source.manifest is None,
-                    ranges=[item for spec in source.inputs for item in spec.ranges],
-                    options=ProofOptions(
-                        probes=probes,
-                        min_coverage=min_coverage,
-                        accept_unreached=accept_unreached,
-                        min_sqnr=half.min_sqnr,
-                    ),
-                    progress=progress,
-                )
+
+            def attempt(safety: float) -> tuple[PrecisionPlan, tuple[str, ...]]:
+                with progress.stage(f"searching for a plan ({half.precision})"):
+                    return halve(source.path, path, model, model.inputs, half, safety=safety, progress=progress)
+
+            def check() -> ParityReport:
+                with progress.stage("checking parity"):
+                    return prove(
+                        model,
+                        path,
+                        candidate,
+                        precision=half.precision,
+                        seed=0,
+                        samples=samples,
+                        negated=source.manifest is None,
+                        ranges=[item for spec in source.inputs for item in spec.ranges],
+                        options=ProofOptions(
+                            probes=probes,
+                            min_coverage=min_coverage,
+                            accept_unreached=accept_unreached,
+                            min_sqnr=half.min_sqnr,
+                        ),
+                        progress=progress,
+                    )
+
+            found, notes, parity = held(attempt, check)
             files = [item for item in (path, path.with_name(f"{path.name}.data"), found.write(path)) if item.exists()]
             options: dict[str, Any] = {"precision_plan": found.to_dict()}
             if half.min_sqnr is not None:
