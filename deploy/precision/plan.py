@@ -21,7 +21,7 @@ Reason = Literal["overflow", "underflow", "cancellation", "noise", "no kernel", 
 
 REASONS: dict[str, str] = {
     "overflow": "values too large for half precision",
-    "underflow": "constants that half precision rounds to 0",
+    "underflow": "values that half precision rounds to 0",
     "cancellation": "differences of large values",
     "noise": "rounding that adds up",
     "no kernel": "operators without half precision",

@@ -89,7 +89,7 @@ class Search:
             lost = self._lost(chosen)
             if not lost:
                 break
-            reasons.update(dict.fromkeys(lost, ("overflow", "not finite in half precision")))
+            reasons.update({key: self._loss(key) for key in lost})
             chosen |= lost
             margin = self._margin(chosen)
         if margin < self.safety:
@@ -150,12 +150,16 @@ class Search:
             return report.margin if report.margin >= 1.0 else self.safety
         return 0.0 if any(math.isnan(item) for item in margins) else min(min(margins), 0.999)
 
+    def _loss(self, key: str) -> tuple[Reason, str]:
+        large = self._found.largest.get(key, 0.0) > largest(self.precision)
+        return "overflow" if large else "underflow", "not finite in half precision"
+
     def _lost(self, keep: set[str]) -> set[str]:
         """Return nodes whose results are lost only in half precision, and those that make their operands."""
         for probe in self.probes:
             lost = first_lost(self._converted, probe.feeds, self._found)
             if lost:
-                return (set(lost) & self._half) - keep
+                return (set(lost) & self._half) - keep - self._matching(self.only)
         return set()
 
     def _extend(self, found: Survey, chosen: set[str], reasons: dict[str, tuple[Reason, str]], margin: float) -> float:
