@@ -4,10 +4,11 @@
 
 Every network is exported in float32 and put in float16 three times: by ``deploy convert --precision mixed`` (held to 40
 dB against float64), as a whole by the same converter, and by ``modelopt.onnx.autocast`` if ``nvidia-modelopt`` is
-installed (``pip install nvidia-modelopt[onnx]``). All three files are judged by ``deploy check --against`` with the same
-probes and the same bound. Six networks have **planted outlier channels**: one channel is scaled so that activations
-reach 1.5e5 and its readers are scaled back, so the function stays the same. Then an engine is built of the mixed graph by
-TensorRT for RTX. Results go to results/mixed_precision.json after every network; an interrupted run resumes.
+installed (``pip install nvidia-modelopt[onnx]``). All three files are judged by ``deploy check --against`` with the
+same probes and the same bound. Six networks have **planted outlier channels**: one channel is scaled so that
+activations reach 1.5e5 and its readers are scaled back, so the function stays the same. Then an engine is built of the
+mixed graph by TensorRT for RTX. Results go to results/mixed_precision.json after every network; an interrupted run
+resumes.
 
 Weights are random and seeded, after batch normalizations have seen data and the last layers that start at zero have
 been given values: what overflows, or adds up, is planted or is of the architecture.

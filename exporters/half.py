@@ -143,6 +143,8 @@ def _save(model: ir.Model, path: Path, single_file_limit: int) -> None:
     external = sum(tensor.nbytes for tensor in stored) >= single_file_limit
     data = path.with_name(f"{path.name}.data")
     data.unlink(missing_ok=True)
+    if not external:  # also what was beside the source
+        ir.external_data.load_to_model(model)
     ir.save(model, path, external_data=data.name if external else None)
 
 

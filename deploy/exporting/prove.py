@@ -117,7 +117,7 @@ def prove(
     size = sum(item.stat().st_size for item in files)
     settings = RunSettings(low_memory=size >= LOW_MEMORY_BYTES, shared_cores=True)
     half = precision in HALVES
-    runner = ROUNDED if half and candidate.backend.name == RUNTIME else ""
+    runner = ROUNDED if half and candidate.backend.name == RUNTIME and path.suffix == ".onnx" else ""
     opened = candidate.backend.options(settings)
     candidate.open(path, runner=runner, **opened)
     rename, inputs, faults = match_inputs(model, candidate.inputs)

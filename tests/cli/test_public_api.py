@@ -27,6 +27,7 @@ FILES = {
     "compare": "compare_speed",
     "doctor": "doctor",
     "edit": "edit",
+    "convert": "convert_precision",
     "evaluate": "evaluate_models",
     "export": "export_model convert",
     "inspect": "inspect",

@@ -33,7 +33,7 @@ def test_an_engine_in_one_command(run: Run, store: Path, nets: Path) -> None:
     engine = Artifact.open(Path(done.json["engine"]["file"]))
     assert engine.manifest.precision == "fp16" and done.json["precision"] == "fp32", "the export stays float32"
     fp16 = Artifact.open(Path(done.json["engine"]["onnx"]))
-    assert engine.manifest.parent == fp16.manifest.files[0].sha256
+    assert engine.manifest.parent == fp16.manifest.digest
     assert fp16.manifest.parent == Artifact.open(Path(done.json["file"])).manifest.files[0].sha256
 
 

@@ -30,7 +30,12 @@ class RoundedRunner(Runner):
         model = onnx_file.load(path)
         if watch:
             model, _ = watched(model)
-        self.inputs, self.outputs = onnx_file.specs_of(model, path)
+        stored = {tensor.name for tensor in model.graph.initializer}
+        self.inputs = tuple(
+            onnx_file.tensor_spec(value, path) for value in model.graph.input if value.name not in stored
+        )
+        typed = [value for value in model.graph.output if value.type.tensor_type.elem_type]
+        self.outputs = tuple(onnx_file.tensor_spec(value, path) for value in typed)
         self._module = RoundedModule(model, path.parent).eval()
 
     def run(self, feeds: Feeds) -> Fetches:

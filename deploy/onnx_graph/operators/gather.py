@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -108,6 +109,19 @@ def _topk(x: Tensor, k: int, dim: int, largest: bool, sorted: bool) -> tuple[Ten
     """Return what ``torch.topk`` does, of equal elements the first: one operator, since it is one choice."""
     values, indices = torch.sort(x, dim=dim, descending=largest, stable=True)
     return values.narrow(dim, 0, k), indices.narrow(dim, 0, k)
+
+
+def _keep_indices(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1])
+    ctx.shape, ctx.dim = inputs[0].shape, inputs[2]
+
+
+def _topk_gradient(ctx: Any, values: Tensor, indices: Tensor) -> tuple[Tensor, None, None, None, None]:
+    (chosen,) = ctx.saved_tensors
+    return values.new_zeros(ctx.shape).scatter(ctx.dim, chosen, values), None, None, None, None
+
+
+_topk.register_autograd(_topk_gradient, setup_context=_keep_indices)
 
 
 @operator("TopK")
