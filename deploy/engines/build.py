@@ -388,8 +388,7 @@ def _fp16_graph(source: Source, request: BuildRequest, store: Store, progress: P
     with store.transaction(source.slug) as transaction:
         path = transaction.path(f"{source.slug}.fp16-{TARGET}.onnx")
         with progress.stage("converting to FP16"):
-            sizes = source.manifest.options.get("sizes") if source.manifest else None
-            plan, notes = halve_file(source.path, path, half, sizes=sizes, progress=progress)
+            plan, notes = halve_file(source.path, path, half, sizes=source.traced_sizes, progress=progress)
         for note in (*notes, plan.summary()):
             progress.note(note)
         if plan.margin is not None and plan.margin < 1.0:

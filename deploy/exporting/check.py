@@ -24,7 +24,7 @@ from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.parity.locate import Location
 from deploy.parity.probes import Level, check_level
 from deploy.parity.verdict import ParityReport, Verdict
-from deploy.precision.plan import HALVES
+from deploy.precision.plan import HALVES, MIN_SQNR
 from deploy.support import onnx_file
 from deploy.support.lookup import EXPORTS, manifest_beside, newest_export
 from deploy.support.onnx_child import OnnxChild
@@ -108,8 +108,8 @@ def check(
         onnx: the file, made by any exporter; default: the newest export, of the model if one is given.
         artifacts: the artifacts directory.
         precision: precision of the file; default: the manifest's, else the model's own.
-        min_sqnr: signal over noise in dB that a file in half precision is held to; default: the manifest's, else four
-            times the noise of PyTorch's own run, or 40 dB where that is of no use.
+        min_sqnr: signal over noise in dB that a file in half precision is held to; default: the manifest's if that is
+            40 or more, else four times the noise of PyTorch's own run, or 40 dB where that is of no use.
         backend: the backend that runs the file.
         locate_fault: also find the first tensor, in execution order, that differs from the model.
         samples: real samples, probed in addition: arrays by input name, or images; see
@@ -151,7 +151,7 @@ def check(
         if min_sqnr is not None and judged not in HALVES:
             raise UsageError(f"--min-sqnr has no effect on a file in {judged}.")
         if min_sqnr is None and artifact is not None:
-            min_sqnr = artifact.manifest.options.get("min_sqnr")
+            min_sqnr = _recorded_bound(artifact)
         try:
             with progress.stage("checking parity"):
                 parity = prove(
@@ -191,6 +191,12 @@ def _file(
         return path, manifest_beside(path)
     artifact = newest_export(store, progress, name=request.lookup if request else None)
     return artifact.path, artifact
+
+
+def _recorded_bound(artifact: Artifact) -> float | None:
+    """Return the bound in dB that a manifest records, unless it is lower than the default: a sender may have set it."""
+    bound = artifact.manifest.options.get("min_sqnr")
+    return float(bound) if isinstance(bound, (int, float)) and bound >= MIN_SQNR else None
 
 
 def _refuse_quantized(artifact: Artifact) -> None:

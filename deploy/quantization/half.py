@@ -126,9 +126,8 @@ def convert_precision(
     with IsolatedRunner("onnxruntime") as candidate:
         with progress.stage("building the model"):
             model = build_graph(ModelRequest(name=str(source.path)))
-            known = source.manifest.options.get("sizes", {}) if source.manifest else {}
-            sizes = {name: known.get(name, size) for name, size in model.sizes.items()}
-            model = model.replace(sizes=sizes)
+            known = {name: size for name, size in source.traced_sizes.items() if name in model.sizes}
+            model = model.replace(sizes={**model.sizes, **known})
         with store.transaction(source.slug) as transaction:
             path = transaction.path(f"{source.slug}.{half.precision}.onnx")
 

@@ -62,6 +62,13 @@ class Source:
         """The name by which a command finds it: that of the model, or the path of a file without a manifest."""
         return name_for(self.model, self.manifest.slug) if self.manifest else str(self.path)
 
+    @property
+    def traced_sizes(self) -> dict[str, int]:
+        """The sizes of dynamic dimensions that the model was traced with, as far as the manifest has them."""
+        sizes = self.manifest.options.get("sizes") if self.manifest else None
+        found = sizes.items() if isinstance(sizes, Mapping) else ()
+        return {str(name): size for name, size in found if isinstance(size, int) and size > 0}
+
     def derived_manifest(self, *, options: Mapping[str, Any] | None = None, **fields: Any) -> Manifest:
         """Return the manifest of a file made from this one; fields that describe the model are copied.
 

@@ -27,5 +27,8 @@ def plan_rows(plan: PrecisionPlan | None) -> list[tuple[str, str]]:
 
 
 def recorded_rows(options: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the plan that a manifest records, in the same way."""
-    return plan_rows(PrecisionPlan.from_dict(options["precision_plan"])) if "precision_plan" in options else []
+    """Return the plan that a manifest records, in the same way; nothing if it is damaged."""
+    try:
+        return plan_rows(PrecisionPlan.from_dict(options["precision_plan"])) if "precision_plan" in options else []
+    except ValueError:
+        return []

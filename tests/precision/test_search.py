@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -193,3 +194,21 @@ def test_an_engine_keeps_what_overflows(store: Path, run: Run) -> None:
     assert {item["reason"] for item in graph["options"]["precision_plan"]["kept"]} == {"overflow"}
     weighted = json.loads(done.out)["weighted"]
     assert weighted == {"float": 2, "half": 2}
+
+
+def test_a_received_manifest_does_not_lower_the_bound(tmp_path: Path, store: Path, run: Run) -> None:
+    """Nor does a damaged plan stop a command."""
+    report = exported(Planted(), IMAGE, store)
+    plain = store / "net" / "net.fp16.onnx"
+    to_half(report.artifact.path, plain)
+    manifest = json.loads(Path(f"{report.artifact.path}.json").read_text())
+    digest = hashlib.sha256(plain.read_bytes()).hexdigest()
+    manifest |= {
+        "precision": "fp16",
+        "files": [{"file": plain.name, "sha256": digest, "bytes": plain.stat().st_size}],
+        "options": {**manifest["options"], "min_sqnr": -300, "precision_plan": {"kept": "all"}},
+    }
+    Path(f"{plain}.json").write_text(json.dumps(manifest))
+    checked = deploy.check(Planted(), inputs=IMAGE, onnx=plain, artifacts=tmp_path, probes="quick")
+    assert checked.parity.verdict == "fail"
+    assert run("inspect", plain).code == 0
