@@ -115,7 +115,9 @@ class BuildRequest:
     def half(self) -> HalfOptions | None:
         """Return the options of FP16 without INT8; None where it is not asked for."""
         precision = "fp16" if self.precision == "fp16" else "int8" if self.int8 else "fp32"
-        return half_options(precision, self.min_sqnr, self.keep_float, self.only_half, self.plan)
+        return half_options(
+            precision, self.min_sqnr, self.keep_float, self.only_half, self.plan, needs="--fp16, without --int8"
+        )
 
     def command(self, model: str, runtime: str) -> str:
         """Return the command that builds the engine again; ``runtime`` replaces ``auto``."""

@@ -39,8 +39,12 @@ def half_options(
     keep_float: Sequence[str] = (),
     only_half: Sequence[str] = (),
     plan: str | Path | None = None,
+    *,
+    needs: str = "--precision fp16",
 ) -> HalfOptions | None:
     """Return the options of a precision; None for one that is not half.
+
+    ``needs`` is what the other options have an effect with, for the error.
 
     Raises:
         UsageError: an option has no effect in this precision or beside another.
@@ -49,7 +53,7 @@ def half_options(
     used = [name for name, value in given.items() if value not in (None, ())]
     if precision not in (*HALVES, MIXED):
         if used:
-            raise UsageError(f"{used[0]} has no effect with --precision {precision}.", "--precision fp16")
+            raise UsageError(f"{used[0]} has no effect in {precision}.", f"add {needs}")
         return None
     if plan is not None and (keep_float or only_half):
         raise UsageError("--plan names the nodes to keep; --keep-float and --only-half have no effect with it.")
