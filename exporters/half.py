@@ -213,13 +213,13 @@ class _Conversion:
         for inner in _inner_nodes(node):
             for index, value in enumerate(inner.inputs):
                 if value is not None and value in self._halved:
-                    self._read(inner, index, value, half=False, before=node)
+                    self._read(inner, index, value, half=False)
 
     def _halve(self, value: ir.Value) -> None:
         value.type = ir.TensorType(HALVES[self.precision])
         self._halved.add(value)
 
-    def _read(self, node: ir.Node, index: int, value: ir.Value, *, half: bool, before: ir.Node | None = None) -> None:
+    def _read(self, node: ir.Node, index: int, value: ir.Value, *, half: bool) -> None:
         """Let an input of a node be in half precision or not."""
         is_half = value in self._halved
         if is_half == half or not (is_half or value.dtype == ir.DataType.FLOAT):

@@ -57,7 +57,7 @@ def halve(
     """Write ``source``, a float32 graph of the model, in half precision to another path.
 
     ``inputs`` are the model's with the graph's dimensions. A graph with operators that cannot be run node by node is
-    converted as a whole, which a note says.
+    converted as a whole, which a note says, unless nodes were named.
 
     Returns:
         The plan, and notes.
@@ -65,6 +65,7 @@ def halve(
     Raises:
         UsageError: a pattern matches no node, or the plan is for another precision or another graph.
         ExportError: the graph cannot be converted to the opset that bfloat16 needs.
+        ModelError: nodes were named, and the graph cannot be run node by node.
     """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="half-") as folder:
         prepared = Path(folder) / "float.onnx"
@@ -87,6 +88,8 @@ def halve(
                     progress=progress,
                 ).run()
             except (ModelError, BackendError) as exc:
+                if options.keep_float or options.only_half:
+                    raise
                 plan = plain(prepared, options.precision, options.min_sqnr or MIN_SQNR)
                 notes = (f"not searched for nodes to keep in float32: {exc.message}",)
         converter.to_half(prepared, path, precision=options.precision, keep=plan.names())
@@ -106,6 +109,8 @@ def halve_file(
     try:
         model = build_graph(ModelRequest(name=str(source)))
     except (ModelError, InputSpecError) as exc:
+        if options.keep_float or options.only_half or options.plan:
+            raise
         with tempfile.TemporaryDirectory(dir=path.parent, prefix="half-") as folder:
             prepared = Path(folder) / "float.onnx"
             converter.write_prepared(source, prepared, options.precision)

@@ -80,9 +80,8 @@ class Search:
         reasons = self._first_reasons()
         chosen = set(reasons)
         margin = self._margin(chosen)
-        if (
-            margin < self.safety and self.min_sqnr is None
-        ):  # PyTorch's own run, which is slow on a CPU, may have as much noise
+        if margin < self.safety and self.min_sqnr is None:
+            # PyTorch's own run, which is slow on a CPU, may allow more noise.
             self._bound = self._bounded(None)
             margin = self._margin(chosen)
         while margin == 0.0 and self.runs < MAX_RUNS // 2:
