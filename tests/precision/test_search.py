@@ -89,6 +89,12 @@ def test_the_plain_conversion_fails(planted: deploy.ExportReport, tmp_path: Path
     assert exported(Planted(1.0), IMAGE, tmp_path / "same", precision="fp16").plan.kept == ()  # type: ignore[union-attr]
 
 
+def test_only_ordinary_inputs_must_not_overflow(tmp_path: Path) -> None:
+    """Inputs of 100 times the amplitude do, in the layers behind those that are kept in float32."""
+    report = exported(Planted(2e4), IMAGE, tmp_path, precision="mixed")
+    assert report.verdict == "pass", report.parity.reasons
+
+
 def test_bfloat16_does_not_overflow(tmp_path: Path) -> None:
     report = exported(Planted(), IMAGE, tmp_path, precision="bf16")
     assert report.verdict == "pass" and report.opset >= 22
