@@ -89,7 +89,7 @@ Examples:
 @json_option
 @click.pass_context
 def build(ctx: click.Context, /, as_json: bool, print_trtexec: bool, **options: Any) -> int:
-    """Build a TensorRT engine from a float32 export.
+    """Build a TensorRT engine from a float32 export, or from a file that is in half precision already.
 
     MODEL is the name of a model or an ONNX file; by default, the newest float32 export. A model without a float32
     export is exported first. The precision is written into the graph, so the builder does not choose one.

@@ -218,6 +218,15 @@ class Artifact:
                     raise DigestError(f"{self.path}: another process replaced the file.", "try again") from None
                 self.compare_files(folder)
 
+    def facts(self) -> dict[str, Any]:
+        """Return where the files are, their size in bytes and their precision, as plain values for JSON."""
+        return {
+            "file": str(self.path),
+            "bytes": sum(item.bytes for item in self.manifest.files),
+            "files": [item.file for item in self.manifest.files],
+            "precision": self.manifest.precision,
+        }
+
     def compare_files(self, folder: Path, moved: Path | None = None) -> None:
         """Compare the artifact's files in a folder with their digests, in ``moved`` where that contains them.
 

@@ -27,6 +27,10 @@ class NamedOutputs(dict[str, Any]):
     """The result of a module whose outputs have names of their own, such as ``33`` or that of an input; they stay."""
 
 
+HALVES = ("fp16", "bf16")
+"""The precisions of two bytes."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
     """Where a model's weights came from.

@@ -20,6 +20,7 @@ from deploy.core.store import Store
 from deploy.engines.profiles import profiles_of
 from deploy.exporting.half_options import HalfOptions, half_options
 from deploy.models.given import given_source
+from deploy.precision.plan import payloads
 from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
 from deploy.quantization.source import PRECISION, Source, open_source
 from deploy.support.cuda_driver import gpus
@@ -347,8 +348,12 @@ def _prepare(request: BuildRequest, store: Store, progress: Progress) -> _BuildP
     if request.int8:
         onnx, data = _int8_graph(source, request, store, progress)
     elif source.precision != PRECISION:
-        if any((request.min_sqnr, request.keep_float, request.only_half, request.plan)):
-            raise UsageError(f"{source.path}: this graph is in {source.precision} already; it is built as it is.")
+        half = request.half()
+        if half not in (None, HalfOptions()) or (half and half.precision != source.precision):
+            raise UsageError(
+                f"{source.path}: this graph is in {source.precision} already, and is built as it is.",
+                f"deploy trt build {source.path}",
+            )
     elif request.fp16:
         onnx = _fp16_graph(source, request, store, progress)
     return _BuildPlan(request=request, source=source, onnx=onnx, data=data, library=library, options=options)
@@ -394,14 +399,13 @@ def _fp16_graph(source: Source, request: BuildRequest, store: Store, progress: P
         for note in (*notes, plan.summary()):
             progress.note(note)
         if plan.margin is not None and plan.margin < 1.0:
-            progress.warn(f"no set of nodes in float32 was found with which FP16 holds {plan.min_sqnr:g} dB.")
-        files = [item for item in (path, path.with_name(f"{path.name}.data"), plan.write(path)) if item.exists()]
+            progress.warn("no set of nodes in float32 was found with which FP16 holds its bound.")
         manifest = source.derived_manifest(
             format="onnx",
             precision="fp16",
             target=TARGET,
-            files=tuple(Payload.of(item) for item in files),
-            options={"precision_plan": plan.to_dict()},
+            files=payloads(path, plan),
+            options=half.recorded(plan),
         )
         return transaction.publish(manifest)
 

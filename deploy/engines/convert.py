@@ -71,11 +71,8 @@ class Converted:
         """Return plain values for JSON."""
         manifest = self.artifact.manifest
         return {
-            "file": str(self.artifact.path),
-            "files": [item.file for item in manifest.files],
-            "bytes": sum(item.bytes for item in manifest.files),
+            **self.artifact.facts(),
             "format": manifest.format,
-            "precision": manifest.precision,
             "edge": self.edge,
             "backend": self.backend,
             "state": "converted, not run here" if self.verdict is None else f"run here: {self.verdict}",

@@ -13,7 +13,7 @@ from deploy.core.backend import ONNX, find_backend
 from deploy.core.brief import brief, margin_text
 from deploy.core.errors import ArtifactError, BackendError, UsageError
 from deploy.core.isolated import IsolatedRunner
-from deploy.core.model import Model
+from deploy.core.model import HALVES, Model
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.exporting.locate import locate
@@ -24,7 +24,7 @@ from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.parity.locate import Location
 from deploy.parity.probes import Level, check_level
 from deploy.parity.verdict import ParityReport, Verdict
-from deploy.precision.plan import HALVES, MIN_SQNR
+from deploy.precision.plan import MIN_SQNR
 from deploy.support import onnx_file
 from deploy.support.lookup import EXPORTS, manifest_beside, newest_export
 from deploy.support.onnx_child import OnnxChild

@@ -86,10 +86,7 @@ class EditReport:
         manifest = self.artifact.manifest
         return {
             "source": str(self.source),
-            "file": str(self.artifact.path),
-            "bytes": sum(payload.bytes for payload in manifest.files),
-            "files": [payload.file for payload in manifest.files],
-            "precision": manifest.precision,
+            **self.artifact.facts(),
             "opset_before": self.opset_before,
             "opset_after": self.opset_after,
             "changes": [asdict(change) for change in self.changes],

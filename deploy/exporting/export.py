@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from deploy.core.artifact import Artifact, Manifest, Payload
+from deploy.core.artifact import Artifact, Manifest
 from deploy.core.brief import brief, margin_text
 from deploy.core.errors import BackendError, DeployError, ExportError, InputSpecError, UsageError
 from deploy.core.isolated import IsolatedRunner
@@ -27,7 +27,7 @@ from deploy.models.owner import claim
 from deploy.models.request import ModelRequest
 from deploy.parity.probes import Level, can_negate, check_level
 from deploy.parity.verdict import ParityReport, Verdict
-from deploy.precision.plan import PrecisionPlan
+from deploy.precision.plan import PrecisionPlan, payloads
 from deploy.support import onnx_file
 from exporters import torch_to_onnx
 from exporters.torch_to_onnx import Exported
@@ -76,11 +76,8 @@ class ExportReport:
         """Return plain values for JSON."""
         manifest = self.artifact.manifest
         return {
-            "file": str(self.artifact.path),
-            "bytes": sum(payload.bytes for payload in manifest.files),
-            "files": [payload.file for payload in manifest.files],
+            **self.artifact.facts(),
             "model": manifest.model,
-            "precision": manifest.precision,
             "opset": self.opset,
             "strategy": self.strategy,
             "inputs": [asdict(spec) for spec in manifest.inputs],
@@ -461,15 +458,12 @@ def _claimed(inputs: Sequence[TensorSpec], ranges: Sequence[SizeRange]) -> tuple
 
 
 def _manifest(job: _Job, exported: Exported, parity: ParityReport, plan: PrecisionPlan | None) -> Manifest:
-    data = exported.path.with_name(f"{exported.path.name}.data")
-    plans = [plan.write(exported.path)] if plan else []
-    payloads = [Payload.of(path) for path in (exported.path, data, *plans) if path.exists()]
     return Manifest(
         model=job.model.name,
         slug=job.model.slug,
         format="onnx",
         precision=job.precision,
-        files=tuple(payloads),
+        files=payloads(exported.path, plan),
         inputs=_claimed(exported.inputs, parity.ranges),
         outputs=exported.outputs,
         weights=job.model.weights,
@@ -480,8 +474,7 @@ def _manifest(job: _Job, exported: Exported, parity: ParityReport, plan: Precisi
             "strategy": exported.strategy,
             "opset": exported.opset,
             "sizes": dict(job.model.sizes),
-            **({"precision_plan": plan.to_dict()} if plan else {}),
-            **({"min_sqnr": job.half.min_sqnr} if job.half and job.half.min_sqnr is not None else {}),
+            **(job.half.recorded(plan) if job.half and plan else {}),
         },
         parity=parity.to_dict(),
     )

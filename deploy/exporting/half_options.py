@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from deploy.core.errors import UsageError
-from deploy.precision.plan import HALVES, MIN_SQNR, Half
+from deploy.core.model import HALVES
+from deploy.precision.plan import MIN_SQNR, Half, PrecisionPlan
 
 MIXED = "mixed"
 """The precision ``fp16`` held to a signal-to-noise ratio."""
@@ -31,6 +33,11 @@ class HalfOptions:
     keep_float: tuple[str, ...] = ()
     only_half: tuple[str, ...] = ()
     plan: Path | None = None
+
+    def recorded(self, plan: PrecisionPlan) -> dict[str, Any]:
+        """Return what the manifest of a file with this plan records in its options."""
+        bound = {} if self.min_sqnr is None else {"min_sqnr": self.min_sqnr}
+        return {"precision_plan": plan.to_dict(), **bound}
 
 
 def half_options(

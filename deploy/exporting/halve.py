@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.backends.torch.reference import PyTorchRunner
-from deploy.core.errors import BackendError, InputSpecError, ModelError, UsageError
+from deploy.core.errors import BackendError, DeployError, InputSpecError, ModelError, UsageError
 from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.tensors import TensorSpec
@@ -67,9 +68,7 @@ def halve(
         ExportError: the graph cannot be converted to the opset that bfloat16 needs.
         ModelError: nodes were named, and the graph cannot be run node by node.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix="half-") as folder:
-        prepared = Path(folder) / "float.onnx"
-        converter.write_prepared(source, prepared, options.precision)
+    with _prepared(source, path, options) as prepared:
         notes: tuple[str, ...] = ()
         if options.plan is not None:
             plan = _given(options.plan, prepared, options.precision)
@@ -88,10 +87,7 @@ def halve(
                     progress=progress,
                 ).run()
             except (ModelError, BackendError) as exc:
-                if options.keep_float or options.only_half:
-                    raise
-                plan = plain(prepared, options.precision, options.min_sqnr or MIN_SQNR)
-                notes = (f"not searched for nodes to keep in float32: {exc.message}",)
+                plan, notes = _whole(prepared, options, exc)
         converter.to_half(prepared, path, precision=options.precision, keep=plan.names())
     return plan, notes
 
@@ -109,17 +105,30 @@ def halve_file(
     try:
         model = build_graph(ModelRequest(name=str(source)))
     except (ModelError, InputSpecError) as exc:
-        if options.keep_float or options.only_half or options.plan:
-            raise
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix="half-") as folder:
-            prepared = Path(folder) / "float.onnx"
-            converter.write_prepared(source, prepared, options.precision)
-            plan = plain(prepared, options.precision, options.min_sqnr or MIN_SQNR)
+        with _prepared(source, path, options) as prepared:
+            plan, notes = _whole(prepared, options, exc)
             converter.to_half(prepared, path, precision=options.precision)
-        return plan, (f"not searched for nodes to keep in float32: {exc.message}",)
+        return plan, notes
     known = {name: size for name, size in (sizes or {}).items() if name in model.sizes}
     model = model.replace(sizes={**model.sizes, **known})
     return halve(source, path, model, model.inputs, options, progress=progress)
+
+
+@contextmanager
+def _prepared(source: Path, path: Path, options: HalfOptions) -> Iterator[Path]:
+    """Write the graph as the converter prepares it, to a folder beside ``path`` that is removed at the end."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="half-") as folder:
+        prepared = Path(folder) / "float.onnx"
+        converter.write_prepared(source, prepared, options.precision)
+        yield prepared
+
+
+def _whole(prepared: Path, options: HalfOptions, reason: DeployError) -> tuple[PrecisionPlan, tuple[str, ...]]:
+    """Return the plan of a graph that cannot be run node by node; if nodes were named, raise the reason."""
+    if options.keep_float or options.only_half or options.plan:
+        raise reason
+    plan = plain(prepared, options.precision, options.min_sqnr or MIN_SQNR)
+    return plan, (f"not searched for nodes to keep in float32: {reason.message}",)
 
 
 def _probes(model: Model, inputs: Sequence[TensorSpec], seed: int) -> list[Probe]:

@@ -23,7 +23,7 @@ from deploy.core.artifact import sha256
 from deploy.core.backend import LOW_MEMORY_BYTES, RunSettings
 from deploy.core.errors import BackendError
 from deploy.core.isolated import IsolatedRunner
-from deploy.core.model import Model, state_tensors
+from deploy.core.model import HALVES, Model, state_tensors
 from deploy.core.progress import Progress
 from deploy.core.runner import Feeds, Runner
 from deploy.core.tensors import SizeRange, TensorSpec, size_ranges, with_ranges
@@ -39,7 +39,6 @@ from deploy.parity.probes import Probe, check_level, make_probe, make_probes
 from deploy.parity.verdict import ParityReport
 from deploy.parity.weights import NormTensors, WeightMatches, match_weights
 from deploy.precision.bound import BoundedRunner, ordinary_of
-from deploy.precision.plan import HALVES
 from deploy.support import onnx_file
 
 if TYPE_CHECKING:
@@ -168,9 +167,7 @@ def prove(
             original = stack.enter_context(contextlib.closing(OriginalFile(model, candidate.backend.name, settings)))
         judge = chooser.reference if chooser else reference
         yardstick: Runner = chooser.baseline if chooser else baseline
-        bound = None
-        if half:
-            bound = BoundedRunner(judge, yardstick, options.min_sqnr, ordinary_of(probes))
+        bound = BoundedRunner(judge, yardstick, options.min_sqnr, ordinary_of(probes)) if half else None
         report = compare(
             judge,
             bound or yardstick,
@@ -185,7 +182,7 @@ def prove(
             ran=ran,
             advance=progress.advance,
         )
-    if half:
+    if bound is not None:
         report = _in_half(report, bound, precision, bool(runner))
     if runner and precision == "fp16" and report.verdict == "pass":
         report = _in_runtime(report, candidate, path, opened, judge, yardstick, ran[:_OPENED], rename)
@@ -216,13 +213,13 @@ def prove(
     return _with_coverage(report, coverage, options, unproven=negated)
 
 
-def _in_half(report: ParityReport, bound: BoundedRunner | None, precision: str, rounded: bool) -> ParityReport:
+def _in_half(report: ParityReport, bound: BoundedRunner, precision: str, rounded: bool) -> ParityReport:
     """Say how a file in half precision was run, and what it was held to."""
     notes = []
     if rounded:
         name = {"fp16": "float16", "bf16": "bfloat16"}[precision]
         notes.append(f"run node by node, with sums in float32 and every result rounded to {name}")
-    if bound is not None and bound.replaced:
+    if bound.replaced:
         why = "as asked" if bound.own is None else "since PyTorch's own run in half precision is of no use"
         names = ", ".join(sorted(bound.replaced))
         notes.append(f"{names}: held to {bound.min_sqnr:g} dB against float64, {why}")

@@ -2,7 +2,7 @@
 
 Runtimes without half-precision kernels for a processor may leave out the conversions between nodes, as ONNX Runtime
 does on x86: then nothing is rounded but weights, and nothing overflows. Here each node computes in float32 from
-operands in half precision, sums included, and its results are rounded, as on hardware that accumulates in float32.
+operands in half precision, sums included, and its results are rounded, as by kernels that accumulate in float32.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from deploy.core.model import HALVES
 from deploy.core.plain import to_plain
 from deploy.core.tensors import SizeRange
 from deploy.parity.coverage import Coverage
@@ -23,9 +24,6 @@ FLOOR = {"fp64": 2.0**-53, "fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
 
 CHAOTIC = {"fp64": 1e-2, "fp32": 1e-2, "fp16": 1e-1, "bf16": 1e-1}
 """NSR of PyTorch's own run above which a comparison is inconclusive."""
-
-OVERFLOWING = ("fp16", "bf16")
-"""Precisions in which inputs far outside the ordinary range may overflow."""
 
 FEW = 8.0
 """With n values that are not 0, the limit is (1 + FEW / n) times as wide: the root mean square of few values varies by
@@ -154,7 +152,7 @@ def judge(
     that is ``known`` to be right.
     """
     if accumulated.faults:
-        expected = precision in OVERFLOWING and policy(group).lenient  # far outside the ordinary range
+        expected = precision in HALVES and policy(group).lenient  # far outside the ordinary range it may overflow
         return OutputParity(
             output=output,
             group=group,

@@ -6,13 +6,14 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from deploy.core.artifact import Payload
 from deploy.core.errors import ArtifactError, UsageError
 from deploy.core.plain import from_plain, to_plain
 
 Half = Literal["fp16", "bf16"]
-HALVES: tuple[str, ...] = get_args(Half)
+"""One of `deploy.core.model.HALVES`."""
 
 MIN_SQNR = 40.0
 """Signal over noise in dB that half precision is held to where PyTorch's own run in it is of no use."""
@@ -121,3 +122,9 @@ class PrecisionPlan:
             raise UsageError(f"{path}: cannot be read: {exc.strerror or exc}.") from exc
         except ValueError as exc:
             raise ArtifactError(f"{path}: not a plan of precision: {exc}.") from exc
+
+
+def payloads(path: Path, plan: PrecisionPlan | None) -> tuple[Payload, ...]:
+    """Return the files of an ONNX artifact: the graph, its external data, and its plan, which is written beside it."""
+    beside = [path.with_name(f"{path.name}.data"), *([plan.write(path)] if plan else [])]
+    return tuple(Payload.of(item) for item in (path, *beside) if item.exists())

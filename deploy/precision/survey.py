@@ -18,13 +18,13 @@ import numpy as np
 import onnx
 import torch
 
+from deploy.backends.torch.reference import PRECISIONS
 from deploy.core.runner import Feeds
 from deploy.onnx_graph.graph import OnnxModule, Step
 from deploy.onnx_graph.node import Values
+from deploy.precision.ranges import first_result
 from deploy.support import onnx_file
 from exporters.half import MOVES, TYPED
-
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 DRAWS = 2
 """Random combinations of the outputs for each input."""
@@ -68,7 +68,7 @@ def survey(path: Path, precision: str, inputs: Sequence[Feeds], *, seed: int = 0
     Raises:
         ModelError: an operator has no evaluation in PyTorch.
     """
-    module = _Surveyed(onnx_file.load(path), path.parent, DTYPES[precision])
+    module = _Surveyed(onnx_file.load(path), path.parent, PRECISIONS[precision])
     generator = torch.Generator().manual_seed(seed)
     draw = 0
     for feeds in inputs:
@@ -156,7 +156,7 @@ class _Surveyed(OnnxModule):
 
     def _facts(self, step: Step) -> NodeFacts:
         node = step.node
-        key = next(filter(None, node.outputs), node.name)
+        key = first_result(node)
         if key not in self.found.nodes:
             read = dict.fromkeys(self._origin(name) for name in node.inputs if name and name not in self._weights)
             self.found.nodes[key] = NodeFacts(inputs=tuple(read), outputs=tuple(filter(None, node.outputs)))

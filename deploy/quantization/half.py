@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from deploy.core.artifact import Artifact, Payload
+from deploy.core.artifact import Artifact
 from deploy.core.brief import brief, margin_text
 from deploy.core.errors import UsageError
 from deploy.core.isolated import IsolatedRunner
@@ -22,7 +22,7 @@ from deploy.models.onnx_model import build_graph
 from deploy.models.request import ModelRequest
 from deploy.parity.probes import Level, check_level
 from deploy.parity.verdict import ParityReport, Verdict
-from deploy.precision.plan import PrecisionPlan
+from deploy.precision.plan import PrecisionPlan, payloads
 from deploy.quantization.source import open_source
 
 if TYPE_CHECKING:
@@ -59,13 +59,9 @@ class HalfReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        manifest = self.artifact.manifest
         return {
             "source": str(self.source),
-            "file": str(self.artifact.path),
-            "bytes": sum(item.bytes for item in manifest.files),
-            "files": [item.file for item in manifest.files],
-            "precision": manifest.precision,
+            **self.artifact.facts(),
             "plan": self.plan.to_dict(),
             "parity": self.parity.to_dict(),
             "notes": list(self.notes),
@@ -156,15 +152,11 @@ def convert_precision(
                     )
 
             found, notes, parity = held(attempt, check)
-            files = [item for item in (path, path.with_name(f"{path.name}.data"), found.write(path)) if item.exists()]
-            options: dict[str, Any] = {"precision_plan": found.to_dict()}
-            if half.min_sqnr is not None:
-                options["min_sqnr"] = half.min_sqnr
             manifest = source.derived_manifest(
                 format="onnx",
                 precision=half.precision,
-                files=tuple(Payload.of(item) for item in files),
-                options=options,
+                files=payloads(path, found),
+                options=half.recorded(found),
                 parity=parity.to_dict(),
             )
             artifact = transaction.publish(manifest, REJECTED if parity.verdict == "fail" else "")

@@ -12,7 +12,7 @@ from typing import Any
 
 from deploy.core.artifact import UNPROVEN, Artifact, Manifest
 from deploy.core.errors import ArtifactError
-from deploy.core.model import Preprocessing, Weights
+from deploy.core.model import HALVES, Preprocessing, Weights
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
@@ -23,7 +23,6 @@ from deploy.support.lone_file import open_artifact, why_unproven
 from deploy.support.lookup import name_for, names_of, newest_export
 
 PRECISION = "fp32"
-HALVES = ("fp16", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

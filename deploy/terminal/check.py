@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from deploy.core.backend import title_of
-from deploy.precision.plan import HALVES
+from deploy.core.model import HALVES
 from deploy.terminal.console import STYLE, console, escape, rows, weights_line
 
 if TYPE_CHECKING:

@@ -218,3 +218,11 @@ def test_a_received_manifest_does_not_lower_the_bound(tmp_path: Path, store: Pat
     checked = deploy.check(Planted(), inputs=IMAGE, onnx=plain, artifacts=tmp_path, probes="quick")
     assert checked.parity.verdict == "fail"
     assert run("inspect", plain).code == 0
+
+
+def test_an_engine_is_never_of_another_half_precision(store: Path, run: Run) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    report = exported(Planted(1.0), IMAGE, store, precision="bf16")
+    assert run("trt", "build", report.artifact.path, "--fp16").code == 2
+    done = run("trt", "build", report.artifact.path, "--json")
+    assert done.code == 0 and json.loads(done.out)["weighted"] == {"bf16": 4}, done.err
