@@ -2,15 +2,17 @@
 
     python -m benchmarks.coverage [--only PATTERN] [--again]
 
-``deploy export MODEL --weights none`` runs in a new process and a temporary directory for each model. An architecture
-that does not support a dynamic batch is exported again with ``--dynamic none``; the table shows it. Writes
-results/coverage.json after every model (an interrupted run resumes), and docs/coverage.md.
+``deploy export MODEL --weights none`` runs in a new process and a temporary directory for each model, those that took
+least time in the last run first. An architecture that does not support a dynamic batch is exported again with
+``--dynamic none``; the table shows it. Writes results/coverage.json after every model (an interrupted run resumes), and
+docs/coverage.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
+import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -45,12 +47,13 @@ def main() -> None:
     known = set(timm.list_models())
     names = [f"torchvision/{name}" for name in float_models] + [f"timm/{name}" for name in TIMM if name in known]
     rows: dict[str, Any] = load("coverage").get("rows", {})
-    for name in fnmatch.filter(names, arguments.only):
-        if name in rows and not arguments.again:
+    known_s = {name: row["seconds"] for name, row in rows.items()}
+    for name in sorted(fnmatch.filter(names, arguments.only), key=lambda name: known_s.get(name, 0.0)):
+        if "proof" in load("coverage").get("rows", {}).get(name, {}) and not arguments.again:
             continue
         rows[name] = _measure(name)
         print(name, rows[name], flush=True)
-        rows |= {key: value for key, value in load("coverage").get("rows", {}).items() if key not in rows}
+        rows = load("coverage").get("rows", {}) | {name: rows[name]}
         write("coverage", {"rows": rows, "asked": len(names)})
     _table(rows, len(names))
 
@@ -63,7 +66,8 @@ def _measure(name: str) -> dict[str, Any]:
             refused = _message(document) or f"exit {code}"
             code, document, seconds = _export(folder, name, "--dynamic", "none")
     if "parity" not in document:
-        return {"exported": False, "code": code, "reason": _message(document), "seconds": round(seconds, 1)}
+        reason = _message(document)
+        return {"exported": False, "proof": None, "code": code, "reason": reason, "seconds": round(seconds, 1)}
     parity = document["parity"]
     outputs = [item for item in parity["outputs"] if item["group"] == "unit"]
     worst = max(outputs, key=lambda item: (item["candidate"] or 0) / item["torch"], default=None)
@@ -80,10 +84,18 @@ def _measure(name: str) -> dict[str, Any]:
         "torch_nsr": worst["torch"] if worst else None,
         "onnxruntime_nsr": worst["candidate"] if worst else None,
         "weights": parity["weights"]["counts"] if parity["weights"] else None,
+        "proof": _proof(parity["coverage"]),
+        "margin": parity["margin"],
         "notes": document["notes"],
         "bytes": document["bytes"],
         "seconds": round(seconds, 1),
     }
+
+
+def _proof(coverage: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of a proof's coverage; of what no probe reached, the first three."""
+    figures = {key: value for key, value in coverage.items() if isinstance(value, (int, float))}
+    return figures | {"weights": coverage["weights"], "unreached": coverage["unreached"][:3]}
 
 
 def _export(folder: str, name: str, *more: str) -> tuple[int, dict[str, Any], float]:
@@ -103,6 +115,8 @@ def _table(rows: dict[str, Any], asked: int) -> None:
     done = [row for row in rows.values() if row["exported"]]
     passed = [row for row in done if row["verdict"] == "pass"]
     dynamic = [row for row in done if row["dynamic"]]
+    proofs = [row["proof"]["percent"] for row in done if row.get("proof")]
+    whole = sum(percent >= 100 for percent in proofs)
     lines = [
         "# Coverage",
         "",
@@ -112,15 +126,21 @@ def _table(rows: dict[str, Any], asked: int) -> None:
         f"{len(rows)} of {asked} models were measured: {len(done)} exported, {len(passed)} with verdict pass, "
         f"{len(dynamic)} with a dynamic batch that was checked at several sizes.",
         "",
+        f"Proof coverage was measured for {len(proofs)} of them: {whole} reach 100 %, the median is "
+        f"{statistics.median(proofs):.1f} %, the smallest {min(proofs):.1f} %. *Weights* is the share of weight tensors "
+        "that are in the file, were computed from weights alone, or move an output at a probe; *sides* counts the ways "
+        "that data-dependent choices (branches, masks, clips, ReLUs) can take, and how many a probe took.",
+        "",
         f"torch {versions()['torch']}, torchvision {versions()['torchvision']}, timm {versions()['timm']}, "
         f"onnx {versions()['onnx']}, onnxruntime {versions().get('onnxruntime-gpu') or versions().get('onnxruntime')}.",
         "",
-        "| model | strategy | verdict | dynamic | NSR of torch fp32 | NSR of ONNX Runtime | remarks |",
-        "|---|---|---|---|---|---|---|",
+        "| model | strategy | verdict | proof coverage | weights | sides | dynamic | NSR of torch fp32 "
+        "| NSR of ONNX Runtime | remarks |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in sorted(rows.items()):
         if not row["exported"]:
-            lines.append(f"| {name} | | not exported | | | | {table_cell(row['why'], 300)} |")
+            lines.append(f"| {name} | | not exported | | | | | | | {table_cell(row['reason'], 300)} |")
             continue
         remarks = "; ".join(
             [
@@ -133,9 +153,19 @@ def _table(rows: dict[str, Any], asked: int) -> None:
         noise = [f"{row[key]:.1e}" if row[key] is not None else "" for key in ("torch_nsr", "onnxruntime_nsr")]
         dims = ", ".join(row["dynamic"]) or "none"
         lines.append(
-            f"| {name} | {row['strategy']} | {row['verdict']} | {dims} | {noise[0]} | {noise[1]} | {remarks} |"
+            f"| {name} | {row['strategy']} | {row['verdict']} | {_proof_cells(row)} | {dims} | {noise[0]} | {noise[1]} "
+            f"| {remarks} |"
         )
     (Path(__file__).parent.parent / "docs" / "coverage.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _proof_cells(row: dict[str, Any]) -> str:
+    proof = row.get("proof")
+    if not proof:
+        return " | | "
+    counts = proof["weights"]
+    share = 100 * (1 - counts["untouched"] / max(sum(counts.values()), 1))
+    return f"{proof['percent']:.1f} % | {share:.1f} % | {proof['sides_reached']} of {proof['sides']}"
 
 
 if __name__ == "__main__":
