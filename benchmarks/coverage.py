@@ -128,8 +128,8 @@ def _table(rows: dict[str, Any], asked: int) -> None:
         "",
         f"Proof coverage was measured for {len(proofs)} of them: {whole} reach 100 %, the median is "
         f"{statistics.median(proofs):.1f} %, the smallest {min(proofs):.1f} %. *Weights* is the share of weight "
-        "tensors that are in the file, were computed from weights alone, or move an output at a probe; *sides* counts the ways "
-        "that data-dependent choices (branches, masks, clips, ReLUs) can take, and how many a probe took.",
+        "tensors that are in the file, were computed from weights alone, or move an output at a probe; *sides* counts "
+        "the ways that data-dependent choices (branches, masks, clips, ReLUs) can take, and how many a probe took.",
         "",
         f"torch {versions()['torch']}, torchvision {versions()['torchvision']}, timm {versions()['timm']}, "
         f"onnx {versions()['onnx']}, onnxruntime {versions().get('onnxruntime-gpu') or versions().get('onnxruntime')}.",
