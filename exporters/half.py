@@ -90,7 +90,7 @@ def to_half(
     if source == path:
         ir.external_data.load_to_model(model)
     halved = _Conversion(model, precision, frozenset(keep)).run()
-    _save(model, path, single_file_limit)
+    save(model, path, single_file_limit)
     return halved
 
 
@@ -135,10 +135,11 @@ def write_prepared(source: Path, path: Path, precision: str) -> None:
         ArtifactError, ExportError: as `to_half`.
     """
     load(source)
-    _save(prepared(source, precision), path, SINGLE_FILE_LIMIT)
+    save(prepared(source, precision), path)
 
 
-def _save(model: ir.Model, path: Path, single_file_limit: int) -> None:
+def save(model: ir.Model, path: Path, single_file_limit: int = SINGLE_FILE_LIMIT) -> None:
+    """Write a model; from ``single_file_limit`` bytes, weights go to ``<path>.data``."""
     stored = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
     external = sum(tensor.nbytes for tensor in stored) >= single_file_limit
     data = path.with_name(f"{path.name}.data")

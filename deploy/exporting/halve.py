@@ -20,6 +20,7 @@ from deploy.parity.groups import policy
 from deploy.parity.probes import Probe, make_probes
 from deploy.parity.verdict import ParityReport
 from deploy.precision.plan import MIN_SQNR, PrecisionPlan
+from deploy.precision.rescale import rescale_as
 from deploy.precision.search import Search, plain
 from deploy.precision.structure import structure
 from exporters import half as converter
@@ -72,6 +73,7 @@ def halve(
         notes: tuple[str, ...] = ()
         if options.plan is not None:
             plan = _given(options.plan, prepared, options.precision)
+            rescale_as(prepared, plan.rescaled, [item.feeds for item in _probes(model, inputs, seed)])
         else:
             try:
                 plan = Search(

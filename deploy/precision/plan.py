@@ -50,6 +50,23 @@ class KeptNode:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Rescaled:
+    """A group of channels that are multiplied by a power of two.
+
+    Attributes:
+        node: a node that makes a channel of the group, by its first result.
+        channel: the index of this channel.
+        channels: number of channels in the group.
+        exponent: the power of two.
+    """
+
+    node: str
+    channel: int
+    channels: int
+    exponent: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PrecisionPlan:
     """What a graph computes in half precision.
 
@@ -63,6 +80,7 @@ class PrecisionPlan:
         min_sqnr: bound in dB that the search held the graph to, where PyTorch's own run did not count.
         runs: how many converted graphs were run to find the plan.
         margin: by what factor the noise of the last one was below the bound.
+        rescaled: channels that are brought into the range of half precision, see `deploy.precision.rescale`.
     """
 
     precision: str
@@ -73,6 +91,7 @@ class PrecisionPlan:
     min_sqnr: float
     runs: int
     margin: float | None
+    rescaled: tuple[Rescaled, ...] = ()
 
     def summary(self) -> str:
         """Return one sentence."""
@@ -82,7 +101,10 @@ class PrecisionPlan:
         text += " in half precision"
         counts = Counter(item.reason for item in self.kept)
         why = ", ".join(f"{count} for {REASONS[reason]}" for reason, count in counts.most_common())
-        return f"{text}; in float32: {why}" if why else text
+        if why:
+            text += f"; in float32: {why}"
+        count = sum(item.channels for item in self.rescaled)
+        return f"{text}; {count} channels multiplied by a power of two" if count else text
 
     def names(self) -> frozenset[str]:
         """Return the nodes that a conversion must be told to keep."""

@@ -21,8 +21,9 @@ from deploy.parity.compare import CachedRunner, compare
 from deploy.parity.probes import Probe
 from deploy.precision.bound import BoundedRunner, ordinary_of
 from deploy.precision.greedy import Order, Promotion
-from deploy.precision.plan import MIN_SQNR, KeptNode, PrecisionPlan, Reason
+from deploy.precision.plan import MIN_SQNR, KeptNode, PrecisionPlan, Reason, Rescaled
 from deploy.precision.ranges import Ranges, first_lost, ranges
+from deploy.precision.rescale import rescale
 from deploy.precision.structure import structure
 from deploy.precision.survey import Survey, survey
 from deploy.support import onnx_file
@@ -67,7 +68,9 @@ class Search:
     keep: Sequence[str] = ()
     only: Sequence[str] = ()
     runs: int = 0
+    _graph: str = field(init=False)
     _found: Ranges = field(init=False)
+    _rescaled: tuple[Rescaled, ...] = field(init=False, default=())
     _half: frozenset[str] = field(init=False)
     _kept: dict[str, str] = field(init=False)
     _modules: dict[str, tuple[str, str, str]] = field(init=False)
@@ -97,12 +100,15 @@ class Search:
         return self._plan(reasons, margin)
 
     def _start(self) -> None:
+        inputs = [item.feeds for item in self.probes]
+        self._graph = structure(self.source)
+        self._rescaled = rescale(self.source, self.precision, inputs, HEADROOM)
+        self._found = ranges(self.source, inputs)
         halved = to_half(self.source, self._converted, precision=self.precision)
         self._half, self._kept = halved.half, halved.kept
         self._modules = _modules(self.source)
         self._reference = CachedRunner(self.reference)
         self._bound = self._bounded(MIN_SQNR if self.min_sqnr is None else self.min_sqnr)
-        self._found = ranges(self.source, [item.feeds for item in self.probes])
 
     def _bounded(self, min_sqnr: float | None) -> Runner:
         return CachedRunner(BoundedRunner(self._reference, self.own, min_sqnr, ordinary_of(self.probes)))
@@ -201,13 +207,14 @@ class Search:
         total = sum(operations.values())
         return PrecisionPlan(
             precision=self.precision,
-            graph=structure(self.source),
+            graph=self._graph,
             nodes=len(in_order),
             kept=_kept_nodes(self._modules, given),
             share=sum(count for key, count in operations.items() if key not in given) / total if total else None,
             min_sqnr=MIN_SQNR if self.min_sqnr is None else self.min_sqnr,
             runs=self.runs,
             margin=margin if math.isfinite(margin) else None,
+            rescaled=self._rescaled,
         )
 
 
