@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +49,29 @@ class KeptNode:
     reason: Reason
     detail: str = ""
 
+    def text(self) -> str:
+        """Return one line."""
+        where = f" in {self.module}" if self.module else ""
+        detail = f": {self.detail}" if self.detail else ""
+        return f"{self.operator} {self.name or self.node}{where}, {REASONS[self.reason]}{detail}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockPrecision:
+    """What a block of a network computes in half precision.
+
+    Attributes:
+        module: path of the module up to its first index, such as ``encoder.layers.3``; empty for nodes without one.
+        nodes: number of its nodes that compute with floating-point values.
+        kept: number of these in float32.
+        share: share of its operations that are in half precision, from 0 to 1.
+    """
+
+    module: str
+    nodes: int
+    kept: int
+    share: float
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rescaled:
@@ -81,6 +105,7 @@ class PrecisionPlan:
         runs: how many converted graphs were run to find the plan.
         margin: by what factor the noise of the last one was below the bound.
         rescaled: channels that are brought into the range of half precision, see `deploy.precision.rescale`.
+        blocks: the same facts for each block of the network, in execution order; empty where the graph was not run.
     """
 
     precision: str
@@ -92,6 +117,7 @@ class PrecisionPlan:
     runs: int
     margin: float | None
     rescaled: tuple[Rescaled, ...] = ()
+    blocks: tuple[BlockPrecision, ...] = ()
 
     def summary(self) -> str:
         """Return one sentence."""
@@ -105,6 +131,17 @@ class PrecisionPlan:
             text += f"; in float32: {why}"
         count = sum(item.channels for item in self.rescaled)
         return f"{text}; {count} channels multiplied by a power of two" if count else text
+
+    def block_lines(self) -> Iterator[str]:
+        """Yield a line for each block with nodes in float32, and one for the others."""
+        mixed = [block for block in self.blocks if block.kept]
+        for block in mixed:
+            count = "all" if block.kept == block.nodes else f"{block.kept} of {block.nodes}"
+            where = block.module or "no module"
+            yield f"{where}: {count} nodes in float32, {100 * block.share:.1f} % of the operations in half precision"
+        rest = len(self.blocks) - len(mixed)
+        if mixed and rest:
+            yield f"{rest} other block{'s'[: rest > 1]}: all nodes in half precision"
 
     def names(self) -> frozenset[str]:
         """Return the nodes that a conversion must be told to keep."""
@@ -144,6 +181,14 @@ class PrecisionPlan:
             raise UsageError(f"{path}: cannot be read: {exc.strerror or exc}.") from exc
         except ValueError as exc:
             raise ArtifactError(f"{path}: not a plan of precision: {exc}.") from exc
+
+
+def recorded_plan(options: Mapping[str, Any]) -> PrecisionPlan | None:
+    """Return the plan in the options of a manifest; None if there is none, or it is damaged."""
+    try:
+        return PrecisionPlan.from_dict(options["precision_plan"]) if "precision_plan" in options else None
+    except ValueError:
+        return None
 
 
 def payloads(path: Path, plan: PrecisionPlan | None) -> tuple[Payload, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from deploy.parity.compare import CachedRunner, compare
 from deploy.parity.probes import Probe
 from deploy.precision.bound import BoundedRunner, ordinary_of
 from deploy.precision.greedy import Order, Promotion
-from deploy.precision.plan import MIN_SQNR, KeptNode, PrecisionPlan, Reason, Rescaled
+from deploy.precision.plan import MIN_SQNR, BlockPrecision, KeptNode, PrecisionPlan, Reason, Rescaled
 from deploy.precision.ranges import Ranges, first_lost, ranges
 from deploy.precision.rescale import rescale
 from deploy.precision.structure import structure
@@ -215,6 +215,7 @@ class Search:
             runs=self.runs,
             margin=margin if math.isfinite(margin) else None,
             rescaled=self._rescaled,
+            blocks=_blocks(self._modules, operations, given),
         )
 
 
@@ -246,6 +247,31 @@ def _kept_nodes(
             reason, detail = given[key]
             found.append(KeptNode(node=key, operator=operator, name=name, module=module, reason=reason, detail=detail))
     return tuple(found)
+
+
+def _blocks(
+    modules: Mapping[str, tuple[str, str, str]], operations: Mapping[str, int], kept: Collection[str]
+) -> tuple[BlockPrecision, ...]:
+    blocks: dict[str, list[str]] = {}
+    for key in operations:
+        blocks.setdefault(_block(modules[key][2]), []).append(key)
+    found = []
+    for module, keys in blocks.items():
+        total = sum(operations[key] for key in keys)
+        half = sum(operations[key] for key in keys if key not in kept)
+        count = sum(key in kept for key in keys)
+        found.append(
+            BlockPrecision(
+                module=module, nodes=len(keys), kept=count, share=half / total if total else float(not count)
+            )
+        )
+    return tuple(found)
+
+
+def _block(module: str) -> str:
+    """Return the path of a module up to its first index, or its first name."""
+    parts = module.split(".")
+    return ".".join(parts[: next((index + 1 for index, part in enumerate(parts) if part.isdigit()), 1)])
 
 
 def _reason(text: str) -> Reason:

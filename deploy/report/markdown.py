@@ -30,6 +30,12 @@ def as_markdown(document: JsonObject) -> str:
         heads = [f"{kind}: {head}" for kind in side.machines for head in tables.MACHINE_HEADS]
         numbers = [False] * len(tables.CONFIGURATION_HEADS) + [True] * len(heads)
         lines += _table([*tables.CONFIGURATION_HEADS, *heads], numbers, side.lines)
+    if document["plans"]:
+        lines += ["## What half precision leaves in float32", ""]
+        for plan in document["plans"]:
+            lines += [f"- {_escape(plan['file'])}: {_escape(plan['summary'])}"]
+            lines += [f"  - {_escape(line)}" for line in plan["blocks"]]
+        lines += [""]
     renewable = stale(document)
     if renewable:
         lines += ["## Stale rows", ""]

@@ -14,6 +14,7 @@ from deploy.core.errors import ArtifactError
 from deploy.core.names import REPORT
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store, write_file
+from deploy.precision.plan import recorded_plan
 from deploy.report.advice import advice
 from deploy.report.collect import ReportInputs, collect, is_of
 from deploy.report.markdown import as_markdown
@@ -134,6 +135,7 @@ def describe(inputs: ReportInputs, baseline: str, folder: Path) -> dict[str, Any
         "superseded": inputs.superseded,
         "advice": advice(with_machines, [profile for _, profile in inputs.profiles], baseline),
         "sensitivity": list(_sensitivity(inputs)),
+        "plans": list(_plans(inputs)),
         "curves": {slug: [dict(row) for row in curve] for slug, curve in inputs.curves.items()},
         "limits": [{"machine": dict(machine), **limits.to_dict()} for machine, limits in inputs.limits],
     }
@@ -146,3 +148,20 @@ def _sensitivity(inputs: ReportInputs) -> Iterator[dict[str, Any]]:
         layers = (item.manifest.parity or {}).get("worst_layers")
         if layers and item.manifest.files[0].sha256 in timed:
             yield {"slug": item.manifest.slug, "target": item.manifest.target, "layers": layers}
+
+
+def _plans(inputs: ReportInputs) -> Iterator[dict[str, Any]]:
+    """Yield what each file in half precision that was timed, or whose engine was, computes in float32."""
+    timed = {record.cell.digest for _, record in inputs.records}
+    parents = {item.manifest.parent for item in inputs.artifacts if item.manifest.files[0].sha256 in timed}
+    for item in inputs.artifacts:
+        if item.manifest.files[0].sha256 in timed or item.manifest.digest in parents:
+            plan = recorded_plan(item.manifest.options)
+            if plan is not None:
+                yield {
+                    "slug": item.manifest.slug,
+                    "file": item.path.name,
+                    "summary": plan.summary(),
+                    "blocks": list(plan.block_lines()),
+                    "kept": [node.text() for node in plan.kept],
+                }

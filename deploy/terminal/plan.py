@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from deploy.precision.plan import REASONS, PrecisionPlan
+from deploy.precision.plan import PrecisionPlan, recorded_plan
 from deploy.terminal.console import escape
 
 SHOWN = 8
-"""Number of nodes that are named."""
+"""Number of nodes, and of blocks, that are named."""
 
 
 def plan_rows(plan: PrecisionPlan | None) -> list[tuple[str, str]]:
@@ -17,18 +17,16 @@ def plan_rows(plan: PrecisionPlan | None) -> list[tuple[str, str]]:
     if plan is None:
         return []
     pairs = [("precision", escape(plan.summary()))]
-    for item in plan.kept[:SHOWN]:
-        where = f" in {item.module}" if item.module else ""
-        detail = f": {item.detail}" if item.detail else ""
-        pairs.append(("", escape(f"{item.operator} {item.name or item.node}{where}, {REASONS[item.reason]}{detail}")))
+    lines = list(plan.block_lines())
+    pairs += [("", escape(line)) for line in lines[:SHOWN]]
+    if len(lines) > SHOWN:
+        pairs.append(("", f"… and {len(lines) - SHOWN} more blocks, all in .precision.json"))
+    pairs += [("", escape(item.text())) for item in plan.kept[:SHOWN]]
     if len(plan.kept) > SHOWN:
-        pairs.append(("", f"… and {len(plan.kept) - SHOWN} more, all in .precision.json"))
+        pairs.append(("", f"… and {len(plan.kept) - SHOWN} more nodes, all in .precision.json"))
     return pairs
 
 
 def recorded_rows(options: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the plan that a manifest records, in the same way; nothing if it is damaged."""
-    try:
-        return plan_rows(PrecisionPlan.from_dict(options["precision_plan"])) if "precision_plan" in options else []
-    except ValueError:
-        return []
+    return plan_rows(recorded_plan(options))

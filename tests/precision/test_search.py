@@ -82,6 +82,9 @@ def test_values_that_overflow_stay_in_float32(planted: deploy.ExportReport) -> N
     kept = {item.module: item.reason for item in planted.plan.kept if item.operator == "Conv"}
     assert kept == {"first": "overflow", "second": "overflow"}
     assert 0.2 < (planted.plan.share or 0.0) < 0.6
+    blocks = {item.module: item for item in planted.plan.blocks}
+    assert (blocks["first"].kept, blocks["third"].kept) == (1, 0) and blocks["third"].share == 1.0
+    assert sum(item.nodes for item in planted.plan.blocks) == planted.plan.nodes
     assert any("40 dB" in note for note in planted.parity.notes), "PyTorch's own run is infinite"
 
 
@@ -189,8 +192,14 @@ def test_a_file_of_another_exporter(tmp_path: Path, run: Run) -> None:
     document = json.loads(done.out)
     assert document["parity"]["verdict"] == "pass" and document["precision"] == "fp16"
     assert {item["reason"] for item in document["plan"]["kept"]} == {"overflow"}
-    shown = run("inspect", document["file"])
-    assert "too large for half precision" in " ".join(shown.out.split())
+    shown = " ".join(run("inspect", document["file"]).out.split())
+    assert "too large for half precision" in shown and "other block" in shown
+    options: tuple[str, ...] = ("--backends", "onnxruntime", "--repetitions", "1", "--min-time", "0.01")
+    assert run("bench", document["file"], *options).code == 0
+    assert run("report").code == 0
+    for name in ("index.html", "report.md"):
+        text = (Path(document["file"]).parents[1] / "report" / name).read_text()
+        assert "What half precision leaves in float32" in text and "too large for half precision" in text
     pytest.importorskip("tensorrt_rtx")
     built = run("trt", "build", document["file"], "--json")
     assert built.code == 0, built.err
