@@ -173,22 +173,16 @@ class _Conversion:
         half, given, kept = set(), set(), {}
         for node in list(graph):
             name = key(node)
-            slots = _slots(node, version, self.precision)
+            slots, why = self._decided(node, version)
             if node.op_type in MOVES and node.domain in STANDARD:
                 moved = node.inputs[0]
-                if moved is None or not (moved in self._halved or (self._constant(moved) and name not in self.keep)):
+                if moved is None or not (moved in self._halved or self._half_constant(node, version)):
                     slots = None
-            elif slots is None:
-                if _computes(node):
-                    kept[name] = "no kernel"
-            elif name in self.keep:
+            elif why == "asked":
                 given.add(name)
-                slots = None
-            elif _transposes_before(node):
-                kept[name], slots = "crash", None
-            elif any(self._vanishes(node.inputs[index]) for index in slots.inputs):
-                kept[name], slots = "underflow", None
-            else:
+            elif why:
+                kept[name] = why
+            elif slots is not None:
                 half.add(name)
             if slots is None:
                 self._as_float(node)
@@ -199,6 +193,37 @@ class _Conversion:
             if not (value.uses() or value.is_graph_output() or value.is_graph_input()):
                 del graph.initializers[name]
         return Halved(half=frozenset(half), given=frozenset(given), kept=kept)
+
+    def _decided(self, node: ir.Node, version: int) -> tuple[_Slots | None, str]:
+        """Return what of a node may be in half precision, or None, and why nothing is."""
+        slots = _slots(node, version, self.precision)
+        if slots is None:
+            return None, "no kernel" if _computes(node) else ""
+        if key(node) in self.keep:
+            return None, "asked"
+        if _transposes_before(node):
+            return None, "crash"
+        if any(self._vanishes(node.inputs[index]) for index in slots.inputs):
+            return None, "underflow"
+        return slots, ""
+
+    def _half_constant(self, node: ir.Node, version: int) -> bool:
+        """Return whether a node moves a constant and everything that reads it does so in half precision."""
+        moved = node.inputs[0]
+        return moved is not None and self._constant(moved) and self._read_in_half(node.outputs[0], version)
+
+    def _read_in_half(self, value: ir.Value, version: int) -> bool:
+        if value.is_graph_output():
+            return False
+        for use in value.uses():
+            if use.node.op_type in MOVES and use.node.domain in STANDARD:
+                if use.idx == 0 and not all(self._read_in_half(made, version) for made in use.node.outputs):
+                    return False
+                continue
+            slots, _ = self._decided(use.node, version)
+            if slots is None or use.idx not in slots.inputs:
+                return False
+        return True
 
     def _as_half(self, node: ir.Node, slots: _Slots) -> None:
         for index, value in enumerate(node.inputs):

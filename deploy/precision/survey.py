@@ -158,8 +158,9 @@ class _Surveyed(OnnxModule):
         node = step.node
         key = first_result(node)
         if key not in self.found.nodes:
-            read = dict.fromkeys(self._origin(name) for name in node.inputs if name and name not in self._weights)
-            self.found.nodes[key] = NodeFacts(inputs=tuple(read), outputs=tuple(filter(None, node.outputs)))
+            read = dict.fromkeys(self._origin(name) for name in node.inputs if name)
+            inputs = tuple(name for name in read if name not in self._weights)
+            self.found.nodes[key] = NodeFacts(inputs=inputs, outputs=tuple(filter(None, node.outputs)))
         return self.found.nodes[key]
 
     def _weight_noise(
@@ -167,7 +168,7 @@ class _Surveyed(OnnxModule):
     ) -> list[torch.Tensor | None]:
         """Return what rounding the weights of a node does to its results."""
         rounded = [
-            value.to(self._half).float() if name in self._weights and value.is_floating_point() else value
+            value.to(self._half).float() if self._origin(name) in self._weights and value.is_floating_point() else value
             for name, value in zip(step.node.inputs, inputs, strict=True)
         ]
         if all(one is other for one, other in zip(rounded, inputs, strict=True)):

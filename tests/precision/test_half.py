@@ -158,3 +158,22 @@ def test_results_are_rounded_although_the_runtime_does_not(tmp_path: Path) -> No
     (y,) = run(path, x=np.array([1.2345678], np.float32))
     a = np.float16(np.float32(np.float16(1.2345678)) * np.float16(3e4))
     assert y == np.float16(np.float32(a) * np.float32(np.float16(1e-3)))
+
+
+@pytest.mark.parametrize("move", ["Transpose (w)", "Reshape (w, s)", "Expand (w, s)", "Identity (w)"])
+def test_a_moved_constant_is_rounded_only_for_nodes_in_half(move: str, tmp_path: Path) -> None:
+    """Such as a learned query: it was rounded in front of nodes that had to stay in float32."""
+    weights = {"w": RNG.standard_normal((4, 4), np.float32)}
+    text = f"""g (float[n,4] x) => (float[n,4] y, float[n,4] z, float[4,4] out) <int64[2] s = {{4, 4}}> {{
+        m = {move} k = Identity (m) y = MatMul (x, k) z = Add (x, y) out = Identity (m)
+    }}"""
+    source = graph(tmp_path, text, **weights)
+    path, halved = converted(source, keep={"y", "z"})
+    assert halved.half == set()
+    x = RNG.standard_normal((3, 4), np.float32)
+    moved = weights["w"].T if move.startswith("Transpose") else weights["w"]
+    y, z, out = run(path, x=x)
+    assert np.array_equal(out, moved) and np.allclose(y, x @ moved, rtol=1e-6, atol=1e-6)
+    assert np.allclose(z, x + x @ moved, rtol=1e-6, atol=1e-6)
+    path, _ = converted(source)
+    assert not np.allclose(run(path, x=x)[0], x @ moved, rtol=1e-6, atol=1e-6), "half is half"
