@@ -31,6 +31,9 @@ SAME_VALUES = (
 )  # fmt: skip
 """Operators whose outputs contain only values of their first input."""
 
+_SHAPES = ("Shape", "Size")
+"""Operators that read the shape of their input alone."""
+
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
 _LARGE_BYTES = 1 << 12
 """Stored tensors of this size are weights, whose values do not affect shape inference."""
@@ -131,6 +134,17 @@ def tensors_to_observe(model: onnx.ModelProto) -> tuple[list[str], dict[str, str
     return observed, {name: root(name) for name in shared}
 
 
+def depends_on_input(model: onnx.ModelProto) -> set[str]:
+    """Return the tensors whose values depend on the values of an input, not only on its shape."""
+    stored = initializers(model)
+    found = {value.name for value in model.graph.input if value.name not in stored}
+    for node in model.graph.node:
+        inner = any(item.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for item in node.attribute)
+        if node.op_type not in _SHAPES and (inner or not found.isdisjoint(node.input)):
+            found.update(node.output)
+    return found
+
+
 def is_large(model: onnx.ModelProto) -> bool:
     """Return whether sessions of a graph are to keep one copy of its weights."""
     return onnx_file.weight_bytes(model) >= LOW_MEMORY_BYTES
@@ -190,7 +204,7 @@ def batch_norms_to_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
         gamma, beta, mean, variance = (onnx.numpy_helper.to_array(item).astype(np.float64) for item in parameters)
         scale = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
         shift = beta - mean * scale
-        names = [f"{node.output[0]}_scale", f"{node.output[0]}_shift"]
+        names = [f"{node.output[0]}_factor", f"{node.output[0]}_shift"]
         weight = scale.astype(np.float32).reshape(-1, 1, 1, 1)
         model.graph.initializer.append(onnx.numpy_helper.from_array(weight, names[0]))
         model.graph.initializer.append(onnx.numpy_helper.from_array(shift.astype(np.float32), names[1]))

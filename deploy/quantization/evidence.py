@@ -96,6 +96,18 @@ class QualityBounds:
             reasons.append(f"top-1 accuracy {measured}; the maximum drop is {self.max_drop:g}")
         return reasons
 
+    def shortfall(self, evidence: Evidence) -> float:
+        """Return how far the evidence is from the bounds: missing dB plus missing points; infinite if not finite."""
+        sqnr, drop = evidence.sqnr_db, evidence.drop
+        if not evidence.finite:
+            return math.inf
+        missing = 0.0
+        if self.min_sqnr is not None:
+            missing += max(0.0, self.min_sqnr - (-math.inf if sqnr is None else sqnr))
+        if self.max_drop is not None:
+            missing += max(0.0, (math.inf if drop is None else drop) - self.max_drop)
+        return missing
+
 
 class Judge:
     """Compares quantized graphs with the float graph, which is run once, on the same samples.

@@ -92,7 +92,9 @@ def search(
             return judge.measure(quantizer.write(keep), progress) if keep else start
 
         # without the last layer nothing would be INT8
-        plan = choose_float_layers(order[:-1], measure, lambda evidence: not bounds.violations(evidence))
+        plan = choose_float_layers(
+            order[:-1], measure, lambda evidence: not bounds.violations(evidence), bounds.shortfall
+        )
     for step in plan.steps:
         drop = "" if step.result.drop is None else f", top-1 drop {step.result.drop:.2f} points"
         progress.note(f"{step.layer} kept in float: SQNR {format_sqnr(step.result.sqnr_db)}{drop}")

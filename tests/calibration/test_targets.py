@@ -173,12 +173,25 @@ def test_layers_are_kept_in_float_until_the_result_is_sufficient() -> None:
         measured.append(keep)
         return 10 * len(keep)
 
-    plan = choose_float_layers(["a", "b", "c"], measure, lambda result: result >= 20)
+    def missing(result: int) -> float:
+        return 20 - result
+
+    plan = choose_float_layers(["a", "b", "c"], measure, lambda result: result >= 20, missing)
     assert plan.sufficient and plan.keep_float == {"a", "b"} and plan.result == 20
     assert plan.start == 0 and [step.result for step in plan.steps] == [10, 20]
     assert measured == [frozenset(), frozenset("a"), frozenset("ab")]
-    assert not choose_float_layers(["a"], measure, lambda result: result >= 20).sufficient
-    assert choose_float_layers(["a"], measure, lambda result: True).steps == ()
+    assert not choose_float_layers(["a"], measure, lambda result: result >= 20, missing).sufficient
+    assert choose_float_layers(["a"], measure, lambda result: True, missing).steps == ()
+
+
+def test_a_layer_that_makes_things_worse_in_float_is_quantized_again() -> None:
+    gains = {"a": -7, "b": 12, "c": -1, "d": 9}
+
+    def measure(keep: frozenset[str]) -> int:
+        return sum(gains[name] for name in keep)
+
+    plan = choose_float_layers([*gains], measure, lambda result: result >= 20, lambda result: 20 - result)
+    assert plan.sufficient and plan.keep_float == {"b", "d"} and plan.result == 21
 
 
 def test_a_table_can_be_saved_and_names_what_changed(table: CalibrationTable, tmp_path: Path) -> None:
