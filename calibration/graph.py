@@ -134,6 +134,36 @@ def tensors_to_observe(model: onnx.ModelProto) -> tuple[list[str], dict[str, str
     return observed, {name: root(name) for name in shared}
 
 
+def tail(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the nodes behind the last layers with weights, without activations that these absorb."""
+    readers, producers = consumers(model), {name: node for node in model.graph.node for name in node.output}
+    found: list[str] = []
+    ahead: set[str] = set()  # tensors that lead to a layer
+    for node in reversed(model.graph.node):
+        if node.op_type in WEIGHTED or not ahead.isdisjoint(node.output):
+            ahead.update(node.input)
+            continue
+        source = producers.get(node.input[0]) if node.input else None
+        absorbed = node.op_type in CLIPPING and source is not None and source.op_type in WEIGHTED
+        if not absorbed or len(readers[node.input[0]]) > 1:
+            found.append(node.name)
+    return found[::-1]
+
+
+def last_layers(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the layers with stored weights that no other operator with weights follows."""
+    names = set(weighted_layers(model))
+    behind: set[str] = set()  # tensors that lead to a layer
+    found: list[str] = []
+    for node in reversed(model.graph.node):
+        leads = not behind.isdisjoint(node.output)
+        if node.name in names and not leads:
+            found.append(node.name)
+        if leads or node.op_type in WEIGHTED:
+            behind.update(node.input)
+    return found[::-1]
+
+
 def depends_on_input(model: onnx.ModelProto) -> set[str]:
     """Return the tensors whose values depend on the values of an input, not only on its shape."""
     stored = initializers(model)

@@ -75,6 +75,7 @@ def insert(
     quantized: onnx.ModelProto = quantizer.model.model
     if rules.outputs:
         _keep_apart(quantized)
+        _free_outputs(quantized)
     return quantized
 
 
@@ -150,14 +151,15 @@ def _nodes_to_quantize(model: onnx.ModelProto, rules: QdqRules, keep_float: Coll
     def fits(node: onnx.NodeProto) -> bool:
         if node.op_type in WEIGHTED:
             return node.input[1] in stored and not _has_group_bias(node)
-        return dependent.issuperset(node.output) and not (
-            node.op_type in _COMBINING and any(map(is_constant, node.input))
-        )
+        return node.op_type not in _COMBINING or not any(map(is_constant, node.input))
 
     return [
         node.name
         for node in model.graph.node
-        if node.op_type in rules.operators and node.name not in keep_float and fits(node)
+        if node.op_type in rules.operators
+        and node.name not in keep_float
+        and dependent.issuperset(node.output)
+        and fits(node)
     ]
 
 
@@ -195,6 +197,23 @@ def _keep_apart(model: onnx.ModelProto) -> None:
             name = f"{node.output[0]}_float_input"
             graph.node.insert(index, onnx.helper.make_node("Max", [node.input[0]], [name], f"{node.name}_apart"))
             node.input[0] = name
+
+
+def _free_outputs(model: onnx.ModelProto) -> None:
+    """Remove the rounding of graph outputs that linear layers compute, in place: their INT8 kernels write floats."""
+    graph, readers = model.graph, consumers(model)
+    producers = {name: node for node in graph.node for name in node.output}
+    for value in graph.output:
+        dequantize = producers.get(value.name)
+        quantize = producers.get(dequantize.input[0]) if dequantize is not None else None
+        if dequantize is None or quantize is None or quantize.op_type != "QuantizeLinear":
+            continue
+        layer = producers.get(quantize.input[0])
+        only = not readers.get(value.name) and len(readers[dequantize.input[0]]) == len(readers[quantize.input[0]]) == 1
+        if only and layer is not None and layer.op_type in ("Gemm", "MatMul"):
+            layer.output[0] = value.name
+            graph.node.remove(dequantize)
+            graph.node.remove(quantize)
 
 
 @contextmanager

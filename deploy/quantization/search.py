@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 import calibration
-from calibration.graph import weighted_layers
+from calibration.graph import last_layers, tail, weighted_layers
 from calibration.sensitivity import FloatLayerPlan, choose_float_layers
 from calibration.table import CalibrationTable
 from deploy.core.isolated import IsolatedRunner
@@ -20,6 +20,15 @@ from deploy.quantization.evidence import Evidence, Judge, QualityBounds, format_
 from deploy.quantization.source import Source
 from deploy.support import onnx_file
 from exporters.half import to_half
+
+LOST_DB = 20.0
+"""SQNR of a channel below which the rounding of the operators behind the last layers is too coarse for it."""
+
+POOR_PART_DB = 10.0
+"""SQNR of a channel below which the last layers are tried in float."""
+
+GAIN_DB = 3.0
+"""Gain of the worst channel for which the last layers stay in float."""
 
 RANKING_SAMPLES = 16
 """Number of samples on which layers are ranked and compared one by one; one batch if the graph fixes a larger one."""
@@ -35,6 +44,7 @@ class Quantizer:
         prepared: the prepared graph, from which every version is made anew.
         graph: the same without its external data.
         path: the file to write.
+        always_float: names of nodes that stay in float in every version.
     """
 
     source: Source
@@ -45,23 +55,25 @@ class Quantizer:
     samples: CalibrationSamples
     path: Path
     fp16: bool
+    always_float: frozenset[str] = frozenset()
     _written: frozenset[str] | None = None
 
     def write(self, keep_float: Collection[str]) -> Path:
         """Write the quantized graph with the named nodes in float, unless it is what was written last."""
-        if self._written != frozenset(keep_float):
+        names = self.always_float.union(keep_float)
+        if self._written != names:
             self._written = None
-            self._save(keep_float, self.path)
+            self._save(names, self.path)
             if self.fp16:
                 to_half(self.path, self.path)
-            self._written = frozenset(keep_float)
+            self._written = names
         return self.path
 
     def write_float32(self, keep_float: Collection[str], folder: Path) -> Path:
         """Write the same graph with float32 layers, if need be to a folder, and return the file."""
         if not self.fp16:
             return self.write(keep_float)
-        self._save(keep_float, folder / self.path.name)
+        self._save(self.always_float.union(keep_float), folder / self.path.name)
         return folder / self.path.name
 
     def _save(self, keep_float: Collection[str], path: Path) -> None:
@@ -77,15 +89,33 @@ class Quantizer:
 def search(
     quantizer: Quantizer, runner: IsolatedRunner, bounds: QualityBounds, progress: Progress
 ) -> FloatLayerPlan[Evidence]:
-    """Quantize every layer; while a bound is not met, keep one more layer in float. One layer stays quantized."""
+    """Quantize every layer; while a bound is not met, keep one more layer in float. One layer stays quantized.
+
+    What mixes outputs of different kinds behind the last layers stays in float, and so do these layers, where
+    measurements show that their rounding loses a channel.
+    """
+    with progress.stage("measuring the outputs"):
+        lost = _lost_in_tail(quantizer, runner, progress)
+    quantizer.always_float = lost
     with progress.stage("evaluating"):
         judge = quantizer.judge(runner, quantizer.samples)
         start = judge.measure(quantizer.write(()), progress)
+    last = last_layers(quantizer.graph)
+    if start.worst_part_db < POOR_PART_DB and len(last) < len(weighted_layers(quantizer.graph)):
+        quantizer.always_float = lost.union(last, tail(quantizer.graph))
+        better = judge.measure(quantizer.write(()), progress)
+        if better.worst_part_db >= start.worst_part_db + GAIN_DB:
+            start = better
+        else:
+            quantizer.always_float = lost
+    if quantizer.always_float:
+        kept = ", ".join(node.name for node in quantizer.graph.graph.node if node.name in quantizer.always_float)
+        progress.note(f"kept in float, since rounding loses a channel of an output: {kept}")
     violations = bounds.violations(start)
     if not bounds.given or not violations:
         return FloatLayerPlan(start=start, steps=(), sufficient=True)
     progress.note(f"{'; '.join(violations)}: searching for layers to keep in float")
-    order = _ranked(quantizer, runner, progress)
+    order = [name for name in _ranked(quantizer, runner, progress) if name not in quantizer.always_float]
     with progress.stage("keeping layers in float"):
 
         def measure(keep: frozenset[str]) -> Evidence:
@@ -101,14 +131,30 @@ def search(
     return plan
 
 
+def _lost_in_tail(quantizer: Quantizer, runner: IsolatedRunner, progress: Progress) -> frozenset[str]:
+    """Return the nodes behind the last layers, if rounding them alone loses a channel of an output; else none."""
+    behind = tail(quantizer.graph)
+    nodes = {node.name for node in quantizer.graph.graph.node}
+    if not behind:
+        return frozenset()
+    path = quantizer.write(nodes.difference(behind))
+    if not any(node.op_type == "QuantizeLinear" for node in onnx.load(path, load_external_data=False).graph.node):
+        return frozenset()  # the target does not round them
+    judge = quantizer.judge(runner, _few(quantizer))
+    return frozenset(behind) if judge.measure(path, progress).worst_part_db < LOST_DB else frozenset()
+
+
+def _few(quantizer: Quantizer) -> CalibrationSamples:
+    size, fixed = batch_of(quantizer.graph)
+    return quantizer.samples.head(max(RANKING_SAMPLES, size) if fixed else RANKING_SAMPLES)
+
+
 def _ranked(quantizer: Quantizer, runner: IsolatedRunner, progress: Progress) -> list[str]:
     """Return the layers, the most sensitive first, by the SQNR with only that layer quantized."""
     names = weighted_layers(quantizer.graph)
     nodes = {node.name for node in quantizer.graph.graph.node}
     with progress.stage("ranking layers"):
-        size, fixed = batch_of(quantizer.graph)
-        samples = quantizer.samples.head(max(RANKING_SAMPLES, size) if fixed else RANKING_SAMPLES)
-        judge = quantizer.judge(runner, samples)
+        judge = quantizer.judge(runner, _few(quantizer))
         done = 0
 
         def alone(name: str) -> float:
