@@ -206,6 +206,12 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
     }
 
 
+def first_counted(model: onnx.ModelProto) -> onnx.TypeProto.Tensor | None:
+    """Return the type of the first input with dimensions, the first of which counts samples; None if there is none."""
+    types = [value.type.tensor_type for value in model.graph.input]
+    return next((kind for kind in types if len(kind.shape.dim)), None)
+
+
 def element_count(kind: onnx.TypeProto.Tensor) -> int:
     """Return the number of elements of a tensor; unknown dimensions count as one."""
     return int(np.prod([max(dim.dim_value, 1) for dim in kind.shape.dim], dtype=np.int64))
