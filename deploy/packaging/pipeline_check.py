@@ -20,7 +20,7 @@ from deploy.core.isolated import IsolatedRunner
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.data.collection import open_dataset
-from deploy.data.preprocess import image_preprocessing, prepare
+from deploy.data.preprocess import prepare
 from deploy.models.open import open_model, request_of
 from deploy.packaging.target import Images, PackageItem, PipelineOutput, RankedLabel
 
@@ -137,7 +137,7 @@ def _pytorch_scores(item: PackageItem, images: Images, store: Store, progress: P
             f"{artifact.path}: made from other weights than {model.name} has now ({model.weights.source}).",
             f"deploy export {artifact.manifest.model} --format onnx",
         )
-    recipe = image_preprocessing(model) if model.preprocessing else item.manifest.preprocessing
+    recipe = item.manifest.preprocessing
     if recipe is None:
         raise ArtifactError(f"{artifact.path}: its manifest records no preprocessing.")
     runner, name = PyTorchRunner(model), model.inputs[0].name
