@@ -10,14 +10,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from calibration.lift import lift
 from deploy.core.backend import LOW_MEMORY_BYTES
 from deploy.core.errors import ArtifactError
 from deploy.support import onnx_file
-from deploy.support.onnx_file import opset
 from deploy.support.runtime_errors import first_line
-
-MIN_OPSET = 13
-"""The first operator set with a scale for each channel."""
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators with weights, which run faster in INT8."""
@@ -40,12 +37,13 @@ _LARGE_BYTES = 1 << 12
 
 
 def prepare(path: Path) -> onnx.ModelProto:
-    """Read a float32 graph with batch normalizations folded, constants computed and all shapes inferred.
+    """Read a graph with batch normalizations folded, constants computed and all shapes inferred.
 
-    ONNX Runtime's basic optimizations do the folding; they produce standard operators only.
+    ONNX Runtime's basic optimizations do the folding; they produce standard operators only. Graphs of old operator sets
+    and in half precision are lifted, see `calibration.lift.lift`.
 
     Raises:
-        ArtifactError: the file is damaged, already quantized, in half precision, of an opset before 13, or a weight
+        ArtifactError: the file is damaged, already quantized, or of an opset that cannot be lifted to 13, or a weight
             is not finite.
     """
     with tempfile.TemporaryDirectory(prefix="deploy-calibration-") as folder:
@@ -60,6 +58,7 @@ def prepare_in(folder: Path, path: Path) -> Path:
     model = onnx_file.load(path)
     _check_quantizable(model, path)
     _check_weights(model, path)
+    source = lift(model, path, folder)
     optimized = folder / "prepared.onnx"
     settings = ort.SessionOptions()
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -69,7 +68,7 @@ def prepare_in(folder: Path, path: Path) -> Path:
     settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", "prepared.data")
     settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     try:
-        ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        ort.InferenceSession(str(source), settings, providers=["CPUExecutionProvider"])
         prepared = onnx.load(str(optimized), load_external_data=False)
     except Exception as exc:
         onnx_file.check(path)
@@ -256,14 +255,6 @@ def batch_norms_to_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
 def _check_quantizable(model: onnx.ModelProto, path: Path) -> None:
     if _QUANTIZED & {node.op_type for node in onnx_file.all_nodes(model)}:
         raise ArtifactError(f"{path}: the graph is already quantized.", "use the float32 export")
-    if opset(model) < MIN_OPSET:
-        raise ArtifactError(
-            f"{path}: opset {opset(model)} does not support per-channel scales; opset {MIN_OPSET} is the minimum.",
-            "deploy export MODEL --opset 20",
-        )
-    halves = [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16]
-    if halves:
-        raise ArtifactError(f"{path}: the weights are float16 ({halves[0]}).", "use the float32 export")
     if not any(node.op_type in WEIGHTED for node in model.graph.node):
         raise ArtifactError(f"{path}: the graph has no {', '.join(WEIGHTED)}, so INT8 would not make it faster.")
 

@@ -164,7 +164,7 @@ def quantize(
 
     Raises:
         UsageError: an unknown target or method, or options that do not fit each other, the model or the data.
-        ArtifactError: the ONNX file does not exist or is not a float32 export.
+        ArtifactError: the ONNX file does not exist or is not a float export.
         DigestError: the export differs from its manifest.
         DataError: the calibration data cannot be read or does not fit the model.
         BackendError: a runtime cannot open or run a graph.
@@ -173,7 +173,7 @@ def quantize(
     began = time.perf_counter()
     _check_options(target, method, samples, fp16)
     store = Store.at(artifacts)
-    source = open_source(given_source(model, inputs, name), store, preprocess, progress, name=name)
+    source = open_source(given_source(model, inputs, name), store, preprocess, progress, name=name, half=True)
     bounds = QualityBounds(min_sqnr=min_sqnr, max_drop=max_drop)
     with GraphChild() as child, IsolatedRunner("onnxruntime") as runner:
         with progress.stage("reading the data"):
