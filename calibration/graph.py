@@ -134,7 +134,11 @@ def tensors_to_observe(model: onnx.ModelProto) -> tuple[list[str], dict[str, str
 
 
 def tail(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the nodes behind the last layers with weights, without activations that these absorb."""
+    """Return the names of the nodes behind the last layers with weights, without activations that these absorb.
+
+    Nodes that depend on no input are left out.
+    """
+    dependent = depends_on_input(model)
     readers, producers = consumers(model), {name: node for node in model.graph.node for name in node.output}
     found: list[str] = []
     ahead: set[str] = set()  # tensors that lead to a layer
@@ -144,7 +148,7 @@ def tail(model: onnx.ModelProto) -> list[str]:
             continue
         source = producers.get(node.input[0]) if node.input else None
         absorbed = node.op_type in CLIPPING and source is not None and source.op_type in WEIGHTED
-        if not absorbed or len(readers[node.input[0]]) > 1:
+        if dependent.issuperset(node.output) and (not absorbed or len(readers[node.input[0]]) > 1):
             found.append(node.name)
     return found[::-1]
 

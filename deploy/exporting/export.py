@@ -24,7 +24,7 @@ from deploy.exporting.prove import ProofOptions, prove
 from deploy.models.given import as_request
 from deploy.models.open import open_model
 from deploy.models.owner import claim
-from deploy.models.preprocessing import check_labels, check_preprocessing, override
+from deploy.models.preprocessing import check_labels, check_preprocessing, override, with_changes
 from deploy.models.request import ModelRequest
 from deploy.parity.probes import Level, can_negate, check_level
 from deploy.parity.verdict import ParityReport, Verdict
@@ -101,6 +101,7 @@ class _Job:
     samples: ProbeSamples | None
     proof: ProofOptions
     half: HalfOptions | None
+    preprocess: Sequence[str]
     labeled: bool
     progress: Progress
 
@@ -207,6 +208,7 @@ def export_model(
                     accept_unreached=accept_unreached,
                     min_sqnr=half.min_sqnr if half else None,
                 ),
+                preprocess=preprocess,
                 labeled=bool(labels),
                 progress=progress,
             )
@@ -493,6 +495,7 @@ def _manifest(job: _Job, exported: Exported, parity: ParityReport, plan: Precisi
             "opset": exported.opset,
             "sizes": dict(job.model.sizes),
             **(job.half.recorded(plan) if job.half and plan else {}),
+            **with_changes({}, job.preprocess),
         },
         parity=parity.to_dict(),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from deploy.core.model import Preprocessing
 from deploy.core.regular import read_text
 from deploy.core.tensors import TensorSpec
 from deploy.models.request import parse_options, typed
+
+CHANGES = "preprocess"
+"""Option of a manifest: the user's changes to the preprocessing of the model, in order."""
 
 _TUPLES = ("crop", "mean", "std")
 
@@ -98,4 +101,13 @@ def described(artifact: Artifact, preprocess: Sequence[str], labels: Sequence[st
     if preprocess:
         recipe = check_preprocessing(override(recipe, preprocess), manifest.inputs, of)
     names = check_labels(labels, manifest.outputs, of) or manifest.labels
-    return dataclasses.replace(artifact, manifest=dataclasses.replace(manifest, preprocessing=recipe, labels=names))
+    changed = dataclasses.replace(
+        manifest, preprocessing=recipe, labels=names, options=with_changes(manifest.options, preprocess)
+    )
+    return dataclasses.replace(artifact, manifest=changed)
+
+
+def with_changes(options: Mapping[str, Any], preprocess: Sequence[str]) -> dict[str, Any]:
+    """Return the options of a manifest with more changes to the preprocessing."""
+    changes = [*options.get(CHANGES, ()), *preprocess]
+    return {**options, **({CHANGES: changes} if changes else {})}

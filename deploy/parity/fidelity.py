@@ -44,9 +44,10 @@ class OutputFidelity:
         coarse: few distinct values are left (`FEW_LEVELS`) where the float output has many, in the whole output or in a
             quarter of its channels.
         agreement: share of equal answers, by `agreement_of`; None where the output is not an answer.
-        agreement_of: ``top-1``: the largest of a row of two or more values; ``decision``: whether a single probability
-            is above 0.5; ``mask``: values above 0.5 in both outputs, relative to those in either, of an output that
-            holds probabilities in any other shape. None for other outputs.
+        agreement_of: ``top-1``: the largest of a row of two or more values, or of those at each position where they sum
+            to 1; ``decision``: whether a single probability is above 0.5; ``mask``: values above 0.5 in both outputs,
+            relative to those in either, of an output that holds probabilities in any other shape. None for other
+            outputs.
         not_finite: samples with a NaN or infinite value; they are left out of the other figures.
     """
 
@@ -129,6 +130,8 @@ class _OutputTally:
     row: bool = True
     single: bool = True
     decided: int = 0
+    sums_to_1: set[int] = field(default_factory=lambda: {0, -1})
+    largest: dict[int, list[int]] = field(default_factory=lambda: {0: [0, 0], -1: [0, 0]})
     masks: list[int] = field(default_factory=lambda: [0, 0])
     low: float = math.inf
     high: float = -math.inf
@@ -159,6 +162,13 @@ class _OutputTally:
         if self.low >= 0.0 and self.high <= 1.0:
             above, also = wide > 0.5, other > 0.5
             self.decided += int(np.array_equal(above, also))
+            for axis in sorted(self.sums_to_1):
+                if wide.ndim < 2 or wide.shape[axis] < 2 or not np.allclose(wide.sum(axis=axis), 1.0, atol=1e-2):
+                    self.sums_to_1.discard(axis)
+                    continue
+                same = wide.argmax(axis=axis) == other.argmax(axis=axis)
+                self.largest[axis][0] += int(same.sum())
+                self.largest[axis][1] += same.size
             self.masks[0] += int((above & also).sum())
             self.masks[1] += int((above | also).sum())
 
@@ -191,6 +201,8 @@ class _OutputTally:
             return self.agreed / count, "top-1"
         if self.low < 0.0 or self.high > 1.0 or not self.low <= 0.5 < self.high:
             return None, None
+        for axis in self.sums_to_1:
+            return self.largest[axis][0] / self.largest[axis][1], "top-1"
         return (self.decided / count, "decision") if self.single else (self.masks[0] / self.masks[1], "mask")
 
     def summary(self, output: str) -> OutputFidelity:

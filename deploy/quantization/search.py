@@ -109,8 +109,9 @@ def search(
         else:
             quantizer.always_float = lost
     if quantizer.always_float:
-        kept = ", ".join(node.name for node in quantizer.graph.graph.node if node.name in quantizer.always_float)
-        progress.note(f"kept in float, since rounding loses a channel of an output: {kept}")
+        kept = [node.name for node in quantizer.graph.graph.node if node.name in quantizer.always_float]
+        more = f" and {len(kept) - 5} more nodes" if len(kept) > 5 else ""
+        progress.note(f"kept in float, since rounding loses a channel of an output: {', '.join(kept[:5])}{more}")
     violations = bounds.violations(start)
     if not bounds.given or not violations:
         return FloatLayerPlan(start=start, steps=(), sufficient=True)
