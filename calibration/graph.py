@@ -28,6 +28,8 @@ SAME_VALUES = (
 )  # fmt: skip
 """Operators whose outputs contain only values of their first input."""
 
+_GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+
 _SHAPES = ("Shape", "Size")
 """Operators that read the shape of their input alone."""
 
@@ -167,12 +169,22 @@ def last_layers(model: onnx.ModelProto) -> list[str]:
     return found[::-1]
 
 
+def read_in_branches(model: onnx.ModelProto) -> set[str]:
+    """Return the tensors of a graph that subgraphs, such as the branches of an If, read by name."""
+    return {
+        name
+        for node in model.graph.node
+        if any(item.type in _GRAPHS for item in node.attribute)
+        for name in onnx_file.names_read(node)
+    }
+
+
 def depends_on_input(model: onnx.ModelProto) -> set[str]:
     """Return the tensors whose values depend on the values of an input, not only on its shape."""
     stored = initializers(model)
     found = {value.name for value in model.graph.input if value.name not in stored}
     for node in model.graph.node:
-        inner = any(item.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for item in node.attribute)
+        inner = any(item.type in _GRAPHS for item in node.attribute)
         if node.op_type not in _SHAPES and (inner or not found.isdisjoint(node.input)):
             found.update(node.output)
     return found

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import onnx
 
-from calibration.graph import WEIGHTED, attribute, initializers
+from calibration.graph import WEIGHTED, attribute, initializers, read_in_branches
 from calibration.grid import Range
 
 _DERIVED = (
@@ -79,7 +79,7 @@ def give_own_parameters(model: onnx.ModelProto, quantized: Collection[str]) -> N
     stored, graph = initializers(model), model.graph
     names = set(stored) | {name for node in graph.node for name in (*node.input, *node.output)}
     copies: dict[tuple[str, object], str] = {}
-    claimed: set[str] = {value.name for value in graph.output}
+    claimed = read_in_branches(model) | {value.name for value in graph.output}
     for node in graph.node:
         for position, name in enumerate(node.input):
             if name not in stored:

@@ -13,7 +13,16 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import QuantType, add_infer_metadata
 
-from calibration.graph import CLIPPING, SAME_VALUES, WEIGHTED, attribute, consumers, depends_on_input, initializers
+from calibration.graph import (
+    CLIPPING,
+    SAME_VALUES,
+    WEIGHTED,
+    attribute,
+    consumers,
+    depends_on_input,
+    initializers,
+    read_in_branches,
+)
 from calibration.grid import Range
 from calibration.parameters import fold_gemm_factors, free_names, give_own_parameters
 from calibration.target import QdqRules
@@ -40,6 +49,7 @@ def insert(
     ranges = free_names(model, ranges)
     names = _nodes_to_quantize(model, rules, keep_float)
     give_own_parameters(model, frozenset(names))
+    linear = {name for node in model.graph.node if node.op_type in ("Gemm", "MatMul") for name in node.output}
     add_infer_metadata(model)  # its shapes are inferred: the quantizer would copy the graph and infer them again
     ends = {
         name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
@@ -75,7 +85,7 @@ def insert(
     quantized: onnx.ModelProto = quantizer.model.model
     if rules.outputs:
         _keep_apart(quantized)
-        _free_outputs(quantized)
+        _free_outputs(quantized, linear)
     return quantized
 
 
@@ -139,7 +149,7 @@ def _nodes_to_quantize(model: onnx.ModelProto, rules: QdqRules, keep_float: Coll
     A product of two activations has no weights and stays in float. So does what depends on no input, such as the
     anchors of a detector, and what combines it with an activation: rounding it is noise that saves no time.
     """
-    stored, dependent = initializers(model), depends_on_input(model)
+    stored, dependent, inner = initializers(model), depends_on_input(model), read_in_branches(model)
 
     def is_constant(name: str) -> bool:
         """Whether a tensor has the same values for every input, and more than one."""
@@ -151,6 +161,8 @@ def _nodes_to_quantize(model: onnx.ModelProto, rules: QdqRules, keep_float: Coll
     def fits(node: onnx.NodeProto) -> bool:
         if node.op_type in WEIGHTED:
             return node.input[1] in stored and not _has_group_bias(node)
+        if node.op_type in CLIPPING and not inner.isdisjoint([node.input[0], *node.output]):
+            return False  # the quantizer would remove it, and a branch would read what was not clipped
         return node.op_type not in _COMBINING or not any(map(is_constant, node.input))
 
     return [
@@ -199,14 +211,14 @@ def _keep_apart(model: onnx.ModelProto) -> None:
             node.input[0] = name
 
 
-def _free_outputs(model: onnx.ModelProto) -> None:
-    """Remove the rounding of graph outputs that linear layers compute, in place: their INT8 kernels write floats."""
+def _free_outputs(model: onnx.ModelProto, linear: Collection[str]) -> None:
+    """Remove the rounding of graph outputs among ``linear``, in place: INT8 kernels of linear layers write floats."""
     graph, readers = model.graph, consumers(model)
     producers = {name: node for node in graph.node for name in node.output}
     for value in graph.output:
         dequantize = producers.get(value.name)
         quantize = producers.get(dequantize.input[0]) if dequantize is not None else None
-        if dequantize is None or quantize is None or quantize.op_type != "QuantizeLinear":
+        if value.name not in linear or dequantize is None or quantize is None or quantize.op_type != "QuantizeLinear":
             continue
         layer = producers.get(quantize.input[0])
         only = not readers.get(value.name) and len(readers[dequantize.input[0]]) == len(readers[quantize.input[0]]) == 1

@@ -166,6 +166,8 @@ class Judge:
     def _run(self, runner: IsolatedRunner, progress: Progress | None) -> Iterator[Fetches]:
         done = 0
         for batch in self._samples.batches(self._size, fixed=self._fixed):
+            if done == 0 and not self._fixed:  # a runtime may fail at one size of the batch alone
+                runner.run({name: values[:1] if values.ndim else values for name, values in batch.items()})
             yield runner.run(batch)
             done += len(next(iter(batch.values())))
             if progress is not None:

@@ -16,7 +16,7 @@ from calibration.table import STATISTICS, CalibrationTable
 from calibration.target import find_target
 from deploy.core import registry
 from deploy.core.artifact import Artifact, Payload
-from deploy.core.backend import ONNX
+from deploy.core.backend import ONNX, backends
 from deploy.core.brief import brief
 from deploy.core.errors import UnknownNameError, UsageError
 from deploy.core.isolated import IsolatedRunner
@@ -166,6 +166,7 @@ def quantize(
         UsageError: an unknown target or method, or options that do not fit each other, the model or the data.
         ArtifactError: the ONNX file does not exist or is not a float export.
         DigestError: the export differs from its manifest.
+        MissingPackageError: the target is a runtime for CPUs, such as OpenVINO, and not installed.
         DataError: the calibration data cannot be read or does not fit the model.
         BackendError: a runtime cannot open or run a graph.
         DeployError: any other error of `deploy.core.errors`. Only a complete calibration table is left behind.
@@ -302,5 +303,8 @@ def _check_options(target: str, method: str, samples: int, fp16: bool) -> None:
         raise UnknownNameError("calibration method", method, methods, f"known: {', '.join(methods)}")
     if samples < MIN_SAMPLES:
         raise UsageError(f"--samples {samples}: calibration needs at least {MIN_SAMPLES}.")
+    for backend in backends().values():
+        if target in backend.targets and "cpu" in backend.devices:
+            backend.require()  # a file is published only after its target ran it, where no GPU is needed for that
     if fp16 and not declared.half:
         raise UsageError(f"--fp16: {declared.title} is no faster in FP16.", "use --target tensorrt")

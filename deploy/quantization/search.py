@@ -25,10 +25,10 @@ LOST_DB = 20.0
 """SQNR of a channel below which the rounding of the operators behind the last layers is too coarse for it."""
 
 POOR_PART_DB = 10.0
-"""SQNR of a channel below which the last layers are tried in float."""
+"""SQNR of a channel below which more nodes are tried in float."""
 
 GAIN_DB = 3.0
-"""Gain of the worst channel for which the last layers stay in float."""
+"""Gain of the worst output or channel for which more nodes stay in float."""
 
 RANKING_SAMPLES = 16
 """Number of samples on which layers are ranked and compared one by one; one batch if the graph fixes a larger one."""
@@ -91,27 +91,28 @@ def search(
 ) -> FloatLayerPlan[Evidence]:
     """Quantize every layer; while a bound is not met, keep one more layer in float. One layer stays quantized.
 
-    What mixes outputs of different kinds behind the last layers stays in float, and so do these layers, where
-    measurements show that their rounding loses a channel.
+    What mixes outputs of different kinds behind the last layers stays in float where a measurement shows that its
+    rounding loses a channel. If an output is poor, concatenations and the last layers are tried in float.
     """
     with progress.stage("measuring the outputs"):
-        lost = _lost_in_tail(quantizer, runner, progress)
-    quantizer.always_float = lost
+        quantizer.always_float = _lost_in_tail(quantizer, runner, progress)
     with progress.stage("evaluating"):
         judge = quantizer.judge(runner, quantizer.samples)
         start = judge.measure(quantizer.write(()), progress)
-    last = last_layers(quantizer.graph)
-    if start.worst_part_db < POOR_PART_DB and len(last) < len(weighted_layers(quantizer.graph)):
-        quantizer.always_float = lost.union(last, tail(quantizer.graph))
-        better = judge.measure(quantizer.write(()), progress)
-        if better.worst_part_db >= start.worst_part_db + GAIN_DB:
-            start = better
+    for more in _suspects(quantizer):
+        if start.worst_part_db >= POOR_PART_DB and not start.weaknesses():
+            break
+        kept = quantizer.always_float
+        quantizer.always_float = kept.union(more)
+        tried = judge.measure(quantizer.write(()), progress)
+        if _gains(start, tried):
+            start = tried
         else:
-            quantizer.always_float = lost
+            quantizer.always_float = kept
     if quantizer.always_float:
-        kept = [node.name for node in quantizer.graph.graph.node if node.name in quantizer.always_float]
-        more = f" and {len(kept) - 5} more nodes" if len(kept) > 5 else ""
-        progress.note(f"kept in float, since rounding loses a channel of an output: {', '.join(kept[:5])}{more}")
+        names = [node.name for node in quantizer.graph.graph.node if node.name in quantizer.always_float]
+        others = f" and {len(names) - 5} more nodes" if len(names) > 5 else ""
+        progress.note(f"kept in float, since rounding loses what an output says: {', '.join(names[:5])}{others}")
     violations = bounds.violations(start)
     if not bounds.given or not violations:
         return FloatLayerPlan(start=start, steps=(), sufficient=True)
@@ -130,6 +131,25 @@ def search(
         drop = "" if step.result.drop is None else f", top-1 drop {step.result.drop:.2f} points"
         progress.note(f"{step.layer} kept in float: SQNR {format_sqnr(step.result.sqnr_db)}{drop}")
     return plan
+
+
+def _suspects(quantizer: Quantizer) -> list[frozenset[str]]:
+    """Return nodes whose rounding can lose an output where each layer alone does not.
+
+    They are the concatenations, whose inputs OpenVINO reads in the scale of the first one; and the last layers, whose
+    results can mix outputs, if there are others.
+    """
+    graph, last = quantizer.graph, last_layers(quantizer.graph)
+    joined = frozenset(node.name for node in graph.graph.node if node.op_type == "Concat")
+    mixed = frozenset([*last, *tail(graph)]) if len(last) < len(weighted_layers(graph)) else frozenset()
+    return [names for names in (joined, mixed) if names]
+
+
+def _gains(before: Evidence, after: Evidence) -> bool:
+    """Return whether the worst output or its worst channel gains `GAIN_DB`, and neither loses as much."""
+    pairs = [(before.sqnr_db, after.sqnr_db), (before.worst_part_db, after.worst_part_db)]
+    gains = [new - old for old, new in pairs if old is not None and new is not None and old != new]
+    return any(gain >= GAIN_DB for gain in gains) and all(gain > -GAIN_DB for gain in gains)
 
 
 def _lost_in_tail(quantizer: Quantizer, runner: IsolatedRunner, progress: Progress) -> frozenset[str]:
