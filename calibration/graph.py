@@ -190,6 +190,19 @@ def depends_on_input(model: onnx.ModelProto) -> set[str]:
     return found
 
 
+def broadcasting(model: onnx.ModelProto, operator: str) -> list[str]:
+    """Return the names of the nodes of a type that stretch an activation to the shape of another one."""
+    types, stored = tensor_types(model), initializers(model)
+    shapes = {name: [dim.dim_value for dim in kind.shape.dim] for name, kind in types.items() if name not in stored}
+    found = []
+    for node in model.graph.node:
+        if node.op_type == operator and all(name in shapes for name in node.input):
+            first, second = (shapes[name] for name in node.input)
+            if len(first) != len(second) or any((a == 1) != (b == 1) for a, b in zip(first, second, strict=True)):
+                found.append(node.name)
+    return found
+
+
 def is_large(model: onnx.ModelProto) -> bool:
     """Return whether sessions of a graph are to keep one copy of its weights."""
     return onnx_file.weight_bytes(model) >= LOW_MEMORY_BYTES
