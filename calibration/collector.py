@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from calibration.graph import element_count, is_large, tensor_types, tensors_to_observe
+from calibration.graph import element_count, first_counted, is_large, tensor_types, tensors_to_observe
 from calibration.observations import Observation, Observations
 from calibration.session import TensorSession
 from deploy.core.errors import DataError
@@ -33,8 +33,8 @@ def batch_size(model: onnx.ModelProto, max_size: int = 32) -> int:
     `OBSERVED_BYTES`.
     """
     types = tensor_types(model)
-    first = next((types[value.name] for value in model.graph.input if value.name in types), None)
-    if first is not None and len(first.shape.dim) and first.shape.dim[0].dim_value:
+    first = first_counted(model)
+    if first is not None and first.shape.dim[0].dim_value:
         return int(first.shape.dim[0].dim_value)
     sample_bytes = 4 * sum(element_count(types[name]) for name in tensors_to_observe(model)[0])
     return int(np.clip(OBSERVED_BYTES // max(sample_bytes, 1), 1, max_size))

@@ -10,14 +10,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from calibration.lift import lift
 from deploy.core.backend import LOW_MEMORY_BYTES
 from deploy.core.errors import ArtifactError
 from deploy.support import onnx_file
-from deploy.support.onnx_file import opset
 from deploy.support.runtime_errors import first_line
-
-MIN_OPSET = 13
-"""The first operator set with a scale for each channel."""
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators with weights, which run faster in INT8."""
@@ -31,18 +28,24 @@ SAME_VALUES = (
 )  # fmt: skip
 """Operators whose outputs contain only values of their first input."""
 
+_GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+
+_SHAPES = ("Shape", "Size")
+"""Operators that read the shape of their input alone."""
+
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
 _LARGE_BYTES = 1 << 12
 """Stored tensors of this size are weights, whose values do not affect shape inference."""
 
 
 def prepare(path: Path) -> onnx.ModelProto:
-    """Read a float32 graph with batch normalizations folded, constants computed and all shapes inferred.
+    """Read a graph with batch normalizations folded, constants computed and all shapes inferred.
 
-    ONNX Runtime's basic optimizations do the folding; they produce standard operators only.
+    ONNX Runtime's basic optimizations do the folding; they produce standard operators only. Graphs of old operator sets
+    and in half precision are lifted, see `calibration.lift.lift`.
 
     Raises:
-        ArtifactError: the file is damaged, already quantized, in half precision, of an opset before 13, or a weight
+        ArtifactError: the file is damaged, already quantized, or of an opset that cannot be lifted to 13, or a weight
             is not finite.
     """
     with tempfile.TemporaryDirectory(prefix="deploy-calibration-") as folder:
@@ -57,6 +60,7 @@ def prepare_in(folder: Path, path: Path) -> Path:
     model = onnx_file.load(path)
     _check_quantizable(model, path)
     _check_weights(model, path)
+    source = lift(model, path, folder)
     optimized = folder / "prepared.onnx"
     settings = ort.SessionOptions()
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -66,7 +70,7 @@ def prepare_in(folder: Path, path: Path) -> Path:
     settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", "prepared.data")
     settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     try:
-        ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        ort.InferenceSession(str(source), settings, providers=["CPUExecutionProvider"])
         prepared = onnx.load(str(optimized), load_external_data=False)
     except Exception as exc:
         onnx_file.check(path)
@@ -131,6 +135,74 @@ def tensors_to_observe(model: onnx.ModelProto) -> tuple[list[str], dict[str, str
     return observed, {name: root(name) for name in shared}
 
 
+def tail(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the nodes behind the last layers with weights, without activations that these absorb.
+
+    Nodes that depend on no input are left out.
+    """
+    dependent = depends_on_input(model)
+    readers, producers = consumers(model), {name: node for node in model.graph.node for name in node.output}
+    found: list[str] = []
+    ahead: set[str] = set()  # tensors that lead to a layer
+    for node in reversed(model.graph.node):
+        if node.op_type in WEIGHTED or not ahead.isdisjoint(node.output):
+            ahead.update(node.input)
+            continue
+        source = producers.get(node.input[0]) if node.input else None
+        absorbed = node.op_type in CLIPPING and source is not None and source.op_type in WEIGHTED
+        if dependent.issuperset(node.output) and (not absorbed or len(readers[node.input[0]]) > 1):
+            found.append(node.name)
+    return found[::-1]
+
+
+def last_layers(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the layers with stored weights that no other operator with weights follows."""
+    names = set(weighted_layers(model))
+    behind: set[str] = set()  # tensors that lead to a layer
+    found: list[str] = []
+    for node in reversed(model.graph.node):
+        leads = not behind.isdisjoint(node.output)
+        if node.name in names and not leads:
+            found.append(node.name)
+        if leads or node.op_type in WEIGHTED:
+            behind.update(node.input)
+    return found[::-1]
+
+
+def read_in_branches(model: onnx.ModelProto) -> set[str]:
+    """Return the tensors of a graph that subgraphs, such as the branches of an If, read by name."""
+    return {
+        name
+        for node in model.graph.node
+        if any(item.type in _GRAPHS for item in node.attribute)
+        for name in onnx_file.names_read(node)
+    }
+
+
+def depends_on_input(model: onnx.ModelProto) -> set[str]:
+    """Return the tensors whose values depend on the values of an input, not only on its shape."""
+    stored = initializers(model)
+    found = {value.name for value in model.graph.input if value.name not in stored}
+    for node in model.graph.node:
+        inner = any(item.type in _GRAPHS for item in node.attribute)
+        if node.op_type not in _SHAPES and (inner or not found.isdisjoint(node.input)):
+            found.update(node.output)
+    return found
+
+
+def broadcasting(model: onnx.ModelProto, operator: str) -> list[str]:
+    """Return the names of the nodes of a type that stretch an activation to the shape of another one."""
+    types, stored = tensor_types(model), initializers(model)
+    shapes = {name: [dim.dim_value for dim in kind.shape.dim] for name, kind in types.items() if name not in stored}
+    found = []
+    for node in model.graph.node:
+        if node.op_type == operator and all(name in shapes for name in node.input):
+            first, second = (shapes[name] for name in node.input)
+            if len(first) != len(second) or any((a == 1) != (b == 1) for a, b in zip(first, second, strict=True)):
+                found.append(node.name)
+    return found
+
+
 def is_large(model: onnx.ModelProto) -> bool:
     """Return whether sessions of a graph are to keep one copy of its weights."""
     return onnx_file.weight_bytes(model) >= LOW_MEMORY_BYTES
@@ -162,6 +234,12 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
     }
 
 
+def first_counted(model: onnx.ModelProto) -> onnx.TypeProto.Tensor | None:
+    """Return the type of the first input with dimensions, the first of which counts samples; None if there is none."""
+    types = [value.type.tensor_type for value in model.graph.input]
+    return next((kind for kind in types if len(kind.shape.dim)), None)
+
+
 def element_count(kind: onnx.TypeProto.Tensor) -> int:
     """Return the number of elements of a tensor; unknown dimensions count as one."""
     return int(np.prod([max(dim.dim_value, 1) for dim in kind.shape.dim], dtype=np.int64))
@@ -190,7 +268,7 @@ def batch_norms_to_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
         gamma, beta, mean, variance = (onnx.numpy_helper.to_array(item).astype(np.float64) for item in parameters)
         scale = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
         shift = beta - mean * scale
-        names = [f"{node.output[0]}_scale", f"{node.output[0]}_shift"]
+        names = [f"{node.output[0]}_factor", f"{node.output[0]}_shift"]
         weight = scale.astype(np.float32).reshape(-1, 1, 1, 1)
         model.graph.initializer.append(onnx.numpy_helper.from_array(weight, names[0]))
         model.graph.initializer.append(onnx.numpy_helper.from_array(shift.astype(np.float32), names[1]))
@@ -206,14 +284,6 @@ def batch_norms_to_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
 def _check_quantizable(model: onnx.ModelProto, path: Path) -> None:
     if _QUANTIZED & {node.op_type for node in onnx_file.all_nodes(model)}:
         raise ArtifactError(f"{path}: the graph is already quantized.", "use the float32 export")
-    if opset(model) < MIN_OPSET:
-        raise ArtifactError(
-            f"{path}: opset {opset(model)} does not support per-channel scales; opset {MIN_OPSET} is the minimum.",
-            "deploy export MODEL --opset 20",
-        )
-    halves = [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16]
-    if halves:
-        raise ArtifactError(f"{path}: the weights are float16 ({halves[0]}).", "use the float32 export")
     if not any(node.op_type in WEIGHTED for node in model.graph.node):
         raise ArtifactError(f"{path}: the graph has no {', '.join(WEIGHTED)}, so INT8 would not make it faster.")
 

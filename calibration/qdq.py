@@ -13,10 +13,26 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import QuantType, add_infer_metadata
 
-from calibration.graph import WEIGHTED, consumers, initializers
+from calibration.graph import (
+    CLIPPING,
+    SAME_VALUES,
+    WEIGHTED,
+    attribute,
+    consumers,
+    depends_on_input,
+    initializers,
+    read_in_branches,
+)
 from calibration.grid import Range
+from calibration.parameters import fold_gemm_factors, free_names, give_own_parameters
 from calibration.target import QdqRules
 from deploy.core.errors import ArtifactError
+
+_COMBINING = ("Add", "Mul", "Concat", "Where")
+"""Operators that combine tensors, each rounded to a scale of its own."""
+
+_REWRITTEN = ("Conv", "ConvTranspose", "Gemm")
+"""Float operators that ONNX Runtime rewrites to integer ones."""
 
 
 def insert(
@@ -24,9 +40,16 @@ def insert(
 ) -> onnx.ModelProto:
     """Return a prepared float graph with Q/DQ pairs, which replace its weights in place; tensors keep their names.
 
+    Only an inner tensor whose name the quantizer gives to another is renamed.
+
     Raises:
         ArtifactError: parts of the graph do not fit each other.
     """
+    fold_gemm_factors(model)
+    ranges = free_names(model, ranges)
+    names = _nodes_to_quantize(model, rules, keep_float)
+    give_own_parameters(model, frozenset(names))
+    linear = {name for node in model.graph.node if node.op_type in ("Gemm", "MatMul") for name in node.output}
     add_infer_metadata(model)  # its shapes are inferred: the quantizer would copy the graph and infer them again
     ends = {
         name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
@@ -40,7 +63,7 @@ def insert(
             QuantType.QInt8,
             QuantType.QInt8 if rules.grid.symmetric else QuantType.QUInt8,
             TensorsData(CalibrationMethod.MinMax, ends),
-            _nodes_to_quantize(model, rules, keep_float),
+            names or ["(none)"],  # the quantizer takes an empty list for all nodes
             [],
             list(rules.operators),
             {
@@ -50,6 +73,7 @@ def insert(
                 "DedicatedQDQPair": rules.dedicated_pairs,
                 "OpTypesToExcludeOutputQuantization": [] if rules.outputs else list(rules.operators),
                 "MatMulConstBOnly": True,
+                "QDQOpTypePerChannelSupportToAxis": {"MatMul": -1},
                 "ForceQuantizeNoInputCheck": not rules.outputs,  # a max-pool whose input no other node quantizes
             },
         )
@@ -59,6 +83,9 @@ def insert(
             raise ArtifactError(f"the graph cannot be quantized: {type(exc).__name__}: {exc}.") from exc
         quantizer.model.topological_sort()
     quantized: onnx.ModelProto = quantizer.model.model
+    if rules.outputs:
+        _keep_apart(quantized)
+        _free_outputs(quantized, linear)
     return quantized
 
 
@@ -117,16 +144,88 @@ def residual_skips(model: onnx.ModelProto, keep_float: Collection[str]) -> dict[
 
 
 def _nodes_to_quantize(model: onnx.ModelProto, rules: QdqRules, keep_float: Collection[str]) -> list[str]:
-    """Return the names of the nodes to quantize; a product of two activations has no weights and stays in float."""
-    stored = initializers(model)
-    names = [
+    """Return the names of the nodes to quantize.
+
+    A product of two activations has no weights and stays in float. So does what depends on no input, such as the
+    anchors of a detector, and what combines it with an activation: rounding it is noise that saves no time.
+    """
+    stored, dependent, inner = initializers(model), depends_on_input(model), read_in_branches(model)
+
+    def is_constant(name: str) -> bool:
+        """Whether a tensor has the same values for every input, and more than one."""
+        if name not in stored:
+            return bool(name) and name not in dependent
+        values = onnx.numpy_helper.to_array(stored[name])
+        return values.dtype.kind == "f" and values.size > 1 and bool((values != values.flat[0]).any())
+
+    def fits(node: onnx.NodeProto) -> bool:
+        if node.op_type in WEIGHTED:
+            return node.input[1] in stored and not _has_group_bias(node)
+        if node.op_type in CLIPPING and not inner.isdisjoint([node.input[0], *node.output]):
+            return False  # the quantizer would remove it, and a branch would read what was not clipped
+        return node.op_type not in _COMBINING or not any(map(is_constant, node.input))
+
+    return [
         node.name
         for node in model.graph.node
         if node.op_type in rules.operators
         and node.name not in keep_float
-        and (node.op_type not in WEIGHTED or node.input[1] in stored)
+        and dependent.issuperset(node.output)
+        and fits(node)
     ]
-    return names or ["(none)"]  # the quantizer takes an empty list for all nodes
+
+
+def _has_group_bias(node: onnx.NodeProto) -> bool:
+    """Whether a bias has another number of channels than the scales of the weights."""
+    return node.op_type == "ConvTranspose" and len(node.input) > 2 and attribute(node, "group", 1) > 1
+
+
+def _keep_apart(model: onnx.ModelProto) -> None:
+    """Prevent ONNX Runtime from rounding the weights of float layers between Q/DQ pairs, in place.
+
+    It rewrites DequantizeLinear, Conv, Relu or Clip, QuantizeLinear to an integer convolution, and rounds stored float
+    weights to one scale for it. A maximum of one tensor returns the tensor, and no optimization removes it.
+    """
+    graph, stored, readers = model.graph, initializers(model), consumers(model)
+    producers = {name: node for node in graph.node for name in node.output}
+
+    def follows_pair(name: str) -> bool:
+        node = producers.get(name)
+        while node is not None and node.op_type in SAME_VALUES:
+            node = producers.get(node.input[0])
+        return node is not None and node.op_type == "DequantizeLinear"
+
+    def precedes_pair(name: str) -> bool:
+        nodes = readers.get(name, [])
+        while len(nodes) == 1 and nodes[0].op_type in (*CLIPPING, *SAME_VALUES):
+            nodes = readers.get(nodes[0].output[0], [])
+        return any(node.op_type == "QuantizeLinear" for node in nodes)
+
+    for index in reversed(range(len(graph.node))):
+        node = graph.node[index]
+        if node.op_type not in _REWRITTEN or node.input[1] not in stored:
+            continue
+        if follows_pair(node.input[0]) and precedes_pair(node.output[0]):
+            name = f"{node.output[0]}_float_input"
+            graph.node.insert(index, onnx.helper.make_node("Max", [node.input[0]], [name], f"{node.name}_apart"))
+            node.input[0] = name
+
+
+def _free_outputs(model: onnx.ModelProto, linear: Collection[str]) -> None:
+    """Remove the rounding of graph outputs among ``linear``, in place: INT8 kernels of linear layers write floats."""
+    graph, readers = model.graph, consumers(model)
+    producers = {name: node for node in graph.node for name in node.output}
+    for value in graph.output:
+        dequantize = producers.get(value.name)
+        quantize = producers.get(dequantize.input[0]) if dequantize is not None else None
+        if value.name not in linear or dequantize is None or quantize is None or quantize.op_type != "QuantizeLinear":
+            continue
+        layer = producers.get(quantize.input[0])
+        only = not readers.get(value.name) and len(readers[dequantize.input[0]]) == len(readers[quantize.input[0]]) == 1
+        if only and layer is not None and layer.op_type in ("Gemm", "MatMul"):
+            layer.output[0] = value.name
+            graph.node.remove(dequantize)
+            graph.node.remove(quantize)
 
 
 @contextmanager

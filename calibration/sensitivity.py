@@ -40,13 +40,19 @@ def choose_float_layers(
     order: Sequence[str],
     measure: Callable[[frozenset[str]], Result],
     is_sufficient: Callable[[Result], bool],
+    shortfall: Callable[[Result], float],
 ) -> FloatLayerPlan[Result]:
-    """Keep more and more layers in float, in this order, until a measurement is sufficient or no layer is left."""
+    """Keep more and more layers in float, in this order, until a measurement is sufficient or no layer is left.
+
+    A layer that increases the ``shortfall``, which is the distance to a sufficient measurement, is quantized again.
+    """
     start = result = measure(frozenset())
     steps: list[FloatLayerStep[Result]] = []
     for name in order:
         if is_sufficient(result):
             break
-        result = measure(frozenset([*(step.layer for step in steps), name]))
-        steps.append(FloatLayerStep(layer=name, result=result))
+        tried = measure(frozenset([*(step.layer for step in steps), name]))
+        if shortfall(tried) <= shortfall(result):
+            result = tried
+            steps.append(FloatLayerStep(layer=name, result=result))
     return FloatLayerPlan(start=start, steps=tuple(steps), sufficient=is_sufficient(result))

@@ -3,6 +3,8 @@
 - OpenVINO fuses what follows a convolution and propagates the quantization through other operators by itself. With
   Q/DQ pairs behind every operator, which ONNX Runtime needs, networks with sigmoids were slower (EfficientNet-B0 by
   half) and OpenVINO's process crashed on DenseNet's batch normalizations.
+- A sum that stretches one tensor to the shape of the other stays in float: rounded, it was reported to end OpenVINO's
+  process with SIGFPE (text recognition of PP-OCRv5).
 - The input of a max-pool is quantized; otherwise the preceding convolution writes floats.
 """
 
@@ -32,9 +34,10 @@ def quantize(
     model: onnx.ModelProto, ranges: Mapping[str, Range], keep_float: Collection[str], features: Collection[str]
 ) -> onnx.ModelProto:
     """Quantize a graph; see `calibration.target.Quantize`."""
+    from calibration.graph import broadcasting
     from calibration.qdq import insert
 
-    return insert(model, ranges, RULES, keep_float)
+    return insert(model, ranges, RULES, {*keep_float, *broadcasting(model, "Add")})
 
 
 TARGET = Target(name="openvino", title="OpenVINO", grid=RULES.grid, quantize=quantize)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-EXIT = {"pass": 0, "measured": 0, "unproven": 0, "fail": 3, "inconclusive": 4}
+EXIT = {"pass": 0, "measured": 0, "unproven": 0, "fail": 3, "inconclusive": 4, "poor": 4}
 """Exit codes by verdict."""
 
 

@@ -92,6 +92,7 @@ data_root_option = option(
 )
 device_option = option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Device.")
 instances_option = option("--instances", type=count, default=1, help="Instances of each model.")
+labels_option = option("--labels", metavar="FILE|a,b,c", help="Class names: a file with one per line, or a list.")
 max_batch_option = option("--max-batch", type=count, default=32, help="Maximum batch size, in samples.")
 method_option = option(
     "--method",
@@ -134,6 +135,11 @@ def preprocess_option(text: str) -> Callable[[Command], Command]:
     return option("--preprocess", multiple=True, metavar="KEY=VALUE", help=text)
 
 
+recipe_option = preprocess_option(
+    "From an image to the input; repeatable: crop=224, mean=…, std=…, resize=256, interpolation=…, gray=…"
+)
+
+
 def max_delay_option(default: float) -> Callable[[Command], Command]:
     """Return ``--max-delay-ms``, whose default depends on the server."""
     return option(
@@ -160,6 +166,13 @@ def pack_model(options: dict[str, Any]) -> None:
         fields["slug"] = options.pop("name")
     if options["model"] is not None:
         options["model"] = ModelRequest(name=options["model"], **fields)
+
+
+def pack_labels(options: dict[str, Any]) -> None:
+    """Replace ``labels``, as the user wrote them, by the class names."""
+    from deploy.models.preprocessing import read_labels
+
+    options["labels"] = read_labels(options["labels"]) if options["labels"] else ()
 
 
 def pack_samples(options: dict[str, Any], progress: Progress) -> None:

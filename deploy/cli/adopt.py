@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from deploy.cli._common import Settings, emit, json_option
-from deploy.cli._options import option, path, preprocess_option
+from deploy.cli._options import labels_option, option, pack_labels, path, recipe_option
 
 
 @click.command(
@@ -20,10 +20,8 @@ Examples:
 """
 )
 @click.argument("path", metavar="FILE", type=path)
-@option("--labels", metavar="FILE|a,b,c", help="Class names: a file with one per line, or a list.")
-@preprocess_option(
-    "From an image to the input; repeatable: crop=224, mean=…, std=…, resize=256, interpolation=…, gray=…"
-)
+@labels_option
+@recipe_option
 @option("--name", metavar="NAME", help="Name of the model and of its folder. [default: the stem of FILE]")
 @option("--force", is_flag=True, help="Replace the manifest that FILE has.")
 @json_option
@@ -38,10 +36,10 @@ def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
     model, or with another ONNX file.
     """
     from deploy.terminal.adopt import show_adopted
-    from deploy.tools.adopt import adopt, read_labels
+    from deploy.tools.adopt import adopt
 
-    labels = options.pop("labels")
+    pack_labels(options)
     with settings.progress() as progress:
-        report = adopt(**options, labels=read_labels(labels) if labels else (), progress=progress)
+        report = adopt(**options, progress=progress)
     emit(report.to_dict(), as_json, lambda: show_adopted(report))
     return 0

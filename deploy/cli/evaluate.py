@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from deploy.cli._common import EXIT, Settings, emit, json_option
-from deploy.cli._options import batch_size_option, data_root_option, option, skip_bad_option
+from deploy.cli._options import (
+    batch_size_option,
+    data_root_option,
+    labels_option,
+    option,
+    pack_labels,
+    preprocess_option,
+    skip_bad_option,
+)
 
 
 @click.command(
@@ -36,6 +44,10 @@ Examples:
 @batch_size_option
 @data_root_option
 @skip_bad_option
+@preprocess_option(
+    "Change how images are prepared, for all files and PyTorch alike; repeatable: crop=224, mean=…, std=…"
+)
+@labels_option
 @json_option
 @click.pass_obj
 def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
@@ -46,12 +58,14 @@ def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
     Artifacts are compared with PyTorch image by image, with McNemar's exact test.
 
     Exit code 3: an artifact is detectably worse than PyTorch by more than --max-drop, or has values that are not
-    finite; 4: an artifact could not be compared, because it was exported from other weights. A file whose model is not
+    finite; 4: an artifact could not be compared, because it was exported from other weights or its manifest prepares
+    images differently. A file whose model is not
     known is called unproven.
     """
     from deploy.evaluation.evaluate import evaluate_models
     from deploy.terminal.evaluate import show_evaluation
 
+    pack_labels(options)
     with settings.progress() as progress:
         report = evaluate_models(artifacts=settings.artifacts, progress=progress, **options)
     emit(report.to_dict(), as_json, lambda: show_evaluation(report))

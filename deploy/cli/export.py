@@ -18,7 +18,15 @@ from deploy.cli._common import (
     probes_option,
     samples_option,
 )
-from deploy.cli._options import option, outputs_option, pack_model, pack_samples
+from deploy.cli._options import (
+    labels_option,
+    option,
+    outputs_option,
+    pack_labels,
+    pack_model,
+    pack_samples,
+    recipe_option,
+)
 
 if TYPE_CHECKING:
     from deploy.engines.convert import ConvertReport
@@ -65,6 +73,8 @@ Examples:
     help="export: torch.export; trace: run once and record; auto: the first that passes the parity check.",
 )
 @outputs_option
+@recipe_option
+@labels_option
 @samples_option
 @probes_option
 @coverage_options
@@ -87,6 +97,7 @@ def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
     from deploy.terminal.export import show_export
 
     pack_model(options)
+    pack_labels(options)
     if options["dynamic"] is not None:
         options["dynamic"] = [name for name in options["dynamic"].split(",") if name and name != "none"]
     with settings.progress() as progress:

@@ -44,6 +44,8 @@ Examples:
     default=True,
     help="Package preprocessing and labels, so that the server takes images.",
 )
+@shared.recipe_option
+@shared.labels_option
 @option("--data", metavar="NAME|DIR|FILE", help="Images for the check against PyTorch, in addition to synthetic ones.")
 @option("--storage-uri", metavar="URI", help="Where the models will be uploaded; for kserve.")
 @option("--name", help="Name of the service; for kserve. [default: the first model's]")
@@ -68,6 +70,7 @@ def command(settings: Settings, /, as_json: bool, **options: Any) -> None:
     from deploy.packaging.package import PackageOptions, package_models
     from deploy.terminal.package import show_package
 
+    shared.pack_labels(options)
     options["options"] = pack(options, PackageOptions)
     with settings.progress() as progress:
         report = package_models(artifacts=settings.artifacts, progress=progress, **options)

@@ -71,7 +71,8 @@ def command(ctx: click.Context, /, as_json: bool, details: bool, **options: Any)
     export is exported first.
 
     The INT8 graph is compared with the float graph, on samples that were not used for calibration if there are any.
-    Exit code 3: --max-drop or --min-sqnr cannot be met, or an output value is not finite.
+    Exit code 3: --max-drop or --min-sqnr cannot be met, or an output value is not finite; 4: without these bounds, an
+    output has less than 10 dB, less than 90 % equal answers or a handful of values left.
     """
     from deploy.quantization.quantize import quantize
     from deploy.terminal.quantize import show_quantized

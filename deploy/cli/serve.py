@@ -66,6 +66,8 @@ Examples:
 @shared.instances_option
 @option("--threads", type=shared.count, help="Threads per runner. [default: all cores]")
 @option("--page/--no-page", default=True, help="Serve a demo page that compares the files with PyTorch.")
+@shared.recipe_option
+@shared.labels_option
 @shared.allow_untrained_option
 @json_option
 @click.pass_obj
@@ -90,6 +92,7 @@ def command(settings: Settings, /, as_json: bool, **options: Any) -> None:
         emit(to_plain(server), as_json, lambda: click.echo(visible("\n".join(lines))))
         sys.stdout.flush()
 
+    shared.pack_labels(options)
     options["options"] = pack(options, ServeOptions)
     with settings.progress() as progress:
         report = serve(artifacts=settings.artifacts, progress=progress, ready=announce, **options)

@@ -32,7 +32,15 @@ def load_arrays(path: Path) -> Dataset:
         DataError: the file is not an array file, its shapes or values are not those of images, or the labels do not
             match the images.
     """
-    images, labels = _read(path)
+    return images_of(*_read(path), path)
+
+
+def images_of(images: NDArray[Any], labels: NDArray[Any] | None, path: Path) -> Dataset:
+    """Return arrays as a data set named after the file that they are from.
+
+    Raises:
+        DataError: as `load_arrays`.
+    """
     images = _channels_last(images, path)
     digest = _check_values(images, path)
     classes: tuple[str, ...] = ()

@@ -37,16 +37,17 @@ def image_preprocessing(model: Model) -> Preprocessing:
     Raises:
         UsageError: the input of the model is not one batch of images.
     """
-    specs = model.inputs
-    assumed = assumed_preprocessing(model.name, specs, model.sizes)
-    recipe = model.preprocessing
-    if recipe is None:
-        return assumed
-    height, width = assumed.crop
-    fixed = all(isinstance(dim, int) for dim in specs[0].shape[2:])
-    if fixed and not set(specs[0].shape[2:]) <= {*recipe.crop}:
-        return dataclasses.replace(recipe, crop=(height, width), resize=None)
-    return recipe
+    assumed = assumed_preprocessing(model.name, model.inputs, model.sizes)
+    return assumed if model.preprocessing is None else fitted(model.preprocessing, model.inputs)
+
+
+def fitted(recipe: Preprocessing, inputs: Sequence[TensorSpec]) -> Preprocessing:
+    """Return a preprocessing whose size is that of the input, if the height and width of the input are fixed."""
+    size = inputs[0].shape[2:]
+    if len(inputs[0].shape) != 4 or not all(isinstance(dim, int) for dim in size) or set(size) <= {*recipe.crop}:
+        return recipe
+    height, width = size
+    return dataclasses.replace(recipe, crop=(int(height), int(width)), resize=None)
 
 
 def assumed_preprocessing(name: str, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> Preprocessing:

@@ -135,6 +135,8 @@ def convert(
     only_half: Sequence[str] = (),
     plan: str | Path | None = None,
     strategy: Strategy = "auto",
+    preprocess: Sequence[str] = (),
+    labels: Sequence[str] = (),
     samples: ProbeSamples | None = None,
     probes: Level = "standard",
     min_coverage: float | None = None,
@@ -163,6 +165,8 @@ def convert(
         only_half: patterns of nodes that do not.
         plan: a plan to use in place of a search.
         strategy: how to export the model.
+        preprocess: changes to the model's preprocessing, stored in the manifests.
+        labels: class names, stored in the manifests; default: the model's own.
         samples: real samples for the parity check of the export.
         probes: how many probes the parity check of the export runs, see `deploy.export_model`.
         min_coverage: coverage of the export in percent below which its verdict is inconclusive.
@@ -193,6 +197,8 @@ def convert(
         only_half=() if engine_last else only_half,
         plan=None if engine_last else plan,
         strategy=strategy,
+        preprocess=preprocess,
+        labels=labels,
         samples=samples,
         probes=probes,
         min_coverage=min_coverage,

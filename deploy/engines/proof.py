@@ -164,7 +164,10 @@ def _measure_int8(
     with IsolatedRunner("onnxruntime") as runner, progress.stage("evaluating the engine"):
         judge = Judge(runner, source.path, data.evidence, size=size, fixed=fixed, target=target)
         evidence = judge.measure(engine.path, progress, Runtime(backend=find_backend("tensorrt")))
-    verdict, reason = ("measured", "") if evidence.finite else ("fail", "output values are not finite")
+    weaknesses = "; ".join(evidence.weaknesses())
+    verdict, reason = ("poor", weaknesses) if weaknesses else ("measured", "")
+    if not evidence.finite:
+        verdict, reason = "fail", "output values are not finite"
     parity = evidence.parity(verdict, precision, data, source.verdict)
     return EngineProof(verdict=verdict, reason=reason, parity=parity)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,13 +27,14 @@ from deploy.core.runner import Runner
 from deploy.core.store import Store
 from deploy.data.collection import open_dataset
 from deploy.data.dataset import Dataset, stratified_split
-from deploy.data.preprocess import assumed_preprocessing, image_preprocessing, prepare
+from deploy.data.preprocess import assumed_preprocessing, fitted, image_preprocessing, prepare
 from deploy.evaluation.accuracy import Accuracy, AccuracyComparison
 from deploy.evaluation.leakage import seen_in_training
 from deploy.evaluation.predictions import Classify, Predictions, labels_for, predict
 from deploy.evaluation.records import save
 from deploy.models.given import as_requests
 from deploy.models.open import made_from, open_model, request_of, with_recorded_inputs
+from deploy.models.preprocessing import override
 from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.models.resolve import resolve
 from deploy.support.lone_file import adopt_command, open_artifact, why_unproven
@@ -60,6 +62,7 @@ class AccuracyRow:
         file: the artifact; None for PyTorch with weights that are not an artifact.
         comparison: comparison with PyTorch; None for PyTorch itself, or if ``note`` gives a reason.
         verdict: ``reference``, ``pass``, ``fail`` or ``inconclusive``; ``unproven`` if the file's model is not known.
+        samples: SHA-256 of the prepared images that the model was fed.
     """
 
     model: str
@@ -73,6 +76,7 @@ class AccuracyRow:
     comparison: AccuracyComparison | None
     verdict: str
     note: str = ""
+    samples: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -127,11 +131,15 @@ def evaluate_models(
     batch_size: int = 64,
     data_root: Path | None = None,
     skip_bad: bool = False,
+    preprocess: Sequence[str] = (),
+    labels: Sequence[str] = (),
     progress: Progress = SILENT,
 ) -> EvaluationReport:
     """Evaluate PyTorch and every artifact of each model on the same labeled images.
 
-    If a model was trained on part of the data, only the held-out images are used.
+    If a model was trained on part of the data, only the held-out images are used. The images are prepared once for all
+    rows of a model: as its manifests record, else as the model says; a file whose own manifest says otherwise runs on
+    images prepared so, and is not compared.
 
     Args:
         models: names of models, ONNX files, other files with a manifest, artifacts, requests, or modules in memory;
@@ -143,6 +151,8 @@ def evaluate_models(
         batch_size: images per batch.
         data_root: directory of downloaded data sets.
         skip_bad: skip unreadable images.
+        preprocess: ``key=value`` changes to the preprocessing, for every row.
+        labels: class names of the models, in place of those in the manifests.
         progress: receives progress messages.
 
     Returns:
@@ -166,7 +176,8 @@ def evaluate_models(
         dataset = _held_out(dataset, evaluated, progress)
     rows: list[AccuracyRow] = []
     for model in evaluated:
-        rows += _rows(model.name, list(_run_all(model, dataset, store, batch_size, progress)), max_drop, progress)
+        how = _Preparation(changes=tuple(preprocess), labels=tuple(labels), batch_size=batch_size)
+        rows += _rows(model.name, list(_run_all(model, dataset, store, how, progress)), max_drop, progress)
     _save(rows, dataset.summary(), store, progress)
     return EvaluationReport(
         data=dataset.summary(), rows=tuple(rows), max_drop=max_drop, seconds=time.perf_counter() - began
@@ -236,11 +247,21 @@ def _held_out(dataset: Dataset, models: list[_EvaluatedModel], progress: Progres
     return dataset
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Preparation:
+    """How the user wants images to be prepared and classes to be called."""
+
+    changes: tuple[str, ...]
+    labels: tuple[str, ...]
+    batch_size: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     """Predictions of one runner.
 
     Attributes:
+        samples: SHA-256 of what the runner was fed; two runners are comparable only on the same samples.
         artifact: the file; None for PyTorch with weights that are not an artifact.
         weights: identity of the weights; two runners with the same weights are comparable.
         matched: how labels were matched, see `labels_for`.
@@ -253,20 +274,21 @@ class _Run:
     weights: tuple[Any, ...]
     predictions: Predictions
     matched: str
+    samples: str
 
 
 def _run_all(
-    evaluated: _EvaluatedModel, dataset: Dataset, store: Store, batch_size: int, progress: Progress
+    evaluated: _EvaluatedModel, dataset: Dataset, store: Store, how: _Preparation, progress: Progress
 ) -> Iterator[_Run]:
     """Run PyTorch, then every export after its digest was verified."""
     model = _pytorch_model(evaluated, store, progress)
+    recipe = _recipe(evaluated, model, how.changes, progress)
     if model is not None:
+        recorded = next((item.manifest.labels for item in evaluated.exports if item.manifest.labels), ())
         with progress.stage(f"{model.name}: PyTorch"):
-            recipe = image_preprocessing(model)
-            predictions, matched = _predict(
-                PyTorchRunner(model), dataset, recipe, model.labels, model.name, batch_size, progress
-            )
-        yield _Run(evaluated.checkpoint, model.slug, "torch", "fp32", model.weights.identity, predictions, matched)
+            names = how.labels or model.labels or recorded
+            result = _predict(PyTorchRunner(model), dataset, recipe, names, model.name, how, progress)
+        yield _Run(evaluated.checkpoint, model.slug, "torch", "fp32", model.weights.identity, *result)
     for export in evaluated.exports:
         export.verify()
         examine([export])
@@ -274,19 +296,45 @@ def _run_all(
         runtime = runtime_of(manifest.format, manifest.target)
         if runtime is None:
             continue
-        preprocessing = manifest.preprocessing or (
-            _assumed_preprocessing(export, progress) if model is None else image_preprocessing(model)
-        )
+        own = None if how.changes or manifest.preprocessing is None else fitted(manifest.preprocessing, manifest.inputs)
         with progress.stage(f"{export.path.name}: {runtime.title}"), IsolatedRunner(runtime.backend.name) as runner:
             runner.open(export.path, **runtime.options())
             if len(runner.inputs) != 1:
                 raise BackendError(f"{export.path}: has {len(runner.inputs)} inputs, not one batch of images.")
-            size = min(batch_size, _max_batch(manifest))
-            predictions, matched = _predict(
-                runner, dataset, preprocessing, manifest.labels, manifest.model, size, progress
-            )
-        identity = manifest.weights.identity
-        yield _Run(export, manifest.slug, runtime.name, manifest.precision, identity, predictions, matched)
+            limited = dataclasses.replace(how, batch_size=min(how.batch_size, _max_batch(manifest)))
+            names = how.labels or manifest.labels
+            result = _predict(runner, dataset, own or recipe, names, manifest.model, limited, progress)
+        yield _Run(export, manifest.slug, runtime.name, manifest.precision, manifest.weights.identity, *result)
+
+
+def _recipe(
+    evaluated: _EvaluatedModel, model: Model | None, changes: tuple[str, ...], progress: Progress
+) -> Preprocessing:
+    """Return the preprocessing of all rows: what manifests record, else the model's, else a guess with a warning."""
+    recorded = [item.manifest for item in evaluated.exports if item.manifest.preprocessing is not None]
+    base: Preprocessing | None = None
+    if recorded and recorded[0].preprocessing is not None:
+        base = fitted(recorded[0].preprocessing, recorded[0].inputs)
+    elif model is not None and model.preprocessing is not None:
+        base = image_preprocessing(model)
+    if base is None and {"crop", "mean", "std"} <= {text.partition("=")[0] for text in changes}:
+        base = override(None, changes)
+    if base is None:
+        if model is None:
+            return _changed(_assumed_preprocessing(evaluated.exports[0], progress), changes)
+        base = image_preprocessing(model)
+        height, width = base.crop
+        progress.warn(
+            f"{model.name}: the preprocessing is not known; images are resized to {height} x {width} and scaled to "
+            f"[-1, 1]. To record it: deploy export {model.name} --preprocess crop={height},{width} --preprocess mean=… "
+            "--preprocess std=…"
+        )
+    return _changed(base, changes)
+
+
+def _changed(recipe: Preprocessing, changes: tuple[str, ...]) -> Preprocessing:
+    changed = override(recipe, changes)
+    return recipe if changed is None else changed
 
 
 def _assumed_preprocessing(export: Artifact, progress: Progress) -> Preprocessing:
@@ -346,15 +394,24 @@ def _predict(
     preprocessing: Preprocessing,
     names: tuple[str, ...],
     model: str,
-    batch_size: int,
+    how: _Preparation,
     progress: Progress,
-) -> tuple[Predictions, str]:
-    classify = _classifier(runner)
-    first = classify(prepare(dataset.images[0], preprocessing)[None])
+) -> tuple[Predictions, str, str]:
+    """Return the predictions, how labels were matched, and the digest of the samples."""
+    run, digest = _classifier(runner), hashlib.sha256()
+
+    def classify(images: NDArray[np.float32]) -> NDArray[Any]:
+        digest.update(images.data)
+        return run(images)
+
+    first = run(prepare(dataset.images[0], preprocessing)[None])
     if first.ndim != 2:
         raise BackendError(f"{model}: output of shape {list(first.shape)}; expected one row of logits per image.")
+    if how.labels and len(how.labels) != first.shape[1]:
+        raise UsageError(f"--labels: {len(how.labels)} names, and {model} has {first.shape[1]} classes.")
     labels, matched = labels_for(dataset, first.shape[1], names, model)
-    return predict(classify, dataset, labels, preprocessing, batch_size, progress.advance), matched
+    predictions = predict(classify, dataset, labels, preprocessing, how.batch_size, progress.advance)
+    return predictions, matched, digest.hexdigest()
 
 
 def _classifier(runner: Runner) -> Classify:
@@ -387,9 +444,10 @@ def _rows(name: str, runs: list[_Run], max_drop: float, progress: Progress) -> l
     for run in runs:
         comparison, verdict, note = None, "reference", ""
         if run is not reference:
-            if reference is not None and run.weights == reference.weights:
+            comparable = reference is not None and run.weights == reference.weights
+            if reference is not None and comparable and run.samples == reference.samples:
                 comparison = AccuracyComparison.of(reference.predictions, run.predictions)
-            verdict, note = _verdict(run, comparison, max_drop, has_reference=reference is not None)
+            verdict, note = _verdict(run, comparison, max_drop, reference)
         manifest = run.artifact.manifest if run.artifact else None
         rows.append(
             AccuracyRow(
@@ -404,13 +462,14 @@ def _rows(name: str, runs: list[_Run], max_drop: float, progress: Progress) -> l
                 comparison=comparison,
                 verdict=verdict,
                 note=note,
+                samples=run.samples,
             )
         )
     return rows
 
 
 def _verdict(
-    run: _Run, comparison: AccuracyComparison | None, max_drop: float, *, has_reference: bool
+    run: _Run, comparison: AccuracyComparison | None, max_drop: float, reference: _Run | None
 ) -> tuple[str, str]:
     not_finite = int((run.predictions.predicted < 0).sum())
     if not_finite:
@@ -418,8 +477,11 @@ def _verdict(
     if comparison is None:
         if run.artifact is not None and not run.artifact.manifest.reference:
             return UNPROVEN, "its model is not known, so there is nothing to compare it with"
-        other = "exported from other weights than PyTorch ran; export the model again to compare"
-        return "inconclusive", other if has_reference else "there is no PyTorch model to compare with"
+        if reference is None:
+            return "inconclusive", "there is no PyTorch model to compare with"
+        if run.weights == reference.weights:
+            return "inconclusive", "its manifest prepares images differently; --preprocess prepares them for all alike"
+        return "inconclusive", "exported from other weights than PyTorch ran; export the model again to compare"
     if comparison.worse and -comparison.difference * 100 > max_drop:
         return "fail", f"{comparison.verdict} than PyTorch; the maximum is {max_drop:g}"
     return "pass", ""

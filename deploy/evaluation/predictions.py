@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from deploy.core.errors import BackendError, DataError
 from deploy.core.model import Preprocessing
 from deploy.data.dataset import Dataset
 from deploy.data.preprocess import batches
+
+IMAGENET_CLASSES = 1000
 
 Classify = Callable[[NDArray[np.float32]], NDArray[Any]]
 """From images (N, C, H, W) to logits (N, classes)."""
@@ -75,24 +77,42 @@ class Predictions:
 def labels_for(dataset: Dataset, outputs: int, names: tuple[str, ...], model: str) -> tuple[NDArray[np.int64], str]:
     """Return labels as indices of the model's outputs, and how they were matched: ``name``, ``index`` or ``position``.
 
-    They are matched by name if the model knows all classes of the data; used as they are if they are indices; else
-    matched by position, if there are as many classes as outputs.
+    Classes are matched by name if the model, or ImageNet for a model with 1000 outputs, knows all of them, which may be
+    a part of the model's; used as they are if they are indices, in an array file or as names of folders; else matched
+    by position, if there are as many classes as outputs.
 
     Raises:
         DataError: the images have no labels, or the labels cannot be matched.
     """
     labels = dataset.labeled()
-    if len(names) == outputs and not dataset.indexed and set(dataset.classes) <= set(names):
-        index = np.asarray([names.index(name) for name in dataset.classes], dtype=np.int64)
-        return index[labels], "name"
+    if not dataset.indexed:
+        for known in _known_names(outputs, names):
+            if set(dataset.classes) <= set(known):
+                index = np.asarray([known.index(name) for name in dataset.classes], dtype=np.int64)
+                return index[labels], "name"
+        if all(name.isdecimal() and int(name) < outputs for name in dataset.classes):
+            return np.asarray([int(name) for name in dataset.classes], dtype=np.int64)[labels], "index"
     if dataset.indexed and len(dataset.classes) <= outputs:
         return labels, "index"
     if not dataset.indexed and len(dataset.classes) == outputs:
         return labels, "position"
     raise DataError(
         f"{dataset.name} has {len(dataset.classes)} classes, and {model} has {outputs} outputs.",
-        f"fine-tune the model on this data: deploy train {model} --data DATA",
+        "name the classes of the model, --labels FILE, or the folders after the indices of its outputs; or fine-tune "
+        f"the model on this data: deploy train {model} --data DATA",
     )
+
+
+def _known_names(outputs: int, names: tuple[str, ...]) -> Iterator[Sequence[str]]:
+    """Yield the class names of the model, and those of ImageNet for a model of unknown classes with as many outputs."""
+    if len(names) == outputs:
+        yield names
+    elif outputs == IMAGENET_CLASSES:
+        from torchvision.models import ResNet18_Weights  # PyTorch, which an evaluation has imported
+
+        categories: list[str] = ResNet18_Weights.DEFAULT.meta["categories"]
+        yield categories
+        yield [name.replace(" ", "_") for name in categories]
 
 
 def predict(

@@ -24,6 +24,7 @@ from deploy.exporting.prove import ProofOptions, prove
 from deploy.models.given import as_request
 from deploy.models.open import open_model
 from deploy.models.owner import claim
+from deploy.models.preprocessing import check_labels, check_preprocessing, override, with_changes
 from deploy.models.request import ModelRequest
 from deploy.parity.probes import Level, can_negate, check_level
 from deploy.parity.verdict import ParityReport, Verdict
@@ -100,6 +101,8 @@ class _Job:
     samples: ProbeSamples | None
     proof: ProofOptions
     half: HalfOptions | None
+    preprocess: Sequence[str]
+    labeled: bool
     progress: Progress
 
 
@@ -118,6 +121,8 @@ def export_model(
     only_half: Sequence[str] = (),
     plan: str | Path | None = None,
     strategy: Strategy = "auto",
+    preprocess: Sequence[str] = (),
+    labels: Sequence[str] = (),
     samples: ProbeSamples | None = None,
     probes: Level = "standard",
     min_coverage: float | None = None,
@@ -148,6 +153,9 @@ def export_model(
         only_half: patterns of nodes that do not.
         plan: a plan to use in place of a search.
         strategy: ``export`` (torch.export), ``trace`` (run once and record), or ``auto``: both, in this order.
+        preprocess: ``key=value`` changes to the model's preprocessing, or all of it: ``crop=224``, ``mean=…``; stored
+            in the manifest.
+        labels: class names, stored in the manifest; default: the model's own.
         samples: real samples, probed in addition: arrays by input name, or images; see
             `deploy.exporting.samples.load_samples`.
         probes: how many probes are run: ``quick``, ``standard`` or ``thorough``; or ``data``: only the samples.
@@ -180,6 +188,10 @@ def export_model(
     with IsolatedRunner("onnxruntime") as candidate:
         with progress.stage("building the model"):
             built = open_model(request, store, progress)
+            if preprocess:
+                recipe = override(built.preprocessing, preprocess)
+                built = built.replace(preprocessing=check_preprocessing(recipe, built.inputs, built.name))
+            built = built.replace(labels=tuple(labels) or built.labels)
             if half is not None and built.precision == "fp64":
                 raise UsageError(f"precision {precision}: {built.name} is float64.", "convert it with .float() first")
             job = _Job(
@@ -196,6 +208,8 @@ def export_model(
                     accept_unreached=accept_unreached,
                     min_sqnr=half.min_sqnr if half else None,
                 ),
+                preprocess=preprocess,
+                labeled=bool(labels),
                 progress=progress,
             )
         replaced = claim(
@@ -241,6 +255,8 @@ def export(
     only_half: Sequence[str] = (),
     plan: str | Path | None = None,
     strategy: Strategy = "auto",
+    preprocess: Sequence[str] = (),
+    labels: Sequence[str] = (),
     samples: ProbeSamples | None = None,
     probes: Level = "standard",
     min_coverage: float | None = None,
@@ -267,6 +283,8 @@ def export(
         only_half: patterns of nodes that do not.
         plan: a plan to use in place of a search.
         strategy: ``export`` (torch.export), ``trace`` (run once and record), or ``auto``: both, in this order.
+        preprocess: ``key=value`` changes to the model's preprocessing, stored in the manifest.
+        labels: class names, stored in the manifest; default: the model's own.
         samples: real samples, probed in addition.
         probes: how many probes are run.
         min_coverage: coverage in percent below which the verdict is inconclusive.
@@ -294,6 +312,8 @@ def export(
         only_half=only_half,
         plan=plan,
         strategy=strategy,
+        preprocess=preprocess,
+        labels=labels,
         samples=samples,
         probes=probes,
         min_coverage=min_coverage,
@@ -468,13 +488,14 @@ def _manifest(job: _Job, exported: Exported, parity: ParityReport, plan: Precisi
         outputs=exported.outputs,
         weights=job.model.weights,
         preprocessing=job.model.preprocessing,
-        labels=job.model.labels,
+        labels=check_labels(job.model.labels, exported.outputs if job.labeled else (), job.model.name),
         reference=job.model.reference,
         options={
             "strategy": exported.strategy,
             "opset": exported.opset,
             "sizes": dict(job.model.sizes),
             **(job.half.recorded(plan) if job.half and plan else {}),
+            **with_changes({}, job.preprocess),
         },
         parity=parity.to_dict(),
     )

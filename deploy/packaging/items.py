@@ -10,7 +10,7 @@ from deploy.core.backend import ENGINE
 from deploy.core.errors import ExportError, UsageError
 from deploy.core.progress import Progress
 from deploy.core.tensors import batch_symbol
-from deploy.packaging.target import PackageItem, Pipeline
+from deploy.packaging.target import SAMPLE, SCORES, PackageItem, Pipeline
 from exporters.preprocessing_to_onnx import labels_to_onnx, preprocessing_to_onnx
 
 TOP = 5
@@ -60,8 +60,8 @@ def _build_item(name: str, artifacts: tuple[Artifact, ...], preprocessing: bool,
     if not reason and manifest.preprocessing is not None:
         try:
             image, scores = manifest.inputs[0], manifest.outputs[0]
-            before = preprocessing_to_onnx(manifest.preprocessing, output=image.name, dtype=image.dtype)
-            after = labels_to_onnx(labels, logits=scores.name, dtype=scores.dtype, top_k=TOP)
+            before = preprocessing_to_onnx(manifest.preprocessing, output=SAMPLE, dtype=image.dtype)
+            after = labels_to_onnx(labels, logits=SCORES, dtype=scores.dtype, top_k=TOP)
             top = min(TOP, len(labels))
             pipeline = Pipeline(preprocessing=before.SerializeToString(), labels=after.SerializeToString(), top=top)
         except ExportError as exc:

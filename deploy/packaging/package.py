@@ -21,6 +21,7 @@ from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store, make_folder
 from deploy.models.given import text_of
+from deploy.models.preprocessing import described
 from deploy.packaging.items import build_items
 from deploy.packaging.pipeline_check import PipelineCheck, check_pipeline, load_images
 from deploy.packaging.target import Images, PackageItem, PackageTarget, find_target
@@ -66,6 +67,8 @@ def package_models(
     server: str,
     precision: str | None = None,
     preprocessing: bool = True,
+    preprocess: Sequence[str] = (),
+    labels: Sequence[str] = (),
     data: str | None = None,
     output: Path | None = None,
     options: PackageOptions | None = None,
@@ -83,6 +86,8 @@ def package_models(
         server: package target: ``triton``, ``kserve``, ``standalone``, or the name of a plug-in.
         precision: precision of the files, for models given by name; default ``fp32``.
         preprocessing: package the preprocessing from an image to the model's input, and the labels, where possible.
+        preprocess: ``key=value`` changes to the preprocessing that the manifests record.
+        labels: class names, in place of those in the manifests.
         data: images for the check, in addition to synthetic ones: a data set's name, a folder, or arrays.
         output: the folder; default ``packages/SERVER`` in the artifacts directory, or ``packages/SERVER-MODEL`` for a
             target that holds one model.
@@ -103,14 +108,16 @@ def package_models(
     target = find_target(server)
     options = options or PackageOptions()
     target.check_options(options)
-    if data is not None and not preprocessing:
-        raise UsageError("--data is not used with --no-preprocessing.")
+    for option, used in (("--data", data is not None), ("--preprocess", bool(preprocess)), ("--labels", bool(labels))):
+        if used and not preprocessing:
+            raise UsageError(f"{option} is not used with --no-preprocessing.")
     if precision is not None and names and all(Path(name).is_file() for name in names):
         raise UsageError(f"--precision {precision} is not used with files, which have their own.")
     store = Store.at(artifacts)
     chosen = _choose(names, precision or "fp32", target, store, progress)
     for artifact in chosen:
         check_release(artifact, allow_untrained=allow_untrained, progress=progress)
+    chosen = [described(artifact, preprocess, labels) for artifact in chosen]
     items = build_items(chosen, options.max_batch, preprocessing, progress)
     if target.single_model and len(items) > 1:
         raise UsageError(

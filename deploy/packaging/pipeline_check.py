@@ -22,6 +22,7 @@ from deploy.core.store import Store
 from deploy.data.collection import open_dataset
 from deploy.data.preprocess import image_preprocessing, prepare
 from deploy.models.open import open_model, request_of
+from deploy.models.preprocessing import CHANGES, override
 from deploy.packaging.target import Images, PackageItem, PipelineOutput, RankedLabel
 
 SIZES = ((480, 640), (640, 480), (224, 224), (256, 256), (97, 61), (333, 500), (900, 300), (32, 32))
@@ -137,7 +138,9 @@ def _pytorch_scores(item: PackageItem, images: Images, store: Store, progress: P
             f"{artifact.path}: made from other weights than {model.name} has now ({model.weights.source}).",
             f"deploy export {artifact.manifest.model} --format onnx",
         )
-    recipe = image_preprocessing(model) if model.preprocessing else item.manifest.preprocessing
+    recipe = item.manifest.preprocessing
+    if model.preprocessing:
+        recipe = override(image_preprocessing(model), item.manifest.options.get(CHANGES, ()))
     if recipe is None:
         raise ArtifactError(f"{artifact.path}: its manifest records no preprocessing.")
     runner, name = PyTorchRunner(model), model.inputs[0].name

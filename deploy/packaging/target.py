@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PACKAGE = "deploy.packaging.targets"
+SAMPLE = "sample"
+"""Output of the graph before a model, whatever the name of the model's input is."""
+
+SCORES = "scores"
+"""Input of the graph behind a model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +36,8 @@ class Pipeline:
     """The ONNX graphs before and after a model that turn an image into labels.
 
     Attributes:
-        preprocessing: serialized graph from ``image``, uint8 (height, width, 3), to the model's input.
-        labels: serialized graph from the model's output to ``label`` and ``probability``.
+        preprocessing: serialized graph from ``image``, uint8 (height, width, 3), to `SAMPLE`, the model's input.
+        labels: serialized graph from `SCORES`, the model's output, to ``label`` and ``probability``.
         top: number of labels it returns.
     """
 

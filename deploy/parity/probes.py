@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deploy.core.errors import UsageError
 from deploy.core.runner import Feeds, Fetches
@@ -335,13 +336,18 @@ def _label(kinds: Sequence[str], at: Mapping[str, int]) -> str:
     return f"{'+'.join(dict.fromkeys(kinds))} at {where}"
 
 
+def _rows(values: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+    """Return some samples; a value without dimensions is that of every sample."""
+    return values[start:stop] if values.ndim else values
+
+
 def _real(
     inputs: Sequence[TensorSpec], base: Mapping[str, int], samples: Fetches, batches: Sequence[int]
 ) -> list[Probe]:
     """Probe at most `MAX_REAL_SAMPLES` samples: in batches of four, or of the fixed batch size, and of ``batches``."""
-    first = inputs[0].shape[0]
-    count = min(MAX_REAL_SAMPLES, *(len(value) for value in samples.values()))
-    feeds = {spec.name: samples[spec.name][:count].astype(spec.dtype) for spec in inputs}
+    first = next(spec.shape[0] for spec in inputs if spec.shape)
+    count = min(MAX_REAL_SAMPLES, *(len(value) for value in samples.values() if value.ndim))
+    feeds = {spec.name: _rows(samples[spec.name], 0, count).astype(spec.dtype) for spec in inputs}
     sizes = {dim: size for spec in inputs for dim, size in zip(spec.shape, feeds[spec.name].shape, strict=True)}
     at = {**base, **{dim: size for dim, size in sizes.items() if isinstance(dim, str)}}
     axis = sample_axis(inputs)
@@ -356,7 +362,7 @@ def _real(
             label=f"samples {part[0]} to {part[-1]}",
             groups=("real",) * len(part),
             sizes={**at, first: len(part)} if isinstance(first, str) else at,
-            feeds={name: value[part.start : part.stop] for name, value in feeds.items()},
+            feeds={name: _rows(value, part.start, part.stop) for name, value in feeds.items()},
             samples=len(part) if axis == BATCH else None,
             pool=pool,
             members=tuple(part),

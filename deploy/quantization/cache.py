@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 import calibration
+from calibration.graph import first_counted
 from calibration.table import SCHEMA as TABLE_SCHEMA
 from calibration.table import STABLE, CalibrationTable
 from deploy.core.artifact import Artifact, Payload
@@ -32,8 +33,8 @@ STABLE_SAMPLES = 32
 
 def batch_of(graph: onnx.ModelProto) -> tuple[int, bool]:
     """Return the number of samples in a batch, and whether the graph fixes it."""
-    first = graph.graph.input[0].type.tensor_type.shape.dim
-    return calibration.batch_size(graph), bool(first and first[0].dim_value)
+    first = first_counted(graph)
+    return calibration.batch_size(graph), first is not None and bool(first.shape.dim[0].dim_value)
 
 
 def calibrated(
@@ -140,6 +141,8 @@ class _Watched:
 
     def __iter__(self) -> Iterator[Feeds]:
         for batch in self._batches:
-            first = self._first = self._first or {name: values[:1].copy() for name, values in batch.items()}
-            self.identical &= all(bool(np.all(values == first[name])) for name, values in batch.items())
+            first = self._first = self._first or {
+                name: values[:1].copy() for name, values in batch.items() if values.ndim
+            }
+            self.identical &= all(bool(np.all(batch[name] == value)) for name, value in first.items())
             yield batch

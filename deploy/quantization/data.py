@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from deploy.data.collection import open_dataset
 from deploy.data.dataset import Dataset, evenly
 from deploy.data.preprocess import batches
 from deploy.evaluation.predictions import labels_for
-from deploy.exporting.samples import digest_of, fit_arrays, load_samples
+from deploy.exporting.samples import digest_of, fit_arrays, images_in, labels_in, load_samples
 from deploy.quantization.source import Source
 
 MIN_SAMPLES = 2
@@ -57,7 +58,7 @@ class CalibrationSamples:
             done = 0
             for batch in self.stream(min(size, count)):
                 left = count - done
-                yield {name: values[:left] for name, values in batch.items()}
+                yield {name: values[:left] if values.ndim else values for name, values in batch.items()}
                 done += len(next(iter(batch.values())))
                 if done >= count:
                     return
@@ -81,9 +82,14 @@ def open_data(calib: str, source: Source, *, samples: int, skip_bad: bool, progr
     if isinstance(loaded, dict):
         if skip_bad:
             raise UsageError(f"--skip-bad is only used with a folder of images, not with {calib}.")
-        data = _from_arrays(calib, fit_arrays(loaded, source.inputs), samples, progress)
+        images = images_in(loaded, source.inputs, Path(calib))
+        if images is None:
+            labels = labels_in(loaded, source.inputs)
+            data = _from_arrays(calib, fit_arrays(loaded, source.inputs), labels, samples, progress)
+        else:
+            data = _from_images(calib, source, lambda: _divide(images, samples))
     else:
-        data = _from_images(calib, source, samples, skip_bad, progress)
+        data = _from_images(calib, source, lambda: _split(calib, samples, skip_bad, progress))
     if data.calibration.count < samples:
         progress.warn(f"{calib}: {data.calibration.count} calibration samples; {samples} were requested.")
     if not data.apart:
@@ -91,13 +97,13 @@ def open_data(calib: str, source: Source, *, samples: int, skip_bad: bool, progr
     return data
 
 
-def _from_images(calib: str, source: Source, samples: int, skip_bad: bool, progress: Progress) -> CalibrationData:
+def _from_images(calib: str, source: Source, divide: Callable[[], tuple[Dataset, Dataset, bool]]) -> CalibrationData:
     if source.preprocessing is None:
         inputs = "; ".join(map(str, source.inputs))
         raise UsageError(
             f"{calib}: {source.model} takes {inputs}, not images.", "give its inputs by name in a .npz file"
         )
-    train, test, apart = _split(calib, samples, skip_bad, progress)
+    train, test, apart = divide()
     spec = source.inputs[0]
     return CalibrationData(
         calibration=_image_samples(train, spec, source.preprocessing, None),
@@ -110,11 +116,17 @@ def _split(calib: str, samples: int, skip_bad: bool, progress: Progress) -> tupl
     """Return images for calibration, images for evaluation, and whether the two are disjoint."""
     limit = samples + MAX_EVIDENCE_SAMPLES
     images = open_dataset(calib, split="train", limit=limit, skip_bad=skip_bad, progress=progress)
-    if len(images) < MIN_SAMPLES:
-        raise DataError(f"{images.name}: {len(images)} image; calibration needs at least {MIN_SAMPLES}.")
-    if images.split == "train":
+    if images.split == "train" and len(images) >= MIN_SAMPLES:
         test = open_dataset(calib, split="test", limit=MAX_EVIDENCE_SAMPLES, skip_bad=skip_bad, progress=progress)
         return images.spread(samples), test, True
+    return _divide(images, samples)
+
+
+def _divide(images: Dataset, samples: int) -> tuple[Dataset, Dataset, bool]:
+    """Return evenly spaced images for calibration, others for evaluation, and whether there are others."""
+    images = images.spread(samples + MAX_EVIDENCE_SAMPLES)
+    if len(images) < MIN_SAMPLES:
+        raise DataError(f"{images.name}: {len(images)} image; calibration needs at least {MIN_SAMPLES}.")
     if len(images) <= samples:
         return images, images, False
     chosen = evenly(len(images), samples)
@@ -137,17 +149,23 @@ def _image_samples(
 
 
 def _labels(dataset: Dataset, source: Source) -> NDArray[np.int64] | None:
-    """Return the labels as class indices of the model; None if they do not match its classes."""
-    if dataset.labels is None or not source.labels:
+    """Return the labels as class indices of the model; None if they do not match its outputs."""
+    shape = source.outputs[0].shape if source.outputs else ()
+    classes = shape[-1] if len(shape) == 2 else None
+    if dataset.labels is None or not isinstance(classes, int):
         return None
     try:
-        return labels_for(dataset, len(source.labels), source.labels, source.model)[0]
+        return labels_for(dataset, classes, source.labels, source.model)[0]
     except DataError:
         return None
 
 
-def _from_arrays(calib: str, arrays: Fetches, samples: int, progress: Progress) -> CalibrationData:
-    count = min(map(len, arrays.values()))
+def _from_arrays(
+    calib: str, arrays: Fetches, labels: NDArray[np.int64] | None, samples: int, progress: Progress
+) -> CalibrationData:
+    count = min(len(values) for values in arrays.values() if values.ndim)
+    if labels is not None and len(labels) != count:
+        raise DataError(f"{calib}: {len(labels)} labels for {count} samples.")
     if count < MIN_SAMPLES:
         raise DataError(f"{calib}: {count} sample; calibration needs at least {MIN_SAMPLES}.")
     for name, values in arrays.items():
@@ -161,9 +179,11 @@ def _from_arrays(calib: str, arrays: Fetches, samples: int, progress: Progress) 
     def select(indices: NDArray[np.intp]) -> CalibrationSamples:
         def stream(size: int) -> Iterator[Feeds]:
             for start in range(0, len(indices), size):
-                yield {name: values[indices[start : start + size]] for name, values in arrays.items()}
+                rows = indices[start : start + size]
+                yield {name: values[rows] if values.ndim else values for name, values in arrays.items()}
 
         summary = {"name": calib.rpartition("/")[2], "images": len(indices), "digest": digest_of(arrays)}
-        return CalibrationSamples(count=len(indices), summary=summary, labels=None, stream=stream)
+        chosen = None if labels is None else labels[indices]
+        return CalibrationSamples(count=len(indices), summary=summary, labels=chosen, stream=stream)
 
     return CalibrationData(calibration=select(chosen), evidence=select(rest if apart else chosen), apart=apart)

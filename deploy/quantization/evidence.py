@@ -23,6 +23,12 @@ from deploy.quantization.data import CalibrationData, CalibrationSamples
 from deploy.support import onnx_file
 from deploy.support.runtime import Runtime, runtime_of, simulated
 
+POOR_SQNR_DB = 10.0
+"""SQNR below which an output is poor; a constant in place of the output has 0 dB."""
+
+POOR_AGREEMENT = 0.9
+"""Share of equal answers below which an output is poor."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
@@ -40,6 +46,11 @@ class Evidence:
         return min((item.sqnr_db for item in self.outputs if item.sqnr_db is not None), default=None)
 
     @property
+    def worst_part_db(self) -> float:
+        """SQNR of the worst channel of any output in dB; infinite if nothing varies."""
+        return min((item.worst_part_db for item in self.outputs if item.worst_part_db is not None), default=math.inf)
+
+    @property
     def drop(self) -> float | None:
         """Drop of top-1 accuracy in percentage points; None without labels."""
         return None if self.comparison is None else 0.0 - 100.0 * self.comparison.difference
@@ -48,6 +59,19 @@ class Evidence:
     def finite(self) -> bool:
         """Whether every output value is finite."""
         return not any(item.not_finite for item in self.outputs)
+
+    def weaknesses(self) -> list[str]:
+        """Return one phrase for each way in which an output is too far from the float one to be of use."""
+        found = []
+        for item in self.outputs:
+            if item.sqnr_db is not None and item.sqnr_db < POOR_SQNR_DB:
+                found.append(f"{item.output}: SQNR is {format_sqnr(item.sqnr_db)}, below {POOR_SQNR_DB:g} dB")
+            if item.agreement is not None and item.agreement < POOR_AGREEMENT:
+                answers = f"{item.agreement:.1%} equal answers ({item.agreement_of})"
+                found.append(f"{item.output}: {answers}, below {POOR_AGREEMENT:.0%}")
+            if item.coarse:
+                found.append(f"{item.output}: a handful of distinct values is left")
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -96,6 +120,18 @@ class QualityBounds:
             reasons.append(f"top-1 accuracy {measured}; the maximum drop is {self.max_drop:g}")
         return reasons
 
+    def shortfall(self, evidence: Evidence) -> float:
+        """Return how far the evidence is from the bounds: missing dB plus missing points; infinite if not finite."""
+        sqnr, drop = evidence.sqnr_db, evidence.drop
+        if not evidence.finite:
+            return math.inf
+        missing = 0.0
+        if self.min_sqnr is not None:
+            missing += max(0.0, self.min_sqnr - (-math.inf if sqnr is None else sqnr))
+        if self.max_drop is not None:
+            missing += max(0.0, (math.inf if drop is None else drop) - self.max_drop)
+        return missing
+
 
 class Judge:
     """Compares quantized graphs with the float graph, which is run once, on the same samples.
@@ -130,6 +166,8 @@ class Judge:
     def _run(self, runner: IsolatedRunner, progress: Progress | None) -> Iterator[Fetches]:
         done = 0
         for batch in self._samples.batches(self._size, fixed=self._fixed):
+            if done == 0 and not self._fixed:  # a runtime may fail at one size of the batch alone
+                runner.run({name: values[:1] if values.ndim else values for name, values in batch.items()})
             yield runner.run(batch)
             done += len(next(iter(batch.values())))
             if progress is not None:

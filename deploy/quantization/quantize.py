@@ -16,7 +16,7 @@ from calibration.table import STATISTICS, CalibrationTable
 from calibration.target import find_target
 from deploy.core import registry
 from deploy.core.artifact import Artifact, Payload
-from deploy.core.backend import ONNX
+from deploy.core.backend import ONNX, backends
 from deploy.core.brief import brief
 from deploy.core.errors import UnknownNameError, UsageError
 from deploy.core.isolated import IsolatedRunner
@@ -39,8 +39,14 @@ if TYPE_CHECKING:
 FP16_MIN_OPSET = 19
 """First ONNX opset whose QuantizeLinear and DequantizeLinear take FP16 scales."""
 
+MENDING = {True: QualityBounds(max_drop=1.0), False: QualityBounds(min_sqnr=20.0)}
+"""Bounds that the command for a poor file has, with and without labels."""
+
 MANIFEST_LAYERS = 10
 """Number of layers with the most noise that the manifest records."""
+
+
+QuantizeVerdict = Literal["pass", "fail", "measured", "poor"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -49,8 +55,9 @@ class QuantizeReport:
 
     Attributes:
         artifact: the INT8 file and its manifest; a file that fails is stored in the folder ``rejected``.
-        verdict: ``pass`` or ``fail`` if bounds were given, else ``measured``; ``fail`` if a value is not finite.
-        reasons: why the verdict is ``fail``; else empty.
+        verdict: ``pass`` or ``fail`` if bounds were given, else ``measured``, or ``poor`` if an output is too far from
+            the float one to be of use; ``fail`` if a value is not finite.
+        reasons: why the verdict is ``fail`` or ``poor``; else empty.
         evidence: comparison with the float graph: SQNR in dB, agreement and accuracy as shares.
         plan: layers kept in float, with the evidence after each; None if no bound was given.
         worst: layers in order of their noise, the largest first.
@@ -61,7 +68,7 @@ class QuantizeReport:
     """
 
     artifact: Artifact
-    verdict: Literal["pass", "fail", "measured"]
+    verdict: QuantizeVerdict
     reasons: tuple[str, ...]
     evidence: Evidence
     plan: FloatLayerPlan[Evidence] | None
@@ -74,6 +81,11 @@ class QuantizeReport:
     def __repr__(self) -> str:
         worst = min((item.sqnr_db for item in self.evidence.outputs if item.sqnr_db is not None), default=None)
         return brief(self, self.verdict, self.artifact.path, None if worst is None else f"SQNR {worst:.1f} dB")
+
+    @property
+    def mend(self) -> str | None:
+        """The command that keeps layers in float until the result is of use, if the verdict is ``poor``."""
+        return self.artifact.manifest.options.get("mend")
 
     @property
     def float_verdict(self) -> str:
@@ -90,6 +102,7 @@ class QuantizeReport:
             "target": manifest.target,
             "verdict": self.verdict,
             "reasons": list(self.reasons),
+            "mend": self.mend,
             "evidence": self.evidence.to_dict(),
             "options": dict(manifest.options),
             "parent": manifest.parent,
@@ -147,12 +160,13 @@ def quantize(
         progress: receives progress messages.
 
     Returns:
-        The INT8 file with its evidence. A verdict ``fail`` is not an exception.
+        The INT8 file with its evidence. A verdict ``fail`` or ``poor`` is not an exception.
 
     Raises:
         UsageError: an unknown target or method, or options that do not fit each other, the model or the data.
-        ArtifactError: the ONNX file does not exist or is not a float32 export.
+        ArtifactError: the ONNX file does not exist or is not a float export.
         DigestError: the export differs from its manifest.
+        MissingPackageError: the target is a runtime for CPUs, such as OpenVINO, and not installed.
         DataError: the calibration data cannot be read or does not fit the model.
         BackendError: a runtime cannot open or run a graph.
         DeployError: any other error of `deploy.core.errors`. Only a complete calibration table is left behind.
@@ -160,7 +174,7 @@ def quantize(
     began = time.perf_counter()
     _check_options(target, method, samples, fp16)
     store = Store.at(artifacts)
-    source = open_source(given_source(model, inputs, name), store, preprocess, progress, name=name)
+    source = open_source(given_source(model, inputs, name), store, preprocess, progress, name=name, half=True)
     bounds = QualityBounds(min_sqnr=min_sqnr, max_drop=max_drop)
     with GraphChild() as child, IsolatedRunner("onnxruntime") as runner:
         with progress.stage("reading the data"):
@@ -195,8 +209,12 @@ def quantize(
             )
             plan = search(quantizer, runner, bounds, progress)
             evidence = plan.result
-            reasons = tuple(bounds.violations(evidence))
-            verdict: Literal["pass", "fail", "measured"] = "fail" if reasons else "pass" if bounds.given else "measured"
+            verdict, reasons = _verdict(evidence, bounds)
+            mend = _command(
+                source, calib, target, method, samples, fp16, preprocess, skip_bad, MENDING[evidence.drop is not None]
+            )
+            if verdict == "poor":
+                progress.warn(f"the INT8 file is poor: {'; '.join(reasons)}. To keep layers in float: {mend}")
             with progress.stage("comparing layers"):
                 size, fixed = batch_of(graph)
                 feeds = data.evidence.head(max(RANKING_SAMPLES, size)).batches(size, fixed=fixed)
@@ -209,14 +227,14 @@ def quantize(
                 target=target,
                 files=tuple(map(Payload.of, written)),
                 options={
-                    "rebuild": _command(
-                        source, calib, target, method, samples, max_drop, min_sqnr, fp16, preprocess, skip_bad
-                    ),
+                    "rebuild": _command(source, calib, target, method, samples, fp16, preprocess, skip_bad, bounds),
+                    "mend": mend if verdict == "poor" else None,
                     "method": method,
                     "bounds": asdict(bounds),
                     "verdict": verdict,
                     "calibration": dict(table.key),
                     "keep_float": [step.layer for step in plan.steps],
+                    "float_tail": [node.name for node in graph.graph.node if node.name in quantizer.always_float],
                     "plan": [
                         {"layer": step.layer, "sqnr_db": step.result.sqnr_db, "drop": step.result.drop}
                         for step in plan.steps
@@ -242,26 +260,34 @@ def quantize(
     )
 
 
+def _verdict(evidence: Evidence, bounds: QualityBounds) -> tuple[QuantizeVerdict, tuple[str, ...]]:
+    """Return the verdict and its reasons. Bounds that are met are the user's decision on what is of use."""
+    violations = tuple(bounds.violations(evidence))
+    if violations or bounds.given:
+        return "fail" if violations else "pass", violations
+    weaknesses = tuple(evidence.weaknesses())
+    return "poor" if weaknesses else "measured", weaknesses
+
+
 def _command(
     source: Source,
     calib: str | Path,
     target: str,
     method: str,
     samples: int,
-    max_drop: float | None,
-    min_sqnr: float | None,
     fp16: bool,
     preprocess: Sequence[str],
     skip_bad: bool,
+    bounds: QualityBounds,
 ) -> str:
-    """Return the command that quantizes the model again."""
+    """Return the command that quantizes the model again, held to these bounds."""
     pairs: list[tuple[str, Any]] = [
         ("--calib", calib),
         ("--target", target),
         ("--method", method if method != DEFAULT_METHOD else None),
         ("--samples", samples if samples != DEFAULT_SAMPLES else None),
-        ("--max-drop", max_drop),
-        ("--min-sqnr", min_sqnr),
+        ("--max-drop", bounds.max_drop),
+        ("--min-sqnr", bounds.min_sqnr),
         *(("--preprocess", text) for text in preprocess),
         ("--name", source.slug if source.manifest is None or source.slug != source.manifest.slug else None),
     ]
@@ -277,5 +303,8 @@ def _check_options(target: str, method: str, samples: int, fp16: bool) -> None:
         raise UnknownNameError("calibration method", method, methods, f"known: {', '.join(methods)}")
     if samples < MIN_SAMPLES:
         raise UsageError(f"--samples {samples}: calibration needs at least {MIN_SAMPLES}.")
+    for backend in backends().values():
+        if target in backend.targets and "cpu" in backend.devices:
+            backend.require()  # a file is published only after its target ran it, where no GPU is needed for that
     if fp16 and not declared.half:
         raise UsageError(f"--fp16: {declared.title} is no faster in FP16.", "use --target tensorrt")

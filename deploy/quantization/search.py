@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 import calibration
-from calibration.graph import weighted_layers
+from calibration.graph import last_layers, tail, weighted_layers
 from calibration.sensitivity import FloatLayerPlan, choose_float_layers
 from calibration.table import CalibrationTable
 from deploy.core.isolated import IsolatedRunner
@@ -20,6 +20,15 @@ from deploy.quantization.evidence import Evidence, Judge, QualityBounds, format_
 from deploy.quantization.source import Source
 from deploy.support import onnx_file
 from exporters.half import to_half
+
+LOST_DB = 20.0
+"""SQNR of a channel below which the rounding of the operators behind the last layers is too coarse for it."""
+
+POOR_PART_DB = 10.0
+"""SQNR of a channel below which more nodes are tried in float."""
+
+GAIN_DB = 3.0
+"""Gain of the worst output or channel for which more nodes stay in float."""
 
 RANKING_SAMPLES = 16
 """Number of samples on which layers are ranked and compared one by one; one batch if the graph fixes a larger one."""
@@ -35,6 +44,7 @@ class Quantizer:
         prepared: the prepared graph, from which every version is made anew.
         graph: the same without its external data.
         path: the file to write.
+        always_float: names of nodes that stay in float in every version.
     """
 
     source: Source
@@ -45,23 +55,25 @@ class Quantizer:
     samples: CalibrationSamples
     path: Path
     fp16: bool
+    always_float: frozenset[str] = frozenset()
     _written: frozenset[str] | None = None
 
     def write(self, keep_float: Collection[str]) -> Path:
         """Write the quantized graph with the named nodes in float, unless it is what was written last."""
-        if self._written != frozenset(keep_float):
+        names = self.always_float.union(keep_float)
+        if self._written != names:
             self._written = None
-            self._save(keep_float, self.path)
+            self._save(names, self.path)
             if self.fp16:
                 to_half(self.path, self.path)
-            self._written = frozenset(keep_float)
+            self._written = names
         return self.path
 
     def write_float32(self, keep_float: Collection[str], folder: Path) -> Path:
         """Write the same graph with float32 layers, if need be to a folder, and return the file."""
         if not self.fp16:
             return self.write(keep_float)
-        self._save(keep_float, folder / self.path.name)
+        self._save(self.always_float.union(keep_float), folder / self.path.name)
         return folder / self.path.name
 
     def _save(self, keep_float: Collection[str], path: Path) -> None:
@@ -77,26 +89,85 @@ class Quantizer:
 def search(
     quantizer: Quantizer, runner: IsolatedRunner, bounds: QualityBounds, progress: Progress
 ) -> FloatLayerPlan[Evidence]:
-    """Quantize every layer; while a bound is not met, keep one more layer in float. One layer stays quantized."""
+    """Quantize every layer; while a bound is not met, keep one more layer in float. One layer stays quantized.
+
+    What mixes outputs of different kinds behind the last layers stays in float where a measurement shows that its
+    rounding loses a channel. If an output is poor, concatenations and the last layers are tried in float.
+    """
+    with progress.stage("measuring the outputs"):
+        quantizer.always_float = _lost_in_tail(quantizer, runner, progress)
     with progress.stage("evaluating"):
         judge = quantizer.judge(runner, quantizer.samples)
         start = judge.measure(quantizer.write(()), progress)
+    for more in _suspects(quantizer):
+        if start.worst_part_db >= POOR_PART_DB and not start.weaknesses():
+            break
+        kept = quantizer.always_float
+        quantizer.always_float = kept.union(more)
+        tried = judge.measure(quantizer.write(()), progress)
+        if _gains(start, tried):
+            start = tried
+        else:
+            quantizer.always_float = kept
+    if quantizer.always_float:
+        names = [node.name for node in quantizer.graph.graph.node if node.name in quantizer.always_float]
+        others = f" and {len(names) - 5} more nodes" if len(names) > 5 else ""
+        progress.note(f"kept in float, since rounding loses what an output says: {', '.join(names[:5])}{others}")
     violations = bounds.violations(start)
     if not bounds.given or not violations:
         return FloatLayerPlan(start=start, steps=(), sufficient=True)
     progress.note(f"{'; '.join(violations)}: searching for layers to keep in float")
-    order = _ranked(quantizer, runner, progress)
+    order = [name for name in _ranked(quantizer, runner, progress) if name not in quantizer.always_float]
     with progress.stage("keeping layers in float"):
 
         def measure(keep: frozenset[str]) -> Evidence:
             return judge.measure(quantizer.write(keep), progress) if keep else start
 
         # without the last layer nothing would be INT8
-        plan = choose_float_layers(order[:-1], measure, lambda evidence: not bounds.violations(evidence))
+        plan = choose_float_layers(
+            order[:-1], measure, lambda evidence: not bounds.violations(evidence), bounds.shortfall
+        )
     for step in plan.steps:
         drop = "" if step.result.drop is None else f", top-1 drop {step.result.drop:.2f} points"
         progress.note(f"{step.layer} kept in float: SQNR {format_sqnr(step.result.sqnr_db)}{drop}")
     return plan
+
+
+def _suspects(quantizer: Quantizer) -> list[frozenset[str]]:
+    """Return nodes whose rounding can lose an output where each layer alone does not.
+
+    They are the concatenations, whose inputs OpenVINO reads in the scale of the first one; and the last layers, whose
+    results can mix outputs, if there are others.
+    """
+    graph, last = quantizer.graph, last_layers(quantizer.graph)
+    joined = frozenset(node.name for node in graph.graph.node if node.op_type == "Concat")
+    mixed = frozenset([*last, *tail(graph)]) if len(last) < len(weighted_layers(graph)) else frozenset()
+    return [names for names in (joined, mixed) if names]
+
+
+def _gains(before: Evidence, after: Evidence) -> bool:
+    """Return whether the worst output or its worst channel gains `GAIN_DB`, and neither loses as much."""
+    pairs = [(before.sqnr_db, after.sqnr_db), (before.worst_part_db, after.worst_part_db)]
+    gains = [new - old for old, new in pairs if old is not None and new is not None and old != new]
+    return any(gain >= GAIN_DB for gain in gains) and all(gain > -GAIN_DB for gain in gains)
+
+
+def _lost_in_tail(quantizer: Quantizer, runner: IsolatedRunner, progress: Progress) -> frozenset[str]:
+    """Return the nodes behind the last layers, if rounding them alone loses a channel of an output; else none."""
+    behind = tail(quantizer.graph)
+    nodes = {node.name for node in quantizer.graph.graph.node}
+    if not behind:
+        return frozenset()
+    path = quantizer.write(nodes.difference(behind))
+    if not any(node.op_type == "QuantizeLinear" for node in onnx.load(path, load_external_data=False).graph.node):
+        return frozenset()  # the target does not round them
+    judge = quantizer.judge(runner, _few(quantizer))
+    return frozenset(behind) if judge.measure(path, progress).worst_part_db < LOST_DB else frozenset()
+
+
+def _few(quantizer: Quantizer) -> CalibrationSamples:
+    size, fixed = batch_of(quantizer.graph)
+    return quantizer.samples.head(max(RANKING_SAMPLES, size) if fixed else RANKING_SAMPLES)
 
 
 def _ranked(quantizer: Quantizer, runner: IsolatedRunner, progress: Progress) -> list[str]:
@@ -104,9 +175,7 @@ def _ranked(quantizer: Quantizer, runner: IsolatedRunner, progress: Progress) ->
     names = weighted_layers(quantizer.graph)
     nodes = {node.name for node in quantizer.graph.graph.node}
     with progress.stage("ranking layers"):
-        size, fixed = batch_of(quantizer.graph)
-        samples = quantizer.samples.head(max(RANKING_SAMPLES, size) if fixed else RANKING_SAMPLES)
-        judge = quantizer.judge(runner, samples)
+        judge = quantizer.judge(runner, _few(quantizer))
         done = 0
 
         def alone(name: str) -> float:

@@ -5,6 +5,7 @@ Imports neither PyTorch nor numpy nor ONNX at module level: a float32 engine is 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
 from deploy.models.owner import claim
-from deploy.models.preprocessing import override
+from deploy.models.preprocessing import CHANGES, override, with_changes
 from deploy.models.request import ModelRequest, ModuleRequest, check_slug
 from deploy.support.lone_file import open_artifact, why_unproven
 from deploy.support.lookup import name_for, names_of, newest_export
@@ -73,9 +74,8 @@ class Source:
 
         So are the sizes of dynamic dimensions that the model was traced with, at which the file is timed.
         """
-        traced = {
-            key: value for key, value in (self.manifest.options if self.manifest else {}).items() if key == "sizes"
-        }
+        own = self.manifest.options if self.manifest else {}
+        traced = {key: value for key, value in own.items() if key in ("sizes", CHANGES)}
         return Manifest(
             model=self.model,
             slug=self.slug,
@@ -141,6 +141,7 @@ def _opened(
             f"{path}: the precision is {manifest.precision}; a float32 export is required.",
             f"deploy export {manifest.model}" if manifest.reference else "start from the float32 file it was made from",
         )
+    manifest = dataclasses.replace(manifest, options=with_changes(manifest.options, preprocess))
     if unproven := why_unproven(artifact):
         progress.note(unproven)
     return Source(

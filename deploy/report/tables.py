@@ -106,8 +106,9 @@ RESULTS: tuple[Column, ...] = (
         _parity,
         number=False,
         legend="pass = agrees with the float64 reference, reference = PyTorch in float32, measured = INT8, with its "
-        "error in the evidence, unproven = no model is known to compare the file with, stale = measured with other "
-        "weights than those of the export beside it, ! = interference was detected",
+        "error in the evidence, poor = INT8 that is too far from the float file, unproven = no model is known to "
+        "compare the file with, stale = measured with other weights than those of the export beside it, ! = "
+        "interference was detected",
     ),
     Column(
         "latency",

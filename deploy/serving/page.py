@@ -83,7 +83,7 @@ def page_routes(
             batcher=opener.batcher([PyTorchRunner(model)], "torch", batched=batched),
             inputs=model.inputs,
             outputs=(),
-            labels=model.labels or manifest.labels,
+            labels=manifest.labels or model.labels,
             about={"file": model.weights.source},
         )
         variants.insert(0, pytorch)

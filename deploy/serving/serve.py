@@ -21,6 +21,7 @@ from deploy.core.limits import limits
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.models.given import text_of
+from deploy.models.preprocessing import described
 from deploy.serving.options import ServeOptions as ServeOptions
 from deploy.serving.options import is_loopback, url_host
 from deploy.support.release_check import check_release
@@ -73,6 +74,8 @@ def serve(
     *,
     files: Sequence[str | Path | Artifact] = (),
     backend: str | None = None,
+    preprocess: Sequence[str] = (),
+    labels: Sequence[str] = (),
     options: ServeOptions | None = None,
     artifacts: str | Path | None = None,
     progress: Progress = SILENT,
@@ -89,6 +92,8 @@ def serve(
             this machine.
         backend: name of the backend that runs the files; serve only files that it opens. Default: each file's format
             and target decide.
+        preprocess: ``key=value`` changes to the preprocessing that the manifests record; for the page.
+        labels: class names, in place of those in the manifests.
         options: how models are served.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
         progress: receives progress messages.
@@ -113,12 +118,15 @@ def serve(
     from deploy.serving.reader import Reader
 
     options = options or ServeOptions()
+    if preprocess and not options.page:
+        raise UsageError("--preprocess is only used by the demo page.", "leave out --no-page")
     store = Store.at(artifacts)
     selected = _find_backend(backend) if backend is not None else None
     name = None if model is None else text_of(model)
     chosen = choose_files(name, [Path(text_of(file)) for file in files], selected, store, progress)
     for artifact in chosen:
         check_release(artifact, allow_untrained=options.allow_untrained, progress=progress)
+    chosen = [described(artifact, preprocess, labels) for artifact in chosen]
     metrics = Metrics()
     opener = ModelOpener(options=options, metrics=metrics, backend=selected)
     with contextlib.ExitStack() as stack:

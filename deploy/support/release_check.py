@@ -28,7 +28,7 @@ def check_release(artifact: Artifact, *, allow_untrained: bool, progress: Progre
     elif manifest.verdict not in ACCEPTED:
         raise ArtifactError(
             f"{artifact.path}: refused, the parity verdict is {manifest.verdict}.",
-            f"deploy check {manifest.model} --onnx {artifact.path}",
+            manifest.options.get("mend") or f"deploy check {manifest.model} --onnx {artifact.path}",
         )
     if not manifest.weights.trained:
         untrained = f"{artifact.path}: the weights are untrained ({manifest.weights.source}), outputs are meaningless."

@@ -45,12 +45,13 @@ LEFT_ALIGNED = 3
 NARROW = 9
 COLUMNS_THAT_FIT = {100: 12, 140: 15}
 """Number of columns shown on a terminal of at least this width; `NARROW` on a narrower one."""
-STATUS = {"reference": "ref", "pass": "✓", "measured": "~", "unproven": "unproven"}
+STATUS = {"reference": "ref", "pass": "✓", "measured": "~", "poor": "poor", "unproven": "unproven"}
 LEGEND = (
-    "status: ref = reference of the parity check, ✓ = parity check passed, ~ = INT8 with measured error, unproven = no "
-    "model is known to compare the file with, ! = interference detected; latency: median across processes; 95 % CI: "
-    "its confidence interval; speedup: relative to the baseline, ≈ = the interval includes 1; roofline: lower bound of "
-    "the latency (--limits) / latency, and what sets the bound; –: too few samples"
+    "status: ref = reference of the parity check, ✓ = parity check passed, ~ = INT8 with measured error, poor = INT8 "
+    "that is too far from the float file, unproven = no model is known to compare the file with, ! = interference "
+    "detected; latency: median across processes; 95 % CI: its confidence interval; speedup: relative to the baseline, "
+    "≈ = the interval includes 1; roofline: lower bound of the latency (--limits) / latency, and what sets the bound; "
+    "–: too few samples"
 )
 
 

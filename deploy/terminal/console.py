@@ -15,7 +15,13 @@ from deploy.core.text import visible
 if TYPE_CHECKING:
     from deploy.core.model import Preprocessing, Weights
 
-STYLE = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow", "unproven": "bold yellow"}
+STYLE = {
+    "pass": "bold green",
+    "fail": "bold red",
+    "poor": "bold red",
+    "inconclusive": "bold yellow",
+    "unproven": "bold yellow",
+}
 """Rich styles of verdicts."""
 
 

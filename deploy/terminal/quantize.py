@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 LAYERS_SHOWN = 10
 
+_ANSWERS = {"top-1": "same top-1 on", "decision": "same decision on", "mask": "overlap of the values above 0.5:"}
+"""What the share of equal answers is of."""
+
 
 def show_quantized(report: QuantizeReport, details: bool) -> None:
     """Print the summary of a quantization; with ``details`` also the layers with the most noise."""
@@ -34,6 +37,7 @@ def show_quantized(report: QuantizeReport, details: bool) -> None:
         ("evaluated on", f"{data.evidence.count} samples {overlap}, run by {escape(report.evidence.runtime)}"),
         *_evidence(report.evidence),
         ("verdict", f"[{STYLE.get(report.verdict, 'bold')}]{report.verdict}[/]{_why(report)}"),
+        ("to mend it", escape(report.mend or "")),
         ("float file", report.float_verdict if report.float_verdict == UNPROVEN else ""),
     ]
     if report.plan is not None and report.plan.steps:
@@ -62,7 +66,7 @@ def _evidence(evidence: Evidence) -> list[tuple[str, str]]:
     pairs = []
     for item in evidence.outputs:
         sqnr = "undefined: the output is constant" if item.sqnr_db is None else _decibels(item.sqnr_db)
-        agrees = "" if item.agreement is None else f", same top-1 on {item.agreement:.1%}"
+        agrees = "" if item.agreement is None else f", {_ANSWERS[str(item.agreement_of)]} {item.agreement:.1%}"
         broken = f", [bold red]{item.not_finite} samples with NaN or infinity[/]" if item.not_finite else ""
         pairs.append((f"{escape(item.output)}", f"SQNR {sqnr}, cosine {item.cosine:.5f}{agrees}{broken}"))
     if evidence.accuracy and evidence.float_accuracy and evidence.comparison:

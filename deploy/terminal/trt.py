@@ -34,7 +34,11 @@ def _state(report: BuildReport) -> str:
     """Return whether the engine was run, the verdict, and the SQNR of an INT8 engine's worst output."""
     why = report.proof.reason if report.proof else "no suitable GPU"
     style = STYLE.get(report.verdict or "inconclusive", "bold")
-    outputs = (report.proof.parity or {}).get("outputs", []) if report.proof and report.verdict == "measured" else []
+    outputs = (
+        (report.proof.parity or {}).get("outputs", [])
+        if report.proof and report.verdict in ("measured", "poor")
+        else []
+    )
     ratios = [item["sqnr_db"] for item in outputs if item["sqnr_db"] is not None]
     measured = f" (SQNR {min(ratios):.1f} dB relative to the float graph)" if ratios else ""
     return f"[{style}]{report.state}[/]" + (f": {escape(why)}" if why else "") + measured

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.core.artifact import Artifact, Manifest, manifest_path
+from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.errors import ArtifactError, UsageError
-from deploy.core.model import Preprocessing
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
-from deploy.core.regular import read_text
 from deploy.core.store import write_file
-from deploy.models.preprocessing import override
+from deploy.models.preprocessing import check_labels, check_preprocessing, override
 from deploy.support.lone_file import SUFFIX, adopt_command, describe_file, slug_of
 
 
@@ -88,26 +86,12 @@ def adopt(
         model=name or manifest.model,
         slug=name or manifest.slug,
         weights=dataclasses.replace(manifest.weights, source=path.name),
-        labels=_checked_labels(labels, manifest, path),
-        preprocessing=_checked_preprocessing(override(None, preprocess), manifest, path),
+        labels=check_labels(labels, manifest.outputs, str(path)),
+        preprocessing=check_preprocessing(override(None, preprocess), manifest.inputs, str(path)),
         options={"adopted": True},
     )
     write_file(beside, manifest.to_json().encode())
     return AdoptReport(artifact=Artifact(path=path, manifest=manifest), replaced=replaced)
-
-
-def read_labels(text: str) -> tuple[str, ...]:
-    """Return class names from a file with one name per line, or from a text separated by commas.
-
-    Raises:
-        UsageError: the file cannot be read.
-    """
-    if not Path(text).is_file():
-        return tuple(part.strip() for part in text.split(",") if part.strip())
-    try:
-        return tuple(line.strip() for line in read_text(Path(text)).splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as exc:
-        raise UsageError(f"--labels {text}: cannot be read: {exc}.") from exc
 
 
 def _said(path: Path) -> str:
@@ -117,24 +101,3 @@ def _said(path: Path) -> str:
     except ArtifactError as exc:
         return exc.message.rstrip(".")
     return f"{manifest.model}, {manifest.precision}, parity {manifest.verdict}, of {manifest.created}"
-
-
-def _checked_labels(labels: Sequence[str], manifest: Manifest, path: Path) -> tuple[str, ...]:
-    shape = manifest.outputs[0].shape
-    classes = shape[-1] if shape else None
-    if labels and isinstance(classes, int) and classes != len(labels):
-        raise UsageError(f"--labels: {len(labels)} names, and {path} has {classes} classes: {manifest.outputs[0]}.")
-    return tuple(labels)
-
-
-def _checked_preprocessing(recipe: Preprocessing | None, manifest: Manifest, path: Path) -> Preprocessing | None:
-    if recipe is None:
-        return None
-    inputs = "; ".join(map(str, manifest.inputs))
-    if len(manifest.inputs) != 1 or len(manifest.inputs[0].shape) != 4:
-        raise UsageError(f"--preprocess: {path} takes {inputs}, not one batch of images.")
-    prepared = (len(recipe.mean), *recipe.crop)
-    for dim, size in zip(manifest.inputs[0].shape[1:], prepared, strict=True):
-        if isinstance(dim, int) and dim != size:
-            raise UsageError(f"--preprocess: images become [batch, {', '.join(map(str, prepared))}], not {inputs}.")
-    return recipe

@@ -173,12 +173,25 @@ def test_layers_are_kept_in_float_until_the_result_is_sufficient() -> None:
         measured.append(keep)
         return 10 * len(keep)
 
-    plan = choose_float_layers(["a", "b", "c"], measure, lambda result: result >= 20)
+    def missing(result: int) -> float:
+        return 20 - result
+
+    plan = choose_float_layers(["a", "b", "c"], measure, lambda result: result >= 20, missing)
     assert plan.sufficient and plan.keep_float == {"a", "b"} and plan.result == 20
     assert plan.start == 0 and [step.result for step in plan.steps] == [10, 20]
     assert measured == [frozenset(), frozenset("a"), frozenset("ab")]
-    assert not choose_float_layers(["a"], measure, lambda result: result >= 20).sufficient
-    assert choose_float_layers(["a"], measure, lambda result: True).steps == ()
+    assert not choose_float_layers(["a"], measure, lambda result: result >= 20, missing).sufficient
+    assert choose_float_layers(["a"], measure, lambda result: True, missing).steps == ()
+
+
+def test_a_layer_that_makes_things_worse_in_float_is_quantized_again() -> None:
+    gains = {"a": -7, "b": 12, "c": -1, "d": 9}
+
+    def measure(keep: frozenset[str]) -> int:
+        return sum(gains[name] for name in keep)
+
+    plan = choose_float_layers([*gains], measure, lambda result: result >= 20, lambda result: 20 - result)
+    assert plan.sufficient and plan.keep_float == {"b", "d"} and plan.result == 21
 
 
 def test_a_table_can_be_saved_and_names_what_changed(table: CalibrationTable, tmp_path: Path) -> None:
@@ -204,3 +217,33 @@ def test_unknown_names_are_refused_with_suggestions(
     with pytest.raises(UnknownNameError, match="entropie") as refused:
         CalibrationTable.of(calibration.collect(graph, [{"input": images}]), "entropie", {})
     assert "entropy" in refused.value.suggestions
+
+
+def test_a_sum_of_different_shapes_stays_in_float_for_openvino(tmp_path: Path) -> None:
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w"], ["c"], "conv"),
+        onnx.helper.make_node("GlobalAveragePool", ["c"], ["p"], "pool"),
+        onnx.helper.make_node("Add", ["c", "p"], ["s"], "stretched"),
+        onnx.helper.make_node("Conv", ["s", "v"], ["t"], "last"),
+        onnx.helper.make_node("Add", ["t", "s"], ["y"], "equal"),
+    ]
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(8, 3, 3, 3)), "v": rng.normal(size=(8, 8, 1, 1))}
+    graph = onnx.helper.make_graph(
+        nodes,
+        "net",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )
+    path = tmp_path / "net.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    prepared = calibration.prepare(path)
+    feeds = [{"x": rng.normal(size=(4, 3, 8, 8)).astype(np.float32)}]
+    table = CalibrationTable.of(calibration.collect(prepared, feeds), "minmax", {})
+    made = calibration.quantize(prepared, table, "openvino")
+    computed = {name: node for node in made.graph.node for name in node.output}
+    inputs = {
+        node.name: {computed[name].op_type for name in node.input} for node in made.graph.node if node.op_type == "Add"
+    }
+    assert inputs["equal"] == {"DequantizeLinear"} and "GlobalAveragePool" in inputs["stretched"]

@@ -211,3 +211,38 @@ def test_mistakes(run: Run, made: Path) -> None:
     (made / "mine" / "thesis.txt").touch()
     there = run("package", "lenet5", "--for", "triton", "--output", made / "mine")
     assert there.code == 2 and "--output" in there.err and (made / "mine" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "result"), [("image", "label"), ("constant_0", "probability"), ("sample", "scores")]
+)
+def test_a_model_with_the_names_of_the_pipeline(
+    run: Run, store: Path, parsed: Any, tmp_path: Path, source: str, result: str
+) -> None:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", [source, "w"], ["c"]),
+            helper.make_node("GlobalAveragePool", ["c"], ["p"]),
+            helper.make_node("Flatten", ["p"], [result]),
+        ],
+        "net",
+        [helper.make_tensor_value_info(source, TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info(result, TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(rng.normal(size=(4, 3, 3, 3)).astype(np.float32), "w")],
+    )
+    path = tmp_path / "net.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    np.savez(tmp_path / "data.npz", images=rng.integers(0, 256, (40, 8, 8, 3), np.uint8))
+    recipe = ["--preprocess", "crop=8,8", "--preprocess", "mean=0.5,0.5,0.5", "--preprocess", "std=0.1,0.1,0.1"]
+    made = run("quantize", path, "--calib", tmp_path / "data.npz", "--samples", "20", *recipe, "--json")
+    assert made.code == 0, made.err
+    done = run("package", made.json["file"], "--for", "triton", "--labels", "a,b,c,d", "--json")
+    assert done.code == 0, done.err
+    repository = store / "packages" / "triton"
+    image = rng.integers(0, 256, (9, 11, 3), np.uint8)
+    found = _ensemble(repository, "net_pipeline", parsed, {"image": image})
+    assert set(found["label"][0].tolist()) == {b"a", b"b", b"c", b"d"} or set(found["label"][0]) == {*"abcd"}

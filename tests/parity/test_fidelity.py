@@ -55,3 +55,40 @@ def test_only_rows_of_logits_have_an_agreement() -> None:
     fidelity = Fidelity()
     fidelity.add({"boxes": np.zeros((2, 4), np.int64)}, {"boxes": np.zeros((2, 4), np.int64)})
     assert fidelity.outputs() == ()
+
+
+def test_the_answer_depends_on_what_the_output_is() -> None:
+    single = RNG.uniform(size=(50, 1))
+    (item,) = _of(np.where(np.arange(50)[:, None] < 5, 1 - single, single), single).outputs()
+    assert (item.agreement, item.agreement_of) == (0.9, "decision")
+    (item,) = _of(RNG.standard_normal((50, 1)), RNG.standard_normal((50, 1))).outputs()
+    assert item.agreement is None
+    mask = (RNG.uniform(size=(6, 1, 8, 8)) > 0.5) * 0.9
+    half = mask.copy()
+    half[:, :, :4] = 0
+    (item,) = _of(half, mask).outputs()
+    assert item.agreement_of == "mask" and item.agreement == pytest.approx((half > 0.5).sum() / (mask > 0.5).sum())
+    (item,) = _of(LOGITS.copy()).outputs()
+    assert item.agreement_of == "top-1"
+
+
+@pytest.mark.parametrize("shape", [(40, 6, 30), (40, 30, 6), (40, 6, 5, 6), (40, 6)])
+def test_a_channel_that_is_lost_among_larger_ones(shape: tuple[int, ...]) -> None:
+    axis = shape.index(6)
+    sizes = np.asarray([600, 600, 600, 600, 1, 1], float).reshape(
+        [6 if item == axis else 1 for item in range(len(shape))]
+    )
+    reference = RNG.uniform(size=shape) * sizes
+    (item,) = _of(np.rint(reference / 2.5) * 2.5, reference).outputs()
+    assert item.sqnr_db is not None and item.sqnr_db > 40
+    assert item.worst_part_db is not None and item.worst_part_db < 3
+    assert item.coarse or len(shape) == 2
+    (item,) = _of(np.rint(reference / sizes * 255) / 255 * sizes, reference).outputs()
+    assert item.worst_part_db is not None and item.worst_part_db > 40 and not item.coarse
+
+
+def test_an_output_with_a_handful_of_values() -> None:
+    (item,) = _of(np.rint(LOGITS), LOGITS).outputs()
+    assert item.coarse
+    (item,) = _of(np.rint(LOGITS), np.rint(LOGITS)).outputs()
+    assert not item.coarse, "the float output has no more"

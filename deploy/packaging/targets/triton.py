@@ -11,6 +11,7 @@ dimension.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ from deploy.core.backend import ENGINE
 from deploy.core.errors import UsageError
 from deploy.core.tensors import DATATYPES, TensorSpec
 from deploy.packaging.target import (
+    SAMPLE,
+    SCORES,
     Images,
     PackageItem,
     PackageOptions,
@@ -152,7 +155,7 @@ def _warmup(item: PackageItem, max_batch: int) -> list[dict[str, Any]]:
 def _write_pipeline(folder: Path, version: int, item: PackageItem, pipeline: Pipeline) -> None:
     model_input, model_output = item.manifest.inputs[0], item.manifest.outputs[0]
     before, after, ensemble = (f"{item.name}_{suffix}" for suffix in (PREPROCESSING, POSTPROCESSING, ENSEMBLE))
-    sample = TensorSpec(name=model_input.name, dtype=model_input.dtype, shape=(1, *model_input.shape[1:]))
+    sample = TensorSpec(name=SAMPLE, dtype=model_input.dtype, shape=(1, *model_input.shape[1:]))
     image = _tensor(IMAGE, False)
     label: dict[str, Any] = {"name": "label", "data_type": EnumName("TYPE_STRING"), "dims": [-1, pipeline.top]}
     probability = {"name": "probability", "data_type": EnumName("TYPE_FP32"), "dims": [-1, pipeline.top]}
@@ -160,16 +163,17 @@ def _write_pipeline(folder: Path, version: int, item: PackageItem, pipeline: Pip
     warmup = {"data_type": _type(IMAGE), "dims": [WARMUP_SIDE, WARMUP_SIDE, 3], "random_data": True}
     requests = [{"key": IMAGE.name, "value": warmup}]
     preprocessing["model_warmup"] = {"name": "image", "batch_size": 0, "inputs": requests}
-    postprocessing = _graph_config(after, [_tensor(model_output, False)], [label, probability])
+    scores = dataclasses.replace(model_output, name=SCORES)
+    postprocessing = _graph_config(after, [_tensor(scores, False)], [label, probability])
     for config, graph in ((preprocessing, pipeline.preprocessing), (postprocessing, pipeline.labels)):
         (_empty_version(folder / config["name"], version) / GRAPH).write_bytes(graph)
         _write_config(folder / config["name"], config)
     # an ensemble's version folder is empty but has to exist
     (_empty_version(folder / ensemble, version) / ".keep").touch()
     steps = [
-        (before, {"image": "image"}, {model_input.name: "sample"}),
-        (item.name, {model_input.name: "sample"}, {model_output.name: "scores"}),
-        (after, {model_output.name: "scores"}, {"label": "label", "probability": "probability"}),
+        (before, {"image": "image"}, {SAMPLE: SAMPLE}),
+        (item.name, {model_input.name: SAMPLE}, {model_output.name: SCORES}),
+        (after, {SCORES: SCORES}, {"label": "label", "probability": "probability"}),
     ]
     config = {
         "name": ensemble,
@@ -244,9 +248,9 @@ def classify(folder: Path, item: PackageItem, images: Images) -> PipelineOutput 
     ranked, equal = [], 0
     with open_graph(before) as first, open_graph(model) as second, open_graph(after) as third:
         for image in images:
-            sample = first.run({"image": image})[model_input]
+            sample = first.run({"image": image})[SAMPLE]
             equal += int(recipe is not None and np.array_equal(sample[0], prepare(image, recipe)))
-            result = third.run({model_output: second.run({model_input: sample})[model_output]})
+            result = third.run({SCORES: second.run({model_input: sample})[model_output]})
             pairs = zip(result["label"][0], result["probability"][0], strict=True)
             ranked.append(tuple(RankedLabel(label=str(label), probability=float(value)) for label, value in pairs))
     return PipelineOutput(labels=ranked, equal_inputs=equal)
