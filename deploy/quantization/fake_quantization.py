@@ -150,13 +150,15 @@ class FakeQuantized(OnnxModule):
         return result
 
     def _rounded(self, weight: _Weight) -> torch.Tensor:
-        value, scale = self._params[weight.key], self._scale(weight)
+        value: torch.Tensor = self._params[weight.key]
+        scale = self._scale(weight)
         exact = torch.round(value / scale).clamp(-weight.steps, weight.steps) * scale
-        return value + (exact - value).detach()
+        difference = (exact - value).detach()
+        return torch.add(value, difference)
 
     def _scale(self, weight: _Weight) -> torch.Tensor:
         """Return the scale of a weight, broadcast; no gradient goes through it."""
-        value = self._params[weight.key].detach()
+        value: torch.Tensor = self._params[weight.key].detach()
         axes = [axis for axis in range(value.dim()) if axis != weight.axis]
         largest = value.abs().amax(axes, keepdim=True) if weight.axis is not None else value.abs().max()
         return (largest / weight.steps).clamp(min=float(np.finfo(np.float32).tiny))

@@ -1,0 +1,128 @@
+"""Quantization-aware fine-tuning: the module that is trained is the file that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+import deploy
+from deploy.core.errors import ModelError, UsageError
+from deploy.core.progress import SILENT
+from deploy.core.runner import Feeds
+from deploy.quantization.fake_quantization import FakeQuantized
+from deploy.quantization.fine_tune import FineTuning, fine_tune
+
+TARGETS = ("onnxruntime", "openvino", "tensorrt")
+SAMPLES = np.random.default_rng(0).standard_normal((160, 3, 12, 12)).astype(np.float32)
+FRESH = np.random.default_rng(1).standard_normal((64, 3, 12, 12)).astype(np.float32)
+
+
+class Uneven(nn.Module):
+    """A depthwise convolution whose channels differ by a factor of 1,000, which one scale for all of them loses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.depth = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 12, 3, groups=12)
+        self.point, self.head = nn.Conv2d(12, 16, 1), nn.Linear(16, 5)
+        factors = torch.logspace(-2, 1, 12)
+        with torch.no_grad():
+            self.depth.weight *= factors.reshape(-1, 1, 1, 1)
+            self.point.weight /= factors.reshape(1, -1, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.depth(torch.sigmoid(self.first(x))))
+        return self.head(torch.relu(self.point(x)).amax((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A float export, and one Q/DQ file per target."""
+    folder = tmp_path_factory.mktemp("quantized")
+    np.save(folder / "samples.npy", SAMPLES)
+    options = {"artifacts": folder / "artifacts", "progress": SILENT}
+    exported = deploy.export(Uneven(), torch.from_numpy(SAMPLES[:2]), name="net", probes="quick", **options)  # type: ignore[arg-type]
+    (folder / "float.onnx").write_bytes(exported.artifact.path.read_bytes())
+    for target in TARGETS:
+        report = deploy.quantize(exported.artifact, calib=folder / "samples.npy", target=target, **options)  # type: ignore[arg-type]
+        (folder / f"{target}.onnx").write_bytes(report.artifact.path.read_bytes())
+    return folder
+
+
+def run(path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {session.get_inputs()[0].name: x})[0])
+
+
+def batches(order: NDArray[np.intp], size: int) -> Iterator[Feeds]:
+    for start in range(0, len(order), size):
+        yield {"x": SAMPLES[order[start : start + size]]}
+
+
+def floats(folder: Path) -> dict[str, NDArray[np.float32]]:
+    graph = onnx.load(folder / "float.onnx").graph
+    return {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_module_computes_what_the_file_does(target: str, folder: Path, tmp_path: Path) -> None:
+    """Apart from single values that lie between two steps, where sums in another order round to the other one."""
+    module = FakeQuantized(folder / f"{target}.onnx", floats(folder))
+    exact = run(folder / f"{target}.onnx", FRESH)
+    (made,) = module(torch.from_numpy(FRESH)).values()
+    noise = float(np.abs(exact - run(folder / "float.onnx", FRESH)).max())
+    different = np.abs(made.detach().numpy() - exact)
+    assert np.mean(different > 1e-3 * noise) < 0.05 and float(different.max()) < 0.5 * noise
+    module.save(tmp_path / "again.onnx")
+    assert np.array_equal(run(tmp_path / "again.onnx", FRESH), exact), "saved as it was read"
+    assert {tuple(value.shape) for value in module.trained()} >= {(12, 1, 3, 3), (16, 12, 1, 1)}
+
+
+def test_weights_start_as_the_floats_were(folder: Path) -> None:
+    known = floats(folder)
+    for given in (known, {}):
+        module = FakeQuantized(folder / "tensorrt.onnx", given)
+        weights = [value.detach().numpy() for value in module.trained() if value.dim() == 4]
+        same = [any(np.array_equal(value, other) for other in known.values()) for value in weights]
+        assert len(weights) == 3 and all(same) == bool(given)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_training_brings_the_answers_back(target: str, folder: Path, tmp_path: Path) -> None:
+    """Judged by the file in ONNX Runtime, on other samples."""
+    path = tmp_path / f"{target}.onnx"
+    path.write_bytes((folder / f"{target}.onnx").read_bytes())
+    losses = fine_tune(path, folder / "float.onnx", len(SAMPLES), batches, FineTuning(epochs=8, lr=2e-3))
+    exact = run(folder / "float.onnx", FRESH)
+    before, after = (float(np.square(run(item, FRESH) - exact).mean()) for item in (folder / path.name, path))
+    assert after < 0.35 * before and losses[-1] < losses[0]
+    nodes = [[node.op_type for node in onnx.load(item).graph.node] for item in (folder / path.name, path)]
+    assert nodes[0] == nodes[1], "the roundings stay where they were"
+
+
+def test_the_same_seed_gives_the_same_file(folder: Path, tmp_path: Path) -> None:
+    made = []
+    for number, seed in enumerate((0, 0, 1)):
+        path = tmp_path / f"{number}.onnx"
+        path.write_bytes((folder / "openvino.onnx").read_bytes())
+        fine_tune(path, folder / "float.onnx", len(SAMPLES), batches, FineTuning(epochs=1, seed=seed))
+        made.append(path.read_bytes())
+    assert made[0] == made[1] != made[2]
+
+
+def test_what_cannot_be_trained(folder: Path, tmp_path: Path) -> None:
+    for options in ({"epochs": 0}, {"epochs": 1, "lr": 0.0}, {"epochs": 1, "batch_size": 0}):
+        with pytest.raises(UsageError):
+            FineTuning(**options)  # type: ignore[arg-type]
+    path = tmp_path / "diverges.onnx"
+    path.write_bytes((folder / "onnxruntime.onnx").read_bytes())
+    with pytest.raises(ModelError, match="loss is"):
+        fine_tune(path, folder / "float.onnx", len(SAMPLES), batches, FineTuning(epochs=40, lr=1e30))
