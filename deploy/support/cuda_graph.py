@@ -13,8 +13,8 @@ Result = TypeVar("Result")
 def capture(call: Callable[[], Result], stream: Any = None) -> tuple[Any, Result]:
     """Capture what ``call`` launches on a stream; return the graph and the result of the call.
 
-    ``call`` must have run once before on the same sizes, so that nothing is initialized during the capture. Other threads
-    may use the GPU meanwhile.
+    ``call`` must have run once before on the same sizes, so that nothing is initialized during the capture. Other
+    threads may use the GPU meanwhile.
 
     Args:
         call: what to capture.

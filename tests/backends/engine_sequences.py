@@ -357,6 +357,25 @@ def not_capturable(desk: Desk) -> None:
             refused(runner.launch, "net.engine")
 
 
+def a_capture_fails_once(desk: Desk) -> None:
+    """A capture fails; the next bind of the same size captures again."""
+    with desk.open(IMAGES) as (runner, gpu):
+        right(IMAGES, images(2), runner.run(images(2)))
+        if desk.captures:
+            gpu.broken_captures = 1
+            refused(lambda: runner.bind(images(4)), "capture")
+        right(IMAGES, images(4), runner.run(images(4)))
+        assert gpu.captures == (2 if desk.captures else 0)
+
+
+def results_are_kept(desk: Desk) -> None:
+    """What was fetched does not change with the next run."""
+    with desk.open(IMAGES) as (runner, _):
+        before = runner.run(images(2, 1))
+        runner.run(images(2, 2))
+        right(IMAGES, images(2, 1), before)
+
+
 def busy_gpu(desk: Desk) -> None:
     """Another thread uses the GPU during the capture."""
     with desk.open(IMAGES) as (runner, gpu):
@@ -459,6 +478,8 @@ SEQUENCES = (
     launch_first,
     graphs_count,
     not_capturable,
+    a_capture_fails_once,
+    results_are_kept,
     busy_gpu,
     out_of_memory,
     gpu_time,

@@ -51,6 +51,7 @@ class Gpu:
     Attributes:
         captures: number of completed captures.
         launches: number of runs that were queued outside captures.
+        broken_captures: number of captures that fail.
         busy: another thread uses the GPU, which a capture in global mode does not survive.
         memory_left: number of allocations on the GPU that succeed; None for any number.
     """
@@ -62,6 +63,7 @@ class Gpu:
         self.capturing: FakeGraph | None = None
         self.captures = self.launches = self.replays = self.events = 0
         self.busy = False
+        self.broken_captures = 0
         self.memory_left: int | None = None
         self._live: list[tuple[int, int, bool, Any]] = []
 
@@ -206,6 +208,10 @@ class FakeCuda:
         """There is a GPU."""
         return True
 
+    def current_device(self) -> int:
+        """The index of the GPU."""
+        return 0
+
     def Stream(self) -> FakeStream:
         """Create a stream."""
         return FakeStream(self._gpu, next(self._handles))
@@ -256,6 +262,9 @@ class FakeCuda:
                 failed = bool(getattr(graph, "invalid", False))
             finally:
                 self._gpu.capturing = None
+                if self._gpu.broken_captures:
+                    self._gpu.broken_captures -= 1
+                    failed = True
                 if failed or (self._gpu.busy and capture_error_mode == "global"):
                     raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
         graph.complete, graph.operators = True, recorder
@@ -489,7 +498,9 @@ class IExecutionContext:
         demand(set(self._addresses) == {item.name for item in self._plan.tensors}, "all addresses are set")
         host = self._on_host()
         shapes = {**self._shapes, **self._plan.shapes(self._shapes, host)}
-        demand(all(size >= 0 for shape in shapes.values() for size in shape), "outputs of unknown size need an allocator")
+        demand(
+            all(size >= 0 for shape in shapes.values() for size in shape), "outputs of unknown size need an allocator"
+        )
         state = (self._profile, tuple(sorted(shapes.items())), tuple(sorted(self._addresses.items())))
         run = self._run(shapes, dict(self._addresses), host)
         graph = self._gpu.capturing
@@ -636,8 +647,6 @@ def make_module(name: str, plan: Plan, gpu: Gpu, version: str) -> ModuleType:
 
 
 # Comparison with the real bindings ---------------------------------------------------------------------------------
-
-
 
 
 def unknown_calls(real: ModuleType) -> list[str]:

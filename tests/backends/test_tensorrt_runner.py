@@ -1,8 +1,6 @@
 """The TensorRT runner on a runtime that enforces TensorRT's rules, see `tests.backends.fake_tensorrt`."""
 
 import importlib
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 

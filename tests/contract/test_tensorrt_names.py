@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.backends import fake_tensorrt
+
 ROOT = Path(__file__).parents[2]
 VARIABLES = {
     "exporters/onnx_to_tensorrt.py": {
@@ -38,7 +40,7 @@ VARIABLES = {
         "_context": "IExecutionContext",
         "runtime_config": "IRuntimeConfig",
         "runtime_cache": "IRuntimeCache",
-        "_cache": "IRuntimeCache",
+        "cache": "IRuntimeCache",
     },
     "deploy/engines/inspect.py": {"engine": "ICudaEngine"},
 }
@@ -115,6 +117,13 @@ def exists(name):
 print(json.dumps({"version": module.__version__, "exists": {name: exists(name) for name in json.load(sys.stdin)}}))
 """
 
+COMPARE = """
+import importlib, json, sys
+sys.path.insert(0, "")
+from tests.backends.fake_tensorrt import unknown_calls
+print(json.dumps(unknown_calls(importlib.import_module(sys.argv[1]))))
+"""
+
 
 def used() -> set[str]:
     """Return every ``Class.attribute`` and every attribute of the module that the code uses."""
@@ -179,6 +188,15 @@ def test_tensorrt(tmp_path: Path) -> None:
     answer = json.loads(done.stdout)
     missing = {name for name, exists in answer["exists"].items() if not exists}
     assert missing == RTX_ONLY, f"TensorRT {answer['version']}"
+    compared = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", COMPARE, "tensorrt_bindings"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)},
+    )
+    assert compared.returncode == 0, compared.stderr
+    assert set(json.loads(compared.stdout)) == fake_tensorrt.RTX_ONLY, "what the fake has and TensorRT lacks"
 
 
 def test_tensorrt_for_rtx() -> None:

@@ -83,6 +83,7 @@ class TensorRTRunner(Runner):
         self._path = path
         self._no_graph = ""
         self._logger = make_logger(self._library, self._hear)
+        self.gpu = self._options.device
         self._device = torch.device("cuda", self._options.device)
         self._cache: Any = None
         with self._on_gpu("opening"):
@@ -96,7 +97,7 @@ class TensorRTRunner(Runner):
         self._buffers: dict[str, _Buffer] = {}
         self._profile = 0
         self._graph: Any = None
-        self._bound = False
+        self._is_bound = False
 
     def run(self, feeds: Feeds) -> Fetches:
         """Run once; see `Runner.run`."""
@@ -113,10 +114,11 @@ class TensorRTRunner(Runner):
         """
         shapes = check_feeds(self._inputs, feeds)
         profile = choose_profile(self._inputs, shapes)
-        graph, self._graph, self._bound = self._graph, None, False  # a bind that fails leaves nothing to launch
+        graph, self._graph, self._is_bound = self._graph, None, False  # a bind that fails leaves nothing to launch
         with self._on_gpu("binding"), torch.cuda.stream(self._stream):
             self._stream.synchronize()  # a launched run may still read the buffers
-            changed = self._select(profile)
+            self._select(profile)
+            changed = False
             for item in self._inputs:
                 changed |= self._allocate(item, shapes[item.name])
                 changed |= self._fill(item, feeds[item.name])
@@ -128,7 +130,7 @@ class TensorRTRunner(Runner):
                 changed |= self._allocate(item, static_shape(item.name, shape))
             if self._options.graph:
                 self._graph = self._capture() if changed or graph is None else graph
-        self._bound = True
+        self._is_bound = True
 
     def launch(self) -> None:
         """Start a run on the bound inputs and return before it ends."""
@@ -157,7 +159,7 @@ class TensorRTRunner(Runner):
 
     def close(self) -> None:
         """Write the runtime cache and free the engine with its memory."""
-        cache, self._cache, self._bound = self._cache, None, False
+        cache, self._cache, self._is_bound = self._cache, None, False
         content = None if cache is None else cache.serialize()
         self._graph = self._context = self._engine = None
         self._buffers = {}
@@ -217,14 +219,13 @@ class TensorRTRunner(Runner):
                 names = ", ".join(item.name for item in bindings)
                 raise ArtifactError(f"{self._path}: the manifest does not name the engine's tensors: {names}.")
 
-    def _select(self, profile: int) -> bool:
-        """Switch to a profile; return whether another one was active."""
+    def _select(self, profile: int) -> None:
+        """Switch to a profile."""
         if profile == self._profile:
-            return False
+            return
         if not self._context.set_optimization_profile_async(profile, self._stream.cuda_stream):
             raise BackendError(f"{self._path}: cannot select profile {profile}: {self._logger.last_error}")
         self._profile = profile
-        return True
 
     def _allocate(self, item: Binding, shape: Shape) -> bool:
         """Give a tensor a buffer of its shape; return whether the buffer is new."""
@@ -249,7 +250,7 @@ class TensorRTRunner(Runner):
         return is_stale
 
     def _start(self) -> None:
-        if not self._bound:
+        if not self._is_bound:
             raise BackendError(f"{self._path}: no inputs are bound.")
         if self._graph is None or self._library.name != "tensorrt":
             self._enqueue()
@@ -293,7 +294,7 @@ def _matching_library(artifact: Artifact, options: TensorRTOptions) -> Library:
     if devices and not 0 <= options.device < len(devices):
         raise UsageError(f"device {options.device}: this machine has {len(devices)} GPUs, numbered from 0.")
     gpu = devices[options.device] if devices else None
-    mismatch = refusal(artifact, library.version, gpu)
+    mismatch = refusal(artifact, library, gpu)
     if mismatch is not None:
         raise ArtifactError(mismatch)
     fault = driver_fault(library, gpu, cuda_major(library.name))

@@ -69,6 +69,7 @@ class ModuleRunner(Runner):
             torch.backends.cudnn.allow_tf32 = False  # TF32 is the default and is less precise than float32
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             self._events = start, end
+            self.gpu = torch.cuda.current_device()
 
     def run(self, feeds: Feeds) -> Fetches:
         """Run once; see `Runner.run`."""
