@@ -34,7 +34,7 @@ VARIABLES = {
         "tensor": "ITensor",
         "convolution": "IConvolutionLayer",
     },
-    "deploy/support/tensorrt_library.py": {},
+    "deploy/support/tensorrt_library.py": {"runtime": "Runtime"},
     "deploy/backends/tensorrt/runner.py": {
         "engine": "ICudaEngine",
         "_context": "IExecutionContext",
@@ -47,7 +47,6 @@ VARIABLES = {
 """Classes of the variables in each file that uses a library; the test reads the attributes from the source."""
 
 UNSEEN = {
-    "Runtime.deserialize_cuda_engine",
     "ITimingCache.serialize",
     "IBuilderConfig.create_timing_cache",
     "EngineInspector.get_engine_information",
@@ -80,6 +79,10 @@ RTX_ONLY = {
     "CudaGraphStrategy.WHOLE_GRAPH_CAPTURE",
     "DynamicShapesKernelSpecializationStrategy",
     "DynamicShapesKernelSpecializationStrategy.EAGER",
+    "EngineInvalidityDiagnostics",
+    "EngineInvalidityDiagnostics.__members__",
+    "EngineValidity",
+    "EngineValidity.INVALID",
     "IBuilderConfig.num_compute_capabilities",
     "IBuilderConfig.set_compute_capability",
     "IRuntimeCache.deserialize",
@@ -88,6 +91,7 @@ RTX_ONLY = {
     "IRuntimeConfig.cuda_graph_strategy",
     "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
     "IRuntimeConfig.set_runtime_cache",
+    "Runtime.get_engine_validity",
 }
 """Used only with TensorRT for RTX."""
 
