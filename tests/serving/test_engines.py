@@ -22,7 +22,8 @@ notes = []
 class Heard(Progress):
     def note(self, text): notes.append(text)
 try:
-    chosen = choose_files(sys.argv[2] or None, [Path(item) for item in sys.argv[3:]], None, Store.at(sys.argv[1]), Heard())
+    files = [Path(item) for item in sys.argv[3:]]
+    chosen = choose_files(sys.argv[2] or None, files, None, Store.at(sys.argv[1]), Heard())
     print(json.dumps([[item.path.name for item in chosen], notes]))
 except DeployError as exc:
     print(json.dumps([exc.message, notes]))
