@@ -11,7 +11,7 @@ from deploy.core.artifact import Artifact
 from deploy.core.errors import ArtifactError, BackendError
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
-from deploy.support.engine_file import engine_fault, read_engine
+from deploy.support.engine_file import arithmetic, engine_fault, read_engine
 from deploy.support.engine_layers import Shares, shares
 from deploy.support.provenance import Stale, stale_file
 from deploy.support.tensorrt_library import deserialize, make_logger, open_library
@@ -66,6 +66,7 @@ class EngineReport:
             "shares": to_plain(self.shares),
             "stale": to_plain(self.stale),
             **manifest.options,
+            "arithmetic": arithmetic(self.artifact),
         }
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from deploy.support.engine_file import arithmetic
 from deploy.support.formatting import size
 from deploy.terminal.console import STYLE, console, escape, rows, weights_line
 
 if TYPE_CHECKING:
+    from deploy.core.artifact import Artifact
     from deploy.engines.build import BuildReport
     from deploy.engines.inspect import EngineReport
 
@@ -22,7 +24,7 @@ def show_built(report: BuildReport) -> None:
         ("model", escape(manifest.model)),
         ("trained", weights_line(manifest.weights)),
         ("library", f"{report.built.library} {report.built.version}"),
-        *_options(manifest.options),
+        *_options(report.artifact),
         ("graph", escape(str(report.onnx.path)) if report.onnx else ""),
         ("state", _state(report)),
         ("took", f"{report.seconds:.1f} s"),
@@ -51,7 +53,7 @@ def show_engine(report: EngineReport) -> None:
         ("library", f"{report.options['library']} {report.options['version']}"),
         ("inputs", "\n".join(escape(str(spec)) for spec in manifest.inputs)),
         ("outputs", "\n".join(escape(str(spec)) for spec in manifest.outputs)),
-        *_options(report.options),
+        *_options(report.artifact),
         ("layers", ", ".join(f"{count} {kind.lower()}" for kind, count in report.options["layers"].items())),
         *_opened(report),
         ("digest", "matches the manifest"),
@@ -76,7 +78,8 @@ def _share(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count / total:.0%} {kind}" for kind, count in counts.items())
 
 
-def _options(options: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _options(artifact: Artifact) -> list[tuple[str, str]]:
+    options = artifact.manifest.options
     weighted = options["weighted"]
     total = sum(weighted.values())
     layers = ", ".join(f"{count} of {total} in {kind}" for kind, count in weighted.items())
@@ -89,6 +92,7 @@ def _options(options: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("weighted layers", f"{layers} (types in the parsed network)"),
         ("weights", f"{weights} (in the parsed network)"),
+        ("arithmetic", arithmetic(artifact) or ""),
         ("profiles" if len(options["profiles"]) > 1 else "profile", "\n".join(profiles)),
         ("GPUs", escape(", ".join(options["compute_capabilities"]) or _gpus(options))),
     ]
