@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from deploy.core.artifact import Artifact
     from deploy.engines.build import BuildReport
     from deploy.engines.inspect import EngineReport
+    from deploy.engines.preflight import PreflightReport
 
 
 def show_built(report: BuildReport) -> None:
@@ -57,6 +58,21 @@ def show_engine(report: EngineReport) -> None:
         ("layers", ", ".join(f"{count} {kind.lower()}" for kind, count in report.options["layers"].items())),
         *_opened(report),
         ("digest", "matches the manifest"),
+    ]
+    console().print(rows(pair for pair in pairs if pair[1]))
+
+
+def show_preflight(report: PreflightReport) -> None:
+    """Print where an engine will run."""
+    capabilities = ", ".join(report.capabilities) or "not known: the library is not installed in this version"
+    gpus = f"{report.gpu} only ({capabilities})" if report.gpu else capabilities
+    pairs = [
+        ("file", f"[bold]{escape(str(report.artifact.path))}[/]"),
+        ("library", f"{report.library}, in exactly this version"),
+        ("GPUs", escape(f"compute capability {gpus}" if report.capabilities and not report.gpu else gpus)),
+        ("driver", f"for CUDA {report.cuda} or later" if report.cuda else "not known"),
+        ("does not run on", escape(", ".join(report.missing))),
+        ("here", escape(report.here or "nothing speaks against it")),
     ]
     console().print(rows(pair for pair in pairs if pair[1]))
 

@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from deploy.bench import cells
+from deploy.bench.records import Repetition
+from deploy.bench.repetition import flags_of
 from deploy.core.artifact import Artifact, Manifest, Payload
 from deploy.core.backend import RunSettings, find_backend
 from deploy.core.model import Weights
@@ -69,3 +72,11 @@ def test_int8_that_was_not_measured_here_is_not_timed(tmp_path: Path, changes: d
     backend = find_backend("onnxruntime")
     assert verdict(cells.evidence_of(file, backend, RunSettings())) == "measured"
     assert verdict(cells.evidence_of(file, backend, ON_GPU)) == cells.ELSEWHERE
+
+
+def test_nodes_that_ran_elsewhere_are_a_flag() -> None:
+    def flags(nodes: dict[str, int]) -> dict[str, str]:
+        return flags_of(Repetition(number=0, samples=np.array([1], np.int64), details={"nodes": nodes}))
+
+    assert flags({"CUDAExecutionProvider": 9}) == flags({}) == {}
+    assert set(flags({"CUDAExecutionProvider": 9, "CPUExecutionProvider": 2})) == {"nodes"}
