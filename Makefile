@@ -83,8 +83,8 @@ bench: $(READY)  ## measure the figures in the documentation; takes hours
 	$(BIN)/python -m benchmarks.sweep_simulation
 	$(BIN)/python -m benchmarks.quote
 
-gpu-check: $(READY)  ## run, check and time everything that needs an NVIDIA GPU
-	$(BIN)/python -m benchmarks.gpu_check
+gpu-check:  ## run, check and time everything that needs an NVIDIA GPU
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTHON) -m benchmarks.gpu_check
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,55 +1,61 @@
 """Check and time everything that needs an NVIDIA GPU.
 
-    python -m benchmarks.gpu_check [MODEL ...] [--batch 1] [--rounds 7]
+    python -m benchmarks.gpu_check [MODEL ...] [--batch 1] [--rounds 7] [--out DIR] [--only BACKEND ...]
 
 Exports each model and runs it with every installed backend (PyTorch, torch.compile, ONNX Runtime, TensorRT and TensorRT
 for RTX) in float32, FP16 and INT8, with and without CUDA graphs. Checks each configuration against the model in float64
-and times the ones that pass, interleaved in rounds. Configurations that do not run are listed with the reason. Writes
-results/gpu/GPU.json. Exit code 3: a parity check failed; 1: there is no GPU, and nothing was written.
+and times the ones that pass, interleaved in rounds. Configurations that do not run are listed with the reason.
+
+Each model is run in a process of its own, and DIR/GPU.json (default benchmarks/results/gpu) is written after each: a
+process that dies loses no other model, and keeps its finished checks. Packages that are missing skip what needs them;
+nothing is installed, and no network is used. ``--device cpu`` rehearses all this without a GPU.
+
+Exit code 3: a parity check failed; 2: the process of a model ended early; 1: there is no GPU, and nothing was written.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
+import os
 import random
 import re
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from benchmarks.common import write
-from deploy.backends.onnxruntime import runner as onnxruntime
-from deploy.backends.tensorrt import runner as tensorrt
-from deploy.backends.torch import runner as torch_eager
-from deploy.backends.torch.reference import PyTorchRunner
-from deploy.backends.torch_compile import runner as torch_compile
+from benchmarks.common import RESULTS
 from deploy.bench.clock import sample, warm_up
 from deploy.bench.statistics import geometric
+from deploy.core.environment import machine, versions
 from deploy.core.errors import DeployError
-from deploy.core.model import Model
 from deploy.core.progress import SILENT
 from deploy.core.runner import Feeds, Fetches, Runner
-from deploy.engines.build import BuildReport, BuildRequest, build_engine
-from deploy.engines.proof import check_engine
-from deploy.exporting.export import export_model
-from deploy.models.request import ModelRequest
-from deploy.models.resolve import resolve
 from deploy.support.cuda_driver import gpus
-from deploy.support.tensorrt_library import RUNTIMES
-from deploy.tools.doctor import doctor
-from exporters.onnx_to_tensorrt import Profile, ShapeRange
+
+if TYPE_CHECKING:
+    from deploy.core.model import Model
+    from deploy.engines.build import BuildReport
+    from deploy.models.request import ModelRequest
+    from exporters.onnx_to_tensorrt import Profile
 
 MODELS = ("zoo/lenet5", "torchvision/resnet18", "torchvision/mobilenet_v2", "torchvision/vit_b_16")
+BACKENDS = ("torch", "torch.compile", "onnxruntime", "tensorrt", "tensorrt-rtx")
 ROUND_NS = 200_000_000
-WARM_NS = 3_000_000_000
 CALIBRATION_SAMPLES = 16
+DEVICE_RUNS = 10
+"""Runs in each round whose time on the GPU is measured."""
+TF32_OFF = {"NVIDIA_TF32_OVERRIDE": "0"}
+"""Environment without TF32, also in the TensorRT provider of ONNX Runtime, which has no option for it."""
 
 
 @dataclass(slots=True)
@@ -58,17 +64,21 @@ class Row:
 
     Attributes:
         backend: backend and its options.
-        precision: ``fp32``, ``fp16`` or ``int8``.
-        verdict: verdict of the parity check; ``measured`` for INT8; None if it was not checked.
+        precision: ``fp32``, ``fp16`` or ``int8``; ``tf32`` is float32 with matrix products in TF32.
+        verdict: verdict of the parity check; ``measured`` for INT8, which ran; None if it was not checked.
         skipped: why it did not run; empty if it ran.
+        sqnr_db: of INT8, relative to the model in float64 on one random batch.
+        nodes: number of nodes by what runs them, where the backend reports it.
         medians_ms: median latency of each round, from launch to the end of synchronize.
-        device_ms: median time on the GPU, if the backend measures it.
+        device_ms: median over the rounds of the median time on the GPU, if the backend measures it.
     """
 
     backend: str
     precision: str
     verdict: str | None = None
     skipped: str = ""
+    sqnr_db: float | None = None
+    nodes: Mapping[str, int] = field(default_factory=dict)
     medians_ms: list[float] = field(default_factory=list)
     device_ms: float | None = None
 
@@ -84,14 +94,17 @@ class Configuration:
 
 
 class Direct:
-    """Calls a runner in this process through the interface of the parity check."""
+    """Calls a runner in this process as it is timed, through the interface of the parity check."""
 
     def __init__(self, runner: Runner, names: Sequence[str]) -> None:
         self.inputs, self.outputs, self._runner, self._names = runner.inputs, runner.outputs, runner, names
 
     def submit(self, feeds: Feeds) -> None:
         """Run the inputs."""
-        self._outputs = self._runner.run(feeds)
+        self._runner.bind(feeds)
+        self._runner.launch()
+        self._runner.synchronize()
+        self._outputs = self._runner.fetch()
 
     def result(self) -> Fetches:
         """Return the outputs under the names of the model's outputs."""
@@ -100,69 +113,164 @@ class Direct:
 
 
 def main() -> None:
-    """Check and time all models."""
+    """Check and time all models, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=list(MODELS))
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=RESULTS / "gpu")
+    parser.add_argument("--only", action="append", choices=BACKENDS)
+    parser.add_argument("--input", action="append", help="of models that declare none, as in deploy export")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--warm", type=float, default=3.0, help="seconds to warm up each configuration")
+    parser.add_argument("--limit", type=float, default=1800.0, help="seconds for the process of a model")
+    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # of one model: the mode of its process
     arguments = parser.parse_args()
+    if arguments.rows:
+        _check_model(arguments)
+        return
     devices = gpus()
-    if not devices:
+    if arguments.device == "cuda" and not devices:
         print("no NVIDIA GPU with a driver found; nothing was checked or written")
         sys.exit(1)
-    print(f"{devices[0].name}, compute capability {devices[0].capability}, driver for CUDA {devices[0].cuda}")
-    torch.backends.cudnn.allow_tf32 = False  # full float32, as in the other backends
+    name = devices[0].name if devices else "cpu"
+    print(", ".join(f"{gpu.name}, compute capability {gpu.capability}, CUDA {gpu.cuda}" for gpu in devices) or name)
+    slug = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    document: dict[str, Any] = {
+        "machine": machine(),
+        "versions": versions(),
+        "gpu": asdict(devices[0]) if devices else None,
+        "doctor": _doctor() if arguments.device == "cuda" else [],
+        "batch": arguments.batch,
+        "models": {},
+        "ended": {},
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for model in arguments.models:
+        rows, ended = _in_a_process(model, arguments, TF32_OFF)
+        if arguments.device == "cuda" and "onnxruntime" in (arguments.only or BACKENDS):
+            more, other = _in_a_process(model, arguments, {})
+            rows, ended = rows + more, ended or other
+        document["models"][model] = [asdict(row) for row in rows]
+        if ended:
+            document["ended"][model] = ended
+        path = arguments.out / f"{slug}.json"
+        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        print("\n".join(_table(model, rows)), ended, sep="\n", flush=True)
+    print(f"wrote {path}")
+    rows = [Row(**row) for of_model in document["models"].values() for row in of_model]
+    failed = any(row.verdict == "fail" and row.precision != "tf32" for row in rows)
+    sys.exit(3 if failed else 2 if document["ended"] else 0)
+
+
+def _doctor() -> list[dict[str, Any]]:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            report = import_module("deploy.tools.doctor").doctor(Path(folder))
+    except ImportError as exc:
+        print(f"doctor was not run: {exc}")
+        return []
+    for finding in report.findings:
+        print(f"{finding.state:12} {finding.name}: {finding.detail}  {finding.fix}", flush=True)
+    return [asdict(finding) for finding in report.findings]
+
+
+def _in_a_process(model: str, arguments: argparse.Namespace, environment: Mapping[str, str]) -> tuple[list[Row], str]:
+    """Return the rows that the process of a model wrote, and how it ended if it ended early."""
     with tempfile.TemporaryDirectory() as folder:
-        report = doctor(Path(folder))
-        for finding in report.findings:
-            print(f"{finding.state:8} {finding.name}: {finding.detail}  {finding.fix}")
-        models = {name: _model(name, Path(folder), arguments.batch, arguments.rounds) for name in arguments.models}
-    slug = re.sub(r"[^a-z0-9]+", "_", devices[0].name.lower()).strip("_")
-    write(
-        f"gpu/{slug}",
-        {
-            "gpu": asdict(devices[0]),
-            "doctor": [asdict(finding) for finding in report.findings],
-            "batch": arguments.batch,
-            "models": {name: [asdict(row) for row in rows] for name, rows in models.items()},
-        },
-    )
-    print(_table(models))
-    sys.exit(3 if any(row.verdict == "fail" for rows in models.values() for row in rows) else 0)
+        rows = Path(folder) / "rows.json"
+        options = {
+            "--batch": arguments.batch,
+            "--rounds": arguments.rounds,
+            "--warm": arguments.warm,
+            "--device": arguments.device,
+            "--rows": rows,
+        }
+        words = [str(word) for pair in options.items() for word in pair]
+        words += [word for name in arguments.only or () for word in ("--only", name)]
+        words += [word for text in arguments.input or () for word in ("--input", text)]
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu_check", model, *words]
+        inherited = {name: value for name, value in os.environ.items() if name not in TF32_OFF}
+        log = Path(folder) / "errors.txt"
+        with log.open("wb") as errors:
+            try:
+                done = subprocess.run(command, env={**inherited, **environment}, stderr=errors, timeout=arguments.limit)
+                ended = "" if done.returncode == 0 else f"the process ended with status {done.returncode}"
+            except subprocess.TimeoutExpired:
+                ended = f"the process was ended after {arguments.limit:.0f} s"
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        if ended and lines:
+            ended += f": {lines[-1][:300]}"
+        written = json.loads(rows.read_text(encoding="utf-8")) if rows.is_file() else []
+        return [Row(**row) for row in written], ended
 
 
-def _model(name: str, folder: Path, batch: int, rounds: int) -> list[Row]:
-    """Check all configurations of a model, then time them."""
-    request = ModelRequest(name=name, weights="none")
+def _check_model(arguments: argparse.Namespace) -> None:
+    """Check all configurations of a model, then time them; write all rows after each step."""
+    import torch
+
+    from deploy.backends.torch.reference import PyTorchRunner
+    from deploy.models.request import ModelRequest
+    from deploy.models.resolve import resolve
+
+    torch.backends.cudnn.allow_tf32 = False  # full float32, as in the other backends
+    request = ModelRequest(name=arguments.models[0], weights="none", inputs=tuple(arguments.input or ()))
     model = resolve(request, SILENT)
-    feeds = _feeds(model, batch)
+    feeds = _feeds(model, arguments.batch)
     with torch.inference_mode():
-        names = list(PyTorchRunner(model).run(feeds))
+        expected = PyTorchRunner(model, "fp64").run(feeds)
     rows: list[Row] = []
     checked: list[tuple[Row, Runner]] = []
-    for configuration, skipped in _configurations(request, model, folder, batch):
-        row = Row(backend=configuration.name, precision=configuration.precision, skipped=skipped)
-        rows.append(row)
-        runner = None if skipped else _attempt(row, configuration.open)
-        if runner is None:
-            continue
-        if configuration.precision == "int8":
-            row.verdict = "measured"
-        else:
-            row.verdict = _attempt(row, partial(_verdict, model, runner, names, configuration))
-        print(f"{name} {row.backend} {row.precision}: {row.verdict or row.skipped}", flush=True)
-        if row.verdict in ("pass", "measured", "inconclusive"):
-            checked.append((row, runner))
-        else:
+
+    def write() -> None:
+        """Replace the file at once, so that a process that dies leaves a complete one."""
+        beside = arguments.rows.with_suffix(".part")
+        beside.write_text(json.dumps([asdict(row) for row in rows]), encoding="utf-8")
+        beside.replace(arguments.rows)
+
+    with tempfile.TemporaryDirectory() as folder:
+        for configuration, skipped in _configurations(request, model, Path(folder), arguments):
+            row = Row(backend=configuration.name, precision=configuration.precision, skipped=skipped)
+            rows.append(row)
+            runner = None if skipped else _attempt(row, configuration.open)
+            if runner is not None:
+                row.nodes = dict(runner.nodes)
+                judge = _measure_int8 if configuration.precision == "int8" else _verdict
+                row.verdict = _attempt(row, partial(judge, model, runner, expected, feeds, configuration, row))
+                if row.verdict in ("pass", "measured", "inconclusive") or row.precision == "tf32":
+                    checked.append((row, runner))
+                else:
+                    runner.close()
+            write()
+            print(f"{model.name} {row.backend} {row.precision}: {row.verdict or row.skipped}", flush=True)
+        _time(checked, feeds, arguments, write)
+        for _, runner in checked:
             runner.close()
-    _time(checked, feeds, rounds)
-    for _, runner in checked:
-        runner.close()
-    return rows
 
 
-def _verdict(model: Model, runner: Runner, names: Sequence[str], configuration: Configuration) -> str:
-    return check_engine(model, Direct(runner, names), configuration.profiles, configuration.precision, SILENT).verdict
+def _verdict(
+    model: Model, runner: Runner, expected: Fetches, feeds: Feeds, configuration: Configuration, row: Row
+) -> str:
+    from deploy.engines.proof import check_engine
+
+    precision = "fp32" if configuration.precision == "tf32" else configuration.precision
+    candidate = Direct(runner, list(expected))
+    return str(check_engine(model, candidate, configuration.profiles, precision, SILENT).verdict)
+
+
+def _measure_int8(
+    model: Model, runner: Runner, expected: Fetches, feeds: Feeds, configuration: Configuration, row: Row
+) -> str:
+    """Run INT8 once and compare it with float64; there is no bound, but values must be finite."""
+    candidate = Direct(runner, list(expected))
+    candidate.submit(dict(zip([spec.name for spec in runner.inputs], feeds.values(), strict=True)))
+    pairs = [(expected[name], value) for name, value in candidate.result().items()]
+    if not all(np.isfinite(value).all() for _, value in pairs):
+        return "fail"
+    signal = sum(float(np.square(want).sum()) for want, _ in pairs)
+    noise = sum(float(np.square(want - got).sum()) for want, got in pairs)
+    row.sqnr_db = 10 * math.log10(signal / noise) if signal and noise else None
+    return "measured"
 
 
 def _attempt(row: Row, work: Callable[[], Any]) -> Any:
@@ -170,65 +278,137 @@ def _attempt(row: Row, work: Callable[[], Any]) -> Any:
     try:
         return work()
     except DeployError as exc:
-        row.skipped = exc.message + (f" ({exc.hint})" if exc.hint else "")
+        text = exc.message + (f" ({exc.hint})" if exc.hint else "")
+        row.skipped = re.sub(r"/\S*/tmp[^/\s]+/", "", text)  # without the paths of temporary folders
     except Exception as exc:
         row.skipped = f"{type(exc).__name__}: {next(iter(str(exc).splitlines()), '')}"[:300]
     return None
 
 
-def _configurations(request: ModelRequest, model: Model, folder: Path, batch: int) -> list[tuple[Configuration, str]]:
-    """Return every configuration, with the reason if it cannot be made."""
-    configurations: list[tuple[Configuration, str]] = []
+def _runner(name: str) -> Any:
+    """Import the runner of a backend."""
+    return import_module(f"deploy.backends.{name}.runner")
+
+
+def _configurations(
+    request: ModelRequest, model: Model, folder: Path, arguments: argparse.Namespace
+) -> Iterator[tuple[Configuration, str]]:
+    """Yield every configuration, with the reason if it cannot be made."""
+    only = arguments.only or BACKENDS
+    if "NVIDIA_TF32_OVERRIDE" not in os.environ:  # the process that shows what TF32 would do
+        yield from _of_onnxruntime(request, model, folder, arguments, "fp32", {"cuda": {"use_tf32": "1"}}, "tf32")
+        return
     for precision in ("fp32", "fp16"):
         for graph in (False, True):
-            eager = _lazily(torch_eager.from_model, request, precision=precision, graph=graph)
-            configurations.append((Configuration("torch" + " graph" * graph, precision, eager), ""))
-        compiled = _lazily(torch_compile.from_model, request, precision=precision)
-        configurations.append((Configuration("torch.compile", precision, compiled, _one_size(model, batch)), ""))
-        row = Row(backend="export", precision=precision)
-        made = _attempt(row, partial(export_model, request, artifacts=folder, precision=precision))
-        for provider in ("cuda", "tensorrt"):
-            opener = partial(onnxruntime.open, made.artifact.path if made else Path(), provider=provider)
-            configurations.append((Configuration(f"onnxruntime {provider}", precision, opener), row.skipped))
+            if "torch" in only:
+                eager = _lazily("torch", request, arguments, precision=precision, graph=graph)
+                yield Configuration("torch" + " graph" * graph, precision, eager), ""
+        if "torch.compile" in only:
+            compiled = _lazily("torch_compile", request, arguments, precision=precision)
+            yield Configuration("torch.compile", precision, compiled, _sizes(model, arguments.batch, fixed=True)), ""
+        if "onnxruntime" in only:
+            options: dict[str, dict[str, str]] = {"cpu": {}}
+            if arguments.device == "cuda":
+                options = {"cuda": {}, "tensorrt": _profile_options(_sizes(model, arguments.batch))}
+            yield from _of_onnxruntime(request, model, folder, arguments, precision, options)
     calib = folder / f"{model.slug}.npy"
     np.save(calib, np.concatenate([next(iter(_feeds(model, 1, seed).values())) for seed in range(CALIBRATION_SAMPLES)]))
-    for runtime in RUNTIMES:
+    for runtime in ("tensorrt", "tensorrt-rtx"):
         for precision in ("fp32", "fp16", "int8"):
-            configurations += _engine(request.name, runtime, precision, calib, folder, batch)
-    return configurations
+            if runtime in only:
+                yield from _engine(request.name, runtime, precision, calib, folder, arguments.batch)
 
 
-def _one_size(model: Model, batch: int) -> tuple[Profile, ...]:
-    """Return a profile of the timed size only, for a backend that compiles again for every size."""
-    shapes = {name: value.shape for name, value in _feeds(model, batch).items()}
-    return ({name: ShapeRange(min=shape, opt=shape, max=shape) for name, shape in shapes.items()},)
+def _of_onnxruntime(
+    request: ModelRequest,
+    model: Model,
+    folder: Path,
+    arguments: argparse.Namespace,
+    precision: Any,
+    options: Mapping[str, Mapping[str, str]],
+    label: str = "",
+) -> Iterator[tuple[Configuration, str]]:
+    """Export the model and yield a configuration for each provider with its options."""
+
+    def export() -> Any:
+        from deploy.exporting.export import export_model
+
+        return export_model(request, artifacts=folder, precision=precision)
+
+    row = Row(backend="export", precision=precision)
+    made = _attempt(row, export)
+    for provider, given in options.items():
+
+        def opened(provider: str = provider, given: Mapping[str, str] = given) -> Runner:
+            path = made.artifact.path
+            runner: Runner = _runner("onnxruntime").open(path, provider=provider, provider_options=given)
+            return runner
+
+        profiles = _sizes(model, arguments.batch) if provider == "tensorrt" else ()
+        yield Configuration(f"onnxruntime {provider}", label or precision, opened, profiles), row.skipped
 
 
-def _lazily(opener: Callable[..., Runner], request: ModelRequest, **options: Any) -> Callable[[], Runner]:
+def _sizes(model: Model, batch: int, *, fixed: bool = False) -> tuple[Profile, ...]:
+    """Return a profile: ``fixed``, of the timed size only, for a backend that compiles again for every size."""
+    from exporters.onnx_to_tensorrt import ShapeRange
+
+    least, most = (batch, batch) if fixed else (1, max(batch, 8))
+    shapes = [{name: value.shape for name, value in _feeds(model, size).items()} for size in (least, batch, most)]
+    return ({name: ShapeRange(min=shapes[0][name], opt=shapes[1][name], max=shapes[2][name]) for name in shapes[0]},)
+
+
+def _profile_options(profiles: Sequence[Profile]) -> dict[str, str]:
+    """Return the ranges as options of ONNX Runtime's TensorRT provider: without them, it builds for every new shape."""
+    (profile,) = profiles
+
+    def text(end: str) -> str:
+        return ",".join(f"{name}:{'x'.join(map(str, getattr(item, end)))}" for name, item in profile.items())
+
+    return {f"trt_profile_{end}_shapes": text(end) for end in ("min", "opt", "max")}
+
+
+def _lazily(backend: str, request: ModelRequest, arguments: argparse.Namespace, **options: Any) -> Callable[[], Runner]:
     """Return a function that opens a new model, since backends convert the module in place."""
-    return lambda: opener(resolve(request, SILENT), device="cuda", **options)
+
+    def opened() -> Runner:
+        from deploy.models.resolve import resolve
+
+        model = resolve(request, SILENT)
+        runner: Runner = _runner(backend).from_model(model, device=arguments.device, **options)
+        return runner
+
+    return opened
 
 
 def _engine(
     name: str, runtime: str, precision: str, calib: Path, folder: Path, batch: int
-) -> list[tuple[Configuration, str]]:
-    """Build an engine; return its configurations with and without a CUDA graph."""
-    request = BuildRequest(
-        model=name,
-        fp16=precision == "fp16",
-        int8=precision == "int8",
-        calib=calib if precision == "int8" else None,
-        batch=f"1:{batch}:{max(batch, 8)}",
-        runtime=runtime,
-    )
+) -> Iterator[tuple[Configuration, str]]:
+    """Build an engine; yield its configurations with and without a CUDA graph."""
+
+    def build() -> BuildReport:
+        from deploy.engines.build import BuildRequest, build_engine
+
+        request = BuildRequest(
+            model=name,
+            fp16=precision == "fp16",
+            int8=precision == "int8",
+            calib=calib if precision == "int8" else None,
+            batch=f"1:{batch}:{max(batch, 8)}",
+            runtime=runtime,
+        )
+        return build_engine(request, artifacts=folder)
+
     row = Row(backend=runtime, precision=precision)
-    report: BuildReport | None = _attempt(row, partial(build_engine, request, artifacts=folder))
-    configurations = []
+    report: BuildReport | None = _attempt(row, build)
     for graph in (False, True):
-        opener = partial(tensorrt.open, report.artifact.path if report else Path(), graph=graph)
+
+        def opened(graph: bool = graph) -> Runner:
+            path = report.artifact.path if report else Path()
+            runner: Runner = _runner("tensorrt").open(path, graph=graph)
+            return runner
+
         profiles = report.profiles if report else ()
-        configurations.append((Configuration(runtime + " graph" * graph, precision, opener, profiles), row.skipped))
-    return configurations
+        yield Configuration(runtime + " graph" * graph, precision, opened, profiles), row.skipped
 
 
 def _feeds(model: Model, batch: int, seed: int = 0) -> dict[str, Any]:
@@ -237,42 +417,55 @@ def _feeds(model: Model, batch: int, seed: int = 0) -> dict[str, Any]:
     return {spec.name: rng.standard_normal(spec.concrete(sizes)).astype(spec.dtype) for spec in model.inputs}
 
 
-def _time(checked: Sequence[tuple[Row, Runner]], feeds: Feeds, rounds: int) -> None:
-    """Time all runners in every round, in seeded random order."""
+def _time(
+    checked: Sequence[tuple[Row, Runner]], feeds: Feeds, arguments: argparse.Namespace, write: Callable[[], None]
+) -> None:
+    """Time all runners in every round, in seeded random order; one that fails is left out from then on."""
     order = random.Random(0)
     for row, runner in checked:
         named = dict(zip([spec.name for spec in runner.inputs], feeds.values(), strict=True))
-        _attempt(row, partial(_warm, runner, named))
-    alive = [item for item in checked if not item[0].skipped]
-    for _ in range(rounds):
+        _attempt(row, partial(_warm, runner, named, arguments.warm))
+    device_ms: dict[int, list[float]] = {}
+    for _ in range(arguments.rounds):
+        alive = [item for item in checked if not item[0].skipped]
         for row, runner in order.sample(alive, len(alive)):
-            row.medians_ms.append(float(np.median(sample(runner, ROUND_NS))) / 1e6)
-            if hasattr(runner, "device_ns"):
-                row.device_ms = (runner.device_ns() or 0) / 1e6
-
-
-def _warm(runner: Runner, feeds: Feeds) -> None:
-    runner.bind(feeds)
-    warm_up(runner, WARM_NS)
-
-
-def _table(models: dict[str, list[Row]]) -> str:
-    lines = [
-        "| model | backend | precision | verdict | median ms (95 % interval over rounds) | speedup over torch fp32 |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, rows in models.items():
-        timed = [row for row in rows if row.medians_ms]
-        base = next((geometric(row.medians_ms).value for row in timed if row.backend == "torch"), None)
-        for row in rows:
-            start = f"| {name} | {row.backend} | {row.precision} | {row.verdict or 'skipped'}"
-            if not row.medians_ms:
-                lines.append(f"{start} | {row.skipped} | |")
+            samples = _attempt(row, partial(sample, runner, ROUND_NS))
+            if samples is None:
                 continue
-            median = geometric(row.medians_ms)
-            speedup = f"{base / median.value:.2f} ×" if base else ""
-            lines.append(f"{start} | {median.value:.3f} ({median.low:.3f} to {median.high:.3f}) | {speedup} |")
-    return "\n".join(lines)
+            row.medians_ms.append(float(np.median(samples)) / 1e6)
+            on_device = _attempt(row, partial(_device_ms, runner))
+            if on_device is not None:
+                device_ms.setdefault(id(row), []).append(on_device)
+                row.device_ms = float(np.median(device_ms[id(row)]))
+        write()
+
+
+def _device_ms(runner: Runner) -> float | None:
+    """Return the median time on the GPU of several runs; None if the backend does not measure it."""
+    if not hasattr(runner, "device_ns"):
+        return None
+    times = [runner.device_ns() for _ in range(DEVICE_RUNS)]
+    return None if None in times else float(np.median(times)) / 1e6
+
+
+def _warm(runner: Runner, feeds: Feeds, seconds: float) -> None:
+    runner.bind(feeds)
+    warm_up(runner, int(seconds * 1e9))
+
+
+def _table(model: str, rows: Sequence[Row]) -> Iterator[str]:
+    yield "| model | backend | precision | verdict | median ms (95 % interval over rounds) | speedup over torch fp32 |"
+    yield "|---|---|---|---|---|---|"
+    timed = [row for row in rows if row.medians_ms]
+    base = next((geometric(row.medians_ms).value for row in timed if row.backend == "torch"), None)
+    for row in rows:
+        start = f"| {model} | {row.backend} | {row.precision} | {row.verdict or 'skipped'}"
+        if not row.medians_ms:
+            yield f"{start} | {row.skipped} | |"
+            continue
+        median = geometric(row.medians_ms)
+        speedup = f"{base / median.value:.2f} ×" if base else ""
+        yield f"{start} | {median.value:.3f} ({median.low:.3f} to {median.high:.3f}) | {speedup} |"
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from deploy.engines.convert import convert as convert
     from deploy.engines.inspect import EngineReport as EngineReport
     from deploy.engines.inspect import inspect_engine as inspect_engine
+    from deploy.engines.preflight import PreflightReport as PreflightReport
+    from deploy.engines.preflight import preflight_engine as preflight_engine
     from deploy.evaluation.evaluate import EvaluationReport as EvaluationReport
     from deploy.evaluation.evaluate import evaluate_models as evaluate_models
     from deploy.exporting.check import CheckReport as CheckReport
@@ -141,6 +143,7 @@ _EXPORTS = {
     "deploy.engines.build": ("BuildReport", "BuildRequest", "TrtexecReport", "build_engine", "trtexec_line"),
     "deploy.engines.convert": ("ConvertReport", "convert"),
     "deploy.engines.inspect": ("EngineReport", "inspect_engine"),
+    "deploy.engines.preflight": ("PreflightReport", "preflight_engine"),
     "deploy.evaluation.evaluate": ("EvaluationReport", "evaluate_models"),
     "deploy.exporting.check": ("CheckReport", "check"),
     "deploy.exporting.edit": ("Change", "EditReport", "edit"),

@@ -180,7 +180,10 @@ def _configure(config: Any, builder: Any, network: Any, library: Library, option
         if library.name != "tensorrt":
             raise UsageError(f"--timing-cache needs tensorrt; {library.name} measures no tactics.")
         content = options.timing_cache.read_bytes() if options.timing_cache.exists() else b""
-        config.set_timing_cache(config.create_timing_cache(content), False)
+        cache = config.create_timing_cache(content)
+        if cache is None or not config.set_timing_cache(cache, False):
+            hint = "give a file that does not exist yet"
+            raise UsageError(f"{options.timing_cache}: {library.name} refuses it as a timing cache.", hint)
 
 
 def _set_compute_capabilities(config: Any, library: Library, capabilities: Sequence[str]) -> None:
@@ -193,9 +196,10 @@ def _set_compute_capabilities(config: Any, library: Library, capabilities: Seque
     for index, text in enumerate(capabilities):
         name = f"SM{text.replace('.', '')}"
         if name not in known:
-            names = ", ".join(f"{item[2:-1]}.{item[-1]}" for item in known if item.startswith("SM"))
+            names = ", ".join(library.capabilities)
             raise UsageError(f"--compute-capability {text}: {library.name} {library.version} supports {names}.")
-        config.set_compute_capability(known[name], index)
+        if not config.set_compute_capability(known[name], index):
+            raise UsageError(f"--compute-capability {text}: {library.name} {library.version} refuses it.")
 
 
 def _monitor(library: Library, on_progress: OnProgress) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from deploy.bench.records import Cell
 from deploy.core import registry
 from deploy.core.artifact import UNPROVEN, Artifact
-from deploy.core.backend import ENGINE, ONNX, Backend, backends, find_backend
+from deploy.core.backend import ENGINE, ONNX, Backend, RunSettings, backends, find_backend
 from deploy.core.environment import machine
 from deploy.core.errors import MissingPackageError, UnknownNameError, UsageError
 from deploy.core.tensors import TensorSpec, batch_dimension, symbols
@@ -25,6 +25,9 @@ a file whose model is not known."""
 
 NO_MODEL = {"verdict": UNPROVEN, "reasons": ["no model is known to compare the file with"], "by": ""}
 """Evidence of a file whose manifest names no model."""
+
+ELSEWHERE = "measured elsewhere"
+"""Verdict of an INT8 file whose evidence is that of another runtime or device."""
 
 LATENCY = "latency"
 SCENARIOS = "deploy.bench.scenarios"
@@ -146,10 +149,17 @@ def check_sizes(sizes: Mapping[str, int], plans: Sequence[PlannedCell]) -> None:
             raise UsageError(f"--size {name}={size}: no input has the dimension {name!r}; {dimensions}.")
 
 
-def evidence_of(artifact: Artifact, backend: Backend, device: str) -> dict[str, Any] | None:
-    """Return the manifest's parity evidence (``verdict``, ``reasons``, ``by``); None where it must be checked first."""
+def evidence_of(artifact: Artifact, backend: Backend, settings: RunSettings) -> dict[str, Any] | None:
+    """Return the manifest's parity evidence (``verdict``, ``reasons``, ``by``); None where it must be checked first.
+
+    That of an engine counts on the GPU that it was checked on, and not for CUDA graphs. INT8 cannot be checked here.
+    """
     proof, manifest = artifact.manifest.parity, artifact.manifest
-    if proof is None or device != ("cuda" if manifest.format == ENGINE else "cpu"):
+    elsewhere = _elsewhere(artifact, settings)
+    if proof is None or elsewhere:
+        if manifest.reference and manifest.precision == "int8":
+            reason = f"the INT8 evidence was not measured {elsewhere or 'at all'}"
+            return {"verdict": ELSEWHERE, "reasons": [reason], "by": "quantize"}
         return None if manifest.reference else NO_MODEL
     verdict = {"verdict": proof["verdict"], "reasons": list(proof.get("reasons", ()))}
     if manifest.format == ENGINE:
@@ -159,10 +169,21 @@ def evidence_of(artifact: Artifact, backend: Backend, device: str) -> dict[str, 
         if proof.get("runtime") == backend.title:
             return {**verdict, "by": f"quantize, on {backend.title}", "outputs": outputs}
         return {
-            "verdict": "measured elsewhere",
+            "verdict": ELSEWHERE,
             "reasons": [f"the INT8 evidence was measured on {proof.get('runtime')}"],
             "by": "quantize",
         }
     if ONNX not in backend.default_for or not backend.versions().items() <= manifest.versions.items():
         return None
     return {**verdict, "by": f"export, on {backend.title}", "margin": proof.get("margin")}
+
+
+def _elsewhere(artifact: Artifact, settings: RunSettings) -> str:
+    """Return on what a file was not checked although it runs there; empty if the recorded check was of the same."""
+    manifest = artifact.manifest
+    if manifest.format != ENGINE:
+        return "" if settings.device == "cpu" else f"on {settings.device}"
+    here, checked = next(iter(gpus()), None), manifest.options.get("gpu") or {}
+    if here is None or (checked.get("name"), checked.get("capability")) != (here.name, here.capability):
+        return f"on {here.name}" if here else "on this machine"
+    return "with CUDA graphs" if settings.cuda_graph else ""

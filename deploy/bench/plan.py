@@ -204,7 +204,7 @@ def _of_file(
         model=None,
         options=backend.options(choices.settings(common["precision"])),
         inputs=manifest.inputs,
-        evidence=evidence_of(artifact, backend, choices.device),
+        evidence=evidence_of(artifact, backend, choices.settings(common["precision"])),
         about={
             "file": artifact.path.name,
             "given": timed.name,

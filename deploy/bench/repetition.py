@@ -71,4 +71,6 @@ def flags_of(repetition: Repetition) -> dict[str, str]:
     found = dict(details.get("interference", {}).get("flags", {}))
     if not details.get("warmth", {}).get("settled", True):
         found["warmth"] = "the warm-up did not settle"
+    if len(nodes := details.get("nodes") or {}) > 1:
+        found["nodes"] = f"nodes ran in several places: {', '.join(f'{n} on {name}' for name, n in nodes.items())}"
     return found

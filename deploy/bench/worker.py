@@ -20,28 +20,36 @@ from deploy.core.memory import limit_memory
 from deploy.core.plain import to_plain
 from deploy.core.remote import Reply
 from deploy.core.runner import Feeds, Runner
+from deploy.support.cuda_driver import gpu_uuid
 
 SCENARIOS = "deploy.bench.scenarios"
 COPIES = 10
 """Number of times that inputs are laid out and outputs fetched, to measure what that takes."""
 
 
+ENERGY_NS = 1_000_000_000
+"""Shortest window whose energy is reported: the GPU's counter advances in steps of up to 100 ms."""
+
+
 @cache
-def _gpu() -> tuple[Any, Any] | None:
-    """Return NVML (package ``nvidia-ml-py``) and its first device; None without package, driver or GPU."""
+def _meter(gpu: int) -> tuple[Any, Any] | None:
+    """Return NVML (package ``nvidia-ml-py``) and its device for a GPU; None without package, driver or GPU.
+
+    NVML counts all GPUs of the machine, and CUDA the visible ones: the identifier is the same in both.
+    """
     try:
         nvml = importlib.import_module("pynvml")
         nvml.nvmlInit()
-        return nvml, nvml.nvmlDeviceGetHandleByIndex(0)
+        return nvml, nvml.nvmlDeviceGetHandleByUUID(gpu_uuid(gpu))
     except Exception:
         return None
 
 
-def _joules() -> float | None:
-    """Return the energy that the first GPU has used since its driver was loaded; None if unknown."""
-    if (gpu := _gpu()) is None:
+def _joules(gpu: int | None) -> float | None:
+    """Return the energy that a GPU has used since its driver was loaded; None if unknown, or for a CPU."""
+    if gpu is None or (meter := _meter(gpu)) is None:
         return None
-    nvml, device = gpu
+    nvml, device = meter
     try:
         return float(nvml.nvmlDeviceGetTotalEnergyConsumption(device)) / 1000.0
     except Exception:  # the GPU is older than the counter
@@ -90,7 +98,7 @@ class TimingWorker:
         runner.synchronize()
         first = perf_counter_ns() - bound
         reply = {"import_ns": self._import_ns, "load_ns": loaded - began, "first_ns": first}
-        return {**reply, "inputs": to_plain(runner.inputs)}, {}
+        return {**reply, "nodes": dict(runner.nodes), "inputs": to_plain(runner.inputs)}, {}
 
     def run(self, feeds: Feeds) -> Reply:
         """Run once, untimed, and return the outputs."""
@@ -120,22 +128,21 @@ class TimingWorker:
 
     def time(self, _: Feeds, time_ns: int, keep: int, min_calls: int = clock.MIN_CALLS) -> Reply:
         """Time calls; more than ``keep`` samples are thinned evenly."""
-        before, energy = snapshot(), _joules()
+        gpu = self._runner.gpu
+        before, began, energy = snapshot(), perf_counter_ns(), _joules(gpu)
         samples = clock.sample(self._runner, time_ns, min_calls)
-        used = None if energy is None else (_joules() or energy) - energy
+        after, spent_ns = _joules(gpu), perf_counter_ns() - began
+        known = energy is not None and after is not None and spent_ns >= ENERGY_NS
+        used = after - energy if known else None  # type: ignore[operator]
         details, arrays = _reply(samples, keep, before, {"joules": used})
         return {**details, "device_ns": self._device_ns()}, arrays
 
     def _device_ns(self) -> int | None:
-        """Return the median time on the device, where the backend measures it with events of the device."""
+        """Return the median time on the device of `COPIES` more runs, where the backend measures it with its events."""
         device_ns = getattr(self._runner, "device_ns", None)
         if device_ns is None:
             return None
-        times = []
-        for _ in range(COPIES):
-            self._runner.launch()
-            self._runner.synchronize()
-            times.append(device_ns())
+        times = [device_ns() for _ in range(COPIES)]
         known = [item for item in times if item is not None]
         return int(np.median(known)) if known else None
 

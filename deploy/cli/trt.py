@@ -20,7 +20,7 @@ Examples:
 """
 )
 def command() -> None:
-    """Build and inspect TensorRT engines."""
+    """Build and inspect TensorRT engines, and see where they run."""
 
 
 @command.command(
@@ -135,3 +135,34 @@ def inspect(settings: Settings, engine: Path, as_json: bool) -> int:
         report = inspect_engine(engine, progress=progress)
     emit(report.to_dict(), as_json, lambda: show_engine(report))
     return 0
+
+
+@command.command(
+    epilog="""\b
+Examples:
+  deploy trt preflight artifacts/resnet18/resnet18.int8-tensorrt-rtx.engine
+  deploy trt preflight resnet18.fp16-tensorrt-rtx.engine --compute-capability 8.6,12.0
+"""
+)
+@click.argument("engine", type=path)
+@option(
+    "--compute-capability",
+    "compute_capabilities",
+    type=Several(),
+    default=(),
+    metavar="8.6,12.0",
+    help="GPUs on which the engine must run.",
+)
+@json_option
+def preflight(engine: Path, compute_capabilities: tuple[str, ...], as_json: bool) -> int:
+    """Show on which GPUs and drivers an engine will run, before it is shipped.
+
+    ENGINE is verified against its manifest and not opened; no GPU is needed. Exit code 3: it does not run on a GPU of
+    --compute-capability, as far as the manifest and the installed library tell.
+    """
+    from deploy.engines.preflight import preflight_engine
+    from deploy.terminal.trt import show_preflight
+
+    report = preflight_engine(engine, compute_capabilities=compute_capabilities)
+    emit(report.to_dict(), as_json, lambda: show_preflight(report))
+    return 3 if report.missing else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from numpy.typing import NDArray
@@ -22,10 +22,14 @@ class Runner(ABC):
     Attributes:
         inputs: specifications of the inputs, in order.
         outputs: specifications of the outputs, in order; shapes are empty where the backend does not report them.
+        gpu: index of the GPU that runs it, in the driver's order; None on a CPU.
+        nodes: number of nodes of the graph by what runs them, where the backend reports it.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    gpu: int | None = None
+    nodes: Mapping[str, int] = MappingProxyType({})
 
     @abstractmethod
     def run(self, feeds: Feeds) -> Fetches:

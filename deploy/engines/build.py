@@ -24,7 +24,7 @@ from deploy.precision.plan import payloads
 from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
 from deploy.quantization.source import PRECISION, Source, open_source
 from deploy.support.cuda_driver import gpus
-from deploy.support.engine_file import FORMAT
+from deploy.support.engine_file import FORMAT, arithmetic
 from deploy.support.lone_file import assumed_batch
 from deploy.support.tensorrt_library import Library, open_library
 from exporters.onnx_to_tensorrt import Built, EngineOptions, Profile, build
@@ -190,6 +190,7 @@ class BuildReport:
             "model": manifest.model,
             "precision": manifest.precision,
             **{name: manifest.options[name] for name in _BUILT},
+            "arithmetic": arithmetic(self.artifact),
             "state": self.state,
             "verdict": self.verdict,
             "parity": manifest.parity,

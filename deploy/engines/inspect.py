@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from deploy.core.artifact import Artifact
-from deploy.core.errors import ArtifactError, BackendError, DeployError
+from deploy.core.errors import ArtifactError, BackendError
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
-from deploy.support.cuda_driver import gpus
-from deploy.support.engine_file import read_engine, refusal
+from deploy.support.engine_file import arithmetic, engine_fault, read_engine
 from deploy.support.engine_layers import Shares, shares
 from deploy.support.provenance import Stale, stale_file
-from deploy.support.tensorrt_library import cuda_major, deserialize, driver_fault, make_logger, open_library
+from deploy.support.tensorrt_library import deserialize, make_logger, open_library
 
 _WEIGHT_TYPES = {"int8": "int8", "int8-fp16": "int8", "fp16": "fp16"}
 """Type that some of an engine's weights must have, by precision."""
@@ -67,6 +66,7 @@ class EngineReport:
             "shares": to_plain(self.shares),
             "stale": to_plain(self.stale),
             **manifest.options,
+            "arithmetic": arithmetic(self.artifact),
         }
 
 
@@ -95,15 +95,10 @@ def inspect_engine(path: Path, *, progress: Progress = SILENT) -> EngineReport:
 
 def _open(artifact: Artifact, progress: Progress) -> tuple[str | None, Shares | None, int | None]:
     """Return why the engine cannot be opened here, or its layer types and the memory of a context in bytes."""
-    name = str(artifact.manifest.options["library"])
-    try:
-        library = open_library(name)
-    except DeployError as exc:
-        return exc.message, None, None
-    gpu = next(iter(gpus()), None)
-    reason = refusal(artifact, library.version, gpu) or driver_fault(library, gpu, cuda_major(name))
-    if reason is not None:
+    if (reason := engine_fault(artifact)) is not None:
         return reason, None, None
+    name = str(artifact.manifest.options["library"])
+    library = open_library(name)
     logger = make_logger(library, lambda severity, text: progress.detail(f"{name}: {text}"))
     try:
         engine = deserialize(library, artifact.path.read_bytes(), str(artifact.path), logger)

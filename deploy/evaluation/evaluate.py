@@ -40,7 +40,7 @@ from deploy.models.resolve import resolve
 from deploy.support.lone_file import adopt_command, open_artifact, why_unproven
 from deploy.support.lookup import artifacts_of, manifest_beside, name_of, newest_export
 from deploy.support.onnx_child import examine
-from deploy.support.runtime import runtime_of
+from deploy.support.runtime import runtime_for
 
 if TYPE_CHECKING:
     from deploy.models.in_memory import ExampleInputs, ModelLike
@@ -219,10 +219,15 @@ def _find_artifacts(request: ModelRequest, store: Store, progress: Progress) -> 
         if isinstance(request, ModuleRequest):
             found = [item for item in found if made_from(item, request)]
     checkpoints = [item for item in found if item.manifest.format == CHECKPOINT]
-    exports = [item for item in found if runtime_of(item.manifest.format, item.manifest.target)]
-    for other in found:
-        if other not in (*checkpoints, *exports) and other.manifest.format not in NOT_MODELS:
-            progress.note(f"{other.path} is skipped: no backend here runs the format {other.manifest.format!r}")
+    exports = []
+    for item in found:
+        if item in checkpoints or item.manifest.format in NOT_MODELS:
+            continue
+        runtime, reason = runtime_for(item)
+        if runtime is not None:
+            exports.append(item)
+        else:
+            progress.note(f"{item.path} is skipped: {reason}")
     if found and not checkpoints and not exports:
         raise ArtifactError(f"{text}: no backend here runs any of its artifacts.", "deploy doctor")
     exports.sort(key=lambda item: (item.manifest.precision != "fp32", item.path.name))
@@ -293,7 +298,7 @@ def _run_all(
         export.verify()
         examine([export])
         manifest = export.manifest
-        runtime = runtime_of(manifest.format, manifest.target)
+        runtime, _ = runtime_for(export)
         if runtime is None:
             continue
         own = None if how.changes or manifest.preprocessing is None else fitted(manifest.preprocessing, manifest.inputs)

@@ -26,7 +26,7 @@ from deploy.serving.protocol import tensor_metadata
 from deploy.support.lone_file import open_artifact
 from deploy.support.lookup import artifacts_of, name_of, names_of, newest_export, newest_variants
 from deploy.support.provenance import stale_file
-from deploy.support.runtime import Runtime, runtime_of
+from deploy.support.runtime import Runtime, runtime_for
 
 VERSION = "1"
 """The only version of every model."""
@@ -56,11 +56,11 @@ def choose_files(
             raise ArtifactError(f"{store.root}: no file of {name}{for_backend}.", f"deploy export {name} --format onnx")
         chosen.sort(key=lambda item: (item.manifest.precision != "fp32", item.path.name))
     model_name = chosen[0].manifest.model
-    for item in [item for item in chosen if _runtime(item, backend) is None]:
-        if backend is not None:
-            raise ArtifactError(f"{item.path}: {backend.title} does not run this file.")
-        reason = f"no backend on this machine runs {item.manifest.target or item.manifest.format} files"
-        if files:
+    for item in list(chosen):
+        runtime, reason = _runtime(item, backend)
+        if runtime is not None:
+            continue
+        if files or backend is not None:
             raise ArtifactError(f"{item.path}: {reason}.", "deploy doctor")
         progress.note(f"{item.path.name} is not served: {reason}")
         chosen.remove(item)
@@ -80,13 +80,14 @@ def _newest_files(name: str, backend: Backend | None, store: Store) -> list[Arti
     return list(newest.values())
 
 
-def _runtime(artifact: Artifact, backend: Backend | None) -> Runtime | None:
-    """Return what runs a file as intended; None if nothing does. A simulated target is not served."""
+def _runtime(artifact: Artifact, backend: Backend | None) -> tuple[Runtime | None, str]:
+    """Return what runs a file as intended, or None and the reason. A simulated target is not served."""
     manifest = artifact.manifest
     if backend is not None:
-        return Runtime(backend=backend) if backend.opens(manifest.format, manifest.target) else None
-    runtime = runtime_of(manifest.format, manifest.target)
-    return None if runtime is None or runtime.simulated else runtime
+        runs = backend.opens(manifest.format, manifest.target)
+        return (Runtime(backend=backend) if runs else None), f"{backend.title} does not run this file"
+    runtime, reason = runtime_for(artifact)
+    return (None if runtime is None or runtime.simulated else runtime), reason
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,9 +135,9 @@ class ModelOpener:
     def open(self, artifact: Artifact) -> ServedModel:
         """Open a file and run it once with the smallest and the largest batch."""
         manifest = artifact.manifest
-        runtime = _runtime(artifact, self.backend)
+        runtime, reason = _runtime(artifact, self.backend)
         if runtime is None:
-            raise ArtifactError(f"{artifact.path}: no backend on this machine runs this file.", "deploy doctor")
+            raise ArtifactError(f"{artifact.path}: {reason}.", "deploy doctor")
         devices = runtime.backend.devices
         settings = RunSettings(
             device="cpu" if "cpu" in devices else devices[0],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import uuid
 from dataclasses import dataclass
 
 _MAJOR, _MINOR = 75, 76
@@ -34,6 +35,22 @@ def gpus() -> tuple[Gpu, ...]:
         return ()
     driver.cuDriverGetVersion(ctypes.byref(version))
     return tuple(_gpu(driver, index, cuda_version(version.value)) for index in range(count.value))
+
+
+def gpu_uuid(index: int) -> str | None:
+    """Return the identifier of a GPU, ``GPU-…``, by its index in the driver's order; None without a driver.
+
+    The order is that of CUDA, which ``CUDA_VISIBLE_DEVICES`` changes; other tools count all GPUs.
+    """
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        device, found = ctypes.c_int(0), (ctypes.c_ubyte * 16)()
+        if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), index):
+            return None
+        failed = driver.cuDeviceGetUuid_v2(found, device)
+    except (OSError, AttributeError):  # no driver, or one older than CUDA 11.4
+        return None
+    return None if failed else f"GPU-{uuid.UUID(bytes=bytes(found))}"
 
 
 def cuda_version(number: int) -> str:

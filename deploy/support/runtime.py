@@ -6,8 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.core.backend import ONNX, Backend, RunSettings, backends, default_backend
+from deploy.core.artifact import Artifact
+from deploy.core.backend import ENGINE, ONNX, Backend, RunSettings, backends, default_backend
+from deploy.core.errors import DeployError
 from deploy.support.cuda_driver import gpus
+from deploy.support.engine_file import engine_fault
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +53,23 @@ def runtime_of(format: str, target: str | None) -> Runtime | None:
     if fitting:
         return Runtime(backend=fitting[0])
     return simulated() if format == ONNX else None
+
+
+def runtime_for(artifact: Artifact) -> tuple[Runtime | None, str]:
+    """Return the runtime of a file on this machine; if there is none, None and the reason.
+
+    An engine is also compared with the installed library and the GPU.
+    """
+    manifest = artifact.manifest
+    runtime = runtime_of(manifest.format, manifest.target)
+    if runtime is not None and manifest.format == ENGINE:
+        try:
+            fault = engine_fault(artifact)
+        except DeployError as exc:
+            fault = exc.message
+        if fault is not None:
+            return None, fault
+    return runtime, f"no backend on this machine runs {manifest.target or manifest.format} files"
 
 
 def _runs_here(backend: Backend) -> bool:

@@ -36,6 +36,13 @@ class Library:
         """Version that the library reports."""
         return str(self.module.__version__)
 
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """Compute capabilities that TensorRT for RTX knows, ``8.6``; empty for TensorRT, which builds for one GPU."""
+        known = getattr(self.module, "ComputeCapability", None)
+        names = known.__members__ if known is not None else ()
+        return tuple(f"{name[2:-1]}.{name[-1]}" for name in names if name.startswith("SM"))
+
 
 def open_library(name: str = "auto") -> Library:
     """Import a library; ``auto`` is ``tensorrt`` if it can be imported and there is a GPU, else ``tensorrt-rtx``.
@@ -119,15 +126,30 @@ def deserialize(library: Library, data: bytes, name: str, logger: Any) -> Any:
     """Deserialize an engine (``ICudaEngine``), which keeps its runtime alive; the logger must outlive the engine.
 
     An engine contains code: compare the file with its digest first. Check the driver first too (`driver_fault`): with
-    an unsuitable one the library may end the process.
+    an unsuitable one the library may end the process. TensorRT for RTX is asked whether the engine is valid here.
 
     Raises:
         BackendError: the library refused the engine; the message contains its reason.
     """
     try:
-        engine = library.module.Runtime(logger).deserialize_cuda_engine(data)
+        runtime = library.module.Runtime(logger)
+        if (invalid := _invalid(library, runtime, data)) is not None:
+            reason = f"{invalid}; {logger.last_error}"
+            raise BackendError(f"{name}: {library.name} {library.version} calls the engine invalid here: {reason}")
+        engine = runtime.deserialize_cuda_engine(data)
     except (TypeError, RuntimeError) as exc:
         raise BackendError(f"{name}: {library.name} {library.version} cannot open the engine: {exc}") from exc
     if engine is None:
         raise BackendError(f"{name}: {library.name} {library.version} cannot open the engine: {logger.last_error}")
     return engine
+
+
+def _invalid(library: Library, runtime: Any, data: bytes) -> str | None:
+    """Return the names of the reasons for which an engine cannot run on this machine; None if it can."""
+    if not hasattr(runtime, "get_engine_validity"):
+        return None
+    validity, reasons = runtime.get_engine_validity(data)
+    if validity != library.module.EngineValidity.INVALID:
+        return None
+    known = library.module.EngineInvalidityDiagnostics.__members__
+    return ", ".join(name for name, bit in known.items() if int(bit) & int(reasons)) or "no reason given"

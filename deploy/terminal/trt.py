@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from deploy.support.engine_file import arithmetic
 from deploy.support.formatting import size
 from deploy.terminal.console import STYLE, console, escape, rows, weights_line
 
 if TYPE_CHECKING:
+    from deploy.core.artifact import Artifact
     from deploy.engines.build import BuildReport
     from deploy.engines.inspect import EngineReport
+    from deploy.engines.preflight import PreflightReport
 
 
 def show_built(report: BuildReport) -> None:
@@ -22,7 +25,7 @@ def show_built(report: BuildReport) -> None:
         ("model", escape(manifest.model)),
         ("trained", weights_line(manifest.weights)),
         ("library", f"{report.built.library} {report.built.version}"),
-        *_options(manifest.options),
+        *_options(report.artifact),
         ("graph", escape(str(report.onnx.path)) if report.onnx else ""),
         ("state", _state(report)),
         ("took", f"{report.seconds:.1f} s"),
@@ -55,10 +58,25 @@ def show_engine(report: EngineReport) -> None:
         ("library", f"{report.options['library']} {report.options['version']}"),
         ("inputs", "\n".join(escape(str(spec)) for spec in manifest.inputs)),
         ("outputs", "\n".join(escape(str(spec)) for spec in manifest.outputs)),
-        *_options(report.options),
+        *_options(report.artifact),
         ("layers", ", ".join(f"{count} {kind.lower()}" for kind, count in report.options["layers"].items())),
         *_opened(report),
         ("digest", "matches the manifest"),
+    ]
+    console().print(rows(pair for pair in pairs if pair[1]))
+
+
+def show_preflight(report: PreflightReport) -> None:
+    """Print where an engine will run."""
+    capabilities = ", ".join(report.capabilities) or "not known: the library is not installed in this version"
+    gpus = f"{report.gpu} only ({capabilities})" if report.gpu else capabilities
+    pairs = [
+        ("file", f"[bold]{escape(str(report.artifact.path))}[/]"),
+        ("library", f"{report.library}, in exactly this version"),
+        ("GPUs", escape(f"compute capability {gpus}" if report.capabilities and not report.gpu else gpus)),
+        ("driver", f"for CUDA {report.cuda} or later" if report.cuda else "not known"),
+        ("does not run on", escape(", ".join(report.missing))),
+        ("here", escape(report.here or "nothing speaks against it")),
     ]
     console().print(rows(pair for pair in pairs if pair[1]))
 
@@ -80,7 +98,8 @@ def _share(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count / total:.0%} {kind}" for kind, count in counts.items())
 
 
-def _options(options: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _options(artifact: Artifact) -> list[tuple[str, str]]:
+    options = artifact.manifest.options
     weighted = options["weighted"]
     total = sum(weighted.values())
     layers = ", ".join(f"{count} of {total} in {kind}" for kind, count in weighted.items())
@@ -93,6 +112,7 @@ def _options(options: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("weighted layers", f"{layers} (types in the parsed network)"),
         ("weights", f"{weights} (in the parsed network)"),
+        ("arithmetic", arithmetic(artifact) or ""),
         ("profiles" if len(options["profiles"]) > 1 else "profile", "\n".join(profiles)),
         ("GPUs", escape(", ".join(options["compute_capabilities"]) or _gpus(options))),
     ]

@@ -30,6 +30,8 @@ value = lambda n: onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, 
 graph = onnx.helper.make_graph([node], "g", [value("a")], [value("b")])
 model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 ort.set_default_logger_severity(4)
+if sys.argv[1] != "CPUExecutionProvider" and hasattr(ort, "preload_dlls"):
+    ort.preload_dlls()  # CUDA's libraries from Python wheels, as the backend does
 session = ort.InferenceSession(model.SerializeToString(), providers=[sys.argv[1]])
 assert session.get_providers()[0] == sys.argv[1], "ONNX Runtime used " + session.get_providers()[0]
 assert session.run(None, {"a": np.ones(4, np.float32)})[0].tolist() == [2.0] * 4

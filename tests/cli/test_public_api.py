@@ -40,7 +40,7 @@ FILES = {
     "sign": "sign",
     "sweep": "run_sweep dry_run",
     "train": "train_model",
-    "trt": "build_engine trtexec_line inspect_engine",
+    "trt": "build_engine trtexec_line inspect_engine preflight_engine",
     "verify": "verify verify_signature",
 }
 """The functions of each command."""

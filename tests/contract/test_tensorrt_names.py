@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.backends import fake_tensorrt
+
 ROOT = Path(__file__).parents[2]
 VARIABLES = {
     "exporters/onnx_to_tensorrt.py": {
@@ -32,20 +34,19 @@ VARIABLES = {
         "tensor": "ITensor",
         "convolution": "IConvolutionLayer",
     },
-    "deploy/support/tensorrt_library.py": {},
+    "deploy/support/tensorrt_library.py": {"runtime": "Runtime"},
     "deploy/backends/tensorrt/runner.py": {
         "engine": "ICudaEngine",
         "_context": "IExecutionContext",
         "runtime_config": "IRuntimeConfig",
         "runtime_cache": "IRuntimeCache",
-        "_cache": "IRuntimeCache",
+        "cache": "IRuntimeCache",
     },
     "deploy/engines/inspect.py": {"engine": "ICudaEngine"},
 }
 """Classes of the variables in each file that uses a library; the test reads the attributes from the source."""
 
 UNSEEN = {
-    "Runtime.deserialize_cuda_engine",
     "ITimingCache.serialize",
     "IBuilderConfig.create_timing_cache",
     "EngineInspector.get_engine_information",
@@ -78,6 +79,10 @@ RTX_ONLY = {
     "CudaGraphStrategy.WHOLE_GRAPH_CAPTURE",
     "DynamicShapesKernelSpecializationStrategy",
     "DynamicShapesKernelSpecializationStrategy.EAGER",
+    "EngineInvalidityDiagnostics",
+    "EngineInvalidityDiagnostics.__members__",
+    "EngineValidity",
+    "EngineValidity.INVALID",
     "IBuilderConfig.num_compute_capabilities",
     "IBuilderConfig.set_compute_capability",
     "IRuntimeCache.deserialize",
@@ -86,6 +91,7 @@ RTX_ONLY = {
     "IRuntimeConfig.cuda_graph_strategy",
     "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
     "IRuntimeConfig.set_runtime_cache",
+    "Runtime.get_engine_validity",
 }
 """Used only with TensorRT for RTX."""
 
@@ -113,6 +119,13 @@ def exists(name):
         value = getattr(value, part)
     return True
 print(json.dumps({"version": module.__version__, "exists": {name: exists(name) for name in json.load(sys.stdin)}}))
+"""
+
+COMPARE = """
+import importlib, json, sys
+sys.path.insert(0, "")
+from tests.backends.fake_tensorrt import unknown_calls
+print(json.dumps(unknown_calls(importlib.import_module(sys.argv[1]))))
 """
 
 
@@ -179,6 +192,15 @@ def test_tensorrt(tmp_path: Path) -> None:
     answer = json.loads(done.stdout)
     missing = {name for name, exists in answer["exists"].items() if not exists}
     assert missing == RTX_ONLY, f"TensorRT {answer['version']}"
+    compared = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", COMPARE, "tensorrt_bindings"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)},
+    )
+    assert compared.returncode == 0, compared.stderr
+    assert set(json.loads(compared.stdout)) == fake_tensorrt.RTX_ONLY, "what the fake has and TensorRT lacks"
 
 
 def test_tensorrt_for_rtx() -> None:

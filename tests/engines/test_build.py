@@ -233,6 +233,7 @@ def test_the_command(run: Run, artifacts: Path) -> None:
     assert "5 of 5 in int8" in done.out and (gpus() or "built, not run here" in done.out)
     shown = run("trt", "inspect", artifacts / "lenet5" / "lenet5.int8-tensorrt-rtx.engine", "--json")
     assert shown.code == 0 and shown.json["weighted"] == {"int8": 5} and shown.json["version"]
+    assert "not observed" in shown.json["arithmetic"] and "arithmetic" in done.out
     assert run("trt", "build", "--workspace", "lots").code == 2
     unknown = run("trt", "build", "--runtime", "tensort", "--json")
     assert unknown.code == 2 and "tensort" in unknown.json["error"]["message"]

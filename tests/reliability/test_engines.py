@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from deploy.backends.tensorrt.runner import open as open_engine
-from deploy.core.artifact import Artifact, manifest_path
+from deploy.core.artifact import manifest_path
 from deploy.core.checked import dump_checked, load_checked
 from deploy.core.errors import ArtifactError, BackendError, DigestError
 from deploy.support.cuda_driver import Gpu, gpus
 from deploy.support.engine_file import read_engine, refusal
+from deploy.support.tensorrt_library import open_library
 
 FLIPS, CUTS = 200, 8
 
@@ -93,10 +94,9 @@ def test_of_another_version(engine: Path) -> None:
 
 
 def test_of_another_graph(engine: Path) -> None:
-    version = Artifact.open(engine).manifest.options["version"]
     (graph,) = engine.parent.glob("*.onnx")
     graph.write_bytes(graph.read_bytes() + b"\0")
-    said = refusal(read_engine(engine), version, None)
+    said = refusal(read_engine(engine), open_library("tensorrt-rtx"), None)
     assert said is not None and "built with lenet5.fp32.onnx of digest" in said
     with pytest.raises(ArtifactError, match="rebuild with: deploy trt build"):
         open_engine(engine)
@@ -104,8 +104,8 @@ def test_of_another_graph(engine: Path) -> None:
 
 def test_for_another_gpu(engine: Path) -> None:
     artifact = read_engine(engine)
-    version = artifact.manifest.options["version"]
+    library = open_library("tensorrt-rtx")
     turing = Gpu(name="NVIDIA T4", capability="7.5", cuda="13.0")
-    said = refusal(artifact, version, turing)
+    said = refusal(artifact, library, turing)
     assert said is not None and "found NVIDIA T4 (compute capability 7.5), rebuild with: deploy trt build" in said
-    assert refusal(artifact, version, Gpu(name="NVIDIA L4", capability="8.9", cuda="13.0")) is None
+    assert refusal(artifact, library, Gpu(name="NVIDIA L4", capability="8.9", cuda="13.0")) is None

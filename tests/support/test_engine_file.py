@@ -1,8 +1,10 @@
 """Checks of an engine before it is opened, with forged manifests."""
 
 import dataclasses
+import enum
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,10 +14,21 @@ from deploy.core.errors import ArtifactError, DigestError
 from deploy.core.model import Weights
 from deploy.support.cuda_driver import Gpu, cuda_version
 from deploy.support.engine_file import read_engine, refusal
+from deploy.support.tensorrt_library import Library
 
 GPU = Gpu(name="NVIDIA L4", capability="8.9", cuda="13.0")
 REBUILD = "deploy trt build zoo/net --runtime tensorrt-rtx"
 Forge = Callable[..., Path]
+
+
+def library(name: str = "tensorrt-rtx", version: str = "1.7.1", known: tuple[str, ...] = ("SM86", "SM89")) -> Library:
+    """Return a library that knows some GPUs."""
+    module = ModuleType(name)
+    vars(module).update(__version__=version)
+    if known:
+        members = {"NONE": 0, "CURRENT": 1, **{item: int(item[2:]) for item in known}}
+        vars(module).update(ComputeCapability=enum.Enum("ComputeCapability", members))
+    return Library(name=name, module=module)
 
 
 @pytest.fixture
@@ -56,8 +69,8 @@ def forge(tmp_path: Path) -> Forge:
 
 def test_an_engine_that_fits_is_not_refused(forge: Forge) -> None:
     artifact = read_engine(forge())
-    assert refusal(artifact, "1.7.1", GPU) is None
-    assert refusal(artifact, "1.7.1", None) is None
+    assert refusal(artifact, library(), GPU) is None
+    assert refusal(artifact, library(), None) is None
 
 
 @pytest.mark.parametrize(
@@ -78,18 +91,27 @@ def test_an_engine_that_fits_is_not_refused(forge: Forge) -> None:
     ],
 )
 def test_what_does_not_fit_is_one_sentence(forge: Forge, options: dict[str, Any], version: str, words: str) -> None:
-    said = refusal(read_engine(forge(**options)), version, GPU)
+    installed = library(str(options.get("library", "tensorrt-rtx")), version)
+    said = refusal(read_engine(forge(**options)), installed, GPU)
     assert said is not None and words in said and said.endswith(REBUILD) and "\n" not in said
+
+
+def test_an_engine_for_all_gpus_runs_on_those_that_the_library_knows(forge: Forge) -> None:
+    artifact = read_engine(forge())
+    hopper = Gpu(name="NVIDIA H100", capability="9.0", cuda="13.0")
+    said = refusal(artifact, library(), hopper)
+    assert said is not None and "built with compute capabilities 8.6, 8.9, found NVIDIA H100" in said
+    assert refusal(artifact, library(known=("SM90",)), hopper) is None
 
 
 def test_another_graph_beside_it(forge: Forge) -> None:
     path = forge()
     path.with_name("net.onnx").write_bytes(b"the model of today")
-    said = refusal(read_engine(path), "1.7.1", GPU)
+    said = refusal(read_engine(path), library(), GPU)
     assert said is not None and "built with net.onnx of digest" in said and said.endswith(REBUILD)
     path.with_name("net.onnx").unlink()
-    assert refusal(read_engine(path), "1.7.1", GPU) is None, "an engine may travel alone"
-    assert refusal(read_engine(forge(onnx="../net.onnx")), "1.7.1", GPU) is None, "a name, never a path"
+    assert refusal(read_engine(path), library(), GPU) is None, "an engine may travel alone"
+    assert refusal(read_engine(forge(onnx="../net.onnx")), library(), GPU) is None, "a name, never a path"
 
 
 @pytest.mark.parametrize(

@@ -50,3 +50,28 @@ def test_versions_older_than_the_package_requires(run: Run, installed: Callable[
     assert required["state"] == "broken" and "1.20.1" in required["detail"] and "'onnx>=1.21'" in required["fix"]
     assert "timm" not in required["detail"], "an optional package is not required"
     assert optional["state"] == "unavailable" and "0.9.16" in optional["detail"] and "[timm]" in optional["fix"]
+
+
+ONNXRUNTIME = """
+import numpy
+loaded = False
+def preload_dlls():
+    global loaded
+    loaded = True
+def set_default_logger_severity(severity): pass
+class InferenceSession:
+    def __init__(self, model, providers):
+        self.providers = providers if loaded else ["CPUExecutionProvider"]
+    def get_providers(self): return self.providers
+    def run(self, names, feeds): return [2 * feeds["a"]]
+"""
+"""An ONNX Runtime that finds CUDA's libraries in Python's wheels only after ``preload_dlls``."""
+
+
+def test_cuda_is_tried_with_the_libraries_of_python_s_wheels(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text(ONNXRUNTIME, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    states = {finding["name"]: finding["state"] for finding in run("doctor", "--json").json["findings"]}
+    assert states["ONNX Runtime on CUDA"] == states["ONNX Runtime on CPU"] == "works"

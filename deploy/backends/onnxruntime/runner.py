@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
@@ -40,9 +43,12 @@ class OnnxRuntimeOptions:
     """Options of an ONNX Runtime session.
 
     Attributes:
-        provider: execution provider: ``cpu``, ``cuda`` or ``tensorrt``. Fallback to another one is an error.
+        provider: execution provider: ``cpu``, ``cuda`` or ``tensorrt``. Fallback to another one is an error. ONNX
+            Runtime gives nodes that a provider does not support to the next one, see `OnnxRuntimeRunner.nodes`.
         device: index of the GPU, for providers that run on one.
-        provider_options: options of the provider under ONNX Runtime's names, such as ``trt_max_workspace_size``.
+        provider_options: options of the provider under ONNX Runtime's names, such as ``trt_max_workspace_size``. For
+            ``tensorrt`` and dynamic shapes give ``trt_profile_min_shapes``, ``trt_profile_opt_shapes`` and
+            ``trt_profile_max_shapes``: without them every shape out of the range so far builds a new engine.
         threads: threads within an operator; 0 leaves the choice to ONNX Runtime.
         optimization: level of graph optimization, ``all`` or ``none``.
         spinning: idle threads spin until the next run, which lowers latency and slows down other work on the cores.
@@ -76,18 +82,31 @@ class OnnxRuntimeRunner(Runner):
         settings = _settings(options)
         if graph is not None:  # its external data lies beside the file
             settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+        if options.provider == "tensorrt" and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0":
+            raise BackendError(
+                f"{PROVIDERS['tensorrt']} computes in TF32, which only the environment switches off.",
+                "set NVIDIA_TF32_OVERRIDE=0 before the process starts",
+            )
         try:
             with redirect_stdout(sys.stderr):  # ONNX Runtime prints if a provider is not available
                 source = str(path) if graph is None else graph.SerializeToString()
-                self._session = ort.InferenceSession(source, settings, providers=_providers(options))
+                # by default, a session whose provider fails runs again on the CPU, and says so on stdout only
+                self._session = ort.InferenceSession(source, settings, providers=_providers(options), enable_fallback=0)
         except Exception as exc:
             raise _refusal(path, exc) from exc
         requested, actual = PROVIDERS[options.provider], self._session.get_providers()[0]
         if actual != requested:
             raise BackendError(
                 f"ONNX Runtime cannot use {requested} on this machine; it would run on {actual} instead.",
-                "deploy doctor",
+                _provider_hint(options.provider),
             )
+        self.nodes = _nodes(self._session)
+        if self.nodes and requested not in self.nodes:
+            raise BackendError(
+                f"{path}: {requested} runs none of the graph's nodes; "
+                f"{', '.join(f'{count} run on {name}' for name, count in self.nodes.items())}."
+            )
+        self.gpu = None if options.provider == "cpu" else options.device
         self._device, self._device_index = ("cpu", 0) if options.provider == "cpu" else ("cuda", options.device)
         self._binding: Any = None
         self._feeds: Feeds = {}
@@ -95,7 +114,12 @@ class OnnxRuntimeRunner(Runner):
         self.outputs = tuple(_spec(item) for item in self._session.get_outputs())
 
     def run(self, feeds: Feeds) -> Fetches:
-        """Run once; see `Runner.run`."""
+        """Run once; see `Runner.run`. On a GPU, this is what `launch` runs."""
+        if self._device != "cpu":
+            self.bind(feeds)
+            self.launch()
+            self.synchronize()
+            return self.fetch()
         try:
             values = self._session.run(None, dict(feeds))
         except Exception as exc:
@@ -180,6 +204,7 @@ def _settings(options: OnnxRuntimeOptions) -> ort.SessionOptions:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.log_severity_level = 3
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for `_nodes`
     if options.optimization == "none":
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if options.profile:
@@ -203,6 +228,25 @@ def _providers(options: OnnxRuntimeOptions) -> list[tuple[str, dict[str, str]]]:
     if options.provider == "cuda":
         return [(PROVIDERS["cuda"], {**cuda, **options.provider_options})]
     return [(PROVIDERS["tensorrt"], {**device, **options.provider_options}), (PROVIDERS["cuda"], cuda)]
+
+
+def _nodes(session: Any) -> dict[str, int]:
+    """Return the number of nodes of the optimized graph by provider; empty where ONNX Runtime does not tell."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    found: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        found[part.ep_name] += len(part.get_nodes())
+    return dict(found)
+
+
+def _provider_hint(provider: str) -> str:
+    """Return what a provider needs; the TensorRT provider is linked with one version of TensorRT."""
+    library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_tensorrt.so"
+    if provider != "tensorrt" or not library.is_file():
+        return "deploy doctor"
+    needed = re.search(rb"libnvinfer\.so\.(\d+)", library.read_bytes())
+    return f"it needs TensorRT {needed[1].decode()} (libnvinfer)" if needed else "deploy doctor"
 
 
 def _spec(item: Any) -> TensorSpec:

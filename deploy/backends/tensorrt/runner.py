@@ -5,6 +5,7 @@ The manifest is checked before the engine is deserialized.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from deploy.core.options import read_options
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.store import write_file
 from deploy.support.cuda_driver import gpus
+from deploy.support.cuda_graph import capture
 from deploy.support.engine_file import read_engine, refusal
 from deploy.support.runtime_errors import first_line
 from deploy.support.tensorrt_library import (
@@ -31,6 +33,20 @@ from deploy.support.tensorrt_library import (
     make_logger,
     open_library,
 )
+
+ALIGNMENT = 256
+"""Bytes to which the address of every tensor must be aligned, on the CPU as well (``setTensorAddress``)."""
+
+_NO_GRAPH = "not graph capturable"
+"""Part of the message of TensorRT for RTX where it runs an engine without the CUDA graph that it was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Buffer:
+    """Memory of one tensor; its address is valid for a tensor without elements too."""
+
+    tensor: torch.Tensor
+    address: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +81,9 @@ class TensorRTRunner(Runner):
         artifact = read_engine(path)
         self._library = _matching_library(artifact, self._options)
         self._path = path
-        self._logger = make_logger(self._library, lambda severity, text: None)
+        self._no_graph = ""
+        self._logger = make_logger(self._library, self._hear)
+        self.gpu = self._options.device
         self._device = torch.device("cuda", self._options.device)
         self._cache: Any = None
         with self._on_gpu("opening"):
@@ -76,9 +94,10 @@ class TensorRTRunner(Runner):
         self._inputs, self._outputs = self._bindings(self._engine)
         self.inputs, self.outputs = artifact.manifest.inputs, artifact.manifest.outputs
         self._check_names()
-        self._buffers: dict[str, torch.Tensor] = {}
+        self._buffers: dict[str, _Buffer] = {}
         self._profile = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._graph: Any = None
+        self._is_bound = False
 
     def run(self, feeds: Feeds) -> Fetches:
         """Run once; see `Runner.run`."""
@@ -88,36 +107,35 @@ class TensorRTRunner(Runner):
         return self.fetch()
 
     def bind(self, feeds: Feeds) -> None:
-        """Copy inputs to the GPU and allocate outputs; new shapes capture a new CUDA graph.
+        """Copy inputs to the GPU and allocate outputs; new shapes, and new values on the CPU, capture a new CUDA graph.
 
         Raises:
-            BackendError: the engine does not accept the inputs, or the GPU is out of memory.
+            BackendError: the engine does not accept the inputs or cannot be captured, or the GPU is out of memory.
         """
         shapes = check_feeds(self._inputs, feeds)
         profile = choose_profile(self._inputs, shapes)
+        graph, self._graph, self._is_bound = self._graph, None, False  # a bind that fails leaves nothing to launch
         with self._on_gpu("binding"), torch.cuda.stream(self._stream):
-            changed = self._select(profile)
+            self._stream.synchronize()  # a launched run may still read the buffers
+            self._select(profile)
+            changed = False
             for item in self._inputs:
                 changed |= self._allocate(item, shapes[item.name])
-                self._buffers[item.name].copy_(torch.from_numpy(np.asarray(feeds[item.name], order="C")))
+                changed |= self._fill(item, feeds[item.name])
             unknown = self._context.infer_shapes()
             if unknown:
                 raise BackendError(f"{self._path}: the shapes of {', '.join(unknown)} cannot be inferred.")
             for item in self._outputs:
                 shape = tuple(self._context.get_tensor_shape(item.name))
                 changed |= self._allocate(item, static_shape(item.name, shape))
-            if changed and self._options.graph and self._library.name == "tensorrt":
-                self._capture()
+            if self._options.graph:
+                self._graph = self._capture() if changed or graph is None else graph
+        self._is_bound = True
 
     def launch(self) -> None:
         """Start a run on the bound inputs and return before it ends."""
         with self._on_gpu("running"), torch.cuda.stream(self._stream):
-            self._events[0].record()
-            if self._graph is None:
-                self._enqueue()
-            else:
-                self._graph.replay()
-            self._events[1].record()
+            self._start()
 
     def synchronize(self) -> None:
         """Wait for all launched runs."""
@@ -125,21 +143,36 @@ class TensorRTRunner(Runner):
             self._stream.synchronize()
 
     def device_ns(self) -> int:
-        """Return the GPU time of the last completed launch in ns, from CUDA events."""
-        elapsed_ms: float = self._events[0].elapsed_time(self._events[1])
+        """Run once more and return the GPU time of that run in ns, from CUDA events."""
+        with self._on_gpu("running"), torch.cuda.stream(self._stream):
+            self._events[0].record()
+            self._start()
+            self._events[1].record()
+            self._stream.synchronize()
+            elapsed_ms: float = self._events[0].elapsed_time(self._events[1])
         return round(elapsed_ms * 1e6)
 
     def fetch(self) -> Fetches:
         """Copy the outputs to the CPU; see `Runner.fetch`."""
         with self._on_gpu("reading"), torch.cuda.stream(self._stream):
-            return {item.name: np.array(self._buffers[item.name].cpu().numpy()) for item in self._outputs}
+            return {item.name: np.array(self._buffers[item.name].tensor.cpu().numpy()) for item in self._outputs}
 
     def close(self) -> None:
         """Write the runtime cache and free the engine with its memory."""
-        if self._cache is not None and self._options.runtime_cache:
-            write_file(Path(self._options.runtime_cache), bytes(memoryview(self._cache.serialize())))
-        self._cache = self._graph = self._context = self._engine = None
+        cache, self._cache, self._is_bound = self._cache, None, False
+        content = None if cache is None else cache.serialize()
+        self._graph = self._context = self._engine = None
         self._buffers = {}
+        if cache is None:
+            return
+        if content is None:
+            raise BackendError(f"{self._options.runtime_cache}: cannot be written: {self._logger.last_error}")
+        write_file(Path(str(self._options.runtime_cache)), bytes(memoryview(content)))
+
+    def _hear(self, severity: str, text: str) -> None:
+        """Note where the library says that it does without the CUDA graph."""
+        if _NO_GRAPH in text:
+            self._no_graph = text.strip()
 
     def _make_context(self, engine: Any) -> Any:
         if self._library.name == "tensorrt":
@@ -151,7 +184,8 @@ class TensorRTRunner(Runner):
                 file = Path(self._options.runtime_cache)
                 if file.is_file() and not runtime_cache.deserialize(file.read_bytes()):
                     raise BackendError(f"{file}: {self._library.name} cannot read this runtime cache.", f"rm {file}")
-                runtime_config.set_runtime_cache(runtime_cache)
+                if not runtime_config.set_runtime_cache(runtime_cache):
+                    raise BackendError(f"{file}: {self._library.name} refuses it: {self._logger.last_error}")
                 self._cache = runtime_cache
             eager = module.DynamicShapesKernelSpecializationStrategy.EAGER  # compile before a run, not during it
             runtime_config.dynamic_shapes_kernel_specialization_strategy = eager
@@ -185,42 +219,60 @@ class TensorRTRunner(Runner):
                 names = ", ".join(item.name for item in bindings)
                 raise ArtifactError(f"{self._path}: the manifest does not name the engine's tensors: {names}.")
 
-    def _select(self, profile: int) -> bool:
-        """Switch to a profile; return whether another one was active."""
+    def _select(self, profile: int) -> None:
+        """Switch to a profile."""
         if profile == self._profile:
-            return False
+            return
         if not self._context.set_optimization_profile_async(profile, self._stream.cuda_stream):
             raise BackendError(f"{self._path}: cannot select profile {profile}: {self._logger.last_error}")
         self._profile = profile
-        return True
 
     def _allocate(self, item: Binding, shape: Shape) -> bool:
         """Give a tensor a buffer of its shape; return whether the buffer is new."""
         buffer = self._buffers.get(item.name)
-        is_new = buffer is None or tuple(buffer.shape) != shape
+        is_new = buffer is None or tuple(buffer.tensor.shape) != shape
         if buffer is None or is_new:
             device = torch.device("cpu") if item.on_host else self._device
-            buffer = self._buffers[item.name] = torch.empty(shape, dtype=getattr(torch, item.dtype), device=device)
-        accepted = self._context.set_tensor_address(item.name, buffer.data_ptr())
+            buffer = self._buffers[item.name] = _aligned(shape, getattr(torch, item.dtype), device)
+        accepted = self._context.set_tensor_address(item.name, buffer.address)
         if item.ranges:
             accepted = self._context.set_input_shape(item.name, shape) and accepted
         if not accepted:
             raise BackendError(f"{self._path}: cannot bind {item.name!r}: {self._logger.last_error}")
         return is_new
 
+    def _fill(self, item: Binding, value: Any) -> bool:
+        """Copy an input; return whether a captured graph has other values of it, which it read on the CPU."""
+        tensor = self._buffers[item.name].tensor
+        array = torch.from_numpy(np.asarray(value, order="C"))
+        is_stale = item.on_host and not torch.equal(tensor, array)
+        tensor.copy_(array)
+        return is_stale
+
+    def _start(self) -> None:
+        if not self._is_bound:
+            raise BackendError(f"{self._path}: no inputs are bound.")
+        if self._graph is None or self._library.name != "tensorrt":
+            self._enqueue()
+        else:
+            self._graph.replay()
+
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._stream.cuda_stream):
             raise BackendError(f"{self._path}: the engine cannot be launched: {self._logger.last_error}")
 
-    def _capture(self) -> None:
-        """Capture one run, after a run outside the capture in which the library allocates memory."""
-        self._graph = None
+    def _capture(self) -> Any:
+        """Capture one run, after a run outside the capture in which the library allocates memory.
+
+        TensorRT for RTX captures by itself in that first run, and may decide against it.
+        """
         self._enqueue()
         self._stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
-            self._enqueue()
-        self._graph = graph
+        if self._library.name == "tensorrt":
+            return capture(self._enqueue, self._stream)[0]
+        if self._no_graph:
+            raise BackendError(f"{self._path}: {self._library.name}: {self._no_graph}", "run it without CUDA graphs")
+        return self._library.name  # which holds the graph
 
     @contextmanager
     def _on_gpu(self, doing: str) -> Iterator[None]:
@@ -242,7 +294,7 @@ def _matching_library(artifact: Artifact, options: TensorRTOptions) -> Library:
     if devices and not 0 <= options.device < len(devices):
         raise UsageError(f"device {options.device}: this machine has {len(devices)} GPUs, numbered from 0.")
     gpu = devices[options.device] if devices else None
-    mismatch = refusal(artifact, library.version, gpu)
+    mismatch = refusal(artifact, library, gpu)
     if mismatch is not None:
         raise ArtifactError(mismatch)
     fault = driver_fault(library, gpu, cuda_major(library.name))
@@ -253,6 +305,15 @@ def _matching_library(artifact: Artifact, options: TensorRTOptions) -> Library:
     if options.runtime_cache and library.name == "tensorrt":
         raise UsageError("runtime_cache needs tensorrt-rtx; engines of tensorrt contain their kernels.")
     return library
+
+
+def _aligned(shape: Shape, dtype: torch.dtype, device: torch.device) -> _Buffer:
+    """Allocate a tensor at an aligned address, which a tensor without elements has too."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = torch.empty(size + ALIGNMENT, dtype=torch.uint8, device=device)
+    start = -memory.data_ptr() % ALIGNMENT
+    tensor = memory[start : start + size].view(dtype).reshape(shape)
+    return _Buffer(tensor, memory.data_ptr() + start)
 
 
 def _ranges(engine: Any, name: str) -> tuple[tuple[Shape, Shape, Shape], ...]:

@@ -15,6 +15,7 @@ from deploy.core.model import Model
 from deploy.core.options import read_options
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
+from deploy.support.cuda_graph import capture
 from deploy.support.profiling import Event, node_times
 from deploy.support.runtime_errors import first_line, run_error
 
@@ -61,12 +62,14 @@ class ModuleRunner(Runner):
         module = model.module.to(device=options.device, dtype=self._dtype)
         self._module = wrap(module.to(memory_format=torch.channels_last) if options.channels_last else module)
         self._feeds: Feeds = {}
+        self._tensors: dict[str, torch.Tensor] = {}
         self._graph: Any = None
         self._events: tuple[Any, Any] | None = None
         if options.device == "cuda":
             torch.backends.cudnn.allow_tf32 = False  # TF32 is the default and is less precise than float32
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             self._events = start, end
+            self.gpu = torch.cuda.current_device()
 
     def run(self, feeds: Feeds) -> Fetches:
         """Run once; see `Runner.run`."""
@@ -76,10 +79,17 @@ class ModuleRunner(Runner):
         return self.fetch()
 
     def bind(self, feeds: Feeds) -> None:
-        """Copy inputs to the device and, if requested, capture the CUDA graph; see `Runner.bind`."""
-        self._feeds, self._graph = feeds, None
+        """Copy inputs to the device; where a CUDA graph is asked for, new shapes capture a new one."""
+        self._feeds = feeds
+        graph, self._graph = self._graph, None  # a bind that fails leaves nothing to replay
         try:
-            self._arguments = self.model.arguments({name: self._tensor(value) for name, value in feeds.items()})
+            tensors = {name: self._tensor(value) for name, value in feeds.items()}
+            if graph is not None and _layouts(tensors) == _layouts(self._tensors):
+                for name, tensor in tensors.items():
+                    self._tensors[name].copy_(tensor)
+                self._graph = graph
+                return
+            self._tensors, self._arguments = tensors, self.model.arguments(tensors)
             if self._options.graph:
                 self._graph = self._capture()
         except Exception as exc:
@@ -87,8 +97,6 @@ class ModuleRunner(Runner):
 
     def launch(self) -> None:
         """Call the module, or replay its CUDA graph."""
-        if self._events:
-            self._events[0].record()
         try:
             if self._graph is None:
                 self._result = self._call()
@@ -96,8 +104,6 @@ class ModuleRunner(Runner):
                 self._graph.replay()
         except Exception as exc:
             raise self._failed(exc) from exc
-        if self._events:
-            self._events[1].record()
 
     def synchronize(self) -> None:
         """Wait for the device."""
@@ -108,9 +114,13 @@ class ModuleRunner(Runner):
                 raise self._failed(exc) from exc
 
     def device_ns(self) -> int | None:
-        """Return the device time of the last completed launch in ns, from CUDA events; None on a CPU."""
+        """Run once more and return the device time of that run in ns, from CUDA events; None on a CPU."""
         if self._events is None:
             return None
+        self._events[0].record()
+        self.launch()
+        self._events[1].record()
+        self.synchronize()
         elapsed_ms: float = self._events[0].elapsed_time(self._events[1])
         return round(elapsed_ms * 1e6)
 
@@ -134,9 +144,7 @@ class ModuleRunner(Runner):
             for _ in range(3):
                 self._call()
         torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._result = self._call()
+        graph, self._result = capture(self._call)
         return graph
 
     def _call(self) -> Any:
@@ -146,6 +154,11 @@ class ModuleRunner(Runner):
 
     def _failed(self, error: Exception) -> BackendError:
         return run_error(f"{self.model.name} in PyTorch", self._feeds, first_line(error))
+
+
+def _layouts(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[Any, ...]]:
+    """Return what a captured graph cannot change of its inputs."""
+    return {name: (item.shape, item.stride(), item.dtype) for name, item in tensors.items()}
 
 
 def from_model(model: Model, **options: Any) -> ModuleRunner:
