@@ -21,6 +21,7 @@ from deploy.core.errors import UnknownNameError
 if TYPE_CHECKING:
     import onnx
 
+    from calibration.adjustment import Adjustments
     from calibration.table import CalibrationTable
 
 PACKAGE = "calibration.targets"
@@ -92,6 +93,7 @@ def quantize(
     target: str,
     *,
     keep_float: Collection[str] = (),
+    adjustments: Adjustments | None = None,
     in_place: bool = False,
 ) -> onnx.ModelProto:
     """Return a quantized copy of a prepared float32 graph; its tensors keep their names.
@@ -101,8 +103,13 @@ def quantize(
         table: the ranges.
         target: ``onnxruntime``, ``openvino``, ``tensorrt`` or a third-party one.
         keep_float: names of nodes.
+        adjustments: new parameters of quantized layers, from `calibration.tune`.
         in_place: change the graph itself, which saves a copy of the weights; it is of no use afterwards.
     """
     declared = find_target(target)
     model = model if in_place else copy.deepcopy(model)
+    if adjustments:
+        from calibration.adjustment import apply  # imports ONNX
+
+        apply(model, {name: item for name, item in adjustments.items() if name not in keep_float})
     return declared.quantize(model, table.ranges(declared.grid), frozenset(keep_float), cpu_features())
