@@ -47,10 +47,12 @@ def apply(model: onnx.ModelProto, adjustments: Adjustments) -> None:
 
 def save(adjustments: Adjustments, path: Path) -> None:
     """Write adjustments to an ``.npz`` file."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for index, (layer, item) in enumerate(adjustments.items()):
         arrays[f"{index}:layer"] = np.array(layer)
-        arrays.update({f"{index}:{kind}": value for kind, _ in _PARAMETERS if (value := getattr(item, kind)) is not None})
+        arrays.update(
+            {f"{index}:{kind}": value for kind, _ in _PARAMETERS if (value := getattr(item, kind)) is not None}
+        )
     np.savez(path, **arrays)
 
 

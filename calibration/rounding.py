@@ -69,8 +69,8 @@ class _Layout:
         """Return the inputs of some positions of a batch, (groups, positions, inputs)."""
         if not self.convolution:
             flat = (value.T if attribute(self.visit.node, "transA", 0) else value).reshape(-1, self.inputs)
-            picked = rng.choice(len(flat), min(count, len(flat)), replace=False)
-            return flat[None, picked]
+            rows: Array = flat[None, rng.choice(len(flat), min(count, len(flat)), replace=False)]
+            return rows
         node, spatial = self.visit.node, self.visit.weight.ndim - 2
         kernel, pads = self.visit.weight.shape[2:], attribute(node, "pads", [0] * 2 * spatial)
         strides, dilations = attribute(node, "strides", [1] * spatial), attribute(node, "dilations", [1] * spatial)
@@ -78,12 +78,11 @@ class _Layout:
         extent = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
         axes = tuple(range(2, 2 + spatial))
         windows = np.lib.stride_tricks.sliding_window_view(padded, extent, axis=axes)
-        steps = [slice(None, None, step) for step in (*strides, *dilations)]
-        windows = np.moveaxis(windows[(slice(None), slice(None), *steps)], 1, 1 + spatial)  # (N, *out, C, *kernel)
+        steps = (slice(None), slice(None), *(slice(None, None, step) for step in (*strides, *dilations)))
+        windows = np.moveaxis(windows[steps], 1, 1 + spatial)  # (N, *out, C, *kernel)
         sizes = windows.shape[: 1 + spatial]
         total = int(np.prod(sizes))
-        picked = np.unravel_index(rng.choice(total, min(count, total), replace=False), sizes)
-        chosen = windows[picked]
+        chosen: Array = windows[np.unravel_index(rng.choice(total, min(count, total), replace=False), sizes)]
         return chosen.reshape(len(chosen), self.groups, self.inputs).transpose(1, 0, 2)
 
 

@@ -25,12 +25,13 @@ from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.models.given import given_source
-from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
+from deploy.quantization import DEFAULT_EFFORT, DEFAULT_METHOD, DEFAULT_SAMPLES, EFFORTS
 from deploy.quantization.cache import batch_of, calibrated
 from deploy.quantization.data import MIN_SAMPLES, CalibrationData, open_data
 from deploy.quantization.evidence import Evidence, QualityBounds
 from deploy.quantization.search import RANKING_SAMPLES, Quantizer, search
 from deploy.quantization.source import Source, open_source
+from deploy.quantization.tuning import TriedMethod, tune
 from deploy.quantization.worker import GraphChild, outline
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class QuantizeReport:
         reasons: why the verdict is ``fail``; else empty.
         evidence: comparison with the float graph: SQNR in dB, agreement and accuracy as shares.
         plan: layers kept in float, with the evidence after each; None if no bound was given.
+        tried: methods that were tried to make the error smaller, with what each reached.
         worst: layers in order of their noise, the largest first.
         table: the ranges.
         reused: the table was stored by an earlier run.
@@ -65,6 +67,7 @@ class QuantizeReport:
     reasons: tuple[str, ...]
     evidence: Evidence
     plan: FloatLayerPlan[Evidence] | None
+    tried: tuple[TriedMethod, ...]
     worst: tuple[LayerNoise, ...]
     table: CalibrationTable
     reused: bool
@@ -93,6 +96,7 @@ class QuantizeReport:
             "evidence": self.evidence.to_dict(),
             "options": dict(manifest.options),
             "parent": manifest.parent,
+            "tried": to_plain(self.tried),
             "worst_layers": to_plain(self.worst),
             "calibration": {**self.data.calibration.summary, "reused": self.reused, "moved": self.table.moved},
             "judged_on": {**self.data.evidence.summary, "apart": self.data.apart},
@@ -111,6 +115,7 @@ def quantize(
     target: str = "onnxruntime",
     method: str = DEFAULT_METHOD,
     samples: int = DEFAULT_SAMPLES,
+    effort: str = DEFAULT_EFFORT,
     max_drop: float | None = None,
     min_sqnr: float | None = None,
     fp16: bool = False,
@@ -136,6 +141,9 @@ def quantize(
         method: how the range of each tensor is chosen: ``minmax``, ``percentile``, ``entropy``, ``mse``, or the name
             of a plug-in.
         samples: maximum number of calibration samples, at least 2.
+        effort: what is tried to make the error smaller: ``low`` nothing, ``medium`` bias correction, ``high`` also
+            rounding by the error of each layer, which takes minutes. What raises the SQNR on calibration samples is
+            kept.
         max_drop: largest allowed drop of top-1 accuracy, in percentage points; needs labels. Layers are kept in float
             until it is met.
         min_sqnr: lowest allowed signal-to-quantization-noise ratio of any output, in dB. Layers are kept in float
@@ -158,7 +166,7 @@ def quantize(
         DeployError: any other error of `deploy.core.errors`. Only a complete calibration table is left behind.
     """
     began = time.perf_counter()
-    _check_options(target, method, samples, fp16)
+    _check_options(target, method, samples, effort, fp16)
     store = Store.at(artifacts)
     source = open_source(given_source(model, inputs, name), store, preprocess, progress, name=name)
     bounds = QualityBounds(min_sqnr=min_sqnr, max_drop=max_drop)
@@ -193,6 +201,7 @@ def quantize(
                 path=transaction.path(f"{source.slug}.{precision}-{target}.onnx"),
                 fp16=fp16,
             )
+            tried = tune(quantizer, data.calibration, child, runner, effort, progress)
             plan = search(quantizer, runner, bounds, progress)
             evidence = plan.result
             reasons = tuple(bounds.violations(evidence))
@@ -210,9 +219,11 @@ def quantize(
                 files=tuple(map(Payload.of, written)),
                 options={
                     "rebuild": _command(
-                        source, calib, target, method, samples, max_drop, min_sqnr, fp16, preprocess, skip_bad
+                        source, calib, target, method, samples, effort, max_drop, min_sqnr, fp16, preprocess, skip_bad
                     ),
                     "method": method,
+                    "effort": effort,
+                    "tried": to_plain(tried),
                     "bounds": asdict(bounds),
                     "verdict": verdict,
                     "calibration": dict(table.key),
@@ -234,6 +245,7 @@ def quantize(
         reasons=reasons,
         evidence=evidence,
         plan=plan if bounds.given else None,
+        tried=tried,
         worst=worst,
         table=table,
         reused=reused,
@@ -248,6 +260,7 @@ def _command(
     target: str,
     method: str,
     samples: int,
+    effort: str,
     max_drop: float | None,
     min_sqnr: float | None,
     fp16: bool,
@@ -260,6 +273,7 @@ def _command(
         ("--target", target),
         ("--method", method if method != DEFAULT_METHOD else None),
         ("--samples", samples if samples != DEFAULT_SAMPLES else None),
+        ("--effort", effort if effort != DEFAULT_EFFORT else None),
         ("--max-drop", max_drop),
         ("--min-sqnr", min_sqnr),
         *(("--preprocess", text) for text in preprocess),
@@ -270,12 +284,14 @@ def _command(
     return shlex.join(["deploy", "quantize", source.name, *words, *flags])
 
 
-def _check_options(target: str, method: str, samples: int, fp16: bool) -> None:
+def _check_options(target: str, method: str, samples: int, effort: str, fp16: bool) -> None:
     declared = find_target(target)
     methods = registry.names(STATISTICS)
     if method not in methods:
         raise UnknownNameError("calibration method", method, methods, f"known: {', '.join(methods)}")
     if samples < MIN_SAMPLES:
         raise UsageError(f"--samples {samples}: calibration needs at least {MIN_SAMPLES}.")
+    if effort not in EFFORTS:
+        raise UnknownNameError("effort", effort, EFFORTS, f"known: {', '.join(EFFORTS)}")
     if fp16 and not declared.half:
         raise UsageError(f"--fp16: {declared.title} is no faster in FP16.", "use --target tensorrt")

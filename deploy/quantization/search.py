@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
 
 import calibration
+from calibration.adjustment import Adjustments
 from calibration.graph import weighted_layers
 from calibration.sensitivity import FloatLayerPlan, choose_float_layers
 from calibration.table import CalibrationTable
@@ -35,6 +36,7 @@ class Quantizer:
         prepared: the prepared graph, from which every version is made anew.
         graph: the same without its external data.
         path: the file to write.
+        adjustments: new parameters of quantized layers.
     """
 
     source: Source
@@ -45,6 +47,7 @@ class Quantizer:
     samples: CalibrationSamples
     path: Path
     fp16: bool
+    adjustments: Adjustments = field(default_factory=dict)
     _written: frozenset[str] | None = None
 
     def write(self, keep_float: Collection[str]) -> Path:
@@ -57,6 +60,10 @@ class Quantizer:
             self._written = frozenset(keep_float)
         return self.path
 
+    def adjust(self, adjustments: Adjustments) -> None:
+        """Give the versions that are written from now on other adjustments."""
+        self.adjustments, self._written = adjustments, None
+
     def write_float32(self, keep_float: Collection[str], folder: Path) -> Path:
         """Write the same graph with float32 layers, if need be to a folder, and return the file."""
         if not self.fp16:
@@ -66,7 +73,10 @@ class Quantizer:
 
     def _save(self, keep_float: Collection[str], path: Path) -> None:
         graph = onnx.load(str(self.prepared))
-        onnx_file.save(calibration.quantize(graph, self.table, self.target, keep_float=keep_float, in_place=True), path)
+        quantized = calibration.quantize(
+            graph, self.table, self.target, keep_float=keep_float, adjustments=self.adjustments, in_place=True
+        )
+        onnx_file.save(quantized, path)
 
     def judge(self, runner: IsolatedRunner, samples: CalibrationSamples) -> Judge:
         """Return a judge of quantized graphs on ``samples``."""
