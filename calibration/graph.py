@@ -131,6 +131,19 @@ def tensors_to_observe(model: onnx.ModelProto) -> tuple[list[str], dict[str, str
     return observed, {name: root(name) for name in shared}
 
 
+def depthwise_inputs(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the first inputs of the depthwise convolutions of a graph."""
+    types = tensor_types(model)
+    return frozenset(
+        node.input[0]
+        for node in model.graph.node
+        if node.op_type == "Conv"
+        and node.input[0] in types
+        and len(types[node.input[0]].shape.dim) == 4
+        and attribute(node, "group", 1) == types[node.input[0]].shape.dim[1].dim_value > 1
+    )
+
+
 def is_large(model: onnx.ModelProto) -> bool:
     """Return whether sessions of a graph are to keep one copy of its weights."""
     return onnx_file.weight_bytes(model) >= LOW_MEMORY_BYTES

@@ -83,7 +83,8 @@ class _Layout:
         sizes = windows.shape[: 1 + spatial]
         total = int(np.prod(sizes))
         chosen: Array = windows[np.unravel_index(rng.choice(total, min(count, total), replace=False), sizes)]
-        return chosen.reshape(len(chosen), self.groups, self.inputs).transpose(1, 0, 2)
+        grouped: Array = chosen.reshape(len(chosen), self.groups, self.inputs).transpose(1, 0, 2)
+        return grouped
 
 
 def _covariance(layout: _Layout) -> Array:

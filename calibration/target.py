@@ -62,6 +62,7 @@ class Target:
         title: display name, ``OpenVINO``.
         grid: grid of the activations; decides which range `quantize` receives.
         half: the operators that are not quantized may run in float16 (``deploy quantize --fp16``).
+        depthwise_channels: the runtime runs a depthwise convolution in INT8 if its input has a scale for each channel.
         quantize: writes Q/DQ pairs into a graph.
     """
 
@@ -70,6 +71,7 @@ class Target:
     grid: Grid
     quantize: Quantize
     half: bool = False
+    depthwise_channels: bool = False
 
 
 @cache
@@ -112,4 +114,9 @@ def quantize(
         from calibration.adjustment import apply  # imports ONNX
 
         apply(model, {name: item for name, item in adjustments.items() if name not in keep_float})
-    return declared.quantize(model, table.ranges(declared.grid), frozenset(keep_float), cpu_features())
+    quantized = declared.quantize(model, table.ranges(declared.grid), frozenset(keep_float), cpu_features())
+    if declared.depthwise_channels:
+        from calibration.depthwise import channel_scales  # imports ONNX
+
+        channel_scales(quantized, table, declared.grid)
+    return quantized
