@@ -97,6 +97,7 @@ def _measured(
     held_out = samples[np.setdiff1d(np.arange(len(samples)), chosen)]
     expected = _run(source, held_out, "onnxruntime")
     agreement = NETWORKS[name].agreement
+    row: dict[str, Any]
     for key in keys:
         if key in known:
             continue
@@ -104,8 +105,8 @@ def _measured(
             np.save(work / "chosen.npy", samples[chosen])
             made = work / "nncf.xml"
             command = [peers, "-W", "ignore", "-c", NNCF, str(source), str(work / "chosen.npy"), str(made), "0"]
-            code = subprocess.run(command, capture_output=True, text=True)
-            row = {"error": code.stderr.strip().splitlines()[-1][:200]} if code.returncode else {}
+            ended = subprocess.run(command, capture_output=True, text=True)
+            row = {"error": ended.stderr.strip().splitlines()[-1][:200]} if ended.returncode else {}
             target = "openvino"
         else:
             _, effort, target = key.split()
@@ -113,7 +114,11 @@ def _measured(
             data = ("--calib", str(work / "samples.npy"))
             code, document, _ = deploy("-q", "--artifacts", str(work), "quantize", str(source), *data, *options)
             made = Path(document.get("file", ""))
-            row = {"tried": document["tried"]} if "file" in document else {"error": document.get("error", code)}
+            row = (
+                {name: document[name] for name in ("scaled", "tried")}
+                if "file" in document
+                else {"error": document.get("error", code)}
+            )
         if "error" not in row:
             actual = _run(made, held_out, target)
             row |= {"sqnr_db": _sqnr(expected, actual), "agreement": agreement(expected, actual)}
@@ -201,7 +206,7 @@ def _overlap(first: tuple[float, ...], second: tuple[float, ...]) -> float:
 
 
 def crops(packages: Path, files: tuple[str, ...], size: int, count: int, smallest: float = 0.4) -> Array:
-    """Return seeded square crops of pictures, (count, size, size, 3) uint8; scikit-learn's two are `PHOTOGRAPHS` too."""
+    """Return seeded square crops of pictures, (count, size, size, 3) uint8; `PHOTOGRAPHS` include scikit-learn's."""
     import sklearn.datasets
     from PIL import Image
 
@@ -230,9 +235,14 @@ def _export(module: Any, example: Array, path: Path) -> Path:
 
     module.eval()
     axes = {"input": {0: "batch"}}
-    example = torch.from_numpy(example[:2])
     torch.onnx.export(
-        module, (example,), str(path), dynamo=False, opset_version=17, input_names=["input"], dynamic_axes=axes
+        module,
+        (torch.from_numpy(example[:2]),),
+        str(path),
+        dynamo=False,
+        opset_version=17,
+        input_names=["input"],
+        dynamic_axes=axes,
     )
     return path
 
@@ -298,7 +308,7 @@ def _magika(packages: Path, work: Path) -> tuple[Path, Array]:
     by_kind: dict[str, list[Path]] = {}
     for path in files:
         by_kind.setdefault(path.suffix, []).append(path)
-    samples = []
+    samples: list[Array] = []
     while len(samples) < CALIBRATION + HELD_OUT:
         for kind in by_kind.values():
             content = kind[int(rng.integers(len(kind)))].read_bytes()

@@ -181,10 +181,10 @@ def element_count(kind: onnx.TypeProto.Tensor) -> int:
 
 
 def consumers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    """Return the nodes that read each tensor."""
+    """Return the nodes that read each tensor, also those whose inner graphs do."""
     nodes: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
-        for name in dict.fromkeys(node.input):
+        for name in dict.fromkeys(onnx_file.names_read(node)):
             nodes.setdefault(name, []).append(node)
     return nodes
 

@@ -101,16 +101,16 @@ def walk(model: onnx.ModelProto, quantized: onnx.ModelProto, batches: Iterable[F
     stored, integers = initializers(model), initializers(quantized)
     producers = {name: node for node in quantized.graph.node for name in node.output}
     layers = {node.name: node for node in model.graph.node if node.name in set(weighted_layers(model))}
-    uses = [name for node in model.graph.node for name in node.input]
+    uses = Counter(name for node in model.graph.node for name in names_read(node))
     for node in quantized.graph.node:
         layer = layers.get(node.name)
         source = producers.get(node.input[1]) if layer is not None else None
-        if layer is None or source is None or source.op_type != "DequantizeLinear" or uses.count(layer.input[1]) > 1:
+        if layer is None or source is None or source.op_type != "DequantizeLinear" or uses[layer.input[1]] > 1:
             continue
         if source.input[0] not in integers or integers[source.input[0]].data_type != onnx.TensorProto.INT8:
             continue
         bias = layer.input[2] if len(layer.input) > 2 and layer.input[2] else ""
-        if bias and (bias not in stored or uses.count(bias) > 1):
+        if bias and (bias not in stored or uses[bias] > 1):
             continue
         weight = onnx.numpy_helper.to_array(integers[source.input[0]])
         scale = onnx.numpy_helper.to_array(integers[source.input[1]])

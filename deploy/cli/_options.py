@@ -103,8 +103,8 @@ effort_option = option(
     "--effort",
     type=click.Choice(EFFORTS),
     default=DEFAULT_EFFORT,
-    help="What is tried to make the error smaller: low: nothing; medium: bias correction; high: also rounding by the "
-    "error of each layer, which takes minutes.",
+    help="What is tried to make the error smaller. low: nothing; medium: equalization, SmoothQuant and bias "
+    "correction; high: also rounding by the error of each layer, which takes minutes.",
 )
 calib_samples_option = option(
     "--samples", type=click.IntRange(min=2), default=DEFAULT_SAMPLES, help="Number of calibration samples."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,7 +31,7 @@ from deploy.quantization.data import MIN_SAMPLES, CalibrationData, open_data
 from deploy.quantization.evidence import Evidence, QualityBounds
 from deploy.quantization.search import RANKING_SAMPLES, Quantizer, search
 from deploy.quantization.source import Source, open_source
-from deploy.quantization.tuning import TriedMethod, tune
+from deploy.quantization.tuning import TriedMethod, rewritten, tune
 from deploy.quantization.worker import GraphChild, outline
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class QuantizeReport:
         reasons: why the verdict is ``fail``; else empty.
         evidence: comparison with the float graph: SQNR in dB, agreement and accuracy as shares.
         plan: layers kept in float, with the evidence after each; None if no bound was given.
+        scaled: tensors whose channels were scaled before the calibration, by method; the float function is the same.
         tried: methods that were tried to make the error smaller, with what each reached.
         worst: layers in order of their noise, the largest first.
         table: the ranges.
@@ -67,6 +68,7 @@ class QuantizeReport:
     reasons: tuple[str, ...]
     evidence: Evidence
     plan: FloatLayerPlan[Evidence] | None
+    scaled: Mapping[str, Sequence[str]]
     tried: tuple[TriedMethod, ...]
     worst: tuple[LayerNoise, ...]
     table: CalibrationTable
@@ -96,6 +98,7 @@ class QuantizeReport:
             "evidence": self.evidence.to_dict(),
             "options": dict(manifest.options),
             "parent": manifest.parent,
+            "scaled": dict(self.scaled),
             "tried": to_plain(self.tried),
             "worst_layers": to_plain(self.worst),
             "calibration": {**self.data.calibration.summary, "reused": self.reused, "moved": self.table.moved},
@@ -141,9 +144,9 @@ def quantize(
         method: how the range of each tensor is chosen: ``minmax``, ``percentile``, ``entropy``, ``mse``, or the name
             of a plug-in.
         samples: maximum number of calibration samples, at least 2.
-        effort: what is tried to make the error smaller: ``low`` nothing, ``medium`` bias correction, ``high`` also
-            rounding by the error of each layer, which takes minutes. What raises the SQNR on calibration samples is
-            kept.
+        effort: what is tried to make the error smaller: ``low`` nothing; ``medium`` equalization, SmoothQuant and
+            bias correction; ``high`` also rounding by the error of each layer, which takes minutes. Of the last two,
+            what raises the SQNR on calibration samples is kept.
         max_drop: largest allowed drop of top-1 accuracy, in percentage points; needs labels. Layers are kept in float
             until it is met.
         min_sqnr: lowest allowed signal-to-quantization-noise ratio of any output, in dB. Layers are kept in float
@@ -188,7 +191,9 @@ def quantize(
                 f"{source.path}: --fp16 needs opset {FP16_MIN_OPSET}, and the file has {calibration.opset(graph)}.",
                 f"deploy export {source.model if source.manifest else 'MODEL'} --opset 20",
             )
-        table, reused = calibrated(source, graph, data.calibration, method, child, store, progress)
+        scaled = rewritten(data.calibration, child, prepared, effort, progress)
+        graph = outline(prepared)
+        table, reused = calibrated(source, graph, data.calibration, method, scaled, child, store, progress)
         with store.transaction(source.slug) as transaction:
             precision = "int8-fp16" if fp16 else "int8"
             quantizer = Quantizer(
@@ -223,6 +228,7 @@ def quantize(
                     ),
                     "method": method,
                     "effort": effort,
+                    "scaled": scaled,
                     "tried": to_plain(tried),
                     "bounds": asdict(bounds),
                     "verdict": verdict,
@@ -245,6 +251,7 @@ def quantize(
         reasons=reasons,
         evidence=evidence,
         plan=plan if bounds.given else None,
+        scaled=scaled,
         tried=tried,
         worst=worst,
         table=table,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from deploy.core.runner import Feeds
 from deploy.quantization.cache import batch_of
 from deploy.quantization.data import CalibrationSamples
 from deploy.quantization.search import Quantizer
-from deploy.quantization.worker import GraphChild
+from deploy.quantization.worker import GraphChild, outline
 
 CHOICE_SAMPLES = 64
 """Number of calibration samples on which methods are compared."""
@@ -42,6 +43,21 @@ class TriedMethod:
     before_db: float | None
     after_db: float | None
     kept: bool
+
+
+def rewritten(
+    samples: CalibrationSamples, child: GraphChild, prepared: Path, effort: str, progress: Progress
+) -> dict[str, list[str]]:
+    """Equalize and smooth the prepared graph, unless the effort is low; return the scaled tensors by method."""
+    if effort == "low":
+        return {}
+    size, fixed = batch_of(outline(prepared))
+    chosen = _picked(samples, _spread(np.arange(samples.count), max(CHOICE_SAMPLES, size)))
+    with progress.stage("scaling channels"):
+        found = child.rewrite(chosen.batches(size, fixed=fixed), samples=chosen.count)
+    for method, tensors in found.items():
+        progress.note(f"{method}: the channels of {len(tensors)} tensors are scaled; the float function is the same")
+    return found
 
 
 def tune(

@@ -13,9 +13,10 @@ from typing_extensions import Self
 import calibration
 from calibration import Observations, adjustment
 from calibration.adjustment import Adjustments
-from calibration.graph import prepare_in
+from calibration.graph import is_large, prepare_in
 from calibration.layers import LayerNoise, NoiseMeter
 from calibration.observations import pack, unpack
+from calibration.rewriting import rewrite, scalable
 from deploy.core.errors import UsageError
 from deploy.core.limits import limits
 from deploy.core.memory import memory_limited
@@ -68,6 +69,17 @@ class GraphChild:
             LayerNoise(layer=layer, operator=operator, tensor=tensor, sqnr_db=float(value))
             for (layer, operator, tensor), value in zip(reply["layers"], arrays["sqnr_db"], strict=True)
         ]
+
+    def rewrite(self, feeds: Iterable[Feeds], *, samples: int) -> dict[str, list[str]]:
+        """Run `calibration.rewriting.rewrite` on the prepared file, which is written again if the graph changes."""
+        reply, _ = self._remote.call("can_rewrite")
+        if not reply["can_rewrite"]:
+            return {}
+        self._remote.call("gather")
+        self._add(feeds)
+        seconds = limits().onnx_open_seconds + limits().onnx_run_seconds * samples
+        reply, _ = self._remote.call("rewrite", timeout_s=seconds)
+        return dict(reply["rewritten"])
 
     def tune(self, quantized: Path, feeds: Iterable[Feeds], *, rounding: bool, samples: int) -> Adjustments:
         """Run `calibration.tune` for a file that was quantized from the prepared one, with so many samples."""
@@ -131,6 +143,21 @@ class GraphWorker:
         self._collector = self._meter = None
         self._batches = []
         return {}, {}
+
+    def can_rewrite(self, _: Feeds) -> Reply:
+        """Tell whether the prepared graph has something to rewrite, and fits into memory twice."""
+        graph = outline(self._prepared)
+        return {"can_rewrite": not is_large(graph) and bool(scalable(graph))}, {}
+
+    def rewrite(self, _: Feeds) -> Reply:
+        """Rewrite the prepared graph."""
+        batches, self._batches = self._batches or [], None
+        model = onnx.load(str(self._prepared))
+        rewritten = rewrite(model, batches)
+        if rewritten:
+            self._prepared.with_suffix(".data").unlink(missing_ok=True)
+            onnx.save(model, str(self._prepared))
+        return {"rewritten": rewritten}, {}
 
     def tune(self, _: Feeds, path: str, file: str, rounding: bool) -> Reply:
         """Write the adjustments of a quantized graph to a file."""

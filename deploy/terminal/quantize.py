@@ -60,11 +60,13 @@ def _samples(report: QuantizeReport) -> str:
 
 
 def _tuning(report: QuantizeReport) -> str:
-    return "; ".join(
+    scaled = [f"{method} of {len(tensors)} tensors" for method, tensors in report.scaled.items()]
+    tried = [
         f"{item.method}: {_sqnr(item.before_db)} to {_sqnr(item.after_db)} on calibration samples, "
         f"{f'{item.layers} layers' if item.kept else 'not kept'}"
         for item in report.tried
-    )
+    ]
+    return "; ".join(scaled + tried)
 
 
 def _evidence(evidence: Evidence) -> list[tuple[str, str]]:
