@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from calibration.graph import attribute, consumers, initializers
-from calibration.migration import Array, ChannelSize, Reader, choose_scales
+from calibration.migration import Array, ChannelSize, ReadingWeight, choose_scales
 
 _HOMOGENEOUS = ("Relu", "LeakyRelu")
 
@@ -36,7 +36,7 @@ def equalize(model: onnx.ModelProto, sizes: dict[str, ChannelSize]) -> list[str]
     for tensor, (first, second) in _pairs(model):
         weights = [onnx.numpy_helper.to_array(stored[node.input[1]]).astype(np.float64) for node in (first, second)]
         depthwise = attribute(second, "group", 1) > 1
-        scales = choose_scales(sizes[tensor], [Reader(weight=_three(weights[1]), depthwise=depthwise)])
+        scales = choose_scales(sizes[tensor], [ReadingWeight(weight=_three(weights[1]), depthwise=depthwise)])
         if scales is None:
             continue
         ndim = weights[0].ndim

@@ -40,7 +40,7 @@ class ChannelSize:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reader:
+class ReadingWeight:
     """Weights that read the channels: (outputs, channels, others), or (channels, 1, others) for ``depthwise``."""
 
     weight: Array
@@ -71,7 +71,7 @@ def measure(model: onnx.ModelProto, axes: Mapping[str, int], batches: Iterable[F
     return sizes
 
 
-def choose_scales(size: ChannelSize, readers: Sequence[Reader]) -> Array | None:
+def choose_scales(size: ChannelSize, readers: Sequence[ReadingWeight]) -> Array | None:
     """Return the powers of two by which to divide the channels; None if the expected noise is not much smaller.
 
     The scales are ``largest ** power / weight ** (1 - power)``, with the largest magnitudes of each channel and of the
@@ -97,13 +97,13 @@ def choose_scales(size: ChannelSize, readers: Sequence[Reader]) -> Array | None:
     return best
 
 
-def _by_channel(reader: Reader) -> Array:
+def _by_channel(reader: ReadingWeight) -> Array:
     """Return the largest magnitude of the weights that read each channel."""
     largest: Array = np.abs(reader.weight).max(axis=(1, 2) if reader.depthwise else (0, 2))
     return largest
 
 
-def _noise(size: ChannelSize, readers: Sequence[Reader], scales: Array) -> float:
+def _noise(size: ChannelSize, readers: Sequence[ReadingWeight], scales: Array) -> float:
     """Return the expected power of the noise at the outputs: errors are even within a step of 1/127 of the range."""
     activation = float((size.largest / scales).max()) / 127.0
     square = size.square / scales**2

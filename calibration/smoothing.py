@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from calibration.graph import attribute, consumers, initializers, tensor_types
-from calibration.migration import Array, ChannelSize, Reader, choose_scales
+from calibration.migration import Array, ChannelSize, ReadingWeight, choose_scales
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def smooth(model: onnx.ModelProto, sizes: dict[str, ChannelSize]) -> list[str]:
     changed = []
     for tensor, found in _found(model):
         weights = [_weight(node, stored) for node in found.readers]
-        scales = choose_scales(sizes[tensor], [Reader(weight=weight.T[:, :, None]) for weight in weights])
+        scales = choose_scales(sizes[tensor], [ReadingWeight(weight=weight.T[:, :, None]) for weight in weights])
         if scales is None:
             continue
         for node, index in found.factors:
