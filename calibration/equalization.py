@@ -69,8 +69,7 @@ def _pairs(model: onnx.ModelProto) -> Iterator[tuple[str, tuple[onnx.NodeProto, 
     def has_own_parameters(node: onnx.NodeProto) -> bool:
         names = [name for name in node.input[1:] if name]
         return all(
-            name in stored and len(readers[name]) == 1 and stored[name].data_type == onnx.TensorProto.FLOAT
-            for name in names
+            name in stored and is_private(name) and stored[name].data_type == onnx.TensorProto.FLOAT for name in names
         )
 
     for second in model.graph.node:
