@@ -73,6 +73,7 @@ bench: $(READY)  ## measure the figures in the documentation; takes hours
 	$(BIN)/python -m benchmarks.calibration
 	$(BIN)/python -m benchmarks.int8_speed
 	$(BIN)/python -m benchmarks.int8_accuracy
+	$(BIN)/python -m benchmarks.int8_real --packages build/int8_real  # see its help for the packages
 	$(BIN)/python -m benchmarks.tensorrt_build
 	$(BIN)/python -m benchmarks.tensorrt_build --overhead
 	$(BIN)/python -m benchmarks.latency

@@ -1,7 +1,8 @@
 """Calibration and quantization of ONNX graphs to INT8.
 
 The steps, each usable on its own: `prepare` a float32 graph, `collect` histograms of its activations over any iterable
-of feeds, choose the ranges (`CalibrationTable.of`), `quantize` for a target.
+of feeds, choose the ranges (`CalibrationTable.of`), `quantize` for a target, `tune` the
+quantized layers.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from calibration.target import Target as Target
     from calibration.target import find_target as find_target
     from calibration.target import quantize as quantize
+    from calibration.tuning import tune as tune
     from deploy.support.onnx_file import opset as opset
 
 _MODULES = {
@@ -32,6 +34,7 @@ _MODULES = {
     "opset": "deploy.support.onnx_file",
     "prepare": "calibration.graph",
     "quantize": "calibration.target",
+    "tune": "calibration.tuning",
 }
 __all__ = [*_MODULES]
 

@@ -11,7 +11,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from calibration.graph import element_count, first_counted, is_large, tensor_types, tensors_to_observe
+from calibration.graph import (
+    depthwise_inputs,
+    element_count,
+    first_counted,
+    is_large,
+    tensor_types,
+    tensors_to_observe,
+)
 from calibration.observations import Observation, Observations
 from calibration.session import TensorSession
 from deploy.core.errors import DataError
@@ -51,6 +58,8 @@ class Collector:
 
     def __init__(self, model: onnx.ModelProto, *, samples: int | None = None, folder: Path | None = None) -> None:
         observed, self._shared = tensors_to_observe(model)
+        by_channel = depthwise_inputs(model)
+        self._depthwise = tuple(name for name in observed if name in by_channel)
         self._session = TensorSession(model, observed, folder=folder, low_memory=is_large(model))
         self._tensors = {name: Observation() for name in observed}
         self._samples = samples
@@ -82,7 +91,9 @@ class Collector:
             self._count(batch, running.result())
         if not self._counted:
             raise DataError("there are no calibration samples.")
-        return Observations(tensors=self._tensors, shared=self._shared, samples=self._counted)
+        return Observations(
+            tensors=self._tensors, shared=self._shared, samples=self._counted, depthwise=self._depthwise
+        )
 
     def close(self) -> None:
         """End the thread."""

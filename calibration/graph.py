@@ -203,6 +203,19 @@ def broadcasting(model: onnx.ModelProto, operator: str) -> list[str]:
     return found
 
 
+def depthwise_inputs(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the first inputs of the depthwise convolutions of a graph."""
+    types = tensor_types(model)
+    return frozenset(
+        node.input[0]
+        for node in model.graph.node
+        if node.op_type == "Conv"
+        and node.input[0] in types
+        and len(types[node.input[0]].shape.dim) == 4
+        and attribute(node, "group", 1) == types[node.input[0]].shape.dim[1].dim_value > 1
+    )
+
+
 def is_large(model: onnx.ModelProto) -> bool:
     """Return whether sessions of a graph are to keep one copy of its weights."""
     return onnx_file.weight_bytes(model) >= LOW_MEMORY_BYTES
@@ -246,10 +259,10 @@ def element_count(kind: onnx.TypeProto.Tensor) -> int:
 
 
 def consumers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    """Return the nodes that read each tensor."""
+    """Return the nodes that read each tensor, also those whose inner graphs do."""
     nodes: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
-        for name in dict.fromkeys(node.input):
+        for name in dict.fromkeys(onnx_file.names_read(node)):
             nodes.setdefault(name, []).append(node)
     return nodes
 

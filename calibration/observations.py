@@ -40,11 +40,13 @@ class Observations:
     Attributes:
         tensors: observations by tensor, in execution order.
         shared: tensors that use the range of another tensor, and that tensor.
+        depthwise: observed tensors that depthwise convolutions read.
     """
 
     tensors: Mapping[str, Observation]
     shared: Mapping[str, str]
     samples: int
+    depthwise: tuple[str, ...] = ()
 
 
 def pack(observations: Observations) -> tuple[dict[str, Any], Arrays]:
@@ -56,7 +58,8 @@ def pack(observations: Observations) -> tuple[dict[str, Any], Arrays]:
         tensors[name] = {"all": _pack_histogram(item.all, f"{index}:all", arrays), "early": early}
         if item.channels is not None:
             arrays[f"{index}:channels"] = item.channels
-    return {"tensors": tensors, "shared": dict(observations.shared), "samples": observations.samples}, arrays
+    fields = {name: getattr(observations, name) for name in ("samples", "depthwise")}
+    return {"tensors": tensors, "shared": dict(observations.shared), **fields}, arrays
 
 
 def unpack(values: dict[str, Any], arrays: Arrays) -> Observations:
@@ -68,7 +71,9 @@ def unpack(values: dict[str, Any], arrays: Arrays) -> Observations:
             early=None if item["early"] is None else _unpack_histogram(item["early"], arrays[f"{index}:early"]),
             channels=arrays.get(f"{index}:channels"),
         )
-    return Observations(tensors=tensors, shared=values["shared"], samples=values["samples"])
+    return Observations(
+        tensors=tensors, shared=values["shared"], samples=values["samples"], depthwise=tuple(values["depthwise"])
+    )
 
 
 def _pack_histogram(histogram: Histogram, name: str, arrays: Arrays) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from deploy.core import registry
 from deploy.core.errors import ArtifactError, DataError
 from deploy.core.plain import from_plain, to_plain
 
-SCHEMA = 1
+SCHEMA = 2
 STABLE = 0.05
 """Ranges are stable if 95 % of the tensors change by less than this share in the last quarter of the data."""
 
@@ -62,17 +62,33 @@ class TensorRange:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ChannelEnds:
+    """The smallest and the largest value of each channel of a tensor (N, C, H, W)."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @classmethod
+    def of(cls, seen: Observation) -> ChannelEnds:
+        """Return those of an observed tensor."""
+        low, high = np.asarray(seen.channels, np.float64).tolist()
+        return cls(low=tuple(low), high=tuple(high))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationTable:
     """Ranges by tensor, in execution order.
 
     Attributes:
         key: what the ranges depend on; a stored table is used again only if every field is equal.
+        channels: those of the tensors that depthwise convolutions read.
     """
 
     key: Mapping[str, Any]
     tensors: Mapping[str, TensorRange]
     shared: Mapping[str, str]
     samples: int
+    channels: Mapping[str, ChannelEnds]
 
     @classmethod
     def of(cls, seen: Observations, method: str, key: Mapping[str, Any]) -> CalibrationTable:
@@ -85,7 +101,8 @@ class CalibrationTable:
         tensors = {name: TensorRange.of(item, choose) for name, item in seen.tensors.items()}
         if all(item.low == item.high == 0.0 for item in tensors.values()):
             raise DataError("every activation is zero on every calibration sample.")
-        return cls(key=dict(key), tensors=tensors, shared=seen.shared, samples=seen.samples)
+        channels = {name: ChannelEnds.of(seen.tensors[name]) for name in seen.depthwise}
+        return cls(key=dict(key), tensors=tensors, shared=seen.shared, samples=seen.samples, channels=channels)
 
     def ranges(self, grid: Grid) -> dict[str, Range]:
         """Return the range of every float activation on a grid."""
@@ -128,6 +145,9 @@ class CalibrationTable:
         for name, item in table.tensors.items():
             if not all(-math.inf < low <= 0.0 <= high < math.inf for low, high in (item.asymmetric, item.symmetric)):
                 raise ArtifactError(f"{path}: tensor {name!r} has an invalid range.")
+        for name, ends in table.channels.items():
+            if len(ends.low) != len(ends.high) or not np.isfinite([*ends.low, *ends.high]).all():
+                raise ArtifactError(f"{path}: tensor {name!r} has an invalid range of a channel.")
         return table
 
 

@@ -21,6 +21,7 @@ from deploy.core.errors import UnknownNameError
 if TYPE_CHECKING:
     import onnx
 
+    from calibration.adjustment import Adjustments
     from calibration.table import CalibrationTable
 
 PACKAGE = "calibration.targets"
@@ -61,6 +62,7 @@ class Target:
         title: display name, ``OpenVINO``.
         grid: grid of the activations; decides which range `quantize` receives.
         half: the operators that are not quantized may run in float16 (``deploy quantize --fp16``).
+        depthwise_channels: the runtime runs a depthwise convolution in INT8 if its input has a scale for each channel.
         quantize: writes Q/DQ pairs into a graph.
     """
 
@@ -69,6 +71,7 @@ class Target:
     grid: Grid
     quantize: Quantize
     half: bool = False
+    depthwise_channels: bool = False
 
 
 @cache
@@ -92,6 +95,7 @@ def quantize(
     target: str,
     *,
     keep_float: Collection[str] = (),
+    adjustments: Adjustments | None = None,
     in_place: bool = False,
 ) -> onnx.ModelProto:
     """Return a quantized copy of a prepared float32 graph; its tensors keep their names.
@@ -101,8 +105,18 @@ def quantize(
         table: the ranges.
         target: ``onnxruntime``, ``openvino``, ``tensorrt`` or a third-party one.
         keep_float: names of nodes.
+        adjustments: new parameters of quantized layers, from `calibration.tune`.
         in_place: change the graph itself, which saves a copy of the weights; it is of no use afterwards.
     """
     declared = find_target(target)
     model = model if in_place else copy.deepcopy(model)
-    return declared.quantize(model, table.ranges(declared.grid), frozenset(keep_float), cpu_features())
+    if adjustments:
+        from calibration.adjustment import apply  # imports ONNX
+
+        apply(model, {name: item for name, item in adjustments.items() if name not in keep_float})
+    quantized = declared.quantize(model, table.ranges(declared.grid), frozenset(keep_float), cpu_features())
+    if declared.depthwise_channels:
+        from calibration.depthwise import channel_scales  # imports ONNX
+
+        channel_scales(quantized, table, declared.grid)
+    return quantized

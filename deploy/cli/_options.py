@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from deploy.cli._common import Command, Several
-from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
+from deploy.quantization import DEFAULT_EFFORT, DEFAULT_METHOD, DEFAULT_SAMPLES, EFFORTS
 
 if TYPE_CHECKING:
     from deploy.core.progress import Progress
@@ -99,6 +99,13 @@ method_option = option(
     default=DEFAULT_METHOD,
     metavar="minmax|percentile|entropy|mse",
     help="How the range of each tensor is chosen.",
+)
+effort_option = option(
+    "--effort",
+    type=click.Choice(EFFORTS),
+    default=DEFAULT_EFFORT,
+    help="What is tried to make the error smaller. low: nothing; medium: equalization, SmoothQuant and bias "
+    "correction; high: also rounding by the error of each layer, which takes minutes.",
 )
 calib_samples_option = option(
     "--samples", type=click.IntRange(min=2), default=DEFAULT_SAMPLES, help="Number of calibration samples."

@@ -9,6 +9,7 @@ import click
 from deploy.cli._common import EXIT, Settings, emit, json_option, name_option
 from deploy.cli._options import (
     calib_samples_option,
+    effort_option,
     method_option,
     option,
     preprocess_option,
@@ -42,6 +43,7 @@ Examples:
 )
 @method_option
 @calib_samples_option
+@effort_option
 @option(
     "--max-drop",
     type=click.FloatRange(min=0),

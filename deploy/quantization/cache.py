@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +42,17 @@ def calibrated(
     graph: onnx.ModelProto,
     samples: CalibrationSamples,
     method: str,
+    scaled: Mapping[str, Sequence[str]],
     child: GraphChild,
     store: Store,
     progress: Progress,
 ) -> tuple[CalibrationTable, bool]:
     """Return the calibration table for these samples and this method, and whether it was reused.
 
-    ``graph`` is the prepared graph of the export; ``child`` prepared it and runs it.
+    ``graph`` is the prepared graph of the export, in which the channels of the tensors in ``scaled`` were scaled;
+    ``child`` prepared it and runs it.
     """
-    key = _key(source, graph, samples, method)
+    key = _key(source, graph, samples, method, scaled)
     path = store.folder(source.slug) / f"{source.slug}.calibration.json"
     table = _load(path, key, progress)
     reused = table is not None
@@ -68,7 +70,13 @@ def calibrated(
     return table, reused
 
 
-def _key(source: Source, graph: onnx.ModelProto, samples: CalibrationSamples, method: str) -> dict[str, Any]:
+def _key(
+    source: Source,
+    graph: onnx.ModelProto,
+    samples: CalibrationSamples,
+    method: str,
+    scaled: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:
     """Return everything that the ranges depend on, as values that JSON preserves."""
     packages = ("deploy-toolkit", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
     return {
@@ -79,6 +87,7 @@ def _key(source: Source, graph: onnx.ModelProto, samples: CalibrationSamples, me
         "samples": samples.count,
         "preprocessing": to_plain(samples.summary.get("preprocessing")),
         "method": method,
+        "scaled": {name: list(tensors) for name, tensors in scaled.items()},
         "versions": {name: installed for name in packages if (installed := version(name))},
         "table": TABLE_SCHEMA,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,12 +25,13 @@ from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.models.given import given_source
-from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
+from deploy.quantization import DEFAULT_EFFORT, DEFAULT_METHOD, DEFAULT_SAMPLES, EFFORTS
 from deploy.quantization.cache import batch_of, calibrated
 from deploy.quantization.data import MIN_SAMPLES, CalibrationData, open_data
 from deploy.quantization.evidence import Evidence, QualityBounds
-from deploy.quantization.search import RANKING_SAMPLES, Quantizer, search
+from deploy.quantization.search import RANKING_SAMPLES, Quantizer, keep_mixed_outputs, search
 from deploy.quantization.source import Source, open_source
+from deploy.quantization.tuning import TriedMethod, rewritten, tune
 from deploy.quantization.worker import GraphChild, outline
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class QuantizeReport:
         reasons: why the verdict is ``fail`` or ``poor``; else empty.
         evidence: comparison with the float graph: SQNR in dB, agreement and accuracy as shares.
         plan: layers kept in float, with the evidence after each; None if no bound was given.
+        scaled: tensors whose channels were scaled before the calibration, by method; the float function is the same.
+        tried: methods that were tried to make the error smaller, with what each reached.
         worst: layers in order of their noise, the largest first.
         table: the ranges.
         reused: the table was stored by an earlier run.
@@ -72,6 +75,8 @@ class QuantizeReport:
     reasons: tuple[str, ...]
     evidence: Evidence
     plan: FloatLayerPlan[Evidence] | None
+    scaled: Mapping[str, Sequence[str]]
+    tried: tuple[TriedMethod, ...]
     worst: tuple[LayerNoise, ...]
     table: CalibrationTable
     reused: bool
@@ -106,6 +111,8 @@ class QuantizeReport:
             "evidence": self.evidence.to_dict(),
             "options": dict(manifest.options),
             "parent": manifest.parent,
+            "scaled": dict(self.scaled),
+            "tried": to_plain(self.tried),
             "worst_layers": to_plain(self.worst),
             "calibration": {**self.data.calibration.summary, "reused": self.reused, "moved": self.table.moved},
             "judged_on": {**self.data.evidence.summary, "apart": self.data.apart},
@@ -124,6 +131,7 @@ def quantize(
     target: str = "onnxruntime",
     method: str = DEFAULT_METHOD,
     samples: int = DEFAULT_SAMPLES,
+    effort: str = DEFAULT_EFFORT,
     max_drop: float | None = None,
     min_sqnr: float | None = None,
     fp16: bool = False,
@@ -149,6 +157,9 @@ def quantize(
         method: how the range of each tensor is chosen: ``minmax``, ``percentile``, ``entropy``, ``mse``, or the name
             of a plug-in.
         samples: maximum number of calibration samples, at least 2.
+        effort: what is tried to make the error smaller: ``low`` nothing; ``medium`` equalization, SmoothQuant and
+            bias correction; ``high`` also rounding by the error of each layer, which takes minutes. Of the last two,
+            what raises the SQNR on calibration samples is kept.
         max_drop: largest allowed drop of top-1 accuracy, in percentage points; needs labels. Layers are kept in float
             until it is met.
         min_sqnr: lowest allowed signal-to-quantization-noise ratio of any output, in dB. Layers are kept in float
@@ -172,7 +183,7 @@ def quantize(
         DeployError: any other error of `deploy.core.errors`. Only a complete calibration table is left behind.
     """
     began = time.perf_counter()
-    _check_options(target, method, samples, fp16)
+    _check_options(target, method, samples, effort, fp16)
     store = Store.at(artifacts)
     source = open_source(given_source(model, inputs, name), store, preprocess, progress, name=name, half=True)
     bounds = QualityBounds(min_sqnr=min_sqnr, max_drop=max_drop)
@@ -194,7 +205,9 @@ def quantize(
                 f"{source.path}: --fp16 needs opset {FP16_MIN_OPSET}, and the file has {calibration.opset(graph)}.",
                 f"deploy export {source.model if source.manifest else 'MODEL'} --opset 20",
             )
-        table, reused = calibrated(source, graph, data.calibration, method, child, store, progress)
+        scaled = rewritten(data.calibration, child, prepared, effort, progress)
+        graph = outline(prepared)
+        table, reused = calibrated(source, graph, data.calibration, method, scaled, child, store, progress)
         with store.transaction(source.slug) as transaction:
             precision = "int8-fp16" if fp16 else "int8"
             quantizer = Quantizer(
@@ -207,11 +220,22 @@ def quantize(
                 path=transaction.path(f"{source.slug}.{precision}-{target}.onnx"),
                 fp16=fp16,
             )
+            keep_mixed_outputs(quantizer, runner, progress)
+            tried = tune(quantizer, data.calibration, child, runner, effort, progress)
             plan = search(quantizer, runner, bounds, progress)
             evidence = plan.result
             verdict, reasons = _verdict(evidence, bounds)
             mend = _command(
-                source, calib, target, method, samples, fp16, preprocess, skip_bad, MENDING[evidence.drop is not None]
+                source,
+                calib,
+                target,
+                method,
+                samples,
+                effort,
+                fp16,
+                preprocess,
+                skip_bad,
+                MENDING[evidence.drop is not None],
             )
             if verdict == "poor":
                 progress.warn(f"the INT8 file is poor: {'; '.join(reasons)}. To keep layers in float: {mend}")
@@ -227,9 +251,14 @@ def quantize(
                 target=target,
                 files=tuple(map(Payload.of, written)),
                 options={
-                    "rebuild": _command(source, calib, target, method, samples, fp16, preprocess, skip_bad, bounds),
+                    "rebuild": _command(
+                        source, calib, target, method, samples, effort, fp16, preprocess, skip_bad, bounds
+                    ),
                     "mend": mend if verdict == "poor" else None,
                     "method": method,
+                    "effort": effort,
+                    "scaled": scaled,
+                    "tried": to_plain(tried),
                     "bounds": asdict(bounds),
                     "verdict": verdict,
                     "calibration": dict(table.key),
@@ -252,6 +281,8 @@ def quantize(
         reasons=reasons,
         evidence=evidence,
         plan=plan if bounds.given else None,
+        scaled=scaled,
+        tried=tried,
         worst=worst,
         table=table,
         reused=reused,
@@ -275,6 +306,7 @@ def _command(
     target: str,
     method: str,
     samples: int,
+    effort: str,
     fp16: bool,
     preprocess: Sequence[str],
     skip_bad: bool,
@@ -286,6 +318,7 @@ def _command(
         ("--target", target),
         ("--method", method if method != DEFAULT_METHOD else None),
         ("--samples", samples if samples != DEFAULT_SAMPLES else None),
+        ("--effort", effort if effort != DEFAULT_EFFORT else None),
         ("--max-drop", bounds.max_drop),
         ("--min-sqnr", bounds.min_sqnr),
         *(("--preprocess", text) for text in preprocess),
@@ -296,13 +329,15 @@ def _command(
     return shlex.join(["deploy", "quantize", source.name, *words, *flags])
 
 
-def _check_options(target: str, method: str, samples: int, fp16: bool) -> None:
+def _check_options(target: str, method: str, samples: int, effort: str, fp16: bool) -> None:
     declared = find_target(target)
     methods = registry.names(STATISTICS)
     if method not in methods:
         raise UnknownNameError("calibration method", method, methods, f"known: {', '.join(methods)}")
     if samples < MIN_SAMPLES:
         raise UsageError(f"--samples {samples}: calibration needs at least {MIN_SAMPLES}.")
+    if effort not in EFFORTS:
+        raise UnknownNameError("effort", effort, EFFORTS, f"known: {', '.join(EFFORTS)}")
     for backend in backends().values():
         if target in backend.targets and "cpu" in backend.devices:
             backend.require()  # a file is published only after its target ran it, where no GPU is needed for that

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
 
 import calibration
+from calibration.adjustment import Adjustments
 from calibration.graph import last_layers, tail, weighted_layers
 from calibration.sensitivity import FloatLayerPlan, choose_float_layers
 from calibration.table import CalibrationTable
@@ -45,6 +46,7 @@ class Quantizer:
         graph: the same without its external data.
         path: the file to write.
         always_float: names of nodes that stay in float in every version.
+        adjustments: new parameters of quantized layers.
     """
 
     source: Source
@@ -56,6 +58,7 @@ class Quantizer:
     path: Path
     fp16: bool
     always_float: frozenset[str] = frozenset()
+    adjustments: Adjustments = field(default_factory=dict)
     _written: frozenset[str] | None = None
 
     def write(self, keep_float: Collection[str]) -> Path:
@@ -69,6 +72,10 @@ class Quantizer:
             self._written = names
         return self.path
 
+    def adjust(self, adjustments: Adjustments) -> None:
+        """Give the versions that are written from now on other adjustments."""
+        self.adjustments, self._written = adjustments, None
+
     def write_float32(self, keep_float: Collection[str], folder: Path) -> Path:
         """Write the same graph with float32 layers, if need be to a folder, and return the file."""
         if not self.fp16:
@@ -78,7 +85,10 @@ class Quantizer:
 
     def _save(self, keep_float: Collection[str], path: Path) -> None:
         graph = onnx.load(str(self.prepared))
-        onnx_file.save(calibration.quantize(graph, self.table, self.target, keep_float=keep_float, in_place=True), path)
+        quantized = calibration.quantize(
+            graph, self.table, self.target, keep_float=keep_float, adjustments=self.adjustments, in_place=True
+        )
+        onnx_file.save(quantized, path)
 
     def judge(self, runner: IsolatedRunner, samples: CalibrationSamples) -> Judge:
         """Return a judge of quantized graphs on ``samples``."""
@@ -86,33 +96,39 @@ class Quantizer:
         return Judge(runner, self.source.path, samples, size=size, fixed=fixed, target=self.target)
 
 
-def search(
-    quantizer: Quantizer, runner: IsolatedRunner, bounds: QualityBounds, progress: Progress
-) -> FloatLayerPlan[Evidence]:
-    """Quantize every layer; while a bound is not met, keep one more layer in float. One layer stays quantized.
+def keep_mixed_outputs(quantizer: Quantizer, runner: IsolatedRunner, progress: Progress) -> None:
+    """Keep in float what loses an output, or a channel of it, by its rounding alone.
 
     What mixes outputs of different kinds behind the last layers stays in float where a measurement shows that its
     rounding loses a channel. If an output is poor, concatenations and the last layers are tried in float.
     """
     with progress.stage("measuring the outputs"):
         quantizer.always_float = _lost_in_tail(quantizer, runner, progress)
-    with progress.stage("evaluating"):
         judge = quantizer.judge(runner, quantizer.samples)
         start = judge.measure(quantizer.write(()), progress)
-    for more in _suspects(quantizer):
-        if start.worst_part_db >= POOR_PART_DB and not start.weaknesses():
-            break
-        kept = quantizer.always_float
-        quantizer.always_float = kept.union(more)
-        tried = judge.measure(quantizer.write(()), progress)
-        if _gains(start, tried):
-            start = tried
-        else:
-            quantizer.always_float = kept
+        for more in _suspects(quantizer):
+            if start.worst_part_db >= POOR_PART_DB and not start.weaknesses():
+                break
+            kept = quantizer.always_float
+            quantizer.always_float = kept.union(more)
+            tried = judge.measure(quantizer.write(()), progress)
+            if _gains(start, tried):
+                start = tried
+            else:
+                quantizer.always_float = kept
     if quantizer.always_float:
         names = [node.name for node in quantizer.graph.graph.node if node.name in quantizer.always_float]
         others = f" and {len(names) - 5} more nodes" if len(names) > 5 else ""
         progress.note(f"kept in float, since rounding loses what an output says: {', '.join(names[:5])}{others}")
+
+
+def search(
+    quantizer: Quantizer, runner: IsolatedRunner, bounds: QualityBounds, progress: Progress
+) -> FloatLayerPlan[Evidence]:
+    """Quantize every layer; while a bound is not met, keep one more layer in float. One layer stays quantized."""
+    with progress.stage("evaluating"):
+        judge = quantizer.judge(runner, quantizer.samples)
+        start = judge.measure(quantizer.write(()), progress)
     violations = bounds.violations(start)
     if not bounds.given or not violations:
         return FloatLayerPlan(start=start, steps=(), sufficient=True)

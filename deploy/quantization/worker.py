@@ -11,10 +11,12 @@ import onnx
 from typing_extensions import Self
 
 import calibration
-from calibration import Observations
-from calibration.graph import prepare_in
+from calibration import Observations, adjustment
+from calibration.adjustment import Adjustments
+from calibration.graph import is_large, prepare_in
 from calibration.layers import LayerNoise, NoiseMeter
 from calibration.observations import pack, unpack
+from calibration.rewriting import rewrite, scalable
 from deploy.core.errors import UsageError
 from deploy.core.limits import limits
 from deploy.core.memory import memory_limited
@@ -68,6 +70,26 @@ class GraphChild:
             for (layer, operator, tensor), value in zip(reply["layers"], arrays["sqnr_db"], strict=True)
         ]
 
+    def rewrite(self, feeds: Iterable[Feeds], *, samples: int) -> dict[str, list[str]]:
+        """Run `calibration.rewriting.rewrite` on the prepared file, which is written again if the graph changes."""
+        reply, _ = self._remote.call("can_rewrite")
+        if not reply["can_rewrite"]:
+            return {}
+        self._remote.call("gather")
+        self._add(feeds)
+        seconds = limits().onnx_open_seconds + limits().onnx_run_seconds * samples
+        reply, _ = self._remote.call("rewrite", timeout_s=seconds)
+        return dict(reply["rewritten"])
+
+    def tune(self, quantized: Path, feeds: Iterable[Feeds], *, rounding: bool, samples: int) -> Adjustments:
+        """Run `calibration.tune` for a file that was quantized from the prepared one, with so many samples."""
+        self._remote.call("gather")
+        self._add(feeds)
+        file = self.folder / "adjustments.npz"
+        seconds = limits().onnx_open_seconds + 2 * limits().onnx_run_seconds * samples
+        self._remote.call("tune", path=str(quantized), file=str(file), rounding=rounding, timeout_s=seconds)
+        return adjustment.load(file)
+
     def _add(self, feeds: Iterable[Feeds], advance: Callable[[int], None] = lambda done: None) -> None:
         """Send every batch; the next one is read while the process works on the last."""
         self._remote.limit = "onnx_run_seconds"
@@ -85,7 +107,7 @@ class GraphChild:
 
 
 class GraphWorker:
-    """The child's side: prepares a graph, then collects ranges or measures noise over the batches it is sent.
+    """The child's side: prepares a graph, then collects ranges, measures noise or tunes over the batches it is sent.
 
     Files of graphs, not graphs, go from process to process: protobuf cannot write 2 GB.
     """
@@ -94,6 +116,7 @@ class GraphWorker:
         self._prepared = Path()
         self._collector: calibration.Collector | None = None
         self._meter: NoiseMeter | None = None
+        self._batches: list[Feeds] | None = None
 
     def prepare(self, _: Feeds, path: str, folder: str) -> Reply:
         """Prepare the graph of a file."""
@@ -115,11 +138,42 @@ class GraphWorker:
         self._meter = NoiseMeter(graph, quantized, folder=self._prepared.parent, quantized_folder=Path(path).parent)
         return {}, {}
 
+    def gather(self, _: Feeds) -> Reply:
+        """Start to keep batches for `tune`."""
+        self._collector = self._meter = None
+        self._batches = []
+        return {}, {}
+
+    def can_rewrite(self, _: Feeds) -> Reply:
+        """Tell whether the prepared graph has something to rewrite, and fits into memory twice."""
+        graph = outline(self._prepared)
+        return {"can_rewrite": not is_large(graph) and bool(scalable(graph))}, {}
+
+    def rewrite(self, _: Feeds) -> Reply:
+        """Rewrite the prepared graph."""
+        batches, self._batches = self._batches or [], None
+        model = onnx.load(str(self._prepared))
+        rewritten = rewrite(model, batches)
+        if rewritten:
+            self._prepared.with_suffix(".data").unlink(missing_ok=True)
+            onnx.save(model, str(self._prepared))
+        return {"rewritten": rewritten}, {}
+
+    def tune(self, _: Feeds, path: str, file: str, rounding: bool) -> Reply:
+        """Write the adjustments of a quantized graph to a file."""
+        batches, self._batches = self._batches or [], None
+        model, quantized = onnx.load(str(self._prepared)), onnx.load(path)
+        adjustment.save(calibration.tune(model, quantized, batches, rounding=rounding), Path(file))
+        return {}, {}
+
     def add(self, batch: Feeds) -> Reply:
-        """Run a batch."""
+        """Run a batch, or keep it for `tune`."""
+        if self._batches is not None:
+            self._batches.append({name: np.array(values) for name, values in batch.items()})
+            return {}, {}
         running = self._collector or self._meter
         if running is None:
-            raise UsageError("neither collect nor compare was called.")
+            raise UsageError("neither collect, compare nor gather was called.")
         running.add(batch)
         return {}, {}
 

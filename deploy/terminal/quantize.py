@@ -33,6 +33,7 @@ def show_quantized(report: QuantizeReport, details: bool) -> None:
         ("trained", weights_line(manifest.weights)),
         ("target", escape(str(manifest.target))),
         ("calibration", _samples(report)),
+        ("tuning", _tuning(report)),
         ("preprocessing", preprocessing_line(manifest.preprocessing)),
         ("evaluated on", f"{data.evidence.count} samples {overlap}, run by {escape(report.evidence.runtime)}"),
         *_evidence(report.evidence),
@@ -62,10 +63,20 @@ def _samples(report: QuantizeReport) -> str:
     return f"{table.samples} samples of {name}, {table.key['method']}{moved}{reused}"
 
 
+def _tuning(report: QuantizeReport) -> str:
+    scaled = [f"{method} of {len(tensors)} tensors" for method, tensors in report.scaled.items()]
+    tried = [
+        f"{item.method}: {_sqnr(item.before_db)} to {_sqnr(item.after_db)} on calibration samples, "
+        f"{f'{item.layers} layers' if item.kept else 'not kept'}"
+        for item in report.tried
+    ]
+    return "; ".join(scaled + tried)
+
+
 def _evidence(evidence: Evidence) -> list[tuple[str, str]]:
     pairs = []
     for item in evidence.outputs:
-        sqnr = "undefined: the output is constant" if item.sqnr_db is None else _decibels(item.sqnr_db)
+        sqnr = _sqnr(item.sqnr_db)
         agrees = "" if item.agreement is None else f", {_ANSWERS[str(item.agreement_of)]} {item.agreement:.1%}"
         broken = f", [bold red]{item.not_finite} samples with NaN or infinity[/]" if item.not_finite else ""
         pairs.append((f"{escape(item.output)}", f"SQNR {sqnr}, cosine {item.cosine:.5f}{agrees}{broken}"))
@@ -79,6 +90,10 @@ def _evidence(evidence: Evidence) -> list[tuple[str, str]]:
             )
         )
     return pairs
+
+
+def _sqnr(value: float | None) -> str:
+    return "undefined: the output is constant" if value is None else _decibels(value)
 
 
 def _decibels(value: float) -> str:

@@ -64,6 +64,23 @@ def test_a_file_for_each_target_with_its_evidence(artifacts: Path, target: str) 
     json.dumps(report.to_dict())
 
 
+def test_what_was_tried_depends_on_the_effort_and_only_what_helps_is_kept(artifacts: Path) -> None:
+    reports = {effort: make(artifacts, effort=effort) for effort in ("low", "medium", "high")}
+    assert [len(report.tried) for report in reports.values()] == [0, 1, 2]
+    assert not reports["low"].scaled
+    for effort, report in reports.items():
+        options = report.artifact.manifest.options
+        assert options["effort"] == effort and len(options["tried"]) == len(report.tried)
+        assert ("--effort" in options["rebuild"]) == (effort != "medium")
+        assert sum(item.kept for item in report.tried) <= 1
+        for item in report.tried:
+            assert item.before_db is not None and item.after_db is not None and item.layers
+            assert item.after_db > item.before_db or not item.kept
+    with pytest.raises(UnknownNameError, match="hihg") as refused:
+        make(artifacts, effort="hihg")
+    assert "high" in refused.value.suggestions
+
+
 def test_one_calibration_serves_all_targets(artifacts: Path) -> None:
     first = make(artifacts)
     listener = Listener()
