@@ -75,8 +75,11 @@ if TYPE_CHECKING:
     from deploy.packaging.package import PackageReport as PackageReport
     from deploy.packaging.package import package_models as package_models
     from deploy.packaging.target import PackageOptions as PackageOptions
+    from deploy.quantization.fake_quantization import FakeQuantized as FakeQuantized
+    from deploy.quantization.fine_tuning import FineTuning as FineTuning
     from deploy.quantization.half import HalfReport as HalfReport
     from deploy.quantization.half import convert_precision as convert_precision
+    from deploy.quantization.prepare_qat import prepare_qat as prepare_qat
     from deploy.quantization.quantize import QuantizeReport as QuantizeReport
     from deploy.quantization.quantize import quantize as quantize
     from deploy.report.compare import ReportComparison as ReportComparison
@@ -155,6 +158,9 @@ _EXPORTS = {
     "deploy.packaging.package": ("PackageReport", "package_models"),
     "deploy.packaging.target": ("PackageOptions",),
     "deploy.quantization.half": ("HalfReport", "convert_precision"),
+    "deploy.quantization.fake_quantization": ("FakeQuantized",),
+    "deploy.quantization.fine_tuning": ("FineTuning",),
+    "deploy.quantization.prepare_qat": ("prepare_qat",),
     "deploy.quantization.quantize": ("QuantizeReport", "quantize"),
     "deploy.report.compare": ("ReportComparison", "compare_reports"),
     "deploy.report.write": ("Report", "write_report"),

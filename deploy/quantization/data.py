@@ -38,12 +38,14 @@ class CalibrationSamples:
         summary: name, digest, count and preprocessing, as plain values for a manifest.
         labels: class indices of the model, (count,), int64; None without labels.
         stream: yields batches of at most the given number of samples.
+        take: returns the samples at the given indices, in that order.
     """
 
     count: int
     summary: Mapping[str, Any]
     labels: NDArray[np.int64] | None
     stream: Callable[[int], Iterator[Feeds]]
+    take: Callable[[NDArray[np.intp]], CalibrationSamples]
 
     def batches(self, size: int, *, fixed: bool) -> Iterator[Feeds]:
         """Yield batches in order; ``fixed`` drops an incomplete last one, for a graph with a fixed batch size."""
@@ -53,18 +55,11 @@ class CalibrationSamples:
 
     def head(self, count: int) -> CalibrationSamples:
         """Return the first ``count`` samples, or all if there are fewer."""
+        return self if count >= self.count else self.take(np.arange(count))
 
-        def stream(size: int) -> Iterator[Feeds]:
-            done = 0
-            for batch in self.stream(min(size, count)):
-                left = count - done
-                yield {name: values[:left] if values.ndim else values for name, values in batch.items()}
-                done += len(next(iter(batch.values())))
-                if done >= count:
-                    return
-
-        labels = None if self.labels is None else self.labels[:count]
-        return dataclasses.replace(self, count=min(count, self.count), labels=labels, stream=stream)
+    def spread(self, count: int) -> CalibrationSamples:
+        """Return at most ``count`` samples, evenly spaced."""
+        return self if count >= self.count else self.take(evenly(self.count, count))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,8 +71,13 @@ class CalibrationData:
     apart: bool
 
 
-def open_data(calib: str, source: Source, *, samples: int, skip_bad: bool, progress: Progress) -> CalibrationData:
-    """Open the data given by ``--calib`` and divide it; at most ``samples`` are for calibration."""
+def open_data(
+    calib: str, source: Source, *, samples: int, held_out: float = 0.0, skip_bad: bool, progress: Progress
+) -> CalibrationData:
+    """Open the data given by ``--calib`` and divide it; at most ``samples`` are for calibration.
+
+    ``held_out`` is the share that is left for the evidence at least, where the data has no test split.
+    """
     loaded = load_samples(calib, progress) if calib.endswith((".npy", ".npz")) else None
     if isinstance(loaded, dict):
         if skip_bad:
@@ -85,13 +85,11 @@ def open_data(calib: str, source: Source, *, samples: int, skip_bad: bool, progr
         images = images_in(loaded, source.inputs, Path(calib))
         if images is None:
             labels = labels_in(loaded, source.inputs)
-            data = _from_arrays(calib, fit_arrays(loaded, source.inputs), labels, samples, progress)
+            data = _from_arrays(calib, fit_arrays(loaded, source.inputs), labels, samples, held_out, progress)
         else:
-            data = _from_images(calib, source, lambda: _divide(images, samples))
+            data = _from_images(calib, source, lambda: _divide(images, samples, held_out))
     else:
-        data = _from_images(calib, source, lambda: _split(calib, samples, skip_bad, progress))
-    if data.calibration.count < samples:
-        progress.warn(f"{calib}: {data.calibration.count} calibration samples; {samples} were requested.")
+        data = _from_images(calib, source, lambda: _split(calib, samples, held_out, skip_bad, progress))
     if not data.apart:
         progress.note("the quantized graph is evaluated on the calibration samples: there are no others")
     return data
@@ -112,25 +110,33 @@ def _from_images(calib: str, source: Source, divide: Callable[[], tuple[Dataset,
     )
 
 
-def _split(calib: str, samples: int, skip_bad: bool, progress: Progress) -> tuple[Dataset, Dataset, bool]:
+def _split(
+    calib: str, samples: int, held_out: float, skip_bad: bool, progress: Progress
+) -> tuple[Dataset, Dataset, bool]:
     """Return images for calibration, images for evaluation, and whether the two are disjoint."""
     limit = samples + MAX_EVIDENCE_SAMPLES
     images = open_dataset(calib, split="train", limit=limit, skip_bad=skip_bad, progress=progress)
     if images.split == "train" and len(images) >= MIN_SAMPLES:
         test = open_dataset(calib, split="test", limit=MAX_EVIDENCE_SAMPLES, skip_bad=skip_bad, progress=progress)
         return images.spread(samples), test, True
-    return _divide(images, samples)
+    return _divide(images, samples, held_out)
 
 
-def _divide(images: Dataset, samples: int) -> tuple[Dataset, Dataset, bool]:
+def _divide(images: Dataset, samples: int, held_out: float) -> tuple[Dataset, Dataset, bool]:
     """Return evenly spaced images for calibration, others for evaluation, and whether there are others."""
     images = images.spread(samples + MAX_EVIDENCE_SAMPLES)
     if len(images) < MIN_SAMPLES:
         raise DataError(f"{images.name}: {len(images)} image; calibration needs at least {MIN_SAMPLES}.")
+    samples = _at_most(samples, len(images), held_out)
     if len(images) <= samples:
         return images, images, False
     chosen = evenly(len(images), samples)
     return images.take(chosen), images.take(np.setdiff1d(np.arange(len(images)), chosen)), True
+
+
+def _at_most(samples: int, total: int, held_out: float) -> int:
+    """Return how many samples of all are for calibration at most."""
+    return max(min(samples, int(total * (1.0 - held_out))), MIN_SAMPLES) if held_out else samples
 
 
 def _image_samples(
@@ -140,11 +146,16 @@ def _image_samples(
         for images, _ in batches(dataset, preprocessing, size):
             yield {spec.name: images.astype(spec.dtype, copy=False)}
 
+    def take(indices: NDArray[np.intp]) -> CalibrationSamples:
+        chosen = None if labels is None else labels[indices]
+        return _image_samples(dataset.take(indices), spec, preprocessing, chosen)
+
     return CalibrationSamples(
         count=len(dataset),
         summary={**dataset.summary(), "preprocessing": dataclasses.asdict(preprocessing)},
         labels=labels,
         stream=stream,
+        take=take,
     )
 
 
@@ -161,7 +172,12 @@ def _labels(dataset: Dataset, source: Source) -> NDArray[np.int64] | None:
 
 
 def _from_arrays(
-    calib: str, arrays: Fetches, labels: NDArray[np.int64] | None, samples: int, progress: Progress
+    calib: str,
+    arrays: Fetches,
+    labels: NDArray[np.int64] | None,
+    samples: int,
+    held_out: float,
+    progress: Progress,
 ) -> CalibrationData:
     count = min(len(values) for values in arrays.values() if values.ndim)
     if labels is not None and len(labels) != count:
@@ -172,7 +188,7 @@ def _from_arrays(
         if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
             raise DataError(f"{calib}: input {name!r} holds values that are not finite.")
     progress.note(f"{calib}: fed without preprocessing; give images as uint8 arrays or a folder to have them prepared")
-    chosen = evenly(count, samples)
+    chosen = evenly(count, _at_most(samples, count, held_out))
     rest = np.setdiff1d(np.arange(count), chosen)[:MAX_EVIDENCE_SAMPLES]
     apart = len(rest) >= MIN_SAMPLES
 
@@ -184,6 +200,8 @@ def _from_arrays(
 
         summary = {"name": calib.rpartition("/")[2], "images": len(indices), "digest": digest_of(arrays)}
         chosen = None if labels is None else labels[indices]
-        return CalibrationSamples(count=len(indices), summary=summary, labels=chosen, stream=stream)
+        return CalibrationSamples(
+            count=len(indices), summary=summary, labels=chosen, stream=stream, take=lambda inner: select(indices[inner])
+        )
 
     return CalibrationData(calibration=select(chosen), evidence=select(rest if apart else chosen), apart=apart)

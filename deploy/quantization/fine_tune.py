@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +13,82 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from deploy.core.errors import ModelError, UsageError
+from deploy.core.errors import ModelError
+from deploy.core.isolated import IsolatedRunner
+from deploy.core.progress import Progress
 from deploy.core.runner import Feeds
 from deploy.onnx_graph.graph import OnnxModule
+from deploy.quantization.cache import batch_of
+from deploy.quantization.data import CalibrationSamples
 from deploy.quantization.fake_quantization import FakeQuantized
+from deploy.quantization.fine_tuning import FineTuning, Tuned
+from deploy.quantization.search import Quantizer
 from deploy.support import onnx_file
+
+JUDGED = 256
+"""Largest number of samples, a tenth of all, that choose the best epoch and are not trained on."""
+
+COMPARED = 64
+"""Number of samples on which the file is compared with the module."""
+
+LEAST_DB = 20.0
+"""Below this ratio, the file does not compute what the module did. Single values differ where they lie between two
+steps of a rounding."""
 
 Batches = Callable[[NDArray[np.intp], int], Iterator[Feeds]]
 """Called with indices of samples, in order, and a batch size."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FineTuning:
-    """How a Q/DQ graph is trained.
+def fine_tuned(
+    quantizer: Quantizer,
+    keep_float: Collection[str],
+    training: CalibrationSamples,
+    options: FineTuning,
+    progress: Progress,
+) -> Tuned:
+    """Write the quantized graph, train its weights in the file, and compare the file with the module.
 
-    Attributes:
-        epochs: passes over the samples.
-        lr: largest learning rate of Adam; it falls to 0 by a cosine.
-        batch_size: samples per step.
-        seed: of the order of the samples.
+    Raises:
+        ModelError: see `fine_tune`, or the file does not compute what the module did.
     """
+    path = quantizer.write(keep_float)
+    size, fixed = batch_of(quantizer.graph)
+    options = replace(options, batch_size=size) if fixed else options
 
-    epochs: int
-    lr: float = 5e-4
-    batch_size: int = 32
-    seed: int = 0
+    def batches(order: NDArray[np.intp], size: int) -> Iterator[Feeds]:
+        return training.take(order).batches(size, fixed=fixed)
 
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1:
-            raise UsageError("epochs and batch size must be at least 1.")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise UsageError(f"learning rate {self.lr} is not a positive number.")
+    with progress.stage("training the weights"):
+        losses = fine_tune(
+            path,
+            quantizer.prepared,
+            training.count,
+            batches,
+            options,
+            lambda done, total, loss: progress.advance(done, total, f"loss {loss:.4g}"),
+        )
+    with progress.stage("comparing with the module"):
+        few = training.spread(max(COMPARED, size)).batches(size if fixed else COMPARED, fixed=fixed)
+        ratio = _ratio(path, next(few))
+    if ratio < LEAST_DB:
+        raise ModelError(f"{path.name}: the file differs from the module that was trained: {ratio:.1f} dB.")
+    return Tuned(samples=training.count, options=options, losses=tuple(losses), module_db=ratio)
+
+
+def _ratio(path: Path, feeds: Feeds) -> float:
+    """Return the smallest ratio in dB over the outputs of a file and its module."""
+    module = FakeQuantized(path)
+    with torch.no_grad():
+        expected = module(*(torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in module.inputs))
+    with IsolatedRunner("onnxruntime") as runner:
+        runner.open(path)
+        actual = runner.run(feeds)
+    ratios = [math.inf]
+    for name, value in expected.items():
+        if value.is_floating_point():
+            noise = float(np.square(actual[name] - value.numpy()).mean())
+            ratios.append(10 * math.log10(float(value.square().mean()) / noise) if noise else math.inf)
+    return min(ratios)
 
 
 def fine_tune(
@@ -59,7 +104,7 @@ def fine_tune(
     The loss is the squared error of each output, divided by the variance of the teacher's, averaged over outputs.
 
     Args:
-        path: the Q/DQ file; it is written anew with the best weights.
+        path: the Q/DQ file; it is written anew with the weights of the best epoch, if one is better than the start.
         prepared: the float graph that it was made from.
         samples: their number.
         batches: yields inputs.
@@ -67,7 +112,7 @@ def fine_tune(
         advance: receives the number of steps done, of all steps, and the loss.
 
     Returns:
-        The mean loss of each epoch.
+        The mean loss on samples apart, at first and after each epoch.
 
     Raises:
         ModelError: an operator cannot be evaluated in PyTorch, or the loss is not finite.
@@ -76,29 +121,38 @@ def fine_tune(
     teacher = OnnxModule(onnx_file.load(prepared), prepared.parent)
     student = FakeQuantized(path, floats)
     optimizer = torch.optim.Adam(student.trained(), lr=options.lr)
-    order = np.random.default_rng(options.seed)
-    steps = math.ceil(samples / options.batch_size)
-    losses: list[float] = []
+    draws = np.random.default_rng(options.seed)
+    everything = draws.permutation(samples)
+    judged, learned = np.split(everything, [min(max(samples // 10, 1), JUDGED)])
+    steps = max(math.ceil(len(learned) / options.batch_size), 1)
+
+    def loss_of(feeds: Feeds) -> torch.Tensor:
+        inputs = [torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in teacher.inputs]
+        with torch.no_grad():
+            wanted = teacher(*inputs)
+        return _distance(student(*inputs), wanted)
+
+    def judge() -> float:
+        with torch.no_grad():
+            return float(np.mean([float(loss_of(feeds)) for feeds in batches(judged, options.batch_size)]))
+
+    losses = [judge()]
     for epoch in range(options.epochs):
-        total = 0.0
-        for step, feeds in enumerate(batches(order.permutation(samples), options.batch_size)):
+        for step, feeds in enumerate(batches(draws.permutation(learned), options.batch_size)):
             done = epoch * steps + step
             for group in optimizer.param_groups:
                 group["lr"] = 0.5 * options.lr * (1 + math.cos(math.pi * done / (steps * options.epochs)))
-            inputs = [torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in teacher.inputs]
-            with torch.no_grad():
-                wanted = teacher(*inputs)
-            loss = _distance(student(*inputs), wanted)
+            loss = loss_of(feeds)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise ModelError(f"{path.name}: the loss is {value} after {done} steps.", "use a smaller --lr")
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
-            total += value
             advance(done + 1, steps * options.epochs, value)
-        losses.append(total / steps)
-    student.save(path)
+        losses.append(judge())
+        if losses[-1] <= min(losses):
+            student.save(path)
     return losses
 
 

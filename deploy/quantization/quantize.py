@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,11 +24,13 @@ from deploy.core.names import REJECTED
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
+from deploy.data.dataset import HELD_OUT
 from deploy.models.given import given_source
 from deploy.quantization import DEFAULT_EFFORT, DEFAULT_METHOD, DEFAULT_SAMPLES, EFFORTS
 from deploy.quantization.cache import batch_of, calibrated
-from deploy.quantization.data import MIN_SAMPLES, CalibrationData, open_data
+from deploy.quantization.data import MIN_SAMPLES, CalibrationData, CalibrationSamples, open_data
 from deploy.quantization.evidence import Evidence, QualityBounds
+from deploy.quantization.fine_tuning import TRAINING_SAMPLES, FineTuning, Tuned
 from deploy.quantization.search import RANKING_SAMPLES, Quantizer, keep_mixed_outputs, search
 from deploy.quantization.source import Source, open_source
 from deploy.quantization.tuning import TriedMethod, rewritten, tune
@@ -55,6 +57,7 @@ class QuantizeReport:
     """Result of `quantize`.
 
     Attributes:
+        source: the float file.
         artifact: the INT8 file and its manifest; a file that fails is stored in the folder ``rejected``.
         verdict: ``pass`` or ``fail`` if bounds were given, else ``measured``, or ``poor`` if an output is too far from
             the float one to be of use; ``fail`` if a value is not finite.
@@ -63,6 +66,7 @@ class QuantizeReport:
         plan: layers kept in float, with the evidence after each; None if no bound was given.
         scaled: tensors whose channels were scaled before the calibration, by method; the float function is the same.
         tried: methods that were tried to make the error smaller, with what each reached.
+        tuned: how the weights were trained; None if they were not.
         worst: layers in order of their noise, the largest first.
         table: the ranges.
         reused: the table was stored by an earlier run.
@@ -70,6 +74,7 @@ class QuantizeReport:
         seconds: duration of the call.
     """
 
+    source: Path
     artifact: Artifact
     verdict: QuantizeVerdict
     reasons: tuple[str, ...]
@@ -77,6 +82,7 @@ class QuantizeReport:
     plan: FloatLayerPlan[Evidence] | None
     scaled: Mapping[str, Sequence[str]]
     tried: tuple[TriedMethod, ...]
+    tuned: Tuned | None
     worst: tuple[LayerNoise, ...]
     table: CalibrationTable
     reused: bool
@@ -113,6 +119,7 @@ class QuantizeReport:
             "parent": manifest.parent,
             "scaled": dict(self.scaled),
             "tried": to_plain(self.tried),
+            "fine_tuning": to_plain(self.tuned),
             "worst_layers": to_plain(self.worst),
             "calibration": {**self.data.calibration.summary, "reused": self.reused, "moved": self.table.moved},
             "judged_on": {**self.data.evidence.summary, "apart": self.data.apart},
@@ -137,6 +144,7 @@ def quantize(
     fp16: bool = False,
     preprocess: Sequence[str] = (),
     skip_bad: bool = False,
+    fine_tuning: FineTuning | None = None,
     artifacts: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> QuantizeReport:
@@ -167,6 +175,7 @@ def quantize(
         fp16: compute layers that are not INT8 in FP16; only for the target ``tensorrt``, opset 19 or later.
         preprocess: ``key=value`` changes to the model's preprocessing, such as ``crop=224``.
         skip_bad: skip unreadable images.
+        fine_tuning: train the weights after that, see `deploy.FineTuning`; ``calib`` then holds the training samples.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
         progress: receives progress messages.
 
@@ -183,13 +192,13 @@ def quantize(
         DeployError: any other error of `deploy.core.errors`. Only a complete calibration table is left behind.
     """
     began = time.perf_counter()
-    _check_options(target, method, samples, effort, fp16)
+    _check_options(target, method, samples, effort, fp16, fine_tuning)
     store = Store.at(artifacts)
     source = open_source(given_source(model, inputs, name), store, preprocess, progress, name=name, half=True)
     bounds = QualityBounds(min_sqnr=min_sqnr, max_drop=max_drop)
     with GraphChild() as child, IsolatedRunner("onnxruntime") as runner:
         with progress.stage("reading the data"):
-            data = open_data(str(calib), source, samples=samples, skip_bad=skip_bad, progress=progress)
+            data, training = _opened(str(calib), source, samples, fine_tuning is not None, skip_bad, progress)
             if preprocess and "preprocessing" not in data.calibration.summary:
                 raise UsageError(f"--preprocess is only used with images; {calib} holds the inputs of the model.")
         if max_drop is not None and data.evidence.labels is None:
@@ -223,7 +232,13 @@ def quantize(
             keep_mixed_outputs(quantizer, runner, progress)
             tried = tune(quantizer, data.calibration, child, runner, effort, progress)
             plan = search(quantizer, runner, bounds, progress)
-            evidence = plan.result
+            evidence, tuned = plan.result, None
+            if fine_tuning is not None:
+                from deploy.quantization.fine_tune import fine_tuned  # imports PyTorch
+
+                tuned = fine_tuned(quantizer, plan.keep_float, training, fine_tuning, progress)
+                with progress.stage("evaluating"):
+                    evidence = quantizer.judge(runner, data.evidence).measure(quantizer.path, progress)
             verdict, reasons = _verdict(evidence, bounds)
             mend = _command(
                 source,
@@ -259,6 +274,7 @@ def quantize(
                     "effort": effort,
                     "scaled": scaled,
                     "tried": to_plain(tried),
+                    "fine_tuning": to_plain(tuned),
                     "bounds": asdict(bounds),
                     "verdict": verdict,
                     "calibration": dict(table.key),
@@ -276,6 +292,7 @@ def quantize(
             )
             artifact = transaction.publish(manifest, REJECTED if verdict == "fail" else "")
     return QuantizeReport(
+        source=source.path,
         artifact=artifact,
         verdict=verdict,
         reasons=reasons,
@@ -283,12 +300,24 @@ def quantize(
         plan=plan if bounds.given else None,
         scaled=scaled,
         tried=tried,
+        tuned=tuned,
         worst=worst,
         table=table,
         reused=reused,
         data=data,
         seconds=time.perf_counter() - began,
     )
+
+
+def _opened(
+    calib: str, source: Source, samples: int, training: bool, skip_bad: bool, progress: Progress
+) -> tuple[CalibrationData, CalibrationSamples]:
+    """Return the data for calibration and evidence, and the training samples, which include those for calibration."""
+    wanted, held_out = (max(samples, TRAINING_SAMPLES), HELD_OUT) if training else (samples, 0.0)
+    data = open_data(calib, source, samples=wanted, held_out=held_out, skip_bad=skip_bad, progress=progress)
+    if data.calibration.count < samples and not training:
+        progress.warn(f"{calib}: {data.calibration.count} calibration samples; {samples} were requested.")
+    return replace(data, calibration=data.calibration.spread(samples)), data.calibration
 
 
 def _verdict(evidence: Evidence, bounds: QualityBounds) -> tuple[QuantizeVerdict, tuple[str, ...]]:
@@ -329,7 +358,9 @@ def _command(
     return shlex.join(["deploy", "quantize", source.name, *words, *flags])
 
 
-def _check_options(target: str, method: str, samples: int, effort: str, fp16: bool) -> None:
+def _check_options(
+    target: str, method: str, samples: int, effort: str, fp16: bool, fine_tuning: FineTuning | None
+) -> None:
     declared = find_target(target)
     methods = registry.names(STATISTICS)
     if method not in methods:
@@ -341,5 +372,7 @@ def _check_options(target: str, method: str, samples: int, effort: str, fp16: bo
     for backend in backends().values():
         if target in backend.targets and "cpu" in backend.devices:
             backend.require()  # a file is published only after its target ran it, where no GPU is needed for that
+    if fp16 and fine_tuning is not None:
+        raise UsageError("layers in FP16 cannot be trained.", "leave out fp16")
     if fp16 and not declared.half:
         raise UsageError(f"--fp16: {declared.title} is no faster in FP16.", "use --target tensorrt")

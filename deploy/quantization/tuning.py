@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.adjustment import Adjustments
 from calibration.graph import is_large
@@ -16,7 +13,7 @@ from calibration.walk import walk_samples
 from deploy.core.errors import BackendCrashedError, BackendError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.progress import Progress
-from deploy.core.runner import Feeds
+from deploy.data.dataset import evenly
 from deploy.quantization.cache import batch_of
 from deploy.quantization.data import CalibrationSamples
 from deploy.quantization.search import Quantizer
@@ -52,7 +49,7 @@ def rewritten(
     if effort == "low":
         return {}
     size, fixed = batch_of(outline(prepared))
-    chosen = _picked(samples, _spread(np.arange(samples.count), max(CHOICE_SAMPLES, size)))
+    chosen = samples.spread(max(CHOICE_SAMPLES, size))
     with progress.stage("scaling channels"):
         found = child.rewrite(chosen.batches(size, fixed=fixed), samples=chosen.count)
     for method, tensors in found.items():
@@ -81,15 +78,11 @@ def tune(
         return ()
     size, fixed = batch_of(quantizer.graph)
     least = size if fixed else 1
-    every = np.arange(samples.count)
-    chosen = _spread(every, max(walk_samples(quantizer.graph), least))
-    others = np.setdiff1d(every, chosen)
-    feeds = _picked(samples, chosen)
+    chosen = evenly(samples.count, min(samples.count, max(walk_samples(quantizer.graph), least)))
+    feeds, others = samples.take(chosen), np.setdiff1d(np.arange(samples.count), chosen)
     with progress.stage("comparing methods"):
         enough = len(others) >= max(CHOICE_SAMPLES // 2, least)
-        judge = quantizer.judge(
-            runner, _picked(samples, _spread(others if enough else every, max(CHOICE_SAMPLES, size)))
-        )
+        judge = quantizer.judge(runner, (samples.take(others) if enough else samples).spread(max(CHOICE_SAMPLES, size)))
         before = best = judge.measure(quantizer.write(()), progress).sqnr_db
         kept: Adjustments = {}
         results: list[tuple[str, Adjustments, float | None]] = []
@@ -123,32 +116,3 @@ def _adjusted(
     except BackendError as exc:
         progress.warn(f"{method} is left out: {exc}")
         return {}
-
-
-def _spread(indices: NDArray[np.intp], count: int) -> NDArray[np.intp]:
-    """Return at most ``count`` of the indices, evenly spaced."""
-    return indices[np.unique(np.linspace(0, len(indices) - 1, count).astype(np.intp))]
-
-
-def _picked(samples: CalibrationSamples, indices: NDArray[np.intp]) -> CalibrationSamples:
-    """Return the samples with these indices, in ascending order."""
-
-    def stream(size: int) -> Iterator[Feeds]:
-        start, left = 0, None
-        for batch in samples.stream(size):
-            count = next(len(values) for values in batch.values() if values.ndim)
-            inside = indices[(indices >= start) & (indices < start + count)] - start
-            start += count
-            if not len(inside):
-                continue
-            single = {name: values for name, values in batch.items() if not values.ndim}
-            chosen = {name: values[inside] for name, values in batch.items() if values.ndim}
-            left = chosen if left is None else {name: np.concatenate([left[name], chosen[name]]) for name in chosen}
-            while len(next(iter(left.values()))) >= size:
-                yield {name: values[:size] for name, values in left.items()} | single
-                left = {name: values[size:] for name, values in left.items()}
-        if left is not None and len(next(iter(left.values()))):
-            yield left | single
-
-    labels = None if samples.labels is None else samples.labels[indices]
-    return dataclasses.replace(samples, count=len(indices), labels=labels, stream=stream)

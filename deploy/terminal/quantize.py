@@ -34,6 +34,7 @@ def show_quantized(report: QuantizeReport, details: bool) -> None:
         ("target", escape(str(manifest.target))),
         ("calibration", _samples(report)),
         ("tuning", _tuning(report)),
+        ("training", _training(report)),
         ("preprocessing", preprocessing_line(manifest.preprocessing)),
         ("evaluated on", f"{data.evidence.count} samples {overlap}, run by {escape(report.evidence.runtime)}"),
         *_evidence(report.evidence),
@@ -71,6 +72,18 @@ def _tuning(report: QuantizeReport) -> str:
         for item in report.tried
     ]
     return "; ".join(scaled + tried)
+
+
+def _training(report: QuantizeReport) -> str:
+    tuned = report.tuned
+    if tuned is None:
+        return ""
+    best = tuned.losses.index(min(tuned.losses))
+    kept = f"loss {tuned.losses[0]:.3g} to {tuned.losses[best]:.3g}, epoch {best}" if best else "no epoch was better"
+    return (
+        f"{tuned.options.epochs} epochs over {tuned.samples} samples, {kept}; the file against the module that was "
+        f"trained: {_decibels(tuned.module_db)}"
+    )
 
 
 def _evidence(evidence: Evidence) -> list[tuple[str, str]]:

@@ -39,7 +39,7 @@ FILES = {
     "serve": "serve",
     "sign": "sign",
     "sweep": "run_sweep dry_run",
-    "train": "train_model",
+    "train": "train_model quantize",
     "trt": "build_engine trtexec_line inspect_engine preflight_engine",
     "verify": "verify verify_signature",
 }
