@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from deploy.terminal import waiting
+
 if TYPE_CHECKING:
     from deploy.core.progress import Progress
 
@@ -174,6 +176,7 @@ def model_options(function: Command) -> Command:
 
 def emit(document: Mapping[str, Any], as_json: bool, show: Callable[[], None]) -> None:
     """Print a document as JSON, or call ``show`` to display it."""
+    waiting.end()
     if as_json:
         click.echo(json.dumps(document, indent=1))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from deploy.cli import compare as compare_command
 from deploy.cli import profile as profile_command
 from deploy.cli._common import EXIT, Settings, Several, emit, json_option
 from deploy.cli._options import given, option, option_of, pack, refuse_together, refuse_unused
+from deploy.terminal import waiting
 
 if TYPE_CHECKING:
     from deploy.bench.measure import BenchmarkReport, Listener
@@ -171,6 +173,7 @@ def _run(settings: Settings, options: dict[str, Any]) -> int:
         if isinstance(result, SaturationReport):
             show_saturation(result)
 
+    waiting.end()
     if form == "csv":
         click.echo(as_csv(report), nl=False)
     elif form == "markdown":
@@ -230,7 +233,7 @@ def _display(settings: Settings) -> Iterator[tuple[Progress, Listener]]:
 
     from deploy.terminal.bench import live_table
 
-    out = Console(stderr=True)
+    out = Console(file=sys.stderr)
     if settings.quiet or not out.is_terminal:
         with settings.progress() as progress:
             yield progress, lambda rows: None

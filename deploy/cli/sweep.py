@@ -148,7 +148,7 @@ def _watching(settings: Settings, total: int) -> Iterator[tuple[Progress, Watch]
 
         from deploy.terminal.sweep import live_table
 
-        with live_table(Console(stderr=True), total) as watch:
+        with live_table(Console(file=sys.stderr), total) as watch:
             yield progress, watch
 
 

@@ -12,6 +12,7 @@ from rich.spinner import Spinner
 
 from deploy.support import formatting
 from deploy.support.formatting import UNKNOWN, duration, size, spread, times_faster
+from deploy.terminal import waiting
 from deploy.terminal.console import console, escape, rows, table
 from deploy.terminal.live import ConsoleProgress
 
@@ -176,11 +177,12 @@ def as_markdown(report: BenchmarkReport) -> str:
 class LatencyTable(ConsoleProgress):
     """A table on stderr that grows while configurations are timed, with the current step below it."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, step: str = "") -> None:
         super().__init__(live.console)
         self._live = live
         self._rows: Sequence[LatencyRow] = ()
-        self._step = ""
+        self._step = step
+        self._draw()
 
     def update(self, found: Sequence[LatencyRow]) -> None:
         """Show these rows in place of the earlier ones."""
@@ -209,5 +211,6 @@ class LatencyTable(ConsoleProgress):
 @contextmanager
 def live_table(out: Console) -> Iterator[LatencyTable]:
     """Open a `LatencyTable`; it disappears at the end, when `show_bench` prints the final one."""
+    waiting.end()
     with Live(console=out, refresh_per_second=8, transient=True) as live:
-        yield LatencyTable(live)
+        yield LatencyTable(live, "preparing")
