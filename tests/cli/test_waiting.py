@@ -73,10 +73,11 @@ def test_something_moves_before_pytorch_is_imported(line: str, tmp_path: Path) -
 def test_the_line_is_cleared_before_the_result_and_before_an_error(tmp_path: Path) -> None:
     slow = """
         import sys, time
-        from deploy.cli import main
-        found = main.LazyGroup.get_command
-        main.LazyGroup.get_command = lambda *args: (time.sleep(0.6), found(*args))[1]
-        main.main()
+        import click
+        from deploy.cli.main import main
+        invoke = click.Command.invoke
+        click.Command.invoke = lambda self, ctx: (ctx.parent and time.sleep(0.8), invoke(self, ctx))[1]
+        main()
     """
     for line, code in (("models --layers", 2), ("verify nothing", 1), ("inspect nothing.onnx", 1)):
         ended, shown = on_terminal(slow, *line.split(), folder=tmp_path)
