@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from deploy.cli._common import Command, Several
+from deploy.cli._arguments import DATA, METHOD, Device, Several, check_options, check_preprocessing
+from deploy.cli._common import Command
 from deploy.quantization import DEFAULT_METHOD, DEFAULT_SAMPLES
 
 if TYPE_CHECKING:
@@ -80,21 +81,27 @@ path = click.Path(path_type=Path)
 
 allow_untrained_option = option("--allow-untrained", is_flag=True, help="Accept models with untrained weights.")
 arch_option = option(
-    "-o", "options", multiple=True, metavar="KEY=VALUE", help="Option of the architecture; may be repeated."
+    "-o",
+    "options",
+    multiple=True,
+    callback=check_options,
+    metavar="KEY=VALUE",
+    help="Option of the architecture; may be repeated.",
 )
 batch_option = option("--batch", type=count, default=1, help="Batch size.")
 batch_size_option = option("--batch-size", type=count, default=64, help="Images per batch.")
 calib_option = option(
-    "--calib", metavar="DIR|FILE|NAME", help="Calibration data, where an INT8 file has to be made first."
+    "--calib", type=DATA, metavar="DIR|FILE|NAME", help="Calibration data, where an INT8 file has to be made first."
 )
 data_root_option = option(
     "--data-root", type=click.Path(file_okay=False, path_type=Path), help="Directory of downloaded data sets."
 )
-device_option = option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Device.")
+device_option = option("--device", type=Device(), default="cpu", help="Device.")
 instances_option = option("--instances", type=count, default=1, help="Instances of each model.")
 max_batch_option = option("--max-batch", type=count, default=32, help="Maximum batch size, in samples.")
 method_option = option(
     "--method",
+    type=METHOD,
     default=DEFAULT_METHOD,
     metavar="minmax|percentile|entropy|mse",
     help="How the range of each tensor is chosen.",
@@ -131,7 +138,7 @@ def precision_option(text: str) -> Callable[[Command], Command]:
 
 def preprocess_option(text: str) -> Callable[[Command], Command]:
     """Return ``--preprocess``, which changes or gives a preprocessing."""
-    return option("--preprocess", multiple=True, metavar="KEY=VALUE", help=text)
+    return option("--preprocess", multiple=True, callback=check_preprocessing, metavar="KEY=VALUE", help=text)
 
 
 def max_delay_option(default: float) -> Callable[[Command], Command]:
@@ -160,6 +167,12 @@ def pack_model(options: dict[str, Any]) -> None:
         fields["slug"] = options.pop("name")
     if options["model"] is not None:
         options["model"] = ModelRequest(name=options["model"], **fields)
+
+
+def check_probes(options: dict[str, Any]) -> None:
+    """Refuse ``--probes data`` without data."""
+    if options["probes"] == "data" and options["data"] is None:
+        raise click.UsageError("--probes data needs --data.")
 
 
 def pack_samples(options: dict[str, Any], progress: Progress) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from deploy.cli._arguments import SLUG, existing
 from deploy.cli._common import Settings, emit, json_option
 from deploy.cli._options import option, path, preprocess_option
 
@@ -19,12 +20,12 @@ Examples:
   deploy adopt theirs.onnx --labels cat,dog --name pets --force
 """
 )
-@click.argument("path", metavar="FILE", type=path)
+@click.argument("path", metavar="FILE", type=path, callback=existing)
 @option("--labels", metavar="FILE|a,b,c", help="Class names: a file with one per line, or a list.")
 @preprocess_option(
     "From an image to the input; repeatable: crop=224, mean=…, std=…, resize=256, interpolation=…, gray=…"
 )
-@option("--name", metavar="NAME", help="Name of the model and of its folder. [default: the stem of FILE]")
+@option("--name", type=SLUG, metavar="NAME", help="Name of the model and of its folder. [default: the stem of FILE]")
 @option("--force", is_flag=True, help="Replace the manifest that FILE has.")
 @json_option
 @click.pass_obj

@@ -12,7 +12,8 @@ import click
 from deploy.cli import _options as shared
 from deploy.cli import compare as compare_command
 from deploy.cli import profile as profile_command
-from deploy.cli._common import EXIT, Settings, Several, emit, json_option
+from deploy.cli._arguments import BACKEND, BACKENDS, MODEL, PRECISIONS, Several
+from deploy.cli._common import EXIT, Settings, emit, json_option
 from deploy.cli._options import given, option, option_of, pack, refuse_together, refuse_unused
 from deploy.terminal import waiting
 
@@ -42,11 +43,11 @@ Examples:
 See also: deploy compare A B, deploy profile MODEL.
 """
 )
-@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.argument("models", nargs=-1, type=MODEL, metavar="[MODEL]...")
 @option(
-    "--backends", type=Several(), default=(), help="Backends, comma-separated. [default: torch, onnxruntime, openvino]"
+    "--backends", type=BACKENDS, default=(), help="Backends, comma-separated. [default: torch, onnxruntime, openvino]"
 )
-@option("--precision", "precisions", type=Several(), help="Precisions: fp32, fp16, int8. [default: those with a file]")
+@option("--precision", "precisions", type=PRECISIONS, help="Precisions: fp32, fp16, int8. [default: those with a file]")
 @option("--batch", "batches", type=Several(numbers=True), default="1", help="Batch sizes.")
 @option("--max-batch", type=shared.count, default=256, help="Largest batch of --scenario throughput.")
 @shared.sizes_option
@@ -94,7 +95,7 @@ See also: deploy compare A B, deploy profile MODEL.
 )
 @option("--seed", default=0, help="Seed of the inputs and of the order of processes.")
 @option("--again", is_flag=True, help="Repeat measurements that are already recorded.")
-@option("--baseline", default="torch", help="Backend, in fp32, that speedups are relative to.")
+@option("--baseline", type=BACKEND, default="torch", help="Backend, in fp32, that speedups are relative to.")
 @option("--limits", is_flag=True, help="Measure this machine's peak rates and show how close each row comes.")
 @option("--format", "form", type=click.Choice(FORMATS), default="table", help="Output format.")
 @option("--explain", is_flag=True, hidden=True)

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from deploy.cli import _options as shared
+from deploy.cli._arguments import DATA, MODEL, WEIGHTS, check_inputs
 from deploy.cli._common import Settings, emit, json_option, name_option
 from deploy.cli._options import option, pack_model
 
@@ -21,9 +22,10 @@ Examples:
   deploy train lenet5 --data digits --resume                          continue an interrupted training
 """
 )
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @option(
     "--data",
+    type=DATA,
     required=True,
     metavar="NAME|DIR|FILE",
     help="Training images: digits, mnist, fashion-mnist or cifar10; a folder with one subfolder per class, optionally "
@@ -51,13 +53,21 @@ Examples:
 @option("--resume", is_flag=True, help="Continue the same command after an interruption.")
 @option(
     "--weights",
+    type=WEIGHTS,
     default="none",
     metavar="none|default|FILE",
     help="Initial weights: untrained, published, or a checkpoint.",
 )
 @shared.data_root_option
 @shared.skip_bad_option
-@option("--input", "inputs", multiple=True, metavar="NAME:DIMS", help="Input of MODEL, such as image:batch,3,64,64.")
+@option(
+    "--input",
+    "inputs",
+    multiple=True,
+    callback=check_inputs,
+    metavar="NAME:DIMS",
+    help="Input of MODEL, such as image:batch,3,64,64.",
+)
 @shared.arch_option
 @name_option
 @json_option

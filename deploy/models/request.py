@@ -180,12 +180,18 @@ def typed(text: str) -> Any:
     return text
 
 
-def parse_options(items: tuple[str, ...]) -> dict[str, str]:
-    """Parse ``key=value`` texts."""
+def parse_options(items: tuple[str, ...], name: str = "-o") -> dict[str, str]:
+    """Parse the ``key=value`` texts of an option.
+
+    Raises:
+        UsageError: a text has another form.
+    """
     options = {}
     for item in items:
         key, equals, value = item.partition("=")
         if not equals or not key.isidentifier():
-            raise UsageError(f"-o {item!r} is not of the form key=value.")
+            is_file = name == "-o" and not equals and Path(item).suffix
+            hint = "the files are named by --name NAME, in the folder --artifacts DIR" if is_file else None
+            raise UsageError(f"{name} {item!r} is not of the form key=value.", hint)
         options[key] = value
     return options

@@ -13,13 +13,8 @@ from deploy.core.progress import SILENT, Progress
 from deploy.models import untrained
 from deploy.models import weights as files
 from deploy.models.adapt import adapt
+from deploy.models.known import SOURCES, is_folder, source_names
 from deploy.models.request import ModelRequest, ModuleRequest, is_checkpoint, split_key
-
-SOURCES = "deploy.models.sources"
-PRECEDENCE = ("zoo", "torchvision", "timm")
-"""Sources that are searched first for a name without a prefix, in this order."""
-FOLDERS = "hf"
-"""The source that builds the models of folders."""
 
 
 def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
@@ -104,7 +99,7 @@ def _find(name: str) -> tuple[ModuleType, str]:
     """Return the source of a model and the name of the model there."""
     prefix, slash, bare = name.partition("/")
     if is_folder(name):
-        return _source(FOLDERS), name if name.startswith((".", "/", "~")) else f"./{name}"
+        return _source("hf"), name if name.startswith((".", "/", "~")) else f"./{name}"
     if slash:
         if prefix not in registry.names(SOURCES):
             hint = f"a file needs a factory: {name}:FACTORY" if name.endswith(".py") else None
@@ -119,22 +114,6 @@ def _find(name: str) -> tuple[ModuleType, str]:
             return _source(candidate), name
     everything = [bare for candidate in source_names() for bare in known_names(candidate)]
     raise UnknownNameError("model", name, everything, "list the models: deploy models")
-
-
-def is_folder(name: str) -> bool:
-    """Return whether a name is a folder with a ``config.json``, and no model of a source."""
-    prefix, slash, _ = name.partition("/")
-    if slash and prefix in registry.names(SOURCES):
-        return False
-    folder = Path(name).expanduser()
-    return (folder / "config.json").is_file() and (
-        bool(slash) or all(name not in known_names(item) for item in PRECEDENCE)
-    )
-
-
-def source_names() -> list[str]:
-    """Return the names of all model sources, those of `PRECEDENCE` first."""
-    return [*PRECEDENCE, *(name for name in registry.names(SOURCES) if name not in PRECEDENCE)]
 
 
 def known_names(source: str) -> list[str]:

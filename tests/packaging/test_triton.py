@@ -133,7 +133,7 @@ def test_engines_by_gpu(run: Run, made: Path, parsed: Any) -> None:
     refused = run(*words)
     assert refused.code == 2 and "--max-batch 16" in refused.err
     cpu = run(*words, "--max-batch", 16, "--device", "cpu")
-    assert cpu.code == 2 and "--device gpu" in cpu.err
+    assert cpu.code == 2 and "--device cuda" in cpu.err
     done = run(*words, "--max-batch", 16, "--json")
     assert done.code == 0 and "WARNING" in done.err
     (model,) = done.json["models"]
