@@ -186,11 +186,15 @@ def _check_precision(value: str) -> None:
 
 
 def _check_weights(value: str) -> None:
+    from deploy.models.archive_kind import check_is_weights
     from deploy.models.request import split_key
 
     path = split_key(value)[0].expanduser()
-    if value not in ("auto", "default", "none") and not path.is_file():
+    if value in ("auto", "default", "none"):
+        return
+    if not path.is_file():
         raise WeightsError(f"{value}: no such file.")
+    check_is_weights(path)
 
 
 def check_options(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from deploy.cli._arguments import DATA, SLUG, WEIGHTS, check_inputs, check_options
+from deploy.cli._arguments import DATA, MODEL, SLUG, WEIGHTS, check_inputs, check_options
 from deploy.terminal import waiting
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def model_options(function: Command) -> Command:
                 "weights only; none: untrained; FILE: safetensors, a pickled state dict or an index of shards; "
                 "FILE#KEY: the tensors under a key or prefix, such as last.pt#ema. [default: auto]",
             ),
-            click.option("--arch", metavar="NAME", help="Architecture, if MODEL is a checkpoint."),
+            click.option("--arch", type=MODEL, metavar="NAME", help="Architecture, if MODEL is a checkpoint."),
             click.option("--seed", default=0, show_default=True, help="Random seed of untrained weights and probes."),
             click.option(
                 "--input",

@@ -23,7 +23,9 @@ Fields = TypeVar("Fields")
 REQUEST_OPTIONS = ("weights", "arch", "seed", "inputs", "options", "outputs")
 """Parameters that describe MODEL; see `deploy.cli._common.model_options`."""
 
-UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+UNITS |= {"k": 2**10, "kib": 2**10, "m": 2**20, "mib": 2**20, "g": 2**30, "gib": 2**30, "t": 2**40, "tib": 2**40}
+"""Bytes by unit, in lower case; a letter alone is binary, as in NVIDIA's tools."""
 
 
 class Percent(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -41,16 +43,16 @@ class Percent(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 
 class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A size in bytes: a number, or one with KiB, MiB or GiB."""
+    """A size in bytes: a number, or one with a unit: 2GB, 2GiB, 1.5 GB, 512M."""
 
     name = "size"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Parse a size."""
-        match = re.fullmatch(r"(\d+)\s*([a-z]*)", str(value).strip().lower())
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value).strip().lower())
         if match is None or match[2] not in UNITS:
-            self.fail(f"{value!r} is not a size such as 2GiB.", param, ctx)
-        return int(match[1]) * UNITS[match[2]]
+            self.fail(f"{value!r} is not a size such as 2GB or 512MiB.", param, ctx)
+        return int(float(match[1]) * UNITS[match[2]])
 
 
 class DimensionSize(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -159,7 +161,7 @@ def pack(options: dict[str, Any], kind: type[Fields]) -> Fields:
 
 def pack_model(options: dict[str, Any]) -> None:
     """Replace MODEL and the options that describe it by a `deploy.ModelRequest`; MODEL may be missing."""
-    from deploy.models.request import ModelRequest, parse_options
+    from deploy.models.request import ModelRequest, checkpoint_as_weights, parse_options
 
     fields = {name: options.pop(name) for name in REQUEST_OPTIONS if name in options}
     fields["options"] = parse_options(fields["options"])
@@ -167,6 +169,7 @@ def pack_model(options: dict[str, Any]) -> None:
         fields["slug"] = options.pop("name")
     if options["model"] is not None:
         options["model"] = ModelRequest(name=options["model"], **fields)
+        checkpoint_as_weights(options["model"])  # refuses a checkpoint without its architecture
 
 
 def check_probes(options: dict[str, Any]) -> None:

@@ -44,8 +44,8 @@ Examples:
 @calib_samples_option
 @option(
     "--batch",
-    metavar="MIN:OPT:MAX[,…]",
-    help="Range of batch sizes; several ranges make several optimization profiles. [default: 1:8:32]",
+    metavar="N|MIN:OPT:MAX[,…]",
+    help="Range of batch sizes; N stands for 1:N:N; several ranges make several profiles. [default: 1:8:32]",
 )
 @option(
     "--shape",

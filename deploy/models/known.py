@@ -26,6 +26,7 @@ from deploy.core.errors import (
     UsageError,
     WeightsError,
 )
+from deploy.models.archive_kind import check_is_weights
 from deploy.models.request import is_checkpoint, split_key
 
 SOURCES = "deploy.models.sources"
@@ -137,6 +138,8 @@ def check_name(name: str, artifacts: Path) -> None:
         if not path.is_file():
             kind = WeightsError if is_checkpoint(name) else ModelError if path.suffix == ".pt2" else ArtifactError
             raise kind(f"{name}: no such file.")
+        if is_checkpoint(name):
+            check_is_weights(path)
     elif not (path.exists() or (artifacts / name).is_dir()):
         _check_known(name)
 

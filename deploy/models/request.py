@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.core.errors import UsageError
+from deploy.core.errors import UsageError, WeightsError
 from deploy.core.names import RESERVED
 from deploy.core.plain import from_plain, to_plain
 
@@ -159,6 +160,27 @@ def checkpoint_slug(name: str, weights: str) -> str | None:
 def is_checkpoint(name: str) -> bool:
     """Return whether a model name is the path of a checkpoint file."""
     return str(split_key(name)[0]).endswith(CHECKPOINTS) and ":" not in name
+
+
+def checkpoint_as_weights(request: ModelRequest) -> ModelRequest:
+    """Rewrite ``model.safetensors --arch resnet18`` as ``resnet18 --weights model.safetensors``.
+
+    Raises:
+        UsageError: a checkpoint without an architecture or with other weights, or an architecture without a checkpoint.
+    """
+    if not is_checkpoint(request.name):
+        if request.arch is not None:
+            raise UsageError(f"--arch needs a checkpoint file as MODEL; {request.name!r} is not one.")
+        return request
+    if not split_key(request.name)[0].is_file():
+        raise WeightsError(f"{request.name}: no such file.")
+    if request.arch is None:
+        raise UsageError(
+            f"{request.name}: a checkpoint contains only weights.", "name its architecture, such as --arch resnet18"
+        )
+    if request.weights != "auto":
+        raise UsageError(f"--weights {request.weights}: the weights are those of {request.name}.")
+    return dataclasses.replace(request, name=request.arch, weights=request.name, arch=None)
 
 
 def split_key(source: str) -> tuple[Path, str]:

@@ -31,19 +31,31 @@ IGNORED = ("progress", "listener", "watch", "ready")
 
 SAMPLES: dict[str, list[str]] = {
     "--address": ["ray://head:10001"],
+    "--arch": ["resnet18", "lenet5"],
     "--backend": ["openvino"],
     "--backends": ["torch,onnxruntime", "openvino"],
     "--baseline": ["onnxruntime"],
     "--batch": ["2", "2,4", "1:2:4", "dynamic"],
+    "--calib": ["digits", "cifar10"],
+    "--data": ["digits", "cifar10"],
     "--engine": ["ray"],
     "--format": ["tensorrt", "csv", "json"],
     "--input": ["x:batch,3"],
+    "--method": ["entropy"],
+    "--model": ["resnet18", "lenet5"],
     "--precision": ["fp16", "fp16,int8", "int8"],
     "--size": ["length=16", "height=64"],
     "--rename": ["x=image", "y=logits"],
     "--scenario": ["server", "loadgen", "throughput"],
     "--target": ["tensorrt"],
+    "--weights": ["default", "none"],
     "-o": ["classes=3"],
+    "file": ["one.bin", "resnet18"],
+    "first": ["resnet18", "torch"],
+    "model": ["resnet18", "lenet5"],
+    "models": ["resnet18", "lenet5"],
+    "second": ["lenet5", "openvino"],
+    "what": ["resnet18", "lenet5"],
 }
 """Values of options whose type does not say what is valid; those that the option does not take are skipped."""
 
@@ -55,7 +67,7 @@ CONTEXTS: dict[str, list[list[str]]] = {
         ["--scenario", "loadgen"],
         ["--scenario", "loadgen", "--mode", "server"],
         ["--scenario", "throughput"],
-        ["--compare", "a.onnx", "b.onnx"],
+        ["--compare", "one.bin", "two.bin"],
         ["resnet18", "--explain"],
     ],
     "check": [["resnet18"]],
@@ -316,6 +328,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
             if name.startswith(("show_", "as_")) and function.__module__ == module.__name__:
                 monkeypatch.setattr(module, name, recorder.function(name))
     monkeypatch.setattr(click, "launch", recorder.function("launch"))
+    monkeypatch.setattr("deploy.support.cuda_driver.gpus", lambda: ("a GPU",))
     monkeypatch.setattr("deploy.sweeps.sweep.count_tasks", recorder.function("count_tasks"))
 
     @contextmanager
