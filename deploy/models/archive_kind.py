@@ -6,7 +6,7 @@ import pickletools
 import zipfile
 from pathlib import Path
 
-from deploy.core.errors import ModelError, UnsafePickleError
+from deploy.core.errors import UnsafePickleError, WeightsError
 
 _MODULE = "torch.nn.modules."
 _LARGEST_PICKLE = 1 << 26
@@ -16,7 +16,7 @@ def check_is_weights(path: Path) -> None:
     """Refuse a file that holds a whole model in place of its weights; one that is neither is left to the loader.
 
     Raises:
-        ModelError: TorchScript, or an ExportedProgram.
+        WeightsError: TorchScript, or an ExportedProgram.
         UnsafePickleError: a model pickled with its class.
     """
     if not zipfile.is_zipfile(path):
@@ -30,12 +30,12 @@ def check_is_weights(path: Path) -> None:
     except (zipfile.BadZipFile, OSError, ValueError):
         return
     if "constants.pkl" in names and any(name.startswith("code/") for name in names):
-        raise ModelError(
+        raise WeightsError(
             f"{path} is TorchScript, which cannot be exported.",
             "build the model from its Python class: deploy export FILE.py:FUNCTION --input NAME:DIMS",
         )
     if "archive_format" in names or "serialized_exported_program.json" in names:
-        raise ModelError(f"{path} is an ExportedProgram, not a checkpoint.", f"rename it to {path.stem}.pt2")
+        raise WeightsError(f"{path} is an ExportedProgram, not a checkpoint.", f"rename it to {path.stem}.pt2")
     if any(name.startswith(_MODULE) for name in classes):
         own = [name for name in classes if not name.startswith(("torch", "collections", "builtins", "numpy"))]
         kind = (own or [name for name in classes if name.startswith(_MODULE)])[0]

@@ -9,6 +9,7 @@ import fnmatch
 
 from deploy.core.errors import UnknownNameError
 from deploy.models.known import (
+    FOLDERS,
     SOURCES,
     ModelLine,
     is_folder,
@@ -18,9 +19,6 @@ from deploy.models.known import (
     require_installed,
     source_names,
 )
-
-FOLDERS = "hf"
-"""The source that builds the models of folders."""
 
 
 def list_models(pattern: str | None = None) -> list[ModelLine]:

@@ -32,6 +32,8 @@ from deploy.models.request import is_checkpoint, split_key
 SOURCES = "deploy.models.sources"
 PRECEDENCE = ("zoo", "torchvision", "timm")
 """Sources that are searched first for a name without a prefix, in this order."""
+FOLDERS = "hf"
+"""The source that builds the models of folders."""
 FAMILIES = "deploy.models.zoo"
 CATALOG = Path(__file__).parent / "catalog.json"
 PACKAGES = {"torchvision": "torchvision", "timm": "timm", "hf": "transformers"}
@@ -71,8 +73,11 @@ def recorded(source: str) -> Mapping[str, ModelLine]:
 
 @cache
 def names_without_import(source: str) -> tuple[str, ...] | None:
-    """Return the names of a source's models, none if its package is not installed; None: only the source knows."""
-    if source in PACKAGES and not is_installed(source):
+    """Return the names of a source's models; None: only the source knows.
+
+    There are none if its package is not installed, and of the source `FOLDERS`, which tries any name.
+    """
+    if source == FOLDERS or not is_installed(source):
         return ()
     if source not in _catalog() or _catalog()[source]["version"] != version_of(source):
         return None
@@ -155,7 +160,7 @@ def _check_known(name: str) -> None:
         known = registry.names(SOURCES)
         raise UnknownNameError("model source", prefix, known, f"there is no file or folder {name}")
     else:
-        by_source = {source: names_without_import(source) for source in source_names() if source != "hf"}
+        by_source = {source: names_without_import(source) for source in source_names() if source != FOLDERS}
         if all(names is not None and name not in names for names in by_source.values()):
             for source in by_source:
                 if name in recorded(source):

@@ -13,7 +13,7 @@ from deploy.core.progress import SILENT, Progress
 from deploy.models import untrained
 from deploy.models import weights as files
 from deploy.models.adapt import adapt
-from deploy.models.known import SOURCES, is_folder, source_names
+from deploy.models.known import FOLDERS, SOURCES, is_folder, source_names
 from deploy.models.request import ModelRequest, ModuleRequest, checkpoint_as_weights, split_key
 
 
@@ -78,7 +78,7 @@ def _find(name: str) -> tuple[ModuleType, str]:
     """Return the source of a model and the name of the model there."""
     prefix, slash, bare = name.partition("/")
     if is_folder(name):
-        return _source("hf"), name if name.startswith((".", "/", "~")) else f"./{name}"
+        return _source(FOLDERS), name if name.startswith((".", "/", "~")) else f"./{name}"
     if slash:
         if prefix not in registry.names(SOURCES):
             hint = f"a file needs a factory: {name}:FACTORY" if name.endswith(".py") else None

@@ -50,7 +50,7 @@ SAMPLES: dict[str, list[str]] = {
     "--target": ["tensorrt"],
     "--weights": ["default", "none"],
     "-o": ["classes=3"],
-    "file": ["one.bin", "resnet18"],
+    "file": ["one.onnx", "two.onnx"],
     "first": ["resnet18", "torch"],
     "model": ["resnet18", "lenet5"],
     "models": ["resnet18", "lenet5"],
@@ -67,10 +67,11 @@ CONTEXTS: dict[str, list[list[str]]] = {
         ["--scenario", "loadgen"],
         ["--scenario", "loadgen", "--mode", "server"],
         ["--scenario", "throughput"],
-        ["--compare", "one.bin", "two.bin"],
+        ["--compare", "one.onnx", "two.onnx"],
         ["resnet18", "--explain"],
     ],
-    "check": [["resnet18"]],
+    "check": [["resnet18"], ["weights.pt", "--arch", "resnet18"]],
+    "export": [["weights.pt", "--arch", "resnet18"]],
     "models": [["resnet18", "--layers"]],
     "sweep": [
         ["sweep.yaml"],
@@ -259,6 +260,8 @@ class Walk:
         for context in [[], *CONTEXTS.get(self.name, [])]:
             free = [choice for choice in others if not self._is_in(choice.param, context)]
             plain = self._line(required, context, [])
+            if self.run(plain)[0] == "done":
+                used |= {param.name for param in self.command.params if self._is_in(param, context)}
             for first in free:
                 if self._changes(plain, self._line(required, context, [first])):
                     used.add(first.param.name)
@@ -343,10 +346,10 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """Two files and a folder."""
     monkeypatch.chdir(tmp_path)
-    found = {"one": Path("one.bin"), "two": Path("two.bin"), "folder": Path("folder")}
+    found = {"one": Path("one.onnx"), "two": Path("two.onnx"), "folder": Path("folder")}
     found["folder"].mkdir()
-    for name in ("one", "two"):
-        found[name].touch()
+    for path in (found["one"], found["two"], Path("weights.pt")):
+        path.touch()
     return found
 
 
