@@ -14,6 +14,11 @@ from deploy.core.errors import BackendError, UnknownNameError, WeightsError
 Check = Callable[[str], None]
 
 
+def will_run(ctx: click.Context | None) -> bool:
+    """Return whether a command is to be run; what is only parsed, such as documentation, may name what is not here."""
+    return ctx is not None and ctx.find_root().obj is not None
+
+
 class Checked(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """A text that a function refuses with an error, or accepts.
 
@@ -27,7 +32,8 @@ class Checked(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the value as it is."""
-        self.check(str(value))
+        if will_run(ctx):
+            self.check(str(value))
         return value
 
 
@@ -63,7 +69,7 @@ class Names(Several):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
         """Return the items."""
         items = super().convert(value, param, ctx)
-        for item in items:
+        for item in items if will_run(ctx) else ():
             self.check(item)
         return items
 
@@ -85,7 +91,6 @@ class ModelName(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         """Return the value as it is."""
         from deploy.models.known import check_name
 
-        settings = ctx.find_root().obj if ctx else None
         name = value
         if self.with_backend:
             from deploy.core.backend import backends
@@ -94,8 +99,8 @@ class ModelName(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             name = what if at and backend in backends() else value
             if name in backends():
                 return value
-        if settings is not None and not (self.besides and name.endswith(self.besides)):
-            check_name(name, settings.artifacts)
+        if ctx is not None and will_run(ctx) and not (self.besides and name.endswith(self.besides)):
+            check_name(name, ctx.find_root().obj.artifacts)
         return value
 
 
@@ -116,7 +121,7 @@ class Device(click.Choice):  # type: ignore[type-arg,unused-ignore]
         if value in ("gpu", "nvidia", "cuda:0"):
             self.fail(f"{value!r} is not a device; an NVIDIA GPU is called cuda: --device cuda", param, ctx)
         device = super().convert(value, param, ctx)
-        if device == "cuda" and self.used:
+        if device == "cuda" and self.used and will_run(ctx):
             check_gpu()
         return device
 
@@ -230,7 +235,7 @@ def existing(ctx: click.Context, param: click.Parameter, value: Path | None) -> 
     """
     from deploy.core.errors import ArtifactError
 
-    if value is not None and not value.exists():
+    if value is not None and will_run(ctx) and not value.exists():
         raise ArtifactError(f"{value}: no such file or folder.")
     return value
 
