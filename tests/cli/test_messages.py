@@ -132,9 +132,14 @@ def test_a_checkpoint_alone_needs_its_architecture(run: Run, mine: Path) -> None
 
 
 def test_a_file_without_a_function_lists_them(run: Run, mine: Path) -> None:
-    for words, kind in ((("export", "mine.py"), "UsageError"), (("export", "mine.py:plane"), "UnknownNameError"),
-                        (("check", "mine.py"), "UsageError"), (("bench", "mine.py:plane"), "UnknownNameError")):  # fmt: skip
-        _, hint = refused(run, *words, code=2, kind=kind)
+    lines = {
+        "export mine.py": "UsageError",
+        "export mine.py:plane": "UnknownNameError",
+        "check mine.py": "UsageError",
+        "bench mine.py:plane": "UnknownNameError",
+    }
+    for line, kind in lines.items():
+        _, hint = refused(run, *line.split(), code=2, kind=kind)
         assert "mine.py:plain" in hint and "helper" in hint and "torch" not in hint
         assert is_command("deploy export mine.py:plain --input x:batch,4")
 
