@@ -150,6 +150,7 @@ def _run(settings: Settings, options: dict[str, Any]) -> int:
     from deploy.bench.measure import measure_speed
     from deploy.bench.repetition import Budget
     from deploy.bench.saturation import SaturationReport, saturate
+    from deploy.core.backend import backends
     from deploy.terminal.bench import as_csv, as_markdown, show_bench, show_saturation
 
     form = "json" if options["as_json"] else options["form"]
@@ -165,12 +166,15 @@ def _run(settings: Settings, options: dict[str, Any]) -> int:
         measure = measure_speed
         del options["max_batch"]
         options["options"] = {name: value for name, value in scenario.items() if value is not None}
+    missing = (
+        [] if options["backends"] else [item for item in backends().values() if item.default and not item.installed]
+    )
     with _display(settings) as (progress, listener):
         result = measure(**options, artifacts=settings.artifacts, progress=progress, listener=listener)
     report = result.report if isinstance(result, SaturationReport) else result
 
     def show() -> None:
-        show_bench(report)
+        show_bench(report, missing=missing)
         if isinstance(result, SaturationReport):
             show_saturation(result)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from deploy.bench.records import SkippedCell
     from deploy.bench.rows import LatencyRow
     from deploy.bench.saturation import SaturationReport
+    from deploy.core.backend import Backend
 
 HEADS = (
     "model",
@@ -132,13 +133,14 @@ def legend(found: Sequence[LatencyRow], width: int) -> str:
     return "; ".join(f"{sign}: {meaning}" for sign, meaning in LEGEND.items() if sign in words)
 
 
-def show_bench(report: BenchmarkReport) -> None:
-    """Print the final table, its legend, interference, failures and skipped configurations."""
+def show_bench(report: BenchmarkReport, *, missing: Sequence[Backend] = ()) -> None:
+    """Print the final table, its legend, interference, failures, skipped configurations, and ``missing`` backends."""
     out = console(piped=max(COLUMNS_THAT_FIT) + 30)
     if report.rows:
         out.print(latency_table(report.rows, out.width))
         out.print(f"[dim]{escape(legend(report.rows, out.width))}[/]")
-    out.print(rows((escape(name), escape(text)) for name, text in _remarks(report)))
+    remarks = [*_remarks(report), *((item.title, f"not installed: {item.fix}") for item in missing)]
+    out.print(rows((escape(name), escape(text)) for name, text in remarks))
 
 
 def _remarks(report: BenchmarkReport) -> Iterator[tuple[str, str]]:
