@@ -166,9 +166,8 @@ def _run(settings: Settings, options: dict[str, Any]) -> int:
         measure = measure_speed
         del options["max_batch"]
         options["options"] = {name: value for name, value in scenario.items() if value is not None}
-    missing = (
-        [] if options["backends"] else [item for item in backends().values() if item.default and not item.installed]
-    )
+    default = () if options["backends"] else backends().values()
+    missing = [item for item in default if item.default and not item.installed]
     with _display(settings) as (progress, listener):
         result = measure(**options, artifacts=settings.artifacts, progress=progress, listener=listener)
     report = result.report if isinstance(result, SaturationReport) else result

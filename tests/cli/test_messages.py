@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -246,3 +248,17 @@ def test_hints_of_pip_are_quoted() -> None:
         hint = MissingPackageError("x", "x", install).hint or ""
         assert shlex.split(hint)[:2] == ["pip", "install"]
         assert "[" not in hint or "'deploy-toolkit[" in hint
+
+
+def test_a_backend_that_is_not_installed_is_said_once(
+    run: Run, lenet5: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(lenet5, store)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "openvino" else find(name, *rest)
+    )
+    words = ("bench", "lenet5", "--repetitions", 1, "--min-time", 0.01)
+    done = run(*words)
+    assert done.code == 0 and done.out.count("pip install 'deploy-toolkit[openvino]'") == 1, done
+    assert "openvino" not in run(*words, "--backends", "onnxruntime").out
