@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy.cli._arguments import FORMAT, MODEL
+from deploy.cli._arguments import FORMAT, ModelName
 from deploy.cli._common import (
     EXIT,
     Settings,
@@ -38,7 +38,7 @@ Examples:
   deploy export resnet18 --format tensorrt --precision fp16
 """
 )
-@click.argument("model", type=MODEL)
+@click.argument("model", type=ModelName(besides=(".onnx",)))
 @option(
     "--format",
     type=FORMAT,

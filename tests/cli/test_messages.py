@@ -147,7 +147,7 @@ def test_a_file_without_a_function_lists_them(run: Run, mine: Path) -> None:
 
 
 def test_a_missing_file_is_called_missing(run: Run, mine: Path) -> None:
-    for name in ("gone.pt", "gone.onnx", "gone.pt2", "gone.py:net", "gone.py"):
+    for name in ("gone.pt", "gone.pt2", "gone.py:net", "gone.py"):
         done = run("export", name, "--json")
         assert done.code == 1 and "no such file" in done.json["error"]["message"], name
     _, hint = refused(run, "export", "runs/gone", code=2, kind="UnknownNameError")
