@@ -62,14 +62,14 @@ if TYPE_CHECKING:
     from deploy.exporting.export import export_model as export_model
     from deploy.exporting.samples import ProbeSamples as ProbeSamples
     from deploy.exporting.samples import load_samples as load_samples
-    from deploy.models.catalog import LayerSummary as LayerSummary
-    from deploy.models.catalog import ModelLine as ModelLine
-    from deploy.models.catalog import layers as layers
     from deploy.models.catalog import list_models as list_models
     from deploy.models.in_memory import ExampleInputs as ExampleInputs
     from deploy.models.in_memory import ModelLike as ModelLike
     from deploy.models.in_memory import WeightsLike as WeightsLike
     from deploy.models.in_memory import module_request as module_request
+    from deploy.models.known import ModelLine as ModelLine
+    from deploy.models.layers import LayerSummary as LayerSummary
+    from deploy.models.layers import layers as layers
     from deploy.models.request import ModelRequest as ModelRequest
     from deploy.models.request import ModuleRequest as ModuleRequest
     from deploy.packaging.package import PackageReport as PackageReport
@@ -152,7 +152,9 @@ _EXPORTS = {
     "deploy.exporting.edit": ("Change", "EditReport", "edit"),
     "deploy.exporting.export": ("ExportReport", "export", "export_model"),
     "deploy.exporting.samples": ("ProbeSamples", "load_samples"),
-    "deploy.models.catalog": ("LayerSummary", "ModelLine", "layers", "list_models"),
+    "deploy.models.catalog": ("list_models",),
+    "deploy.models.known": ("ModelLine",),
+    "deploy.models.layers": ("LayerSummary", "layers"),
     "deploy.models.in_memory": ("ExampleInputs", "ModelLike", "WeightsLike", "module_request"),
     "deploy.models.request": ("ModelRequest", "ModuleRequest"),
     "deploy.packaging.package": ("PackageReport", "package_models"),

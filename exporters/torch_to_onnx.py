@@ -26,6 +26,7 @@ from deploy.core.tensors import SizeRange, TensorSpec, size_ranges, symbols, wit
 from deploy.support.attention import plain_attention
 from deploy.support.onnx_file import SINGLE_FILE_LIMIT, opset
 from deploy.support.state import unchanged
+from deploy.support.user_code import told
 from exporters.einsum import lower_case
 from exporters.ranges import exported_ranges
 
@@ -133,7 +134,7 @@ def _example_result(model: Model, inputs: Sequence[TensorSpec]) -> Any:
         raise
     except Exception as exc:
         specs = "; ".join(map(str, inputs))
-        raise ModelError(f"{model.name} does not run on {specs}: {type(exc).__name__}: {exc}") from exc
+        raise ModelError(f"{model.name} does not run on {specs}: {told(exc)}") from exc
 
 
 class _Flat(torch.nn.Module):

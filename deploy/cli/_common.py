@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from deploy.cli._arguments import DATA, MODEL, SLUG, WEIGHTS, check_inputs, check_options
+from deploy.terminal import waiting
+
 if TYPE_CHECKING:
     from deploy.core.progress import Progress
 
@@ -37,36 +40,16 @@ class Settings:
             yield listener
 
 
-class Several(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A comma-separated list of words or of positive integers."""
-
-    name = "list"
-
-    def __init__(self, *, numbers: bool = False) -> None:
-        self.numbers = numbers
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
-        """Return the items of an argument."""
-        if isinstance(value, tuple):
-            return value
-        parts = [part.strip() for part in str(value).split(",") if part.strip()]
-        if not parts:
-            self.fail("the list is empty.", param, ctx)
-        if not self.numbers:
-            return tuple(parts)
-        if not all(part.isdigit() and int(part) > 0 for part in parts):
-            self.fail(f"{value!r} is not a list of positive integers, such as 1,8,32.", param, ctx)
-        return tuple(int(part) for part in parts)
-
-
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 name_option = click.option(
     "--name",
+    type=SLUG,
     metavar="NAME",
     help="Name of the folder and the files. [default: the stem of the checkpoint, if there is one, else the model's]",
 )
 samples_option = click.option(
     "--data",
+    type=DATA,
     metavar="PATH|NAME",
     help="Real samples for the parity check, in addition to random ones: .npy, .npz, a folder of images, or the name "
     "of a data set.",
@@ -142,18 +125,20 @@ def model_options(function: Command) -> Command:
         (
             click.option(
                 "--weights",
+                type=WEIGHTS,
                 default="auto",
                 metavar="auto|default|none|FILE",
                 help="auto: trained or published weights, else untrained ones with a warning; default: published "
                 "weights only; none: untrained; FILE: safetensors, a pickled state dict or an index of shards; "
                 "FILE#KEY: the tensors under a key or prefix, such as last.pt#ema. [default: auto]",
             ),
-            click.option("--arch", metavar="NAME", help="Architecture, if MODEL is a checkpoint."),
+            click.option("--arch", type=MODEL, metavar="NAME", help="Architecture, if MODEL is a checkpoint."),
             click.option("--seed", default=0, show_default=True, help="Random seed of untrained weights and probes."),
             click.option(
                 "--input",
                 "inputs",
                 multiple=True,
+                callback=check_inputs,
                 metavar="NAME:DIMS[:DTYPE[:LOW..HIGH]]",
                 help="Input of MODEL; repeat for each input: image:batch,3,224,224 or "
                 "tokens:batch,length=16:int64:0..30522. Named dimensions are dynamic and traced with the size given. "
@@ -163,6 +148,7 @@ def model_options(function: Command) -> Command:
                 "-o",
                 "options",
                 multiple=True,
+                callback=check_options,
                 metavar="KEY=VALUE",
                 help="Option of the architecture; may be repeated: -o num_classes=10.",
             ),
@@ -174,6 +160,7 @@ def model_options(function: Command) -> Command:
 
 def emit(document: Mapping[str, Any], as_json: bool, show: Callable[[], None]) -> None:
     """Print a document as JSON, or call ``show`` to display it."""
+    waiting.end()
     if as_json:
         click.echo(json.dumps(document, indent=1))
     else:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from deploy.cli._common import Command, Several
+from deploy.cli._arguments import DATA, METHOD, Device, Several, check_options, check_preprocessing
+from deploy.cli._common import Command
 from deploy.quantization import DEFAULT_EFFORT, DEFAULT_METHOD, DEFAULT_SAMPLES, EFFORTS
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ Fields = TypeVar("Fields")
 REQUEST_OPTIONS = ("weights", "arch", "seed", "inputs", "options", "outputs")
 """Parameters that describe MODEL; see `deploy.cli._common.model_options`."""
 
-UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+UNITS |= {"k": 2**10, "kib": 2**10, "m": 2**20, "mib": 2**20, "g": 2**30, "gib": 2**30, "t": 2**40, "tib": 2**40}
+"""Bytes by unit, in lower case; a letter alone is binary, as in NVIDIA's tools."""
 
 
 class Percent(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -40,16 +43,16 @@ class Percent(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 
 class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A size in bytes: a number, or one with KiB, MiB or GiB."""
+    """A size in bytes: a number, or one with a unit: 2GB, 2GiB, 1.5 GB, 512M."""
 
     name = "size"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Parse a size."""
-        match = re.fullmatch(r"(\d+)\s*([a-z]*)", str(value).strip().lower())
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value).strip().lower())
         if match is None or match[2] not in UNITS:
-            self.fail(f"{value!r} is not a size such as 2GiB.", param, ctx)
-        return int(match[1]) * UNITS[match[2]]
+            self.fail(f"{value!r} is not a size such as 2GB or 512MiB.", param, ctx)
+        return int(float(match[1]) * UNITS[match[2]])
 
 
 class DimensionSize(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -80,22 +83,28 @@ path = click.Path(path_type=Path)
 
 allow_untrained_option = option("--allow-untrained", is_flag=True, help="Accept models with untrained weights.")
 arch_option = option(
-    "-o", "options", multiple=True, metavar="KEY=VALUE", help="Option of the architecture; may be repeated."
+    "-o",
+    "options",
+    multiple=True,
+    callback=check_options,
+    metavar="KEY=VALUE",
+    help="Option of the architecture; may be repeated.",
 )
 batch_option = option("--batch", type=count, default=1, help="Batch size.")
 batch_size_option = option("--batch-size", type=count, default=64, help="Images per batch.")
 calib_option = option(
-    "--calib", metavar="DIR|FILE|NAME", help="Calibration data, where an INT8 file has to be made first."
+    "--calib", type=DATA, metavar="DIR|FILE|NAME", help="Calibration data, where an INT8 file has to be made first."
 )
 data_root_option = option(
     "--data-root", type=click.Path(file_okay=False, path_type=Path), help="Directory of downloaded data sets."
 )
-device_option = option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Device.")
+device_option = option("--device", type=Device(), default="cpu", help="Device.")
 instances_option = option("--instances", type=count, default=1, help="Instances of each model.")
 labels_option = option("--labels", metavar="FILE|a,b,c", help="Class names: a file with one per line, or a list.")
 max_batch_option = option("--max-batch", type=count, default=32, help="Maximum batch size, in samples.")
 method_option = option(
     "--method",
+    type=METHOD,
     default=DEFAULT_METHOD,
     metavar="minmax|percentile|entropy|mse",
     help="How the range of each tensor is chosen.",
@@ -139,7 +148,7 @@ def precision_option(text: str) -> Callable[[Command], Command]:
 
 def preprocess_option(text: str) -> Callable[[Command], Command]:
     """Return ``--preprocess``, which changes or gives a preprocessing."""
-    return option("--preprocess", multiple=True, metavar="KEY=VALUE", help=text)
+    return option("--preprocess", multiple=True, callback=check_preprocessing, metavar="KEY=VALUE", help=text)
 
 
 recipe_option = preprocess_option(
@@ -165,7 +174,7 @@ def pack(options: dict[str, Any], kind: type[Fields]) -> Fields:
 
 def pack_model(options: dict[str, Any]) -> None:
     """Replace MODEL and the options that describe it by a `deploy.ModelRequest`; MODEL may be missing."""
-    from deploy.models.request import ModelRequest, parse_options
+    from deploy.models.request import ModelRequest, checkpoint_as_weights, parse_options
 
     fields = {name: options.pop(name) for name in REQUEST_OPTIONS if name in options}
     fields["options"] = parse_options(fields["options"])
@@ -173,6 +182,13 @@ def pack_model(options: dict[str, Any]) -> None:
         fields["slug"] = options.pop("name")
     if options["model"] is not None:
         options["model"] = ModelRequest(name=options["model"], **fields)
+        checkpoint_as_weights(options["model"])  # refuses a checkpoint without its architecture
+
+
+def check_probes(options: dict[str, Any]) -> None:
+    """Refuse ``--probes data`` without data."""
+    if options["probes"] == "data" and options["data"] is None:
+        raise click.UsageError("--probes data needs --data.")
 
 
 def pack_labels(options: dict[str, Any]) -> None:

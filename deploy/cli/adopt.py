@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from deploy.cli._arguments import SLUG, existing
 from deploy.cli._common import Settings, emit, json_option
 from deploy.cli._options import labels_option, option, pack_labels, path, recipe_option
 
@@ -19,10 +20,10 @@ Examples:
   deploy adopt theirs.onnx --labels cat,dog --name pets --force
 """
 )
-@click.argument("path", metavar="FILE", type=path)
+@click.argument("path", metavar="FILE", type=path, callback=existing)
 @labels_option
 @recipe_option
-@option("--name", metavar="NAME", help="Name of the model and of its folder. [default: the stem of FILE]")
+@option("--name", type=SLUG, metavar="NAME", help="Name of the model and of its folder. [default: the stem of FILE]")
 @option("--force", is_flag=True, help="Replace the manifest that FILE has.")
 @json_option
 @click.pass_obj

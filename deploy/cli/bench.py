@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,10 @@ import click
 from deploy.cli import _options as shared
 from deploy.cli import compare as compare_command
 from deploy.cli import profile as profile_command
-from deploy.cli._common import EXIT, Settings, Several, emit, json_option
+from deploy.cli._arguments import BACKEND, BACKENDS, MODEL, PRECISIONS, Several
+from deploy.cli._common import EXIT, Settings, emit, json_option
 from deploy.cli._options import given, option, option_of, pack, refuse_together, refuse_unused
+from deploy.terminal import waiting
 
 if TYPE_CHECKING:
     from deploy.bench.measure import BenchmarkReport, Listener
@@ -40,11 +43,11 @@ Examples:
 See also: deploy compare A B, deploy profile MODEL.
 """
 )
-@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.argument("models", nargs=-1, type=MODEL, metavar="[MODEL]...")
 @option(
-    "--backends", type=Several(), default=(), help="Backends, comma-separated. [default: torch, onnxruntime, openvino]"
+    "--backends", type=BACKENDS, default=(), help="Backends, comma-separated. [default: torch, onnxruntime, openvino]"
 )
-@option("--precision", "precisions", type=Several(), help="Precisions: fp32, fp16, int8. [default: those with a file]")
+@option("--precision", "precisions", type=PRECISIONS, help="Precisions: fp32, fp16, int8. [default: those with a file]")
 @option("--batch", "batches", type=Several(numbers=True), default="1", help="Batch sizes.")
 @option("--max-batch", type=shared.count, default=256, help="Largest batch of --scenario throughput.")
 @shared.sizes_option
@@ -92,7 +95,7 @@ See also: deploy compare A B, deploy profile MODEL.
 )
 @option("--seed", default=0, help="Seed of the inputs and of the order of processes.")
 @option("--again", is_flag=True, help="Repeat measurements that are already recorded.")
-@option("--baseline", default="torch", help="Backend, in fp32, that speedups are relative to.")
+@option("--baseline", type=BACKEND, default="torch", help="Backend, in fp32, that speedups are relative to.")
 @option("--limits", is_flag=True, help="Measure this machine's peak rates and show how close each row comes.")
 @option("--format", "form", type=click.Choice(FORMATS), default="table", help="Output format.")
 @option("--explain", is_flag=True, hidden=True)
@@ -147,6 +150,7 @@ def _run(settings: Settings, options: dict[str, Any]) -> int:
     from deploy.bench.measure import measure_speed
     from deploy.bench.repetition import Budget
     from deploy.bench.saturation import SaturationReport, saturate
+    from deploy.core.backend import backends
     from deploy.terminal.bench import as_csv, as_markdown, show_bench, show_saturation
 
     form = "json" if options["as_json"] else options["form"]
@@ -162,15 +166,18 @@ def _run(settings: Settings, options: dict[str, Any]) -> int:
         measure = measure_speed
         del options["max_batch"]
         options["options"] = {name: value for name, value in scenario.items() if value is not None}
+    default = () if options["backends"] else backends().values()
+    missing = [item for item in default if item.default and not item.installed]
     with _display(settings) as (progress, listener):
         result = measure(**options, artifacts=settings.artifacts, progress=progress, listener=listener)
     report = result.report if isinstance(result, SaturationReport) else result
 
     def show() -> None:
-        show_bench(report)
+        show_bench(report, missing=missing)
         if isinstance(result, SaturationReport):
             show_saturation(result)
 
+    waiting.end()
     if form == "csv":
         click.echo(as_csv(report), nl=False)
     elif form == "markdown":
@@ -230,7 +237,7 @@ def _display(settings: Settings) -> Iterator[tuple[Progress, Listener]]:
 
     from deploy.terminal.bench import live_table
 
-    out = Console(stderr=True)
+    out = Console(file=sys.stderr)
     if settings.quiet or not out.is_terminal:
         with settings.progress() as progress:
             yield progress, lambda rows: None

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from deploy.cli._arguments import BACKEND, MODEL, existing
 from deploy.cli._common import (
     EXIT,
     MIN_SQNR,
@@ -18,7 +19,16 @@ from deploy.cli._common import (
     probes_option,
     samples_option,
 )
-from deploy.cli._options import REQUEST_OPTIONS, option, outputs_option, pack_model, pack_samples, path, refuse_unused
+from deploy.cli._options import (
+    REQUEST_OPTIONS,
+    check_probes,
+    option,
+    outputs_option,
+    pack_model,
+    pack_samples,
+    path,
+    refuse_unused,
+)
 from deploy.core.errors import ArtifactError, UsageError
 
 
@@ -32,11 +42,12 @@ Examples:
   deploy check new.onnx --against old.onnx       one ONNX file against another
 """
 )
-@click.argument("model", required=False)
-@option("--onnx", type=path, help="ONNX file to check. [default: the newest export]")
+@click.argument("model", required=False, type=MODEL)
+@option("--onnx", type=path, callback=existing, help="ONNX file to check. [default: the newest export]")
 @option(
     "--against",
     type=path,
+    callback=existing,
     help="ONNX file in place of MODEL: the reference is this file, evaluated in float64.",
 )
 @option(
@@ -45,7 +56,7 @@ Examples:
     help="Precision of the file. [default: from its manifest, else fp32]",
 )
 @MIN_SQNR
-@option("--backend", default="onnxruntime", metavar="NAME", help="Backend that runs the file.")
+@option("--backend", type=BACKEND, default="onnxruntime", metavar="NAME", help="Backend that runs the file.")
 @option("--locate", "locate_fault", is_flag=True, help="Find the first tensor that differs from the model.")
 @outputs_option
 @samples_option
@@ -63,13 +74,14 @@ def command(ctx: click.Context, /, as_json: bool, **options: Any) -> int:
 
     Exit code 3: the file differs from the model; 4: the comparison is inconclusive.
     """
-    from deploy.exporting.check import check
-    from deploy.terminal.check import show_check
-
     settings: Settings = ctx.obj
     _pack_files(options)
     refuse_unused(ctx, REQUEST_OPTIONS, options["model"] is not None, "MODEL")
     pack_model(options)
+    check_probes(options)
+    from deploy.exporting.check import check
+    from deploy.terminal.check import show_check
+
     with settings.progress() as progress:
         pack_samples(options, progress)
         report = check(artifacts=settings.artifacts, progress=progress, **options)

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from deploy.cli._arguments import MODEL, Device, ModelName
 from deploy.cli._common import EXIT, Settings, emit, json_option
 from deploy.cli._options import (
     Percent,
@@ -29,14 +30,14 @@ Examples:
   deploy compare theirs.onnx ours.onnx --size length=128
 """
 )
-@click.argument("first", metavar="A")
-@click.argument("second", metavar="B")
-@option("--model", metavar="MODEL", help="Model to run, where A and B are backends.")
+@click.argument("first", metavar="A", type=ModelName(with_backend=True))
+@click.argument("second", metavar="B", type=ModelName(with_backend=True))
+@option("--model", type=MODEL, metavar="MODEL", help="Model to run, where A and B are backends.")
 @precision_option("Precision to run models in. [default: fp32; a file has its own]")
 @batch_option
 @sizes_option
 @threads_option
-@option("--device", type=click.Choice(["cpu", "cuda"]), help="Device. [default: the first that A and B both run on]")
+@option("--device", type=Device(), help="Device. [default: the first that A and B both run on]")
 @calib_option
 @option("--margin", type=Percent(), default="2%", help="Differences below this count as equal.")
 @option("--fail-if-slower", type=Percent(), metavar="3%", help="Exit with 3 if B is slower than A by more.")

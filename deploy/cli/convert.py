@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from deploy.cli._arguments import MODEL
 from deploy.cli._common import (
     EXIT,
     Settings,
@@ -17,7 +18,7 @@ from deploy.cli._common import (
     probes_option,
     samples_option,
 )
-from deploy.cli._options import option, pack_samples
+from deploy.cli._options import check_probes, option, pack_samples
 
 
 @click.command(
@@ -29,7 +30,7 @@ Examples:
   deploy convert theirs.onnx --keep-float '*norm*'
 """
 )
-@click.argument("file")
+@click.argument("file", type=MODEL)
 @option(
     "--precision",
     type=click.Choice(["fp16", "bf16", "mixed"]),
@@ -53,6 +54,7 @@ def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
 
     Exit code 3: the result differs from FILE and is written to rejected/ instead; 4: the comparison is inconclusive.
     """
+    check_probes(options)
     from deploy.quantization.half import convert_precision
     from deploy.terminal.convert import show_half
 

@@ -6,17 +6,17 @@ from typing import Any
 
 import click
 
+from deploy.cli._arguments import SLUG, Several, existing
 from deploy.cli._common import (
     EXIT,
     Settings,
-    Several,
     coverage_options,
     emit,
     json_option,
     probes_option,
     samples_option,
 )
-from deploy.cli._options import option, pack_samples, path
+from deploy.cli._options import check_probes, option, pack_samples, path
 
 
 class Batch(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -43,7 +43,7 @@ Examples:
   deploy edit old.onnx --cut-outputs /backbone/pool/output_0 --batch 1
 """
 )
-@click.argument("file", type=path)
+@click.argument("file", type=path, callback=existing)
 @option("--simplify", is_flag=True, help="Fold constants, remove what has no effect and fuse nodes, by onnxslim.")
 @option("--fold", is_flag=True, help="Compute what depends on constants only.")
 @option(
@@ -58,7 +58,7 @@ Examples:
 @option("--cut-outputs", type=Several(), default=(), metavar="NAMES", help="Tensors at which the graph is to end.")
 @option("--fp16-io", is_flag=True, help="Take and return float16 in place of float32; the arithmetic stays.")
 @option("--strip-names", is_flag=True, help="Remove names of nodes and inner tensors, documentation and metadata.")
-@option("--name", metavar="NAME", help="Name of the folder and the files. [default: <file>.edited]")
+@option("--name", type=SLUG, metavar="NAME", help="Name of the folder and the files. [default: <file>.edited]")
 @samples_option
 @probes_option
 @coverage_options
@@ -73,6 +73,7 @@ def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
     Exit code 3: the edited file differs from FILE and is written to rejected/ instead, with the first node that
     differs; 4: the comparison is inconclusive, and the file is written there, too.
     """
+    check_probes(options)
     from deploy.exporting.edit import edit
     from deploy.terminal.edit import show_edit
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from deploy.cli._arguments import DATA, MODEL
 from deploy.cli._common import EXIT, Settings, emit, json_option
 from deploy.cli._options import (
     batch_size_option,
@@ -27,9 +28,10 @@ Examples:
   deploy evaluate artifacts/lenet5/lenet5.fp16.onnx --data digits --json
 """
 )
-@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.argument("models", nargs=-1, type=MODEL, metavar="[MODEL]...")
 @option(
     "--data",
+    type=DATA,
     required=True,
     metavar="NAME|DIR|FILE",
     help="digits, mnist, fashion-mnist, cifar10; a folder with one folder per class; or .npz with 'images' and "

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deploy.cli._arguments import FORMAT, ModelName
 from deploy.cli._common import (
     EXIT,
     Settings,
@@ -19,6 +20,7 @@ from deploy.cli._common import (
     samples_option,
 )
 from deploy.cli._options import (
+    check_probes,
     labels_option,
     option,
     outputs_option,
@@ -45,9 +47,10 @@ Examples:
   deploy export resnet18 --format tensorrt --precision fp16
 """
 )
-@click.argument("model")
+@click.argument("model", type=ModelName(besides=(".onnx",)))
 @option(
     "--format",
+    type=FORMAT,
     default="onnx",
     metavar="onnx|tensorrt",
     help="tensorrt: export to ONNX, check it, and build an engine from it. deploy trt build has more options.",
@@ -94,12 +97,13 @@ def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
     Exit code 3: the file differs from the model and is written to rejected/ instead; 4: the comparison is
     inconclusive.
     """
-    from deploy.terminal.export import show_export
-
     pack_model(options)
     pack_labels(options)
     if options["dynamic"] is not None:
         options["dynamic"] = [name for name in options["dynamic"].split(",") if name and name != "none"]
+    check_probes(options)
+    from deploy.terminal.export import show_export
+
     with settings.progress() as progress:
         pack_samples(options, progress)
         report = _export(artifacts=settings.artifacts, progress=progress, **options)

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from deploy.cli._arguments import existing
 from deploy.cli._common import Settings, emit, json_option
 from deploy.cli._options import count, option, path
 
@@ -17,7 +18,7 @@ Examples:
   deploy inspect other.onnx --batch 8
 """
 )
-@click.argument("path", metavar="FILE", type=path)
+@click.argument("path", metavar="FILE", type=path, callback=existing)
 @option("--batch", type=count, default=1, help="Batch size for the costs.")
 @json_option
 @click.pass_obj

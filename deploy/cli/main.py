@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +19,7 @@ from deploy.core.errors import DeployError
 from deploy.core.interrupt import Stopped, stoppable
 from deploy.core.paths import default_root
 from deploy.core.text import visible
+from deploy.terminal import waiting
 
 SECTIONS = {
     "Prepare models": {
@@ -55,7 +58,35 @@ ABOUT = {name: text for section in SECTIONS.values() for name, text in section.i
 
 
 class LazyGroup(click.Group):
-    """Commands by module name."""
+    """Commands by module name; options of ``deploy`` itself are taken before and after the name of the command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Move the options of ``deploy`` to the front, and a ``--json`` in front to the command."""
+        return super().parse_args(ctx, self._sorted(ctx, args))
+
+    def _sorted(self, ctx: click.Context, args: list[str]) -> list[str]:
+        takes_value = {name: not param.is_flag for param in self.params if isinstance(param, click.Option)
+                       for name in param.opts if name not in ctx.help_option_names}  # fmt: skip
+        takes_value.pop("--version", None)
+        own: list[str] = []
+        rest: list[str] = []
+        json_first = False
+        words = iter(args)
+        for word in words:
+            if word == "--":
+                rest += [word, *words]
+            elif takes_value.get(word.partition("=")[0]) and "=" in word:
+                own.append(word)
+            elif word in takes_value:
+                own.append(word)
+                own += [value for value in (next(words, None),) if value is not None] if takes_value[word] else []
+            elif word == "--json" and not rest:
+                json_first = True
+            else:
+                rest.append(word)
+        if json_first:
+            rest.insert(rest.index("--") if "--" in rest else len(rest), "--json")
+        return own + rest
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands."""
@@ -122,13 +153,32 @@ def cli(ctx: click.Context, artifacts: Path | None, verbose: bool, quiet: bool) 
     if quiet and verbose:
         raise click.UsageError("--quiet cannot be combined with --verbose.", ctx)
     ctx.obj = Settings(artifacts=artifacts or default_root(), verbose=verbose, quiet=quiet)
+    if not quiet:
+        waiting.start(f"deploy {ctx.invoked_subcommand}")
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit with its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Run the command line and exit with its exit code.
+
+    Args:
+        arguments: of a caller in this process; by default, those of the process, which then ends at once: the
+            libraries that were loaded would take seconds to be taken down.
+    """
+    if arguments is not None:
+        sys.exit(_run(arguments))
+    code = [1]
+    atexit.register(lambda: _leave(code[0]))  # handlers run in reverse order: this one is the last
     _reserve_stdout()
-    sys.exit(_run(arguments))
+    code[0] = _run(sys.argv[1:])
+    sys.exit(code[0])
+
+
+def _leave(code: int) -> None:
+    """End the process without taking down the interpreter."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a reader that is gone, a stream that was closed
+            stream.flush()
+    os._exit(code)
 
 
 def _reserve_stdout() -> None:
@@ -143,6 +193,13 @@ def _reserve_stdout() -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    try:
+        return _code(arguments)
+    finally:
+        waiting.end()
+
+
+def _code(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
         with stoppable():
@@ -152,11 +209,13 @@ def _run(arguments: list[str]) -> int:
         if "-v" in arguments or "--verbose" in arguments:
             import traceback
 
+            waiting.end()
             traceback.print_exc()
         return _fail(type(exc).__name__, exc.message, exc.hint, exc.exit_code, as_json)
     except click.ClickException as exc:
         if as_json:
             return _fail("UsageError", exc.format_message(), None, 2, as_json)
+        waiting.end()
         exc.show()
         return exc.exit_code
     except (KeyboardInterrupt, click.Abort):
@@ -172,6 +231,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _fail(kind: str, message: str, hint: str | None, code: int, as_json: bool) -> int:
+    waiting.end()
     click.echo(visible(f"Error: {message}" + (f"\nHint: {hint}" if hint else "")), err=True)
     if as_json:
         error = {"kind": kind, "message": message, "hint": hint}

@@ -30,13 +30,15 @@ def command(
     of timm's models are not counted.
     """
     from deploy.core.plain import to_plain
-    from deploy.models.catalog import layers, list_models
+    from deploy.models.catalog import list_models
     from deploy.models.request import parse_options
     from deploy.terminal.models import show_layers, show_models
 
     refuse_unused(ctx, ["as_layers"], pattern is not None, "the name of a model")
     refuse_unused(ctx, ["options"], as_layers, "--layers")
     if as_layers and pattern is not None:
+        from deploy.models.layers import layers  # imports PyTorch
+
         table = layers(pattern, parse_options(options))
         emit({"model": pattern, "layers": to_plain(table)}, as_json, lambda: show_layers(pattern, table))
         return

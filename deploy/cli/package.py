@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from deploy.cli import _options as shared
+from deploy.cli._arguments import DATA, MODEL, Device
 from deploy.cli._common import Settings, emit, json_option
 from deploy.cli._options import option, pack, path
 
@@ -15,13 +16,13 @@ from deploy.cli._options import option, pack, path
     epilog="""\b
 Examples:
   deploy package resnet18 --for triton --data photos/
-  deploy package resnet18 lenet5 --for triton --precision int8 --max-batch 64 --device gpu
+  deploy package resnet18 lenet5 --for triton --precision int8 --max-batch 64 --device cuda
   deploy package artifacts/net/net.fp16.a10.engine artifacts/net/net.fp16.h100.engine --for triton
   deploy package resnet18 --for kserve --storage-uri s3://bucket/models
   deploy package lenet5 --for standalone --data digits
 """
 )
-@click.argument("models", nargs=-1)
+@click.argument("models", nargs=-1, type=MODEL)
 @option(
     "--for",
     "server",
@@ -35,7 +36,7 @@ Examples:
 @shared.instances_option
 @option(
     "--device",
-    type=click.Choice(["auto", "cpu", "gpu"]),
+    type=Device(("auto", "cpu", "cuda"), used=False),
     default="auto",
     help="Device of the models; auto lets the server choose.",
 )
@@ -46,7 +47,12 @@ Examples:
 )
 @shared.recipe_option
 @shared.labels_option
-@option("--data", metavar="NAME|DIR|FILE", help="Images for the check against PyTorch, in addition to synthetic ones.")
+@option(
+    "--data",
+    type=DATA,
+    metavar="NAME|DIR|FILE",
+    help="Images for the check against PyTorch, in addition to synthetic ones.",
+)
 @option("--storage-uri", metavar="URI", help="Where the models will be uploaded; for kserve.")
 @option("--name", help="Name of the service; for kserve. [default: the first model's]")
 @option("--cpu", default="1", help="CPUs that the service requests; for kserve.")

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from deploy.cli._common import Settings, Several, emit, json_option
+from deploy.cli._arguments import BACKENDS, MODEL
+from deploy.cli._common import Settings, emit, json_option
 from deploy.cli._options import (
     batch_option,
     calib_option,
@@ -27,9 +28,9 @@ Examples:
   deploy profile theirs.onnx --size length=128
 """
 )
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @option(
-    "--backends", type=Several(), default=(), help="Backends, comma-separated. [default: installed ones that run files]"
+    "--backends", type=BACKENDS, default=(), help="Backends, comma-separated. [default: installed ones that run files]"
 )
 @precision_option("Precision; int8 is shown beside fp32. [default: fp32; a file has its own]")
 @batch_option

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from deploy.cli._arguments import DATA, MODEL, TARGET
 from deploy.cli._common import EXIT, Settings, emit, json_option, name_option
 from deploy.cli._options import (
     calib_samples_option,
@@ -28,15 +29,17 @@ Examples:
       --preprocess std=0.5,0.5,0.5
 """
 )
-@click.argument("model", required=False)
+@click.argument("model", required=False, type=MODEL)
 @option(
     "--calib",
+    type=DATA,
     required=True,
     metavar="DIR|FILE|NAME",
     help="Calibration data: a folder of images, a .npy or .npz file, or a bundled data set (digits).",
 )
 @option(
     "--target",
+    type=TARGET,
     default="onnxruntime",
     metavar="onnxruntime|openvino|tensorrt",
     help="Runtime that the INT8 file is made for.",
@@ -76,12 +79,12 @@ def command(ctx: click.Context, /, as_json: bool, details: bool, **options: Any)
     Exit code 3: --max-drop or --min-sqnr cannot be met, or an output value is not finite; 4: without these bounds, an
     output has less than 10 dB, less than 90 % equal answers or a handful of values left.
     """
-    from deploy.quantization.quantize import quantize
-    from deploy.terminal.quantize import show_quantized
-
     settings: Settings = ctx.obj
     if as_json:
         refuse_together(ctx, ["details"], "--json, which lists the layers")
+    from deploy.quantization.quantize import quantize
+    from deploy.terminal.quantize import show_quantized
+
     with settings.progress() as progress:
         report = quantize(artifacts=settings.artifacts, progress=progress, **options)
     emit(report.to_dict(), as_json, lambda: show_quantized(report, details))

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from deploy.cli._common import Settings, Several, emit, json_option
+from deploy.cli._arguments import Several
+from deploy.cli._common import Settings, emit, json_option
 from deploy.cli._options import option, refuse_together
 
 

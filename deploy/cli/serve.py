@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.cli import _options as shared
+from deploy.cli._arguments import BACKEND, MODEL
 from deploy.cli._common import Settings, emit, json_option
 from deploy.cli._options import option, pack
 
@@ -27,7 +28,7 @@ Examples:
   curl localhost:8000/v2/models/lenet5
 """
 )
-@click.argument("model", required=False)
+@click.argument("model", required=False, type=MODEL)
 @option(
     "--artifact",
     "files",
@@ -37,6 +38,7 @@ Examples:
 )
 @option(
     "--backend",
+    type=BACKEND,
     metavar="NAME",
     help="Backend that runs the files; serve only files that it opens. [default: by each file's format and target]",
 )

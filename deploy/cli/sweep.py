@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy.cli._common import Settings, Several, emit, json_option
+from deploy.cli._arguments import DATA, PRECISIONS, ModelName, Names, Several, check_backend
+from deploy.cli._common import Settings, emit, json_option
 from deploy.cli._options import count, option, refuse_together, refuse_unused, threads_option
 
 if TYPE_CHECKING:
@@ -45,14 +46,14 @@ Examples:
   deploy sweep sweep.yaml --engine ray --address auto run on the Ray cluster of this machine
 """
 )
-@click.argument("what", nargs=-1, required=True, metavar="FILE.yaml|MODEL...")
-@option("--precision", "precisions", type=Several(), help="fp32, fp16, int8. [default: fp32]")
-@option("--backends", type=Several(), help="Backends to time. [default: torch, onnxruntime, openvino]")
+@click.argument("what", nargs=-1, required=True, type=ModelName(besides=YAML), metavar="FILE.yaml|MODEL...")
+@option("--precision", "precisions", type=PRECISIONS, help="fp32, fp16, int8. [default: fp32]")
+@option("--backends", type=Names(check_backend), help="Backends to time. [default: torch, onnxruntime, openvino]")
 @option("--batch", "batches", type=Several(numbers=True), help="Batch sizes. [default: 1]")
 @threads_option
-@option("--calib", metavar="DIR|FILE|NAME", help="Calibration data.")
+@option("--calib", type=DATA, metavar="DIR|FILE|NAME", help="Calibration data.")
 @option("--samples", type=click.IntRange(min=2), help="Maximum number of calibration samples.")
-@option("--data", metavar="DIR|FILE|NAME", help="Labeled images to evaluate accuracy on.")
+@option("--data", type=DATA, metavar="DIR|FILE|NAME", help="Labeled images to evaluate accuracy on.")
 @option("--repetitions", type=count, help="Worker processes per configuration. [default: 5]")
 @option("--min-time", type=click.FloatRange(min=0.01), help="Seconds of timed calls per worker process. [default: 1]")
 @option(
@@ -148,7 +149,7 @@ def _watching(settings: Settings, total: int) -> Iterator[tuple[Progress, Watch]
 
         from deploy.terminal.sweep import live_table
 
-        with live_table(Console(stderr=True), total) as watch:
+        with live_table(Console(file=sys.stderr), total) as watch:
             yield progress, watch
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from deploy.cli import _options as shared
+from deploy.cli._arguments import DATA, MODEL, WEIGHTS, check_inputs
 from deploy.cli._common import EXIT, Settings, emit, json_option, name_option
 from deploy.cli._options import option, pack_model
 
@@ -22,9 +23,10 @@ Examples:
   deploy train lenet5 --data digits --qat --target openvino           train the weights of the INT8 file
 """
 )
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @option(
     "--data",
+    type=DATA,
     required=True,
     metavar="NAME|DIR|FILE",
     help="Training images: digits, mnist, fashion-mnist or cifar10; a folder with one subfolder per class, optionally "
@@ -32,7 +34,7 @@ Examples:
 )
 @option("--epochs", type=shared.count, help="Number of passes over the training images. [default: 20; with --qat: 5]")
 @shared.batch_size_option
-@option("--lr", type=float, help="Maximum learning rate. [default: 0.05 for sgd, 0.003 for adamw, 0.0002 with --qat]")
+@option("--lr", type=float, help="Maximum learning rate. [default: 0.05 for sgd, 0.003 for adamw, 0.001 with --qat]")
 @option(
     "--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", help="SGD with Nesterov momentum 0.9, or AdamW."
 )
@@ -58,13 +60,21 @@ Examples:
 @option("--resume", is_flag=True, help="Continue the same command after an interruption.")
 @option(
     "--weights",
+    type=WEIGHTS,
     default="none",
     metavar="none|default|FILE",
     help="Initial weights: untrained, published, or a checkpoint.",
 )
 @shared.data_root_option
 @shared.skip_bad_option
-@option("--input", "inputs", multiple=True, metavar="NAME:DIMS", help="Input of MODEL, such as image:batch,3,64,64.")
+@option(
+    "--input",
+    "inputs",
+    multiple=True,
+    callback=check_inputs,
+    metavar="NAME:DIMS",
+    help="Input of MODEL, such as image:batch,3,64,64.",
+)
 @shared.arch_option
 @name_option
 @json_option

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from deploy.cli._common import EXIT, Settings, Several, emit, half_options, json_option, name_option
+from deploy.cli._arguments import DATA, MODEL, Several
+from deploy.cli._common import EXIT, Settings, emit, half_options, json_option, name_option
 from deploy.cli._options import Size, calib_samples_option, method_option, option, pack, path, refuse_unused
 
 
@@ -34,17 +35,17 @@ Examples:
   deploy trt build resnet18 --fp16 --print-trtexec
 """
 )
-@click.argument("model", required=False)
+@click.argument("model", required=False, type=MODEL)
 @option("--fp16", is_flag=True, help="Use FP16, with as few nodes in float32 as hold; inputs and outputs stay float32.")
 @half_options
 @option("--int8", is_flag=True, help="Quantize to INT8 with --calib; with --fp16, other layers compute in FP16.")
-@option("--calib", metavar="DIR|FILE|NAME", help="Calibration data, as in deploy quantize.")
+@option("--calib", type=DATA, metavar="DIR|FILE|NAME", help="Calibration data, as in deploy quantize.")
 @method_option
 @calib_samples_option
 @option(
     "--batch",
-    metavar="MIN:OPT:MAX[,…]",
-    help="Range of batch sizes; several ranges make several optimization profiles. [default: 1:8:32]",
+    metavar="N|MIN:OPT:MAX[,…]",
+    help="Range of batch sizes; N stands for 1:N:N; several ranges make several profiles. [default: 1:8:32]",
 )
 @option(
     "--shape",
@@ -97,11 +98,11 @@ def build(ctx: click.Context, /, as_json: bool, print_trtexec: bool, **options: 
     TensorRT for RTX builds without a GPU. If there is a GPU, the engine is run and compared with the model. Exit code
     3: the engine failed the parity check; 4: the check was inconclusive.
     """
+    settings: Settings = ctx.obj
+    refuse_unused(ctx, ["calib", "method", "samples"], options["int8"], "--int8")
     from deploy.engines.build import BuildRequest, build_engine, trtexec_line
     from deploy.terminal.trt import show_built
 
-    settings: Settings = ctx.obj
-    refuse_unused(ctx, ["calib", "method", "samples"], options["int8"], "--int8")
     request = pack(options, BuildRequest)
     with settings.progress() as progress:
         if print_trtexec:

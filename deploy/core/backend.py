@@ -115,8 +115,17 @@ class Backend:
             MissingPackageError: its runtime is not installed.
         """
         if not self.installed:
-            raise MissingPackageError(self.modules[0], f"the backend {self.name}", self.install)
+            raise self._missing
         return self
+
+    @property
+    def fix(self) -> str:
+        """The command that installs its runtime."""
+        return self._missing.hint or ""
+
+    @property
+    def _missing(self) -> MissingPackageError:
+        return MissingPackageError(self.modules[0], f"the backend {self.name}", self.install)
 
 
 @cache

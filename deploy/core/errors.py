@@ -80,7 +80,9 @@ class MissingPackageError(DeployError):
     """
 
     def __init__(self, package: str, purpose: str, install: str) -> None:
-        super().__init__(f"{purpose}: the package {package!r} is not installed.", f"pip install {install}")
+        # brackets mean something to a shell
+        quoted = f"'{install}'" if "[" in install and "'" not in install else install
+        super().__init__(f"{purpose}: the package {package!r} is not installed.", f"pip install {quoted}")
 
 
 class ModelError(DeployError):

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import os
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
 from deploy.core import registry
 from deploy.core.errors import DataError, MissingPackageError, UnknownNameError, UsageError
 from deploy.core.progress import SILENT, Progress
-from deploy.data.arrays import load_arrays
+from deploy.data.arrays import load_arrays, open_arrays
 from deploy.data.dataset import Dataset, stratified_split
+from deploy.data.decode import EXTENSIONS
 from deploy.data.folder import LAYOUT, load_folder, subfolders
 
 SOURCES = "deploy.data.sources"
+PACKAGES = {"digits": "sklearn"}
+"""The package of an extra that a data set of ours needs."""
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "test"), "test": ("test", "val")}
 """Folders that serve as each split, in order of preference."""
 
@@ -22,6 +28,39 @@ _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "test"), "test": ("test", 
 def bundled_names() -> list[str]:
     """Return the names of the bundled data sets as the user writes them."""
     return [name.replace("_", "-") for name in registry.names(SOURCES)]
+
+
+def check_data(data: str) -> None:
+    """Refuse data that cannot be opened, before anything is made for it; no image is decoded.
+
+    Raises:
+        DataError: no such file or folder, a file of another type, a damaged array file, or a folder without images.
+        UnknownNameError: neither a known name nor a path.
+        MissingPackageError: the data set needs a package that is not installed.
+    """
+    path, names = Path(data).expanduser(), bundled_names()
+    if data in names:
+        package = PACKAGES.get(data)
+        if package and importlib.util.find_spec(package) is None:
+            raise MissingPackageError(package, f"the data set {data}", "deploy-toolkit[data]")
+    elif path.is_dir():
+        files = (name for *_, names in os.walk(path, followlinks=True) for name in names)
+        if not any(name.lower().endswith(EXTENSIONS) for name in files):
+            raise DataError(f"{path}: contains no images.", LAYOUT)
+    elif path.is_file() and path.suffix in (".npy", ".npz"):
+        with open_arrays(path):
+            pass
+    else:
+        _refuse(data, path, names)
+
+
+def _refuse(data: str, path: Path, names: list[str]) -> NoReturn:
+    if path.exists():
+        raise DataError(f"{path}: neither a folder nor a .npy or .npz file.", LAYOUT)
+    if path.suffix or len(path.parts) > 1:
+        raise DataError(f"{path}: no such file or folder.")
+    hint = f"known: {', '.join(names)}; or give the path of a folder or file"
+    raise UnknownNameError("data set", data, names, hint)
 
 
 def open_dataset(
@@ -67,12 +106,7 @@ def open_dataset(
     if path.is_file() and path.suffix in (".npy", ".npz"):
         dataset = load_arrays(path)
         return dataset.spread(limit) if limit else dataset
-    if path.exists():
-        raise DataError(f"{path}: neither a folder nor a .npy or .npz file.", LAYOUT)
-    if path.suffix or len(path.parts) > 1:
-        raise DataError(f"{path}: no such file or folder.")
-    hint = f"known: {', '.join(names)}; or give the path of a folder or file"
-    raise UnknownNameError("data set", str(data), names, hint)
+    _refuse(str(data), path, names)
 
 
 def open_splits(

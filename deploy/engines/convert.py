@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 from deploy.core import registry
 from deploy.core.artifact import Artifact, Manifest, Payload, sha256
 from deploy.core.brief import brief, margin_text
-from deploy.core.errors import DeployError, ExportError, MissingPackageError, UnknownNameError, UsageError
+from deploy.core.errors import DeployError, ExportError, MissingPackageError, UsageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.names import REJECTED
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.engines.build import BuildReport, BuildRequest, build_engine
+from deploy.engines.route import EDGES, route
 from deploy.exporting.export import ExportReport, Precision, Strategy, export_model
 from deploy.exporting.half_options import half_options
 from deploy.exporting.prove import prove
@@ -34,9 +35,6 @@ from deploy.parity.verdict import ParityReport
 
 if TYPE_CHECKING:
     from deploy.models.in_memory import ExampleInputs, ModelLike
-
-EDGES = "exporters"
-START = "torch"
 
 MODEL_EXPORTER = "torch_to_onnx"
 """The only exporter of PyTorch models; all others convert a file that passed the parity check."""
@@ -229,29 +227,6 @@ def convert(
             converted.append(step)
             artifact, verdict = step.artifact, step.verdict or verdict
     return ConvertReport(export=export, engine=engine, converted=tuple(converted))
-
-
-def route(format: str, edges: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Return the shortest chain of exporters ``A_to_B`` from a PyTorch model to a format.
-
-    ``edges`` replaces the exporters of this package and of third parties.
-
-    Raises:
-        UnknownNameError: no chain reaches the format.
-    """
-    names = [name for name in (edges or registry.names(EDGES)) if "_to_" in name]
-    chains: dict[str, tuple[str, ...]] = {START: ()}
-    queue = [START]
-    for here in queue:  # breadth first: the queue grows during the loop
-        for name in names:
-            begin, _, end = name.partition("_to_")
-            if begin == here and end not in chains:
-                chains[end] = (*chains[here], name)
-                queue.append(end)
-    known = sorted(set(chains) - {START})
-    if format not in known:
-        raise UnknownNameError("format", format, known, f"known: {', '.join(known)}")
-    return chains[format]
 
 
 def _run_exporter(edge: str, source: Artifact, request: ModelRequest, store: Store, progress: Progress) -> Converted:

@@ -27,7 +27,8 @@ def profiles_of(inputs: Sequence[TensorSpec], batch: str | None, shapes: Sequenc
 
     Args:
         inputs: inputs of the graph.
-        batch: ``MIN:OPT:MAX`` for the batch, see `deploy.core.tensors.batch_dimension`; None for `DEFAULT_BATCH`.
+        batch: ``MIN:OPT:MAX`` for the batch, or ``N`` for ``1:N:N``, see
+            `deploy.core.tensors.batch_dimension`; None for `DEFAULT_BATCH`.
         shapes: ``DIMENSION:MIN:OPT:MAX`` for another symbolic dimension, or ``INPUT:1x3x64x64:…:…`` for the whole
             shape of an input.
 
@@ -73,6 +74,8 @@ def _parse_each(option: str, text: str, parse: Callable[[str, str], Range]) -> t
 
 
 def _parse_sizes(option: str, text: str) -> Sizes:
+    if option == "--batch" and text.isdecimal():
+        text = f"1:{text}:{text}"
     match = _SIZES.match(text)
     sizes = [int(part) for part in match.groups()] if match else []
     if not sizes or not 1 <= sizes[0] <= sizes[1] <= sizes[2]:

@@ -1,197 +1,85 @@
-"""List the models that can be exported, and the layers of one model (``deploy models``).
+"""List the models that can be exported (``deploy models``).
 
-The layer table is our own: ``torchinfo`` counts biases and normalization as multiply-adds, counts a linear layer once
-per sample instead of once per token (0.17 G instead of 11.3 G for ViT-B/16), and counts tied parameters twice.
+The lines come from `deploy.models.known`; only a model that is not in the catalog is built.
 """
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
 
-import torch
-from torch.overrides import TorchFunctionMode
-
-from deploy.core import registry
-from deploy.core.errors import DeployError, UnknownNameError, UsageError
-from deploy.core.model import Model
-from deploy.models.given import as_request
-from deploy.models.in_memory import ExampleInputs, ModelLike, build
-from deploy.models.request import ModelRequest, ModuleRequest
-from deploy.models.resolve import FOLDERS, SOURCES, architecture, is_folder, known_names, source_names
-
-OTHER = "(other)"
-"""Name of the row with the parameters of modules that have children (attention) or do not run."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelLine:
-    """One model that can be exported.
-
-    Attributes:
-        parameters: number of values; None if the model was not built.
-        input: shapes without the batch; None if the model was not built.
-        summary: a description in one line; empty if the source has none.
-    """
-
-    name: str
-    source: str
-    parameters: int | None
-    input: str | None
-    summary: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LayerSummary:
-    """One leaf module of a model, or a second run of it.
-
-    Attributes:
-        shape: of the output, without the batch.
-        multiply_adds: for one sample; None if the cost of the layer is not known.
-    """
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    parameters: int
-    multiply_adds: int | None
+from deploy.core.errors import UnknownNameError
+from deploy.models.known import (
+    FOLDERS,
+    SOURCES,
+    ModelLine,
+    is_folder,
+    is_installed,
+    names_without_import,
+    recorded,
+    require_installed,
+    source_names,
+)
 
 
 def list_models(pattern: str | None = None) -> list[ModelLine]:
-    """List models with their parameters and inputs; models are built without memory for their weights.
+    """List models with their parameters and inputs.
 
     Args:
         pattern: a name or shell pattern, with or without the source (``resnet*``, ``zoo/*``), or a model of a source
-            that does not list its models. Default: all models, of which timm's are not built.
+            that does not list its models. Default: all models.
 
     Raises:
         UnknownNameError: no model matches.
+        MissingPackageError: the pattern names a source whose package is not installed.
     """
     sources = source_names()
+    prefix, slash, _ = (pattern or "").partition("/")
+    if slash and prefix in sources:
+        require_installed(prefix)
+    names = {source: _names(source) for source in sources if not (slash and prefix in sources) or source == prefix}
     matches = [
         (source, bare)
-        for source in sources
-        for bare in known_names(source)
+        for source in names
+        for bare in names[source]
         if pattern is None or fnmatch.fnmatch(bare, pattern) or fnmatch.fnmatch(f"{source}/{bare}", pattern)
     ]
     if pattern is not None and not matches:
         if is_folder(pattern) or pattern.startswith(f"{FOLDERS}/"):
-            line = ModelLine(name=pattern, source=FOLDERS, parameters=None, input=None, summary="")
-            return [_measured(line)]
-        raise UnknownNameError("model", pattern, [bare for source in sources for bare in known_names(source)])
+            from deploy.models.layers import measured
+
+            return [measured(ModelLine(name=pattern, source=FOLDERS, parameters=None, input=None, summary=""))]
+        for source in sources:
+            if any(fnmatch.fnmatch(bare, pattern) for bare in recorded(source)):
+                require_installed(source)
+        raise UnknownNameError("model", pattern, [bare for source in names for bare in names[source]])
     return [_line(source, bare, build=pattern is not None or source != "timm") for source, bare in matches]
 
 
-def _line(source: str, bare: str, build: bool) -> ModelLine:
+def _names(source: str) -> list[str]:
+    known = names_without_import(source)
+    if known is not None or not is_installed(source):
+        return list(known or ())
+    from deploy.models.resolve import known_names  # imports the source
+
+    return known_names(source)
+
+
+def _line(source: str, bare: str, *, build: bool) -> ModelLine:
+    known = recorded(source).get(bare)
+    if known is None and not build:  # of another version of timm, which has hundreds
+        return ModelLine(name=f"{source}/{bare}", source=source, parameters=None, input=None, summary="")
+    return known or built_line(source, bare)
+
+
+def built_line(source: str, bare: str) -> ModelLine:
+    """Return the line of a model that is built for it, without memory for its weights."""
+    from deploy.core import registry
+    from deploy.core.errors import DeployError
+    from deploy.models.layers import measured
+
     summary = registry.load(SOURCES, source).summary(bare)
     line = ModelLine(name=f"{source}/{bare}", source=source, parameters=None, input=None, summary=summary)
-    if not build:
-        return line
     try:
-        return _measured(line)
+        return measured(line)
     except (DeployError, RuntimeError, NotImplementedError):  # its constructor computes with its weights
         return line
-
-
-def _measured(line: ModelLine) -> ModelLine:
-    """Return a line with the parameters and the input of the model."""
-    model = _without_weights(ModelRequest(name=line.name))
-    sizes = {symbol: size for symbol, size in model.sizes.items() if symbol != "batch"}
-    shapes = (spec.bind(sizes).shape for spec in model.inputs)
-    text = "; ".join("×".join(str(dim) for dim in shape if dim != "batch") for shape in shapes)
-    return replace(line, parameters=count_parameters(model.module.parameters()), input=text)
-
-
-def _without_weights(request: ModelRequest) -> Model:
-    """Build a model without memory for its weights."""
-    if isinstance(request, ModuleRequest):
-        model = build(request)
-        return model.replace(module=model.module.to("meta"))
-    request = replace(request, weights="none")
-    try:
-        with torch.device("meta"):
-            return architecture(request)[0]
-    except (RuntimeError, NotImplementedError):
-        with _EmptyOnMeta():
-            return architecture(request)[0]
-
-
-class _EmptyOnMeta(TorchFunctionMode):
-    """Put only empty, zero and one tensors, as weights begin, on the meta device.
-
-    Other tensors keep their values: RegNet computes its widths with them.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run ``func``, on the meta device if it creates such a tensor."""
-        device = {"device": "meta"} if func in (torch.empty, torch.zeros, torch.ones) else {}
-        return func(*args, **{**(kwargs or {}), **device})
-
-
-def count_parameters(parameters: Iterable[torch.nn.Parameter]) -> int:
-    """Return the number of values, counting each shared parameter once."""
-    return sum(item.numel() for item in {id(item): item for item in parameters}.values())
-
-
-def layers(
-    name: ModelLike, options: dict[str, str] | None = None, *, inputs: ExampleInputs | None = None
-) -> list[LayerSummary]:
-    """List the leaf modules of a model in the order they run, with their cost.
-
-    A module that runs twice is listed twice, its parameters only the first time. Parameters of other modules are in
-    the last row (`OTHER`), if there are any.
-
-    Args:
-        name: of the model; or a request, or a module in memory.
-        options: of the architecture, as texts.
-        inputs: of a module in memory, see `deploy.ExampleInputs`; of a name: texts.
-
-    Raises:
-        UnknownNameError: no model has this name.
-        UsageError: the model does not run without values for its weights.
-    """
-    rows: list[LayerSummary] = []
-    counted: set[int] = set()
-
-    def record(module: torch.nn.Module, args: Any, output: Any) -> None:
-        if not isinstance(output, torch.Tensor):
-            return
-        new = [item for item in module.parameters() if id(item) not in counted]
-        counted.update(map(id, new))
-        rows.append(
-            LayerSummary(
-                name=names[module] or "(model)",
-                kind=type(module).__name__,
-                shape=tuple(output.shape[1:]),
-                parameters=count_parameters(new),
-                multiply_adds=_multiply_adds(module, output),
-            )
-        )
-
-    request = as_request(name, inputs)
-    if options:
-        request = replace(request, options={**request.options, **options})
-    try:
-        model = _without_weights(request)
-        names = {module: path for path, module in model.module.named_modules() if not list(module.children())}
-        for module in names:
-            module.register_forward_hook(record)
-        with torch.device("meta"), torch.inference_mode():
-            sizes = {**model.sizes, "batch": 1}
-            model.call({spec.name: torch.zeros(spec.concrete(sizes)) for spec in model.inputs})
-    except (NotImplementedError, RuntimeError) as exc:
-        raise UsageError(f"{request.name}: the layers cannot be listed without weights: {exc}") from exc
-    rest = count_parameters(item for item in model.module.parameters() if id(item) not in counted)
-    if rest:
-        rows.append(LayerSummary(name=OTHER, kind="", shape=(), parameters=rest, multiply_adds=None))
-    return rows
-
-
-def _multiply_adds(module: torch.nn.Module, output: torch.Tensor) -> int | None:
-    if isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)):
-        return output.numel() * (module.weight.numel() // module.weight.shape[0])
-    if isinstance(module, torch.nn.Linear):
-        return output.numel() * module.in_features
-    return None if list(module.parameters()) else 0

@@ -21,6 +21,7 @@ from deploy.models.calling import refuse_scripted, unwrapped, with_form
 from deploy.models.program_file import load_program
 from deploy.models.request import ModelRequest
 from deploy.models.trusted import remember
+from deploy.support.user_code import told
 
 
 def build_factory(request: ModelRequest) -> Model:
@@ -44,7 +45,7 @@ def build_factory(request: ModelRequest) -> Model:
     try:
         built = factory if isinstance(factory, torch.nn.Module) else factory(**request.typed_options())
     except Exception as exc:
-        raise ModelError(f"{reference} raised {type(exc).__name__}: {exc}") from exc
+        raise ModelError(f"{reference} raised {told(exc)}") from exc
     if not isinstance(built, torch.nn.Module):
         raise ModelError(f"{reference} returned a {type(built).__name__}, not a torch.nn.Module.")
     return as_model(
@@ -97,7 +98,7 @@ def _import(where: str) -> ModuleType:
     try:
         return _import_file(path) if is_file else importlib.import_module(where)
     except Exception as exc:
-        raise ModelError(f"{where}: import failed: {type(exc).__name__}: {exc}") from exc
+        raise ModelError(f"{where}: import failed: {told(exc)}") from exc
     finally:
         sys.path.remove(folder)
 

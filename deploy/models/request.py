@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.core.errors import UsageError
+from deploy.core.errors import UsageError, WeightsError
 from deploy.core.names import RESERVED
 from deploy.core.plain import from_plain, to_plain
 
@@ -161,6 +162,27 @@ def is_checkpoint(name: str) -> bool:
     return str(split_key(name)[0]).endswith(CHECKPOINTS) and ":" not in name
 
 
+def checkpoint_as_weights(request: ModelRequest) -> ModelRequest:
+    """Rewrite ``model.safetensors --arch resnet18`` as ``resnet18 --weights model.safetensors``.
+
+    Raises:
+        UsageError: a checkpoint without an architecture or with other weights, or an architecture without a checkpoint.
+    """
+    if not is_checkpoint(request.name):
+        if request.arch is not None:
+            raise UsageError(f"--arch needs a checkpoint file as MODEL; {request.name!r} is not one.")
+        return request
+    if not split_key(request.name)[0].is_file():
+        raise WeightsError(f"{request.name}: no such file.")
+    if request.arch is None:
+        raise UsageError(
+            f"{request.name}: a checkpoint contains only weights.", "name its architecture, such as --arch resnet18"
+        )
+    if request.weights != "auto":
+        raise UsageError(f"--weights {request.weights}: the weights are those of {request.name}.")
+    return dataclasses.replace(request, name=request.arch, weights=request.name, arch=None)
+
+
 def split_key(source: str) -> tuple[Path, str]:
     """Split ``last.pt#ema`` into the file and the place of the tensors in it, which may be empty."""
     path, _, key = source.rpartition("#")
@@ -180,12 +202,18 @@ def typed(text: str) -> Any:
     return text
 
 
-def parse_options(items: tuple[str, ...]) -> dict[str, str]:
-    """Parse ``key=value`` texts."""
+def parse_options(items: tuple[str, ...], name: str = "-o") -> dict[str, str]:
+    """Parse the ``key=value`` texts of an option.
+
+    Raises:
+        UsageError: a text has another form.
+    """
     options = {}
     for item in items:
         key, equals, value = item.partition("=")
         if not equals or not key.isidentifier():
-            raise UsageError(f"-o {item!r} is not of the form key=value.")
+            is_file = name == "-o" and not equals and Path(item).suffix
+            hint = "the files are named by --name NAME, in the folder --artifacts DIR" if is_file else None
+            raise UsageError(f"{name} {item!r} is not of the form key=value.", hint)
         options[key] = value
     return options

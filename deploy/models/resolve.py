@@ -7,19 +7,14 @@ from pathlib import Path
 from types import ModuleType
 
 from deploy.core import registry
-from deploy.core.errors import MissingPackageError, UnknownNameError, UsageError, WeightsError
+from deploy.core.errors import MissingPackageError, UnknownNameError, WeightsError
 from deploy.core.model import UNTRAINED, Model, Weights
 from deploy.core.progress import SILENT, Progress
 from deploy.models import untrained
 from deploy.models import weights as files
 from deploy.models.adapt import adapt
-from deploy.models.request import ModelRequest, ModuleRequest, is_checkpoint, split_key
-
-SOURCES = "deploy.models.sources"
-PRECEDENCE = ("zoo", "torchvision", "timm")
-"""Sources that are searched first for a name without a prefix, in this order."""
-FOLDERS = "hf"
-"""The source that builds the models of folders."""
+from deploy.models.known import FOLDERS, SOURCES, is_folder, source_names
+from deploy.models.request import ModelRequest, ModuleRequest, checkpoint_as_weights, split_key
 
 
 def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
@@ -45,27 +40,6 @@ def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
     if not request.is_onnx:  # its constants may be infinite on purpose, as in masks
         files.check_finite(model.module, model.weights.source if model.weights.trained else model.name)
     return _as_built(model, progress) if source is None and request.weights == "auto" else model
-
-
-def checkpoint_as_weights(request: ModelRequest) -> ModelRequest:
-    """Rewrite ``model.safetensors --arch resnet18`` as ``resnet18 --weights model.safetensors``.
-
-    Raises:
-        UsageError: a checkpoint without an architecture or with other weights, or an architecture without a checkpoint.
-    """
-    if not is_checkpoint(request.name):
-        if request.arch is not None:
-            raise UsageError(f"--arch needs a checkpoint file as MODEL; {request.name!r} is not one.")
-        return request
-    if not split_key(request.name)[0].is_file():
-        raise WeightsError(f"{request.name}: no such file.")
-    if request.arch is None:
-        raise UsageError(
-            f"{request.name}: a checkpoint contains only weights.", "name its architecture, such as --arch resnet18"
-        )
-    if request.weights != "auto":
-        raise UsageError(f"--weights {request.weights}: the weights are those of {request.name}.")
-    return dataclasses.replace(request, name=request.arch, weights=request.name, arch=None)
 
 
 def architecture(request: ModelRequest) -> tuple[Model, ModuleType | None, str]:
@@ -119,22 +93,6 @@ def _find(name: str) -> tuple[ModuleType, str]:
             return _source(candidate), name
     everything = [bare for candidate in source_names() for bare in known_names(candidate)]
     raise UnknownNameError("model", name, everything, "list the models: deploy models")
-
-
-def is_folder(name: str) -> bool:
-    """Return whether a name is a folder with a ``config.json``, and no model of a source."""
-    prefix, slash, _ = name.partition("/")
-    if slash and prefix in registry.names(SOURCES):
-        return False
-    folder = Path(name).expanduser()
-    return (folder / "config.json").is_file() and (
-        bool(slash) or all(name not in known_names(item) for item in PRECEDENCE)
-    )
-
-
-def source_names() -> list[str]:
-    """Return the names of all model sources, those of `PRECEDENCE` first."""
-    return [*PRECEDENCE, *(name for name in registry.names(SOURCES) if name not in PRECEDENCE)]
 
 
 def known_names(source: str) -> list[str]:

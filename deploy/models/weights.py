@@ -22,6 +22,7 @@ from deploy.core.artifact import sha256
 from deploy.core.errors import DeployError, UnsafePickleError, WeightsError
 from deploy.core.limits import PREFIX, limits
 from deploy.core.model import EXTRA_STATE, state_tensors
+from deploy.models.archive_kind import check_is_weights
 from deploy.models.checkpoint import UNTRACKED, find_state
 from deploy.models.request import INDEX, split_key
 
@@ -100,6 +101,7 @@ def _read(path: Path) -> Any:
         if path.suffix == ".safetensors" or is_safetensors:
             return safetensors.torch.load_file(path)
         if head.startswith(b"PK"):
+            check_is_weights(path)
             _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -145,8 +147,11 @@ def load_into(module: torch.nn.Module, state: Mapping[str, Any], source: str) ->
     differences = shapes + missing + extra
     if differences:
         listed = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
-        hint = "give the options of the architecture, for example -o num_classes=10" if shapes else None
-        if missing and not own.keys() & state.keys():
+        classes = _other_number_of_classes(own, state) if shapes and not missing and not extra else None
+        hint = "is this the checkpoint of another architecture, or of other options of it?"
+        if classes is not None:
+            hint = f"it seems to have another number of classes: -o num_classes={classes}"
+        elif missing and not own.keys() & state.keys():
             hint = "no name agrees: is this the checkpoint of another architecture?"
         raise WeightsError(f"{source} does not fit the model: {listed}.", hint)
     empty = any(value.is_meta for value in own.values())  # built without memory: take the tensors themselves
@@ -155,6 +160,15 @@ def load_into(module: torch.nn.Module, state: Mapping[str, Any], source: str) ->
         module.load_state_dict(kept, strict=False, assign=empty)
     except RuntimeError as exc:  # tensors without data, sparse tensors
         raise WeightsError(f"{source}: cannot be loaded into the model: {str(exc).splitlines()[-1].strip()}") from exc
+
+
+def _other_number_of_classes(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> int | None:
+    """Return the number of classes of a checkpoint that differs from the model only in that; None if in more."""
+    pairs = [(state[key].shape, own[key].shape) for key in own if key in state and own[key].shape != state[key].shape]
+    if any(not given or len(given) != len(wanted) or given[1:] != wanted[1:] for given, wanted in pairs):
+        return None
+    changes = {(given[0], wanted[0]) for given, wanted in pairs}
+    return int(changes.pop()[0]) if len(changes) == 1 else None
 
 
 def check_finite(module: torch.nn.Module, source: str) -> None:

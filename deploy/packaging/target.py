@@ -78,7 +78,7 @@ class PackageOptions:
         max_batch: maximum batch size, in samples.
         max_delay_ms: how long a request may wait for others to join its batch, in milliseconds.
         instances: instances of each model.
-        device: ``cpu``, ``gpu``, or ``auto`` to let the server choose.
+        device: ``cpu``, ``cuda``, or ``auto`` to let the server choose.
         name: name of the service; default the name of the first model.
         storage_uri: where the package will be uploaded.
         cpu: CPUs that the service requests, a Kubernetes quantity.

@@ -29,6 +29,9 @@ TRAINED = frozenset(
 )
 """Operators whose float constants with more than one value are trained too."""
 
+SMALL = 1e-3
+"""Unit of a parameter that is zero everywhere."""
+
 _QUANTIZED = "_quantized"
 """What ONNX Runtime's quantizer appends to the name of a weight."""
 
@@ -65,7 +68,8 @@ class FakeQuantized(OnnxModule):
     """A Q/DQ graph whose weights can be trained.
 
     ``forward`` takes the inputs in the order of the graph, float32, and returns the outputs by name. Its parameters are
-    float weights and biases; they start as in the float graph where it is given, else as the integers say.
+    float weights and biases; they start as in the float graph where it is given, else as the integers say. Each is
+    stored as a share of the root mean square of its channel, so that one learning rate fits all of them.
 
     Args:
         path: a Q/DQ file that `deploy.quantize` wrote.
@@ -81,6 +85,7 @@ class FakeQuantized(OnnxModule):
         self._path = path
         self._nodes = list(onnx_file.load(path).graph.node)
         self._params = torch.nn.ParameterDict()
+        self._units: dict[str, torch.Tensor] = {}
         self._weights: dict[str, _Weight] = {}
         self._biases: dict[str, _Bias] = {}
         self._floats: dict[str, str] = {}
@@ -103,7 +108,7 @@ class FakeQuantized(OnnxModule):
                 return (self._rounded(weight),)
             bias = self._biases.get(node.inputs[0])
             if bias is not None:
-                return (self._params[bias.key],)
+                return (self._value(bias.key),)
             if inputs[0].is_floating_point():  # fake-quantized before
                 return (inputs[0],)
         if node.operator == "QuantizeLinear" and inputs[0].is_floating_point():
@@ -116,7 +121,7 @@ class FakeQuantized(OnnxModule):
             inside = value.clamp((limits.min - shift) * scale, (limits.max - shift) * scale)
             return (inside + (exact - inside).detach(),)
         values = [
-            self._params[self._floats[name]] if name in self._floats else value
+            self._value(self._floats[name]) if name in self._floats else value
             for name, value in zip(node.inputs, inputs, strict=True)
         ]
         return super().compute(step, scope, *values)
@@ -132,7 +137,7 @@ class FakeQuantized(OnnxModule):
     def _quantized(self) -> dict[str, NDArray[Any]]:
         before, result = self.stored(), {}
         for weight in self._weights.values():
-            value = self._params[weight.key].detach()
+            value = self._value(weight.key).detach()
             scale = self._scale(weight).detach()
             steps = torch.round(value / scale).clamp(-weight.steps, weight.steps)
             result[weight.name] = steps.to(torch.int8).numpy()
@@ -142,15 +147,15 @@ class FakeQuantized(OnnxModule):
             factor = result[weight.scale].reshape(-1) / before[weight.scale].detach().numpy().reshape(-1)
             scale_now = before[bias.scale].detach().numpy() * factor.reshape(before[bias.scale].shape)
             limit = 2**31 - 1
-            steps_now = np.rint(self._params[bias.key].detach().double().numpy() / scale_now).clip(-limit, limit)
+            steps_now = np.rint(self._value(bias.key).detach().double().numpy() / scale_now).clip(-limit, limit)
             result[bias.name] = steps_now.astype(np.int32)
             result[bias.scale] = scale_now.astype(np.float32)
         for name, key in self._floats.items():
-            result[name] = self._params[key].detach().numpy()
+            result[name] = self._value(key).detach().numpy()
         return result
 
     def _rounded(self, weight: _Weight) -> torch.Tensor:
-        value: torch.Tensor = self._params[weight.key]
+        value = self._value(weight.key)
         scale = self._scale(weight)
         exact = torch.round(value / scale).clamp(-weight.steps, weight.steps) * scale
         difference = (exact - value).detach()
@@ -158,7 +163,7 @@ class FakeQuantized(OnnxModule):
 
     def _scale(self, weight: _Weight) -> torch.Tensor:
         """Return the scale of a weight, broadcast; no gradient goes through it."""
-        value: torch.Tensor = self._params[weight.key].detach()
+        value = self._value(weight.key).detach()
         axes = [axis for axis in range(value.dim()) if axis != weight.axis]
         largest = value.abs().amax(axes, keepdim=True) if weight.axis is not None else value.abs().max()
         return (largest / weight.steps).clamp(min=float(np.finfo(np.float32).tiny))
@@ -180,7 +185,7 @@ class FakeQuantized(OnnxModule):
                 if bool(((value - start).abs() <= 1.01 * _along(step_size, steps, axis or 0)).all()):
                     start = value
             largest = int(steps.abs().max())
-            key = self._parameter(name, start)
+            key = self._parameter(name, start, axis)
             self._weights[name] = _Weight(name, scale, axis, 127 if largest > 64 else 64, key)
 
     def _find_biases(self) -> None:
@@ -209,10 +214,16 @@ class FakeQuantized(OnnxModule):
                 if value is not None and value.is_floating_point() and value.numel() > 1 and name not in self._floats:
                     self._floats[name] = self._parameter(name, value.detach().clone())
 
-    def _parameter(self, name: str, value: torch.Tensor) -> str:
+    def _parameter(self, name: str, value: torch.Tensor, axis: int | None = None) -> str:
         key = f"{len(self._params)}_{name.replace('.', '/')}"
-        self._params[key] = torch.nn.Parameter(value)
+        axes = [index for index in range(value.dim()) if index != axis]
+        size = value.square().mean(axes, keepdim=True).sqrt() if axes else value.square().mean().sqrt()
+        self._units[key] = torch.where(size > 0.0, size, max(float(value.square().mean().sqrt()), SMALL))
+        self._params[key] = torch.nn.Parameter(value / self._units[key])
         return key
+
+    def _value(self, key: str) -> torch.Tensor:
+        return torch.mul(self._params[key], self._units[key])
 
 
 def _along(values: torch.Tensor, x: torch.Tensor, axis: int) -> torch.Tensor:

@@ -13,6 +13,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from deploy.core.backend import ONNX, RunSettings
 from deploy.core.errors import ModelError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.progress import Progress
@@ -24,9 +25,13 @@ from deploy.quantization.fake_quantization import FakeQuantized
 from deploy.quantization.fine_tuning import FineTuning, Tuned
 from deploy.quantization.search import Quantizer
 from deploy.support import onnx_file
+from deploy.support.runtime import runtime_of, simulated
 
 JUDGED = 256
 """Largest number of samples, a tenth of all, that choose the best epoch and are not trained on."""
+
+WARM_UP = 0.2
+"""Share of the steps with a rising learning rate."""
 
 COMPARED = 64
 """Number of samples on which the file is compared with the module."""
@@ -69,19 +74,20 @@ def fine_tuned(
         )
     with progress.stage("comparing with the module"):
         few = training.spread(max(COMPARED, size)).batches(size if fixed else COMPARED, fixed=fixed)
-        ratio = _ratio(path, next(few))
+        ratio = _ratio(path, next(few), quantizer.target)
     if ratio < LEAST_DB:
         raise ModelError(f"{path.name}: the file differs from the module that was trained: {ratio:.1f} dB.")
     return Tuned(samples=training.count, options=options, losses=tuple(losses), module_db=ratio)
 
 
-def _ratio(path: Path, feeds: Feeds) -> float:
+def _ratio(path: Path, feeds: Feeds, target: str) -> float:
     """Return the smallest ratio in dB over the outputs of a file and its module."""
     module = FakeQuantized(path)
     with torch.no_grad():
         expected = module(*(torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in module.inputs))
-    with IsolatedRunner("onnxruntime") as runner:
-        runner.open(path)
+    runtime = runtime_of(ONNX, target) or simulated()
+    with IsolatedRunner(runtime.backend.name) as runner:
+        runner.open(path, **runtime.options(RunSettings()))
         actual = runner.run(feeds)
     ratios = [math.inf]
     for name, value in expected.items():
@@ -120,7 +126,7 @@ def fine_tune(
     floats = {item.name: onnx.numpy_helper.to_array(item) for item in onnx.load(prepared).graph.initializer}
     teacher = OnnxModule(onnx_file.load(prepared), prepared.parent)
     student = FakeQuantized(path, floats)
-    optimizer = torch.optim.Adam(student.trained(), lr=options.lr)
+    optimizer = torch.optim.Adam(student.trained())
     draws = np.random.default_rng(options.seed)
     everything = draws.permutation(samples)
     judged, learned = np.split(everything, [min(max(samples // 10, 1), JUDGED)])
@@ -140,8 +146,9 @@ def fine_tune(
     for epoch in range(options.epochs):
         for step, feeds in enumerate(batches(draws.permutation(learned), options.batch_size)):
             done = epoch * steps + step
+            rate = options.lr * _schedule(done / (steps * options.epochs))
             for group in optimizer.param_groups:
-                group["lr"] = 0.5 * options.lr * (1 + math.cos(math.pi * done / (steps * options.epochs)))
+                group["lr"] = rate
             loss = loss_of(feeds)
             value = float(loss.detach())
             if not math.isfinite(value):
@@ -154,6 +161,11 @@ def fine_tune(
         if losses[-1] <= min(losses):
             student.save(path)
     return losses
+
+
+def _schedule(progress: float) -> float:
+    """Return the share of the largest learning rate: a linear warm-up, since Adam's first steps are of full size."""
+    return min(progress / WARM_UP, 1.0) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _distance(outputs: Any, wanted: Any) -> torch.Tensor:

@@ -132,7 +132,7 @@ RESULTS: tuple[Column, ...] = (
         "speedup",
         speedup_text,
         _part("speedup", "value"),
-        legend="relative to the baseline, ≈ = the confidence interval includes 1",
+        legend="relative to the baseline, ≈ 1× = no difference, cannot tell = the confidence interval is too wide",
     ),
     Column("top1", "top-1", _top1, _part("accuracy", "top1"), legend="accuracy with its 95 % confidence interval"),
     Column(

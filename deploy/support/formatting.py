@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -39,10 +40,25 @@ def spread(value: float, low: float | None, high: float | None) -> str:
     return f"±{100 * deviation:.1f} %" if deviation < 0.1 else f"±{100 * deviation:.0f} %"
 
 
+CANNOT_TELL = "cannot tell"
+"""A speedup whose interval is too wide for a statement."""
+_SAME, _WIDE = 1.1, 4.0
+"""Ends of an interval, as factors: within the first of 1 it means no difference; wider than the second, nothing."""
+
+
 def times_faster(value: float, low: float | None, high: float | None) -> str:
-    """Format a speedup with its interval: ``1.52× ±2.1 %``; ``≈`` marks one whose interval includes 1."""
-    unclear = not low or not high or low <= 1 <= high
-    return f"{'≈ ' if unclear else ''}{value:.2f}× {spread(value, low, high)}"
+    """Format a speedup with its interval: ``1.52× ±2.1 %``.
+
+    ``≈ 1×`` is one whose interval includes 1 and nothing far from it; one with a wider interval is `CANNOT_TELL`. A
+    speedup without an interval, from single processes, is shown as it is.
+    """
+    if not low or not high or math.isinf(high):
+        return f"{value:.2f}× {UNKNOWN}"
+    if low <= 1 <= high and max(high, 1 / low) <= _SAME:
+        return f"≈ 1× {spread(value, low, high)}"
+    if low <= 1 <= high or high / low > _WIDE:
+        return CANNOT_TELL
+    return f"{value:.2f}× {spread(value, low, high)}"
 
 
 def as_csv(rows: Iterable[Mapping[str, Any]], without: Collection[str] = ()) -> str:

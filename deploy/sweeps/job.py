@@ -132,7 +132,7 @@ def _matches(artifact: Artifact, request: ModelRequest, store: Store) -> bool:
     Always False for user code and programs, which can be compared only by running them.
     """
     from deploy.models.open import request_of, trained_checkpoint
-    from deploy.models.resolve import checkpoint_as_weights
+    from deploy.models.request import checkpoint_as_weights
     from deploy.models.weights import digest as checkpoint_digest
 
     now, then = checkpoint_as_weights(request), request_of(artifact)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.live import Live
 from rich.spinner import Spinner
 
+from deploy.core.environment import usable_cores
 from deploy.support import formatting
-from deploy.support.formatting import UNKNOWN, duration, size, spread, times_faster
+from deploy.support.formatting import CANNOT_TELL, UNKNOWN, duration, size, spread, times_faster
+from deploy.terminal import waiting
 from deploy.terminal.console import console, escape, rows, table
 from deploy.terminal.live import ConsoleProgress
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from deploy.bench.records import SkippedCell
     from deploy.bench.rows import LatencyRow
     from deploy.bench.saturation import SaturationReport
+    from deploy.core.backend import Backend
 
 HEADS = (
     "model",
@@ -42,17 +46,31 @@ HEADS = (
     "size",
 )
 LEFT_ALIGNED = 3
-NARROW = 9
-COLUMNS_THAT_FIT = {100: 12, 140: 15}
-"""Number of columns shown on a terminal of at least this width; `NARROW` on a narrower one."""
+NARROW = ("model", "backend", "precision", "batch", "status", "latency", "speedup", "top-1")
+"""Columns that a terminal of any width shows."""
+COLUMNS_THAT_FIT = {
+    100: (*NARROW, "95 % CI", "p99"),
+    120: (*NARROW, "95 % CI", "p99", "samples/s", "roofline"),
+    140: HEADS,
+}
+"""Columns shown on a terminal of at least this width in characters."""
 STATUS = {"reference": "ref", "pass": "✓", "measured": "~", "poor": "poor", "unproven": "unproven"}
-LEGEND = (
-    "status: ref = reference of the parity check, ✓ = parity check passed, ~ = INT8 with measured error, poor = INT8 "
-    "that is too far from the float file, unproven = no model is known to compare the file with, ! = interference "
-    "detected; latency: median across processes; 95 % CI: its confidence interval; speedup: relative to the baseline, "
-    "≈ = the interval includes 1; roofline: lower bound of the latency (--limits) / latency, and what sets the bound; "
-    "–: too few samples"
-)
+LEGEND = {
+    "ref": "reference of the parity check",
+    "✓": "parity check passed",
+    "~": "INT8 with measured error",
+    "poor": "INT8 that is too far from the float file",
+    "unproven": "no model is known to compare the file with",
+    "!": "interference detected",
+    "latency": "median across processes",
+    "95 % CI": "confidence interval of the latency",
+    "speedup": "relative to the baseline",
+    "≈ 1×": "no difference",
+    CANNOT_TELL: "the confidence interval is too wide",
+    "roofline": "lower bound of the latency (--limits) / latency, and what sets the bound",
+    UNKNOWN: "too few samples",
+}
+"""What heads and signs mean; those that a table shows are explained below it."""
 
 
 def cells_of(row: LatencyRow) -> list[str]:
@@ -87,9 +105,7 @@ def _top1(row: LatencyRow) -> str:
 
 def latency_table(found: Sequence[LatencyRow], width: int) -> Table:
     """Return rows as a table with the columns that fit on a terminal of this width in characters."""
-    shown = max((count for minimum, count in COLUMNS_THAT_FIT.items() if width >= minimum), default=NARROW)
-    filled = {"roofline": any(row.floor for row in found), "top-1": any(map(_top1, found))}
-    columns = [index for index, name in enumerate(HEADS[:shown]) if filled.get(name, True)]
+    columns = _columns(found, width)
     result = table(*(HEADS[index] for index in columns), numbers=HEADS[LEFT_ALIGNED:])
     for row in found:
         cells = cells_of(row)
@@ -97,13 +113,35 @@ def latency_table(found: Sequence[LatencyRow], width: int) -> Table:
     return result
 
 
-def show_bench(report: BenchmarkReport) -> None:
-    """Print the final table, its legend, interference, failures and skipped configurations."""
+def _columns(found: Sequence[LatencyRow], width: int) -> list[int]:
+    """Return the columns that fit and in which a row has something."""
+    shown = next((names for minimum, names in reversed(COLUMNS_THAT_FIT.items()) if width >= minimum), NARROW)
+    filled = {
+        "roofline": any(row.floor for row in found),
+        "top-1": any(map(_top1, found)),
+        "speedup": any(row.speedup for row in found),
+    }
+    return [index for index, name in enumerate(HEADS) if name in shown and filled.get(name, True)]
+
+
+def legend(found: Sequence[LatencyRow], width: int) -> str:
+    """Return what the heads and signs mean that a table of this width shows."""
+    columns = _columns(found, width)
+    texts = [cells_of(row)[index] for row in found for index in columns]
+    words = {HEADS[index] for index in columns}
+    words |= {word for text in texts for word in (text, *text.split(" "))}
+    words |= {"≈ 1×"} if any(text.startswith("≈") for text in texts) else set()
+    return "; ".join(f"{sign}: {meaning}" for sign, meaning in LEGEND.items() if sign in words)
+
+
+def show_bench(report: BenchmarkReport, *, missing: Sequence[Backend] = ()) -> None:
+    """Print the final table, its legend, interference, failures, skipped configurations, and ``missing`` backends."""
     out = console(piped=max(COLUMNS_THAT_FIT) + 30)
     if report.rows:
         out.print(latency_table(report.rows, out.width))
-        out.print(f"[dim]{escape(LEGEND)}[/]")
-    out.print(rows((escape(name), escape(text)) for name, text in _remarks(report)))
+        out.print(f"[dim]{escape(legend(report.rows, out.width))}[/]")
+    remarks = [*_remarks(report), *((item.title, f"not installed: {item.fix}") for item in missing)]
+    out.print(rows((escape(name), escape(text)) for name, text in remarks))
 
 
 def _remarks(report: BenchmarkReport) -> Iterator[tuple[str, str]]:
@@ -118,6 +156,8 @@ def _remarks(report: BenchmarkReport) -> Iterator[tuple[str, str]]:
     for kind in sorted({kind for row in report.rows for kind in row.flags}):
         seen = [row for row in report.rows if kind in row.flags]
         yield "!", f"{max(row.flags[kind] for row in seen)}; {len(seen)} of {len(report.rows)} configurations"
+    if any(row.speedup and times_faster(**asdict(row.speedup)) == CANNOT_TELL for row in report.rows):
+        yield CANNOT_TELL, _busy(report.conditions.load)
     for row in report.rows:
         yield from ((str(row.record.cell), text) for text in _scenario(row))
     for slug in dict.fromkeys(row.record.cell.slug for row in report.rows if not row.record.about["trained"]):
@@ -126,6 +166,15 @@ def _remarks(report: BenchmarkReport) -> Iterator[tuple[str, str]]:
         yield file.path.name, f"stale: {file.reason}. Renew it: {file.command}"
     for item in report.skipped:
         yield _skipped(item), item.reason
+
+
+def _busy(load: float | None) -> str:
+    """Return why an interval is wide, and what to do."""
+    cores = usable_cores()
+    again = "repeat with more processes: deploy bench --again --repetitions 20"
+    if load is not None and load > 0.75 * cores:
+        return f"the machine is busy (load {load:.1f} on {cores} cores); {again}, when it is quiet"
+    return f"the processes differ by more than the backends do; {again}"
 
 
 def _scenario(row: LatencyRow) -> Iterator[str]:
@@ -168,7 +217,7 @@ def as_markdown(report: BenchmarkReport) -> str:
     """Return a report as Markdown: the table, its legend, and skipped configurations."""
     lines = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * LEFT_ALIGNED + "---:|" * (len(HEADS) - LEFT_ALIGNED)]
     lines += ["| " + " | ".join(item.replace("|", "\\|") for item in cells_of(row)) + " |" for row in report.rows]
-    lines += ["", LEGEND, ""]
+    lines += ["", legend(report.rows, max(COLUMNS_THAT_FIT)), ""]
     lines += [f"- {file}" for file in report.stale]
     lines += [f"- {_skipped(item)}: {item.reason}" for item in report.skipped]
     return "\n".join(lines) + "\n"
@@ -177,11 +226,12 @@ def as_markdown(report: BenchmarkReport) -> str:
 class LatencyTable(ConsoleProgress):
     """A table on stderr that grows while configurations are timed, with the current step below it."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, step: str = "") -> None:
         super().__init__(live.console)
         self._live = live
         self._rows: Sequence[LatencyRow] = ()
-        self._step = ""
+        self._step = step
+        self._draw()
 
     def update(self, found: Sequence[LatencyRow]) -> None:
         """Show these rows in place of the earlier ones."""
@@ -210,5 +260,6 @@ class LatencyTable(ConsoleProgress):
 @contextmanager
 def live_table(out: Console) -> Iterator[LatencyTable]:
     """Open a `LatencyTable`; it disappears at the end, when `show_bench` prints the final one."""
+    waiting.end()
     with Live(console=out, refresh_per_second=8, transient=True) as live:
-        yield LatencyTable(live)
+        yield LatencyTable(live, "preparing")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from deploy.bench.sequential import NOMINAL
 from deploy.core.artifact import UNPROVEN
+from deploy.core.start import since_start
 from deploy.support.formatting import duration
 from deploy.terminal.console import STYLE, console, escape, rows
 
@@ -34,7 +35,7 @@ def show_comparison(found: SpeedComparison) -> None:
     if found.guard is not None and found.allowed is not None:
         pairs.append(("limit", f"[{STYLE[found.guard]}]{found.guard}[/]: at most {found.allowed:.1%} slower"))
     pairs += [("interference", escape(text)) for text in found.flags.values()]
-    pairs.append(("took", f"{found.seconds:.0f} s, {len(found.first.medians)} pairs of processes"))
+    pairs.append(("took", f"{since_start():.0f} s, {len(found.first.medians)} pairs of processes"))
     console().print(rows(pairs))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deploy.core.backend import ONNX, default_backend
+from deploy.core.start import since_start
 from deploy.support.formatting import size
 from deploy.terminal.check import parity_rows
 from deploy.terminal.console import console, escape, rows
@@ -24,6 +25,6 @@ def show_half(report: HalfReport) -> None:
         *plan_rows(report.plan),
         *parity_rows(report.parity, default_backend(ONNX).title),
         *(("note", escape(note)) for note in report.notes),
-        ("took", f"{report.seconds:.1f} s"),
+        ("took", f"{since_start():.1f} s"),
     ]
     console().print(rows(pairs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deploy.core.backend import ONNX, default_backend
+from deploy.core.start import since_start
 from deploy.support.formatting import size
 from deploy.terminal.check import location_rows, parity_rows
 from deploy.terminal.console import console, escape, rows
@@ -36,5 +37,5 @@ def show_edit(report: EditReport) -> None:
     pairs += parity_rows(report.parity, backend)
     if report.location is not None:
         pairs += location_rows(report.location, report.verdict, backend)
-    pairs.append(("took", f"{report.seconds:.1f} s"))
+    pairs.append(("took", f"{since_start():.1f} s"))
     console().print(rows(pairs))

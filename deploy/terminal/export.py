@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deploy.core.backend import ONNX, default_backend, title_of
+from deploy.core.start import since_start
 from deploy.exporting.export import ExportReport
 from deploy.support.formatting import size
 from deploy.terminal.check import parity_rows
@@ -21,14 +22,14 @@ def show_export(report: ExportReport | ConvertReport) -> None:
     if isinstance(report, ExportReport):
         _show_onnx(report)
         return
-    _show_onnx(report.export)
+    _show_onnx(report.export, step=True)
     if report.engine is not None:
-        show_built(report.engine)
+        show_built(report.engine, step=True)
     for step in report.converted:
         _show_converted(step)
 
 
-def _show_onnx(report: ExportReport) -> None:
+def _show_onnx(report: ExportReport, *, step: bool = False) -> None:
     manifest = report.artifact.manifest
     dynamic = ", ".join(dict.fromkeys(symbol for spec in manifest.inputs for symbol in spec.symbols)) or "none"
     names = [item.file for item in manifest.files]
@@ -44,7 +45,7 @@ def _show_onnx(report: ExportReport) -> None:
             ("outputs", escape("; ".join(map(str, manifest.outputs)))),
             *plan_rows(report.plan),
             *parity_rows(report.parity, default_backend(ONNX).title),
-            ("took", f"{report.seconds:.1f} s"),
+            ("took", f"{report.seconds if step else since_start():.1f} s"),
         ]
     )
     console().print(table)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
@@ -12,6 +14,7 @@ from rich.progress import Progress as Bar
 
 from deploy.core import interrupt
 from deploy.core.progress import Progress
+from deploy.terminal import waiting
 from deploy.terminal.console import escape
 
 
@@ -23,16 +26,20 @@ class ConsoleProgress(Progress):
 
     def note(self, text: str) -> None:
         """Print a note."""
-        self._console.print(f"[dim]note:[/dim] {escape(text)}", highlight=False)
+        self._print(f"[dim]note:[/dim] {escape(text)}")
 
     def detail(self, text: str) -> None:
         """Print a detail if verbose."""
         if self._verbose:
-            self._console.print(escape(text), style="dim", highlight=False)
+            self._print(f"[dim]{escape(text)}[/dim]")
 
     def warn(self, text: str) -> None:
         """Print a framed warning."""
-        self._console.print(Panel(escape(text), title="WARNING", border_style="bold yellow"))
+        self._print(Panel(escape(text), title="WARNING", border_style="bold yellow"))
+
+    def _print(self, what: Any) -> None:
+        with waiting.paused():
+            self._console.print(what, highlight=False)
 
 
 class LiveProgress(ConsoleProgress):
@@ -49,6 +56,8 @@ class LiveProgress(ConsoleProgress):
         """Show a stage while it runs; its line stays, with the time it took."""
         interrupt.check()
         self._title = title
+        waiting.end()
+        self._bar.start()
         self._task = task = self._bar.add_task(escape(title), total=None)
         try:
             yield
@@ -67,5 +76,9 @@ class LiveProgress(ConsoleProgress):
 def live_progress(verbose: bool) -> Iterator[Progress]:
     """Open a live display on stderr."""
     columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
-    with Bar(*columns, console=Console(stderr=True)) as bar:
+    out = Console(file=sys.stderr)  # this stream: an exporter redirects sys.stderr for seconds
+    bar = Bar(*columns, console=out)  # started by the first stage; before it, the spinner turns
+    try:
         yield LiveProgress(bar, verbose)
+    finally:
+        bar.stop()

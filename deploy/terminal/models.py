@@ -11,7 +11,8 @@ from rich.text import Text
 from deploy.terminal.console import console
 
 if TYPE_CHECKING:
-    from deploy.models.catalog import LayerSummary, ModelLine
+    from deploy.models.known import ModelLine
+    from deploy.models.layers import LayerSummary
 
 
 def show_models(lines: Sequence[ModelLine]) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from deploy.core import interrupt
 from deploy.core.progress import Progress
 from deploy.core.text import visible
+from deploy.terminal import waiting
 
 
 class LineProgress(Progress):
@@ -19,7 +20,8 @@ class LineProgress(Progress):
         self.quiet, self.verbose = quiet, verbose
 
     def _line(self, text: str) -> None:
-        print(visible(text), file=sys.stderr, flush=True)  # noqa: T201
+        with waiting.paused():
+            print(visible(text), file=sys.stderr, flush=True)  # noqa: T201
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:

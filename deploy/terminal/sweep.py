@@ -14,6 +14,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from deploy.support.formatting import UNKNOWN, duration, spread
+from deploy.terminal import waiting
 from deploy.terminal.console import console, escape, rows, table
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class SweepTable:
 @contextmanager
 def live_table(out: Console, total: int) -> Iterator[SweepTable]:
     """Open a `SweepTable` on a terminal."""
+    waiting.end()
     with Live(console=out, refresh_per_second=8, transient=True) as live:
         yield SweepTable(live, total)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from deploy.core.start import since_start
 from deploy.support.engine_file import arithmetic
 from deploy.support.formatting import size
 from deploy.terminal.console import STYLE, console, escape, rows, weights_line
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from deploy.engines.preflight import PreflightReport
 
 
-def show_built(report: BuildReport) -> None:
-    """Print the summary of a build."""
+def show_built(report: BuildReport, *, step: bool = False) -> None:
+    """Print the summary of a build, with the time of the command or, if it is a ``step`` of one, of the build."""
     manifest = report.artifact.manifest
     pairs = [
         ("file", f"[bold]{escape(str(report.artifact.path))}[/]"),
@@ -28,7 +29,7 @@ def show_built(report: BuildReport) -> None:
         *_options(report.artifact),
         ("graph", escape(str(report.onnx.path)) if report.onnx else ""),
         ("state", _state(report)),
-        ("took", f"{report.seconds:.1f} s"),
+        ("took", f"{report.seconds if step else since_start():.1f} s"),
     ]
     console().print(rows(pair for pair in pairs if pair[1]))
 

@@ -31,19 +31,31 @@ IGNORED = ("progress", "listener", "watch", "ready")
 
 SAMPLES: dict[str, list[str]] = {
     "--address": ["ray://head:10001"],
+    "--arch": ["resnet18", "lenet5"],
     "--backend": ["openvino"],
     "--backends": ["torch,onnxruntime", "openvino"],
     "--baseline": ["onnxruntime"],
     "--batch": ["2", "2,4", "1:2:4", "dynamic"],
+    "--calib": ["digits", "cifar10"],
+    "--data": ["digits", "cifar10"],
     "--engine": ["ray"],
     "--format": ["tensorrt", "csv", "json"],
     "--input": ["x:batch,3"],
+    "--method": ["entropy"],
+    "--model": ["resnet18", "lenet5"],
     "--precision": ["fp16", "fp16,int8", "int8"],
     "--size": ["length=16", "height=64"],
     "--rename": ["x=image", "y=logits"],
     "--scenario": ["server", "loadgen", "throughput"],
     "--target": ["tensorrt"],
+    "--weights": ["default", "none"],
     "-o": ["classes=3"],
+    "file": ["one.onnx", "two.onnx"],
+    "first": ["resnet18", "torch"],
+    "model": ["resnet18", "lenet5"],
+    "models": ["resnet18", "lenet5"],
+    "second": ["lenet5", "openvino"],
+    "what": ["resnet18", "lenet5"],
 }
 """Values of options whose type does not say what is valid; those that the option does not take are skipped."""
 
@@ -55,10 +67,11 @@ CONTEXTS: dict[str, list[list[str]]] = {
         ["--scenario", "loadgen"],
         ["--scenario", "loadgen", "--mode", "server"],
         ["--scenario", "throughput"],
-        ["--compare", "a.onnx", "b.onnx"],
+        ["--compare", "one.onnx", "two.onnx"],
         ["resnet18", "--explain"],
     ],
-    "check": [["resnet18"]],
+    "check": [["resnet18"], ["weights.pt", "--arch", "resnet18"]],
+    "export": [["weights.pt", "--arch", "resnet18"]],
     "models": [["resnet18", "--layers"]],
     "sweep": [
         ["sweep.yaml"],
@@ -247,6 +260,8 @@ class Walk:
         for context in [[], *CONTEXTS.get(self.name, [])]:
             free = [choice for choice in others if not self._is_in(choice.param, context)]
             plain = self._line(required, context, [])
+            if self.run(plain)[0] == "done":
+                used |= {param.name for param in self.command.params if self._is_in(param, context)}
             for first in free:
                 if self._changes(plain, self._line(required, context, [first])):
                     used.add(first.param.name)
@@ -316,6 +331,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
             if name.startswith(("show_", "as_")) and function.__module__ == module.__name__:
                 monkeypatch.setattr(module, name, recorder.function(name))
     monkeypatch.setattr(click, "launch", recorder.function("launch"))
+    monkeypatch.setattr("deploy.support.cuda_driver.gpus", lambda: ("a GPU",))
     monkeypatch.setattr("deploy.sweeps.sweep.count_tasks", recorder.function("count_tasks"))
 
     @contextmanager
@@ -330,10 +346,10 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """Two files and a folder."""
     monkeypatch.chdir(tmp_path)
-    found = {"one": Path("one.bin"), "two": Path("two.bin"), "folder": Path("folder")}
+    found = {"one": Path("one.onnx"), "two": Path("two.onnx"), "folder": Path("folder")}
     found["folder"].mkdir()
-    for name in ("one", "two"):
-        found[name].touch()
+    for path in (found["one"], found["two"], Path("weights.pt")):
+        path.touch()
     return found
 
 

@@ -1,12 +1,17 @@
 """The list of models and the layer table."""
 
+import importlib.util
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from deploy.core.errors import UnknownNameError
-from deploy.models.catalog import OTHER, layers, list_models
+from deploy.models.catalog import built_line, list_models
+from deploy.models.known import CATALOG, names_without_import, recorded, version_of
+from deploy.models.layers import OTHER, layers
+from deploy.models.resolve import known_names
 
 
 def test_every_model_has_a_summary() -> None:
@@ -53,3 +58,30 @@ def test_a_narrow_terminal_shortens_only_the_summary(run: Callable[..., Any], mo
     shown = run("models", "resnet18_*").out
     assert "zoo/resnet18_digits" in shown and "11,180,170" in shown and "1×224×224" in shown and "…" in shown
     assert len(shown.splitlines()) == 3
+
+
+@pytest.mark.parametrize(("source", "sample"), [("zoo", 17), ("torchvision", 8), ("timm", 4)])
+def test_the_catalog_is_current(source: str, sample: int) -> None:
+    """``python -m benchmarks.catalog`` writes it."""
+    written = json.loads(CATALOG.read_bytes())[source]["version"]
+    if written != version_of(source):
+        pytest.skip(f"the catalog was written with {source} {written}, {version_of(source)} is installed")
+    names = known_names(source)
+    assert list(recorded(source)) == names
+    for name in names[:: max(1, len(names) // sample)]:
+        assert built_line(source, name) == recorded(source)[name]
+
+
+def test_a_package_that_is_not_installed_is_named(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not "unknown model": for a pattern of its source, for a name, and for an export."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "timm" else find(name, *rest))
+    names_without_import.cache_clear()
+    for words in (("models", "timm/resnet*"), ("models", "skresnet*"), ("export", "timm/resnet18"),
+                  ("export", "resnet18d")):  # fmt: skip
+        done = run(*words, "--json")
+        assert done.code == 1, (words, done)
+        assert done.json["error"]["kind"] == "MissingPackageError"
+        assert done.json["error"]["hint"] == "pip install 'deploy-toolkit[timm]'"
+    names_without_import.cache_clear()
+    assert run("models", "resnet18").code == 0

@@ -80,7 +80,7 @@ def test_a_service_for_kserve(run: Run, made: Path) -> None:
 
     refused = run("package", "lenet5", "--for", "kserve", "--max-delay-ms", 1)
     assert refused.code == 2 and "--storage-uri" in refused.err
-    words = ("package", "lenet5", "--for", "kserve", "--storage-uri", "s3://models/a: b", "--device", "gpu")
+    words = ("package", "lenet5", "--for", "kserve", "--storage-uri", "s3://models/a: b", "--device", "cuda")
     assert run(*words, "--cpu", "2", "--memory", "4Gi").code == 0
     folder = made / "packages" / "kserve"
     service = yaml.safe_load((folder / "inferenceservice.yaml").read_text())

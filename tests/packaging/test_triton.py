@@ -133,7 +133,7 @@ def test_engines_by_gpu(run: Run, made: Path, parsed: Any) -> None:
     refused = run(*words)
     assert refused.code == 2 and "--max-batch 16" in refused.err
     cpu = run(*words, "--max-batch", 16, "--device", "cpu")
-    assert cpu.code == 2 and "--device gpu" in cpu.err
+    assert cpu.code == 2 and "--device cuda" in cpu.err
     done = run(*words, "--max-batch", 16, "--json")
     assert done.code == 0 and "WARNING" in done.err
     (model,) = done.json["models"]
@@ -205,7 +205,7 @@ def test_verify_finds_what_was_done_to_a_package(run: Run, made: Path, harm: str
 def test_mistakes(run: Run, made: Path) -> None:
     nearest = run("package", "lenet5", "--for", "trition")
     assert nearest.code == 2 and "triton" in nearest.err.replace("trition", "")
-    assert "deploy export lenet6" in run("package", "lenet6", "--for", "triton").err
+    assert "deploy export lenet" in run("package", "lenet", "--for", "triton").err
     assert "deploy quantize lenet5" in run("package", "lenet5", "--for", "triton", "--precision", "int8").err
     (made / "mine").mkdir()
     (made / "mine" / "thesis.txt").touch()

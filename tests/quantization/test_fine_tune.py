@@ -41,7 +41,7 @@ class Uneven(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.depth(torch.sigmoid(self.first(x))))
-        return self.head(torch.relu(self.point(x)).amax((2, 3)))  # type: ignore[no-any-return]
+        return self.head(torch.relu(self.point(x)).mean((2, 3)))  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +53,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     exported = deploy.export(Uneven(), torch.from_numpy(SAMPLES[:2]), name="net", probes="quick", **options)  # type: ignore[arg-type]
     (folder / "float.onnx").write_bytes(exported.artifact.path.read_bytes())
     for target in TARGETS:
-        report = deploy.quantize(exported.artifact, calib=folder / "samples.npy", target=target, **options)  # type: ignore[arg-type]
+        report = deploy.quantize(
+            exported.artifact, calib=folder / "samples.npy", target=target, effort="low", **options
+        )  # type: ignore[arg-type]
         (folder / f"{target}.onnx").write_bytes(report.artifact.path.read_bytes())
     return folder
 
 
 def run(path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # as every target rounds
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, {session.get_inputs()[0].name: x})[0])
 
 
@@ -75,13 +79,12 @@ def floats(folder: Path) -> dict[str, NDArray[np.float32]]:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_module_computes_what_the_file_does(target: str, folder: Path, tmp_path: Path) -> None:
-    """Apart from single values that lie between two steps, where sums in another order round to the other one."""
+    """Apart from values that lie between two steps, where sums in another order round to the other one."""
     module = FakeQuantized(folder / f"{target}.onnx", floats(folder))
     exact = run(folder / f"{target}.onnx", FRESH)
     (made,) = module(torch.from_numpy(FRESH)).values()
-    noise = float(np.abs(exact - run(folder / "float.onnx", FRESH)).max())
-    different = np.abs(made.detach().numpy() - exact)
-    assert np.mean(different > 1e-3 * noise) < 0.05 and float(different.max()) < 0.5 * noise
+    noise = np.square(exact - run(folder / "float.onnx", FRESH)).mean()
+    assert np.square(made.detach().numpy() - exact).mean() < 0.02 * noise
     module.save(tmp_path / "again.onnx")
     assert np.array_equal(run(tmp_path / "again.onnx", FRESH), exact), "saved as it was read"
     assert {tuple(value.shape) for value in module.trained()} >= {(12, 1, 3, 3), (16, 12, 1, 1)}
@@ -101,11 +104,11 @@ def test_training_brings_the_answers_back(target: str, folder: Path, tmp_path: P
     """Judged by the file in ONNX Runtime, on other samples."""
     path = tmp_path / f"{target}.onnx"
     path.write_bytes((folder / f"{target}.onnx").read_bytes())
-    losses = fine_tune(path, folder / "float.onnx", len(SAMPLES), batches, FineTuning(epochs=12, lr=1e-3, batch_size=16))
-    print(losses)
+    options = FineTuning(epochs=12, lr=1e-3, batch_size=16)
+    losses = fine_tune(path, folder / "float.onnx", len(SAMPLES), batches, options)
     exact = run(folder / "float.onnx", FRESH)
     before, after = (float(np.square(run(item, FRESH) - exact).mean()) for item in (folder / path.name, path))
-    assert after < 0.35 * before and min(losses) < losses[0]
+    assert after < 0.2 * before and min(losses) < losses[0], (before, after, losses)
     nodes = [[node.op_type for node in onnx.load(item).graph.node] for item in (folder / path.name, path)]
     assert nodes[0] == nodes[1], "the roundings stay where they were"
 

@@ -1,6 +1,7 @@
 """What commands print on a terminal and into pipes."""
 
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,8 @@ from rich.live import Live
 
 from deploy.bench.records import CellRecord
 from deploy.bench.rows import rows_of
-from deploy.terminal.bench import HEADS, LatencyTable, cells_of, latency_table
+from deploy.support.formatting import CANNOT_TELL, times_faster
+from deploy.terminal.bench import HEADS, LatencyTable, cells_of, latency_table, legend
 from deploy.terminal.console import console, escape, rows
 from deploy.terminal.progress import LineProgress, display
 from deploy.terminal.sweep import SweepTable
@@ -52,9 +54,40 @@ def test_a_pipe_gets_the_requested_width() -> None:
 def test_the_table_shows_the_columns_that_fit(records: list[CellRecord]) -> None:
     found = rows_of(records, "torch", {})
     hidden = {"roofline", "top-1"}  # nothing is known for these rows
-    for width, count in ((80, 9), (100, 12), (140, 15)):
+    always = ["model", "backend", "precision", "batch", "status", "latency", "speedup"]
+    for width, more in ((80, []), (100, ["95 % CI", "p99"]), (140, [name for name in HEADS if name not in always])):
         heads = [str(column.header) for column in latency_table(found, width).columns]
-        assert heads == [name for name in HEADS[:count] if name not in hidden]
+        assert heads == [name for name in HEADS if name in (*always, *more) and name not in hidden]
+        out = Console(file=io.StringIO(), width=width)
+        out.print(latency_table(found, width))
+        assert isinstance(out.file, io.StringIO)
+        assert max(map(len, out.file.getvalue().splitlines())) <= width and "…" not in out.file.getvalue()
+
+
+def test_only_what_the_table_shows_is_explained(records: list[CellRecord]) -> None:
+    found = rows_of(records, "torch", {})
+    narrow, wide = legend(found, 80), legend(found, 140)
+    assert "speedup" in narrow and "95 % CI" not in narrow and "95 % CI" in wide
+    assert "roofline" not in wide and "INT8" not in wide and "unproven" not in wide
+
+
+@pytest.mark.parametrize(
+    ("interval", "start"),
+    [
+        ((1.52, 1.49, 1.55), "1.52×"),
+        ((0.5, 0.45, 0.55), "0.50×"),
+        ((1.01, 0.98, 1.04), "≈ 1×"),
+        ((78.38, 0.01, 623357.06), CANNOT_TELL),
+        ((1.2, 0.8, 1.9), CANNOT_TELL),
+        ((20.0, 3.0, 133.0), CANNOT_TELL),
+        ((1.52, 0.0, math.inf), "1.52× –"),
+        ((1.52, None, None), "1.52× –"),
+    ],
+)
+def test_a_speedup_that_the_measurements_do_not_show_is_not_shown(
+    interval: tuple[float, float | None, float | None], start: str
+) -> None:
+    assert times_faster(*interval).startswith(start)
 
 
 def test_cells_follow_the_heads(records: list[CellRecord]) -> None:

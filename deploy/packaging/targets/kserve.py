@@ -42,7 +42,7 @@ def classify(folder: Path, item: PackageItem, images: Images) -> PipelineOutput 
 
 def _service(name: str, options: PackageOptions, is_engine: bool) -> str:
     quantities = [f"cpu: {json.dumps(options.cpu)}", f"memory: {json.dumps(options.memory)}"]
-    if is_engine or options.device == "gpu":
+    if is_engine or options.device == "cuda":
         quantities.append('nvidia.com/gpu: "1"')
     resources = "\n          ".join(quantities)
     return f"""apiVersion: serving.kserve.io/v1beta1

@@ -85,7 +85,7 @@ def _empty_version(folder: Path, version: int) -> Path:
 def _write_model(folder: Path, version: int, item: PackageItem, options: PackageOptions) -> None:
     is_engine = item.manifest.format == ENGINE
     if is_engine and options.device == "cpu":
-        raise UsageError(f"{item.artifacts[0].path}: a TensorRT engine does not run on the CPU.", "--device gpu")
+        raise UsageError(f"{item.artifacts[0].path}: a TensorRT engine does not run on the CPU.", "--device cuda")
     path = _empty_version(folder, version)
     for artifact in item.artifacts:
         copy_artifact(artifact, path)
@@ -104,7 +104,7 @@ def _write_model(folder: Path, version: int, item: PackageItem, options: Package
     }
     if is_engine:
         config["cc_model_filenames"] = [{"key": key, "value": name} for key, name in _by_gpu(item.artifacts).items()]
-    kind = EnumName("KIND_" + ("gpu" if is_engine else options.device).upper())
+    kind = EnumName("KIND_GPU" if is_engine or options.device == "cuda" else f"KIND_{options.device.upper()}")
     config["instance_group"] = {"count": options.instances, "kind": kind}
     if batched:
         config["dynamic_batching"] = {"max_queue_delay_microseconds": round(1000 * options.max_delay_ms)}
