@@ -99,6 +99,12 @@ class FakeQuantized(OnnxModule):
         """Yield the parameters that can be trained."""
         yield from self._params.values()
 
+    def values(self) -> dict[str, torch.Tensor]:
+        """Return the trained weights and biases as floats, by the names of the tensors that the file stores."""
+        keys = {name: weight.key for name, weight in self._weights.items()} | self._floats
+        keys |= {name: bias.key for name, bias in self._biases.items()}
+        return {name: self._value(key).detach() for name, key in keys.items()}
+
     def compute(self, step: Step, scope: Values, *inputs: Any) -> tuple[Any, ...]:
         """Return the results of one node; roundings pass gradients."""
         node = step.node
