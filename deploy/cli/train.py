@@ -34,7 +34,7 @@ Examples:
 )
 @option("--epochs", type=shared.count, help="Number of passes over the training images. [default: 20; with --qat: 5]")
 @shared.batch_size_option
-@option("--lr", type=float, help="Maximum learning rate. [default: 0.05 for sgd, 0.003 for adamw, 0.001 with --qat]")
+@option("--lr", type=float, help="Maximum learning rate. [default: 0.05 for sgd, 0.003 for adamw, 0.0003 with --qat]")
 @option(
     "--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", help="SGD with Nesterov momentum 0.9, or AdamW."
 )

@@ -5,31 +5,49 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from deploy.core.artifact import Artifact
+from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.errors import ArtifactError
 from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.store import Store
-from deploy.models.request import ModelRequest, ModuleRequest
+from deploy.models.request import ModelRequest, ModuleRequest, checkpoint_as_weights, split_key
 from deploy.models.resolve import resolve
 from deploy.models.trusted import require_trusted
 
 
 def open_model(request: ModelRequest, store: Store, progress: Progress) -> Model:
-    """Build a model; a zoo model with weights ``auto`` gets its newest trained checkpoint, if there is one."""
-    checkpoint = trained_checkpoint(request, store)
+    """Build a model; a zoo model with weights ``auto`` gets its newest trained checkpoint, if there is one.
+
+    A checkpoint of ``deploy train`` brings its preprocessing and class names.
+    """
+    checkpoint, given = trained_checkpoint(request, store), _given_checkpoint(request)
+    if checkpoint is not None:
+        manifest = checkpoint.manifest
+        progress.note(f"weights: {checkpoint.path} ({manifest.weights.source}), the newest checkpoint of deploy train")
+        options = {**manifest.reference.get("options", {}), **request.options}
+        request = dataclasses.replace(request, weights=str(checkpoint.path), options=options)
+    checkpoint = checkpoint or given
+    model = resolve(request, progress)
     if checkpoint is None:
-        return resolve(request, progress)
-    manifest = checkpoint.manifest
-    progress.note(f"weights: {checkpoint.path} ({manifest.weights.source}), the newest checkpoint of deploy train")
+        return model
     checkpoint.verify()
-    options = {**manifest.reference.get("options", {}), **request.options}
-    model = resolve(dataclasses.replace(request, weights=str(checkpoint.path), options=options), progress)
+    manifest = checkpoint.manifest
     return model.replace(
         weights=dataclasses.replace(manifest.weights, sha256=model.weights.sha256),
         preprocessing=manifest.preprocessing or model.preprocessing,
         labels=manifest.labels or model.labels,
     )
+
+
+def _given_checkpoint(request: ModelRequest) -> Artifact | None:
+    """Return the checkpoint of ``deploy train`` that a request names, with its manifest beside it, or None."""
+    if isinstance(request, ModuleRequest):
+        return None
+    path, _ = split_key(checkpoint_as_weights(request).weights)
+    if path.suffix != ".safetensors" or not path.is_file() or not manifest_path(path).is_file():
+        return None
+    checkpoint = Artifact.open(path)
+    return checkpoint if checkpoint.manifest.format == "safetensors" else None
 
 
 def trained_checkpoint(request: ModelRequest, store: Store) -> Artifact | None:

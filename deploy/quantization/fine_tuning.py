@@ -24,7 +24,7 @@ class FineTuning:
     """
 
     epochs: int = 5
-    lr: float = 1e-3
+    lr: float = 3e-4
     batch_size: int = 64
     seed: int = 0
 
