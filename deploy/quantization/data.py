@@ -99,11 +99,11 @@ def _from_images(calib: str, source: Source, divide: Callable[[], tuple[Dataset,
     if source.preprocessing is None:
         inputs = "; ".join(map(str, source.inputs))
         if len(source.inputs) == 1 and len(source.inputs[0].shape) == 4:
-            size = source.inputs[0].shape[2]
+            height = source.inputs[0].shape[2]
+            size = height if isinstance(height, int) else 224
             raise UsageError(
                 f"{calib}: how an image becomes the input of {source.model} ({inputs}) is not known.",
-                f"--preprocess crop={size if isinstance(size, int) else 224} --preprocess mean=0.5 --preprocess std=0.5, "
-                "with the values of its training",
+                f"--preprocess crop={size} --preprocess mean=0.5 --preprocess std=0.5, with the values of its training",
             )
         raise UsageError(
             f"{calib}: {source.model} takes {inputs}, not images.", "give its inputs by name in a .npz file"
