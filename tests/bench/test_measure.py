@@ -193,7 +193,7 @@ def test_names_that_are_not_known(artifacts: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("deploy.backends.openvino.BACKEND", missing)
     with pytest.raises(MissingPackageError) as raised:
         _bench(artifacts, "lenet5", backends=("openvino",))
-    assert raised.value.hint == "pip install deploy-toolkit[openvino]"
+    assert raised.value.hint == "pip install 'deploy-toolkit[openvino]'"
 
 
 def test_a_file_that_does_not_exist(artifacts: Path) -> None:

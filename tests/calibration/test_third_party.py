@@ -101,7 +101,8 @@ def test_an_unknown_target_is_refused_with_the_third_party_among_the_known(site:
 
 def test_a_plug_in_without_a_declaration_is_named(tmp_path: Path) -> None:
     site = _distribution(tmp_path, broken_npu=(BROKEN, "calibration.targets"))
-    done = _python(site, "-m", "deploy.cli.main", "quantize", "m.onnx", "--calib", "digits")
+    (tmp_path / "m.onnx").touch()
+    done = _python(site, "-m", "deploy.cli.main", "quantize", str(tmp_path / "m.onnx"), "--calib", "digits")
     assert done.returncode == 1 and "broken_npu" in done.stderr
 
 

@@ -56,8 +56,9 @@ SAMPLES: dict[str, list[str]] = {
     "models": ["resnet18", "lenet5"],
     "second": ["lenet5", "openvino"],
     "what": ["resnet18", "lenet5"],
+    "export --format": ["tensorrt"],
 }
-"""Values of options whose type does not say what is valid; those that the option does not take are skipped."""
+"""Values of options whose type does not say what is valid, of all commands or of one."""
 
 CONTEXTS: dict[str, list[list[str]]] = {
     "bench": [
@@ -212,7 +213,7 @@ class Walk:
         return [Choice(param, (param.opts[0], *values), param.required) for values in valid]
 
     def _values(self, param: click.Parameter) -> list[tuple[str, ...]]:
-        special = SAMPLES.get(param.opts[0])
+        special = SAMPLES.get(f"{self.name} {param.opts[0]}", SAMPLES.get(param.opts[0]))
         if special and not isinstance(param.type, click.Choice):
             return [(text,) for text in special]
         return [self._sample(param, number) for number in range(2)]

@@ -79,7 +79,7 @@ def test_the_line_is_cleared_before_the_result_and_before_an_error(tmp_path: Pat
         click.Command.invoke = lambda self, ctx: (ctx.parent and time.sleep(0.8), invoke(self, ctx))[1]
         main()
     """
-    for line, code in (("models --layers", 2), ("verify nothing", 1), ("inspect nothing.onnx", 1)):
+    for line, code in (("models --layers", 2), ("verify nothing", 1)):
         ended, shown = on_terminal(slow, *line.split(), folder=tmp_path)
         assert ended == code, shown
         frames = list(FRAME.finditer(shown))

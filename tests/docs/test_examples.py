@@ -89,7 +89,7 @@ def test_the_edge_writes_its_format_and_the_file_is_checked(deploy: Deploy, expo
 
 
 def test_the_backend_checks_a_file(deploy: Deploy, exported: Any) -> None:
-    unknown = deploy("check", "zoo/lenet5", "--onnx", "nowhere.onnx", "--backend", "onnx-referenc")
+    unknown = deploy("check", "zoo/lenet5", "--onnx", exported["file"], "--backend", "onnx-referenc")
     assert unknown.returncode == 2 and "onnx-reference" in unknown.stderr
     file = ("--onnx", exported["file"])
     report = document_of(deploy("check", "tiny", *file, "--backend", "onnx-reference", "--json"))
