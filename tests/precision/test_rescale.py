@@ -176,7 +176,7 @@ def test_other_operators_fix_the_scale(tmp_path: Path) -> None:
 
 def test_everything_is_in_half_then(tmp_path: Path, run: Callable[..., Ran]) -> None:
     """The plan tells it, and is used again with other weights."""
-    options: dict[str, object] = {"artifacts": tmp_path, "probes": "quick", "progress": SILENT}
+    options: dict[str, object] = {"artifacts": tmp_path, "probes": "quick", "strategy": "trace", "progress": SILENT}
     image = torch.randn(Residual.size)
     report = deploy.export(build(Residual, 2.0**18), image, name="net", precision="fp16", **options)  # type: ignore[arg-type]
     assert report.verdict == "pass" and report.plan is not None

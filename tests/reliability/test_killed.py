@@ -66,11 +66,11 @@ def test_files_that_the_new_one_no_longer_has_go(tmp_path: Path, before: int, af
 
 
 COMMANDS = {
-    "export": (17, ("export", "zoo/lenet5", "--weights", "none")),
-    "quantize": (20, ("quantize", "zoo/lenet5", "--calib", "digits", "--samples", "8")),
-    "train": (10, ("train", "zoo/lenet5", "--data", "digits", "--epochs", "1")),
-    "trt build": (27, ("trt", "build", "zoo/lenet5", "--runtime", "tensorrt-rtx")),
-    "bench": (13, ("bench", "zoo/lenet5", "--backends", "onnxruntime", "--repetitions", "1", "--min-time", "0.05")),
+    "export": (11, ("export", "zoo/lenet5", "--weights", "none")),
+    "quantize": (12, ("quantize", "zoo/lenet5", "--calib", "digits", "--samples", "8")),
+    "train": (6, ("train", "zoo/lenet5", "--data", "digits", "--epochs", "1")),
+    "trt build": (16, ("trt", "build", "zoo/lenet5", "--runtime", "tensorrt-rtx")),
+    "bench": (8, ("bench", "zoo/lenet5", "--backends", "onnxruntime", "--repetitions", "1", "--min-time", "0.05")),
 }
 """Number of kills, and arguments, of each command."""
 SAME = (".onnx", ".calibration.json")
