@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from deploy.cli import _options as shared
-from deploy.cli._arguments import DATA, MODEL, WEIGHTS, check_inputs
+from deploy.cli._arguments import DATA, MODEL, TARGET, WEIGHTS, check_inputs
 from deploy.cli._common import EXIT, Settings, emit, json_option, name_option
 from deploy.cli._options import option, pack_model
 
@@ -56,7 +56,7 @@ Examples:
     is_flag=True,
     help="Quantize the trained model, then train the weights of the INT8 file to answer as the float model does.",
 )
-@option("--target", metavar="NAME", help="With --qat: what the INT8 file is for. [default: onnxruntime]")
+@option("--target", type=TARGET, metavar="NAME", help="With --qat: what the INT8 file is for. [default: onnxruntime]")
 @option("--resume", is_flag=True, help="Continue the same command after an interruption.")
 @option(
     "--weights",
