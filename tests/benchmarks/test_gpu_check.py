@@ -49,6 +49,7 @@ def test_without_a_gpu_it_writes_nothing() -> None:
     assert set((ROOT / "benchmarks" / "results").rglob("*")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(gpus()), reason="there is a GPU")
 def test_a_process_that_dies_and_a_package_that_is_missing_lose_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "nets.py").write_text(NETS, encoding="utf-8")

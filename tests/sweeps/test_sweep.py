@@ -111,6 +111,7 @@ def test_a_changed_input_is_processed_again(run: Run, artifacts: Path, tmp_path:
     assert _states(fresh)["export lenet5 fp32"] == "done", "another seed makes another export"
 
 
+@pytest.mark.slow
 def test_other_weights_at_the_same_path_make_another_export(run: Run, store: Path, tmp_path: Path) -> None:
     """An existing export is reused only for the same weights."""
     paths = [tmp_path / name for name in ("a.pt", "b.pt", "best.pt")]
