@@ -221,7 +221,8 @@ class _Conversion:
                     return False
                 continue
             slots, _ = self._decided(use.node, version)
-            if slots is None or use.idx not in slots.inputs:
+            inner = use.node.graph is not self.model.graph  # subgraphs stay in float32
+            if inner or slots is None or use.idx not in slots.inputs:
                 return False
         return True
 

@@ -61,8 +61,7 @@ def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
 
     Exit code 3: an artifact is detectably worse than PyTorch by more than --max-drop, or has values that are not
     finite; 4: an artifact could not be compared, because it was exported from other weights or its manifest prepares
-    images differently. A file whose model is not
-    known is called unproven.
+    images differently. A file whose model is not known is called unproven.
     """
     from deploy.evaluation.evaluate import evaluate_models
     from deploy.terminal.evaluate import show_evaluation

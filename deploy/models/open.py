@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.errors import ArtifactError
 from deploy.core.model import Model
 from deploy.core.progress import Progress
+from deploy.core.regular import read_document
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest, ModuleRequest, checkpoint_as_weights, split_key
 from deploy.models.resolve import resolve
@@ -44,10 +46,15 @@ def _given_checkpoint(request: ModelRequest) -> Artifact | None:
     if isinstance(request, ModuleRequest):
         return None
     path, _ = split_key(checkpoint_as_weights(request).weights)
-    if path.suffix != ".safetensors" or not path.is_file() or not manifest_path(path).is_file():
+    beside = manifest_path(path)
+    if path.suffix != ".safetensors" or not path.is_file() or not beside.is_file():
         return None
-    checkpoint = Artifact.open(path)
-    return checkpoint if checkpoint.manifest.format == "safetensors" else None
+    try:
+        facts = json.loads(read_document(beside))
+    except ValueError:
+        return None
+    ours = isinstance(facts, dict) and facts.get("format") == "safetensors" and "files" in facts
+    return Artifact.open(path) if ours else None
 
 
 def trained_checkpoint(request: ModelRequest, store: Store) -> Artifact | None:

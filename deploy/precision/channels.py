@@ -190,9 +190,9 @@ class _Followed(OnnxModule):
             groups = self._groups.get(node.inputs[index])
             operands[index] = torch.zeros_like(inputs[index], dtype=torch.int64) if groups is None else groups
         if node.operator == "Pad":
-            filled = len(inputs) > 2 and inputs[2] is not None and bool(inputs[2] != 0)
+            filled = bool(inputs[2] if len(inputs) > 2 and inputs[2] is not None else node.get("value", 0.0))
             if node.get("mode", "constant") == "constant" and not filled:
-                operands[2:3] = [torch.tensor(ZERO)]
+                operands = [*[*operands, None][:2], torch.tensor(ZERO), *operands[3:]]
             elif filled:
                 self._fix(*node.inputs)
                 return [None]

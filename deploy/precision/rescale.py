@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from deploy.core.errors import UsageError
 from deploy.core.runner import Feeds
 from deploy.precision.channels import Channels, channels
 from deploy.precision.plan import Rescaled
@@ -49,13 +50,17 @@ def rescale_as(path: Path, rescaled: Sequence[Rescaled], inputs: Sequence[Feeds]
     """Rescale a graph as another one with the same structure was.
 
     Raises:
+        UsageError: it has no such channels.
         ModelError: an operator has no evaluation in PyTorch.
     """
     if not rescaled:
         return
     found = channels(path, inputs)
     groups = {member: group for group, members in found.members.items() for member in members}
-    _apply(path, found, {groups[item.node, item.channel]: item.exponent for item in rescaled})
+    chosen = {groups.get((item.node, item.channel)): item.exponent for item in rescaled}
+    if None in chosen:
+        raise UsageError("channels that the plan rescales cannot be rescaled here.", "leave out --plan to search again")
+    _apply(path, found, {group: exponent for group, exponent in chosen.items() if group is not None})
 
 
 def _chosen(found: Channels, limit: float) -> dict[int, int]:
@@ -83,7 +88,7 @@ def _apply(path: Path, found: Channels, chosen: dict[int, int]) -> None:
         if not exponents.any() or weight is None or weight.const_value is None:
             continue
         values = np.ldexp(weight.const_value.numpy(), exponents.astype(np.int32))
-        if len(weight.uses()) > 1:
+        if len(weight.uses()) > 1 or weight.is_graph_output():
             weight = ir.Value(name=f"{weight.name}_of_{node}", type=weight.type, shape=weight.shape)
             readers[node].replace_input_with(index, weight)
         weight.const_value = ir.Tensor(values, name=weight.name)

@@ -3,7 +3,8 @@
 The module runs the very Q/DQ file that a target's rules made, node by node. So roundings are placed where the runtime
 has them: there is one table of rules, and no second one for training. QuantizeLinear and DequantizeLinear round in
 floating point and pass gradients straight through where a value is inside its range (Bengio et al. 2013,
-arXiv:1308.3432; Jacob et al. 2018, arXiv:1712.05877). Weights are floats whose scales follow their largest value. The
+arXiv:1308.3432; Jacob et al. 2018, arXiv:1712.05877). Biases are not rounded here: the steps of their int32 are far
+finer. Weights are floats whose scales follow their largest value. The
 ranges of activations stay those of the calibration.
 """
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from deploy.core.backend import ONNX, RunSettings
-from deploy.core.errors import ModelError
+from deploy.core.errors import DataError, ModelError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.progress import Progress
 from deploy.core.runner import Feeds
@@ -70,6 +70,7 @@ def fine_tuned(
             training.count,
             batches,
             options,
+            size if fixed else 1,
             lambda done, total, loss: progress.advance(done, total, f"loss {loss:.4g}"),
         )
     with progress.stage("comparing with the module"):
@@ -103,6 +104,7 @@ def fine_tune(
     samples: int,
     batches: Batches,
     options: FineTuning,
+    least: int = 1,
     advance: Callable[[int, int, float], None] = lambda done, total, loss: None,
 ) -> list[float]:
     """Train the weights of a Q/DQ file in place, with the float graph as the teacher (distillation; no labels).
@@ -115,12 +117,14 @@ def fine_tune(
         samples: their number.
         batches: yields inputs.
         options: see `FineTuning`.
+        least: smallest number of samples that ``batches`` makes a batch of.
         advance: receives the number of steps done, of all steps, and the loss.
 
     Returns:
         The mean loss on samples apart, at first and after each epoch.
 
     Raises:
+        DataError: too few samples.
         ModelError: an operator cannot be evaluated in PyTorch, or the loss is not finite.
     """
     floats = {item.name: onnx.numpy_helper.to_array(item) for item in onnx.load(prepared).graph.initializer}
@@ -129,7 +133,9 @@ def fine_tune(
     optimizer = torch.optim.Adam(student.trained())
     draws = np.random.default_rng(options.seed)
     everything = draws.permutation(samples)
-    judged, learned = np.split(everything, [min(max(samples // 10, 1), JUDGED)])
+    judged, learned = np.split(everything, [max(min(samples // 10, JUDGED), least)])
+    if len(learned) < least:
+        raise DataError(f"{samples} samples are too few to train on.")
     steps = max(math.ceil(len(learned) / options.batch_size), 1)
 
     def loss_of(feeds: Feeds) -> torch.Tensor:

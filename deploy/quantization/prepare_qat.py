@@ -27,8 +27,9 @@ def prepare_qat(
 ) -> FakeQuantized:
     """Quantize a model for a target, and return the Q/DQ graph as a module to train.
 
-    Train ``module.trained()``, then write the file with ``module.save(path)``; check it with ``deploy check --against``
-    or ``deploy adopt`` it. ``deploy train --qat`` does all of this with the float model as the teacher.
+    Train ``module.trained()``, then write the file with ``module.save(path)`` and judge it with ``deploy evaluate``.
+    The INT8 file before the training is published as by `deploy.quantize`. ``deploy train --qat`` does all of this,
+    with the float model as the teacher.
 
     Args:
         model: as `deploy.quantize` takes it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,13 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import calibration
 from calibration.layers import LayerNoise
 from calibration.sensitivity import FloatLayerPlan
-from calibration.table import STATISTICS, CalibrationTable
-from calibration.target import find_target
-from deploy.core import registry
+from calibration.table import CalibrationTable
 from deploy.core.artifact import Artifact, Payload
-from deploy.core.backend import ONNX, backends
+from deploy.core.backend import ONNX
 from deploy.core.brief import brief
-from deploy.core.errors import UnknownNameError, UsageError
+from deploy.core.errors import UsageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.names import REJECTED
 from deploy.core.plain import to_plain
@@ -26,9 +23,10 @@ from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.data.dataset import HELD_OUT
 from deploy.models.given import given_source
-from deploy.quantization import DEFAULT_EFFORT, DEFAULT_METHOD, DEFAULT_SAMPLES, EFFORTS
+from deploy.quantization import DEFAULT_EFFORT, DEFAULT_METHOD, DEFAULT_SAMPLES
+from deploy.quantization.asked import Asked
 from deploy.quantization.cache import batch_of, calibrated
-from deploy.quantization.data import MIN_SAMPLES, CalibrationData, CalibrationSamples, open_data
+from deploy.quantization.data import CalibrationData, CalibrationSamples, open_data
 from deploy.quantization.evidence import Evidence, QualityBounds
 from deploy.quantization.fine_tuning import TRAINING_SAMPLES, FineTuning, Tuned
 from deploy.quantization.search import RANKING_SAMPLES, Quantizer, keep_mixed_outputs, search
@@ -192,13 +190,24 @@ def quantize(
         DeployError: any other error of `deploy.core.errors`. Only a complete calibration table is left behind.
     """
     began = time.perf_counter()
-    _check_options(target, method, samples, effort, fp16, fine_tuning)
+    asked = Asked(
+        calib=str(calib),
+        target=target,
+        method=method,
+        samples=samples,
+        effort=effort,
+        fp16=fp16,
+        preprocess=preprocess,
+        skip_bad=skip_bad,
+        fine_tuning=fine_tuning,
+    )
+    asked.check()
     store = Store.at(artifacts)
     source = open_source(given_source(model, inputs, name), store, preprocess, progress, name=name, half=True)
     bounds = QualityBounds(min_sqnr=min_sqnr, max_drop=max_drop)
     with GraphChild() as child, IsolatedRunner("onnxruntime") as runner:
         with progress.stage("reading the data"):
-            data, training = _opened(str(calib), source, samples, fine_tuning is not None, skip_bad, progress)
+            data, training = _opened(asked, source, progress)
             if preprocess and "preprocessing" not in data.calibration.summary:
                 raise UsageError(f"--preprocess is only used with images; {calib} holds the inputs of the model.")
         if max_drop is not None and data.evidence.labels is None:
@@ -240,18 +249,7 @@ def quantize(
                 with progress.stage("evaluating"):
                     evidence = quantizer.judge(runner, data.evidence).measure(quantizer.path, progress)
             verdict, reasons = _verdict(evidence, bounds)
-            mend = _command(
-                source,
-                calib,
-                target,
-                method,
-                samples,
-                effort,
-                fp16,
-                preprocess,
-                skip_bad,
-                MENDING[evidence.drop is not None],
-            )
+            mend = asked.command(source, MENDING[evidence.drop is not None])
             if verdict == "poor":
                 progress.warn(f"the INT8 file is poor: {'; '.join(reasons)}. To keep layers in float: {mend}")
             with progress.stage("comparing layers"):
@@ -266,9 +264,7 @@ def quantize(
                 target=target,
                 files=tuple(map(Payload.of, written)),
                 options={
-                    "rebuild": _command(
-                        source, calib, target, method, samples, effort, fp16, preprocess, skip_bad, bounds
-                    ),
+                    "rebuild": asked.rebuild(source, bounds),
                     "mend": mend if verdict == "poor" else None,
                     "method": method,
                     "effort": effort,
@@ -309,15 +305,17 @@ def quantize(
     )
 
 
-def _opened(
-    calib: str, source: Source, samples: int, training: bool, skip_bad: bool, progress: Progress
-) -> tuple[CalibrationData, CalibrationSamples]:
+def _opened(asked: Asked, source: Source, progress: Progress) -> tuple[CalibrationData, CalibrationSamples]:
     """Return the data for calibration and evidence, and the training samples, which include those for calibration."""
-    wanted, held_out = (max(samples, TRAINING_SAMPLES), HELD_OUT) if training else (samples, 0.0)
-    data = open_data(calib, source, samples=wanted, held_out=held_out, skip_bad=skip_bad, progress=progress)
-    if data.calibration.count < samples and not training:
-        progress.warn(f"{calib}: {data.calibration.count} calibration samples; {samples} were requested.")
-    return replace(data, calibration=data.calibration.spread(samples)), data.calibration
+    samples, held_out = asked.samples, 0.0
+    if asked.fine_tuning is not None:
+        samples, held_out = max(samples, TRAINING_SAMPLES), HELD_OUT
+    data = open_data(
+        asked.calib, source, samples=samples, held_out=held_out, skip_bad=asked.skip_bad, progress=progress
+    )
+    if data.calibration.count < asked.samples:
+        progress.warn(f"{asked.calib}: {data.calibration.count} calibration samples; {asked.samples} were requested.")
+    return replace(data, calibration=data.calibration.spread(asked.samples)), data.calibration
 
 
 def _verdict(evidence: Evidence, bounds: QualityBounds) -> tuple[QuantizeVerdict, tuple[str, ...]]:
@@ -327,52 +325,3 @@ def _verdict(evidence: Evidence, bounds: QualityBounds) -> tuple[QuantizeVerdict
         return "fail" if violations else "pass", violations
     weaknesses = tuple(evidence.weaknesses())
     return "poor" if weaknesses else "measured", weaknesses
-
-
-def _command(
-    source: Source,
-    calib: str | Path,
-    target: str,
-    method: str,
-    samples: int,
-    effort: str,
-    fp16: bool,
-    preprocess: Sequence[str],
-    skip_bad: bool,
-    bounds: QualityBounds,
-) -> str:
-    """Return the command that quantizes the model again, held to these bounds."""
-    pairs: list[tuple[str, Any]] = [
-        ("--calib", calib),
-        ("--target", target),
-        ("--method", method if method != DEFAULT_METHOD else None),
-        ("--samples", samples if samples != DEFAULT_SAMPLES else None),
-        ("--effort", effort if effort != DEFAULT_EFFORT else None),
-        ("--max-drop", bounds.max_drop),
-        ("--min-sqnr", bounds.min_sqnr),
-        *(("--preprocess", text) for text in preprocess),
-        ("--name", source.slug if source.manifest is None or source.slug != source.manifest.slug else None),
-    ]
-    words = [str(part) for name, value in pairs if value is not None for part in (name, value)]
-    flags = [name for name, given in (("--fp16", fp16), ("--skip-bad", skip_bad)) if given]
-    return shlex.join(["deploy", "quantize", source.name, *words, *flags])
-
-
-def _check_options(
-    target: str, method: str, samples: int, effort: str, fp16: bool, fine_tuning: FineTuning | None
-) -> None:
-    declared = find_target(target)
-    methods = registry.names(STATISTICS)
-    if method not in methods:
-        raise UnknownNameError("calibration method", method, methods, f"known: {', '.join(methods)}")
-    if samples < MIN_SAMPLES:
-        raise UsageError(f"--samples {samples}: calibration needs at least {MIN_SAMPLES}.")
-    if effort not in EFFORTS:
-        raise UnknownNameError("effort", effort, EFFORTS, f"known: {', '.join(EFFORTS)}")
-    for backend in backends().values():
-        if target in backend.targets and "cpu" in backend.devices:
-            backend.require()  # a file is published only after its target ran it, where no GPU is needed for that
-    if fp16 and fine_tuning is not None:
-        raise UsageError("layers in FP16 cannot be trained.", "leave out fp16")
-    if fp16 and not declared.half:
-        raise UsageError(f"--fp16: {declared.title} is no faster in FP16.", "use --target tensorrt")

@@ -261,8 +261,12 @@ class Walk:
         for context in [[], *CONTEXTS.get(self.name, [])]:
             free = [choice for choice in others if not self._is_in(choice.param, context)]
             plain = self._line(required, context, [])
-            if self.run(plain)[0] == "done":
-                used |= {param.name for param in self.command.params if self._is_in(param, context)}
+            used |= {
+                param.name
+                for param in self.command.params
+                if isinstance(param, click.Option) and self._is_in(param, context)
+                if self._changes(self._line(required, self._less(param, context), []), plain)
+            }
             for first in free:
                 if self._changes(plain, self._line(required, context, [first])):
                     used.add(first.param.name)
@@ -277,6 +281,11 @@ class Walk:
         for choice in others:
             if choice.param.name not in used:
                 yield f"deploy {self.name}: {choice} is refused everywhere"
+
+    def _less(self, param: click.Option, context: list[str]) -> list[str]:
+        """Return a context without an option and its values."""
+        at = next(index for index, word in enumerate(context) if word in param.opts)
+        return context[:at] + context[at + 1 + (0 if param.is_flag else param.nargs) :]
 
     def _is_in(self, param: click.Parameter, context: list[str]) -> bool:
         if isinstance(param, click.Argument):

@@ -177,3 +177,17 @@ def test_a_moved_constant_is_rounded_only_for_nodes_in_half(move: str, tmp_path:
     assert np.allclose(z, x + x @ moved, rtol=1e-6, atol=1e-6)
     path, _ = converted(source)
     assert not np.allclose(run(path, x=x)[0], x @ moved, rtol=1e-6, atol=1e-6), "half is half"
+
+
+def test_a_moved_constant_that_a_branch_reads_is_not_rounded(tmp_path: Path) -> None:
+    """Branches stay in float32."""
+    weights = {"w": RNG.standard_normal((4, 4), np.float32)}
+    text = """g (float[n,4] x, bool c) => (float[n,4] y) {
+        m = Transpose <perm = [1, 0]> (w)
+        y = If (c) <then_branch = a () => (float[n,4] p) { p = MatMul (x, m) },
+                    else_branch = b () => (float[n,4] q) { q = Identity (x) }>
+    }"""
+    path, _ = converted(graph(tmp_path, text, **weights))
+    x = RNG.standard_normal((3, 4), np.float32)
+    (y,) = RoundedRunner(path).run({"x": x, "c": np.array(True)}).values()
+    assert np.allclose(y, x @ weights["w"].T, rtol=1e-6, atol=1e-6)

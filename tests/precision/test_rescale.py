@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import deploy
+from deploy.core.errors import UsageError
 from deploy.core.progress import SILENT
 from deploy.precision.ranges import ranges
 from deploy.precision.rescale import rescale
@@ -174,6 +175,32 @@ def test_other_operators_fix_the_scale(tmp_path: Path) -> None:
     assert rescale(path, "fp16", [feeds], 2.0) == ()
 
 
+@pytest.mark.parametrize(
+    ("opset", "fill", "changes"), [(20, 0.0, True), (20, 1.0, False), (10, 0.0, True), (10, 1.0, False)]
+)
+def test_padding_with_another_number_fixes_the_scale(opset: int, fill: float, changes: bool, tmp_path: Path) -> None:
+    """As an input since opset 11, as an attribute before; and a weight that is an output stays as it is."""
+    pads = [0, 0, 1, 1, 0, 0, 1, 1]
+    pad = f"Pad <pads = {pads}, value = {fill}> (a)" if opset < 11 else "Pad (a, pads, fill)"
+    text = f"""g (float[n,3,6,6] x) => (float[n,3,k,l] y, float[3,3,1,1] v) {{
+        a = Conv (x, v) p = {pad} y = Conv (p, w)
+    }}"""
+    rng = np.random.default_rng(0)
+    parsed = onnx.parser.parse_graph(text)
+    one, two = rng.standard_normal((2, 3, 3, 1, 1)).astype(np.float32)
+    weights = {"v": one * np.float32(2.0**18), "w": two / np.float32(2.0**18)}
+    weights |= {"pads": np.array(pads), "fill": np.array(fill, np.float32)} if opset >= 11 else {}
+    parsed.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in weights.items())
+    model = onnx.helper.make_model(parsed, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
+    path = tmp_path / "net.onnx"
+    onnx.save(model, path)
+    feeds = {"x": rng.standard_normal((2, 3, 6, 6)).astype(np.float32)}
+    before = ort.InferenceSession(path).run(None, feeds)
+    assert bool(rescale(path, "fp16", [feeds], 2.0)) == changes
+    after = ort.InferenceSession(path).run(None, feeds)
+    assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
+
+
 def test_everything_is_in_half_then(tmp_path: Path, run: Callable[..., Ran]) -> None:
     """The plan tells it, and is used again with other weights."""
     options: dict[str, object] = {"artifacts": tmp_path, "probes": "quick", "strategy": "trace", "progress": SILENT}
@@ -185,6 +212,12 @@ def test_everything_is_in_half_then(tmp_path: Path, run: Callable[..., Ran]) -> 
     assert "power of two" in " ".join(shown.out.split())
     plan = report.artifact.path.with_suffix(".precision.json")
     assert json.loads(plan.read_text())["rescaled"][0]["exponent"] < 0
+    changed = json.loads(plan.read_text())
+    changed["rescaled"][0]["channel"] = 1000
+    other = tmp_path / "changed.json"
+    other.write_text(json.dumps(changed))
+    with pytest.raises(UsageError, match="rescale"):
+        deploy.export(build(Residual, 1.0), image, name="net", precision="fp16", plan=other, force=True, **options)  # type: ignore[arg-type]
     again = deploy.export(
         build(Residual, 2.0**17),
         image,

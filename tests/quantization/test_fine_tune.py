@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import deploy
-from deploy.core.errors import ModelError, UsageError
+from deploy.core.errors import DataError, ModelError, UsageError
 from deploy.core.progress import SILENT
 from deploy.core.runner import Feeds
 from deploy.quantization.fake_quantization import FakeQuantized
@@ -136,6 +136,8 @@ def test_what_cannot_be_trained(folder: Path, tmp_path: Path) -> None:
     path.write_bytes((folder / "onnxruntime.onnx").read_bytes())
     with pytest.raises(ModelError, match="loss is"):
         fine_tune(path, folder / "float.onnx", len(SAMPLES), batches, FineTuning(epochs=40, lr=1e30))
+    with pytest.raises(DataError, match="too few"):
+        fine_tune(path, folder / "float.onnx", 40, batches, FineTuning(epochs=1), 32)
 
 
 def test_the_command(tmp_path: Path, run: Callable[..., Ran]) -> None:
@@ -148,6 +150,8 @@ def test_the_command(tmp_path: Path, run: Callable[..., Ran]) -> None:
     assert document["target"] == "openvino" and tuning["samples"] > 1000 and len(tuning["losses"]) == 2
     assert tuning["module_db"] == "inf" or tuning["module_db"] > 20
     assert document["judged_on"]["apart"] and done.code in (0, 4)
+    rebuild = document["options"]["rebuild"].split()
+    assert rebuild[:2] == ["deploy", "train"] and "--qat" in rebuild and "--epochs" in rebuild, "not the untrained file"
     refused = run(*root, "train", "lenet5", "--data", "digits", "--qat", "--optimizer", "adamw")
     assert refused.code == 2 and "--optimizer" in refused.err
     assert run(*root, "train", "lenet5", "--data", "digits", "--target", "openvino").code == 2

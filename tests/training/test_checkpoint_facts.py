@@ -33,6 +33,7 @@ def test_a_factory_and_its_checkpoint(tmp_path: Path, run: Callable[..., Ran]) -
     assert run(*root, "quantize", "mine", "--calib", "digits", "--samples", "32").code in (0, 4)
     alone = tmp_path / "alone.safetensors"
     shutil.copyfile(checkpoint, alone)  # without its manifest nothing is known
+    Path(f"{alone}.json").write_text('{"somebody": "else"}')
     assert run(*root, "export", *described, "--weights", str(alone), "--probes", "quick", "--force").code == 0
     refused = run(*root, "quantize", str(tmp_path / "artifacts/mine/mine.fp32.onnx"), "--calib", "digits")
     assert refused.code == 2 and "--preprocess crop=16" in refused.err
