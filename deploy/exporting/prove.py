@@ -35,6 +35,7 @@ from deploy.exporting.original import OriginalFile
 from deploy.models.untrained import statistic_names
 from deploy.parity.compare import compare
 from deploy.parity.coverage import Coverage, open_branches
+from deploy.parity.groups import policy
 from deploy.parity.probes import Probe, check_level, make_probe, make_probes
 from deploy.parity.verdict import ParityReport
 from deploy.parity.weights import NormTensors, WeightMatches, match_weights
@@ -207,10 +208,18 @@ def prove(
     for probe in ran[:_MAX_GRADIENTS] if matches.listed else ():
         used |= exercised(model, probe.feeds, set(matches.listed))
     by_nodes = bool(runner) and precision == "bf16"
+    shown = _conclusive(ran, report)
     coverage = measure(
-        graph(), path, candidate, ran, rename, matches, used, low_memory=settings.low_memory, rounded=by_nodes
+        graph(), path, candidate, shown, rename, matches, used, low_memory=settings.low_memory, rounded=by_nodes
     )
     return _with_coverage(report, coverage, options, unproven=negated)
+
+
+def _conclusive(probes: Sequence[Probe], report: ParityReport) -> list[Probe]:
+    """Return the probes whose comparison says something: what only the others reach is run, and not proven."""
+    unclear = (item.group for item in report.outputs if item.verdict == "inconclusive")
+    undecided = {group for group in unclear if not policy(group).decides}
+    return [probe for probe in probes if not set(probe.groups) <= undecided]
 
 
 def _in_half(report: ParityReport, bound: BoundedRunner, precision: str, rounded: bool) -> ParityReport:

@@ -124,9 +124,8 @@ class Tally:
         if self.original is not None and far(given, UNUSUAL):
             run = self.original.run(probe.feeds) or {}
             settled = replace(settled, own={**settled.own, **{name: run[name] for name in far(run, 1.0)}})
-        if self.perturbed is None or all(policy(group).steady == 1.0 for group in probe.groups):
-            return settled
-        if not far(given, policy("large").envelope):
+        rules = [policy(group) for group in probe.groups if policy(group).steady < 1.0]
+        if self.perturbed is None or not rules or not far(given, min(item.envelope for item in rules)):
             return settled
         return replace(settled, own={**settled.own, **self.perturbed.run(probe.feeds)})
 

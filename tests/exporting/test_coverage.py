@@ -123,33 +123,44 @@ def test_both_ways_of_a_conditional_are_run(run: Run, nets: str) -> None:
     assert done.code == 0 and coverage["unreached"] == [] and coverage["nodes"] == coverage["nodes_ran"]
 
 
-def _with_branch(path: Path, out: Path) -> None:
-    """Make the output another one where the largest input is above a million."""
+def _with_branch(path: Path, out: Path, above: float, factor: float) -> None:
+    """Multiply the output where the largest input is above a bound."""
     model = onnx.load(str(path))
     output = model.graph.output[0].name
     last = next(node for node in model.graph.node if output in node.output)
     last.output[list(last.output).index(output)] = "right"
 
-    def branch(name: str, operator: str) -> onnx.GraphProto:
-        node = helper.make_node(operator, ["right"], [name])
+    def branch(name: str, operator: str, *more: str) -> onnx.GraphProto:
+        node = helper.make_node(operator, ["right", *more], [name])
         return helper.make_graph([node], name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)])
 
-    model.graph.initializer.append(helper.make_tensor("million", TensorProto.FLOAT, [], [1e6]))
+    for name, value in (("bound", above), ("factor", factor)):
+        model.graph.initializer.append(helper.make_tensor(name, TensorProto.FLOAT, [], [value]))
     model.graph.node.extend(
         [
             helper.make_node("ReduceMax", [model.graph.input[0].name], ["largest"], keepdims=0),
-            helper.make_node("Greater", ["largest", "million"], ["above"]),
+            helper.make_node("Greater", ["largest", "bound"], ["above"]),
             helper.make_node(
-                "If", ["above"], [output], "hidden", then_branch=branch("t", "Neg"), else_branch=branch("e", "Identity")
+                "If",
+                ["above"],
+                [output],
+                "hidden",
+                then_branch=branch("t", "Mul", "factor"),
+                else_branch=branch("e", "Identity"),
             ),
         ]
     )
     onnx.save(model, str(out))
 
 
-def test_a_branch_of_a_foreign_file_that_no_probe_takes_is_not_passed(run: Run, nets: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("above", "factor"), [(1e6, -1.0), (20.0, 1.0005)], ids=["never taken", "taken only where noise does not decide"]
+)
+def test_a_branch_of_a_foreign_file_that_no_probe_proves_is_not_passed(
+    run: Run, nets: str, tmp_path: Path, above: float, factor: float
+) -> None:
     assert _export(run, f"{nets}:Bounded", "x:batch,32").code == 0
-    _with_branch(next((tmp_path / "artifacts").rglob("*.onnx")), tmp_path / "foreign.onnx")
+    _with_branch(next((tmp_path / "artifacts").rglob("*.onnx")), tmp_path / "foreign.onnx", above, factor)
     arguments = (
         "check",
         f"{nets}:Bounded",

@@ -118,6 +118,21 @@ def test_an_original_file_may_round_more_than_pytorch() -> None:
     assert judge(wrong, Linear(np.float32, rougher)) == "fail"
 
 
+def test_a_network_that_amplifies_rounding_is_held_to_its_other_roundings() -> None:
+    """Ten times the noise of one of its own runs, where another run of its own has as much."""
+
+    def amplified(out: Fetches, feeds: Feeds) -> Fetches:
+        far = np.abs(feeds["x"].mean(axis=1, keepdims=True)) > 1.0
+        return {"y": np.where(far, out["y"] * np.float32(1 + 7e-7), out["y"])}
+
+    def judge(perturbed: Runner) -> str:
+        runs = (Linear(np.float64), Linear(np.float32), Linear(np.float32, amplified))
+        return compare(*runs, make_probes([SPEC], {"batch": 2}), perturbed=perturbed).verdict
+
+    assert judge(Linear(np.float32)) == "fail"
+    assert judge(Linear(np.float32, amplified)) == "pass"
+
+
 def test_a_crash_is_not_a_verdict() -> None:
     def crash(out: Fetches, feeds: Feeds) -> Fetches:
         raise BackendCrashedError("gone")
