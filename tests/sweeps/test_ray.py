@@ -79,6 +79,7 @@ def test_every_kind_of_machine_and_no_file_is_sent_twice(cluster: Any, trained: 
     assert set(_states(again).values()) == {"kept"}
 
 
+@pytest.mark.slow
 def test_nodes_that_die(cluster: Any, store: Path) -> None:
     first, second, only = cluster.of(LEFT), cluster.of(LEFT), cluster.of(RIGHT)
     by_id = {node.node_id: node for node in (first, second, only)}

@@ -91,6 +91,7 @@ def test_a_matrix_and_its_second_run(run: Run, artifacts: Path) -> None:
     assert shown.code == 0 and all(name in shown.out for name in states)
 
 
+@pytest.mark.slow
 def test_a_changed_input_is_processed_again(run: Run, artifacts: Path, tmp_path: Path) -> None:
     data = tmp_path / "calib.npy"
     rng = np.random.default_rng(0)
@@ -142,6 +143,7 @@ def test_other_weights_at_the_same_path_make_another_export(run: Run, store: Pat
     assert _states(ran)["export zoo/lenet5 fp32"] == "done", "without a checkpoint, its weights are not reused"
 
 
+@pytest.mark.slow
 def test_changed_code_and_damaged_records(run: Run, store: Path, nets: Path, tmp_path: Path) -> None:
     file = tmp_path / "sweep.yaml"
     entry = f"{{name: '{nets}:small', inputs: ['x:batch,3,16,16']}}"
