@@ -72,6 +72,11 @@ if TYPE_CHECKING:
     from deploy.models.layers import layers as layers
     from deploy.models.request import ModelRequest as ModelRequest
     from deploy.models.request import ModuleRequest as ModuleRequest
+    from deploy.optimizing.bounds import DeploymentBounds as DeploymentBounds
+    from deploy.optimizing.candidates import LeftOut as LeftOut
+    from deploy.optimizing.optimize import CandidateResult as CandidateResult
+    from deploy.optimizing.optimize import OptimizeReport as OptimizeReport
+    from deploy.optimizing.optimize import optimize as optimize
     from deploy.packaging.package import PackageReport as PackageReport
     from deploy.packaging.package import package_models as package_models
     from deploy.packaging.target import PackageOptions as PackageOptions
@@ -157,6 +162,9 @@ _EXPORTS = {
     "deploy.models.layers": ("LayerSummary", "layers"),
     "deploy.models.in_memory": ("ExampleInputs", "ModelLike", "WeightsLike", "module_request"),
     "deploy.models.request": ("ModelRequest", "ModuleRequest"),
+    "deploy.optimizing.bounds": ("DeploymentBounds",),
+    "deploy.optimizing.candidates": ("LeftOut",),
+    "deploy.optimizing.optimize": ("CandidateResult", "OptimizeReport", "optimize"),
     "deploy.packaging.package": ("PackageReport", "package_models"),
     "deploy.packaging.target": ("PackageOptions",),
     "deploy.quantization.half": ("HalfReport", "convert_precision"),

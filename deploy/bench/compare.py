@@ -6,7 +6,6 @@ import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,9 +14,9 @@ import numpy as np
 
 from deploy.bench.cells import PlannedCell, check_sizes, choose_backends
 from deploy.bench.plan import Choices, plan_model
-from deploy.bench.process import BenchProcess
 from deploy.bench.sequential import LOOKS, Guard, Verdict, guard, interval_at, paired, verdict_of
 from deploy.bench.statistics import Interval, plain_interval
+from deploy.bench.turns import Opener, opener, take_turns
 from deploy.core.backend import ONNX, backends, default_backend, find_backend
 from deploy.core.brief import brief
 from deploy.core.environment import machine, usable_cores, versions
@@ -27,23 +26,14 @@ from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.models.given import Named, as_requests
 from deploy.models.request import ModelRequest
-from deploy.parity.probes import probes_at
 from deploy.support.lone_file import open_artifact
 
 if TYPE_CHECKING:
     from deploy.models.in_memory import ExampleInputs, ModelLike
 
-TURN_S = 0.03
-TURN_CALLS = 3
-"""Two processes take turns; a turn lasts at least this many seconds and calls."""
-
 PAIR_S = 1.2
-MIN_TURNS = 5
-"""A pair of processes runs at least this many seconds and turns of each."""
+"""The turns of a pair of processes take at least this many seconds."""
 
-WARM_S = 3.0
-FLAGS_IGNORED = ("others", "stolen")
-"""Kinds of interference that mean nothing over one turn: the kernel counts them in ticks of 10 ms."""
 MARGIN = 0.02
 TIME_LIMIT_S = 60.0
 
@@ -218,7 +208,7 @@ def compare_speed(
         with progress.stage("timing in pairs"):
             deadline = time.perf_counter() + time_limit_s
             found = run_pairs(
-                [_opener(side.plan, seed) for side in sides],
+                [opener(side.plan, seed) for side in sides],
                 decided=lambda interval: _decided(interval, margin, fail_if_slower),
                 more=lambda: time.perf_counter() < deadline,
                 progress=progress,
@@ -292,21 +282,6 @@ def _plan(request: ModelRequest, choices: Choices, store: Store, scratch: Path, 
     return plans[0]
 
 
-Opener = Callable[[], BenchProcess]
-"""Starts a process that begins to open what is timed."""
-
-
-def _opener(plan: PlannedCell, seed: int) -> Opener:
-    feeds = probes_at(plan.inputs, plan.cell.sizes, seed=seed)[0].feeds
-
-    def start() -> BenchProcess:
-        process = BenchProcess(plan.backend.runner, plan.cell.threads)
-        process.submit_open(feeds, path=plan.path, model=plan.model, options=plan.options)
-        return process
-
-    return start
-
-
 def run_pairs(
     openers: Sequence[Opener],
     *,
@@ -332,23 +307,10 @@ def run_pairs(
 
 
 def _run_pair(openers: Sequence[Opener], found: Pairs, *, swapped: bool) -> None:
-    with ExitStack() as stack:
-        order = [1, 0] if swapped else [0, 1]
-        processes: dict[int, BenchProcess] = {}
-        for index in order:
-            processes[index] = stack.enter_context(openers[index]())
-        for index in order:
-            processes[index].opened()
-            processes[index].warm(WARM_S)
-        turns: dict[int, list[float]] = {0: [], 1: []}
-        end = time.perf_counter() + PAIR_S
-        while len(turns[0]) < MIN_TURNS or time.perf_counter() < end:
-            order.reverse()
-            for index in order:
-                timing, samples = processes[index].time(TURN_S, min_calls=TURN_CALLS)
-                turns[index].append(float(np.median(samples)))
-                flags = timing["interference"]["flags"]
-                found.flags.update({kind: text for kind, text in flags.items() if kind not in FLAGS_IGNORED})
-    found.first.append(float(np.median(turns[0])))
-    found.second.append(float(np.median(turns[1])))
-    found.ratios.append(paired(turns[0], turns[1]))
+    turns = take_turns(openers, [1, 0] if swapped else [0, 1], PAIR_S)
+    for failure in turns.failures.values():
+        raise failure
+    found.flags.update(turns.flags)
+    found.first.append(float(np.median(turns.medians[0])))
+    found.second.append(float(np.median(turns.medians[1])))
+    found.ratios.append(paired(turns.medians[0], turns.medians[1]))

@@ -77,7 +77,12 @@ def geometric(values: Sequence[float], level: float = LEVEL) -> Interval:
         return Interval(value=math.exp(center), low=0.0, high=math.inf)
     spread = math.sqrt(math.fsum((item - center) ** 2 for item in logs) / (len(logs) - 1))
     half = float(stdtrit(len(logs) - 1, (1 + level) / 2)) * spread / math.sqrt(len(logs))
-    return Interval(value=math.exp(center), low=math.exp(center - half), high=math.exp(center + half))
+    return Interval(value=math.exp(center), low=math.exp(center - half), high=_exp(center + half))
+
+
+def _exp(value: float) -> float:
+    """Return e to a power; infinity where it is too large for a float."""
+    return math.exp(value) if value < 700.0 else math.inf
 
 
 def ratio(first: Sequence[float], second: Sequence[float]) -> Interval:
@@ -110,7 +115,7 @@ def unpaired_ratio(first: Sequence[float], second: Sequence[float], level: float
         return Interval(value=math.exp(center), low=math.exp(center), high=math.exp(center))
     freedom = total**2 / math.fsum(part**2 / (len(side) - 1) for part, side in zip(parts, sides, strict=True))
     half = float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(total)
-    return Interval(value=math.exp(center), low=math.exp(center - half), high=math.exp(center + half))
+    return Interval(value=math.exp(center), low=math.exp(center - half), high=_exp(center + half))
 
 
 def plain_interval(interval: Interval | None) -> dict[str, float | None] | None:

@@ -28,6 +28,10 @@ UNITS |= {"k": 2**10, "kib": 2**10, "m": 2**20, "mib": 2**20, "g": 2**30, "gib":
 """Bytes by unit, in lower case; a letter alone is binary, as in NVIDIA's tools."""
 
 
+DURATIONS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+"""Seconds by unit."""
+
+
 class Percent(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """A share between 0 and 1, written ``3%`` or ``0.03``."""
 
@@ -53,6 +57,21 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         if match is None or match[2] not in UNITS:
             self.fail(f"{value!r} is not a size such as 2GB or 512MiB.", param, ctx)
         return int(float(match[1]) * UNITS[match[2]])
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A duration in seconds: a number with a unit: 5ms, 30s, 10min, 1h."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse a duration."""
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zµ]+)", str(value).strip().lower())
+        if match is None or match[2] not in DURATIONS or not float(match[1]):
+            self.fail(f"{value!r} is not a duration such as 5ms, 30s or 10min.", param, ctx)
+        return float(match[1]) * DURATIONS[match[2]]
 
 
 class DimensionSize(click.ParamType):  # type: ignore[type-arg,unused-ignore]

@@ -35,6 +35,7 @@ SECTIONS = {
     "Measure": {
         "evaluate": "Measure the accuracy of a model's artifacts.",
         "bench": "Measure latency and throughput on every backend.",
+        "optimize": "Find the fastest way to run a model that is still right.",
         "compare": "Tell which of two files, models or backends is faster.",
         "profile": "Show where the time of one call goes.",
         "sweep": "Run many models, precisions, backends and machines.",

@@ -76,7 +76,8 @@ Examples:
 def command(settings: Settings, /, as_json: bool, **options: Any) -> None:
     """Serve MODEL over HTTP with the Open Inference Protocol v2 and dynamic batching.
 
-    MODEL is a name in the artifacts directory, or a file; default the model of the newest export. Only files that
+    MODEL is a name in the artifacts directory, a file, or the deployment.json of deploy optimize, which is served with
+    the options that were chosen; default the model of the newest export. Only files that
     passed the parity check and have trained weights are served; an ONNX file whose model is not known is served with a
     warning, as unproven. Requests get status 429 if the queue is full and 503 if
     they waited too long. /metrics returns metrics for Prometheus. On SIGINT or SIGTERM the server finishes the requests

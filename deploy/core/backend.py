@@ -8,7 +8,7 @@ in the group ``deploy.backends`` that loads a module with ``BACKEND``.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from deploy.core import registry
 from deploy.core.environment import version
 from deploy.core.errors import BackendError, MissingPackageError, UnknownNameError
+from deploy.core.tensors import TensorSpec
 
 PACKAGE = "deploy.backends"
 ONNX, ENGINE = "onnx", "engine"
@@ -49,6 +50,19 @@ class RunSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """Another way for a backend to run the same file or model, which may be faster.
+
+    Attributes:
+        name: a few words, ``fixed sizes``.
+        options: options of the runner, in place of those of `RunSettings`.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Backend:
     """A backend's declaration.
 
@@ -69,6 +83,8 @@ class Backend:
         reference: its float32 run on the CPU is what every other configuration is checked against.
         color: of its bars in plots, ``#RRGGBB``; None takes a neutral one.
         options: translates `RunSettings` to the options of ``runner``.
+        variants: from the inputs and the size of every symbolic dimension to the variants that ``deploy optimize``
+            tries.
     """
 
     name: str
@@ -88,6 +104,7 @@ class Backend:
     reference: bool = False
     color: str | None = None
     options: Callable[[RunSettings], dict[str, Any]] = lambda settings: {}
+    variants: Callable[[Sequence[TensorSpec], Mapping[str, int]], tuple[Variant, ...]] = lambda inputs, sizes: ()
 
     @property
     def runs_files(self) -> bool:

@@ -19,6 +19,8 @@ BENCH, EVALUATION = "bench", "evaluation"
 """Folders of records in a model's folder."""
 SKIPPED, SWEEPS = ".skipped", ".sweeps"
 """Folders of records in the artifacts directory."""
+DEPLOYMENT = "deployment.json"
+"""Name of the record, in a model's folder, of the choice that ``deploy optimize`` made."""
 FOLDERS = (BENCH, EVALUATION, SKIPPED, SWEEPS)
 
 _KEY_DIGITS = 16
@@ -30,7 +32,9 @@ def key_of(values: Any) -> str:
 
 
 def is_record(path: Path) -> bool:
-    """Return whether a file lies in a folder of records and has a record's name, ``….KEY.json``."""
+    """Return whether a file is a `DEPLOYMENT`, or lies in a folder of records and has the name ``….KEY.json``."""
+    if path.name == DEPLOYMENT:
+        return True
     name = re.fullmatch(rf"(.*\.)?[0-9a-f]{{{_KEY_DIGITS}}}\.json", path.name)
     return path.parent.name in FOLDERS and name is not None
 
@@ -41,7 +45,8 @@ def save(path: Path, kind: str, schema: int, content: Mapping[str, Any]) -> None
     Its name is part of the record, so that `check` detects a renamed file.
     """
     text = dump_checked({"kind": kind, "schema": schema, "name": path.name, **content})
-    depth = 2 if path.parent.name in (BENCH, EVALUATION) else 1 if path.parent.name in FOLDERS else 0
+    in_model = path.parent.name in FOLDERS or path.name == DEPLOYMENT
+    depth = 2 if path.parent.name in (BENCH, EVALUATION) else 1 if in_model else 0
     write_file(path, text.encode(), depth=depth)
 
 

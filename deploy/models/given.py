@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from deploy.core.artifact import Artifact
 from deploy.core.errors import InputSpecError, UsageError
 from deploy.models.request import ModelRequest, ModuleRequest
+from deploy.support.deployment import chosen_file, is_deployment, load
 
 if TYPE_CHECKING:
     from deploy.models.in_memory import ExampleInputs, ModelLike, WeightsLike
@@ -70,13 +71,17 @@ def _as_request(
 def text_of(model: Named) -> str:
     """Return a model that is given by its name or path, or the file of an artifact, as on the command line.
 
+    The path of a ``deployment.json`` stands for the file that ``deploy optimize`` chose.
+
     Raises:
+        DeployError: the choice is PyTorch, or its file has changed.
         UsageError: a module in memory or something else; the function takes files.
     """
     if isinstance(model, Artifact):
         return str(model.path)
     if isinstance(model, str | Path):
-        return str(model)
+        path = Path(model)
+        return str(chosen_file(path, load(path))) if is_deployment(str(model)) else str(model)
     raise UsageError(
         f"{type(model).__name__} is not a file or the name of a model.",
         "export it, and give the file: deploy.export(…).artifact",

@@ -126,6 +126,7 @@ class ModelOpener:
     options: ServeOptions
     metrics: Metrics
     backend: Backend | None
+    changed: Mapping[str, Any] = field(default_factory=dict)
 
     def batcher(self, runners: Sequence[Runner], name: str, *, batched: bool) -> Batcher:
         """Create a queue for runners; its batches are counted under ``name``."""
@@ -144,7 +145,7 @@ class ModelOpener:
             threads=self.options.threads or usable_cores(),
             shared_cores=True,
         )
-        options = runtime.options(settings)
+        options = {**runtime.options(settings), **self.changed}
         module = importlib.import_module(runtime.backend.runner)
         symbol = batch_symbol(manifest.inputs, manifest.outputs)
         runners: list[Runner] = []

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +25,7 @@ from deploy.models.given import text_of
 from deploy.models.preprocessing import described
 from deploy.serving.options import ServeOptions as ServeOptions
 from deploy.serving.options import is_loopback, url_host
+from deploy.support.deployment import FIXING, Deployment, is_deployment, load
 from deploy.support.release_check import check_release
 
 if TYPE_CHECKING:
@@ -86,8 +88,9 @@ def serve(
     Each file answers under its own name (``resnet18.int8-onnxruntime``); the first also answers under the model's name.
 
     Args:
-        model: a model name in the artifacts directory, a file, also an ONNX file without a manifest, or an artifact;
-            default the model of the newest export.
+        model: a model name in the artifacts directory, a file, also an ONNX file without a manifest, an artifact, or
+            the ``deployment.json`` of `deploy.optimize`, which is served as chosen; default the model of the newest
+            export.
         files: serve only these files, the first under the model's name; default every file of the model that runs on
             this machine.
         backend: name of the backend that runs the files; serve only files that it opens. Default: each file's format
@@ -121,6 +124,9 @@ def serve(
     if preprocess and not options.page:
         raise UsageError("--preprocess is only used by the demo page.", "leave out --no-page")
     store = Store.at(artifacts)
+    changed: Mapping[str, Any] = {}
+    if isinstance(model, str | Path) and is_deployment(str(model)):
+        backend, options, changed = _as_chosen(load(Path(model)), backend, options, progress)
     selected = _find_backend(backend) if backend is not None else None
     name = None if model is None else text_of(model)
     chosen = choose_files(name, [Path(text_of(file)) for file in files], selected, store, progress)
@@ -128,7 +134,7 @@ def serve(
         check_release(artifact, allow_untrained=options.allow_untrained, progress=progress)
     chosen = [described(artifact, preprocess, labels) for artifact in chosen]
     metrics = Metrics()
-    opener = ModelOpener(options=options, metrics=metrics, backend=selected)
+    opener = ModelOpener(options=options, metrics=metrics, backend=selected, changed=changed)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_listen(options.host, options.port))
         reader = Reader()
@@ -157,6 +163,23 @@ def serve(
         pool = Pool(limits(), options.max_request_bytes, metrics.refuse)
         _run(service.application(*routes), pool, listener, lambda: ready(server), service.stop_delaying)
     return ServeReport(answered=metrics.answered, refused=metrics.refused)
+
+
+def _as_chosen(
+    choice: Deployment, backend: str | None, options: ServeOptions, progress: Progress
+) -> tuple[str, ServeOptions, Mapping[str, Any]]:
+    """Return backend, options and options of the runner as ``deploy optimize`` chose them; those given come first."""
+    options = dataclasses.replace(options, threads=options.threads or choice.threads)
+    if backend not in (None, choice.backend):
+        return str(backend), options, {}
+    changed = dict(choice.changed)
+    if FIXING.intersection(changed):
+        if choice.batch == 1:
+            options = dataclasses.replace(options, max_batch=1)
+        else:
+            progress.note(f"sizes are not fixed, since batches of fewer than {choice.batch} samples are served, too")
+            changed = {name: value for name, value in changed.items() if name not in FIXING}
+    return choice.backend, options, changed
 
 
 def _find_backend(name: str) -> Backend:

@@ -169,6 +169,7 @@ def _check(folder: Path, root: Path) -> _Found:
     read: dict[Path, dict[str, Any]] = {}
     for path in documents:
         if records.is_record(path):
+            found.listed.add(path)
             _check_record(path, read, found)
         elif not _is_other(path, root):
             manifests.append(path)

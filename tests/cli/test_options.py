@@ -35,6 +35,10 @@ SAMPLES: dict[str, list[str]] = {
     "--backend": ["openvino"],
     "--backends": ["torch,onnxruntime", "openvino"],
     "--baseline": ["onnxruntime"],
+    "--budget": ["2min"],
+    "--max-latency": ["5ms"],
+    "--max-size": ["20MB"],
+    "--threads": ["3", "2,4"],
     "--batch": ["2", "2,4", "1:2:4", "dynamic"],
     "--calib": ["digits", "cifar10"],
     "--data": ["digits", "cifar10"],
@@ -73,6 +77,7 @@ CONTEXTS: dict[str, list[list[str]]] = {
     ],
     "check": [["resnet18"], ["weights.pt", "--arch", "resnet18"]],
     "export": [["weights.pt", "--arch", "resnet18"]],
+    "optimize": [["weights.pt", "--arch", "resnet18"]],
     "models": [["resnet18", "--layers"]],
     "sweep": [
         ["sweep.yaml"],

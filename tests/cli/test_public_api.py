@@ -32,6 +32,7 @@ FILES = {
     "export": "export_model convert",
     "inspect": "inspect",
     "models": "list_models layers",
+    "optimize": "optimize",
     "package": "package_models",
     "profile": "profile_model",
     "quantize": "quantize",

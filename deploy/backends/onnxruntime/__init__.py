@@ -1,6 +1,9 @@
 """ONNX Runtime."""
 
-from deploy.core.backend import ONNX, Backend, RunSettings
+from collections.abc import Mapping, Sequence
+
+from deploy.core.backend import ONNX, Backend, RunSettings, Variant
+from deploy.core.tensors import TensorSpec
 
 
 def options(settings: RunSettings) -> dict[str, object]:
@@ -12,6 +15,16 @@ def options(settings: RunSettings) -> dict[str, object]:
         "spinning": not settings.shared_cores,
         "optimization": "all" if settings.fusion else "none",
     }
+
+
+def variants(inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> tuple[Variant, ...]:
+    """Return the options that are faster on some networks and machines, and slower on others."""
+    fixed = (Variant(name="fixed sizes", options={"sizes": dict(sizes)}),) if sizes else ()
+    return (
+        *fixed,
+        Variant(name="plain layout", options={"optimization": "extended"}),
+        Variant(name="no spinning", options={"spinning": False}),
+    )
 
 
 BACKEND = Backend(
@@ -29,4 +42,5 @@ BACKEND = Backend(
     default=True,
     color="#0072B2",
     options=options,
+    variants=variants,
 )

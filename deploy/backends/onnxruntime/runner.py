@@ -33,6 +33,11 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 _TITLE = "ONNX Runtime"
+_LEVELS = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
 _NUMPY_TYPES = {"float": "float32", "double": "float64"}
 _INT8_OPERATORS = ("QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger", "DynamicQuantize")
 """Prefixes of the operators that compute in INT8."""
@@ -50,7 +55,9 @@ class OnnxRuntimeOptions:
             ``tensorrt`` and dynamic shapes give ``trt_profile_min_shapes``, ``trt_profile_opt_shapes`` and
             ``trt_profile_max_shapes``: without them every shape out of the range so far builds a new engine.
         threads: threads within an operator; 0 leaves the choice to ONNX Runtime.
-        optimization: level of graph optimization, ``all`` or ``none``.
+        optimization: level of graph optimization: ``all``, ``extended`` (without changes of the memory layout) or
+            ``none``.
+        sizes: sizes of symbolic dimensions by name; the session then takes no others.
         spinning: idle threads spin until the next run, which lowers latency and slows down other work on the cores.
         profile: file name prefix of ONNX Runtime's profile; empty for no profile.
         low_memory: keep one copy of the weights (no pre-packing) and no memory arena, at the cost of latency.
@@ -58,7 +65,8 @@ class OnnxRuntimeOptions:
 
     provider: str = "cpu"
     threads: int = 0
-    optimization: Literal["all", "none"] = "all"
+    optimization: Literal["all", "extended", "none"] = "all"
+    sizes: Mapping[str, int] = field(default_factory=dict)
     low_memory: bool = False
     spinning: bool = True
     device: int = 0
@@ -205,8 +213,9 @@ def _settings(options: OnnxRuntimeOptions) -> ort.SessionOptions:
     settings.intra_op_num_threads = options.threads
     settings.log_severity_level = 3
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for `_nodes`
-    if options.optimization == "none":
-        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    settings.graph_optimization_level = _LEVELS[options.optimization]
+    for name, size in options.sizes.items():
+        settings.add_free_dimension_override_by_name(name, size)
     if options.profile:
         settings.enable_profiling, settings.profile_file_prefix = True, options.profile
     if not options.spinning:

@@ -1,11 +1,20 @@
 """OpenVINO."""
 
-from deploy.core.backend import Backend, RunSettings
+from collections.abc import Mapping, Sequence
+
+from deploy.core.backend import Backend, RunSettings, Variant
+from deploy.core.tensors import TensorSpec
 
 
 def options(settings: RunSettings) -> dict[str, object]:
     """Translate settings to `deploy.backends.openvino.runner.OpenVinoOptions`."""
     return {"threads": settings.threads}
+
+
+def variants(inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> tuple[Variant, ...]:
+    """Return the variant that is compiled for one size, where the model takes several."""
+    shapes = {spec.name: list(spec.concrete(sizes)) for spec in inputs}
+    return (Variant(name="fixed sizes", options={"shapes": shapes}),) if sizes else ()
 
 
 BACKEND = Backend(
@@ -20,4 +29,5 @@ BACKEND = Backend(
     default=True,
     color="#009E73",
     options=options,
+    variants=variants,
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ class OpenVinoOptions:
 
     Attributes:
         threads: inference threads; 0 leaves the choice to OpenVINO.
+        shapes: shapes of inputs by name; the compiled model then takes no others.
         half: allow OpenVINO to compute float32 operators in half precision where it finds that faster.
     """
 
     threads: int = 0
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     half: bool = False
     counters: bool = False
 
@@ -46,7 +49,11 @@ class OpenVinoRunner(Runner):
         if options.threads:
             settings["INFERENCE_NUM_THREADS"] = options.threads
         try:
-            compiled = ov.Core().compile_model(str(path), "CPU", settings)
+            core = ov.Core()
+            model = core.read_model(str(path))
+            if options.shapes:
+                model.reshape({name: list(shape) for name, shape in options.shapes.items()})
+            compiled = core.compile_model(model, "CPU", settings)
         except Exception as exc:
             raise BackendError(f"{path}: OpenVINO cannot open it: {_reason(exc)}") from exc
         self._request = compiled.create_infer_request()

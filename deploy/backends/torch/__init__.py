@@ -1,6 +1,9 @@
 """PyTorch, eager."""
 
-from deploy.core.backend import Backend, RunSettings
+from collections.abc import Mapping, Sequence
+
+from deploy.core.backend import Backend, RunSettings, Variant
+from deploy.core.tensors import TensorSpec
 
 
 def options(settings: RunSettings) -> dict[str, object]:
@@ -11,6 +14,12 @@ def options(settings: RunSettings) -> dict[str, object]:
         "device": settings.device,
         "graph": settings.cuda_graph,
     }
+
+
+def variants(inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> tuple[Variant, ...]:
+    """Return the variant with images in NHWC order, for models that take images."""
+    images = any(len(spec.shape) == 4 for spec in inputs)
+    return (Variant(name="channels last", options={"channels_last": True}),) if images else ()
 
 
 BACKEND = Backend(
@@ -29,4 +38,5 @@ BACKEND = Backend(
     reference=True,
     color="#E69F00",
     options=options,
+    variants=variants,
 )

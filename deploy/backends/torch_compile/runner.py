@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,10 +12,22 @@ from deploy.core.model import Model
 from deploy.core.options import read_options
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompileOptions(TorchOptions):
+    """Options of a compiled module.
+
+    Attributes:
+        freezing: compile the weights in as constants, which lets them be laid out for the kernels.
+    """
+
+    freezing: bool = False
+
+
 def from_model(model: Model, **options: Any) -> ModuleRunner:
     """Open a model with ``torch.compile``; the first run of each shape compiles it.
 
-    The model is converted in place; the options are those of `deploy.backends.torch.runner.TorchOptions`.
+    The model is converted in place; the options are the fields of `CompileOptions`.
     """
-    settings = read_options(TorchOptions, options, "torch.compile")
-    return ModuleRunner(model, settings, lambda module: torch.compile(module, dynamic=False))
+    settings = read_options(CompileOptions, options, "torch.compile")
+    compiler: dict[str, Any] = {"freezing": True} if settings.freezing else {}
+    return ModuleRunner(model, settings, lambda module: torch.compile(module, dynamic=False, options=compiler or None))

@@ -1,0 +1,1 @@
+"""The best deployment of a model: candidates are made, proven, timed and eliminated."""

@@ -1,0 +1,93 @@
+"""One command finds the fastest way to run a model that is still right, and its choice can be deployed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import deploy
+from deploy.core.backend import find_backend
+from deploy.core.errors import BackendError, DigestError, UsageError
+from deploy.support.deployment import load
+from tests.conftest import Ran
+
+Run = Callable[..., Ran]
+QUICK = ("--threads", "1", "--budget", "1s")
+
+
+def test_a_choice_with_its_evidence_that_can_be_deployed(run: Run, artifacts: Path) -> None:
+    words = ("--data", "digits", "--effort", "low", "--backends", "torch,onnxruntime", "--json")
+    ran = run("optimize", "lenet5", *words, *QUICK)
+    assert ran.code == 0, ran.err
+    found = ran.json
+    first, *others = found["candidates"]
+    assert first["state"] == "winner" and first["ratio"]["value"] == 1.0 and found["bounds"]["max_drop"] == 0.5
+    kinds = {(item["backend"], item["precision"], item["variant"]) for item in found["candidates"]}
+    assert {("torch", "fp32", ""), ("torch", "fp32", "channels last"), ("onnxruntime", "fp32", "")} <= kinds
+    assert {("onnxruntime", "fp32", "fixed sizes"), ("onnxruntime", "int8", "")} <= kinds
+    assert all(item["evidence"]["verdict"] in ("pass", "reference") for item in found["candidates"])
+    assert found["speedup"]["low"] < found["speedup"]["value"] and all(item["rounds"] >= 3 for item in others)
+
+    path = artifacts / "lenet5" / "deployment.json"
+    choice = load(path)
+    assert (choice.backend, choice.file, choice.variant) == (first["backend"], first["file"], first["variant"])
+    assert deploy.verify(artifacts).problems == ()
+    packed = run("package", path, "--for", "standalone", "--output", artifacts.parent / "packed")
+    assert packed.code == 0, packed.err
+    named = run("inspect", artifacts / "lenet5" / str(choice.file))
+    assert named.code == 0
+
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["deployment"]["file"] = "lenet5.fp16.onnx"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(DigestError):
+        load(path)
+
+
+def test_what_breaks_a_bound_is_not_chosen(run: Run, artifacts: Path) -> None:
+    words = ("optimize", "lenet5", "--plain", "--backends", "onnxruntime,openvino", "--precision", "fp32", *QUICK)
+    late = run(*words, "--max-latency", "1us", "--json")
+    assert late.code == 3 and late.json["verdict"] == "fail" and late.json["candidates"][0]["median_ns"]["value"] > 1e3
+    large = run(*words, "--max-size", "10kB")
+    assert large.code == 1 and "above 10,000" in large.err
+
+
+def test_a_backend_that_dies_is_a_row(artifacts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It passes the parity check, and its process ends while it is timed."""
+    (tmp_path / "dying.py").write_text(
+        "import os\n"
+        "from deploy.backends.openvino import runner\n"
+        "def open(path, **options):\n"
+        "    opened = runner.open(path, **options)\n"
+        "    launch, calls = opened.launch, []\n"
+        "    def dies():\n"
+        "        calls.append(1)\n"
+        "        os._exit(9) if len(calls) > 60 else launch()\n"
+        "    opened.launch = dies\n"
+        "    return opened\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    dying = dataclasses.replace(find_backend("openvino"), runner="dying")
+    monkeypatch.setattr("deploy.backends.openvino.BACKEND", dying)
+    options: dict[str, Any] = {"precisions": ["fp32"], "threads": [1], "variants": False, "artifacts": artifacts}
+    found = deploy.optimize("lenet5", backends=["openvino", "onnxruntime"], budget_s=1, **options)
+    assert [(item.backend, item.state) for item in found.candidates] == [
+        ("onnxruntime", "winner"),
+        ("openvino", "failed"),
+    ]
+    assert found.candidates[1].reason
+    with pytest.raises(BackendError, match="no candidate could be timed"):
+        deploy.optimize("lenet5", backends=["openvino"], budget_s=1, **options)
+
+
+def test_arguments_that_would_have_no_effect(artifacts: Path) -> None:
+    with pytest.raises(UsageError, match="--objective throughput"):
+        deploy.optimize("lenet5", batches=[1, 8], artifacts=artifacts)
+    with pytest.raises(UsageError, match="--data has no effect"):
+        deploy.optimize("lenet5", data="digits", precisions=["fp32"], artifacts=artifacts)
