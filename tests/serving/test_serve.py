@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import shutil
 import socket
 from collections.abc import Callable
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from deploy.data.collection import open_dataset
+from deploy.support.deployment import load, save
 from tests.conftest import Ran
 from tests.serving.conftest import serving
 
@@ -70,6 +75,23 @@ def test_only_the_file_that_was_named(served: Path) -> None:
     file = served / "lenet5" / "lenet5.int8-onnxruntime.onnx"
     with serving(served, "--artifact", file, "--no-page") as server:
         assert [item["name"] for item in server.info["models"]] == ["lenet5", "lenet5.int8-onnxruntime"]
+
+
+def test_a_choice_is_served_as_it_was_made(served: Path, run: Callable[..., Ran], store: Path) -> None:
+    """One with fixed sizes takes batches of one; a file that has changed is refused."""
+    shutil.copytree(served, store)
+    words = ("optimize", "lenet5", "--backends", "onnxruntime", "--precision", "fp32", "--threads", "1", "--plain")
+    assert run(*words, "--budget", "1s").code == 0
+    path = store / "lenet5" / "deployment.json"
+    choice = dataclasses.replace(load(path), changed={"sizes": {"batch": 1}}, variant="fixed sizes")
+    save(store, "lenet5", choice)
+    with serving(store, path, "--no-page") as server:
+        assert [Path(item["file"]).name for item in server.info["models"]] == [choice.file] * 2
+        connection = HTTPConnection(server.address, timeout=60)
+        connection.request("GET", "/v2/models/lenet5")
+        assert json.loads(connection.getresponse().read())["parameters"]["max_batch"] == 1
+    save(store, "lenet5", dataclasses.replace(choice, file="lenet5.int8-onnxruntime.onnx"))
+    assert run("serve", path).code == 1
 
 
 def test_a_picture_on_the_page(browser: Any, served: Path, tmp_path: Path) -> None:
