@@ -17,6 +17,9 @@ from deploy.bench.statistics import Interval, geometric
 LOOKS = (3, 4, 5, 8, 12, 18)
 """Numbers of rounds at which candidates may leave."""
 
+KEEP_ROUNDS = 5
+"""Rounds that a candidate stays which others are compared with, even if it is slower."""
+
 ERROR = 0.05
 """All intervals against one candidate contain the true ratio with a chance of at least 1 − ERROR. The fastest candidate
 leaves wrongly with a chance of at most ERROR / 2."""
@@ -31,7 +34,9 @@ class Elimination:
         rounds: number of rounds so far.
     """
 
-    def __init__(self, names: Sequence[str], *, margin: float, keep: Iterable[str] = (), keep_rounds: int = 5) -> None:
+    def __init__(
+        self, names: Sequence[str], *, margin: float, keep: Iterable[str] = (), keep_rounds: int = KEEP_ROUNDS
+    ) -> None:
         """Start with all candidates.
 
         Args:

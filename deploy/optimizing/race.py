@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deploy.bench.elimination import LOOKS, Elimination
+from deploy.bench.elimination import KEEP_ROUNDS, LOOKS, Elimination
 from deploy.bench.sequential import paired
 from deploy.bench.statistics import Interval, geometric
 from deploy.bench.turns import opener, take_turns
@@ -54,6 +54,7 @@ def race(
     candidates: Sequence[Configuration],
     *,
     keep: Sequence[str],
+    keep_rounds: int = KEEP_ROUNDS,
     margin: float,
     max_latency_ms: float | None = None,
     seed: int,
@@ -67,7 +68,8 @@ def race(
 
     Args:
         candidates: in order of preference among equals.
-        keep: names of those that stay for an interval of use, even if they are slower.
+        keep: names of those that stay for ``keep_rounds`` rounds even if they are slower, for an interval of use.
+        keep_rounds: the number of these rounds.
         max_latency_ms: a candidate whose calls take longer leaves at the next look, unless all do.
         margin: share below which a difference counts as none.
         seed: seed of the order.
@@ -75,7 +77,7 @@ def race(
         progress: receives progress messages.
     """
     by_name = {item.name: item for item in candidates}
-    found = Race(Elimination(list(by_name), margin=margin, keep=keep))
+    found = Race(Elimination(list(by_name), margin=margin, keep=keep, keep_rounds=keep_rounds))
     state, order = found.elimination, random.Random(seed)
     while state.left and not state.over:
         if state.rounds >= LOOKS[0] and time.perf_counter() > deadline:

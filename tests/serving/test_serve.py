@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -87,11 +88,11 @@ def test_a_choice_is_served_as_it_was_made(served: Path, run: Callable[..., Ran]
     save(store, "lenet5", choice)
     with serving(store, path, "--no-page") as server:
         assert [Path(item["file"]).name for item in server.info["models"]] == [choice.file] * 2
-        connection = HTTPConnection(server.address, timeout=60)
-        connection.request("GET", "/v2/models/lenet5")
-        assert json.loads(connection.getresponse().read())["parameters"]["max_batch"] == 1
+        with contextlib.closing(HTTPConnection(server.address, timeout=60)) as connection:
+            connection.request("GET", "/v2/models/lenet5")
+            assert json.loads(connection.getresponse().read())["parameters"]["max_batch"] == 1
     save(store, "lenet5", dataclasses.replace(choice, file="lenet5.int8-onnxruntime.onnx"))
-    assert run("serve", path).code == 1
+    assert run("serve", path).code == 3
 
 
 def test_a_picture_on_the_page(browser: Any, served: Path, tmp_path: Path) -> None:
