@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from deploy.models.in_memory import ExampleInputs, ModelLike
 
 REPETITIONS = 5
+QUICK_REPETITIONS, QUICK_S, QUICK_WARM_S = 3, 0.15, 1.0
+"""Processes of a first look, and the seconds that each times and warms up."""
 BASELINE = "torch"
 
 Listener = Callable[[Sequence[LatencyRow]], None]
@@ -93,6 +96,7 @@ def measure_speed(
     budget: Budget | None = None,
     seed: int = 0,
     again: bool = False,
+    quick: bool = False,
     baseline: str = BASELINE,
     limits: bool = False,
     artifacts: str | Path | None = None,
@@ -121,6 +125,7 @@ def measure_speed(
         budget: time limits of each process.
         seed: seed of inputs, untrained weights and the order of processes.
         again: repeat measurements that are already recorded.
+        quick: take a first look: a few short processes per cell, which are not recorded.
         baseline: the backend, in float32, that speedups are relative to.
         limits: measure the peak rates of this machine once, and the floor of each cell.
         artifacts: artifacts directory.
@@ -146,6 +151,12 @@ def measure_speed(
     find_backend(baseline)
     check_scenario(scenario)
     budget = budget or Budget()
+    if quick:
+        usual = Budget(patience_s=budget.patience_s)
+        if again or budget != usual or repetitions != REPETITIONS:
+            raise UsageError("a first look has its own number and time of processes, and repeats nothing recorded.")
+        repetitions = QUICK_REPETITIONS
+        budget = dataclasses.replace(usual, time_s=QUICK_S, warm_s=QUICK_WARM_S)
     store = Store.at(artifacts)
     choices = Choices(
         backends=choose_backends(tuple(backends)),
@@ -168,17 +179,19 @@ def measure_speed(
         progress.warn(warning)
     with tempfile.TemporaryDirectory(prefix="deploy-bench-") as scratch:
         ready, skipped = _plan(_requests(models, inputs, store), choices, store, Path(scratch), progress)
-        for item in skipped:
+        for item in () if quick else skipped:
             save_skipped(store.root, item)
         here = {**machine(), **({"kind": kind} if kind else {})}
         context = {"machine": here, "versions": versions(), "conditions": asdict(present), "seed": seed}
-        records = {plan.cell.key: _start_or_resume(plan, store, context, again=again) for plan in ready}
+        records = {plan.cell.key: _start_or_resume(plan, store, context, again=again or quick) for plan in ready}
+        _note_earlier(records.values(), repetitions, progress)
         floors = _floors(records, choices.threads, store, progress) if limits else {}
 
         def rows() -> list[LatencyRow]:
             return rows_of(list(records.values()), baseline, floors)
 
-        _measure(ready, records, repetitions, budget, seed, store, progress, lambda: listener(rows()))
+        kept = None if quick else store
+        _measure(ready, records, repetitions, budget, seed, store, kept, progress, lambda: listener(rows()))
     return BenchmarkReport(
         rows=tuple(rows()),
         skipped=tuple(skipped),
@@ -239,6 +252,15 @@ def _start_or_resume(plan: PlannedCell, store: Store, context: Mapping[str, Any]
     return CellRecord(cell=plan.cell, evidence=plan.evidence or {}, about=about)
 
 
+def _note_earlier(records: Iterable[CellRecord], repetitions: int, progress: Progress) -> None:
+    """Say which measurements are those of an earlier run."""
+    earlier = [record for record in records if len(record.repetitions) >= repetitions]
+    if earlier:
+        since = min(str(record.about["created"]) for record in earlier)
+        count = f"{len(earlier)} configuration{'s' * (len(earlier) > 1)}"
+        progress.note(f"{count} measured by an earlier run (since {since[:16]}); --again measures anew")
+
+
 def _floors(records: Mapping[str, CellRecord], threads: int, store: Store, progress: Progress) -> dict[str, Floor]:
     limits = machine_limits(threads, store, progress)
     found = {key: floor_of(record, limits) for key, record in records.items()}
@@ -252,10 +274,11 @@ def _measure(
     budget: Budget,
     seed: int,
     store: Store,
+    kept: Store | None,
     progress: Progress,
     notify: Callable[[], None],
 ) -> None:
-    """Run the missing repetitions, process by process; each is on disk before the next starts."""
+    """Run the missing repetitions, process by process; each is on disk in ``kept`` before the next starts."""
     by_key = {plan.cell.key: plan for plan in plans}
     missing = [
         (number, key)
@@ -270,7 +293,8 @@ def _measure(
             if records[key].failure:  # a cell that failed once is not tried again
                 continue
             records[key] = records[key].adding(repeat(plan, number, budget, seed, store))
-            save(store.root, records[key])
+            if kept is not None:
+                save(kept.root, records[key])
             notify()
         progress.advance(len(missing), len(missing), "timing")
 

@@ -34,6 +34,7 @@ PROFILE_TAKES = (*SHARED, "explain", "backends")
     epilog="""\b
 Examples:
   deploy bench                                        every model in the artifacts directory
+  deploy bench lenet5 --quick                         a first look, in seconds
   deploy bench resnet18 lenet5 --precision fp32,int8 --calib data/ --batch 1,8
   deploy bench resnet18 --backends torch,torch-compile,onnxruntime,openvino --threads 1
   deploy bench resnet18 --scenario throughput         batches of 1, 2, 4 ... until throughput stops growing
@@ -95,6 +96,7 @@ See also: deploy compare A B, deploy profile MODEL.
 )
 @option("--seed", default=0, help="Seed of the inputs and of the order of processes.")
 @option("--again", is_flag=True, help="Repeat measurements that are already recorded.")
+@option("--quick", is_flag=True, help="A first look: three short processes per configuration, not recorded.")
 @option("--baseline", type=BACKEND, default="torch", help="Backend, in fp32, that speedups are relative to.")
 @option("--limits", is_flag=True, help="Measure this machine's peak rates and show how close each row comes.")
 @option("--format", "form", type=click.Choice(FORMATS), default="table", help="Output format.")
@@ -137,6 +139,9 @@ def _refuse_unused(ctx: click.Context, options: dict[str, Any]) -> None:
         refuse_together(ctx, ["batches"], "--scenario throughput, which doubles the batch up to --max-batch")
     if scenario == "server" and options["p99_ms"] is not None:
         refuse_together(ctx, ["rate"], "--p99, which searches for the rate")
+    if options["quick"]:
+        refuse_together(ctx, ["repetitions", "time_s", "again", "max_batch", "rate", "p99_ms", "mode"], "--quick")
+        refuse_together(ctx, ["scenario"], "--quick, which looks at the latency")
     if options["as_json"]:
         refuse_together(ctx, ["form"], "--json")
     if given(ctx, "baseline"):
@@ -161,7 +166,7 @@ def _run(settings: Settings, options: dict[str, Any]) -> int:
     measure: Callable[..., BenchmarkReport | SaturationReport]
     if options["scenario"] == "throughput":
         measure = saturate
-        del options["scenario"], options["batches"]
+        del options["scenario"], options["batches"], options["quick"]
     else:
         measure = measure_speed
         del options["max_batch"]

@@ -184,6 +184,18 @@ def test_a_process_that_fails_is_a_row_with_its_reason(tmp_path: Path, store: Pa
     assert row.to_dict()["status"] == "failed"
 
 
+def test_a_first_look_is_not_recorded_and_earlier_runs_are_said(artifacts: Path, run: Callable[..., Ran]) -> None:
+    words = ("bench", "lenet5", "--backends", "onnxruntime", "--precision", "fp32", "--threads", "1")
+    looked = run(*words, "--quick", "--json")
+    assert looked.code == 0 and len(looked.json["rows"]) == 1
+    assert not (artifacts / "lenet5" / "bench").exists()
+    assert run(*words, "--repetitions", "1", "--min-time", "0.02").code == 0
+    again = run(*words, "--repetitions", "1", "--min-time", "0.02")
+    assert again.code == 0 and "--again" in again.err
+    with pytest.raises(UsageError, match="first look"):
+        _bench(artifacts, "lenet5", quick=True, repetitions=2)
+
+
 def test_names_that_are_not_known(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean onnxruntime"):
         _bench(artifacts, "lenet5", backends=("onnxrutime",))
