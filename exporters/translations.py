@@ -58,7 +58,7 @@ def _attention(
     return result if seen is None else op.Where(seen, result, zero)
 
 
-def _topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:  # noqa: A002
+def _topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
     return op.TopK(x, op.Constant(value_ints=[k]), axis=dim, largest=largest, sorted=sorted)
 
 

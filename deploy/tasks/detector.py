@@ -63,8 +63,8 @@ def select(boxes: Tensor, scores: Tensor, postprocessing: Postprocessing) -> dic
     suppressed = postprocessing.kind != "detr"
     classes = scores.shape[2]
     best, index = _highest(scores.flatten(1), postprocessing.candidates if suppressed else postprocessing.detections)
-    row = index if classes == 1 else torch.div(index, classes, rounding_mode="trunc")
-    labels = torch.zeros_like(index) if classes == 1 else index - row * classes
+    labels = torch.zeros_like(index) if classes == 1 else index % classes
+    row = torch.div(index - labels, classes, rounding_mode="trunc")  # in float32 in ONNX: exact without a remainder
     boxes = boxes.gather(1, row.unsqueeze(2).expand(-1, -1, 4))
     valid = best > postprocessing.score_threshold
     if suppressed:

@@ -11,7 +11,7 @@ Tensor = torch.Tensor
 
 
 @torch.library.custom_op("deploy::topk", mutates_args=())
-def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:  # noqa: A002
+def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:
     """Return the largest values and their indices, as `torch.topk`, but of equal values the lower index first.
 
     ONNX's ``TopK`` is defined so; PyTorch's order of equal values is not defined.
@@ -21,7 +21,7 @@ def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = 
 
 
 @topk.register_fake
-def _(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:  # noqa: A002
+def _(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:
     shape = list(x.shape)
     shape[dim] = k
     return x.new_empty(shape), x.new_empty(shape, dtype=torch.int64)
