@@ -20,7 +20,7 @@ from torchvision.ops import boxes as box_ops
 from torchvision.ops import roi_align
 
 from deploy.tasks.detector import padded, rows, take
-from deploy.tasks.operators import topk
+from deploy.tasks.operators import quotient, topk
 from deploy.tasks.suppression import suppress
 
 Tensor = torch.Tensor
@@ -142,8 +142,8 @@ def _levels(model: torch.nn.Module, maps: dict[str, Tensor], pictures: Tensor, s
         flat = score.flatten(1)
         flat = torch.where(flat > model.score_thresh, flat, -1.0)
         best, index = topk(flat, min(model.topk_candidates, flat.shape[1]))
-        labels = index % classes
-        row = torch.div(index - labels, classes, rounding_mode="trunc")
+        row = quotient(index, classes)
+        labels = index - row * classes
         boxes = _decoded(model.box_coder, rows(codes, row), rows(_of_all(anchor, codes), row), size)
         parts.append((boxes, best, labels))
     boxes, best, labels = (torch.cat(part, 1) for part in zip(*parts, strict=True))

@@ -9,7 +9,7 @@ import torch
 
 from deploy.core.errors import ModelError
 from deploy.tasks.decoding import candidates
-from deploy.tasks.operators import topk
+from deploy.tasks.operators import quotient, topk
 from deploy.tasks.postprocessing import Postprocessing
 from deploy.tasks.suppression import suppress
 
@@ -63,8 +63,8 @@ def select(boxes: Tensor, scores: Tensor, postprocessing: Postprocessing) -> dic
     suppressed = postprocessing.kind != "detr"
     classes = scores.shape[2]
     best, index = _highest(scores.flatten(1), postprocessing.candidates if suppressed else postprocessing.detections)
-    labels = torch.zeros_like(index) if classes == 1 else index % classes
-    row = torch.div(index - labels, classes, rounding_mode="trunc")  # in float32 in ONNX: exact without a remainder
+    row = quotient(index, classes)
+    labels = index - row * classes
     boxes = rows(boxes, row)
     valid = best > postprocessing.score_threshold
     if suppressed:
