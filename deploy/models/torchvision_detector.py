@@ -10,6 +10,7 @@ Source: torchvision, ``models/detection``: ``ssd.py``, ``retinanet.py``, ``fcos.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +18,6 @@ import torch.nn.functional as F
 from torchvision.models import detection
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import boxes as box_ops
-from torchvision.ops import roi_align
 
 from deploy.tasks.detector import padded, rows, take
 from deploy.tasks.operators import quotient, topk
@@ -194,26 +194,38 @@ def _pooled(pool: torch.nn.Module, maps: dict[str, Tensor], boxes: Tensor, size:
 
     Every box is pooled from every level, and one result is selected, so that all sizes are fixed.
     """
-    batch, count = boxes.shape[0], boxes.shape[1]
     levels = [value for name, value in maps.items() if name in pool.featmap_names]
-    scales = [2.0 ** round(torch.log2(torch.tensor(level.shape[2] / size[0])).item()) for level in levels]
-    number = torch.arange(batch, dtype=boxes.dtype).reshape(-1, 1, 1).expand(-1, count, 1)
-    regions = torch.cat([number, boxes], 2).reshape(-1, 5)
-    results = [
-        roi_align(level, regions, pool.output_size, spatial_scale=scale, sampling_ratio=pool.sampling_ratio)
-        for level, scale in zip(levels, scales, strict=True)
-    ]
-    if len(results) == 1:
-        return results[0]
-    low, high = (-round(torch.log2(torch.tensor(scale)).item()) for scale in (scales[0], scales[-1]))
+    steps = [round(math.log2(size[0] / level.shape[2])) for level in levels]
+    results = [_aligned(level, boxes / 2**step, pool) for level, step in zip(levels, steps, strict=True)]
     area = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).flatten()
-    wanted = torch.floor(pool.canonical_level + torch.log2(torch.sqrt(area) / pool.canonical_scale) + 1e-6).clamp(
-        low, high
-    )
+    scale = torch.log2(torch.sqrt(area) / pool.canonical_scale)
+    wanted = torch.floor(pool.canonical_level + scale + 1e-6).clamp(steps[0], steps[-1])
     chosen = results[0]
-    for number_of_level, result in enumerate(results[1:], low + 1):
-        chosen = torch.where((wanted == number_of_level).reshape(-1, 1, 1, 1), result, chosen)
+    for number, result in enumerate(results[1:], 1):  # torchvision numbers levels so, whatever their steps are
+        chosen = torch.where((wanted == steps[0] + number).reshape(-1, 1, 1, 1), result, chosen)
     return chosen
+
+
+def _aligned(features: Tensor, boxes: Tensor, pool: torch.nn.Module) -> Tensor:
+    """Return what `torchvision.ops.roi_align` does for boxes in the coordinates of the features, within the picture.
+
+    TensorRT has no operator for it without a plug-in, and one for samples of a grid.
+    """
+    height, width = pool.output_size
+    each, count = pool.sampling_ratio, boxes.shape[1]
+    side = torch.clamp(boxes[..., 2:] - boxes[..., :2], min=1)
+    columns = (torch.arange(width * each) + 0.5) / (width * each)
+    rows_of_box = (torch.arange(height * each) + 0.5) / (height * each)
+    x = boxes[..., 0:1] + side[..., 0:1] * columns  # n x k x columns
+    y = boxes[..., 1:2] + side[..., 1:2] * rows_of_box
+    inside = (x <= features.shape[3]).unsqueeze(2) & (y <= features.shape[2]).unsqueeze(3)
+    x, y = (2 * x + 1) / features.shape[3] - 1, (2 * y + 1) / features.shape[2] - 1
+    x = x.unsqueeze(2).expand(-1, -1, height * each, -1)
+    y = y.unsqueeze(3).expand(-1, -1, -1, width * each)
+    grid = torch.stack([x, y], -1).flatten(1, 2)  # n x (k * rows) x columns x 2
+    samples = F.grid_sample(features, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    means = F.avg_pool2d(torch.where(inside.flatten(1, 2).unsqueeze(1), samples, 0.0), each)
+    return means.reshape(means.shape[0], -1, count, height, width).transpose(1, 2).flatten(0, 1)
 
 
 _HEADS = {
