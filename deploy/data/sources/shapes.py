@@ -110,15 +110,17 @@ def _inside(shape: str, row: float, column: float, radius: float, angle: float) 
     right = np.arange(int(column + radius) + 1)[None, :] + 0.5 - column
     across = np.cos(angle) * right + np.sin(angle) * down
     along = -np.sin(angle) * right + np.cos(angle) * down
+    longest = np.maximum(np.abs(across), np.abs(along))
     if shape == "circle":
-        return np.asarray(across**2 + along**2 <= (0.85 * radius) ** 2)
-    if shape == "square":
-        return np.maximum(np.abs(across), np.abs(along)) <= radius * np.sqrt(0.5)
-    if shape == "triangle":  # equal sides: a third of a turn between the three normals
-        turns = np.arange(3) * 2 * np.pi / 3
-        return np.all([np.cos(t) * across + np.sin(t) * along <= radius / 2 for t in turns], axis=0)
-    arms = np.minimum(np.abs(across), np.abs(along)) <= 0.28 * radius
-    return arms & (np.maximum(np.abs(across), np.abs(along)) <= 0.9 * radius)
+        inside = across**2 + along**2 <= (0.85 * radius) ** 2
+    elif shape == "square":
+        inside = longest <= radius * np.sqrt(0.5)
+    elif shape == "triangle":  # equal sides: a third of a turn between the three normals
+        turns = np.arange(3)[:, None, None] * 2 * np.pi / 3
+        inside = (np.cos(turns) * across + np.sin(turns) * along <= radius / 2).all(axis=0)
+    else:
+        inside = (np.minimum(np.abs(across), np.abs(along)) <= 0.28 * radius) & (longest <= 0.9 * radius)
+    return np.asarray(inside, bool)
 
 
 def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
