@@ -1,9 +1,9 @@
 """1,200 generated pictures of circles, squares, triangles and crosses, with boxes and masks; available offline.
 
 128 x 128 pixels, colored, with a background of a random gradient and noise. A picture shows up to seven shapes of any
-angle, from 9 to 48 pixels wide; later ones cover earlier ones, and one of which less than 40 % is left is not labeled
-and not drawn. Every twentieth picture or so shows nothing. The pixels of a shape have its class, counted from 1, and
-those of the background the class 0. Every fifth picture is held out.
+angle, from 8 to 48 pixels wide; later ones cover earlier ones, of which at least half stays visible. About one picture
+in six shows nothing. The pixels of a shape have its class, counted from 1, and those of the background the class 0.
+Every fifth picture is held out.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ SEED = 0
 EVERY = 5
 """One of so many pictures is held out."""
 MAX_SHAPES = 7
-WIDTHS = (9.0, 48.0)
+WIDTHS = (12.0, 48.0)
 """Smallest and largest width in pixels."""
-VISIBLE = 0.4
+VISIBLE = 0.5
 """Share of a shape that must remain uncovered."""
 NOISE = 14
 """Largest noise of a channel, in 0..255."""
