@@ -11,6 +11,9 @@ from onnxscript import opset18 as op
 from onnxscript import opset23
 from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
 
+from deploy.tasks import operators
+from exporters.suppression import greedy
+
 _BOOL, _INT64 = 9, 7
 _FUSED_OPSET = 23
 """First operator set with attention as one operator."""
@@ -55,6 +58,10 @@ def _attention(
     return result if seen is None else op.Where(seen, result, zero)
 
 
+def _topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    return op.TopK(x, op.Constant(value_ints=[k]), axis=dim, largest=largest, sorted=sorted)
+
+
 def translations(opset: int | None) -> dict[Callable[..., Any], Callable[..., Any]]:
     """Return the translations by operator, for an ONNX operator set; None for the default one.
 
@@ -65,4 +72,6 @@ def translations(opset: int | None) -> dict[Callable[..., Any], Callable[..., An
         torch.ops.aten._is_all_true.default: _is_all_true,
         torch.ops.aten._is_any_true.default: _is_any_true,
         torch.ops.aten.scaled_dot_product_attention.default: functools.partial(_attention, fused=fused),
+        operators.topk._opoverload: _topk,
+        operators.greedy._opoverload: greedy,
     }

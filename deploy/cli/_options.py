@@ -191,6 +191,40 @@ def check_probes(options: dict[str, Any]) -> None:
         raise click.UsageError("--probes data needs --data.")
 
 
+def postprocess_options(function: Command) -> Command:
+    """Add the options of how the outputs of a detector become detections; `pack_pipeline` reads them."""
+    share = click.FloatRange(0, 1)
+    for add in (
+        option("--detections", type=count, default=100, help="Most detections of a picture."),
+        option("--candidates", type=count, default=300, help="Most boxes of a picture that suppression considers."),
+        option("--iou-threshold", type=share, default=0.5, help="Overlap above which a box is suppressed."),
+        option("--score-threshold", type=share, default=0.05, help="Score that a detection must exceed."),
+        option(
+            "--postprocess",
+            type=click.Choice(["yolo", "fcos", "detr", "none"]),
+            help="Form of the outputs of a detector: yolo: one tensor of boxes and scores; fcos: boxes and scores; "
+            "detr: logits and pred_boxes; none: detections. [default: by the names of the outputs]",
+        ),
+    ):
+        function = add(function)
+    return function
+
+
+def pack_pipeline(ctx: click.Context, options: dict[str, Any]) -> None:
+    """Replace the options of `postprocess_options` and ``parts`` by the ``pipeline`` of an export."""
+    from deploy.tasks.pipeline import Pipeline
+    from deploy.tasks.postprocessing import Postprocessing
+
+    parts, kind = options.pop("parts"), options.pop("postprocess")
+    limits = {name: options.pop(name) for name in ("score_threshold", "iou_threshold", "candidates", "detections")}
+    needs = "--postprocess or --with postprocessing"
+    refuse_unused(ctx, limits, kind is not None or "postprocessing" in parts, needs)
+    postprocessing = None
+    if kind is not None or "postprocessing" in parts:
+        postprocessing = Postprocessing(kind=kind or "auto", **limits)
+    options["pipeline"] = Pipeline(parts=parts, postprocessing=postprocessing) if parts or postprocessing else None
+
+
 def pack_labels(options: dict[str, Any]) -> None:
     """Replace ``labels``, as the user wrote them, by the class names."""
     from deploy.models.preprocessing import read_labels

@@ -77,6 +77,7 @@ class Manifest:
         files: the artifact itself, then the files that belong to it (external data).
         model: full name of the model, ``torchvision/resnet18``.
         task: what the outputs are, see `deploy.tasks.task`; None: as they show.
+        postprocessing: the form of a detector's outputs, see `deploy.tasks.postprocessing.Postprocessing`.
         reference: rebuilds the model (see `Model.reference`); empty if the model is not known.
         options: options of the command, and what it decided itself.
         parent: `digest` of the artifact that this one was made from.
@@ -95,6 +96,7 @@ class Manifest:
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] = ()
     task: str | None = None
+    postprocessing: Mapping[str, Any] | None = None
     reference: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     parent: str | None = None

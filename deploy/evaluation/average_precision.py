@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import MissingPackageError
 from deploy.data.truth import Truth
-from deploy.evaluation.score import Score, percentiles, resamples
+from deploy.evaluation.score import RESAMPLES, Score, percentiles, resamples
 from deploy.tasks.detections import Detections
 
 MOST = 100
@@ -23,9 +23,9 @@ _HALF = 0
 def average_precision(
     found: Sequence[Detections],
     truths: Sequence[Truth],
-    sizes: Sequence[tuple[int, int]],
     classes: Sequence[str],
     not_finite: int = 0,
+    most: int = RESAMPLES,
 ) -> Score:
     """Return the mAP of boxes, with intervals over resamples of the images.
 
@@ -34,16 +34,16 @@ def average_precision(
     Args:
         found: detections of every image in pixels of the image; labels are indices of ``classes``.
         truths: what every image shows.
-        sizes: height and width of every image.
         classes: names of the classes. One that no image shows does not count.
         not_finite: number of images with outputs that are not finite.
+        most: number of resamples.
 
     Raises:
         MissingPackageError: faster-coco-eval is not installed.
     """
-    matches = _Matches(found, truths, sizes, len(classes))
+    matches = _Matches(found, truths, len(classes))
     per_class = matches.per_class(np.arange(len(truths)))  # [thresholds, classes], NaN for a class without boxes
-    drawn = resamples(len(truths), len(classes))
+    drawn = resamples(len(truths), len(classes), most)
     draws = np.asarray([_means(matches.per_class(indices)) for indices in drawn])
     value, half = _means(per_class)
     shown = {name: float(per_class[:, index].mean()) for index, name in enumerate(classes)}
@@ -70,20 +70,14 @@ def _means(per_class: NDArray[np.float64]) -> tuple[float, float]:
 class _Matches:
     """Detections of every image, matched with what it shows."""
 
-    def __init__(
-        self,
-        found: Sequence[Detections],
-        truths: Sequence[Truth],
-        sizes: Sequence[tuple[int, int]],
-        classes: int,
-    ) -> None:
+    def __init__(self, found: Sequence[Detections], truths: Sequence[Truth], classes: int) -> None:
         try:
             from faster_coco_eval import COCO, COCOeval_faster
         except ModuleNotFoundError as exc:
             raise MissingPackageError(
                 "faster-coco-eval", "mean average precision", "deploy-toolkit[detection]"
             ) from exc
-        truth = COCO(_document(truths, sizes, classes))
+        truth = COCO(_document(truths, classes))
         detections = truth.loadRes(_results(found))
         self._evaluation = COCOeval_faster(truth, detections, "bbox", print_function=_silent, separate_eval=True)
         parameters = self._evaluation.params
@@ -107,7 +101,7 @@ def _silent(*_: object) -> None:
     pass
 
 
-def _document(truths: Sequence[Truth], sizes: Sequence[tuple[int, int]], classes: int) -> dict[str, Any]:
+def _document(truths: Sequence[Truth], classes: int) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
     for image, truth in enumerate(truths):
         for box, label, crowd in zip(truth.boxes.tolist(), truth.labels.tolist(), truth.crowd.tolist(), strict=True):
@@ -115,7 +109,7 @@ def _document(truths: Sequence[Truth], sizes: Sequence[tuple[int, int]], classes
             number = len(annotations) + 1
             annotations.append({"id": number, "image_id": image, "category_id": label, "iscrowd": int(crowd), **corner})
     return {
-        "images": [{"id": index, "height": height, "width": width} for index, (height, width) in enumerate(sizes)],
+        "images": [{"id": index, "height": item.size[0], "width": item.size[1]} for index, item in enumerate(truths)],
         "annotations": annotations,
         "categories": [{"id": index, "name": str(index)} for index in range(classes)],
     }

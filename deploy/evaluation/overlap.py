@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.data.truth import IGNORED
-from deploy.evaluation.score import Score, percentiles, resamples
+from deploy.evaluation.score import RESAMPLES, Score, percentiles, resamples
 
 _CHUNK = 100
 """Resamples that are computed at once."""
@@ -25,17 +25,20 @@ def confusion(predicted: NDArray[np.int64], pixels: NDArray[np.uint8], classes: 
     return np.bincount(index, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
 
 
-def mean_overlap(matrices: Sequence[NDArray[np.int64]], classes: Sequence[str], not_finite: int = 0) -> Score:
+def mean_overlap(
+    matrices: Sequence[NDArray[np.int64]], classes: Sequence[str], not_finite: int = 0, most: int = RESAMPLES
+) -> Score:
     """Return the mIoU of all pixels, with intervals over resamples of the images.
 
     Args:
         matrices: `confusion` of every image.
         classes: names of the classes. One that no pixel has and none is predicted as does not count.
         not_finite: number of images with outputs that are not finite.
+        most: number of resamples.
     """
     stacked = np.stack(matrices).astype(np.float64).reshape(len(matrices), -1)
     shape = (-1, len(classes), len(classes) + 1)
-    drawn = resamples(len(matrices), len(classes))
+    drawn = resamples(len(matrices), len(classes), most)
     draws = []
     for start in range(0, len(drawn), _CHUNK):
         times = np.stack([np.bincount(indices, minlength=len(matrices)) for indices in drawn[start : start + _CHUNK]])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,9 @@ WORK = 4_000_000
 """Images times classes times resamples; there are fewer resamples where it is exceeded, down to `FEWEST`."""
 
 
-def resamples(images: int, classes: int) -> NDArray[np.int64]:
-    """Return the images of every resample, [resamples, images]; the same for the same numbers."""
-    count = min(RESAMPLES, max(FEWEST, WORK // max(1, images * classes)))
+def resamples(images: int, classes: int, most: int = RESAMPLES) -> NDArray[np.int64]:
+    """Return the images of at most ``most`` resamples, [resamples, images]; the same for the same numbers."""
+    count = min(most, max(FEWEST, WORK // max(1, images * classes)))
     return np.random.RandomState(SEED).randint(images, size=(count, images))
 
 
@@ -55,7 +56,7 @@ class Score:
     not_finite: int
     draws: NDArray[np.float64] = field(repr=False)
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         """Return plain values for a record."""
         return {
             "images": self.images,

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from deploy.core.errors import UsageError
 from deploy.core.plain import from_plain, to_plain
 
-Kind = Literal["yolo", "fcos", "detr", "none"]
+Kind = Literal["auto", "yolo", "fcos", "detr", "none"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -28,6 +28,7 @@ class Postprocessing:
             ``detr``: ``logits`` [n, q, c] or [n, q, c + 1], and ``pred_boxes`` [n, q, 4], centers and sizes in 0..1;
             no boxes are suppressed.
             ``none``: the outputs are detections.
+            ``auto``: the one that the names of the outputs show.
         score_threshold: scores at or below it are dropped.
         iou_threshold: of two boxes of one class whose intersection over union exceeds it, the lower score is dropped.
         candidates: how many of the highest scores of a picture the suppression considers.

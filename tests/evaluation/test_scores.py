@@ -20,6 +20,7 @@ def scene(random: np.random.RandomState, most: int = 5) -> Truth:
     count = random.randint(most + 1)
     corner, side = random.uniform(0, 60, (count, 2)), random.uniform(3, 30, (count, 2))
     return Truth(
+        size=SIZE,
         boxes=np.concatenate([corner, corner + side], axis=1).astype(np.float32),
         labels=random.randint(len(CLASSES), size=count),
         crowd=random.rand(count) < 0.1,
@@ -79,7 +80,7 @@ def by_pycocotools(found: list[Detections], truths: list[Truth]) -> tuple[float,
 
 
 def test_average_precision_agrees_with_pycocotools(case: tuple[list[Detections], list[Truth]]) -> None:
-    score = average_precision(*case, [SIZE] * 40, CLASSES)
+    score = average_precision(*case, CLASSES)
     expected = by_pycocotools(*case)
     assert 0.1 < score.value < score.second < 0.95
     assert score.value == pytest.approx(expected[0], abs=1e-6)
@@ -89,7 +90,7 @@ def test_average_precision_agrees_with_pycocotools(case: tuple[list[Detections],
 
 def test_a_resample_is_the_metric_of_the_images_it_draws(case: tuple[list[Detections], list[Truth]]) -> None:
     found, truths = case
-    score = average_precision(found, truths, [SIZE] * 40, CLASSES)
+    score = average_precision(found, truths, CLASSES)
     drawn = resamples(40, len(CLASSES))
     assert len(drawn) == len(score.draws) == 1000
     for index in (0, 7):
@@ -110,7 +111,7 @@ def test_the_comparison_is_paired(case: tuple[list[Detections], list[Truth]]) ->
         )
         for item in found
     ]
-    first, second = (average_precision(item, truths, [SIZE] * 40, CLASSES) for item in (found, worse))
+    first, second = (average_precision(item, truths, CLASSES) for item in (found, worse))
     comparison = ScoreComparison.of(first, second)
     low, high = comparison.difference_interval
     assert comparison.worse and low < comparison.difference < high < 0
@@ -121,18 +122,22 @@ def test_the_comparison_is_paired(case: tuple[list[Detections], list[Truth]]) ->
 
 
 def test_images_that_show_nothing() -> None:
-    nothing = Truth(boxes=np.zeros((0, 4), np.float32), labels=np.zeros(0, np.int64), crowd=np.zeros(0, bool))
+    nothing = Truth(
+        size=SIZE, boxes=np.zeros((0, 4), np.float32), labels=np.zeros(0, np.int64), crowd=np.zeros(0, bool)
+    )
     none = Detections(boxes=np.zeros((0, 4), np.float32), scores=np.zeros(0, np.float32), labels=np.zeros(0, np.int64))
-    score = average_precision([none] * 3, [nothing] * 3, [SIZE] * 3, CLASSES)
+    score = average_precision([none] * 3, [nothing] * 3, CLASSES)
     assert (score.value, score.per_class) == (0, {})
-    box = Truth(boxes=np.asarray([[1, 1, 9, 9]], np.float32), labels=np.zeros(1, np.int64), crowd=np.zeros(1, bool))
-    assert average_precision([none] * 2, [box, nothing], [SIZE] * 2, CLASSES).per_class == {"circle": 0}
+    box = Truth(
+        size=SIZE, boxes=np.asarray([[1, 1, 9, 9]], np.float32), labels=np.zeros(1, np.int64), crowd=np.zeros(1, bool)
+    )
+    assert average_precision([none] * 2, [box, nothing], CLASSES).per_class == {"circle": 0}
     hit = Detections(boxes=box.boxes, scores=np.ones(1, np.float32), labels=box.labels)
-    score = average_precision([hit, none], [box, nothing], [SIZE] * 2, CLASSES)
+    score = average_precision([hit, none], [box, nothing], CLASSES)
     assert score.value == pytest.approx(1) and score.second == pytest.approx(1)
     # a detection in a picture that shows nothing counts as wrong
     louder = Detections(boxes=box.boxes, scores=np.full(1, 2, np.float32), labels=box.labels)
-    assert average_precision([hit, louder], [box, nothing], [SIZE] * 2, CLASSES).value == pytest.approx(0.5)
+    assert average_precision([hit, louder], [box, nothing], CLASSES).value == pytest.approx(0.5)
 
 
 def test_overlap_of_pixels() -> None:

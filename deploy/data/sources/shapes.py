@@ -95,6 +95,7 @@ def _picture(random: np.random.RandomState) -> tuple[NDArray[np.uint8], Truth]:
     noise = random.randint(-NOISE, NOISE + 1, image.shape, dtype=np.int16)
     masks = owner == np.arange(1, len(labels) + 1)[:, None, None]
     truth = Truth(
+        size=(SIDE, SIDE),
         boxes=np.asarray([_box(mask) for mask in masks], np.float32).reshape(-1, 4),
         labels=np.asarray(labels, np.int64),
         crowd=np.zeros(len(labels), bool),
