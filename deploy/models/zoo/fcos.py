@@ -3,7 +3,7 @@
 Papers: Tian, Shen, Chen, He, "FCOS: Fully Convolutional One-Stage Object Detection", 2019; the scores are trained to be
 the overlap of the box, as in Li et al., "Generalized Focal Loss", 2020, which replaces the centerness of FCOS; the
 overlap of the boxes is trained as in Rezatofighi et al., "Generalized Intersection over Union", 2019.
-Input: one colored image of 128x128, any multiple of 16 works. Parameters: 373,190 with four classes.
+Input: one colored image of 128x128, any multiple of 16 works. Parameters: 429,080 with four classes.
 
 The network returns every candidate: 1,280 boxes at 128x128. Which of them are detections, `deploy.tasks` decides.
 """

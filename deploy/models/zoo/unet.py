@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from deploy.models.zoo_entry import ZooEntry, require_counts
 
-WIDTHS = (12, 24, 48, 64)
+WIDTHS = (12, 24, 48, 96)
 """Channels at each size of the image."""
 
 
