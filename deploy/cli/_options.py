@@ -227,6 +227,14 @@ def pack_pipeline(ctx: click.Context, options: dict[str, Any]) -> None:
     options["pipeline"] = Pipeline(parts=parts, postprocessing=postprocessing) if parts or postprocessing else None
 
 
+def pack_postprocessing(options: dict[str, Any]) -> None:
+    """Replace the options of `postprocess_options` by the ``postprocessing`` of an evaluation."""
+    from deploy.tasks.postprocessing import Postprocessing
+
+    limits = {name: options.pop(name) for name in ("score_threshold", "iou_threshold", "candidates", "detections")}
+    options["postprocessing"] = Postprocessing(kind=options.pop("postprocess") or "auto", **limits)
+
+
 def pack_labels(options: dict[str, Any]) -> None:
     """Replace ``labels``, as the user wrote them, by the class names."""
     from deploy.models.preprocessing import read_labels

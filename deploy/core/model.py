@@ -83,6 +83,7 @@ class Model:
         sizes: size of each symbol for tracing.
         preprocessing: from an image to the input; None where the input is no image.
         labels: class names.
+        task: what the outputs are, see `deploy.tasks.task`; None: as they show.
         form: how the inputs are passed; None: positional, in order.
         outputs: names of the outputs that count; empty for all.
         dynamic: dimensions that an export leaves open unless the user chooses others.
@@ -99,6 +100,7 @@ class Model:
     weights: Weights
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] = ()
+    task: str | None = None
     form: CallForm | None = None
     outputs: tuple[str, ...] = ()
     dynamic: tuple[str, ...] = ("batch",)

@@ -106,16 +106,28 @@ def _gray(image: Image) -> Image:
     return (image @ np.asarray(LUMINANCE, dtype=np.float32))[:, :, None]
 
 
+def resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return the height and width of an image before the crop."""
+    if preprocessing.resize is None:
+        return preprocessing.crop
+    short, long = sorted(size)
+    new = preprocessing.resize, int(preprocessing.resize * long / short)
+    return new if size[0] <= size[1] else (new[1], new[0])
+
+
+def placed(size: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int]:
+    """Return where the top left corner of an image is after the crop; negative where it is cut off."""
+    top, left = (
+        max(0, wanted - own) // 2 - round(max(0, own - wanted) / 2) for own, wanted in zip(size, crop, strict=True)
+    )
+    return top, left
+
+
 def _resize(image: Image, preprocessing: Preprocessing) -> Image:
     height, width = image.shape[:2]
-    if preprocessing.resize is None:
-        size = preprocessing.crop
-    else:
-        short, long = sorted((height, width))
-        new = preprocessing.resize, int(preprocessing.resize * long / short)
-        size = new if height <= width else (new[1], new[0])
-        if size[0] * size[1] > limits().image_pixels:  # an extreme aspect ratio
-            raise DataError(f"{width} x {height} pixels are resized to {size[1]} x {size[0]}, which exceeds the limit.")
+    size = resized((height, width), preprocessing)
+    if preprocessing.resize is not None and size[0] * size[1] > limits().image_pixels:  # an extreme aspect ratio
+        raise DataError(f"{width} x {height} pixels are resized to {size[1]} x {size[0]}, which exceeds the limit.")
     if size == (height, width):
         return image
     if preprocessing.interpolation not in RESAMPLING:

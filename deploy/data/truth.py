@@ -21,6 +21,7 @@ class Truth:
     """What one picture of height h and width w shows.
 
     Attributes:
+        size: height and width in pixels.
         boxes: float32 [k, 4], corners (x1, y1, x2, y2) in pixels; k may be 0.
         labels: int64 [k], indices of classes.
         crowd: bool [k], boxes around groups: detections in them are not counted as wrong.
@@ -28,6 +29,7 @@ class Truth:
         pixels: uint8 [h, w], the class of every pixel or `IGNORED`, or None.
     """
 
+    size: tuple[int, int]
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
@@ -38,7 +40,9 @@ class Truth:
     def of_pixels(cls, pixels: NDArray[np.uint8]) -> Truth:
         """Return the truth of a picture of which only the class of every pixel is known."""
         empty = np.zeros((0, 4), np.float32)
-        return cls(boxes=empty, labels=np.zeros(0, np.int64), crowd=np.zeros(0, bool), pixels=pixels)
+        none = np.zeros(0, np.int64)
+        size = pixels.shape[0], pixels.shape[1]
+        return cls(size=size, boxes=empty, labels=none, crowd=none.astype(bool), pixels=pixels)
 
 
 class Truths(Protocol):
@@ -98,6 +102,7 @@ def boxes_in(
             raise DataError(f"{text} is outside the picture of {width} x {height} pixels")
     clipped = np.clip(boxes.reshape(-1, 4), 0, [width, height, width, height])
     return Truth(
+        size=size,
         boxes=clipped.astype(np.float32),
         labels=np.asarray(labels, np.int64).reshape(-1),
         crowd=np.zeros(len(labels), bool) if crowd is None else crowd,

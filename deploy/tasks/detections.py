@@ -56,39 +56,57 @@ def read_detections(
     """Return the detections of every picture of a batch; boxes that are suppressed are left out.
 
     Args:
-        outputs: of one run. Of the form ``none``, either tensors of fixed size with a ``count`` (see `Detections`),
-            or the ``boxes`` [k, 4], ``scores`` [k] and ``labels`` [k] of one picture.
+        outputs: of one run. Of the form ``none``, tensors of fixed size with a ``count`` (see
+            `deploy.tasks.detector.Detector`), the ``boxes`` [k, 4], ``scores`` [k] and ``labels`` [k] of one picture,
+            or one output [n, k, 6] of corners, score and label.
         postprocessing: the form of the outputs, and which boxes are kept.
         size: height and width of the input in pixels; the form ``detr`` has boxes in 0..1.
         classes: number of classes, if known. Logits of the form ``detr`` with one more end with "no object" and go
             through a softmax; others go through a sigmoid.
 
     Raises:
-        BackendError: the outputs do not have the form.
+        BackendError: the outputs are not detections.
+        ModelError: the outputs do not have another form that is named.
     """
-    try:
-        if postprocessing.kind == "none":
+    if postprocessing.kind == "none":
+        try:
             return _ready(outputs)
-        boxes, scores = _candidates(outputs, postprocessing, size, classes)
-    except (KeyError, ValueError, IndexError) as exc:
-        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items())
-        raise BackendError(f"the outputs {shapes} do not have the form {postprocessing.kind!r}.") from exc
+        except (KeyError, ValueError, IndexError) as exc:
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items())
+            raise BackendError(f"the outputs {shapes} are not detections.") from exc
+    import torch
+
+    from deploy.tasks.decoding import candidates
+
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(value, np.float32)) for name, value in outputs.items()}
+    boxes, scores = (value.numpy() for value in candidates(tensors, postprocessing, size, classes))
     suppress = postprocessing.kind != "detr"
     return [_kept(*picture, postprocessing, suppress=suppress) for picture in zip(boxes, scores, strict=True)]
 
 
 def _ready(outputs: Outputs) -> list[Detections]:
     """Read outputs that are detections."""
+    if len(outputs) == 1:  # [n, k, 6]: corners, score and label, as YOLOv10 has it
+        (rows,) = outputs.values()
+        if rows.shape[2:] != (6,):
+            raise ValueError
+        return [_sorted(item[:, :4], item[:, 4], item[:, 5]) for item in rows]
     boxes, scores, labels, masks = outputs["boxes"], outputs["scores"], outputs["labels"], outputs.get("masks")
     if boxes.ndim == 2:  # torchvision's list for one picture
-        order = np.argsort(-scores, kind="stable")
-        chosen = None if masks is None else masks.reshape(len(masks), *masks.shape[-2:])[order] > 0.5
-        return [_detections(boxes[order], scores[order], labels[order], chosen)]
+        chosen = None if masks is None else masks.reshape(len(masks), *masks.shape[-2:]) > 0.5
+        return [_sorted(boxes, scores, labels, chosen)]
     counts = outputs["count"].reshape(-1)
     return [
         _detections(boxes[index, :count], scores[index, :count], labels[index, :count])
         for index, count in enumerate(map(int, counts))
     ]
+
+
+def _sorted(
+    boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any], masks: NDArray[np.bool_] | None = None
+) -> Detections:
+    order = np.argsort(-scores, kind="stable")
+    return _detections(boxes[order], scores[order], labels[order], None if masks is None else masks[order])
 
 
 def _detections(
@@ -100,38 +118,6 @@ def _detections(
         labels=labels.astype(np.int64),
         masks=masks,
     )
-
-
-def _candidates(
-    outputs: Outputs, postprocessing: Postprocessing, size: tuple[int, int], classes: int | None
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return boxes [n, a, 4] as corners in pixels, and scores [n, a, c] in 0..1."""
-    if postprocessing.kind == "fcos":
-        return outputs["boxes"].astype(np.float32), outputs["scores"].astype(np.float32)
-    if postprocessing.kind == "detr":
-        scores = _probabilities(outputs["logits"].astype(np.float32), classes)
-        height, width = size
-        scale = np.asarray([width, height, width, height], np.float32)
-        return _corners(outputs["pred_boxes"].astype(np.float32)) * scale, scores
-    (raw,) = (value for value in outputs.values() if value.ndim == 3)
-    raw = raw.astype(np.float32)
-    if raw.shape[1] < raw.shape[2]:  # [n, 4 + c, a]: fewer classes than candidates
-        raw = raw.transpose(0, 2, 1)
-        return _corners(raw[..., :4]), raw[..., 4:]
-    return _corners(raw[..., :4]), raw[..., 5:] * raw[..., 4:5]
-
-
-def _probabilities(logits: NDArray[np.float32], classes: int | None) -> NDArray[np.float32]:
-    if classes is not None and logits.shape[-1] == classes + 1:
-        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return np.asarray((powers / powers.sum(axis=-1, keepdims=True))[..., :-1])
-    return np.asarray(1 / (1 + np.exp(-logits)))
-
-
-def _corners(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Turn centers and sizes into corners."""
-    center, half = boxes[..., :2], boxes[..., 2:] / np.float32(2)
-    return np.concatenate([center - half, center + half], axis=-1)
 
 
 def _kept(
