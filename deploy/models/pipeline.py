@@ -7,14 +7,16 @@ import dataclasses
 import torch
 
 from deploy.core.errors import UsageError
-from deploy.core.model import Model
+from deploy.core.model import Model, Preprocessing
 from deploy.core.tensors import TensorSpec
 from deploy.models import torchvision_detector
 from deploy.models.calling import ones
+from deploy.models.preprocessing import check_preprocessing, override
 from deploy.support.state import unchanged
 from deploy.tasks.decoding import candidates
 from deploy.tasks.detections import postprocessing_of
 from deploy.tasks.detector import Detector
+from deploy.tasks.pictures import Pictures
 from deploy.tasks.pipeline import Pipeline
 from deploy.tasks.postprocessing import Postprocessing
 
@@ -33,7 +35,62 @@ def in_graph(model: Model, pipeline: Pipeline | None) -> Model:
             model = _batched(model, pipeline)
         else:
             model = _with_postprocessing(model, pipeline)
+    if "preprocessing" in pipeline.parts:
+        model = _with_preprocessing(model, pipeline)
     return model
+
+
+class FromPictures(torch.nn.Module):
+    """A model that takes pictures of any size; if it returns detections, in pixels of the picture.
+
+    Args:
+        model: takes one batch of images.
+        recipe: from a picture to the input of the model.
+        detects: whether the outputs are detections.
+    """
+
+    def __init__(self, model: Model, recipe: Preprocessing, detects: bool) -> None:
+        super().__init__()
+        self.pictures, self.model = Pictures(recipe), model.module
+        self.detects = detects
+        self._inner = model
+
+    def forward(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Run the model on pictures, uint8 [n, height, width, 3], and return its outputs by name."""
+        prepared, offset, scale = self.pictures(pictures)
+        positional, keyword = self._inner.arguments({self._inner.inputs[0].name: prepared})
+        outputs = self._inner.name_outputs(self.model(*positional, **keyword))
+        if self.detects:
+            sides = torch.stack([torch.scalar_tensor(pictures.shape[axis]) for axis in (2, 1, 2, 1)])
+            boxes = torch.minimum(((outputs["boxes"] - offset) * scale).clamp(min=0), sides)
+            number = torch.arange(boxes.shape[1])
+            valid = number < outputs["count"].unsqueeze(1)
+            outputs["boxes"] = torch.where(valid.unsqueeze(2), boxes, 0.0)
+        return outputs
+
+
+def _with_preprocessing(model: Model, pipeline: Pipeline) -> Model:
+    recipe = override(model.preprocessing, pipeline.preprocess)
+    if recipe is None:
+        raise UsageError(
+            f"{model.name} has no preprocessing that could be part of the graph.",
+            "give it: --preprocess crop=640,640 --preprocess mean=0,0,0 --preprocess std=1,1,1, "
+            "and --preprocess letterbox=114 where pictures keep their shape",
+        )
+    check_preprocessing(recipe, model.inputs, model.name)
+    module = FromPictures(model, recipe, "postprocessing" in pipeline.parts).eval()
+    height, width = recipe.crop
+    shape = f"letterboxed to {height} × {width}" if recipe.letterbox is not None else f"stretched to {height} × {width}"
+    return model.replace(
+        module=module,
+        inputs=(TensorSpec(name="image", dtype="uint8", shape=("batch", "height", "width", 3)),),
+        sizes={"batch": 2, "height": height + height // 4, "width": width + width // 2},
+        dynamic=("batch", "height", "width"),
+        form=None,
+        outputs=(),
+        preprocessing=None,
+        notes=(*model.notes, f"preprocessing in the graph: bytes [batch, height, width, 3], {shape}"),
+    )
 
 
 def _batched(model: Model, pipeline: Pipeline) -> Model:
@@ -59,6 +116,9 @@ def _batched(model: Model, pipeline: Pipeline) -> Model:
         form=None,
         outputs=(),
         untraceable="",
+        preprocessing=Preprocessing(
+            crop=(int(picture.shape[-2]), int(picture.shape[-1])), mean=(0.0,) * 3, std=(1.0,) * 3, letterbox=0
+        ),
         notes=(*model.notes, note),
     )
 
