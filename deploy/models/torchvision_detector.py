@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +52,8 @@ class BatchedDetector(torch.nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Return ``boxes`` [n, k, 4] in pixels of the input, ``scores`` and ``labels`` [n, k], and ``count`` [n]."""
-        model, size = self.model, (int(image.shape[2]), int(image.shape[3]))
+        model: Any = self.model
+        size = (int(image.shape[2]), int(image.shape[3]))
         inner, pictures = _transformed(model.transform, image, size)
         features = model.backbone(pictures)
         maps = {"0": features} if isinstance(features, Tensor) else features
@@ -69,13 +71,13 @@ Candidates = tuple[Tensor, Tensor, Tensor]
 """Boxes [n, a, 4], scores [n, a] and labels [n, a]; the scores of boxes that do not count are -1."""
 
 
-def _limits(model: torch.nn.Module) -> tuple[float, float, int]:
+def _limits(model: Any) -> tuple[float, float, int]:
     """Return the IoU threshold, the score threshold and the most detections of a detector."""
     owner = getattr(model, "roi_heads", model)
     return owner.nms_thresh, owner.score_thresh, owner.detections_per_img
 
 
-def _transformed(transform: torch.nn.Module, image: Tensor, size: tuple[int, int]) -> tuple[tuple[int, int], Tensor]:
+def _transformed(transform: Any, image: Tensor, size: tuple[int, int]) -> tuple[tuple[int, int], Tensor]:
     """Return the size after resizing, without padding, and the normalized, resized and padded pictures."""
     mean, std = (image.new_tensor(values).reshape(-1, 1, 1) for values in (transform.image_mean, transform.image_std))
     image = (image - mean) / std
@@ -95,7 +97,7 @@ def _ratios(boxes: Tensor, size: tuple[int, int], inner: tuple[int, int]) -> Ten
     return torch.stack([width, height, width, height]).to(boxes)
 
 
-def _anchors(generator: torch.nn.Module, pictures: Tensor, size: tuple[int, int], maps: Sequence[Tensor]) -> Tensor:
+def _anchors(generator: Any, pictures: Tensor, size: tuple[int, int], maps: Sequence[Tensor]) -> Tensor:
     """Return the anchors of one picture, [a, 4]; they are the same for all."""
     found: Tensor = generator(ImageList(pictures, [size]), list(maps))[0]
     return found
@@ -105,15 +107,15 @@ def _of_all(boxes: Tensor, like: Tensor) -> Tensor:
     return boxes.expand(like.shape[0], -1, -1)
 
 
-def _decoded(coder: object, codes: Tensor, anchors: Tensor, size: tuple[int, int]) -> Tensor:
+def _decoded(coder: Any, codes: Tensor, anchors: Tensor, size: tuple[int, int]) -> Tensor:
     """Return boxes within the picture, [n, a, 4], from codes [n, a, 4] and anchors of the same shape."""
-    decode = getattr(coder, "decode_single", None) or coder.decode  # type: ignore[attr-defined]
+    decode = getattr(coder, "decode_single", None) or coder.decode
     boxes = decode(codes.reshape(-1, 4), anchors.reshape(-1, 4)).reshape(codes.shape)
     clipped: Tensor = box_ops.clip_boxes_to_image(boxes, size)
     return clipped
 
 
-def _ssd(model: torch.nn.Module, maps: dict[str, Tensor], pictures: Tensor, size: tuple[int, int]) -> Candidates:
+def _ssd(model: Any, maps: dict[str, Tensor], pictures: Tensor, size: tuple[int, int]) -> Candidates:
     found = model.head(list(maps.values()))
     codes = found["bbox_regression"]
     anchors = _anchors(model.anchor_generator, pictures, size, list(maps.values()))
@@ -125,7 +127,7 @@ def _ssd(model: torch.nn.Module, maps: dict[str, Tensor], pictures: Tensor, size
     return rows(boxes, index.flatten(1)), best.flatten(1), labels.flatten(1)
 
 
-def _levels(model: torch.nn.Module, maps: dict[str, Tensor], pictures: Tensor, size: tuple[int, int]) -> Candidates:
+def _levels(model: Any, maps: dict[str, Tensor], pictures: Tensor, size: tuple[int, int]) -> Candidates:
     """Return the best candidates of every level of RetinaNet and FCOS."""
     levels = list(maps.values())
     found = model.head(levels)
@@ -137,7 +139,9 @@ def _levels(model: torch.nn.Module, maps: dict[str, Tensor], pictures: Tensor, s
     counts = [level.shape[2] * level.shape[3] * number for level, number in zip(levels, each, strict=True)]
     classes, parts = scores.shape[2], []
     for score, codes, anchor in zip(
-        scores.split(counts, 1), found["bbox_regression"].split(counts, 1), anchors.split(counts), strict=True
+        *(torch.split(value, counts, 1) for value in (scores, found["bbox_regression"])),
+        torch.split(anchors, counts),
+        strict=True,
     ):
         flat = score.flatten(1)
         flat = torch.where(flat > model.score_thresh, flat, -1.0)
@@ -150,9 +154,7 @@ def _levels(model: torch.nn.Module, maps: dict[str, Tensor], pictures: Tensor, s
     return boxes, best, labels
 
 
-def _faster_rcnn(
-    model: torch.nn.Module, maps: dict[str, Tensor], pictures: Tensor, size: tuple[int, int]
-) -> Candidates:
+def _faster_rcnn(model: Any, maps: dict[str, Tensor], pictures: Tensor, size: tuple[int, int]) -> Candidates:
     proposals, valid = _proposals(model.rpn, list(maps.values()), pictures, size)
     heads, batch, count = model.roi_heads, proposals.shape[0], proposals.shape[1]
     pooled = _pooled(heads.box_roi_pool, maps, proposals, size)
@@ -167,14 +169,12 @@ def _faster_rcnn(
     return boxes.flatten(1, 2), torch.where(counts, scores, -1.0).flatten(1), labels.flatten(1)
 
 
-def _proposals(
-    rpn: torch.nn.Module, maps: list[Tensor], pictures: Tensor, size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
+def _proposals(rpn: Any, maps: list[Tensor], pictures: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Return the proposals [n, k, 4] of a region proposal network, and which of them are proposals, [n, k]."""
     objectness, codes = rpn.head(maps)
     counts = [level.shape[1] * level.shape[2] * level.shape[3] for level in objectness]
     parts = []
-    anchors = _anchors(rpn.anchor_generator, pictures, size, maps).split(counts)
+    anchors = torch.split(_anchors(rpn.anchor_generator, pictures, size, maps), counts)
     for logits, code, anchor in zip(objectness, codes, anchors, strict=True):
         code = code.reshape(code.shape[0], -1, 4, code.shape[2], code.shape[3]).permute(0, 3, 4, 1, 2).flatten(1, 3)
         flat = logits.permute(0, 2, 3, 1).flatten(1)
@@ -189,7 +189,7 @@ def _proposals(
     return rows(boxes, index), best >= 0
 
 
-def _pooled(pool: torch.nn.Module, maps: dict[str, Tensor], boxes: Tensor, size: tuple[int, int]) -> Tensor:
+def _pooled(pool: Any, maps: dict[str, Tensor], boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the pooled features [n * k, channels, *size] of boxes [n, k, 4], each of the level for its size.
 
     Every box is pooled from every level, and one result is selected, so that all sizes are fixed.
@@ -206,7 +206,7 @@ def _pooled(pool: torch.nn.Module, maps: dict[str, Tensor], boxes: Tensor, size:
     return chosen
 
 
-def _aligned(features: Tensor, boxes: Tensor, pool: torch.nn.Module) -> Tensor:
+def _aligned(features: Tensor, boxes: Tensor, pool: Any) -> Tensor:
     """Return what `torchvision.ops.roi_align` does for boxes in the coordinates of the features, within the picture.
 
     TensorRT has no operator for it without a plug-in, and one for samples of a grid.
