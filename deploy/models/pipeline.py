@@ -31,6 +31,8 @@ def in_graph(model: Model, pipeline: GraphPipeline | None) -> Model:
     if pipeline is None:
         return model
     if "postprocessing" in pipeline.parts:
+        if torchvision_detector.has_more(model.module):
+            raise UsageError(f"{model.name}: postprocessing in the graph has no form for masks and keypoints.")
         if torchvision_detector.applies(model.module):
             model = _batched(model, pipeline)
         else:

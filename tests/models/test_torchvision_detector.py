@@ -84,6 +84,13 @@ def test_the_thresholds_are_those_of_the_detector() -> None:
         resolve(request)
 
 
+def test_masks_and_keypoints_are_refused() -> None:
+    pipeline = deploy.GraphPipeline(parts=("postprocessing",))
+    request = ModelRequest(name="torchvision/maskrcnn_resnet50_fpn", weights="none", pipeline=pipeline)
+    with pytest.raises(UsageError):
+        resolve(request)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"])
 def test_the_file_has_a_dynamic_batch(tmp_path: Path, name: str) -> None:
