@@ -46,7 +46,7 @@ from deploy.support.onnx_child import examine
 from deploy.support.runtime import runtime_for
 from deploy.tasks.detections import postprocessing_of
 from deploy.tasks.postprocessing import Postprocessing
-from deploy.tasks.task import Task, as_task, task_of
+from deploy.tasks.task import Task, as_task, class_count, task_of
 
 if TYPE_CHECKING:
     from deploy.models.in_memory import ExampleInputs, ModelLike
@@ -496,6 +496,9 @@ def _score(
             f"{outputs}.",
             "a raw detector: --task detection --postprocess yolo|fcos|detr",
         )
+    count = class_count(shown)
+    if how.labels and count is not None and len(how.labels) != count:
+        raise UsageError(f"--labels: {len(how.labels)} names, and {model} has {count} classes.")
     judged = Judged(
         name=model,
         task=task,

@@ -118,9 +118,9 @@ def _score_boxes(
         outputs = run(images)
         bad = _not_finite(outputs, len(images))
         not_finite += int(bad.sum())
-        outputs_count = _classes_of(outputs, postprocessing, judged) if outputs_count is None else outputs_count
         size = (images.shape[2], images.shape[3])
         detections = read_detections(outputs, postprocessing, size, len(judged.labels) or None)
+        outputs_count = _classes_of(outputs, postprocessing, judged)
         for position, item, unusable in zip(indices, detections, bad, strict=True):
             shown.append(truths[position])
             keep = slice(0, 0) if unusable else slice(None)
