@@ -41,31 +41,27 @@ def expand_greedy(model: ir.Model) -> None:
 
 
 def _loop(tape: ir.tape.Tape, over: ir.Value, valid: ir.Value, name: str) -> ir.Value:
-    """Write the rule of `deploy.tasks.operators.greedy`, repeated until nothing changes; 1 and 0 are the booleans."""
-    axis = _constant(tape, np.array([1]))
-    start = tape.op("Unsqueeze", [tape.op("Cast", [valid], {"to": _FLOAT}), axis])
+    """Write the rule of `deploy.tasks.operators.greedy`, repeated until nothing changes."""
     removes = tape.op("Cast", [over], {"to": _FLOAT})
-    body = _round(start, removes, _constant(tape, np.array(1, np.float32)), name)
-    kept = tape.op("Loop", [None, _constant(tape, np.array(True)), start], {"body": body})
-    return tape.op("Cast", [tape.op("Squeeze", [kept, axis])], {"to": _BOOL})
+    body = _round(valid, removes, name)
+    return tape.op("Loop", [None, _constant(tape, np.array(True)), valid], {"body": body})
 
 
-def _round(start: ir.Value, removes: ir.Value, one: ir.Value, name: str) -> ir.Graph:
-    """Return one round: from which items are kept before it, [n, 1, k], to which are kept after it.
-
-    Numbers of overlaps are whole, so ``Relu(1 - number)`` is 1 where there is none and 0 elsewhere.
-    """
+def _round(valid: ir.Value, removes: ir.Value, name: str) -> ir.Graph:
+    """Return one round: from which items are kept before it, [n, k], to which are kept after it."""
     turn = ir.Value(name=f"{name}_turn", shape=ir.Shape([]), type=ir.TensorType(_INT64))
     again = ir.Value(name=f"{name}_again", shape=ir.Shape([]), type=ir.TensorType(_BOOL))
-    before = ir.Value(name=f"{name}_before", type=ir.TensorType(_FLOAT))
+    before = ir.Value(name=f"{name}_before", type=ir.TensorType(_BOOL))
     tape = ir.tape.Tape()
-    removed = tape.op("MatMul", [before, removes])
-    after = tape.op("Mul", [tape.op("Relu", [tape.op("Sub", [one, removed])]), start])
-    changes = tape.op("ReduceMax", [tape.op("Abs", [tape.op("Sub", [after, before])])], {"keepdims": 0})
-    changed = tape.op("Cast", [changes], {"to": _BOOL})
-    for number, node in enumerate(tape.nodes):  # names of a subgraph must differ from those around it
-        node.name, node.outputs[0].name = f"{name}_node_{number}", f"{name}_value_{number}"
-    after.type, changed.type, changed.shape = ir.TensorType(_FLOAT), ir.TensorType(_BOOL), ir.Shape([])
+    axis = _constant(tape, np.array([1]))
+    number = tape.op("MatMul", [tape.op("Unsqueeze", [tape.op("Cast", [before], {"to": _FLOAT}), axis]), removes])
+    removed = tape.op("Cast", [tape.op("Squeeze", [number, axis])], {"to": _BOOL})
+    after = tape.op("And", [valid, tape.op("Not", [removed])])
+    changes = tape.op("Cast", [tape.op("Xor", [after, before])], {"to": _FLOAT})
+    changed = tape.op("Cast", [tape.op("ReduceMax", [changes], {"keepdims": 0})], {"to": _BOOL})
+    for index, node in enumerate(tape.nodes):  # names of a subgraph must differ from those around it
+        node.name, node.outputs[0].name = f"{name}_node_{index}", f"{name}_value_{index}"
+    after.type, changed.type, changed.shape = ir.TensorType(_BOOL), ir.TensorType(_BOOL), ir.Shape([])
     return ir.Graph([turn, again, before], [changed, after], nodes=tape.nodes, name=name)
 
 

@@ -62,6 +62,10 @@ def _topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = Tr
     return op.TopK(x, op.Constant(value_ints=[k]), axis=dim, largest=largest, sorted=sorted)
 
 
+def _quotient(x: Any, divisor: int) -> Any:
+    return op.Div(x, op.Constant(value_int=divisor))
+
+
 def translations(opset: int | None) -> dict[Callable[..., Any], Callable[..., Any]]:
     """Return the translations by operator, for an ONNX operator set; None for the default one.
 
@@ -74,4 +78,5 @@ def translations(opset: int | None) -> dict[Callable[..., Any], Callable[..., An
         torch.ops.aten.scaled_dot_product_attention.default: functools.partial(_attention, fused=fused),
         operators.topk._opoverload: _topk,
         operators.greedy._opoverload: greedy,
+        operators.quotient._opoverload: _quotient,
     }

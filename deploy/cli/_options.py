@@ -195,10 +195,14 @@ def postprocess_options(function: Command) -> Command:
     """Add the options of how the outputs of a detector become detections; `pack_pipeline` reads them."""
     share = click.FloatRange(0, 1)
     for add in (
-        option("--detections", type=count, default=100, help="Most detections of a picture."),
-        option("--candidates", type=count, default=300, help="Most boxes of a picture that suppression considers."),
-        option("--iou-threshold", type=share, default=0.5, help="Overlap above which a box is suppressed."),
-        option("--score-threshold", type=share, default=0.05, help="Score that a detection must exceed."),
+        option("--detections", type=count, help="Most detections of a picture. [default: 100]"),
+        option(
+            "--candidates",
+            type=count,
+            help="Most boxes of a picture that suppression considers. [default: 300; of torchvision's detectors 1000]",
+        ),
+        option("--iou-threshold", type=share, help="Overlap above which a box is suppressed. [default: 0.5]"),
+        option("--score-threshold", type=share, help="Score that a detection must exceed. [default: 0.05]"),
         option(
             "--postprocess",
             type=click.Choice(["yolo", "fcos", "detr", "none"]),
@@ -216,12 +220,10 @@ def pack_pipeline(ctx: click.Context, options: dict[str, Any]) -> None:
     from deploy.tasks.postprocessing import Postprocessing
 
     parts, kind = options.pop("parts"), options.pop("postprocess")
-    limits = {name: options.pop(name) for name in ("score_threshold", "iou_threshold", "candidates", "detections")}
-    needs = "--postprocess or --with postprocessing"
-    refuse_unused(ctx, limits, kind is not None or "postprocessing" in parts, needs)
-    postprocessing = None
-    if kind is not None or "postprocessing" in parts:
-        postprocessing = Postprocessing(kind=kind or "auto", **limits)
+    names = ("score_threshold", "iou_threshold", "candidates", "detections")
+    refuse_unused(ctx, names, kind is not None or "postprocessing" in parts, "--postprocess or --with postprocessing")
+    limits = {name: value for name in names if (value := options.pop(name)) is not None}
+    postprocessing = Postprocessing(kind=kind or "auto", **limits) if kind or limits else None
     options["pipeline"] = Pipeline(parts=parts, postprocessing=postprocessing) if parts or postprocessing else None
 
 

@@ -62,6 +62,8 @@ class Preprocessing:
         resize: length in pixels of the shorter side before the crop; None resizes directly to ``crop``.
         interpolation: ``bilinear``, ``bicubic`` or ``nearest``.
         gray: convert the image to one channel.
+        letterbox: gray value, 0 to 255, around an image that keeps its shape and is centered in ``crop``; None: the
+            image is stretched, or its center is cropped.
     """
 
     crop: tuple[int, int]
@@ -70,6 +72,7 @@ class Preprocessing:
     resize: int | None = None
     interpolation: str = "bilinear"
     gray: bool = False
+    letterbox: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

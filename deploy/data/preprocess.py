@@ -92,7 +92,7 @@ def prepare(image: Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
         image = _gray(image)
     if image.shape[2] not in (1, channels):
         raise DataError(f"an image has {image.shape[2]} channels; the model takes {channels}.")
-    image = _center_crop(_resize(image, preprocessing), preprocessing.crop)
+    image = _center_crop(_resize(image, preprocessing), preprocessing.crop, preprocessing.letterbox or 0)
     scaled = image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image
     planes = np.repeat(scaled, channels, axis=2) if scaled.shape[2] != channels else scaled
     mean, std = (np.asarray(values, dtype=np.float32) for values in (preprocessing.mean, preprocessing.std))
@@ -108,6 +108,10 @@ def _gray(image: Image) -> Image:
 
 def resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
     """Return the height and width of an image before the crop."""
+    if preprocessing.letterbox is not None:
+        (height, width), (tall, wide) = size, preprocessing.crop
+        new = (2 * height * wide + width) // (2 * width), (2 * width * tall + height) // (2 * height)  # rounded
+        return max(1, min(tall, new[0])), max(1, min(wide, new[1]))
     if preprocessing.resize is None:
         return preprocessing.crop
     short, long = sorted(size)
@@ -139,11 +143,12 @@ def _resize(image: Image, preprocessing: Preprocessing) -> Image:
     return np.stack([np.asarray(Pillow.fromarray(plane).resize(size[::-1], resampling)) for plane in planes], axis=2)
 
 
-def _center_crop(image: Image, crop: tuple[int, int]) -> Image:
-    """Crop the center, rounding as torchvision does; pad with black where the image is smaller."""
+def _center_crop(image: Image, crop: tuple[int, int], gray: int) -> Image:
+    """Crop the center, rounding as torchvision does; pad with a gray value where the image is smaller."""
     missing = [max(0, size - own) for size, own in zip(crop, image.shape, strict=False)]
     if any(missing):
         padding: list[Any] = [(count // 2, (count + 1) // 2) for count in missing]
-        image = np.pad(image, [*padding, (0, 0)])
+        value = gray if image.dtype == np.uint8 else gray / 255
+        image = np.pad(image, [*padding, (0, 0)], constant_values=value)
     top, left = (round((own - size) / 2) for size, own in zip(crop, image.shape, strict=False))
     return image[top : top + crop[0], left : left + crop[1]]

@@ -53,6 +53,10 @@ def override(preprocessing: Preprocessing | None, changes: Sequence[str]) -> Pre
     changed = dataclasses.replace(preprocessing, **values) if preprocessing else Preprocessing(**values)
     if len(changed.crop) != 2 or len(changed.mean) != len(changed.std):
         raise UsageError("--preprocess: crop needs two sizes, mean and std one value for each channel.")
+    if changed.letterbox is not None and not (type(changed.letterbox) is int and 0 <= changed.letterbox <= 255):
+        raise UsageError(f"--preprocess letterbox={changed.letterbox}: not a gray value from 0 to 255.")
+    if changed.letterbox is not None and changed.resize is not None:
+        raise UsageError("--preprocess: letterbox and resize exclude each other.", "--preprocess resize=none")
     return changed
 
 

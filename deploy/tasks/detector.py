@@ -9,7 +9,7 @@ import torch
 
 from deploy.core.errors import ModelError
 from deploy.tasks.decoding import candidates
-from deploy.tasks.operators import topk
+from deploy.tasks.operators import quotient, topk
 from deploy.tasks.postprocessing import Postprocessing
 from deploy.tasks.suppression import suppress
 
@@ -63,15 +63,13 @@ def select(boxes: Tensor, scores: Tensor, postprocessing: Postprocessing) -> dic
     suppressed = postprocessing.kind != "detr"
     classes = scores.shape[2]
     best, index = _highest(scores.flatten(1), postprocessing.candidates if suppressed else postprocessing.detections)
-    labels = torch.zeros_like(index) if classes == 1 else index % classes
-    row = torch.div(index - labels, classes, rounding_mode="trunc")  # in float32 in ONNX: exact without a remainder
-    boxes = boxes.gather(1, row.unsqueeze(2).expand(-1, -1, 4))
+    row = quotient(index, classes)
+    labels = index - row * classes
+    boxes = rows(boxes, row)
     valid = best > postprocessing.score_threshold
     if suppressed:
         valid = suppress(boxes, None if classes == 1 else labels, valid, postprocessing.iou_threshold)
-        best, order = _highest(torch.where(valid, best, -1.0), postprocessing.detections)
-        boxes = boxes.gather(1, order.unsqueeze(2).expand(-1, -1, 4))
-        labels, valid = labels.gather(1, order), valid.gather(1, order)
+        boxes, best, labels, valid = take(boxes, best, labels, valid, postprocessing.detections)
     return padded(boxes, best, labels, valid)
 
 
@@ -86,8 +84,25 @@ def ready(outputs: Mapping[str, Tensor], postprocessing: Postprocessing) -> dict
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items())
         raise ModelError(f"the outputs {shapes} are not one output [n, k, 6] of boxes, scores and labels.")
     best, order = _highest(wide[0][..., 4], postprocessing.detections)
-    rows = wide[0].gather(1, order.unsqueeze(2).expand(-1, -1, 6))
-    return padded(rows[..., :4], best, rows[..., 5].long(), best > postprocessing.score_threshold)
+    found = rows(wide[0], order)
+    return padded(found[..., :4], best, found[..., 5].long(), best > postprocessing.score_threshold)
+
+
+def rows(values: Tensor, index: Tensor) -> Tensor:
+    """Return the rows [n, k, d] of values [n, a, d] that an index [n, k] names."""
+    return values.gather(1, index.unsqueeze(2).expand(-1, -1, values.shape[2]))
+
+
+def take(
+    boxes: Tensor, scores: Tensor, labels: Tensor, kept: Tensor, most: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the first rows of those that are kept, at most ``most``, followed by others that are not valid.
+
+    Returns:
+        Boxes, scores, labels, and which rows are valid.
+    """
+    best, order = _highest(torch.where(kept, scores, -1.0), most)
+    return rows(boxes, order), best, labels.gather(1, order), kept.gather(1, order)
 
 
 def padded(boxes: Tensor, scores: Tensor, labels: Tensor, valid: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Two operators that PyTorch lacks, each one node or loop of an ONNX graph: a stable top-k, and greedy suppression.
+"""Operators that are one node or loop of an ONNX graph, and not in PyTorch: a stable top-k, and greedy suppression.
 
 `exporters.translations` translates them.
 """
@@ -56,3 +56,14 @@ def greedy(over: Tensor, valid: Tensor) -> Tensor:
 @greedy.register_fake
 def _(over: Tensor, valid: Tensor) -> Tensor:
     return torch.empty_like(valid)
+
+
+@torch.library.custom_op("deploy::quotient", mutates_args=())
+def quotient(x: Tensor, divisor: int) -> Tensor:
+    """Return integers [*] divided by a number, rounded down; none is negative. PyTorch exports a division of floats."""
+    return x // divisor
+
+
+@quotient.register_fake
+def _(x: Tensor, divisor: int) -> Tensor:
+    return torch.empty_like(x)
