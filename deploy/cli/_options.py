@@ -216,7 +216,7 @@ def postprocess_options(function: Command) -> Command:
 
 def pack_pipeline(ctx: click.Context, options: dict[str, Any]) -> None:
     """Replace the options of `postprocess_options` and ``parts`` by the ``pipeline`` of an export."""
-    from deploy.tasks.pipeline import Pipeline
+    from deploy.tasks.pipeline import GraphPipeline
     from deploy.tasks.postprocessing import Postprocessing
 
     parts, kind = options.pop("parts"), options.pop("postprocess")
@@ -224,7 +224,7 @@ def pack_pipeline(ctx: click.Context, options: dict[str, Any]) -> None:
     refuse_unused(ctx, names, kind is not None or "postprocessing" in parts, "--postprocess or --with postprocessing")
     limits = {name: value for name in names if (value := options.pop(name)) is not None}
     postprocessing = Postprocessing(kind=kind or "auto", **limits) if kind or limits else None
-    options["pipeline"] = Pipeline(parts=parts, postprocessing=postprocessing) if parts or postprocessing else None
+    options["pipeline"] = GraphPipeline(parts=parts, postprocessing=postprocessing) if parts or postprocessing else None
 
 
 def pack_postprocessing(options: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ from deploy.models.open import open_model, request_of
 from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.parity.probes import Level
 from deploy.parity.verdict import ParityReport
-from deploy.tasks.pipeline import Pipeline
+from deploy.tasks.pipeline import GraphPipeline
 
 if TYPE_CHECKING:
     from deploy.models.in_memory import ExampleInputs, ModelLike
@@ -136,7 +136,7 @@ def convert(
     strategy: Strategy = "auto",
     preprocess: Sequence[str] = (),
     labels: Sequence[str] = (),
-    pipeline: Pipeline | None = None,
+    pipeline: GraphPipeline | None = None,
     samples: ProbeSamples | None = None,
     probes: Level = "standard",
     min_coverage: float | None = None,

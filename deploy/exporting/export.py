@@ -30,7 +30,7 @@ from deploy.parity.probes import Level, can_negate, check_level
 from deploy.parity.verdict import ParityReport, Verdict
 from deploy.precision.plan import PrecisionPlan, payloads
 from deploy.support import onnx_file
-from deploy.tasks.pipeline import Pipeline
+from deploy.tasks.pipeline import GraphPipeline
 from deploy.tasks.postprocessing import Postprocessing
 from deploy.tasks.task import named_task
 from exporters import torch_to_onnx
@@ -127,7 +127,7 @@ def export_model(
     strategy: Strategy = "auto",
     preprocess: Sequence[str] = (),
     labels: Sequence[str] = (),
-    pipeline: Pipeline | None = None,
+    pipeline: GraphPipeline | None = None,
     samples: ProbeSamples | None = None,
     probes: Level = "standard",
     min_coverage: float | None = None,
@@ -269,7 +269,7 @@ def export(
     strategy: Strategy = "auto",
     preprocess: Sequence[str] = (),
     labels: Sequence[str] = (),
-    pipeline: Pipeline | None = None,
+    pipeline: GraphPipeline | None = None,
     samples: ProbeSamples | None = None,
     probes: Level = "standard",
     min_coverage: float | None = None,

@@ -17,7 +17,7 @@ from deploy.models.pipeline import in_graph
 from deploy.models.request import ModelRequest, ModuleRequest, checkpoint_as_weights, split_key
 from deploy.models.resolve import resolve_alone
 from deploy.models.trusted import require_trusted
-from deploy.tasks.pipeline import Pipeline
+from deploy.tasks.pipeline import GraphPipeline
 
 
 def open_model(request: ModelRequest, store: Store, progress: Progress) -> Model:
@@ -117,5 +117,5 @@ def with_recorded_inputs(request: ModuleRequest, artifacts: Sequence[Artifact]) 
         request,
         inputs=request.inputs or tuple(recorded.get("inputs", ())),
         outputs=request.outputs or tuple(recorded.get("outputs", ())),
-        pipeline=request.pipeline or (from_plain(Pipeline, pipeline) if pipeline else None),
+        pipeline=request.pipeline or (from_plain(GraphPipeline, pipeline) if pipeline else None),
     )

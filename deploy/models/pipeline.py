@@ -17,11 +17,11 @@ from deploy.tasks.decoding import candidates
 from deploy.tasks.detections import postprocessing_of
 from deploy.tasks.detector import Detector
 from deploy.tasks.pictures import Pictures
-from deploy.tasks.pipeline import Pipeline
+from deploy.tasks.pipeline import GraphPipeline
 from deploy.tasks.postprocessing import Postprocessing
 
 
-def in_graph(model: Model, pipeline: Pipeline | None) -> Model:
+def in_graph(model: Model, pipeline: GraphPipeline | None) -> Model:
     """Return a model whose module contains the parts of a pipeline.
 
     Raises:
@@ -69,7 +69,7 @@ class FromPictures(torch.nn.Module):
         return outputs
 
 
-def _with_preprocessing(model: Model, pipeline: Pipeline) -> Model:
+def _with_preprocessing(model: Model, pipeline: GraphPipeline) -> Model:
     recipe = override(model.preprocessing, pipeline.preprocess)
     if recipe is None:
         raise UsageError(
@@ -93,7 +93,7 @@ def _with_preprocessing(model: Model, pipeline: Pipeline) -> Model:
     )
 
 
-def _batched(model: Model, pipeline: Pipeline) -> Model:
+def _batched(model: Model, pipeline: GraphPipeline) -> Model:
     """Return a detector of torchvision for a batch of pictures."""
     own = Postprocessing(kind="auto", candidates=torchvision_detector.CANDIDATES)
     given = pipeline.postprocessing or own
@@ -123,7 +123,7 @@ def _batched(model: Model, pipeline: Pipeline) -> Model:
     )
 
 
-def _with_postprocessing(model: Model, pipeline: Pipeline) -> Model:
+def _with_postprocessing(model: Model, pipeline: GraphPipeline) -> Model:
     with unchanged(model.module), torch.inference_mode():
         outputs = model.call(ones(model))
     postprocessing = pipeline.postprocessing or Postprocessing(kind="auto")

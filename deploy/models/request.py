@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from deploy.core.errors import UsageError, WeightsError
 from deploy.core.names import RESERVED
 from deploy.core.plain import from_plain, to_plain
-from deploy.tasks.pipeline import Pipeline
+from deploy.tasks.pipeline import GraphPipeline
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +50,7 @@ class ModelRequest:
     options: Mapping[str, str] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     slug: str | None = None
-    pipeline: Pipeline | None = None
+    pipeline: GraphPipeline | None = None
 
     @property
     def folder(self) -> str | None:

@@ -14,7 +14,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pipeline:
+class GraphPipeline:
     """The steps before and after a model.
 
     Attributes:

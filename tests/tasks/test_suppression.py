@@ -22,9 +22,7 @@ def _case(kind: str, count: int, generator: torch.Generator) -> torch.Tensor:
         return repeated
     if kind == "clusters":
         moved = repeated + torch.randn(count, 4, generator=generator)
-        return torch.cat(
-            [torch.minimum(moved[:, :2], moved[:, 2:]), torch.maximum(moved[:, :2], moved[:, 2:])], 1
-        )
+        return torch.cat([torch.minimum(moved[:, :2], moved[:, 2:]), torch.maximum(moved[:, :2], moved[:, 2:])], 1)
     if kind == "empty":
         boxes[::3, 2:] = boxes[::3, :2]
         boxes[1::5, 2] = boxes[1::5, 0]
@@ -49,9 +47,7 @@ def test_equals_greedy_suppression(kind: str, classes: int) -> None:
     for number, threshold in enumerate(THRESHOLDS):
         chosen = slice(number, cases, len(THRESHOLDS))
         found = suppress(boxes[chosen], labels[chosen] if classes > 1 else None, valid[chosen], threshold)
-        for kept, own, label, count in zip(
-            found, boxes[chosen], labels[chosen], counts[chosen].tolist(), strict=True
-        ):
+        for kept, own, label, count in zip(found, boxes[chosen], labels[chosen], counts[chosen].tolist(), strict=True):
             wanted = batched_nms(own[:count], scores[:count], label[:count], threshold)
             assert kept.nonzero().flatten().tolist() == wanted.tolist()
 
