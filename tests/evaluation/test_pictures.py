@@ -213,3 +213,16 @@ def test_a_class_count_that_differs_from_the_head(
     (tmp_path / "more" / "classes.txt").write_text("\n".join((*NAMES, "black")))
     done = run("evaluate", str(path), "--data", str(tmp_path / "more"))
     assert done.code == 1 and "4 classes" in done.err and "3" in done.err
+
+
+def test_the_postprocessing_in_the_graph_gives_the_same_score(
+    run: Callable[..., Any], export: Callable[..., Path], pictures: Path
+) -> None:
+    found = {}
+    for parts in ("", "postprocessing", "preprocessing,postprocessing"):
+        path = export("halves", ",".join(NAMES), *(("--with", parts) if parts else ()))
+        done = run("evaluate", str(path), "--data", str(pictures / "boxes"), "--json")
+        assert done.code == 0, done.err
+        found[parts] = [row["accuracy"]["value"] for row in done.json["rows"]]
+    assert found[""] == found["postprocessing"]
+    assert found["preprocessing,postprocessing"] == pytest.approx(found[""], abs=0.02)
