@@ -12,7 +12,7 @@ from onnxscript import opset23
 from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
 
 from deploy.tasks import operators
-from deploy.tasks.suppression import as_float32
+from deploy.tasks.suppression import as_float32, kept_by_class
 from exporters.suppression import greedy
 
 _BOOL, _INT64 = 9, 7
@@ -95,6 +95,6 @@ def translations(opset: int | None) -> dict[Callable[..., Any], Callable[..., An
         torch.ops.aten.scaled_dot_product_attention.default: functools.partial(_attention, fused=fused),
         operators.topk._opoverload: _topk,
         operators.greedy._opoverload: greedy,
-        operators.kept_by_class._opoverload: _kept_by_class,
+        kept_by_class._opoverload: _kept_by_class,
         operators.quotient._opoverload: _quotient,
     }

@@ -237,8 +237,9 @@ def pack_postprocessing(options: dict[str, Any]) -> None:
     """Replace the options of `postprocess_options` by the ``postprocessing`` of an evaluation."""
     from deploy.tasks.postprocessing import Postprocessing
 
-    limits = {name: options.pop(name) for name in ("score_threshold", "iou_threshold", "candidates", "detections")}
-    options["postprocessing"] = Postprocessing(kind=options.pop("postprocess") or "auto", **limits)
+    names, kind = ("score_threshold", "iou_threshold", "candidates", "detections"), options.pop("postprocess")
+    limits = {name: value for name in names if (value := options.pop(name)) is not None}
+    options["postprocessing"] = Postprocessing(kind=kind or "auto", **limits) if kind or limits else None
 
 
 def pack_labels(options: dict[str, Any]) -> None:

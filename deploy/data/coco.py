@@ -11,7 +11,7 @@ import numpy as np
 
 from deploy.core.errors import DataError
 from deploy.core.limits import how_to_raise, limits
-from deploy.data.annotated import Annotated, Place, as_numbers, text_of
+from deploy.data.annotation_files import Annotated, Place, as_numbers, text_of
 from deploy.data.truth import Truth, boxes_in
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from deploy.core.errors import DataError
-from deploy.data.annotated import Annotated, Place, class_names, images_below, numbered
+from deploy.data.annotation_files import Annotated, Place, class_names, images_below, numbered
 from deploy.data.decode import decode_indices
 from deploy.data.truth import IGNORED, Truth
 

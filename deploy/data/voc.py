@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from deploy.core.errors import DataError
-from deploy.data.annotated import Annotated, Place, as_numbers, class_names, images_below, text_of
+from deploy.data.annotation_files import Annotated, Place, as_numbers, class_names, images_below, text_of
 from deploy.data.truth import Truth, boxes_in
 
 Found = tuple[str, list[str], bool]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deploy.core.errors import DataError, MissingPackageError
-from deploy.data.annotated import Annotated, Place, as_numbers, class_names, images_below, numbered, text_of
+from deploy.data.annotation_files import Annotated, Place, as_numbers, class_names, images_below, numbered, text_of
 from deploy.data.truth import Truth, boxes_in
 
 Row = tuple[int, tuple[float, float, float, float]]

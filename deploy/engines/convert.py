@@ -263,6 +263,7 @@ def _run_exporter(edge: str, source: Artifact, request: ModelRequest, store: Sto
             weights=manifest.weights,
             preprocessing=manifest.preprocessing,
             labels=manifest.labels,
+            task=manifest.task,
             postprocessing=manifest.postprocessing,
             reference=manifest.reference,
             options={**manifest.options, "edge": edge},

@@ -31,7 +31,7 @@ from deploy.data.dataset import Dataset, stratified_split
 from deploy.data.preprocess import assumed_preprocessing, fitted, image_preprocessing, prepare
 from deploy.evaluation.accuracy import Accuracy, AccuracyComparison
 from deploy.evaluation.leakage import seen_in_training
-from deploy.evaluation.pictures import Judged, score_pictures
+from deploy.evaluation.pictures import Judged, feed, picture_preprocessing, score_pictures, takes_pictures
 from deploy.evaluation.predictions import Classify, Predictions, labels_for, predict
 from deploy.evaluation.records import save
 from deploy.evaluation.score import Score, ScoreComparison
@@ -46,7 +46,7 @@ from deploy.support.onnx_child import examine
 from deploy.support.runtime import runtime_for
 from deploy.tasks.detections import postprocessing_of
 from deploy.tasks.postprocessing import Postprocessing
-from deploy.tasks.task import Task, as_task, task_of
+from deploy.tasks.task import Task, as_task, class_count, task_of
 
 if TYPE_CHECKING:
     from deploy.models.in_memory import ExampleInputs, ModelLike
@@ -366,6 +366,9 @@ def _recipe(
     if base is None:
         if model is None:
             return _changed(_assumed_preprocessing(evaluated.exports[0], progress), changes)
+        base = picture_preprocessing(model.inputs)
+        if base is not None:
+            return _changed(base, changes)
         base = image_preprocessing(model)
         height, width = base.crop
         progress.warn(
@@ -383,6 +386,9 @@ def _changed(recipe: Preprocessing, changes: tuple[str, ...]) -> Preprocessing:
 
 def _assumed_preprocessing(export: Artifact, progress: Progress) -> Preprocessing:
     manifest = export.manifest
+    known = picture_preprocessing(manifest.inputs)
+    if known is not None:
+        return known
     if manifest.reference:
         raise ArtifactError(f"{export.path}: its manifest has no preprocessing, so images cannot be prepared.")
     record = adopt_command(export.path, preprocess=True)
@@ -443,7 +449,8 @@ def _predict(
 ) -> tuple[Predictions | Score, str, str, Task]:
     """Return the predictions or the score, how labels were matched, the digest of the samples, and the task."""
     if dataset.truths is not None:
-        return _score(runner, dataset, preprocessing, names, model, how, progress)
+        own = None if takes_pictures(runner.inputs) else preprocessing
+        return _score(runner, dataset, own, names, model, how, progress)
     run, digest = _classifier(runner), hashlib.sha256()
 
     def classify(images: NDArray[np.float32]) -> NDArray[Any]:
@@ -463,7 +470,7 @@ def _predict(
 def _score(
     runner: Runner,
     dataset: Dataset,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | None,
     names: tuple[str, ...],
     model: str,
     how: _Preparation,
@@ -474,7 +481,7 @@ def _score(
     batched = len(spec.shape) == 4
     size = spec.shape[0] if batched and isinstance(spec.shape[0], int) else None
 
-    def run(images: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
+    def run(images: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
         samples = images.astype(spec.dtype)
         if not batched:
             return runner.run({spec.name: samples[0]})
@@ -482,11 +489,11 @@ def _score(
         padded = np.concatenate([samples, np.repeat(samples[-1:], missing, axis=0)])
         return {name: value[: len(images)] for name, value in runner.run({spec.name: padded}).items()}
 
-    def watched(images: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
+    def watched(images: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
         digest.update(images.data)
         return run(images)
 
-    first = run(prepare(dataset.images[0], preprocessing)[None])
+    first = run(feed(dataset.images[0], preprocessing))
     shown = [TensorSpec(name=name, dtype=str(value.dtype), shape=value.shape) for name, value in first.items()]
     task = task_of(how.task, runner.inputs, shown)
     if task is None or task == "classification":
@@ -496,6 +503,9 @@ def _score(
             f"{outputs}.",
             "a raw detector: --task detection --postprocess yolo|fcos|detr",
         )
+    count = class_count(shown)
+    if how.labels and count is not None and len(how.labels) != count:
+        raise UsageError(f"--labels: {len(how.labels)} names, and {model} has {count} classes.")
     judged = Judged(
         name=model,
         task=task,

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import BackendError, DataError
 from deploy.core.model import Preprocessing
-from deploy.data.dataset import Dataset
+from deploy.core.tensors import TensorSpec
+from deploy.data.dataset import Dataset, Image
 from deploy.data.placement import Placement, prepare_pixels
 from deploy.data.preprocess import prepare
 from deploy.data.truth import IGNORED, Truth
@@ -23,8 +24,8 @@ from deploy.tasks.postprocessing import Postprocessing
 from deploy.tasks.task import Task
 
 Outputs = Mapping[str, NDArray[Any]]
-Run = Callable[[NDArray[np.float32]], Outputs]
-"""From images (N, C, H, W) to outputs by name."""
+Run = Callable[[NDArray[Any]], Outputs]
+"""From images (N, C, H, W), or one picture (1, H, W, 3) of bytes, to outputs by name."""
 Advance = Callable[[int, int], None]
 """Receives the number of images done and their total."""
 
@@ -36,13 +37,14 @@ class Judged:
     Attributes:
         name: of the model, for messages.
         task: which of the tasks with pictures.
+        preprocessing: None: the model takes the pictures as they are, uint8 [1, height, width, 3].
         labels: class names of the model; empty if they are not known.
         postprocessing: of a detector.
     """
 
     name: str
     task: Task
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     labels: tuple[str, ...] = ()
     postprocessing: Postprocessing | None = None
 
@@ -97,10 +99,42 @@ def class_indices(
     )
 
 
-def _batches(dataset: Dataset, judged: Judged, batch_size: int) -> Iterator[tuple[range, NDArray[np.float32]]]:
-    for start in range(0, len(dataset), batch_size):
-        indices = range(start, min(start + batch_size, len(dataset)))
-        yield indices, np.stack([prepare(dataset.images[index], judged.preprocessing) for index in indices])
+def takes_pictures(inputs: Sequence[TensorSpec]) -> bool:
+    """Return whether a model takes pictures of any size as bytes, (N, H, W, 3)."""
+    return len(inputs) == 1 and inputs[0].dtype == "uint8" and inputs[0].shape[3:] == (3,)
+
+
+def picture_preprocessing(inputs: Sequence[TensorSpec]) -> Preprocessing | None:
+    """Return the preprocessing of a model that normalizes by itself; None if its input does not say so.
+
+    Such a model takes pictures as bytes, or one picture of values in 0..1 and a fixed size, as torchvision's detectors
+    do.
+    """
+    if takes_pictures(inputs):
+        return Preprocessing(crop=(1, 1), mean=(0.0,) * 3, std=(1.0,) * 3)  # not used: the pictures stay as they are
+    size = inputs[0].shape[-2:] if len(inputs) == 1 and inputs[0].bounds == (0, 1) else ()
+    if len(size) != 2 or inputs[0].shape[-3] != 3:
+        return None
+    height, width = size
+    if not isinstance(height, int) or not isinstance(width, int):
+        return None
+    return Preprocessing(crop=(height, width), mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+def feed(image: Image, preprocessing: Preprocessing | None) -> NDArray[Any]:
+    """Return what a model is fed for a picture, a batch of one; see `Judged.preprocessing`."""
+    if preprocessing is not None:
+        return prepare(image, preprocessing)[None]
+    if image.dtype != np.uint8:
+        image = (image * 255).round().astype(np.uint8)
+    return np.repeat(image, 3, axis=2)[None] if image.shape[2] == 1 else image[None]
+
+
+def _batches(dataset: Dataset, judged: Judged, batch_size: int) -> Iterator[tuple[range, NDArray[Any]]]:
+    step = 1 if judged.preprocessing is None else batch_size
+    for start in range(0, len(dataset), step):
+        indices = range(start, min(start + step, len(dataset)))
+        yield indices, np.concatenate([feed(dataset.images[index], judged.preprocessing) for index in indices])
 
 
 def _score_boxes(
@@ -118,13 +152,15 @@ def _score_boxes(
         outputs = run(images)
         bad = _not_finite(outputs, len(images))
         not_finite += int(bad.sum())
-        outputs_count = _classes_of(outputs, postprocessing, judged) if outputs_count is None else outputs_count
-        size = (images.shape[2], images.shape[3])
+        size = _size(images, judged)
         detections = read_detections(outputs, postprocessing, size, len(judged.labels) or None)
+        outputs_count = _classes_of(outputs, postprocessing, judged)
         for position, item, unusable in zip(indices, detections, bad, strict=True):
             shown.append(truths[position])
             keep = slice(0, 0) if unusable else slice(None)
-            boxes = Placement.of(shown[-1].size, judged.preprocessing).into_picture(item.boxes[keep])
+            boxes = item.boxes[keep]
+            if judged.preprocessing is not None:
+                boxes = Placement.of(shown[-1].size, judged.preprocessing).into_picture(boxes)
             found.append(Detections(boxes=boxes, scores=item.scores[keep], labels=item.labels[keep]))
         advance(len(found), len(dataset))
     names, count = judged.labels, outputs_count
@@ -136,6 +172,12 @@ def _score_boxes(
     moved = [Truth(size=item.size, boxes=item.boxes, labels=index[item.labels], crowd=item.crowd) for item in shown]
     known = [_only(item, total) for item in found]
     return average_precision(known, moved, classes, not_finite, most), matched
+
+
+def _size(images: NDArray[Any], judged: Judged) -> tuple[int, int]:
+    """Return the height and width of what the model is fed."""
+    first = 1 if judged.preprocessing is None else 2
+    return images.shape[first], images.shape[first + 1]
 
 
 def _only(found: Detections, classes: int) -> Detections:
@@ -190,14 +232,16 @@ def _score_pixels(
             index, matched = class_indices(dataset.pixel_classes, count, judged.labels, dataset.name, judged.name)
         bad = ~np.isfinite(logits).reshape(len(images), -1).all(axis=1)
         not_finite += int(bad.sum())
-        predicted = np.where(bad[:, None, None], -1, classes_of_pixels(logits, (images.shape[2], images.shape[3])))
+        predicted = np.where(bad[:, None, None], -1, classes_of_pixels(logits, _size(images, judged)))
         values = np.full(IGNORED + 1, IGNORED, np.uint8)
         values[: len(index)] = index
         for position, guess in zip(indices, predicted, strict=True):
             pixels = truths[position].pixels
             if pixels is None:
                 raise DataError(f"{dataset.name}: image {position} has no mask.")
-            matrices.append(confusion(guess, values[prepare_pixels(pixels, judged.preprocessing)], count))
+            if judged.preprocessing is not None:
+                pixels = prepare_pixels(pixels, judged.preprocessing)
+            matrices.append(confusion(guess, values[pixels], count))
         advance(len(matrices), len(dataset))
     names = judged.labels if len(judged.labels) == count else tuple(map(str, range(count)))
     if matched != "name":

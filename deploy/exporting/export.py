@@ -32,6 +32,7 @@ from deploy.precision.plan import PrecisionPlan, payloads
 from deploy.support import onnx_file
 from deploy.tasks.pipeline import GraphPipeline
 from deploy.tasks.postprocessing import Postprocessing
+from deploy.tasks.task import named_task
 from exporters import torch_to_onnx
 from exporters.torch_to_onnx import Exported
 
@@ -503,6 +504,7 @@ def _manifest(job: _Job, exported: Exported, parity: ParityReport, plan: Precisi
         weights=job.model.weights,
         preprocessing=job.model.preprocessing,
         labels=check_labels(job.model.labels, exported.outputs if job.labeled else (), job.model.name),
+        task=job.model.task or named_task(exported.outputs),
         postprocessing=job.postprocessing.to_dict() if job.postprocessing else None,
         reference=job.model.reference,
         options={

@@ -13,6 +13,7 @@ from deploy.core.model import Preprocessing
 from deploy.core.regular import read_text
 from deploy.core.tensors import TensorSpec
 from deploy.models.request import parse_options, typed
+from deploy.tasks.task import class_count
 
 CHANGES = "preprocess"
 """Option of a manifest: the user's changes to the preprocessing of the model, in order."""
@@ -79,9 +80,8 @@ def check_labels(labels: Sequence[str], outputs: Sequence[TensorSpec], of: str) 
     Raises:
         UsageError: there is not one name for each class.
     """
-    shape = outputs[0].shape if outputs else ()
-    classes = shape[-1] if shape else None
-    if labels and isinstance(classes, int) and classes != len(labels):
+    classes = class_count(outputs)
+    if labels and classes is not None and classes != len(labels):
         raise UsageError(f"--labels: {len(labels)} names, and {of} has {classes} classes: {outputs[0]}.")
     return tuple(labels)
 

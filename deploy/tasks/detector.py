@@ -9,10 +9,10 @@ import torch
 
 from deploy.core.errors import ModelError
 from deploy.tasks.decoding import candidates
-from deploy.tasks.operators import kept_by_class, quotient, topk
+from deploy.tasks.operators import quotient, topk
 from deploy.tasks.pipeline import Suppression
 from deploy.tasks.postprocessing import Postprocessing
-from deploy.tasks.suppression import suppress
+from deploy.tasks.suppression import kept_by_class, suppress
 
 Tensor = torch.Tensor
 

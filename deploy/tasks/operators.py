@@ -67,16 +67,3 @@ def quotient(x: Tensor, divisor: int) -> Tensor:
 @quotient.register_fake
 def _(x: Tensor, divisor: int) -> Tensor:
     return torch.empty_like(x)
-
-
-@torch.library.custom_op("deploy::kept_by_class", mutates_args=())
-def kept_by_class(boxes: Tensor, labels: Tensor, valid: Tensor, classes: int, iou_threshold: float) -> Tensor:
-    """Return what `deploy.tasks.suppression.suppress` returns; in a graph it is ONNX's ``NonMaxSuppression``."""
-    from deploy.tasks.suppression import suppress
-
-    return suppress(boxes, labels, valid, iou_threshold)
-
-
-@kept_by_class.register_fake
-def _(boxes: Tensor, labels: Tensor, valid: Tensor, classes: int, iou_threshold: float) -> Tensor:
-    return torch.empty_like(valid)

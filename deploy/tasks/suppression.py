@@ -47,3 +47,14 @@ def as_float32(threshold: float) -> float:
     """Return the largest float32 that does not exceed the threshold: a float32 exceeds both or neither."""
     nearest = np.float32(threshold)
     return float(nearest if float(nearest) <= threshold else np.nextafter(nearest, np.float32(-1)))
+
+
+@torch.library.custom_op("deploy::kept_by_class", mutates_args=())
+def kept_by_class(boxes: Tensor, labels: Tensor, valid: Tensor, classes: int, iou_threshold: float) -> Tensor:
+    """Return what `suppress` returns; in a graph it is ONNX's ``NonMaxSuppression``."""
+    return suppress(boxes, labels, valid, iou_threshold)
+
+
+@kept_by_class.register_fake
+def _(boxes: Tensor, labels: Tensor, valid: Tensor, classes: int, iou_threshold: float) -> Tensor:
+    return torch.empty_like(valid)

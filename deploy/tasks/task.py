@@ -24,6 +24,32 @@ def as_task(text: str) -> Task:
     raise UsageError(f"task {text!r} is not one of {', '.join(TASKS)}.")
 
 
+def class_count(outputs: Sequence[TensorSpec]) -> int | None:
+    """Return the number of classes that the outputs show, None if they do not.
+
+    It is the second dimension of an output for each pixel, the last one of the ``scores`` of candidates, and otherwise
+    the last one of the first output. Detections do not show it, and logits of a detector may have one more.
+    """
+    if not outputs:
+        return None
+    named = {spec.name: spec.shape for spec in outputs}
+    if "boxes" in named or "pred_boxes" in named:
+        shape = named.get("scores", ())
+        size = shape[-1] if len(shape) == 3 else None
+    else:
+        first = outputs[0].shape
+        size = first[1] if len(first) == 4 else first[-1] if first else None
+    return size if isinstance(size, int) else None
+
+
+def named_task(outputs: Sequence[TensorSpec]) -> Task | None:
+    """Return the task that the names of the outputs show, None if they show none; see `task_of`."""
+    names = {spec.name for spec in outputs}
+    if {"boxes", "scores"} <= names or {"pred_boxes", "logits"} <= names:
+        return "instance-segmentation" if names & {"masks", "pred_masks"} else "detection"
+    return None
+
+
 def task_of(declared: str | None, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Task | None:
     """Return the task that is declared, else the one that the outputs show; None if they show none.
 
@@ -39,9 +65,9 @@ def task_of(declared: str | None, inputs: Sequence[TensorSpec], outputs: Sequenc
     """
     if declared is not None:
         return as_task(declared)
-    names = {spec.name for spec in outputs}
-    if {"boxes", "scores"} <= names or {"pred_boxes", "logits"} <= names:
-        return "instance-segmentation" if names & {"masks", "pred_masks"} else "detection"
+    named = named_task(outputs)
+    if named is not None:
+        return named
     if not outputs or not outputs[0].dtype.startswith(("float", "bfloat")):
         return None
     image = len(inputs) == 1 and len(inputs[0].shape) == 4
