@@ -45,7 +45,9 @@ def _detecting(request: ModelRequest, gain: float) -> torch.nn.Module:
             _request("fcos_resnet50_fpn", min_size="96", num_classes="4"), 1.0, (80, 96), marks=pytest.mark.slow
         ),
         pytest.param(
-            _request("retinanet_resnet50_fpn", min_size="128", num_classes="4", score_thresh="0.5"),
+            _request(
+                "retinanet_resnet50_fpn", min_size="128", num_classes="4", score_thresh="0.5", topk_candidates="200"
+            ),
             0.1,
             (96, 128),
             marks=pytest.mark.slow,
