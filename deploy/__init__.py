@@ -104,6 +104,8 @@ if TYPE_CHECKING:
     from deploy.sweeps.sweep import dry_run as dry_run
     from deploy.sweeps.sweep import run_sweep as run_sweep
     from deploy.sweeps.task import Task as Task
+    from deploy.tasks.pipeline import GraphPipeline as GraphPipeline
+    from deploy.tasks.postprocessing import Postprocessing as Postprocessing
     from deploy.tools.adopt import AdoptReport as AdoptReport
     from deploy.tools.adopt import adopt as adopt
     from deploy.tools.doctor import DoctorReport as DoctorReport
@@ -178,6 +180,8 @@ _EXPORTS = {
     "deploy.sweeps.spec": ("SweepSpec", "parse_spec", "read_spec"),
     "deploy.sweeps.sweep": ("DryRun", "SweepReport", "dry_run", "run_sweep"),
     "deploy.sweeps.task": ("Task",),
+    "deploy.tasks.pipeline": ("GraphPipeline",),
+    "deploy.tasks.postprocessing": ("Postprocessing",),
     "deploy.tools.adopt": ("AdoptReport", "adopt"),
     "deploy.support.provenance": ("Stale",),
     "deploy.tools.doctor": ("DoctorReport", "doctor"),

@@ -41,6 +41,8 @@ def preprocessing_to_onnx(recipe: Preprocessing, *, output: str, dtype: str = "f
     if recipe.interpolation not in (*_FILTERS, "nearest"):
         known = ", ".join((*_FILTERS, "nearest"))
         raise ExportError(f"interpolation {recipe.interpolation!r} is not supported; supported: {known}.")
+    if recipe.letterbox is not None:
+        raise ExportError("letterbox is not supported.")
     graph = _Graph()
     planes = graph.op("Transpose", graph.op("Cast", IMAGE, to=TensorProto.DOUBLE), perm=[2, 0, 1])
     if recipe.gray:

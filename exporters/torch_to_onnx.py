@@ -29,6 +29,7 @@ from deploy.support.state import unchanged
 from deploy.support.user_code import told
 from exporters.einsum import lower_case
 from exporters.ranges import exported_ranges
+from exporters.suppression import expand_greedy
 
 TRACE_OPSET = 17
 """Default operator set of tracing."""
@@ -182,6 +183,7 @@ def _by_torch_export(
     if program is None:
         raise ExportError("torch.onnx.export returned nothing.")
     ranges = [] if program.exported_program is None else exported_ranges(program.exported_program, inputs, model.sizes)
+    expand_greedy(program.model)
     _clean(program.model)
     _save(program.model, path)
     return [*ranges, *size_ranges(inputs).values()]

@@ -210,6 +210,57 @@ def check_probes(options: dict[str, Any]) -> None:
         raise click.UsageError("--probes data needs --data.")
 
 
+def postprocess_options(function: Command) -> Command:
+    """Add the options of how the outputs of a detector become detections; `pack_pipeline` reads them."""
+    share = click.FloatRange(0, 1)
+    for add in (
+        option("--detections", type=count, help="Most detections of a picture. [default: 100]"),
+        option(
+            "--candidates",
+            type=count,
+            help="Most boxes of a picture that suppression considers. [default: 300; of torchvision's detectors 1000]",
+        ),
+        option("--iou-threshold", type=share, help="Overlap above which a box is suppressed. [default: 0.5]"),
+        option("--score-threshold", type=share, help="Score that a detection must exceed. [default: 0.05]"),
+        option(
+            "--postprocess",
+            type=click.Choice(["yolo", "fcos", "detr", "none"]),
+            help="Form of the outputs of a detector: yolo: one tensor of boxes and scores; fcos: boxes and scores; "
+            "detr: logits and pred_boxes; none: detections. [default: by the names of the outputs]",
+        ),
+    ):
+        function = add(function)
+    return function
+
+
+def pack_pipeline(ctx: click.Context, options: dict[str, Any]) -> None:
+    """Replace the options of `postprocess_options` and ``parts`` by the ``pipeline`` of an export."""
+    from deploy.tasks.pipeline import GraphPipeline
+    from deploy.tasks.postprocessing import Postprocessing
+
+    parts, kind = options.pop("parts"), options.pop("postprocess")
+    names = ("score_threshold", "iou_threshold", "candidates", "detections")
+    refuse_unused(ctx, names, kind is not None or "postprocessing" in parts, "--postprocess or --with postprocessing")
+    refuse_unused(ctx, ("suppression",), "postprocessing" in parts, "--with postprocessing")
+    suppression = options.pop("suppression")
+    limits = {name: value for name in names if (value := options.pop(name)) is not None}
+    postprocessing = Postprocessing(kind=kind or "auto", **limits) if kind or limits else None
+    options["pipeline"] = (
+        GraphPipeline(parts=parts, postprocessing=postprocessing, suppression=suppression)
+        if parts or postprocessing
+        else None
+    )
+
+
+def pack_postprocessing(options: dict[str, Any]) -> None:
+    """Replace the options of `postprocess_options` by the ``postprocessing`` of an evaluation."""
+    from deploy.tasks.postprocessing import Postprocessing
+
+    names, kind = ("score_threshold", "iou_threshold", "candidates", "detections"), options.pop("postprocess")
+    limits = {name: value for name in names if (value := options.pop(name)) is not None}
+    options["postprocessing"] = Postprocessing(kind=kind or "auto", **limits) if kind or limits else None
+
+
 def pack_labels(options: dict[str, Any]) -> None:
     """Replace ``labels``, as the user wrote them, by the class names."""
     from deploy.models.preprocessing import read_labels

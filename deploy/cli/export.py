@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy.cli._arguments import FORMAT, ModelName
+from deploy.cli._arguments import FORMAT, ModelName, Several
 from deploy.cli._common import (
     EXIT,
     Settings,
@@ -26,7 +26,9 @@ from deploy.cli._options import (
     outputs_option,
     pack_labels,
     pack_model,
+    pack_pipeline,
     pack_samples,
+    postprocess_options,
     recipe_option,
 )
 
@@ -45,6 +47,7 @@ Examples:
   deploy export my_package.nets:build --input image:batch,3,64,64
   deploy export resnet50 --dynamic batch,height,width --precision fp16
   deploy export resnet18 --format tensorrt --precision fp16
+  deploy export nets.py:yolo --with preprocessing,postprocessing --postprocess yolo
 """
 )
 @click.argument("model", type=ModelName(besides=(".onnx",)))
@@ -78,6 +81,24 @@ Examples:
 @outputs_option
 @recipe_option
 @labels_option
+@option(
+    "--with",
+    "parts",
+    type=Several(),
+    metavar="PARTS",
+    default=(),
+    show_default=False,
+    help="Steps that become part of the graph, separated by commas: preprocessing (pictures of any size, as bytes) and "
+    "postprocessing (detections in place of raw outputs).",
+)
+@postprocess_options
+@option(
+    "--suppression",
+    type=click.Choice(["fixed", "operator"]),
+    default="fixed",
+    help="Form of suppression in the graph. fixed: tensors of fixed size, for every target; operator: ONNX's "
+    "NonMaxSuppression, faster in ONNX Runtime and OpenVINO, refused by TensorRT for RTX.",
+)
 @samples_option
 @probes_option
 @coverage_options
@@ -86,7 +107,8 @@ Examples:
 @option("--force", is_flag=True, help="Replace an export of another model, or of trained weights by untrained ones.")
 @json_option
 @click.pass_obj
-def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
+@click.pass_context
+def command(ctx: click.Context, settings: Settings, /, as_json: bool, **options: Any) -> int:
     """Export MODEL to ONNX and check the file against it.
 
     MODEL is zoo/NAME, torchvision/NAME, timm/NAME, a bare NAME, hf/ORG/NAME, a folder with config.json,
@@ -99,6 +121,7 @@ def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
     """
     pack_model(options)
     pack_labels(options)
+    pack_pipeline(ctx, options)
     if options["dynamic"] is not None:
         options["dynamic"] = [name for name in options["dynamic"].split(",") if name and name != "none"]
     check_probes(options)

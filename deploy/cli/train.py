@@ -19,6 +19,7 @@ Examples:
   deploy train resnet18_digits --data digits --epochs 10 --seed 1
   deploy train inception_small --data cifar10 --data-root ~/data
   deploy train resnet18 --data photos/ --weights default --lr 0.005   fine-tune published weights
+  deploy train fcos_small --data shapes                               a detector
   deploy train lenet5 --data digits --resume                          continue an interrupted training
   deploy train lenet5 --data digits --qat --target openvino           train the weights of the INT8 file
 """
@@ -29,14 +30,20 @@ Examples:
     type=DATA,
     required=True,
     metavar="NAME|DIR|FILE",
-    help="Training images: digits, mnist, fashion-mnist or cifar10; a folder with one subfolder per class, optionally "
-    "within train/ and val/; or an .npz file with 'images' and 'labels'.",
+    help="Training images: digits, mnist, fashion-mnist, cifar10 or shapes; a folder with one subfolder per class, "
+    "optionally within train/ and val/; boxes (COCO, YOLO, VOC) or masks; or an .npz file with 'images' and 'labels'.",
 )
-@option("--epochs", type=shared.count, help="Number of passes over the training images. [default: 20; with --qat: 5]")
-@shared.batch_size_option
+@option(
+    "--epochs",
+    type=shared.count,
+    help="Number of passes over the training images. [default: 20; for a detector: 30; with --qat: 5]",
+)
+@option("--batch-size", type=shared.count, help="Images per batch. [default: 64; on boxes or masks: 16]")
 @option("--lr", type=float, help="Maximum learning rate. [default: 0.05 for sgd, 0.003 for adamw, 0.0003 with --qat]")
 @option(
-    "--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", help="SGD with Nesterov momentum 0.9, or AdamW."
+    "--optimizer",
+    type=click.Choice(["sgd", "adamw"]),
+    help="SGD with Nesterov momentum 0.9, or AdamW. [default: sgd; on boxes or masks: adamw]",
 )
 @option(
     "--schedule",
@@ -80,7 +87,7 @@ Examples:
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, as_json: bool, qat: bool, **options: Any) -> int:
-    """Train or fine-tune MODEL on labeled images.
+    """Train or fine-tune MODEL on images with labels, boxes or masks.
 
     The head gets one output per class of the data. Images are resized to the input of MODEL and converted to gray or
     RGB. The same command gives bitwise the same weights, interrupted or not.
@@ -95,7 +102,6 @@ def command(ctx: click.Context, /, as_json: bool, qat: bool, **options: Any) -> 
     from deploy.training.train import train_model
 
     del options["target"]
-    options = {name: value for name, value in options.items() if name != "epochs" or value is not None}
     settings: Settings = ctx.obj
     pack_model(options)
     with settings.progress() as progress:

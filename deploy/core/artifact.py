@@ -76,6 +76,8 @@ class Manifest:
     Attributes:
         files: the artifact itself, then the files that belong to it (external data).
         model: full name of the model, ``torchvision/resnet18``.
+        task: what the outputs are, see `deploy.tasks.task`; None: as they show.
+        postprocessing: the form of a detector's outputs, see `deploy.tasks.postprocessing.Postprocessing`.
         reference: rebuilds the model (see `Model.reference`); empty if the model is not known.
         options: options of the command, and what it decided itself.
         parent: `digest` of the artifact that this one was made from.
@@ -93,6 +95,8 @@ class Manifest:
     target: str | None = None
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] = ()
+    task: str | None = None
+    postprocessing: Mapping[str, Any] | None = None
     reference: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     parent: str | None = None

@@ -62,6 +62,8 @@ class Preprocessing:
         resize: length in pixels of the shorter side before the crop; None resizes directly to ``crop``.
         interpolation: ``bilinear``, ``bicubic`` or ``nearest``.
         gray: convert the image to one channel.
+        letterbox: gray value, 0 to 255, around an image that keeps its shape and is centered in ``crop``; None: the
+            image is stretched, or its center is cropped.
     """
 
     crop: tuple[int, int]
@@ -70,6 +72,7 @@ class Preprocessing:
     resize: int | None = None
     interpolation: str = "bilinear"
     gray: bool = False
+    letterbox: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +86,7 @@ class Model:
         sizes: size of each symbol for tracing.
         preprocessing: from an image to the input; None where the input is no image.
         labels: class names.
+        task: what the outputs are, see `deploy.tasks.task`; None: as they show.
         form: how the inputs are passed; None: positional, in order.
         outputs: names of the outputs that count; empty for all.
         dynamic: dimensions that an export leaves open unless the user chooses others.
@@ -99,6 +103,7 @@ class Model:
     weights: Weights
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] = ()
+    task: str | None = None
     form: CallForm | None = None
     outputs: tuple[str, ...] = ()
     dynamic: tuple[str, ...] = ("batch",)

@@ -13,6 +13,7 @@ import numpy as np
 from deploy.core import registry
 from deploy.core.errors import DataError, MissingPackageError, UnknownNameError, UsageError
 from deploy.core.progress import SILENT, Progress
+from deploy.data.annotated import find_place, load_annotated
 from deploy.data.arrays import load_arrays, open_arrays
 from deploy.data.dataset import Dataset, stratified_split
 from deploy.data.decode import EXTENSIONS
@@ -50,13 +51,15 @@ def check_data(data: str) -> None:
     elif path.is_file() and path.suffix in (".npy", ".npz"):
         with open_arrays(path):
             pass
+    elif path.is_file() and path.suffix == ".json":
+        pass  # read when it is opened
     else:
         _refuse(data, path, names)
 
 
 def _refuse(data: str, path: Path, names: list[str]) -> NoReturn:
     if path.exists():
-        raise DataError(f"{path}: neither a folder nor a .npy or .npz file.", LAYOUT)
+        raise DataError(f"{path}: neither a folder nor a .npy, .npz or COCO .json file.", LAYOUT)
     if path.suffix or len(path.parts) > 1:
         raise DataError(f"{path}: no such file or folder.")
     hint = f"known: {', '.join(names)}; or give the path of a folder or file"
@@ -72,7 +75,9 @@ def open_dataset(
     limit: int | None = None,
     progress: Progress = SILENT,
 ) -> Dataset:
-    """Open a bundled data set, a folder, or a ``.npy`` or ``.npz`` file; images are decoded later, in batches.
+    """Open a bundled data set, a folder, or a ``.npy``, ``.npz`` or COCO ``.json`` file; images are decoded later.
+
+    A folder has one subfolder per class, or boxes or masks, see `deploy.data.annotated`.
 
     Args:
         data: name or path.
@@ -91,7 +96,7 @@ def open_dataset(
     """
     path = Path(data).expanduser()
     names = bundled_names()
-    if skip_bad and (str(data) in names or path.is_file()):
+    if skip_bad and (str(data) in names or (path.is_file() and path.suffix != ".json")):
         raise UsageError(f"--skip-bad is only used with a folder of images, not with {data}.")
     part = "train" if split == "train" else "test"
     if str(data) in names:
@@ -99,6 +104,9 @@ def open_dataset(
         return dataset.spread(limit) if limit else dataset
     if root is not None and path.exists():
         raise UsageError(f"--data-root is only used with {', '.join(names)}, not with {data}.")
+    place = find_place(path, split)
+    if place is not None:
+        return load_annotated(place, skip_bad=skip_bad, limit=limit, progress=progress)
     if path.is_dir():
         folder = _split_folder(path, split)
         dataset = load_folder(folder or path, skip_bad=skip_bad, limit=limit, progress=progress)
@@ -121,6 +129,10 @@ def open_splits(
             in the held-out images.
     """
     train = open_dataset(data, split="train", root=root, skip_bad=skip_bad, progress=progress)
+    if train.truths is not None:
+        if train.split == "all":
+            return stratified_split(train)
+        return train, _matching(open_dataset(data, split="val", root=root, skip_bad=skip_bad, progress=progress), train)
     labels = train.labeled()
     if len(train.classes) < 2:
         raise DataError(f"{train.name}: has only one class ({train.classes[0]}); two are needed.", LAYOUT)
@@ -156,6 +168,17 @@ def _split_folder(folder: Path, split: str) -> Path | None:
         f"{folder}: no subfolder {' or '.join(_SPLIT_FOLDERS[split])}; found: {', '.join(inner)}.",
         f"name the subfolder, which is then split: {inner[next(iter(inner))]}",
     )
+
+
+def _matching(held_out: Dataset, train: Dataset) -> Dataset:
+    """Return held-out images with boxes or masks, whose classes must be those of the training images."""
+    if (held_out.classes, held_out.pixel_classes) != (train.classes, train.pixel_classes):
+        classes = [", ".join(item.classes or item.pixel_classes) for item in (train, held_out)]
+        hint = "list the classes of both in classes.txt"
+        raise DataError(
+            f"{train.name}: the training images have the classes {classes[0]}; held out: {classes[1]}.", hint
+        )
+    return held_out
 
 
 def _relabel(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:

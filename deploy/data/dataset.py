@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import DataError
+from deploy.data.truth import Truth, Truths
 
 Image = NDArray[Any]
 """One image, height x width x channels: uint8 in 0..255, or float32 in [0, 1]."""
@@ -65,6 +66,18 @@ class _Subset:
         return self.images[int(self.indices[index])]
 
 
+@dataclass(frozen=True, slots=True)
+class _TruthSubset:
+    truths: Truths
+    indices: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int, /) -> Truth:
+        return self.truths[int(self.indices[index])]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
     """Images with their classes and their origin.
@@ -77,6 +90,9 @@ class Dataset:
         digest: SHA-256 of the names, contents and labels of the whole data set; all its splits have the same one.
         indexed: the labels are output indices of a model and the class names mean nothing (array files).
         skipped: unreadable images that were left out, each with the reason.
+        truths: boxes and masks, or None. Such images have no ``labels``; the labels of boxes are indices of
+            ``classes``.
+        pixel_classes: names of the classes of pixels, in the order of their values; empty without such masks.
     """
 
     name: str
@@ -87,6 +103,8 @@ class Dataset:
     digest: str
     indexed: bool = False
     skipped: tuple[str, ...] = ()
+    truths: Truths | None = None
+    pixel_classes: tuple[str, ...] = ()
 
     @classmethod
     def from_arrays(
@@ -107,7 +125,8 @@ class Dataset:
             images = _Subset(self.images.images, self.images.indices[chosen])
         else:
             images = _Subset(self.images, chosen)
-        return dataclasses.replace(self, images=images, labels=labels, split=split or self.split)
+        truths = None if self.truths is None else _TruthSubset(self.truths, chosen)
+        return dataclasses.replace(self, images=images, labels=labels, truths=truths, split=split or self.split)
 
     def spread(self, count: int) -> Dataset:
         """Return at most ``count`` images, evenly spaced over the data set."""
@@ -126,13 +145,26 @@ class Dataset:
             )
         return self.labels
 
+    def annotated(self, *, pixels: bool = False) -> Truths:
+        """Return the boxes of the images, or the classes of their pixels.
+
+        Raises:
+            DataError: the images have none.
+        """
+        if self.truths is None or not (self.pixel_classes if pixels else self.classes):
+            raise DataError(
+                f"{self.name}: the images have no {'masks' if pixels else 'boxes'}.",
+                "layouts: images/ and masks/" if pixels else "layouts: COCO JSON; images/ and labels/; VOC XML",
+            )
+        return self.truths
+
     def summary(self) -> dict[str, Any]:
         """Return plain values for a report or a manifest."""
         return {
             "name": self.name,
             "split": self.split,
             "images": len(self),
-            "classes": len(self.classes),
+            "classes": len(self.classes or self.pixel_classes),
             "digest": self.digest,
             "skipped": len(self.skipped),
         }
@@ -146,12 +178,13 @@ def evenly(total: int, count: int) -> NDArray[np.intp]:
 def stratified_split(dataset: Dataset) -> tuple[Dataset, Dataset]:
     """Split a data set into training and held-out images; repeated calls give the same split.
 
-    `HELD_OUT` of each class is held out, at least one image; a class of one image is only in the training part.
+    `HELD_OUT` of each class is held out, at least one image; a class of one image is only in the training part. Images
+    with boxes or masks count as one class.
 
     Raises:
         DataError: the images have no labels, or no class has two images.
     """
-    labels = dataset.labeled()
+    labels = dataset.labeled() if dataset.truths is None else np.zeros(len(dataset), np.int64)
     random = np.random.RandomState(SPLIT_SEED)  # same stream in every numpy version, unlike Generator
     held_out = np.zeros(len(dataset), dtype=bool)
     for label in np.unique(labels):

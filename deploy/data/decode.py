@@ -101,11 +101,42 @@ def decode(data: bytes) -> Image:
         raise DataError(str(exc).splitlines()[0] if str(exc) else type(exc).__name__) from exc
 
 
+def decode_indices(path: Path) -> NDArray[np.uint8]:
+    """Decode an image file whose pixels are indices: those of a palette, or values of gray.
+
+    Returns:
+        Height x width.
+
+    Raises:
+        DataError: as `decode_file`; also if the image has colors, or an index above 255.
+    """
+    try:
+        data = read_bytes(path, "image_bytes")
+        with _without_warnings, Pillow.open(io.BytesIO(data), formats=tuple(FORMATS)) as image:
+            _check_pixels(image)
+            if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+                raise DataError(f"a mask has one index per pixel, and the image is of mode {image.mode}")
+            indices = np.asarray(image)
+    except DeployError:
+        raise
+    except OSError as exc:  # also UnidentifiedImageError
+        raise DataError(exc.strerror or "not an image that can be decoded") from exc
+    except Exception as exc:  # a decoder may raise anything on a damaged file
+        raise DataError(str(exc).splitlines()[0] if str(exc) else type(exc).__name__) from exc
+    if indices.size and not 0 <= indices.min() <= indices.max() <= 255:
+        raise DataError(f"a mask has indices from 0 to 255, and the image {indices.min()} to {indices.max()}")
+    return indices.astype(np.uint8)
+
+
+def _check_pixels(image: Pillow.Image) -> None:
+    most = limits().image_pixels
+    if image.width * image.height > most:
+        raise DataError(f"{image.width} x {image.height} pixels exceed the limit {PREFIX}IMAGE_PIXELS={most}")
+
+
 def _decode(data: bytes) -> Image:
     with Pillow.open(io.BytesIO(data), formats=tuple(FORMATS)) as image:
-        most = limits().image_pixels
-        if image.width * image.height > most:
-            raise DataError(f"{image.width} x {image.height} pixels exceed the limit {PREFIX}IMAGE_PIXELS={most}")
+        _check_pixels(image)
         if image.mode == "F":
             return _floats(np.asarray(image))
         if image.mode.startswith("I"):  # Pillow's own conversion would clip at 255

@@ -92,7 +92,7 @@ def prepare(image: Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
         image = _gray(image)
     if image.shape[2] not in (1, channels):
         raise DataError(f"an image has {image.shape[2]} channels; the model takes {channels}.")
-    image = _center_crop(_resize(image, preprocessing), preprocessing.crop)
+    image = _center_crop(_resize(image, preprocessing), preprocessing.crop, preprocessing.letterbox or 0)
     scaled = image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image
     planes = np.repeat(scaled, channels, axis=2) if scaled.shape[2] != channels else scaled
     mean, std = (np.asarray(values, dtype=np.float32) for values in (preprocessing.mean, preprocessing.std))
@@ -106,16 +106,32 @@ def _gray(image: Image) -> Image:
     return (image @ np.asarray(LUMINANCE, dtype=np.float32))[:, :, None]
 
 
+def resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return the height and width of an image before the crop."""
+    if preprocessing.letterbox is not None:
+        (height, width), (tall, wide) = size, preprocessing.crop
+        new = (2 * height * wide + width) // (2 * width), (2 * width * tall + height) // (2 * height)  # rounded
+        return max(1, min(tall, new[0])), max(1, min(wide, new[1]))
+    if preprocessing.resize is None:
+        return preprocessing.crop
+    short, long = sorted(size)
+    new = preprocessing.resize, int(preprocessing.resize * long / short)
+    return new if size[0] <= size[1] else (new[1], new[0])
+
+
+def placed(size: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int]:
+    """Return where the top left corner of an image is after the crop; negative where it is cut off."""
+    top, left = (
+        max(0, wanted - own) // 2 - round(max(0, own - wanted) / 2) for own, wanted in zip(size, crop, strict=True)
+    )
+    return top, left
+
+
 def _resize(image: Image, preprocessing: Preprocessing) -> Image:
     height, width = image.shape[:2]
-    if preprocessing.resize is None:
-        size = preprocessing.crop
-    else:
-        short, long = sorted((height, width))
-        new = preprocessing.resize, int(preprocessing.resize * long / short)
-        size = new if height <= width else (new[1], new[0])
-        if size[0] * size[1] > limits().image_pixels:  # an extreme aspect ratio
-            raise DataError(f"{width} x {height} pixels are resized to {size[1]} x {size[0]}, which exceeds the limit.")
+    size = resized((height, width), preprocessing)
+    if preprocessing.resize is not None and size[0] * size[1] > limits().image_pixels:  # an extreme aspect ratio
+        raise DataError(f"{width} x {height} pixels are resized to {size[1]} x {size[0]}, which exceeds the limit.")
     if size == (height, width):
         return image
     if preprocessing.interpolation not in RESAMPLING:
@@ -127,11 +143,12 @@ def _resize(image: Image, preprocessing: Preprocessing) -> Image:
     return np.stack([np.asarray(Pillow.fromarray(plane).resize(size[::-1], resampling)) for plane in planes], axis=2)
 
 
-def _center_crop(image: Image, crop: tuple[int, int]) -> Image:
-    """Crop the center, rounding as torchvision does; pad with black where the image is smaller."""
+def _center_crop(image: Image, crop: tuple[int, int], gray: int) -> Image:
+    """Crop the center, rounding as torchvision does; pad with a gray value where the image is smaller."""
     missing = [max(0, size - own) for size, own in zip(crop, image.shape, strict=False)]
     if any(missing):
         padding: list[Any] = [(count // 2, (count + 1) // 2) for count in missing]
-        image = np.pad(image, [*padding, (0, 0)])
+        value = gray if image.dtype == np.uint8 else gray / 255
+        image = np.pad(image, [*padding, (0, 0)], constant_values=value)
     top, left = (round((own - size) / 2) for size, own in zip(crop, image.shape, strict=False))
     return image[top : top + crop[0], left : left + crop[1]]

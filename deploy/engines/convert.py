@@ -32,6 +32,7 @@ from deploy.models.open import open_model, request_of
 from deploy.models.request import ModelRequest, ModuleRequest
 from deploy.parity.probes import Level
 from deploy.parity.verdict import ParityReport
+from deploy.tasks.pipeline import GraphPipeline
 
 if TYPE_CHECKING:
     from deploy.models.in_memory import ExampleInputs, ModelLike
@@ -135,6 +136,7 @@ def convert(
     strategy: Strategy = "auto",
     preprocess: Sequence[str] = (),
     labels: Sequence[str] = (),
+    pipeline: GraphPipeline | None = None,
     samples: ProbeSamples | None = None,
     probes: Level = "standard",
     min_coverage: float | None = None,
@@ -165,6 +167,7 @@ def convert(
         strategy: how to export the model.
         preprocess: changes to the model's preprocessing, stored in the manifests.
         labels: class names, stored in the manifests; default: the model's own.
+        pipeline: steps before and after the model, see `deploy.export_model`.
         samples: real samples for the parity check of the export.
         probes: how many probes the parity check of the export runs, see `deploy.export_model`.
         min_coverage: coverage of the export in percent below which its verdict is inconclusive.
@@ -197,6 +200,7 @@ def convert(
         strategy=strategy,
         preprocess=preprocess,
         labels=labels,
+        pipeline=pipeline,
         samples=samples,
         probes=probes,
         min_coverage=min_coverage,
@@ -259,6 +263,8 @@ def _run_exporter(edge: str, source: Artifact, request: ModelRequest, store: Sto
             weights=manifest.weights,
             preprocessing=manifest.preprocessing,
             labels=manifest.labels,
+            task=manifest.task,
+            postprocessing=manifest.postprocessing,
             reference=manifest.reference,
             options={**manifest.options, "edge": edge},
             parent=source.manifest.digest,

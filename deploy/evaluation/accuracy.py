@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from deploy.core.plain import to_plain
 from deploy.evaluation.predictions import Predictions
 from deploy.evaluation.statistics import mcnemar, paired_difference, wilson
 
@@ -32,6 +34,16 @@ class Accuracy:
     top5_interval: tuple[float, float] | None
     confidence: float
     not_finite: int
+
+    @property
+    def value(self) -> float:
+        """The metric that decides: top-1."""
+        return self.top1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        values: dict[str, Any] = to_plain(self)
+        return values
 
     @classmethod
     def of(cls, predictions: Predictions) -> Accuracy:

@@ -1,4 +1,4 @@
-"""``deploy evaluate``: accuracy of every artifact of a model, compared with PyTorch on the same images."""
+"""``deploy evaluate``: accuracy, mAP or mIoU of every artifact of a model, compared with PyTorch on the same images."""
 
 from __future__ import annotations
 
@@ -18,20 +18,23 @@ from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.artifact import UNPROVEN, Artifact, Manifest
 from deploy.core.brief import brief
 from deploy.core.environment import now
-from deploy.core.errors import ArtifactError, BackendError, DeployError, StorageError, UsageError
+from deploy.core.errors import ArtifactError, BackendError, DataError, DeployError, StorageError, UsageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model, Preprocessing, Weights
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.runner import Runner
 from deploy.core.store import Store
+from deploy.core.tensors import TensorSpec
 from deploy.data.collection import open_dataset
 from deploy.data.dataset import Dataset, stratified_split
 from deploy.data.preprocess import assumed_preprocessing, fitted, image_preprocessing, prepare
 from deploy.evaluation.accuracy import Accuracy, AccuracyComparison
 from deploy.evaluation.leakage import seen_in_training
+from deploy.evaluation.pictures import Judged, feed, picture_preprocessing, score_pictures, takes_pictures
 from deploy.evaluation.predictions import Classify, Predictions, labels_for, predict
 from deploy.evaluation.records import save
+from deploy.evaluation.score import Score, ScoreComparison
 from deploy.models.given import as_requests
 from deploy.models.open import made_from, open_model, request_of, with_recorded_inputs
 from deploy.models.preprocessing import override
@@ -41,12 +44,15 @@ from deploy.support.lone_file import adopt_command, open_artifact, why_unproven
 from deploy.support.lookup import artifacts_of, manifest_beside, name_of, newest_export
 from deploy.support.onnx_child import examine
 from deploy.support.runtime import runtime_for
+from deploy.tasks.detections import postprocessing_of
+from deploy.tasks.postprocessing import Postprocessing
+from deploy.tasks.task import Task, as_task, class_count, task_of
 
 if TYPE_CHECKING:
     from deploy.models.in_memory import ExampleInputs, ModelLike
 
 MAX_DROP = 1.0
-"""Percentage points of top-1 accuracy that an artifact may lose by default."""
+"""Points of top-1 accuracy, mAP or mIoU that an artifact may lose by default."""
 
 CHECKPOINT = "safetensors"
 NOT_MODELS = ("calibration",)
@@ -58,6 +64,7 @@ class AccuracyRow:
     """Accuracy of one runner of a model.
 
     Attributes:
+        task: see `deploy.tasks.task`.
         digest: SHA-256 of the file; for PyTorch, the identity of the weights.
         file: the artifact; None for PyTorch with weights that are not an artifact.
         comparison: comparison with PyTorch; None for PyTorch itself, or if ``note`` gives a reason.
@@ -72,15 +79,19 @@ class AccuracyRow:
     runtime: str
     precision: str
     target: str | None
-    accuracy: Accuracy
-    comparison: AccuracyComparison | None
+    accuracy: Accuracy | Score
+    comparison: AccuracyComparison | ScoreComparison | None
     verdict: str
     note: str = ""
     samples: str = ""
+    task: Task = "classification"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {key: value for key, value in to_plain(self).items() if key != "slug"}
+        fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        values: dict[str, Any] = to_plain({**fields, "accuracy": self.accuracy.to_dict()})
+        del values["slug"]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -89,7 +100,7 @@ class EvaluationReport:
 
     Attributes:
         rows: for each model PyTorch first, then its artifacts.
-        max_drop: allowed loss of top-1 accuracy, in percentage points.
+        max_drop: allowed loss of top-1 accuracy, mAP or mIoU, in percentage points.
     """
 
     data: Mapping[str, Any]
@@ -133,9 +144,14 @@ def evaluate_models(
     skip_bad: bool = False,
     preprocess: Sequence[str] = (),
     labels: Sequence[str] = (),
+    task: Task | None = None,
+    postprocessing: Postprocessing | None = None,
     progress: Progress = SILENT,
 ) -> EvaluationReport:
-    """Evaluate PyTorch and every artifact of each model on the same labeled images.
+    """Evaluate PyTorch and every artifact of each model on the same images.
+
+    Images with labels give the top-1 accuracy of a classifier; images with boxes, the mAP of a detector; images with
+    masks, the mIoU of a network for the classes of pixels.
 
     If a model was trained on part of the data, only the held-out images are used. The images are prepared once for all
     rows of a model: as its manifests record, else as the model says; a file whose own manifest says otherwise runs on
@@ -144,15 +160,19 @@ def evaluate_models(
     Args:
         models: names of models, ONNX files, other files with a manifest, artifacts, requests, or modules in memory;
             default: the model of the newest export.
-        data: a bundled data set (its test split), a folder with one folder per class, or a ``.npz`` file.
+        data: a bundled data set (its test split), a folder with one folder per class, a ``.npz`` file, or boxes or
+            masks, see `deploy.data.annotated`.
         inputs: of the modules in memory, see `deploy.ExampleInputs`; `deploy.module_request` gives each its own.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
-        max_drop: an artifact fails if it is detectably worse than PyTorch by more percentage points of top-1 accuracy.
+        max_drop: an artifact fails if it is detectably worse than PyTorch by more percentage points of top-1 accuracy,
+            mAP or mIoU.
         batch_size: images per batch.
         data_root: directory of downloaded data sets.
         skip_bad: skip unreadable images.
         preprocess: ``key=value`` changes to the preprocessing, for every row.
         labels: class names of the models, in place of those in the manifests.
+        task: of the models, in place of what manifests, models and outputs say; see `deploy.tasks.task`.
+        postprocessing: how the outputs of a detector are read, in place of what manifests and outputs say.
         progress: receives progress messages.
 
     Returns:
@@ -172,11 +192,14 @@ def evaluate_models(
     evaluated = [_find_artifacts(request, store, progress) for request in requests]
     with progress.stage("reading the data"):
         dataset = open_dataset(data, split="test", root=data_root, skip_bad=skip_bad, progress=progress)
-        dataset.labeled()
+        if dataset.truths is None:
+            dataset.labeled()
+            if task not in (None, "classification"):
+                raise UsageError(f"--task {task}: the images of {dataset.name} have labels, and no boxes or masks.")
         dataset = _held_out(dataset, evaluated, progress)
     rows: list[AccuracyRow] = []
     for model in evaluated:
-        how = _Preparation(changes=tuple(preprocess), labels=tuple(labels), batch_size=batch_size)
+        how = _Preparation(tuple(preprocess), tuple(labels), batch_size, task, postprocessing)
         rows += _rows(model.name, list(_run_all(model, dataset, store, how, progress)), max_drop, progress)
     _save(rows, dataset.summary(), store, progress)
     return EvaluationReport(
@@ -252,24 +275,36 @@ def _held_out(dataset: Dataset, models: list[_EvaluatedModel], progress: Progres
     return dataset
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Preparation:
-    """How the user wants images to be prepared and classes to be called."""
+    """How the user wants images to be prepared, classes to be called and outputs to be read."""
 
     changes: tuple[str, ...]
     labels: tuple[str, ...]
     batch_size: int
+    task: Task | None
+    postprocessing: Postprocessing | None
+
+    def with_recorded(self, task: str | None, postprocessing: Mapping[str, Any] | None) -> _Preparation:
+        """Return a copy with what a model or a manifest says where the user says nothing."""
+        recorded = None if postprocessing is None else Postprocessing.from_dict(postprocessing)
+        return dataclasses.replace(
+            self,
+            task=self.task or (as_task(task) if task else None),
+            postprocessing=self.postprocessing or recorded,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Predictions of one runner.
+    """What one runner predicts, or the score of it.
 
     Attributes:
         samples: SHA-256 of what the runner was fed; two runners are comparable only on the same samples.
         artifact: the file; None for PyTorch with weights that are not an artifact.
         weights: identity of the weights; two runners with the same weights are comparable.
         matched: how labels were matched, see `labels_for`.
+        task: what was evaluated.
     """
 
     artifact: Artifact | None
@@ -277,9 +312,10 @@ class _Run:
     runtime: str
     precision: str
     weights: tuple[Any, ...]
-    predictions: Predictions
+    predictions: Predictions | Score
     matched: str
     samples: str
+    task: Task
 
 
 def _run_all(
@@ -292,7 +328,9 @@ def _run_all(
         recorded = next((item.manifest.labels for item in evaluated.exports if item.manifest.labels), ())
         with progress.stage(f"{model.name}: PyTorch"):
             names = how.labels or model.labels or recorded
-            result = _predict(PyTorchRunner(model), dataset, recipe, names, model.name, how, progress)
+            forms = [item.manifest.postprocessing for item in evaluated.exports]
+            said = how.with_recorded(model.task, next(filter(None, forms), None))
+            result = _predict(PyTorchRunner(model), dataset, recipe, names, model.name, said, progress)
         yield _Run(evaluated.checkpoint, model.slug, "torch", "fp32", model.weights.identity, *result)
     for export in evaluated.exports:
         export.verify()
@@ -307,6 +345,7 @@ def _run_all(
             if len(runner.inputs) != 1:
                 raise BackendError(f"{export.path}: has {len(runner.inputs)} inputs, not one batch of images.")
             limited = dataclasses.replace(how, batch_size=min(how.batch_size, _max_batch(manifest)))
+            limited = limited.with_recorded(manifest.task, manifest.postprocessing)
             names = how.labels or manifest.labels
             result = _predict(runner, dataset, own or recipe, names, manifest.model, limited, progress)
         yield _Run(export, manifest.slug, runtime.name, manifest.precision, manifest.weights.identity, *result)
@@ -327,6 +366,9 @@ def _recipe(
     if base is None:
         if model is None:
             return _changed(_assumed_preprocessing(evaluated.exports[0], progress), changes)
+        base = picture_preprocessing(model.inputs)
+        if base is not None:
+            return _changed(base, changes)
         base = image_preprocessing(model)
         height, width = base.crop
         progress.warn(
@@ -344,6 +386,9 @@ def _changed(recipe: Preprocessing, changes: tuple[str, ...]) -> Preprocessing:
 
 def _assumed_preprocessing(export: Artifact, progress: Progress) -> Preprocessing:
     manifest = export.manifest
+    known = picture_preprocessing(manifest.inputs)
+    if known is not None:
+        return known
     if manifest.reference:
         raise ArtifactError(f"{export.path}: its manifest has no preprocessing, so images cannot be prepared.")
     record = adopt_command(export.path, preprocess=True)
@@ -401,8 +446,11 @@ def _predict(
     model: str,
     how: _Preparation,
     progress: Progress,
-) -> tuple[Predictions, str, str]:
-    """Return the predictions, how labels were matched, and the digest of the samples."""
+) -> tuple[Predictions | Score, str, str, Task]:
+    """Return the predictions or the score, how labels were matched, the digest of the samples, and the task."""
+    if dataset.truths is not None:
+        own = None if takes_pictures(runner.inputs) else preprocessing
+        return _score(runner, dataset, own, names, model, how, progress)
     run, digest = _classifier(runner), hashlib.sha256()
 
     def classify(images: NDArray[np.float32]) -> NDArray[Any]:
@@ -416,7 +464,68 @@ def _predict(
         raise UsageError(f"--labels: {len(how.labels)} names, and {model} has {first.shape[1]} classes.")
     labels, matched = labels_for(dataset, first.shape[1], names, model)
     predictions = predict(classify, dataset, labels, preprocessing, how.batch_size, progress.advance)
-    return predictions, matched, digest.hexdigest()
+    return predictions, matched, digest.hexdigest(), "classification"
+
+
+def _score(
+    runner: Runner,
+    dataset: Dataset,
+    preprocessing: Preprocessing | None,
+    names: tuple[str, ...],
+    model: str,
+    how: _Preparation,
+    progress: Progress,
+) -> tuple[Score, str, str, Task]:
+    """Return the score on images with boxes or masks, how classes were matched, the digest of the samples, the task."""
+    digest, spec = hashlib.sha256(), runner.inputs[0]
+    batched = len(spec.shape) == 4
+    size = spec.shape[0] if batched and isinstance(spec.shape[0], int) else None
+
+    def run(images: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
+        samples = images.astype(spec.dtype)
+        if not batched:
+            return runner.run({spec.name: samples[0]})
+        missing = 0 if size is None else size - len(samples)
+        padded = np.concatenate([samples, np.repeat(samples[-1:], missing, axis=0)])
+        return {name: value[: len(images)] for name, value in runner.run({spec.name: padded}).items()}
+
+    def watched(images: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
+        digest.update(images.data)
+        return run(images)
+
+    first = run(feed(dataset.images[0], preprocessing))
+    shown = [TensorSpec(name=name, dtype=str(value.dtype), shape=value.shape) for name, value in first.items()]
+    task = task_of(how.task, runner.inputs, shown)
+    if task is None or task == "classification":
+        outputs = ", ".join(map(str, shown))
+        raise DataError(
+            f"{dataset.name} has boxes or masks, and the outputs of {model} are those of a classifier or unknown: "
+            f"{outputs}.",
+            "a raw detector: --task detection --postprocess yolo|fcos|detr",
+        )
+    count = class_count(shown)
+    if how.labels and count is not None and len(how.labels) != count:
+        raise UsageError(f"--labels: {len(how.labels)} names, and {model} has {count} classes.")
+    judged = Judged(
+        name=model,
+        task=task,
+        preprocessing=preprocessing,
+        labels=names,
+        postprocessing=_form(first, how.postprocessing),
+    )
+    batch = how.batch_size if batched else 1
+    score, matched = score_pictures(watched, dataset, judged, size or batch, progress.advance)
+    return score, matched, digest.hexdigest(), task
+
+
+def _form(outputs: Mapping[str, Any], declared: Postprocessing | None) -> Postprocessing | None:
+    """Return how outputs are read: as detections if they are, else as declared, else as their names show."""
+    shown = postprocessing_of(outputs)
+    if declared is None or (shown is not None and shown.kind == "none"):
+        return shown
+    if declared.kind == "auto":
+        return None if shown is None else dataclasses.replace(declared, kind=shown.kind)
+    return declared
 
 
 def _classifier(runner: Runner) -> Classify:
@@ -451,7 +560,7 @@ def _rows(name: str, runs: list[_Run], max_drop: float, progress: Progress) -> l
         if run is not reference:
             comparable = reference is not None and run.weights == reference.weights
             if reference is not None and comparable and run.samples == reference.samples:
-                comparison = AccuracyComparison.of(reference.predictions, run.predictions)
+                comparison = _compare(reference, run)
             verdict, note = _verdict(run, comparison, max_drop, reference)
         manifest = run.artifact.manifest if run.artifact else None
         rows.append(
@@ -463,22 +572,33 @@ def _rows(name: str, runs: list[_Run], max_drop: float, progress: Progress) -> l
                 runtime=run.runtime,
                 precision=run.precision,
                 target=manifest.target if manifest else None,
-                accuracy=Accuracy.of(run.predictions),
+                accuracy=run.predictions if isinstance(run.predictions, Score) else Accuracy.of(run.predictions),
                 comparison=comparison,
                 verdict=verdict,
                 note=note,
                 samples=run.samples,
+                task=run.task,
             )
         )
     return rows
 
 
+def _compare(reference: _Run, run: _Run) -> AccuracyComparison | ScoreComparison | None:
+    first, second = reference.predictions, run.predictions
+    if isinstance(first, Score) and isinstance(second, Score):
+        return ScoreComparison.of(first, second) if reference.task == run.task else None
+    if isinstance(first, Predictions) and isinstance(second, Predictions):
+        return AccuracyComparison.of(first, second)
+    return None
+
+
 def _verdict(
-    run: _Run, comparison: AccuracyComparison | None, max_drop: float, reference: _Run | None
+    run: _Run, comparison: AccuracyComparison | ScoreComparison | None, max_drop: float, reference: _Run | None
 ) -> tuple[str, str]:
-    not_finite = int((run.predictions.predicted < 0).sum())
+    found = run.predictions
+    not_finite = found.not_finite if isinstance(found, Score) else int((found.predicted < 0).sum())
     if not_finite:
-        return "fail", f"{not_finite} images have logits that are not finite"
+        return "fail", f"{not_finite} images have outputs that are not finite"
     if comparison is None:
         if run.artifact is not None and not run.artifact.manifest.reference:
             return UNPROVEN, "its model is not known, so there is nothing to compare it with"

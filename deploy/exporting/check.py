@@ -228,7 +228,7 @@ def _complete(request: ModelRequest | None, path: Path, artifact: Artifact | Non
     recorded = ModelRequest.from_dict(artifact.manifest.reference)
     same = request.name in (recorded.name, artifact.manifest.model, artifact.manifest.slug)
     if not same or request.weights != "auto":
-        return request
+        return dataclasses.replace(request, pipeline=recorded.pipeline) if same else request
     return dataclasses.replace(
         recorded,
         name=request.name,

@@ -421,6 +421,8 @@ def _manifest(
         weights=before.weights if before else model.weights,
         preprocessing=before.preprocessing if before and keeps_inputs else None,
         labels=before.labels if before else (),
+        task=before.task if before else None,
+        postprocessing=before.postprocessing if before else None,
         reference=model.reference,
         options=options | ({"location": asdict(location)} if location else {}),
         parent=before.digest if before else sha256(draft.folder / model.name),

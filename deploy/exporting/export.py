@@ -30,6 +30,9 @@ from deploy.parity.probes import Level, can_negate, check_level
 from deploy.parity.verdict import ParityReport, Verdict
 from deploy.precision.plan import PrecisionPlan, payloads
 from deploy.support import onnx_file
+from deploy.tasks.pipeline import GraphPipeline
+from deploy.tasks.postprocessing import Postprocessing
+from deploy.tasks.task import named_task
 from exporters import torch_to_onnx
 from exporters.torch_to_onnx import Exported
 
@@ -103,6 +106,7 @@ class _Job:
     half: HalfOptions | None
     preprocess: Sequence[str]
     labeled: bool
+    postprocessing: Postprocessing | None
     progress: Progress
 
 
@@ -123,6 +127,7 @@ def export_model(
     strategy: Strategy = "auto",
     preprocess: Sequence[str] = (),
     labels: Sequence[str] = (),
+    pipeline: GraphPipeline | None = None,
     samples: ProbeSamples | None = None,
     probes: Level = "standard",
     min_coverage: float | None = None,
@@ -156,6 +161,7 @@ def export_model(
         preprocess: ``key=value`` changes to the model's preprocessing, or all of it: ``crop=224``, ``mean=…``; stored
             in the manifest.
         labels: class names, stored in the manifest; default: the model's own.
+        pipeline: steps before and after the model that become part of the graph, and the form of a detector's outputs.
         samples: real samples, probed in addition: arrays by input name, or images; see
             `deploy.exporting.samples.load_samples`.
         probes: how many probes are run: ``quick``, ``standard`` or ``thorough``; or ``data``: only the samples.
@@ -183,6 +189,11 @@ def export_model(
     if strategy not in ("auto", *torch_to_onnx.STRATEGIES):
         raise UsageError(f"strategy {strategy!r} is not one of auto, {', '.join(torch_to_onnx.STRATEGIES)}.")
     check_level(probes, samples is not None)
+    if pipeline is not None:
+        pipeline = dataclasses.replace(pipeline, classes=len(labels) or pipeline.classes)
+        if "preprocessing" in pipeline.parts:
+            pipeline, preprocess = dataclasses.replace(pipeline, preprocess=tuple(preprocess)), ()
+        request = dataclasses.replace(request, pipeline=pipeline)
     half = half_options(precision, min_sqnr, keep_float, only_half, plan)
     store = Store.at(artifacts)
     with IsolatedRunner("onnxruntime") as candidate:
@@ -209,7 +220,8 @@ def export_model(
                     min_sqnr=half.min_sqnr if half else None,
                 ),
                 preprocess=preprocess,
-                labeled=bool(labels),
+                labeled=bool(labels) and pipeline is None,
+                postprocessing=request.pipeline.outputs if request.pipeline else None,
                 progress=progress,
             )
         replaced = claim(
@@ -257,6 +269,7 @@ def export(
     strategy: Strategy = "auto",
     preprocess: Sequence[str] = (),
     labels: Sequence[str] = (),
+    pipeline: GraphPipeline | None = None,
     samples: ProbeSamples | None = None,
     probes: Level = "standard",
     min_coverage: float | None = None,
@@ -285,6 +298,7 @@ def export(
         strategy: ``export`` (torch.export), ``trace`` (run once and record), or ``auto``: both, in this order.
         preprocess: ``key=value`` changes to the model's preprocessing, stored in the manifest.
         labels: class names, stored in the manifest; default: the model's own.
+        pipeline: steps before and after the model that become part of the graph, and the form of a detector's outputs.
         samples: real samples, probed in addition.
         probes: how many probes are run.
         min_coverage: coverage in percent below which the verdict is inconclusive.
@@ -314,6 +328,7 @@ def export(
         strategy=strategy,
         preprocess=preprocess,
         labels=labels,
+        pipeline=pipeline,
         samples=samples,
         probes=probes,
         min_coverage=min_coverage,
@@ -489,6 +504,8 @@ def _manifest(job: _Job, exported: Exported, parity: ParityReport, plan: Precisi
         weights=job.model.weights,
         preprocessing=job.model.preprocessing,
         labels=check_labels(job.model.labels, exported.outputs if job.labeled else (), job.model.name),
+        task=job.model.task or named_task(exported.outputs),
+        postprocessing=job.postprocessing.to_dict() if job.postprocessing else None,
         reference=job.model.reference,
         options={
             "strategy": exported.strategy,

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.errors import ArtifactError
 from deploy.core.model import Model
+from deploy.core.plain import from_plain
 from deploy.core.progress import Progress
 from deploy.core.regular import read_document
 from deploy.core.store import Store
+from deploy.models.pipeline import in_graph
 from deploy.models.request import ModelRequest, ModuleRequest, checkpoint_as_weights, split_key
-from deploy.models.resolve import resolve
+from deploy.models.resolve import resolve_alone
 from deploy.models.trusted import require_trusted
+from deploy.tasks.pipeline import GraphPipeline
 
 
 def open_model(request: ModelRequest, store: Store, progress: Progress) -> Model:
@@ -29,16 +32,16 @@ def open_model(request: ModelRequest, store: Store, progress: Progress) -> Model
         options = {**manifest.reference.get("options", {}), **request.options}
         request = dataclasses.replace(request, weights=str(checkpoint.path), options=options)
     checkpoint = checkpoint or given
-    model = resolve(request, progress)
-    if checkpoint is None:
-        return model
-    checkpoint.verify()
-    manifest = checkpoint.manifest
-    return model.replace(
-        weights=dataclasses.replace(manifest.weights, sha256=model.weights.sha256),
-        preprocessing=manifest.preprocessing or model.preprocessing,
-        labels=manifest.labels or model.labels,
-    )
+    model = resolve_alone(request, progress)
+    if checkpoint is not None:
+        checkpoint.verify()
+        manifest = checkpoint.manifest
+        model = model.replace(
+            weights=dataclasses.replace(manifest.weights, sha256=model.weights.sha256),
+            preprocessing=manifest.preprocessing or model.preprocessing,
+            labels=manifest.labels or model.labels,
+        )
+    return in_graph(model, request.pipeline)
 
 
 def _given_checkpoint(request: ModelRequest) -> Artifact | None:
@@ -109,8 +112,10 @@ def made_from(artifact: Artifact, request: ModuleRequest) -> bool:
 def with_recorded_inputs(request: ModuleRequest, artifacts: Sequence[Artifact]) -> ModuleRequest:
     """Return the request of a module with the inputs and outputs that its first artifact recorded, if it has none."""
     recorded = artifacts[0].manifest.reference if artifacts else {}
+    pipeline = recorded.get("pipeline")
     return dataclasses.replace(
         request,
         inputs=request.inputs or tuple(recorded.get("inputs", ())),
         outputs=request.outputs or tuple(recorded.get("outputs", ())),
+        pipeline=request.pipeline or (from_plain(GraphPipeline, pipeline) if pipeline else None),
     )

@@ -13,6 +13,7 @@ from deploy.core.model import Preprocessing
 from deploy.core.regular import read_text
 from deploy.core.tensors import TensorSpec
 from deploy.models.request import parse_options, typed
+from deploy.tasks.task import class_count
 
 CHANGES = "preprocess"
 """Option of a manifest: the user's changes to the preprocessing of the model, in order."""
@@ -52,6 +53,10 @@ def override(preprocessing: Preprocessing | None, changes: Sequence[str]) -> Pre
     changed = dataclasses.replace(preprocessing, **values) if preprocessing else Preprocessing(**values)
     if len(changed.crop) != 2 or len(changed.mean) != len(changed.std):
         raise UsageError("--preprocess: crop needs two sizes, mean and std one value for each channel.")
+    if changed.letterbox is not None and not (type(changed.letterbox) is int and 0 <= changed.letterbox <= 255):
+        raise UsageError(f"--preprocess letterbox={changed.letterbox}: not a gray value from 0 to 255.")
+    if changed.letterbox is not None and changed.resize is not None:
+        raise UsageError("--preprocess: letterbox and resize exclude each other.", "--preprocess resize=none")
     return changed
 
 
@@ -75,9 +80,8 @@ def check_labels(labels: Sequence[str], outputs: Sequence[TensorSpec], of: str) 
     Raises:
         UsageError: there is not one name for each class.
     """
-    shape = outputs[0].shape if outputs else ()
-    classes = shape[-1] if shape else None
-    if labels and isinstance(classes, int) and classes != len(labels):
+    classes = class_count(outputs)
+    if labels and classes is not None and classes != len(labels):
         raise UsageError(f"--labels: {len(labels)} names, and {of} has {classes} classes: {outputs[0]}.")
     return tuple(labels)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from deploy.core.errors import UsageError, WeightsError
 from deploy.core.names import RESERVED
 from deploy.core.plain import from_plain, to_plain
+from deploy.tasks.pipeline import GraphPipeline
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,7 @@ class ModelRequest:
         options: options of the architecture, such as ``num_classes=10``.
         outputs: names of the outputs that count; empty for all.
         slug: name of the model's folder and files (``--name``); None: see `folder`.
+        pipeline: steps before and after the model that are part of it.
     """
 
     name: str
@@ -48,6 +50,7 @@ class ModelRequest:
     options: Mapping[str, str] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     slug: str | None = None
+    pipeline: GraphPipeline | None = None
 
     @property
     def folder(self) -> str | None:
@@ -120,6 +123,7 @@ class ModuleRequest(ModelRequest):
             "module": f"{kind.__module__}.{kind.__qualname__}",
             "inputs": list(self.inputs),
             "outputs": list(self.outputs),
+            "pipeline": to_plain(self.pipeline),
         }
 
 

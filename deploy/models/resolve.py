@@ -14,10 +14,16 @@ from deploy.models import untrained
 from deploy.models import weights as files
 from deploy.models.adapt import adapt
 from deploy.models.known import FOLDERS, SOURCES, is_folder, source_names
+from deploy.models.pipeline import in_graph
 from deploy.models.request import ModelRequest, ModuleRequest, checkpoint_as_weights, split_key
 
 
 def resolve(request: ModelRequest, progress: Progress = SILENT) -> Model:
+    """Build a model as `resolve_alone`, with the steps of its pipeline."""
+    return in_graph(resolve_alone(request, progress), request.pipeline)
+
+
+def resolve_alone(request: ModelRequest, progress: Progress = SILENT) -> Model:
     """Build a model with its weights, in evaluation mode and without gradients; equal requests give equal bits.
 
     Raises:

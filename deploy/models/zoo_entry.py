@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from deploy.tasks.task import Task
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ZooEntry:
@@ -18,12 +20,14 @@ class ZooEntry:
         input_shape: Channels, height and width of one image, with the default options.
         summary: A description in one line, with the year.
         options: For each option of `build`, the allowed values, or the type that its text is parsed as.
+        task: What the outputs are, see `deploy.tasks.task`.
     """
 
     build: Callable[..., nn.Module]
     input_shape: tuple[int, int, int]
     summary: str
     options: Mapping[str, tuple[object, ...] | type]
+    task: Task = "classification"
 
 
 def require_choice(option: str, value: object, allowed: tuple[object, ...]) -> None:

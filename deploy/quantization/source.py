@@ -84,6 +84,8 @@ class Source:
             weights=self.weights,
             preprocessing=self.preprocessing,
             labels=self.labels,
+            task=self.manifest.task if self.manifest else None,
+            postprocessing=self.manifest.postprocessing if self.manifest else None,
             reference=self.manifest.reference if self.manifest else {},
             options={**traced, **(options or {})},
             **{"parent": self.digest, **fields},

@@ -13,6 +13,7 @@ from typing import Any
 from deploy.bench.statistics import plain_interval, ratio
 from deploy.core.artifact import UNPROVEN
 from deploy.core.backend import title_of
+from deploy.report import score
 from deploy.report.rows import JsonObject, same_cell
 from deploy.support.formatting import duration
 
@@ -136,9 +137,9 @@ def _accuracy(row: JsonObject) -> str:
     if known is None:
         return "accuracy not measured" + ("" if row["trained"] else " (untrained weights)")
     if known["difference"] is None:
-        return f"top-1 {known['top1']:.1%} on {known['images']} images of {known['data']}"
+        return f"{score.metric(known)} {score.value(known):.1%} on {known['images']} images of {known['data']}"
     low, high = (100 * end for end in known["difference_interval"])
     return (
-        f"top-1 {100 * known['difference']:+.1f} points relative to PyTorch ({low:+.1f} to {high:+.1f}, "
-        f"{known['images']} images of {known['data']})"
+        f"{score.metric(known)} {100 * known['difference']:+.1f} points relative to PyTorch "
+        f"({low:+.1f} to {high:+.1f}, {known['images']} images of {known['data']})"
     )

@@ -15,6 +15,7 @@ from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.regular import read_text
 from deploy.core.store import Store
+from deploy.report import score
 from deploy.report.collect import collect
 from deploy.report.rows import JsonObject
 from deploy.report.write import BASELINE, KIND, SCHEMA, describe
@@ -160,6 +161,6 @@ def _others(old: JsonObject, new: JsonObject) -> Iterator[str]:
         yield f"parity {verdicts[0]}, now {verdicts[1]}"
     before, after = old["accuracy"], new["accuracy"]
     if before and after and before["digest"] == after["digest"]:
-        first, second = before["top1_interval"], after["top1_interval"]
+        first, second = score.interval(before), score.interval(after)
         if first[1] < second[0] or second[1] < first[0]:
-            yield f"top-1 {before['top1']:.1%}, now {after['top1']:.1%}"
+            yield f"{score.metric(after)} {score.value(before):.1%}, now {score.value(after):.1%}"

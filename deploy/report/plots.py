@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from deploy.core.backend import backends
+from deploy.report import score
 from deploy.report.rows import JsonObject
 from deploy.support.formatting import duration
 
@@ -87,15 +88,16 @@ def _latency(rows: Sequence[JsonObject]) -> Iterator[Plot]:
 
 
 def _accuracy(rows: Sequence[JsonObject]) -> Iterator[Plot]:
-    """Top-1 accuracy against latency, with the Pareto front."""
+    """Top-1 accuracy, mAP or mIoU against latency, with the Pareto front."""
     figures, texts = {}, []
     for setting, group in _by_setting([row for row in rows if row["accuracy"]]).items():
-        for data_name in dict.fromkeys(row["accuracy"]["data"] for row in group):
-            members = [row for row in group if row["accuracy"]["data"] == data_name]
+        for data_name, metric in dict.fromkeys(map(_scored, group)):
+            members = [row for row in group if _scored(row) == (data_name, metric)]
             front = [row for row in members if not any(dominates(other, row) for other in members)]
-            figures[f"{data_name}, {setting}"] = _accuracy_figure(members, front)
-            labels = (f"{_label(row)} {row['accuracy']['top1']:.1%}" for row in sorted(front, key=_median_ns))
-            texts.append(f"On the front ({data_name}, {setting}): {', '.join(labels)}.")
+            name = data_name if metric == "top-1" else f"{metric} on {data_name}"
+            figures[f"{name}, {setting}"] = _accuracy_figure(members, front, metric)
+            labels = (f"{_label(row)} {score.value(row['accuracy']):.1%}" for row in sorted(front, key=_median_ns))
+            texts.append(f"On the front ({name}, {setting}): {', '.join(labels)}.")
     if not figures:
         return
     text = (
@@ -105,19 +107,23 @@ def _accuracy(rows: Sequence[JsonObject]) -> Iterator[Plot]:
     yield Plot(name="front", title="Accuracy and latency", text=text + texts[0], figures=figures)
 
 
+def _scored(row: JsonObject) -> tuple[str, str]:
+    return row["accuracy"]["data"], score.metric(row["accuracy"])
+
+
 def dominates(first: JsonObject, second: JsonObject) -> bool:
     """Return whether a row is detectably better than another in latency or accuracy, and not worse in the other.
 
     Values whose confidence intervals overlap count as equal.
     """
     (low, high), (other_low, other_high) = _interval_ns(first), _interval_ns(second)
-    top1, other_top1 = first["accuracy"]["top1_interval"], second["accuracy"]["top1_interval"]
+    own, other = score.interval(first["accuracy"]), score.interval(second["accuracy"])
     faster, slower = high < other_low, low > other_high
-    better, worse = top1[0] > other_top1[1], top1[1] < other_top1[0]
+    better, worse = own[0] > other[1], own[1] < other[0]
     return (faster and not worse) or (better and not slower)
 
 
-def _accuracy_figure(rows: Sequence[JsonObject], front: Sequence[JsonObject]) -> Figure:
+def _accuracy_figure(rows: Sequence[JsonObject], front: Sequence[JsonObject], metric: str) -> Figure:
     data = []
     for name, members in _by_series(rows):
         for on_front in (True, False):
@@ -129,18 +135,20 @@ def _accuracy_figure(rows: Sequence[JsonObject], front: Sequence[JsonObject]) ->
                 name,
                 group,
                 _latencies_ms(group),
-                [100 * item["top1"] for item in known],
+                [100 * score.value(item) for item in known],
                 error_x=_latency_errors(group),
                 error_y=_errors(
-                    [100 * (item["top1_interval"][1] - item["top1"]) for item in known],
-                    [100 * (item["top1"] - item["top1_interval"][0]) for item in known],
+                    [100 * (score.interval(item)[1] - score.value(item)) for item in known],
+                    [100 * (score.value(item) - score.interval(item)[0]) for item in known],
                 ),
             )
             if not on_front:
                 points["name"] += ", not on the front"
                 points["marker"]["symbol"] += "-open"
             data.append(points)
-    return _figure(data, _log("median latency in ms"), _axis("top-1 accuracy in %"))
+    return _figure(
+        data, _log("median latency in ms"), _axis("top-1 accuracy in %" if metric == "top-1" else f"{metric} in %")
+    )
 
 
 def _distributions(rows: Sequence[JsonObject]) -> Iterator[Plot]:
@@ -260,9 +268,15 @@ def _sensitivity(models: Sequence[JsonObject]) -> Iterator[Plot]:
     yield Plot(name="sensitivity", title="Quantization noise by layer", text=text, figures=figures)
 
 
+CURVES = {"top1": "top-1", "map": "mAP", "miou": "mIoU"}
+"""Scores of training curves by their columns."""
+
+
 def _curves(curves: Mapping[str, Sequence[JsonObject]]) -> Iterator[Plot]:
     figures, texts = {}, []
     for slug, rows in curves.items():
+        column_of_score = next(column for column in CURVES if f"test_{column}" in rows[0])
+        name = CURVES[column_of_score]
         data = [
             _trace(
                 "lines+markers" if len(rows) < 3 else "lines",
@@ -275,14 +289,15 @@ def _curves(curves: Mapping[str, Sequence[JsonObject]]) -> Iterator[Plot]:
                 line={"color": color, "dash": dash},
             )
             for split, color, dash in (("train", _color("torch"), "dash"), ("test", _color("onnxruntime"), "solid"))
-            for column, axis, factor in (("loss", "y", 1), ("top1", "y2", 100))
+            for column, axis, factor in (("loss", "y", 1), (column_of_score, "y2", 100))
+            if f"{split}_{column}" in rows[0]
         ]
-        axes = _axis("epoch", anchor="y2"), _log("cross-entropy", domain=UPPER)
-        figures[slug] = _figure(data, *axes, height=520, yaxis2=_axis("top-1 in %", domain=LOWER))
+        axes = _axis("epoch", anchor="y2"), _log("cross-entropy" if name == "top-1" else "loss", domain=UPPER)
+        figures[slug] = _figure(data, *axes, height=520, yaxis2=_axis(f"{name} in %", domain=LOWER))
         epochs = f"{len(rows)} epoch{'' if len(rows) == 1 else 's'}"
-        texts.append(f"{slug} {100 * rows[-1]['test_top1']:.1f} % after {epochs}")
+        texts.append(f"{slug} {name} {100 * rows[-1][f'test_{column_of_score}']:.1f} % after {epochs}")
     if figures:
-        yield Plot(name="curves", title="Training", text=f"Final test top-1: {'; '.join(texts)}.", figures=figures)
+        yield Plot(name="curves", title="Training", text=f"At the end, held out: {'; '.join(texts)}.", figures=figures)
 
 
 def _figure(data: list[Figure], x: Figure, y: Figure, *, height: int = 480, **more: Figure) -> Figure:

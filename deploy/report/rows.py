@@ -16,6 +16,7 @@ from deploy.bench.records import CellRecord
 from deploy.bench.rows import LatencyRow, medians, rows_of
 from deploy.bench.statistics import ratio
 from deploy.core.artifact import Artifact, manifest_path
+from deploy.report import score
 from deploy.report.collect import ReportInputs, setting
 from deploy.support.provenance import bench_command, newest_export_in, stale_timing
 
@@ -135,7 +136,7 @@ def _accuracy(record: CellRecord, inputs: ReportInputs) -> dict[str, Any] | None
     _, data, row = known
     comparison = row["comparison"] or {}
     return {
-        **{name: row["accuracy"][name] for name in ("top1", "top1_interval", "images")},
+        **{name: row["accuracy"][name] for name in score.FIELDS if name in row["accuracy"]},
         **{name: comparison.get(name) for name in ("difference", "difference_interval", "verdict")},
         "data": data["name"],
         "digest": data["digest"],

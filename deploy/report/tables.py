@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from deploy.core.backend import backends
+from deploy.report import score
 from deploy.report.rows import JsonObject
 from deploy.support.formatting import UNKNOWN, duration, size, spread, times_faster
 
@@ -57,12 +58,17 @@ def _parity(row: JsonObject) -> str:
     return f"{row['evidence'].get('verdict', '?')}{stale}{' !' if row['flags'] else ''}"
 
 
+def _score(row: JsonObject) -> float | None:
+    return None if row["accuracy"] is None else score.value(row["accuracy"])
+
+
 def _top1(row: JsonObject) -> str:
     known = row["accuracy"]
     if known is None:
         return UNKNOWN
-    low, high = known["top1_interval"]
-    return f"{100 * known['top1']:.1f} % ({100 * low:.1f}–{100 * high:.1f})"
+    low, high = score.interval(known)
+    name = "" if score.metric(known) == "top-1" else f"{score.metric(known)} "
+    return f"{name}{100 * score.value(known):.1f} % ({100 * low:.1f}–{100 * high:.1f})"
 
 
 def _roofline(row: JsonObject) -> str:
@@ -134,7 +140,7 @@ RESULTS: tuple[Column, ...] = (
         _part("speedup", "value"),
         legend="relative to the baseline, ≈ 1× = no difference, cannot tell = the confidence interval is too wide",
     ),
-    Column("top1", "top-1", _top1, _part("accuracy", "top1"), legend="accuracy with its 95 % confidence interval"),
+    Column("top1", "top-1", _top1, _score, legend="accuracy (or mAP, mIoU) with its 95 % confidence interval"),
     Column(
         "attained",
         "roofline",

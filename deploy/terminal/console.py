@@ -63,7 +63,7 @@ def preprocessing_line(recipe: Preprocessing | None) -> str:
     before = f"resize the shorter side to {recipe.resize}, " if recipe.resize else ""
     crop = " × ".join(map(str, recipe.crop))
     mean, std = (" ".join(f"{value:g}" for value in values) for values in (recipe.mean, recipe.std))
-    verb = "crop" if recipe.resize else "resize"
+    verb = "crop" if recipe.resize else "resize" if recipe.letterbox is None else f"letterbox ({recipe.letterbox:g})"
     return f"{before}{verb} to {crop} ({escape(recipe.interpolation)}), mean {mean}, std {std}"
 
 

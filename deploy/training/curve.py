@@ -9,7 +9,19 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 History = Sequence[Mapping[str, float]]
-"""One row per epoch: ``epoch``, ``learning_rate``, and loss and top-1 accuracy as ``train_…`` and ``test_…``."""
+"""One row per epoch: ``epoch``, ``learning_rate``, and the loss and the score as ``train_…`` and ``test_…``.
+
+The score is ``top1``, ``map`` or ``miou``; that of the training images is known of classifiers only.
+"""
+
+
+SCORES = {"top1": "top-1 accuracy", "map": "mAP", "miou": "mIoU"}
+"""Names of the scores by their columns."""
+
+
+def score_of(history: History) -> str:
+    """Return the score of a training curve, a key of `SCORES`."""
+    return next(name for name in SCORES if f"test_{name}" in history[0])
 
 
 def can_plot() -> bool:
@@ -27,7 +39,7 @@ def table(history: History) -> bytes:
 
 
 def plot(history: History, title: str) -> bytes:
-    """Return a PNG with the loss on the left and the top-1 accuracy on the right, over epochs."""
+    """Return a PNG with the loss on the left and the score on the right, over epochs."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -38,17 +50,20 @@ def plot(history: History, title: str) -> bytes:
     left, right = figure.subplots(1, 2)
     figure.subplots_adjust(left=0.08, right=0.98, bottom=0.15, top=0.88, wspace=0.22)
     figure.suptitle(title, parse_math=False)
-    for axes, metric, factor in ((left, "loss", 1), (right, "top1", 100)):
+    score = score_of(history)
+    for axes, metric, factor in ((left, "loss", 1), (right, score, 100)):
         for split, label, style in (("train", "training", "--"), ("test", "held out", "-")):
+            if f"{split}_{metric}" not in history[0]:
+                continue
             values = [row[f"{split}_{metric}"] * factor for row in history]
             axes.plot(epochs, values, style, label=label, marker="." if len(history) < 3 else None)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
-    left.set_ylabel("cross-entropy")
+    left.set_ylabel("cross-entropy" if score == "top1" else "loss")
     left.set_yscale("log")
-    right.set_ylabel("top-1 accuracy in %")
+    right.set_ylabel(f"{SCORES[score]} in %")
     stream = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # characters of a folder name that the font lacks

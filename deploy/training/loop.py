@@ -10,19 +10,18 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 
 from deploy.core.errors import ModelError, UsageError, WeightsError
 from deploy.core.model import Model
 from deploy.data.dataset import Dataset
 from deploy.data.preprocess import batches, image_preprocessing
-from deploy.evaluation.predictions import Predictions, predict
+from deploy.evaluation.accuracy import Accuracy
+from deploy.evaluation.score import Score
 from deploy.models.weights import check_finite
+from deploy.training.objective import objective_of
 
 LEARNING_RATES = {"sgd": 0.05, "adamw": 0.003}
 """Default learning rate of each optimizer."""
@@ -35,14 +34,9 @@ AUGMENTATIONS = ("light", "none")
 MOMENTUM = 0.9
 WARM_UP = 0.25
 """Share of the steps with a rising learning rate in the schedule ``one-cycle``."""
-AUXILIARY_WEIGHT = 0.3
-"""Weight of the loss of auxiliary heads (Szegedy et al., Going Deeper with Convolutions, 2015, section 5)."""
 
 SINGLE_THREAD_PARAMETERS = 100_000
 """Networks with fewer parameters are trained with one thread."""
-
-MAX_ROTATION, MAX_SCALE, MAX_SHIFT = 0.15, 0.1, 0.05
-"""Augmentation: rotation in radians, relative change of size, and shift as a share of the side."""
 
 
 class DivergedError(Exception):
@@ -114,18 +108,19 @@ class Trainer:
     def __init__(self, model: Model, data: Dataset, recipe: Recipe) -> None:
         self.model, self.data, self.recipe = model, data, recipe
         self.preprocessing = image_preprocessing(model)
+        self.objective = objective_of(model, data)
         self.steps = max(1, len(data) // recipe.batch_size)
         self.optimizer = _optimizer(model.module, recipe)
 
-    def train(self, epoch: int, advance: Callable[[int, float, float], None]) -> dict[str, float]:
+    def train(self, epoch: int, advance: Callable[[int, float, float | None], None]) -> dict[str, float]:
         """Train for one epoch.
 
         Args:
             epoch: counted from 0; with the seed, it determines the order and the augmentation of the images.
-            advance: receives the number of steps done, and the mean loss and top-1 accuracy so far.
+            advance: receives the number of steps done, the mean loss, and the top-1 accuracy of a classifier so far.
 
         Returns:
-            ``learning_rate`` of the last step, ``train_loss`` and ``train_top1``.
+            ``learning_rate`` of the last step, ``train_loss``, and ``train_top1`` of a classifier.
 
         Raises:
             DivergedError: the loss or a weight is not finite.
@@ -134,31 +129,28 @@ class Trainer:
         torch.manual_seed(int.from_bytes(digest[:8], "big"))
         order = torch.randperm(len(self.data)).numpy()[: self.steps * self.recipe.batch_size]
         self.model.module.train()
-        total_loss, correct, seen, rate = 0.0, 0, 0, 0.0
-        shuffled = batches(self.data.take(order), self.preprocessing, self.recipe.batch_size)
-        for step, (images, labels) in enumerate(shuffled):
+        total_loss, seen, rate = 0.0, 0, 0.0
+        correct: float | None = 0.0
+        shuffled = self.data.take(order)
+        for step, (images, _) in enumerate(batches(shuffled, self.preprocessing, self.recipe.batch_size)):
             rate = learning_rate(self.recipe, epoch * self.steps + step, self.recipe.epochs * self.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            loss, hits = self._step(torch.from_numpy(images), torch.from_numpy(labels))
-            total_loss, correct, seen = total_loss + loss * len(images), correct + hits, seen + len(images)
-            advance(step + 1, total_loss / seen, correct / seen)
+            loss, hits = self._step(torch.from_numpy(images), shuffled.take(np.arange(seen, seen + len(images))))
+            total_loss, seen = total_loss + loss * len(images), seen + len(images)
+            correct = None if hits is None or correct is None else correct + hits
+            advance(step + 1, total_loss / seen, None if correct is None else correct / seen)
         try:
             check_finite(self.model.module, self.model.name)
         except WeightsError as exc:
             raise DivergedError(exc.message) from exc
-        return {"learning_rate": rate, "train_loss": total_loss / seen, "train_top1": correct / seen}
+        known = {} if correct is None else {"train_top1": correct / seen}
+        return {"learning_rate": rate, "train_loss": total_loss / seen, **known}
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, int]:
-        """Take one step; return the loss and the number of correct predictions."""
-        if self.recipe.augment == "light":
-            images = _augment(images)
+    def _step(self, images: torch.Tensor, part: Dataset) -> tuple[float, float | None]:
+        """Take one step; return the loss, and the number of correct predictions of a classifier."""
         try:
-            outputs = self._outputs(images)
-            loss = F.cross_entropy(outputs["main"], labels)
-            for name, value in outputs.items():
-                if name.startswith("aux"):
-                    loss = loss + AUXILIARY_WEIGHT * F.cross_entropy(value, labels)
+            loss, hits = self.objective.loss(images, part, augment=self.recipe.augment == "light")
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise DivergedError(f"the loss is {value}")
@@ -167,38 +159,20 @@ class Trainer:
             self.optimizer.step()
         except (RuntimeError, ValueError) as exc:
             raise ModelError(f"{self.model.name} cannot be trained: {str(exc).splitlines()[0]}") from exc
-        return value, int((outputs["main"].detach().argmax(1) == labels).sum())
+        return value, hits
 
-    def _outputs(self, images: torch.Tensor) -> dict[str, Any]:
-        named = self.model.call({self.model.inputs[0].name: images})
-        first = next(iter(named))
-        return {"main": named.pop(first), **named}
-
-    def evaluate(self, held_out: Dataset) -> tuple[Predictions, float]:
-        """Return the predictions for the held-out images, and the mean loss.
+    def evaluate(self, held_out: Dataset) -> tuple[Accuracy | Score, float]:
+        """Return the score of the held-out images, and the mean loss.
 
         Raises:
             DivergedError: the loss is not finite.
         """
         self.model.module.eval()
-        labels = held_out.labeled()
-        losses: list[NDArray[np.float64]] = []
-
-        def classify(images: NDArray[np.float32]) -> NDArray[Any]:
-            with torch.no_grad():
-                logits = self._outputs(torch.from_numpy(images))["main"].double()
-            done = sum(map(len, losses))
-            expected = torch.from_numpy(labels[done : done + len(images)])
-            losses.append(F.cross_entropy(logits, expected, reduction="none").numpy())
-            return np.asarray(logits.numpy())
-
-        predictions = predict(
-            classify, held_out, labels, self.preprocessing, self.recipe.batch_size, lambda done, total: None
-        )
-        loss = float(np.concatenate(losses).mean())
+        with torch.no_grad():
+            score, loss = self.objective.evaluate(held_out, self.recipe.batch_size)
         if not math.isfinite(loss):
             raise DivergedError(f"the held-out loss is {loss}")
-        return predictions, loss
+        return score, loss
 
 
 def _optimizer(module: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -213,17 +187,3 @@ def _optimizer(module: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=MOMENTUM, nesterov=True)
-
-
-def _augment(images: torch.Tensor) -> torch.Tensor:
-    """Rotate, resize and shift each image a little; the border is repeated beyond the edges."""
-
-    def uniform(limit: float) -> torch.Tensor:
-        return (torch.rand(len(images)) * 2 - 1) * limit
-
-    angle, size = uniform(MAX_ROTATION), 1 + uniform(MAX_SCALE)
-    cosine, sine = size * angle.cos(), size * angle.sin()
-    # affine_grid counts in half sides
-    rows = (cosine, -sine, uniform(2 * MAX_SHIFT), sine, cosine, uniform(2 * MAX_SHIFT))
-    grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -16,13 +16,14 @@ from deploy.data.preprocess import image_preprocessing, prepare
 from deploy.models.request import ModelRequest, is_checkpoint, split_key
 from deploy.models.resolve import architecture, published_file
 from deploy.models.weights import check_finite, digest, load_into, read_state_dict
+from deploy.tasks.task import Task, as_task
 
 HEAD = "num_classes"
 """Option of an architecture with the number of classes."""
 
 
 def build_for(request: ModelRequest, data: Dataset, progress: Progress) -> Model:
-    """Build a network with one output per class of the training images.
+    """Build a network with one output per class of the training images, or of their pixels.
 
     The weights of the request are ``none`` or ``auto`` (as drawn by the constructor with the seed), ``default``
     (published) or a file. The model has preprocessing, the class names as labels, and a reference that contains the
@@ -32,7 +33,9 @@ def build_for(request: ModelRequest, data: Dataset, progress: Progress) -> Model
         UsageError: no model has this name, or it does not classify images.
         DataError: the number of outputs differs from the number of classes.
     """
-    request = _with_head(request, len(data.classes))
+    task = _task(request, data)
+    names = data.pixel_classes if task == "semantic-segmentation" else data.classes
+    request = _with_head(request, len(names))
     try:
         model, source, bare = architecture(request)
     except UsageError as exc:
@@ -42,15 +45,57 @@ def build_for(request: ModelRequest, data: Dataset, progress: Progress) -> Model
     preprocessing = image_preprocessing(model)
     if len(preprocessing.mean) not in (1, 3):
         raise UsageError(f"{model.name} takes {len(preprocessing.mean)} channels; images have 1 or 3.")
-    model = _with_weights(model, source, bare, request, len(data.classes), progress)
-    _check_outputs(model, torch.from_numpy(prepare(data.images[0], preprocessing))[None], data)
+    model = _with_weights(model, source, bare, request, len(names), progress)
+    image = torch.from_numpy(prepare(data.images[0], preprocessing))[None]
+    if task is None:
+        _check_outputs(model, image, data)
+    else:
+        _check_task(model, image, task, len(names), data)
     if request.slug is not None:  # initial weights name no folder: later commands find a zoo model by its own name
         model = model.replace(slug=request.folder)
     return model.replace(
         preprocessing=preprocessing,
-        labels=data.classes,
+        labels=names,
+        task=task or model.task,
         reference=dataclasses.replace(request, name=model.name).to_dict(),
     )
+
+
+def _task(request: ModelRequest, data: Dataset) -> Task | None:
+    """Return the task of a model on images with boxes or masks; None on images with labels.
+
+    Raises:
+        UsageError: the model is a classifier.
+        DataError: the images lack what the task needs.
+    """
+    if data.truths is None:
+        return None
+    task = as_task(architecture(request)[0].task or ("detection" if data.classes else "semantic-segmentation"))
+    if task == "classification":
+        raise UsageError(f"{request.name} is a classifier, and the images of {data.name} have boxes or masks.")
+    data.annotated(pixels=task == "semantic-segmentation")
+    return task
+
+
+def _check_task(model: Model, image: torch.Tensor, task: Task, classes: int, data: Dataset) -> None:
+    """Refuse a model whose outputs are not those of its task, or which has another number of classes than the data."""
+    try:
+        with torch.no_grad():
+            outputs = name_outputs(model.module(image))
+    except RuntimeError as exc:
+        raise ModelError(f"{model.name} cannot run {list(image.shape)}: {str(exc).splitlines()[0]}") from exc
+    name, first = next(iter(outputs.items()))
+    if task == "semantic-segmentation":
+        if first.dim() != 4:
+            raise UsageError(f"{model.name}: output {name!r} of shape {list(first.shape)} has no classes of pixels.")
+        count = first.shape[1]
+    else:
+        count = outputs["scores"].shape[-1] if "scores" in outputs else classes
+    if count != classes:
+        raise DataError(
+            f"{data.name} has {classes} classes; {model.name} has {count} outputs.",
+            "pass the number of classes to the factory: -o KEY=NUMBER",
+        )
 
 
 def _with_head(request: ModelRequest, classes: int) -> ModelRequest:

@@ -1,4 +1,4 @@
-"""``deploy train``: train or fine-tune an image classifier, reproducibly."""
+"""``deploy train``: train or fine-tune a network on images, reproducibly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from deploy.data.collection import open_splits
 from deploy.data.dataset import Dataset
 from deploy.evaluation.accuracy import Accuracy
 from deploy.evaluation.leakage import trained_on
-from deploy.evaluation.predictions import Predictions
+from deploy.evaluation.score import Score
 from deploy.models.given import as_request
 from deploy.models.owner import claim
 from deploy.models.request import ModelRequest, ModuleRequest
@@ -40,7 +40,7 @@ class TrainReport:
     """The result of `train_model`.
 
     Attributes:
-        best: checkpoint of the epoch with the best held-out accuracy, then the smallest held-out loss.
+        best: checkpoint of the epoch with the best held-out accuracy, mAP or mIoU, then the smallest held-out loss.
         last: checkpoint of the last epoch.
         data: summaries of the training and the held-out images.
         best_epoch: counted from 1.
@@ -62,7 +62,10 @@ class TrainReport:
     seconds: float
 
     def __repr__(self) -> str:
-        return brief(self, self.best.path, f"epoch {self.best_epoch}", f"top-1 {self.accuracy.get('top1', 0):.1%}")
+        value = self.accuracy.get("value", self.accuracy.get("top1", 0))
+        return brief(
+            self, self.best.path, f"epoch {self.best_epoch}", f"{self.accuracy.get('metric', 'top-1')} {value:.1%}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -94,10 +97,10 @@ def train_model(
     data: str | Path,
     name: str | None = None,
     artifacts: str | Path | None = None,
-    epochs: int = 20,
-    batch_size: int = 64,
+    epochs: int | None = None,
+    batch_size: int | None = None,
     lr: float | None = None,
-    optimizer: Literal["sgd", "adamw"] = "sgd",
+    optimizer: Literal["sgd", "adamw"] | None = None,
     schedule: Literal["one-cycle", "cosine"] = "one-cycle",
     augment: Literal["light", "none"] = "light",
     seed: int | None = None,
@@ -106,7 +109,10 @@ def train_model(
     skip_bad: bool = False,
     progress: Progress = SILENT,
 ) -> TrainReport:
-    """Train or fine-tune an image classifier on the CPU, bitwise reproducibly.
+    """Train or fine-tune a network on the CPU, bitwise reproducibly.
+
+    On images with labels it is trained as a classifier; on images with boxes or masks, as what the model is: a network
+    for the classes of pixels, or a detector with a training loss (``zoo/fcos_small``).
 
     After every epoch, the checkpoints of the last and the best epoch and the state for resuming are written.
     Repeating the call, interrupted and resumed or not, gives the same weights on the same machine with the same
@@ -114,13 +120,14 @@ def train_model(
 
     Args:
         model: a name as on the command line, or a full request; weights ``none`` or ``auto`` start untrained.
-        data: a bundled data set, a folder with one subfolder per class, or a ``.npz`` file.
+        data: a bundled data set, a folder with one subfolder per class, a ``.npz`` file, or boxes or masks, see
+            `deploy.data.annotated`.
         name: name of the folder and the files; default: the model's own name.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
-        epochs: passes over the training images.
-        batch_size: images per step.
+        epochs: passes over the training images; default 20, and 30 for a detector.
+        batch_size: images per step; default 64, and 16 on images with boxes or masks.
         lr: maximum learning rate; default 0.05 for SGD and 0.003 for AdamW.
-        optimizer: ``sgd`` or ``adamw``.
+        optimizer: ``sgd`` or ``adamw``; default SGD, and AdamW on images with boxes or masks.
         schedule: ``one-cycle`` or ``cosine``.
         augment: ``light`` or ``none``.
         seed: of initial weights, shuffling, augmentation and dropout; default the request's, else 0.
@@ -140,12 +147,13 @@ def train_model(
     if isinstance(request, ModuleRequest):
         raise UsageError(f"{request.name}: a module in memory cannot be trained here: resuming builds it again.")
     request = request if seed is None else dataclasses.replace(request, seed=seed)
-    rate = LEARNING_RATES.get(optimizer, 0.0) if lr is None else lr
-    recipe = Recipe(epochs, batch_size, optimizer, rate, schedule, augment, request.seed)
+    recipe = _recipe(None, epochs, batch_size, lr, optimizer, schedule, augment, request.seed)  # refuses bad values
     with progress.stage("reading the data"):
         training, held_out = open_splits(data, root=data_root, skip_bad=skip_bad, progress=progress)
     with progress.stage("building the model"):
         built = build_for(request, training, progress)
+    if training.truths is not None:
+        recipe = _recipe(built.task, epochs, batch_size, lr, optimizer, schedule, augment, request.seed)
     store = Store.at(artifacts)
     claim(store, built.slug, model=built.name, reference=_placed(built, store), weights=built.weights)
     with deterministic(built.module), store.transaction(built.slug) as transaction:
@@ -169,6 +177,29 @@ def train_model(
         )
 
 
+def _recipe(
+    task: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    lr: float | None,
+    optimizer: str | None,
+    schedule: str,
+    augment: str,
+    seed: int,
+) -> Recipe:
+    """Return the hyperparameters, with the defaults of a task; None stands for classification."""
+    chosen = optimizer or ("adamw" if task else "sgd")
+    return Recipe(
+        epochs=(30 if task == "detection" else 20) if epochs is None else epochs,
+        batch_size=(16 if task else 64) if batch_size is None else batch_size,
+        optimizer=chosen,
+        lr=LEARNING_RATES.get(chosen, 0.0) if lr is None else lr,
+        schedule=schedule,
+        augment=augment,
+        seed=seed,
+    )
+
+
 class _TrainingRun:
     """One training with its settings, its history, and its files after every epoch."""
 
@@ -185,7 +216,8 @@ class _TrainingRun:
         self.transaction, self.progress = transaction, progress
         self.trainer = Trainer(model, training, recipe)
         self.history: list[dict[str, float]] = []
-        self.best: dict[str, Any] = {"epoch": 0, "top1": -1.0, "loss": 0.0}
+        self.metric = self.trainer.objective.metric
+        self.best: dict[str, Any] = {"epoch": 0, self.metric: -1.0, "loss": 0.0}
         self.resumed_from: int | None = None
         self.published = 0  # epochs whose checkpoints are written
         slug = model.slug
@@ -250,6 +282,8 @@ class _TrainingRun:
             raise
         finally:
             self._add_plot()
+        if self.held_out.labels is None:
+            return
         counts = torch.bincount(torch.from_numpy(self.held_out.labeled()))
         chance = float(counts.max()) / len(self.held_out)
         if self.best["top1"] <= chance:
@@ -261,23 +295,27 @@ class _TrainingRun:
     def _epoch(self) -> None:
         started, epoch, epochs, steps = time.perf_counter(), len(self.history), self.recipe.epochs, self.trainer.steps
 
-        def advance(step: int, loss: float, top1: float) -> None:
-            text = f"epoch {epoch + 1}/{epochs}  loss {loss:.3f}  accuracy {top1:.1%}"
+        title = self.trainer.objective.title
+
+        def advance(step: int, loss: float, top1: float | None) -> None:
+            text = f"epoch {epoch + 1}/{epochs}  loss {loss:.3f}" + ("" if top1 is None else f"  accuracy {top1:.1%}")
             self.progress.advance(epoch * steps + step, epochs * steps, text)
 
         trained = self.trainer.train(epoch, advance)
-        predictions, loss = self.trainer.evaluate(self.held_out)
-        top1 = Accuracy.of(predictions).top1
+        score, loss = self.trainer.evaluate(self.held_out)
+        value = score.value
         seconds = round(time.perf_counter() - started, 3)
-        self.history.append({"epoch": epoch + 1, **trained, "test_loss": loss, "test_top1": top1, "seconds": seconds})
+        held_out = {"test_loss": loss, f"test_{self.metric}": value}
+        self.history.append({"epoch": epoch + 1, **trained, **held_out, "seconds": seconds})
+        known = f", accuracy {trained['train_top1']:.2%}" if "train_top1" in trained else ""
         self.progress.note(
-            f"epoch {epoch + 1}/{epochs}: loss {trained['train_loss']:.4f}, accuracy {trained['train_top1']:.2%}; "
-            f"held out: loss {loss:.4f}, accuracy {top1:.2%}"
+            f"epoch {epoch + 1}/{epochs}: loss {trained['train_loss']:.4f}{known}; "
+            f"held out: loss {loss:.4f}, {title} {value:.2%}"
         )
-        if (top1, -loss) > (self.best["top1"], -self.best["loss"]):
-            self.best = {"epoch": epoch + 1, "top1": top1, "loss": loss}
-            self._publish("best", predictions)
-        self._publish("last", predictions, self._state_and_curve())
+        if (value, -loss) > (self.best[self.metric], -self.best["loss"]):
+            self.best = {"epoch": epoch + 1, self.metric: value, "loss": loss}
+            self._publish("best", score)
+        self._publish("last", score, self._state_and_curve())
         self.published = len(self.history)
         for name in (self.state, self.csv, self.png):  # files of an earlier training that this one does not have
             if name not in self._listed_files():
@@ -315,7 +353,7 @@ class _TrainingRun:
         files = (*last.manifest.files, Payload.of(self.transaction.path(self.png)))
         self.transaction.publish(dataclasses.replace(last.manifest, files=files))
 
-    def _publish(self, role: str, predictions: Predictions, more_files: Mapping[str, bytes] | None = None) -> None:
+    def _publish(self, role: str, score: Accuracy | Score, more_files: Mapping[str, bytes] | None = None) -> None:
         """Write the ``best`` or the ``last`` checkpoint with its manifest."""
         target = self.transaction.folder / self.names[role]
         files = {self.names[role]: dump_weights(self.model.module), **(more_files or {})}
@@ -333,10 +371,11 @@ class _TrainingRun:
             precision="fp32",
             files=tuple(Payload.of(self.transaction.path(name)) for name in files),
             inputs=self.model.inputs,
-            outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", len(self.model.labels))),),
+            outputs=self._outputs(),
             weights=Weights(source=source, trained=True, seed=self.recipe.seed),
             preprocessing=self.model.preprocessing,
             labels=self.model.labels,
+            task=self.model.task,
             reference={**self.model.reference, "weights": str(target)},
             options={
                 "recipe": self.settings["recipe"],
@@ -345,9 +384,23 @@ class _TrainingRun:
                 "last": role == "last",
                 "threads": torch.get_num_threads(),
             },
-            accuracy={"data": self.settings["held_out"], "chosen": chosen, **to_plain(Accuracy.of(predictions))},
+            accuracy={"data": self.settings["held_out"], "chosen": chosen, **score.to_dict()},
         )
         self.transaction.publish(manifest)
+
+    def _outputs(self) -> tuple[TensorSpec, ...]:
+        """Return the outputs; their first dimension is the batch."""
+        if self.held_out.labels is not None:
+            return (TensorSpec(name="logits", dtype="float32", shape=("batch", len(self.model.labels))),)
+        recipe = self.trainer.preprocessing
+        self.model.module.eval()
+        with torch.no_grad():
+            named = self.model.call({self.model.inputs[0].name: torch.zeros(1, len(recipe.mean), *recipe.crop)})
+        dtypes = {name: str(value.dtype).removeprefix("torch.") for name, value in named.items()}
+        return tuple(
+            TensorSpec(name=name, dtype=dtypes[name], shape=("batch", *value.shape[1:]))
+            for name, value in named.items()
+        )
 
     def _diverged(self, exc: DivergedError) -> ModelError:
         epoch = len(self.history) + 1

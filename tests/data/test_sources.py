@@ -12,7 +12,7 @@ from deploy.data.collection import bundled_names, open_dataset, open_splits
 
 
 def test_names() -> None:
-    assert bundled_names() == ["cifar10", "digits", "fashion-mnist", "mnist"]
+    assert bundled_names() == ["cifar10", "digits", "fashion-mnist", "mnist", "shapes"]
 
 
 def test_digits_are_complete_balanced_and_reproducible() -> None:

@@ -14,6 +14,7 @@ from deploy.core.errors import UsageError
 from deploy.core.model import UNTRAINED, Model, Preprocessing, Weights
 from deploy.core.tensors import Dim, TensorSpec
 from deploy.models.request import ModelRequest
+from deploy.tasks.task import Task
 
 _UNTRACEABLE = "the number of boxes depends on the image, which torch.export does not support"
 _DETECTION_SIDE = 320
@@ -56,6 +57,7 @@ def build(name: str, request: ModelRequest) -> Model:
         weights=Weights(source=UNTRAINED, trained=False, seed=request.seed),
         preprocessing=recipe if len(specs) == 1 and len(specs[0].shape) == 4 else None,
         labels=tuple(weights.meta.get("categories", ())) if weights is not None else (),
+        task=_task(name),
         untraceable=_UNTRACEABLE if listed else "",
     )
 
@@ -73,12 +75,26 @@ def _default_weights(name: str) -> Any:
         return None
 
 
+def _family(name: str) -> str:
+    """Return the module of torchvision.models that a model is from: ``detection``, or ``resnet``."""
+    builder = torchvision.models.get_model_builder(name)
+    return str(builder.__module__).removeprefix("torchvision.models.").partition(".")[0]
+
+
+def _task(name: str) -> Task | None:
+    family = _family(name)
+    if family == "detection":
+        return "instance-segmentation" if name.startswith("mask") else "detection"
+    if family == "optical_flow":
+        return None
+    return "semantic-segmentation" if family == "segmentation" else "classification"
+
+
 def _inputs(
     name: str, module: torch.nn.Module, recipe: Preprocessing | None
 ) -> tuple[tuple[TensorSpec, ...], dict[str, int], bool]:
     """Return the inputs, a size for each symbol, and whether the inputs are passed as a list."""
-    builder = torchvision.models.get_model_builder(name)
-    family = builder.__module__.removeprefix("torchvision.models.").partition(".")[0]
+    family = _family(name)
     if family == "detection":
         shape: tuple[Dim, ...] = (3, _DETECTION_SIDE, _DETECTION_SIDE)
         return (TensorSpec(name="image", dtype="float32", shape=shape, bounds=(0, 1)),), {}, True

@@ -56,6 +56,7 @@ def build(name: str, request: ModelRequest) -> Model:
         preprocessing=Preprocessing(
             crop=(height, width), mean=(0.5,) * channels, std=(0.5,) * channels, gray=channels == 1
         ),
+        task=entry.task,
     )
 
 

@@ -1,0 +1,1 @@
+"""Tasks: what the outputs of a model mean, and how they become detections."""
