@@ -93,7 +93,7 @@ def translations(opset: int | None) -> dict[Callable[..., Any], Callable[..., An
         torch.ops.aten._is_all_true.default: _is_all_true,
         torch.ops.aten._is_any_true.default: _is_any_true,
         torch.ops.aten.scaled_dot_product_attention.default: functools.partial(_attention, fused=fused),
-        operators.topk._opoverload: _topk,
+        torch.ops.deploy.topk.default: _topk,
         operators.greedy._opoverload: greedy,
         kept_by_class._opoverload: _kept_by_class,
         operators.quotient._opoverload: _quotient,

@@ -10,18 +10,23 @@ import torch
 Tensor = torch.Tensor
 
 
-@torch.library.custom_op("deploy::topk", mutates_args=())
-def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:
-    """Return the largest values and their indices, as `torch.topk`, but of equal values the lower index first.
+def topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the largest values along the last axis and their indices; of equal values the lower index comes first.
 
-    ONNX's ``TopK`` is defined so; PyTorch's order of equal values is not defined.
+    ONNX's ``TopK`` is defined so; the order of equal values of `torch.topk` is not defined.
     """
+    values, indices = _topk(x, k, -1, True, True)
+    return values, indices
+
+
+@torch.library.custom_op("deploy::topk", mutates_args=())
+def _topk(x: Tensor, k: int, dim: int, largest: bool, sorted: bool) -> tuple[Tensor, Tensor]:
     values, indices = torch.sort(x, dim=dim, descending=largest, stable=True)
     return values.narrow(dim, 0, k).clone(), indices.narrow(dim, 0, k).clone()
 
 
-@topk.register_fake
-def _(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:
+@_topk.register_fake
+def _(x: Tensor, k: int, dim: int, largest: bool, sorted: bool) -> tuple[Tensor, Tensor]:
     shape = list(x.shape)
     shape[dim] = k
     return x.new_empty(shape), x.new_empty(shape, dtype=torch.int64)
