@@ -12,6 +12,7 @@ from onnxscript import opset23
 from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
 
 from deploy.tasks import operators
+from deploy.tasks.suppression import as_float32, kept_by_class
 from exporters.suppression import greedy
 
 _BOOL, _INT64 = 9, 7
@@ -66,6 +67,22 @@ def _quotient(x: Any, divisor: int) -> Any:
     return op.Div(x, op.Constant(value_int=divisor))
 
 
+def _kept_by_class(boxes: Any, labels: Any, valid: Any, classes: int, iou_threshold: float) -> Any:
+    """Select boxes by ``NonMaxSuppression``; falling numbers stand for the scores, so that their order is kept."""
+    count = valid.shape[1]
+    most = op.Constant(value_ints=[count])
+    order = op.Constant(value_floats=[float(count - index) for index in range(count)])
+    names = op.Reshape(op.Constant(value_ints=list(range(classes))), op.Constant(value_ints=[1, classes, 1]))
+    axis = op.Constant(value_ints=[1])
+    own = op.And(op.Equal(op.Unsqueeze(labels, axis), names), op.Unsqueeze(valid, axis))
+    scores = op.Where(own, order, op.Constant(value_float=0.0))  # n x classes x k
+    threshold = op.Constant(value_floats=[as_float32(iou_threshold)])
+    selected = op.NonMaxSuppression(boxes, scores, most, threshold, op.Constant(value_floats=[0.5]))
+    places = op.Gather(selected, op.Constant(value_ints=[0, 2]), axis=1)
+    kept = op.Expand(op.Cast(op.Constant(value_int=1), to=_BOOL), op.Shape(selected, start=0, end=1))
+    return op.ScatterND(op.And(valid, op.Not(valid)), places, kept)
+
+
 def translations(opset: int | None) -> dict[Callable[..., Any], Callable[..., Any]]:
     """Return the translations by operator, for an ONNX operator set; None for the default one.
 
@@ -78,5 +95,6 @@ def translations(opset: int | None) -> dict[Callable[..., Any], Callable[..., An
         torch.ops.aten.scaled_dot_product_attention.default: functools.partial(_attention, fused=fused),
         operators.topk._opoverload: _topk,
         operators.greedy._opoverload: greedy,
+        kept_by_class._opoverload: _kept_by_class,
         operators.quotient._opoverload: _quotient,
     }

@@ -222,9 +222,15 @@ def pack_pipeline(ctx: click.Context, options: dict[str, Any]) -> None:
     parts, kind = options.pop("parts"), options.pop("postprocess")
     names = ("score_threshold", "iou_threshold", "candidates", "detections")
     refuse_unused(ctx, names, kind is not None or "postprocessing" in parts, "--postprocess or --with postprocessing")
+    refuse_unused(ctx, ("suppression",), "postprocessing" in parts, "--with postprocessing")
+    suppression = options.pop("suppression")
     limits = {name: value for name in names if (value := options.pop(name)) is not None}
     postprocessing = Postprocessing(kind=kind or "auto", **limits) if kind or limits else None
-    options["pipeline"] = GraphPipeline(parts=parts, postprocessing=postprocessing) if parts or postprocessing else None
+    options["pipeline"] = (
+        GraphPipeline(parts=parts, postprocessing=postprocessing, suppression=suppression)
+        if parts or postprocessing
+        else None
+    )
 
 
 def pack_postprocessing(options: dict[str, Any]) -> None:

@@ -92,6 +92,13 @@ Examples:
     "postprocessing (detections in place of raw outputs).",
 )
 @postprocess_options
+@option(
+    "--suppression",
+    type=click.Choice(["fixed", "operator"]),
+    default="fixed",
+    help="Form of suppression in the graph. fixed: tensors of fixed size, for every target; operator: ONNX's "
+    "NonMaxSuppression, faster in ONNX Runtime and OpenVINO, refused by TensorRT for RTX.",
+)
 @samples_option
 @probes_option
 @coverage_options

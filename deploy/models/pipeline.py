@@ -17,7 +17,7 @@ from deploy.tasks.decoding import candidates
 from deploy.tasks.detections import postprocessing_of
 from deploy.tasks.detector import Detector
 from deploy.tasks.pictures import Pictures
-from deploy.tasks.pipeline import GraphPipeline
+from deploy.tasks.pipeline import GraphPipeline, Suppression
 from deploy.tasks.postprocessing import Postprocessing
 
 
@@ -31,6 +31,8 @@ def in_graph(model: Model, pipeline: GraphPipeline | None) -> Model:
     if pipeline is None:
         return model
     if "postprocessing" in pipeline.parts:
+        if torchvision_detector.has_more(model.module):
+            raise UsageError(f"{model.name}: postprocessing in the graph has no form for masks and keypoints.")
         if torchvision_detector.applies(model.module):
             model = _batched(model, pipeline)
         else:
@@ -95,6 +97,8 @@ def _with_preprocessing(model: Model, pipeline: GraphPipeline) -> Model:
 
 def _batched(model: Model, pipeline: GraphPipeline) -> Model:
     """Return a detector of torchvision for a batch of pictures."""
+    if pipeline.suppression != "fixed":
+        raise UsageError(f"{model.name}: suppression is in tensors of fixed size.", "remove --suppression")
     own = Postprocessing(kind="auto", candidates=torchvision_detector.CANDIDATES)
     given = pipeline.postprocessing or own
     if dataclasses.replace(given, candidates=own.candidates) != own:
@@ -138,8 +142,9 @@ def _with_postprocessing(model: Model, pipeline: GraphPipeline) -> Model:
     classes = pipeline.classes or len(model.labels) or None
     if postprocessing.kind != "none":
         _check_classes(model, outputs, postprocessing, classes)
-    detector = Detector(model.module, model.name_outputs, postprocessing, classes).eval()
-    return model.replace(module=detector, outputs=(), notes=(*model.notes, _described(postprocessing)))
+    detector = Detector(model.module, model.name_outputs, postprocessing, classes, pipeline.suppression).eval()
+    note = _described(postprocessing, pipeline.suppression)
+    return model.replace(module=detector, outputs=(), notes=(*model.notes, note))
 
 
 def _check_classes(
@@ -150,11 +155,12 @@ def _check_classes(
         raise UsageError(f"{model.name}: it has {classes} class names, and its outputs {scores.shape[2]} classes.")
 
 
-def _described(postprocessing: Postprocessing) -> str:
+def _described(postprocessing: Postprocessing, suppression: Suppression) -> str:
     """Return what a graph does with the outputs of a model, for a note."""
     if postprocessing.kind in ("detr", "none"):
         return f"postprocessing in the graph: the {postprocessing.detections} highest scores, without suppression"
+    form = "in tensors of fixed size" if suppression == "fixed" else "by the operator NonMaxSuppression"
     return (
-        f"postprocessing in the graph: suppression in tensors of fixed size, {postprocessing.candidates} candidates, "
+        f"postprocessing in the graph: suppression {form}, {postprocessing.candidates} candidates, "
         f"{postprocessing.detections} detections"
     )

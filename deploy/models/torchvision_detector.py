@@ -38,6 +38,11 @@ def applies(module: torch.nn.Module) -> bool:
     return type(module) in _HEADS
 
 
+def has_more(module: torch.nn.Module) -> bool:
+    """Return whether a module is a detector of torchvision that also returns masks or keypoints."""
+    return isinstance(module, detection.MaskRCNN | detection.KeypointRCNN)
+
+
 class BatchedDetector(torch.nn.Module):
     """A detector of torchvision that takes pictures [n, 3, height, width] with values in 0..1.
 

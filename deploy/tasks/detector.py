@@ -10,8 +10,9 @@ import torch
 from deploy.core.errors import ModelError
 from deploy.tasks.decoding import candidates
 from deploy.tasks.operators import quotient, topk
+from deploy.tasks.pipeline import Suppression
 from deploy.tasks.postprocessing import Postprocessing
-from deploy.tasks.suppression import suppress
+from deploy.tasks.suppression import kept_by_class, suppress
 
 Tensor = torch.Tensor
 
@@ -28,6 +29,7 @@ class Detector(torch.nn.Module):
         outputs: names the result of the module, see `deploy.core.model.Model.name_outputs`.
         postprocessing: the form of these outputs, and which boxes are kept.
         classes: number of classes, if known.
+        suppression: its form in a graph, see `deploy.tasks.pipeline.GraphPipeline`.
     """
 
     def __init__(
@@ -36,10 +38,11 @@ class Detector(torch.nn.Module):
         outputs: Callable[[Any], Mapping[str, Tensor]],
         postprocessing: Postprocessing,
         classes: int | None = None,
+        suppression: Suppression = "fixed",
     ) -> None:
         super().__init__()
         self.model = model
-        self.postprocessing, self.classes = postprocessing, classes
+        self.postprocessing, self.classes, self.suppression = postprocessing, classes, suppression
         self._outputs = outputs
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -49,16 +52,19 @@ class Detector(torch.nn.Module):
             return ready(found, self.postprocessing)
         pictures = next(item for item in (*args, *kwargs.values()) if isinstance(item, Tensor) and item.dim() == 4)
         boxes, scores = candidates(found, self.postprocessing, (pictures.shape[2], pictures.shape[3]), self.classes)
-        return select(boxes, scores, self.postprocessing)
+        return select(boxes, scores, self.postprocessing, self.suppression)
 
 
-def select(boxes: Tensor, scores: Tensor, postprocessing: Postprocessing) -> dict[str, Tensor]:
+def select(
+    boxes: Tensor, scores: Tensor, postprocessing: Postprocessing, suppression: Suppression = "fixed"
+) -> dict[str, Tensor]:
     """Return detections of fixed size from candidates; every class of every candidate is one box.
 
     Args:
         boxes: [n, a, 4], corners (x1, y1, x2, y2).
         scores: [n, a, c].
         postprocessing: of the kind ``detr`` suppresses nothing.
+        suppression: its form in a graph.
     """
     suppressed = postprocessing.kind != "detr"
     classes = scores.shape[2]
@@ -68,7 +74,10 @@ def select(boxes: Tensor, scores: Tensor, postprocessing: Postprocessing) -> dic
     boxes = rows(boxes, row)
     valid = best > postprocessing.score_threshold
     if suppressed:
-        valid = suppress(boxes, None if classes == 1 else labels, valid, postprocessing.iou_threshold)
+        if suppression == "operator":
+            valid = kept_by_class(boxes, labels, valid, classes, postprocessing.iou_threshold)
+        else:
+            valid = suppress(boxes, None if classes == 1 else labels, valid, postprocessing.iou_threshold)
         boxes, best, labels, valid = take(boxes, best, labels, valid, postprocessing.detections)
     return padded(boxes, best, labels, valid)
 

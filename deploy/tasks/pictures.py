@@ -49,7 +49,7 @@ class Pictures(torch.nn.Module):
         recipe = self.recipe
         own = [torch.scalar_tensor(side, dtype=torch.int64) for side in pictures.shape[1:3]]
         sizes, starts = self._place(*own)
-        planes = pictures.permute(0, 3, 1, 2).float()
+        planes = pictures.float().permute(0, 3, 1, 2)  # TensorRT casts bytes, and does not move them
         if len(recipe.mean) == 1:
             planes = (planes * planes.new_tensor(_LUMINANCE).reshape(3, 1, 1)).sum(1, keepdim=True)
         pixels = [torch.arange(side).float() for side in pictures.shape[1:3]]

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from deploy.core.errors import UsageError
 from deploy.tasks.postprocessing import Postprocessing
 
+Suppression = Literal["fixed", "operator"]
 Part = Literal["preprocessing", "postprocessing"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
@@ -22,15 +23,18 @@ class GraphPipeline:
             [batch, height, width, 3]; ``postprocessing``: the graph returns detections of fixed size, see
             `deploy.tasks.detector.Detector`.
         postprocessing: None: of the default thresholds, for the form that the outputs of the model show.
+        suppression: ``fixed``: tensors of fixed size, which every target takes; ``operator``: ONNX's
+            ``NonMaxSuppression``, which is faster in ONNX Runtime and OpenVINO, and which TensorRT for RTX refuses.
         preprocess: changes to the model's preprocessing, as texts of ``--preprocess``.
         classes: number of classes; None: as many as the model has labels.
 
     Raises:
-        UsageError: there is no such part.
+        UsageError: there is no such part, or no such form of suppression.
     """
 
     parts: tuple[Part, ...] = ()
     postprocessing: Postprocessing | None = None
+    suppression: Suppression = "fixed"
     preprocess: tuple[str, ...] = ()
     classes: int | None = None
 
@@ -38,6 +42,9 @@ class GraphPipeline:
         unknown = next((name for name in self.parts if name not in PARTS), None)
         if unknown is not None:
             raise UsageError(f"the pipeline has no part {unknown!r}; it has {', '.join(PARTS)}.")
+
+        if self.suppression not in get_args(Suppression):
+            raise UsageError(f"suppression {self.suppression!r} is not one of {', '.join(get_args(Suppression))}.")
 
     @property
     def outputs(self) -> Postprocessing | None:

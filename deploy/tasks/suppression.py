@@ -24,7 +24,7 @@ def suppress(boxes: Tensor, labels: Tensor | None, valid: Tensor, iou_threshold:
     Returns:
         bool [n, k].
     """
-    over = overlaps(boxes) > _as_float32(iou_threshold)
+    over = overlaps(boxes) > as_float32(iou_threshold)
     if labels is not None:
         over = over & (labels.unsqueeze(2) == labels.unsqueeze(1))
     size = boxes.shape[1]
@@ -43,7 +43,18 @@ def overlaps(boxes: Tensor) -> Tensor:
     return shared / (area + area.mT - shared).clamp(min=_SMALLEST)
 
 
-def _as_float32(threshold: float) -> float:
+def as_float32(threshold: float) -> float:
     """Return the largest float32 that does not exceed the threshold: a float32 exceeds both or neither."""
     nearest = np.float32(threshold)
     return float(nearest if float(nearest) <= threshold else np.nextafter(nearest, np.float32(-1)))
+
+
+@torch.library.custom_op("deploy::kept_by_class", mutates_args=())
+def kept_by_class(boxes: Tensor, labels: Tensor, valid: Tensor, classes: int, iou_threshold: float) -> Tensor:
+    """Return what `suppress` returns; in a graph it is ONNX's ``NonMaxSuppression``."""
+    return suppress(boxes, labels, valid, iou_threshold)
+
+
+@kept_by_class.register_fake
+def _(boxes: Tensor, labels: Tensor, valid: Tensor, classes: int, iou_threshold: float) -> Tensor:
+    return torch.empty_like(valid)

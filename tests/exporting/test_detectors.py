@@ -134,6 +134,24 @@ def test_the_file_returns_what_is_selected_outside_of_it(
     assert found > 20
 
 
+def test_suppression_by_the_operator_gives_the_same(tmp_path: Path) -> None:
+    images, found = _pictures(3).transpose(0, 3, 1, 2).astype(np.float32) / 255, []
+    for suppression in ("fixed", "operator"):
+        pipeline = deploy.GraphPipeline(
+            parts=("postprocessing",),
+            postprocessing=deploy.Postprocessing(kind="fcos", **POSTPROCESSING),
+            suppression=suppression,  # type: ignore[arg-type]
+        )
+        text = f"images:batch,3,{SIDE},{SIDE}:float32:0..1"
+        done = deploy.export(_module(Fcos), text, artifacts=tmp_path / suppression, pipeline=pipeline, probes="quick")
+        assert done.verdict == "pass", done.parity.reasons
+        operators = {node.op_type for node in onnx.load(done.artifact.path).graph.node}
+        assert ("NonMaxSuppression" in operators) == (suppression == "operator")
+        found.append(_run(done.artifact.path, images))
+    for name, value in found[0].items():
+        np.testing.assert_array_equal(value, found[1][name])
+
+
 def test_outputs_that_are_detections_get_the_common_form(tmp_path: Path) -> None:
     pipeline = deploy.GraphPipeline(
         parts=("postprocessing",), postprocessing=deploy.Postprocessing(kind="none", **POSTPROCESSING)
