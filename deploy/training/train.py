@@ -124,8 +124,8 @@ def train_model(
             `deploy.data.annotated`.
         name: name of the folder and the files; default: the model's own name.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
-        epochs: passes over the training images; default 20, and 30 for a detector.
-        batch_size: images per step; default 64, and 16 on images with boxes or masks.
+        epochs: passes over the training images; default 20, for a detector 30, for masks 16.
+        batch_size: images per step; default 64, for a detector 16, for masks 8.
         lr: maximum learning rate; default 0.05 for SGD and 0.003 for AdamW.
         optimizer: ``sgd`` or ``adamw``; default SGD, and AdamW on images with boxes or masks.
         schedule: ``one-cycle`` or ``cosine``.
@@ -177,6 +177,10 @@ def train_model(
         )
 
 
+DEFAULTS = {None: (20, 64), "detection": (30, 16), "instance-segmentation": (30, 16), "semantic-segmentation": (16, 8)}
+"""Epochs and batch size of each task; None stands for classification."""
+
+
 def _recipe(
     task: str | None,
     epochs: int | None,
@@ -190,8 +194,8 @@ def _recipe(
     """Return the hyperparameters, with the defaults of a task; None stands for classification."""
     chosen = optimizer or ("adamw" if task else "sgd")
     return Recipe(
-        epochs=(30 if task == "detection" else 20) if epochs is None else epochs,
-        batch_size=(16 if task else 64) if batch_size is None else batch_size,
+        epochs=DEFAULTS[task][0] if epochs is None else epochs,
+        batch_size=DEFAULTS[task][1] if batch_size is None else batch_size,
         optimizer=chosen,
         lr=LEARNING_RATES.get(chosen, 0.0) if lr is None else lr,
         schedule=schedule,
