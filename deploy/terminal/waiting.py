@@ -32,6 +32,8 @@ class _Spinner:
         self._answers, answers = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
+            os.close(self._orders)  # else it would never see that the other process is gone
+            os.close(self._answers)
             _draw(text, theirs, answers)
         os.close(theirs)
         os.close(answers)

@@ -16,7 +16,9 @@ pty = pytest.importorskip("pty", reason="pseudo-terminals exist on Unix only")
 FRAME = re.compile(rb"\r\x1b\[2K\S+ deploy \w+ \d+ s")
 
 SLOW_TORCH = """
-    import importlib.abc, os, sys, time
+    import importlib.abc, os, signal, sys, time
+
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup: what draws must see by itself that this is gone
 
     class Slow(importlib.abc.MetaPathFinder):
         def find_spec(self, name, path=None, target=None):
