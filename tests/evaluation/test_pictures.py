@@ -249,9 +249,13 @@ def test_the_postprocessing_in_the_graph_gives_the_same_score(
     assert found["preprocessing,postprocessing"] == pytest.approx(found[""], abs=0.02)
 
 
-def test_int8_does_not_round_the_decoding(run: Callable[..., Any], export: Callable[..., Path], pictures: Path) -> None:
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt"])
+def test_int8_does_not_round_the_decoding(
+    run: Callable[..., Any], export: Callable[..., Path], pictures: Path, target: str
+) -> None:
     export("decoded", ",".join(NAMES))
-    done = run("quantize", "decoded", "--calib", str(pictures / "boxes"), "--samples", "20", "--json")
+    calib = ("--calib", str(pictures / "boxes"), "--samples", "20")
+    done = run("quantize", "decoded", *calib, "--target", target, "--json")
     assert done.code in (0, 4), done.err
     done = run("evaluate", "decoded", "--data", str(pictures / "boxes"), "--json")
     assert done.code == 0, done.err
