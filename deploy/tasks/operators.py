@@ -1,4 +1,4 @@
-"""Operators that are one node or loop of an ONNX graph, and not in PyTorch: a stable top-k, and greedy suppression.
+"""Operators that are one node or loop of an ONNX graph, and not in PyTorch: greedy suppression, and a quotient.
 
 `exporters.translations` translates them.
 """
@@ -8,23 +8,6 @@ from __future__ import annotations
 import torch
 
 Tensor = torch.Tensor
-
-
-@torch.library.custom_op("deploy::topk", mutates_args=())
-def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:
-    """Return the largest values and their indices, as `torch.topk`, but of equal values the lower index first.
-
-    ONNX's ``TopK`` is defined so; PyTorch's order of equal values is not defined.
-    """
-    values, indices = torch.sort(x, dim=dim, descending=largest, stable=True)
-    return values.narrow(dim, 0, k).clone(), indices.narrow(dim, 0, k).clone()
-
-
-@topk.register_fake
-def _(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:
-    shape = list(x.shape)
-    shape[dim] = k
-    return x.new_empty(shape), x.new_empty(shape, dtype=torch.int64)
 
 
 @torch.library.custom_op("deploy::greedy", mutates_args=())
