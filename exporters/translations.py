@@ -11,6 +11,7 @@ from onnxscript import opset18 as op
 from onnxscript import opset23
 from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
 
+from deploy.onnx_graph.topk import topk
 from deploy.tasks import operators
 from deploy.tasks.suppression import as_float32, kept_by_class
 from exporters.suppression import greedy
@@ -93,7 +94,7 @@ def translations(opset: int | None) -> dict[Callable[..., Any], Callable[..., An
         torch.ops.aten._is_all_true.default: _is_all_true,
         torch.ops.aten._is_any_true.default: _is_any_true,
         torch.ops.aten.scaled_dot_product_attention.default: functools.partial(_attention, fused=fused),
-        torch.ops.deploy.topk.default: _topk,
+        topk._opoverload: _topk,
         operators.greedy._opoverload: greedy,
         kept_by_class._opoverload: _kept_by_class,
         operators.quotient._opoverload: _quotient,

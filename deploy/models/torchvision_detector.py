@@ -20,8 +20,9 @@ from torchvision.models import detection
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import boxes as box_ops
 
+from deploy.onnx_graph.topk import topk
 from deploy.tasks.detector import padded, rows, take
-from deploy.tasks.operators import quotient, topk
+from deploy.tasks.operators import quotient
 from deploy.tasks.suppression import suppress
 
 Tensor = torch.Tensor

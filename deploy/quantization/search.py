@@ -31,6 +31,9 @@ POOR_PART_DB = 10.0
 GAIN_DB = 3.0
 """Gain of the worst output or channel for which more nodes stay in float."""
 
+DETECTS = ("detection", "instance-segmentation")
+"""Tasks whose outputs are decoded into boxes."""
+
 RANKING_SAMPLES = 16
 """Number of samples on which layers are ranked and compared one by one; one batch if the graph fixes a larger one."""
 
@@ -100,10 +103,14 @@ def keep_mixed_outputs(quantizer: Quantizer, runner: IsolatedRunner, progress: P
     """Keep in float what loses an output, or a channel of it, by its rounding alone.
 
     What mixes outputs of different kinds behind the last layers stays in float where a measurement shows that its
-    rounding loses a channel. If an output is poor, concatenations and the last layers are tried in float.
+    rounding loses a channel. If an output is poor, concatenations and the last layers are tried in float. Of a
+    detector, everything behind the last layers stays in float: it decodes boxes and scores, and suppresses boxes.
     """
     with progress.stage("measuring the outputs"):
-        quantizer.always_float = _lost_in_tail(quantizer, runner, progress)
+        if quantizer.source.task in DETECTS:
+            quantizer.always_float = frozenset(tail(quantizer.graph))
+        else:
+            quantizer.always_float = _lost_in_tail(quantizer, runner, progress)
         judge = quantizer.judge(runner, quantizer.samples)
         start = judge.measure(quantizer.write(()), progress)
         for more in _suspects(quantizer):
@@ -119,7 +126,8 @@ def keep_mixed_outputs(quantizer: Quantizer, runner: IsolatedRunner, progress: P
     if quantizer.always_float:
         names = [node.name for node in quantizer.graph.graph.node if node.name in quantizer.always_float]
         others = f" and {len(names) - 5} more nodes" if len(names) > 5 else ""
-        progress.note(f"kept in float, since rounding loses what an output says: {', '.join(names[:5])}{others}")
+        why = "they decode detections" if quantizer.source.task in DETECTS else "rounding loses what an output says"
+        progress.note(f"kept in float, since {why}: {', '.join(names[:5])}{others}")
 
 
 def search(

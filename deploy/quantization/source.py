@@ -22,6 +22,7 @@ from deploy.models.preprocessing import CHANGES, override, with_changes
 from deploy.models.request import ModelRequest, ModuleRequest, check_slug
 from deploy.support.lone_file import open_artifact, why_unproven
 from deploy.support.lookup import name_for, names_of, newest_export
+from deploy.tasks.task import Task, as_task, named_task
 
 PRECISION = "fp32"
 
@@ -68,6 +69,12 @@ class Source:
         sizes = self.manifest.options.get("sizes") if self.manifest else None
         found = sizes.items() if isinstance(sizes, Mapping) else ()
         return {str(name): size for name, size in found if isinstance(size, int) and size > 0}
+
+    @property
+    def task(self) -> Task | None:
+        """What the outputs are: as the manifest says, else as their names show."""
+        recorded = self.manifest.task if self.manifest else None
+        return as_task(recorded) if recorded else named_task(self.outputs)
 
     def derived_manifest(self, *, options: Mapping[str, Any] | None = None, **fields: Any) -> Manifest:
         """Return the manifest of a file made from this one; fields that describe the model are copied.

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from deploy.core.errors import ModelError
+from deploy.onnx_graph.topk import topk
 from deploy.tasks.decoding import candidates
-from deploy.tasks.operators import quotient, topk
+from deploy.tasks.operators import quotient
 from deploy.tasks.pipeline import Suppression
 from deploy.tasks.postprocessing import Postprocessing
 from deploy.tasks.suppression import kept_by_class, suppress

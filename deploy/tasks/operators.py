@@ -1,4 +1,4 @@
-"""Operators that are one node or loop of an ONNX graph, and not in PyTorch: a stable top-k, and greedy suppression.
+"""Operators that are one node or loop of an ONNX graph, and not in PyTorch: greedy suppression, and a quotient.
 
 `exporters.translations` translates them.
 """
@@ -8,28 +8,6 @@ from __future__ import annotations
 import torch
 
 Tensor = torch.Tensor
-
-
-def topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the largest values along the last axis and their indices; of equal values the lower index comes first.
-
-    ONNX's ``TopK`` is defined so; the order of equal values of `torch.topk` is not defined.
-    """
-    values, indices = _topk(x, k, -1, True, True)
-    return values, indices
-
-
-@torch.library.custom_op("deploy::topk", mutates_args=())
-def _topk(x: Tensor, k: int, dim: int, largest: bool, sorted: bool) -> tuple[Tensor, Tensor]:
-    values, indices = torch.sort(x, dim=dim, descending=largest, stable=True)
-    return values.narrow(dim, 0, k).clone(), indices.narrow(dim, 0, k).clone()
-
-
-@_topk.register_fake
-def _(x: Tensor, k: int, dim: int, largest: bool, sorted: bool) -> tuple[Tensor, Tensor]:
-    shape = list(x.shape)
-    shape[dim] = k
-    return x.new_empty(shape), x.new_empty(shape, dtype=torch.int64)
 
 
 @torch.library.custom_op("deploy::greedy", mutates_args=())

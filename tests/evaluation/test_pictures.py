@@ -31,6 +31,23 @@ class Halves(nn.Module):
         return {"boxes": self.places + 0.01 * scores.mean(dim=2, keepdim=True), "scores": scores}
 
 
+class Decoded(Halves):
+    """The same with layers, and scores whose exponentials are large."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 3, 1)
+        with torch.no_grad():
+            self.conv1.weight.copy_(torch.cat([torch.eye(3), 0.5 * torch.eye(3)])[:, :, None, None])
+            self.conv2.weight.copy_(torch.cat([torch.eye(3), 0.5 * torch.eye(3)], dim=1)[:, :, None, None])
+            self.conv1.bias.zero_()
+            self.conv2.bias.zero_()
+
+    def forward(self, x):
+        found = super().forward(self.conv2(torch.relu(self.conv1(x))))
+        return {**found, "scores": 1 / (1 + torch.exp(6 - 30 * found["scores"]))}
+
+
 class Colors(nn.Module):
     """Classifies pixels by their color."""
 
@@ -47,6 +64,10 @@ class Colors(nn.Module):
 
 def halves():
     return Halves()
+
+
+def decoded():
+    return Decoded()
 
 
 def colors():
@@ -226,3 +247,17 @@ def test_the_postprocessing_in_the_graph_gives_the_same_score(
         found[parts] = [row["accuracy"]["value"] for row in done.json["rows"]]
     assert found[""] == found["postprocessing"]
     assert found["preprocessing,postprocessing"] == pytest.approx(found[""], abs=0.02)
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt"])
+def test_int8_does_not_round_the_decoding(
+    run: Callable[..., Any], export: Callable[..., Path], pictures: Path, target: str
+) -> None:
+    export("decoded", ",".join(NAMES))
+    calib = ("--calib", str(pictures / "boxes"), "--samples", "20")
+    done = run("quantize", "decoded", *calib, "--target", target, "--json")
+    assert done.code in (0, 4), done.err
+    done = run("evaluate", "decoded", "--data", str(pictures / "boxes"), "--json")
+    assert done.code == 0, done.err
+    _, _, int8 = done.json["rows"]
+    assert (int8["precision"], int8["verdict"]) == ("int8", "pass") and int8["accuracy"]["value"] > 0.95

@@ -103,3 +103,14 @@ def test_the_names_show_the_form() -> None:
 def test_outputs_of_another_form(kind: str) -> None:
     with pytest.raises(DeployError):
         read_detections({"output": np.zeros((1, 84, 100), np.float32)}, Postprocessing(kind=kind), (32, 32))  # type: ignore[arg-type]
+
+
+def test_the_stable_topk_has_one_definition() -> None:
+    """Two modules once defined it, and the one that was imported last replaced the other."""
+    import torch
+
+    import deploy.onnx_graph.operators.gather
+    from deploy.onnx_graph.topk import topk
+
+    values, indices = topk(torch.tensor([[1.0, 3, 3, 2]]), 2)
+    assert deploy.onnx_graph.operators.gather and values.tolist() == [[3, 3]] and indices.tolist() == [[1, 2]]

@@ -53,14 +53,16 @@ class OpenVinoRunner(Runner):
             model = core.read_model(str(path))
             if options.shapes:
                 model.reshape({name: list(shape) for name, shape in options.shapes.items()})
+            # before it is compiled: afterwards an output also has the names of tensors that were folded into it
+            names = [port.get_any_name() for port in model.outputs]
             compiled = core.compile_model(model, "CPU", settings)
         except Exception as exc:
             raise BackendError(f"{path}: OpenVINO cannot open it: {_reason(exc)}") from exc
         self._request = compiled.create_infer_request()
         self._input_names = [port.get_names() for port in compiled.inputs]
         self._feeds: Feeds = {}
-        self.inputs = tuple(_spec(port) for port in compiled.inputs)
-        self.outputs = tuple(_spec(port) for port in compiled.outputs)
+        self.inputs = tuple(_spec(port, port.get_any_name()) for port in compiled.inputs)
+        self.outputs = tuple(_spec(port, name) for port, name in zip(compiled.outputs, names, strict=True))
 
     def run(self, feeds: Feeds) -> Fetches:
         """Run once; see `Runner.run`."""
@@ -145,8 +147,7 @@ def _reason(error: Exception) -> str:
     return lines[-1][:600] if lines else type(error).__name__
 
 
-def _spec(port: Any) -> TensorSpec:
-    name = port.get_any_name()
+def _spec(port: Any, name: str) -> TensorSpec:
     shape: tuple[Dim, ...] = tuple(
         dim.get_length() if dim.is_static else f"{name}_dim{axis}" for axis, dim in enumerate(port.partial_shape)
     )

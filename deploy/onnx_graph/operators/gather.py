@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch.nn import functional
 
 from deploy.onnx_graph.node import OnnxNode, operator
+from deploy.onnx_graph.topk import topk
 
 Tensor = torch.Tensor
 
@@ -104,29 +104,9 @@ def largest(node: OnnxNode, x: Tensor) -> Tensor:
     return index if node.get("keepdims", 1) else index.squeeze(axis)
 
 
-@torch.library.custom_op("deploy::topk", mutates_args=())
-def _topk(x: Tensor, k: int, dim: int, largest: bool, sorted: bool) -> tuple[Tensor, Tensor]:
-    """Return what ``torch.topk`` does, of equal elements the first: one operator, since it is one choice."""
-    values, indices = torch.sort(x, dim=dim, descending=largest, stable=True)
-    return values.narrow(dim, 0, k), indices.narrow(dim, 0, k)
-
-
-def _keep_indices(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(output[1])
-    ctx.shape, ctx.dim = inputs[0].shape, inputs[2]
-
-
-def _topk_gradient(ctx: Any, values: Tensor, indices: Tensor) -> tuple[Tensor, None, None, None, None]:
-    (chosen,) = ctx.saved_tensors
-    return values.new_zeros(ctx.shape).scatter(ctx.dim, chosen, values), None, None, None, None
-
-
-_topk.register_autograd(_topk_gradient, setup_context=_keep_indices)
-
-
 @operator("TopK")
 def top_k(node: OnnxNode, x: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the largest or the smallest elements along an axis and their indices; equal ones by their index."""
     count = node.attributes["k"] if k is None else int(k)
-    values, indices = _topk(x, count, node.get("axis", -1), bool(node.get("largest", 1)), bool(node.get("sorted", 1)))
+    values, indices = topk(x, count, node.get("axis", -1), bool(node.get("largest", 1)), bool(node.get("sorted", 1)))
     return values, indices
