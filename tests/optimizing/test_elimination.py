@@ -29,7 +29,6 @@ def _run(times: Sequence[float], noise: Noise, rng: np.random.Generator) -> Elim
     return state
 
 
-@pytest.mark.slow  # in a process that ran many other tests, its intervals were too narrow once: not explained yet
 @pytest.mark.parametrize("noise", [_normal, _heavy])
 @pytest.mark.parametrize("times", [[1.0] * 12, [1.0] + [1.03] * 11, list(np.geomspace(1.0, 4.0, 12))])
 def test_the_fastest_is_kept_and_found(noise: Noise, times: list[float]) -> None:
@@ -60,7 +59,6 @@ def test_those_to_keep_stay_for_five_rounds_and_failures_leave() -> None:
     assert state.winner() == "b" and not math.isfinite(state.ratio("a", "b").high)
 
 
-@pytest.mark.slow
 def test_one_wild_round_does_not_overflow() -> None:
     state = Elimination(["a", "b"], margin=0.02)
     for ratio in (1.0, 1e200, 1.0):
