@@ -10,6 +10,7 @@ The network returns every candidate: 1,280 boxes at 128x128. Which of them are d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -67,7 +68,7 @@ class FCOSSmall(nn.Module):
         self.score = nn.Conv2d(64, num_classes, 3, padding=1)
         self.distance = nn.Conv2d(64, 4, 3, padding=1)
         nn.init.normal_(self.score.weight, std=0.01)
-        nn.init.constant_(self.score.bias, torch.logit(torch.tensor(PRIOR)).item())  # type: ignore[arg-type]
+        nn.init.constant_(self.score.bias, math.log(PRIOR / (1 - PRIOR)))  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``boxes`` [N, A, 4], corners in pixels, and ``scores`` [N, A, num_classes] in 0..1."""

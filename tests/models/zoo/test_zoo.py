@@ -42,6 +42,10 @@ ARCHITECTURES = {
         "stem=64x32x32 dense1=192x32x32 transition1=96x16x16 dense2=224x16x16 transition2=112x8x8 "
         "dense3=240x8x8 transition3=120x4x4 dense4=248x4x4 head=248 fc=10",
     ),
+    "fcos_small": (
+        429_080,
+        "stem=32x32x32 stage1=64x16x16 stage2=96x8x8",
+    ),
     "googlenet_gray": (
         5_977_530,
         "stage1=64x24x24 stage2=192x12x12 stage3=480x6x6 stage4=832x3x3 stage5=1024 fc=10",
@@ -97,6 +101,10 @@ ARCHITECTURES = {
         21_623_848,
         "maxpool=64x56x56 layer1=64x56x56 layer2=128x28x28 layer3=256x14x14 layer4=512x7x7 flatten=512 fc=1000",
     ),
+    "unet_small": (
+        247_517,
+        "down.0=12x128x128 down.1=24x64x64 down.2=48x32x32 down.3=96x16x16 classify=5x128x128",
+    ),
     "vgg11_gray": (
         128_806_154,
         "block1=64x112x112 block2=128x56x56 block3=256x28x28 block4=512x14x14 block5=512x7x7 flatten=25088 "
@@ -149,7 +157,9 @@ def count(network: nn.Module) -> int:
 
 def without_gradient(network: nn.Module, x: Tensor) -> list[str]:
     """Return the names of the parameters that a backward pass from the output does not reach."""
-    network(x).sum().backward()
+    output = network(x)
+    parts = output.values() if isinstance(output, dict) else [output]
+    sum(part.sum() for part in parts).backward()
     return [name for name, parameter in network.named_parameters() if parameter.grad is None]
 
 
@@ -209,7 +219,11 @@ def test_channels_and_classes(name: str) -> None:
     _, height, width = entry.input_shape
     sizes = {option: size for option, size in [("in_channels", 2), ("num_classes", 7)] if option in entry.options}
     output = build_meta(name, **sizes)(torch.zeros(2, 2, height, width, device="meta"))
-    assert output.shape[1] == sizes.get("num_classes", output_shape(name)[0])
+    if isinstance(output, dict):  # a detector
+        assert output["boxes"].shape[2] == 4
+        assert output["scores"].shape[:2] == output["boxes"].shape[:2] and output["scores"].shape[2] == 7
+    else:
+        assert output.shape[1] == sizes.get("num_classes", output_shape(name)[0])
     for option in sizes:
         with pytest.raises(ValueError, match=f"{option}.*0"):
             entry.build(**{option: 0})
