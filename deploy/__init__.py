@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from deploy.engines.inspect import inspect_engine as inspect_engine
     from deploy.engines.preflight import PreflightReport as PreflightReport
     from deploy.engines.preflight import preflight_engine as preflight_engine
-    from deploy.evaluation.evaluate import EvaluationReport as EvaluationReport
     from deploy.evaluation.evaluate import evaluate_models as evaluate_models
+    from deploy.evaluation.rows import EvaluationReport as EvaluationReport
     from deploy.exporting.check import CheckReport as CheckReport
     from deploy.exporting.check import check as check
     from deploy.exporting.edit import Change as Change
@@ -154,7 +154,8 @@ _EXPORTS = {
     "deploy.engines.convert": ("ConvertReport", "convert"),
     "deploy.engines.inspect": ("EngineReport", "inspect_engine"),
     "deploy.engines.preflight": ("PreflightReport", "preflight_engine"),
-    "deploy.evaluation.evaluate": ("EvaluationReport", "evaluate_models"),
+    "deploy.evaluation.evaluate": ("evaluate_models",),
+    "deploy.evaluation.rows": ("EvaluationReport",),
     "deploy.exporting.check": ("CheckReport", "check"),
     "deploy.exporting.edit": ("Change", "EditReport", "edit"),
     "deploy.exporting.export": ("ExportReport", "export", "export_model"),

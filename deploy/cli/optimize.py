@@ -11,8 +11,6 @@ from deploy.cli._arguments import BACKENDS, DATA, MODEL, PRECISIONS, Several
 from deploy.cli._common import EXIT, Settings, emit, json_option, model_options
 from deploy.cli._options import Duration, Percent, Size, option, pack_model, refuse_unused
 
-BATCHES = Several(numbers=True)
-
 
 class Threads(Several):
     """Numbers of threads, or ``auto``: one, and all cores."""
@@ -51,7 +49,7 @@ Examples:
 @option(
     "--max-drop",
     type=click.FloatRange(min=0),
-    help="Largest drop of top-1 accuracy by INT8, in points. [default: 0.5 if the data has labels]",
+    help="Largest drop of top-1 accuracy by INT8, in points; needs --data. [default: 0.5 if the data has labels]",
 )
 @option(
     "--min-sqnr",
@@ -67,7 +65,7 @@ Examples:
 @option(
     "--batch",
     "batches",
-    type=BATCHES,
+    type=Several(numbers=True),
     help="Batch size; several with --objective throughput. [default: 1; 1,4,16 for throughput]",
 )
 @option("--threads", type=Threads(numbers=True), default="auto", help="Threads; auto: 1, and all cores.")

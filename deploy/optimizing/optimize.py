@@ -208,8 +208,11 @@ def optimize(
         sizes=dict(sizes or {}),
         variants=variants,
     )
-    if data is not None and "int8" not in space.precisions:
-        raise UsageError("--data has no effect without int8 among the precisions.")
+    for option, value in (("--data", data), ("--max-drop", max_drop), ("--min-sqnr", min_sqnr)):
+        if value is not None and "int8" not in space.precisions:
+            raise UsageError(f"{option} has no effect without int8 among the precisions.")
+    if max_drop is not None and data is None:
+        raise UsageError("--max-drop is measured on data with labels: --data DIR; files that exist take --min-sqnr.")
     store = Store.at(artifacts)
     if request.weights != "auto" or request.arch or request.inputs or request.options:
         request = _exported(request, store, progress)

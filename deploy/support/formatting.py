@@ -42,6 +42,8 @@ def spread(value: float, low: float | None, high: float | None) -> str:
 
 CANNOT_TELL = "cannot tell"
 """A speedup whose interval is too wide for a statement."""
+SAME = "≈ 1×"
+"""Beginning of a speedup that is no difference."""
 _SAME, _WIDE = 1.1, 4.0
 """Ends of an interval, as factors: within the first of 1 it means no difference; wider than the second, nothing."""
 
@@ -55,7 +57,7 @@ def times_faster(value: float, low: float | None, high: float | None) -> str:
     if not low or not high or math.isinf(high):
         return f"{value:.2f}× {UNKNOWN}"
     if low <= 1 <= high and max(high, 1 / low) <= _SAME:
-        return f"≈ 1× {spread(value, low, high)}"
+        return f"{SAME} {spread(value, low, high)}"
     if low <= 1 <= high or high / low > _WIDE:
         return CANNOT_TELL
     return f"{value:.2f}× {spread(value, low, high)}"

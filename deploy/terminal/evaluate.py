@@ -8,7 +8,7 @@ from deploy.core.artifact import UNPROVEN
 from deploy.terminal.console import STYLE, console, escape, rows, table
 
 if TYPE_CHECKING:
-    from deploy.evaluation.evaluate import AccuracyRow, EvaluationReport
+    from deploy.evaluation.rows import AccuracyRow, EvaluationReport
 
 COLUMNS = {
     "top-1": ("top-1", "95 % CI", "top-5", "agreement", "confidence"),

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from deploy.bench.elimination import ERROR
 from deploy.core.start import since_start
-from deploy.support.formatting import CANNOT_TELL, duration, size, spread, times_faster
+from deploy.support.formatting import CANNOT_TELL, SAME, duration, size, spread, times_faster
 from deploy.terminal.console import STYLE, console, escape, rows, table
 
 if TYPE_CHECKING:
+    from deploy.bench.statistics import Interval
     from deploy.optimizing.optimize import CandidateResult, OptimizeReport
 
 SHOWN = 12
@@ -31,9 +32,8 @@ def show_optimized(found: OptimizeReport) -> None:
     if found.reason:
         pairs.append(("verdict", f"[{STYLE[found.verdict]}]{found.verdict}[/]: {escape(found.reason)}"))
     if found.runner_up is not None and found.runner_up.ratio is not None:
-        ratio = found.runner_up.ratio
-        gap = times_faster(ratio.value, ratio.low, ratio.high)
-        pairs.append(("runner-up", f"{escape(found.runner_up.name)} (takes {gap} the time)"))
+        gap = _factor(found.runner_up.ratio, "no difference is shown", "as fast", "takes {} the time")
+        pairs.append(("runner-up", f"{escape(found.runner_up.name)} ({gap})"))
     pairs += [("left out", escape(f"{item.name}: {item.reason}")) for item in found.left_out]
     pairs += [("interference", escape(text)) for text in found.flags.values()]
     pairs.append(("record", escape(str(found.deployment))))
@@ -60,8 +60,16 @@ def _sentence(found: OptimizeReport) -> str:
     what = f"{name}, {escape(winner.file)}" if winner.file else name
     if found.speedup is None:
         return what
-    gain = times_faster(found.speedup.value, found.speedup.low, found.speedup.high)
-    return f"{what}: {gain} PyTorch's speed; {escape(_kept(winner))}"
+    gain = _factor(found.speedup, "not shown to be faster than PyTorch", "as fast as PyTorch", "{} as fast as PyTorch")
+    return f"{what}: {gain}; {escape(_kept(winner))}"
+
+
+def _factor(ratio: Interval, wide: str, same: str, other: str) -> str:
+    """Return a ratio in words: its interval is too wide to tell, it is about 1, or it has a value."""
+    text = times_faster(ratio.value, ratio.low, ratio.high)
+    if text == CANNOT_TELL:
+        return wide
+    return same if text.startswith(SAME) else other.format(text)
 
 
 def _kept(winner: CandidateResult) -> str:

@@ -19,7 +19,8 @@ from deploy.core.store import Store
 from deploy.data.collection import open_dataset
 from deploy.data.preprocess import batches
 from deploy.evaluation.accuracy import NO_DIFFERENCE
-from deploy.evaluation.evaluate import EvaluationReport, evaluate_models
+from deploy.evaluation.evaluate import evaluate_models
+from deploy.evaluation.rows import EvaluationReport
 from deploy.exporting.export import export_model
 from deploy.training.train import train_model
 from tests.conftest import Listener  # type: ignore[import-not-found,unused-ignore]

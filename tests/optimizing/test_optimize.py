@@ -39,8 +39,10 @@ def test_a_choice_with_its_evidence_that_can_be_deployed(run: Run, artifacts: Pa
     assert deploy.verify(artifacts).problems == ()
     packed = run("package", path, "--for", "standalone", "--output", artifacts.parent / "packed")
     assert packed.code == 0, packed.err
-    named = run("inspect", artifacts / "lenet5" / str(choice.file))
-    assert named.code == 0
+    assert (
+        run("inspect", path, "--json").json["file"]
+        == run("inspect", path.with_name(str(choice.file)), "--json").json["file"]
+    )
 
     document = json.loads(path.read_text(encoding="utf-8"))
     document["deployment"]["file"] = "lenet5.fp16.onnx"
@@ -91,3 +93,7 @@ def test_arguments_that_would_have_no_effect(artifacts: Path) -> None:
         deploy.optimize("lenet5", batches=[1, 8], artifacts=artifacts)
     with pytest.raises(UsageError, match="--data has no effect"):
         deploy.optimize("lenet5", data="digits", precisions=["fp32"], artifacts=artifacts)
+    with pytest.raises(UsageError, match="--min-sqnr has no effect"):
+        deploy.optimize("lenet5", min_sqnr=30.0, precisions=["fp32"], artifacts=artifacts)
+    with pytest.raises(UsageError, match="--max-drop is measured on data"):
+        deploy.optimize("lenet5", max_drop=0.5, artifacts=artifacts)
