@@ -6,17 +6,16 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from deploy.core.environment import usable_cores
 from deploy.core.errors import DataError
 from deploy.core.progress import Progress
 from deploy.data import coco, mask_pairs, voc, yolo
 from deploy.data.annotation_files import Annotated, Layout, Place
 from deploy.data.dataset import Dataset, evenly
 from deploy.data.decode import decode_file
-from deploy.data.folder import MAX_LISTED, FileImages
+from deploy.data.folder import FileImages, named
+from deploy.data.parallel import in_threads
 from deploy.data.truth import ListedTruths, Truth, Truths
 
 LAYOUTS = (
@@ -102,7 +101,7 @@ def load_annotated(place: Place, *, skip_bad: bool, limit: int | None, progress:
     if not items:
         raise DataError(f"{place.images}: contains no images.", LAYOUTS)
     if orphans:
-        text = f"{place.annotations}: {len(orphans)} annotations of missing images: {_listed(orphans)}"
+        text = f"{place.annotations}: {len(orphans)} annotations of missing images: {named(orphans)}"
         if not skip_bad:
             raise DataError(f"{text}.", "add the images, remove the annotations, or leave them out with --skip-bad")
         progress.warn(f"{text}; they are left out.")
@@ -111,7 +110,7 @@ def load_annotated(place: Place, *, skip_bad: bool, limit: int | None, progress:
     results = _examine(items, progress)
     bad = [f"{_relative(path, place)}: {reason}" for _, _, path, reason in results if reason]
     if bad:
-        text = f"{place.root}: {len(bad)} of {len(items)} images or annotations cannot be used: {_listed(bad)}"
+        text = f"{place.root}: {len(bad)} of {len(items)} images or annotations cannot be used: {named(bad)}"
         if not skip_bad or len(bad) == len(items):
             raise DataError(f"{text}.", None if skip_bad else "repair or remove them, or skip them with --skip-bad")
         progress.warn(f"{text}; they are left out.")
@@ -156,16 +155,7 @@ def _examine(items: Sequence[Annotated], progress: Progress) -> list[tuple[str, 
             truth = Truth.of_pixels(truth.pixels[:0])  # read again when it is needed
         return digest.hexdigest(), truth, item.image, ""
 
-    results = []
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        for result in pool.map(examine, items):
-            results.append(result)
-            progress.advance(len(results), len(items))
-    return results
-
-
-def _listed(texts: Sequence[str]) -> str:
-    return "; ".join(texts[:MAX_LISTED]) + (f"; and {len(texts) - MAX_LISTED} more" if len(texts) > MAX_LISTED else "")
+    return in_threads(examine, items, progress)
 
 
 def _relative(path: Path, place: Place) -> Path:

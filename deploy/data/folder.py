@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from deploy.core.environment import usable_cores
 from deploy.core.errors import DataError
 from deploy.core.progress import Progress
 from deploy.data.dataset import Dataset, Image, evenly
 from deploy.data.decode import EXTENSIONS, decode_file
+from deploy.data.parallel import in_threads
 
 LAYOUT = "FOLDER/<class>/<image>.png, or the same within FOLDER/train and FOLDER/val, or images without classes"
 MAX_LISTED = 5
@@ -77,11 +77,15 @@ def load_folder(folder: Path, *, skip_bad: bool, limit: int | None, progress: Pr
 
 
 def _report_unreadable(folder: Path, bad: list[str], total: int, skip_bad: bool, progress: Progress) -> None:
-    listed = "; ".join(bad[:MAX_LISTED]) + (f"; and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else "")
     if not skip_bad or len(bad) == total:
         hint = None if skip_bad else "repair or remove them, or skip them with --skip-bad"
-        raise DataError(f"{folder}: {len(bad)} of {total} images cannot be read: {listed}.", hint)
-    progress.warn(f"{folder}: skipped {len(bad)} of {total} images that cannot be read: {listed}.")
+        raise DataError(f"{folder}: {len(bad)} of {total} images cannot be read: {named(bad)}.", hint)
+    progress.warn(f"{folder}: skipped {len(bad)} of {total} images that cannot be read: {named(bad)}.")
+
+
+def named(texts: Sequence[str]) -> str:
+    """Return the first few texts in a row, and how many more there are."""
+    return "; ".join(texts[:MAX_LISTED]) + (f"; and {len(texts) - MAX_LISTED} more" if len(texts) > MAX_LISTED else "")
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -148,9 +152,4 @@ def _examine(paths: list[Path], progress: Progress) -> list[tuple[str, str]]:
             return "", exc.message
         return hashlib.sha256(data).hexdigest(), ""
 
-    results = []
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        for result in pool.map(examine, paths):
-            results.append(result)
-            progress.advance(len(results), len(paths))
-    return results
+    return in_threads(examine, paths, progress)
