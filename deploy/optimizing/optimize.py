@@ -78,8 +78,8 @@ class OptimizeReport:
     """Result of `optimize`.
 
     Attributes:
-        verdict: ``pass``; ``fail`` if no candidate meets the bound on the latency; ``inconclusive`` if the time was up
-            before candidates could be told apart at all.
+        verdict: ``pass``; ``fail`` if no candidate meets the bound on the latency; ``inconclusive`` if it is not shown
+            that the choice does, or if the time was up before candidates could be told apart at all.
         reason: why the verdict is not ``pass``.
         candidates: the winner first, then by time.
         left_out: what was not timed, with the reason.
