@@ -21,8 +21,8 @@ KEEP_ROUNDS = 5
 """Rounds that a candidate stays which others are compared with, even if it is slower."""
 
 ERROR = 0.05
-"""Where the logarithms of the ratios are normal, all intervals against one candidate contain the true ratio with a chance
-of at least 1 − ERROR, and the fastest candidate leaves wrongly with a chance of at most ERROR / 2."""
+"""Where the logarithms of the ratios are normal, all intervals against one candidate contain the true ratio with a
+chance of at least 1 − ERROR, and the fastest candidate leaves wrongly with a chance of at most ERROR / 2."""
 
 
 class Elimination:

@@ -91,8 +91,8 @@ def command(ctx: click.Context, /, as_json: bool, plain: bool, max_latency_s: fl
     timed in rounds of fresh processes that take turns; what is shown to be slower leaves. The choice is written to
     artifacts/<model>/deployment.json.
 
-    Exit code 3: no candidate keeps --max-latency; 4: that is not shown, or the time was up before anything could be told
-    apart.
+    Exit code 3: no candidate keeps --max-latency; 4: that is not shown, or the time was up before anything could be
+    told apart.
     """
     settings: Settings = ctx.obj
     refuse_unused(ctx, ["effort"], options["data"] is not None, "--data")
