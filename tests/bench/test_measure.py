@@ -225,6 +225,7 @@ def test_a_comparison_runs_in_pairs_of_processes(artifacts: Path) -> None:
     assert found.guard is None and found.to_dict()["verdict"] == found.verdict
 
 
+@pytest.mark.slow
 def test_a_planted_slowdown_is_found(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second process busy-waits until three times its own latency has passed, whatever that is on this machine."""
     monkeypatch.setenv("SLOWDOWN", "3")

@@ -77,7 +77,9 @@ SAME = (".onnx", ".calibration.json")
 """Suffixes of files that two runs write identically."""
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "quantize" else name for name in COMMANDS]
+)
 def test_a_command(cli: Cli, lenet5: Path, tmp_path: Path, name: str) -> None:
     times, words = COMMANDS[name]
     start = tmp_path / "start"

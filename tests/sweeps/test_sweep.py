@@ -160,6 +160,7 @@ def test_changed_code_and_damaged_records(run: Run, store: Path, nets: Path, tmp
     assert _states(ran)[bench] == "done" and ran.code == 0, "a damaged record is measured again"
 
 
+@pytest.mark.slow
 def test_a_damaged_artifact_is_made_again(run: Run, artifacts: Path) -> None:
     words = ("sweep", "lenet5", "--precision", "int8", "--backends", "onnxruntime", "--calib", "digits")
     words = (*words, "--samples", "40", *map(str, QUICK), "--no-report", "--json")
@@ -171,6 +172,7 @@ def test_a_damaged_artifact_is_made_again(run: Run, artifacts: Path) -> None:
     assert made.read_bytes() == content and verify(artifacts).problems == ()
 
 
+@pytest.mark.slow
 def test_a_failed_task_skips_only_its_dependents(run: Run, nets: Path, tmp_path: Path, store: Path) -> None:
     nets.write_text(nets.read_text() + MORE)
     (tmp_path / "sweep.yaml").write_text(
@@ -240,6 +242,7 @@ def test_a_sweep_resumes_after_a_signal(artifacts: Path) -> None:
     assert states["export lenet5 fp32"] == "kept" and states["bench lenet5"] == "done"
 
 
+@pytest.mark.slow
 def test_concurrent_exports(run: Run, store: Path, nets: Path, tmp_path: Path) -> None:
     text = f"models:\n  - {{name: '{nets}:small', inputs: ['x:batch,3,16,16']}}\n  - zoo/lenet5\n"
     (tmp_path / "two.yml").write_text(f"{text}backends: [onnxruntime]\nrepetitions: 1\nmin_time: 0.02\n")
