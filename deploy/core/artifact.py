@@ -17,7 +17,7 @@ from deploy.core.lock import unwritten
 from deploy.core.model import Preprocessing, Weights
 from deploy.core.names import PENDING, colliding, is_plain
 from deploy.core.plain import from_plain, to_plain
-from deploy.core.regular import is_file, read_document
+from deploy.core.regular import file_size, is_file, read_document
 from deploy.core.tensors import TensorSpec
 
 SCHEMA = 2
@@ -206,11 +206,12 @@ class Artifact:
         Raises:
             DigestError: a file is missing, is not a regular file, or differs; or another process replaced the files
                 since the manifest was read, or was killed while it published them.
+            ArtifactError: a file cannot be read.
             StorageError: a file differs, and the folder's lock file is not one.
         """
         try:
             self.compare_files(self.path.parent)
-        except DigestError:
+        except ArtifactError:  # also a file that was replaced while it was opened
             folder = self.path.parent
             with unwritten(folder):  # another process may be replacing the artifact
                 if any(folder.glob(f"{PENDING}*")):
@@ -236,12 +237,14 @@ class Artifact:
 
         Raises:
             DigestError: a file is missing, is not a regular file, or differs.
+            ArtifactError: a file cannot be read.
         """
         for payload in self.manifest.files:
             path = folder / payload.file
             if moved is not None and is_file(moved / payload.file):
                 path = moved / payload.file
-            if not is_file(path):
+            size = file_size(path)
+            if size is None:
                 raise DigestError(f"{path}: missing or not a regular file, but its manifest lists it.")
-            if path.stat().st_size != payload.bytes or sha256(path) != payload.sha256:
+            if size != payload.bytes or sha256(path) != payload.sha256:
                 raise DigestError(f"{path}: the content differs from its manifest.", AGAIN)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deploy.core.errors import BackendCrashedError, DeployError
 from deploy.core.limits import how_to_raise, limits
+from deploy.core.regular import entries, file_size
 
 _PER_BYTE = 8
 """Bytes of memory allowed for each byte of the file: a runtime parses, optimizes and packs its weights."""
@@ -29,8 +30,8 @@ def limit_memory(path: Path, share: float = 1.0) -> None:
         return
     import resource
 
-    files = [item for item in path.parent.iterdir() if item.name.startswith(path.stem) and item.is_file()]
-    allowed = int(share * limits().onnx_memory_bytes) + _PER_BYTE * sum(item.stat().st_size for item in files)
+    size = sum(file_size(item.resolve()) or 0 for item in entries(path.parent) if item.name.startswith(path.stem))
+    allowed = int(share * limits().onnx_memory_bytes) + _PER_BYTE * size
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     if hard != resource.RLIM_INFINITY:
         allowed = min(allowed, hard)

@@ -27,11 +27,34 @@ def is_folder(path: Path) -> bool:
     return stat.S_ISDIR(_mode(path))
 
 
-def _mode(path: Path) -> int:
+def file_size(path: Path) -> int | None:
+    """Return the size of a regular file in bytes; None if there is none, perhaps since a moment ago."""
+    status = _status(path)
+    return status.st_size if status and stat.S_ISREG(status.st_mode) else None
+
+
+def entries(folder: Path) -> list[Path]:
+    """Return what is in a folder, by name; nothing if there is no such folder, perhaps since a moment ago.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     try:
-        return path.lstat().st_mode
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _mode(path: Path) -> int:
+    status = _status(path)
+    return status.st_mode if status else 0
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
     except (OSError, ValueError):
-        return 0
+        return None
 
 
 def open_file(path: Path, flags: int = os.O_RDONLY, *, follow: bool = False) -> int:

@@ -29,7 +29,7 @@ from deploy.core.lock import locked
 from deploy.core.names import LOCK, PENDING, REPLACED, SCRATCH, is_plain
 from deploy.core.paths import default_root
 from deploy.core.pending import Publication, back_up, publications, remove_unlisted
-from deploy.core.regular import is_file, is_folder
+from deploy.core.regular import entries, is_file, is_folder
 
 _READY = "ready-"
 _SCRATCH_OF = re.compile(rf"{re.escape(SCRATCH)}(\d{{1,9}})-.*", re.DOTALL)
@@ -258,7 +258,7 @@ class Store:
     def folders(self) -> list[Path]:
         """Return the folders of all models."""
         try:
-            return sorted(path for path in self.root.iterdir() if is_plain(path.name) and is_folder(path))
+            return [path for path in entries(self.root) if is_plain(path.name) and is_folder(path)]
         except OSError:
             return []
 
@@ -283,7 +283,7 @@ class Store:
             yield Transaction(folder, scratch)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-            if fresh and not any(path.name != LOCK for path in folder.iterdir()):
+            if fresh and not any(path.name != LOCK for path in entries(folder)):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def artifacts(self, slug: str | None = None) -> list[Artifact]:
@@ -302,5 +302,5 @@ def json_files(folder: Path) -> list[Path]:
 
     Files that are being written are left out.
     """
-    found = folder.glob("*.json") if is_folder(folder) else ()
-    return sorted(path for path in found if not path.name.startswith(SCRATCH) and is_file(path))
+    found = entries(folder) if is_folder(folder) else []
+    return [path for path in found if path.suffix == ".json" and not path.name.startswith(SCRATCH) and is_file(path)]

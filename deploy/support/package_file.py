@@ -52,6 +52,8 @@ def check_package(path: Path) -> list[str]:
         return [exc.message]
     except ValueError as exc:
         return [f"{path}: damaged: {exc}."]
+    except OSError as exc:
+        return [f"{path.parent}: cannot be read: {exc.strerror}."]
     return problems
 
 

@@ -20,7 +20,7 @@ from deploy.core.errors import ArtifactError, DigestError, MissingPackageError, 
 from deploy.core.names import LOCK, SCRATCH, SIGNATURE, colliding
 from deploy.core.paths import default_root
 from deploy.core.plain import to_plain
-from deploy.core.regular import is_file, is_folder, read_document
+from deploy.core.regular import entries, file_size, is_file, is_folder, read_document
 from deploy.core.store import write_file
 from deploy.tools.verify import verify
 
@@ -89,7 +89,10 @@ def sign(folder: Path | None = None, *, key: Path, signature: Path | None = None
         raise UsageError(f"{key}: not a private key that can sign: {exc}.", CREATE_KEYS) from exc
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch) / SIGNATURE
-        config.set_hashing_config(_hashing(path)).sign(folder, written)
+        try:
+            config.set_hashing_config(_hashing(path)).sign(folder, written)
+        except OSError as exc:
+            raise DigestError(f"{folder}: not signed: it cannot be read, or was changed meanwhile: {exc}.") from exc
         write_file(path, written.read_bytes())
     return SignReport(folder=folder, signature=path, artifacts=len(report.sound))
 
@@ -160,12 +163,12 @@ def _files(folder: Path, signature: Path) -> list[Path]:
     while waiting:
         inside = waiting.pop()
         before = len(found)
-        paths = sorted(path for path in inside.iterdir() if inside.resolve() / path.name != own)
+        paths = [path for path in entries(inside) if inside.resolve() / path.name != own]
         for path in paths:
             if not is_file(path) and not is_folder(path):
                 raise DigestError(f"{path}: a symbolic link, or not a regular file.")
         folders = [path for path in paths if is_folder(path)]
-        found += [path for path in paths if is_file(path) and not (path.name == LOCK and path.stat().st_size == 0)]
+        found += [path for path in paths if is_file(path) and not (path.name == LOCK and file_size(path) == 0)]
         if len(found) == before and not folders and inside != folder:
             raise DigestError(f"{inside}: a folder without files.")
         waiting += folders

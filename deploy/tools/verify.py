@@ -19,7 +19,7 @@ from deploy.core.names import LIMITS, LOCK, PENDING, REPORT, SCRATCH, SIGNATURE
 from deploy.core.paths import default_root
 from deploy.core.pending import Publication
 from deploy.core.plain import to_plain
-from deploy.core.regular import is_file, is_folder
+from deploy.core.regular import entries, is_file, is_folder
 from deploy.models.given import text_of
 from deploy.support.package_file import PACKAGE, check_package
 from deploy.support.provenance import Stale, newest_export_in, stale_file, stale_records
@@ -109,9 +109,7 @@ def _folders(root: Path) -> Iterator[Path]:
 
 def _entries(folder: Path) -> list[Path]:
     try:
-        return sorted(folder.iterdir())
-    except FileNotFoundError:  # another process removed the folder
-        return []
+        return entries(folder)
     except OSError as exc:
         raise ArtifactError(f"{folder}: cannot be read: {exc.strerror}.") from exc
 

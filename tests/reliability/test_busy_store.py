@@ -113,3 +113,43 @@ def test_report_and_listings(run: Run, lenet5: Path, store: Path) -> None:
             assert ran.code == 0 and len(ran.json["rows"]) == 1 and "left out" not in ran.err
             assert run("verify").code == 0
     assert verify(store).problems == () and any(name.startswith("report/") for name in listing(store))
+
+
+@pytest.mark.parametrize("name", [".", "net.onnx", "net.onnx.data", "net.onnx.json", "bench", "shelf"])
+def test_what_vanishes_between_two_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Another process may remove a file, or a folder, before any access: it is missing, and that is all."""
+    import os
+
+    publish(tmp_path / "whole", 0, files=3)
+    records.save(tmp_path / "whole" / "net" / "bench" / f"net.{0:016x}.json", "test", 1, {"value": 1})
+    with replaced(tmp_path / "whole" / "net" / "shelf") as folder:
+        (folder / "a").write_text("a")
+        write_package(folder, {"server": "shelf"})
+    accesses = 0
+
+    def looked(folder: Path, at: int | None) -> None:
+        """Verify a copy of the folder; remove what is named before an access."""
+        nonlocal accesses
+        shutil.copytree(tmp_path / "whole", folder)
+        accesses = 0
+
+        def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+            def called(*arguments: Any, **options: Any) -> Any:
+                nonlocal accesses
+                accesses += 1
+                if accesses == at:
+                    path = folder / "net" / name
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                return function(*arguments, **options)
+
+            return called
+
+        with monkeypatch.context() as patched:
+            for function in ("lstat", "stat", "open", "scandir", "listdir"):
+                patched.setattr(os, function, watched(getattr(os, function)))
+            verify(folder)
+            assert at is None or len(Store(folder).artifacts("net")) <= 1
+
+    looked(tmp_path / "untouched", None)
+    for at in range(1, accesses + 1):
+        looked(tmp_path / str(at), at)
