@@ -85,7 +85,7 @@ def _measure(name: str) -> dict[str, Any]:
         "torch_nsr": worst["torch"] if worst else None,
         "onnxruntime_nsr": worst["candidate"] if worst else None,
         "weights": parity["weights"]["counts"] if parity["weights"] else None,
-        "proof": _proof(parity["coverage"]),
+        "proof": _proof(parity["coverage"]) if parity["coverage"] else None,
         "margin": parity["margin"],
         "notes": document["notes"],
         "bytes": document["bytes"],

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from deploy.backends.torch.perturbed import OtherRoundings, PerturbedRunner
 from deploy.backends.torch.reference import OperatorCall, PyTorchRunner, to_array
 from deploy.core.errors import BackendError
 from deploy.core.isolated import IsolatedRunner
@@ -42,6 +43,8 @@ _SHAPE_ONLY = ("Shape", "Size")
 class ChoosingRunner(Runner):
     """Runs a model and keeps its choices; ``follow`` makes the choices of another run instead of its own.
 
+    ``roundings`` are added to those of the run.
+
     Attributes:
         feeds: the feeds of the last run.
         choices: the choices of the last run, as the model would make them.
@@ -50,8 +53,9 @@ class ChoosingRunner(Runner):
         chose: whether any run has made a choice.
     """
 
-    def __init__(self, model: Model, precision: str) -> None:
+    def __init__(self, model: Model, precision: str, roundings: OtherRoundings | None = None) -> None:
         self._inner = PyTorchRunner(model, precision, observe=self._observe)
+        self._roundings = roundings
         self.inputs, self.outputs = self._inner.inputs, self._inner.outputs
         self.feeds: Feeds = {}
         self.choices: list[Choice] = []
@@ -71,6 +75,8 @@ class ChoosingRunner(Runner):
     def follow(self, feeds: Feeds, choices: Sequence[Choice | None]) -> Fetches:
         """Run once with the results of ``choices``, in order; None where the model chooses."""
         self.feeds, self.choices, self.diverged, self._follow = feeds, [], False, choices
+        if self._roundings is not None:
+            self._roundings.begin()
         try:
             return self._inner.run(feeds)
         except BackendError:
@@ -81,6 +87,8 @@ class ChoosingRunner(Runner):
         return outputs
 
     def _observe(self, call: OperatorCall) -> None:
+        if self._roundings is not None:
+            self._roundings.add(call)
         choice = _choice(call)
         if choice is None:
             return
@@ -212,8 +220,9 @@ class _Node:
 class ChoiceJudge:
     """Compares the choices of an ONNX file with those of its model; a context manager.
 
-    ``graph`` was read from ``path``. ``reference`` and ``baseline`` run the model. The file is opened a second time,
-    with what it chooses by as additional outputs, if it makes choices that are known from the model.
+    ``graph`` was read from ``path``. ``reference`` runs the model in float64, ``baseline`` as PyTorch's own run. The
+    file is opened a second time, with what it chooses by as additional outputs, if it makes choices that are known from
+    the model.
     """
 
     def __init__(
@@ -222,14 +231,15 @@ class ChoiceJudge:
         graph: onnx.ModelProto,
         path: Path,
         backend: str,
-        precision: str,
         rename: Mapping[str, str],
         options: Mapping[str, Any],
         runner: str = "",
+        *,
+        baseline: PyTorchRunner,
     ) -> None:
         self._graph = graph
         self._path, self._backend, self._rename, self._options = path, backend, rename, dict(options)
-        self._precision, self._runner = precision, runner
+        self._precision, self._runner = baseline.precision, runner
         self._nodes, self._fixed, self._hidden = _survey(self._graph)
         read = {name for node in self._nodes for name in node.inputs}
         self._stored = {
@@ -237,8 +247,8 @@ class ChoiceJudge:
         }
         self._outputs = [value.name for value in self._graph.graph.output]
         self.reference = ChoosingRunner(model, "fp64")
-        self._own = ChoosingRunner(model, precision)
-        self.baseline = PyTorchRunner(model, precision)
+        roundings = baseline.roundings if isinstance(baseline, PerturbedRunner) else None
+        self._own = ChoosingRunner(model, baseline.precision, roundings)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._copies: dict[bool, IsolatedRunner] = {}
 

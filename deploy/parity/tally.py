@@ -114,7 +114,8 @@ class Tally:
         """Take another run as PyTorch's own where the candidate is far off although PyTorch's first run is not.
 
         That of the original file, if there is one: optimizations of a runtime may round more than PyTorch does. Then
-        one with other roundings, only for groups in which correct runs may be far apart; then the other run is, too.
+        one with other roundings, only for samples of groups in which correct runs may be far apart; then the other run
+        is, too.
         """
         floats = [name for name in given if settled.expected[name].dtype.kind == "f"]
 
@@ -124,21 +125,25 @@ class Tally:
         if self.original is not None and far(given, UNUSUAL):
             run = self.original.run(probe.feeds) or {}
             settled = replace(settled, own={**settled.own, **{name: run[name] for name in far(run, 1.0)}})
-        rules = [policy(group) for group in probe.groups if policy(group).steady < 1.0]
-        if self.perturbed is None or not rules or not far(given, min(item.envelope for item in rules)):
+        if self.perturbed is None or not any(
+            _far(settled.expected[name][rows], settled.own[name][rows], given[name][rows], policy(group).envelope)
+            for name in floats
+            for group, rows in _parts(probe, settled.expected[name], settled.own[name], given[name]).items()
+            if policy(group).steady < 1.0
+        ):
             return settled
-        return replace(settled, own={**settled.own, **self.perturbed.run(probe.feeds)})
+        own = dict(settled.own)
+        for name, value in self.perturbed.run(probe.feeds).items():
+            for group, rows in _parts(probe, value, own[name]).items():
+                if policy(group).steady < 1.0:
+                    own[name] = np.where(_mask(rows, value), value, own[name]) if rows is not ... else value
+        return replace(settled, own=own)
 
     def _add(self, name: str, probe: Probe, reference: Array, own: Array, given: Array) -> None:
         """Compare an output in place, by sample where its first axis counts samples."""
-        size = probe.samples
-        batched = size is not None and reference.shape[:1] == (size,) and len(probe.groups) == size
-        if not batched or not given.shape == own.shape == reference.shape:
-            self._at(name, probe.groups[0]).add(reference, own, given, batched=False, at=probe.label)
-            return
-        for group in dict.fromkeys(probe.groups):
-            rows = [index for index, other in enumerate(probe.groups) if other == group]
-            self._at(name, group).add(reference[rows], own[rows], given[rows], batched=True, at=probe.label)
+        parts = _parts(probe, reference, own, given)
+        for group, rows in parts.items():
+            self._at(name, group).add(reference[rows], own[rows], given[rows], batched=rows is not ..., at=probe.label)
 
     def _add_choices(self, probe: Probe, settled: Settled) -> None:
         for name, (reference, own, given) in settled.scores.items():
@@ -290,6 +295,22 @@ class Tally:
             if verdict == "pass" and self.matched < MIN_MATCHED:
                 return "inconclusive", (f"rounding decides all but {self.matched} of {self.rows} rows",)
         return verdict, reasons
+
+
+def _parts(probe: Probe, *runs: Array) -> dict[str, Any]:
+    """Return the rows of an output by group of their samples; all of them (``...``) where rows are not samples."""
+    size, shapes = probe.samples, {run.shape for run in runs}
+    if size is None or len(shapes) > 1 or runs[0].shape[:1] != (size,) or len(probe.groups) != size:
+        return {probe.groups[0]: ...}
+    return {
+        group: [index for index, other in enumerate(probe.groups) if other == group]
+        for group in dict.fromkeys(probe.groups)
+    }
+
+
+def _mask(rows: Sequence[int], like: Array) -> Array:
+    """Return which rows of an array are named, in a shape that broadcasts to the array's."""
+    return np.isin(np.arange(len(like)), rows).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _far(reference: Array, own: Array, given: Array | None, envelope: float) -> bool:

@@ -133,6 +133,19 @@ def test_a_network_that_amplifies_rounding_is_held_to_its_other_roundings() -> N
     assert judge(Linear(np.float32, amplified)) == "pass"
 
 
+def test_other_roundings_do_not_excuse_ordinary_inputs_in_the_same_call() -> None:
+    """A call may hold a sample of a lenient group beside ordinary ones."""
+
+    def off(out: Fetches, feeds: Feeds) -> Fetches:
+        return {"y": out["y"] * np.float32(1 + 7e-6)}
+
+    runs = (Linear(np.float64), Linear(np.float32), Linear(np.float32, off))
+    report = compare(*runs, make_probes([SPEC], {"batch": 2}), perturbed=Linear(np.float32, off))
+    assert report.verdict == "fail"
+    failed = {item.group for item in report.outputs if item.verdict == "fail"}
+    assert "unit" in failed and not failed & {"shifted", "large"}, failed
+
+
 def test_a_crash_is_not_a_verdict() -> None:
     def crash(out: Fetches, feeds: Feeds) -> Fetches:
         raise BackendCrashedError("gone")

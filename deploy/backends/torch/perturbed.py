@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 from deploy.backends.torch.reference import OperatorCall, PyTorchRunner
 from deploy.core.model import Model
+from deploy.core.runner import Feeds, Fetches
 
 _LINEAR = (
     "convolution",
@@ -17,27 +21,85 @@ _LINEAR = (
     "native_layer_norm",
     "native_group_norm",
 )
-_BOUNDED = ("sigmoid", "tanh", "silu", "gelu", "elu", "erf", "_softmax", "hardswish", "hardsigmoid")
+_BOUNDED = ("tanh", "gelu", "erf", "_softmax")
+_SHARES = ("sigmoid", "hardsigmoid", "_softmax")
+_AROUND_ONE = ("sigmoid", "hardsigmoid", "elu", "celu", "expm1", "log1p", "log_sigmoid_forward")
+_GATED = ("silu", "hardswish", "glu")
+_ROUNDINGS = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
 
 
-class PerturbedRunner(PyTorchRunner):
-    """A `PyTorchRunner` with one more rounding error in the result of every layer.
+IN_PLACE = 6.0
+"""Where a gated result below 0 has replaced its operand x, x is taken for −6: far below that, the result is near 0."""
+
+
+class OtherRoundings:
+    """Adds one more rounding error to the result of every layer of a run.
 
     Results of linear layers are off by one rounding, relative. Activations are off by one rounding of their largest
     value: runtimes compute them with polynomials whose absolute error is bounded, so that results near 0 have no
-    correct digit. (ONNX Runtime's sigmoid is 1.5e-8 where the exact value is 1e-30.)
+    correct digit. A sigmoid and ``exp(x) - 1`` are sums with 1, so a rounding of 1 counts even
+    where all results are small; ``x * sigmoid(x)`` has that error times x. (ONNX Runtime's sigmoid is off by up to
+    1.3e-7, and is 1.5e-8 where the exact value is 1e-30.)
+
+    Attributes:
+        used: whether any result was changed.
+
+    Args:
+        precision: precision of the run.
+        layers: False for the roundings of 1 alone, up or down at random; otherwise all activations are off in one
+            direction, which adds up.
     """
 
-    def __init__(self, model: Model, precision: str) -> None:
-        super().__init__(model, precision, observe=self._perturb)
-        self._rounding = 2.0**-24 if precision == "fp32" else 2.0**-11
-        self._random = torch.Generator().manual_seed(0)
+    def __init__(self, precision: str, *, layers: bool = True) -> None:
+        self.used = False
+        self._layers = layers
+        self._rounding = _ROUNDINGS[precision]
+        self._random = torch.Generator()
+        self.begin()
 
-    def _perturb(self, call: OperatorCall) -> None:
+    def begin(self) -> None:
+        """Start a run: every run has the same roundings."""
+        self._random.manual_seed(0)
+
+    def add(self, call: OperatorCall) -> None:
+        """Change the result of an operator in place."""
         name = call.operator.rstrip("_") if call.operator != "_softmax" else call.operator
         result = call.result[0] if isinstance(call.result, (tuple, list)) else call.result
-        if name in _LINEAR:
-            noise = torch.randn(result.shape, generator=self._random, dtype=torch.float32)
-            result.mul_(1.0 + self._rounding * noise.to(result.dtype))
-        elif name in _BOUNDED and result.numel():
-            result.add_(self._rounding * result.abs().max())
+        around_one = name in _AROUND_ONE or name in _GATED
+        if name in _LINEAR and self._layers:
+            result.mul_(1.0 + self._rounding * self._noise(result))
+            self.used = True
+        elif (around_one or (name in _BOUNDED and self._layers)) and result.numel():
+            self.used = True
+            size = _size(name, call.operands, result)
+            result.add_(self._rounding * size * (1.0 if self._layers else self._noise(result).sign()))
+            if name in _SHARES:
+                result.abs_().clamp_(max=1.0)
+
+    def _noise(self, like: Any) -> Any:
+        return torch.randn(like.shape, generator=self._random, dtype=torch.float32).to(like.dtype)
+
+
+def _size(name: str, operands: Sequence[Any], result: torch.Tensor) -> torch.Tensor:
+    """Return the numbers whose rounding the results of an activation are off by."""
+    if name in _BOUNDED:
+        return result.abs().max()
+    if name == "glu":
+        return torch.as_tensor(operands[0].chunk(2, operands[1])[0].abs())
+    if name in _GATED and operands[0] is not result:
+        return torch.as_tensor(operands[0].abs())
+    size = result.abs().clamp(min=1.0)
+    return size.where(result >= 0.0, IN_PLACE) if name in _GATED else size
+
+
+class PerturbedRunner(PyTorchRunner):
+    """A `PyTorchRunner` with `OtherRoundings`."""
+
+    def __init__(self, model: Model, precision: str, *, layers: bool = True) -> None:
+        self.roundings = OtherRoundings(precision, layers=layers)
+        super().__init__(model, precision, observe=self.roundings.add)
+
+    def run(self, feeds: Feeds) -> Fetches:
+        """Run once; see `Runner.run`."""
+        self.roundings.begin()
+        return super().run(feeds)
