@@ -89,12 +89,16 @@ def _not_faster(
     yield _entry(row, "int8", text)
 
 
-def _entry(row: JsonObject, kind: str, text: str) -> dict[str, str]:
+def where(row: JsonObject) -> str:
+    """Return the machine and the setting of a row, which contains its whole machine, in words."""
     threads = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
     device = row["machine"].get("cpu", "this machine") if row["device"] == "cpu" else "CUDA"
     machine = f"{row['machine']['kind']}: " if row["machine"].get("kind") else ""
-    where = f"{machine}{device}, {threads}, batch {row['batch']}"
-    return {"where": where, "model": row["slug"], "kind": kind, "text": f"{text}."}
+    return f"{machine}{device}, {threads}, batch {row['batch']}"
+
+
+def _entry(row: JsonObject, kind: str, text: str) -> dict[str, str]:
+    return {"where": where(row), "model": row["slug"], "kind": kind, "text": f"{text}."}
 
 
 def _reasons(profile: JsonObject) -> list[str]:

@@ -1,7 +1,8 @@
 """The report as one HTML file that opens offline and makes no network requests.
 
-The file contains Plotly's script and the figures compressed; the browser unpacks them. The table is plain HTML and does
-not depend on scripts. The content security policy in the page's head forbids every request.
+Charts are static SVG and the tables plain HTML, so that neither depends on scripts. The file also contains Plotly's
+script and the figures compressed; the browser unpacks them when a reader asks for an interactive chart. The content
+security policy in the page's head forbids every request.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 from deploy.core.errors import MissingPackageError
-from deploy.core.plain import to_plain
-from deploy.report import tables
+from deploy.report import answer, tables
 from deploy.report.plots import make_plots
 from deploy.report.rows import JsonObject
 
@@ -59,13 +59,15 @@ def render_page(document: JsonObject) -> str:
             machine_heads=tables.MACHINE_HEADS,
             machines=[tables.machine_line(item) for item in document["machines"]],
             shown=SHOWN,
-            settings=tables.common_settings(rows),
+            settings=answer.settings(document),
+            common=tables.common_settings(rows),
+            machine=document["machines"][0]["machine"].get("cpu", "") if document["machines"] else "",
             choices={name: values for name, values in choices.items() if len(values) > 1},
             legend=tables.legend(columns),
             plots=plots,
             style=_asset("page.css"),
             script=_asset("page.js"),
-            data=_packed(json.dumps({"plots": to_plain(plots), "rows": evidence})),
+            data=_packed(json.dumps({"plots": {item.name: item.figures for item in plots}, "rows": evidence})),
             plotly=_packed(plotly.get_plotlyjs()),
         )
     )

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from deploy.core.backend import backends
+from deploy.core.backend import backends, title_of
 from deploy.report import score
 from deploy.report.rows import JsonObject
+from deploy.report.svg import drawn
 from deploy.support.formatting import duration
 
 Figure = dict[str, Any]
@@ -23,8 +24,6 @@ DASHES = {"fp32": "solid", "fp16": "dot", "int8": "dash"}
 MS_PER_NS = 1e-6
 UPPER, LOWER = (0.55, 1.0), (0.0, 0.45)
 """Heights of two plots, one above the other, as shares of the figure."""
-SPREAD = 0.7
-"""Height over which the series of one model are spread in the latency plot, in rows, so that intervals are apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,12 +41,16 @@ class Plot:
     text: str
     figures: Mapping[str, Figure]
 
+    @property
+    def static(self) -> str:
+        """The first figure as HTML that needs no scripts."""
+        return drawn(next(iter(self.figures.values())), f"{self.title}. {self.text}")
+
 
 def make_plots(document: JsonObject) -> list[Plot]:
     """Return the plots for which the report has data; see `deploy.report.write.describe`."""
     rows = [row for row in document["rows"] if row["latency"] and row["scenario"] == "latency"]
     return [
-        *_latency(rows),
         *_accuracy(rows),
         *_distributions(rows),
         *_batches(rows),
@@ -57,46 +60,16 @@ def make_plots(document: JsonObject) -> list[Plot]:
     ]
 
 
-def _latency(rows: Sequence[JsonObject]) -> Iterator[Plot]:
-    """Median latency of each model, a series per backend and precision."""
-    if not rows:
-        return
-    figures = {}
-    for setting, group in _by_setting(rows).items():
-        order = [row["slug"] for row in reversed(_fastest(group))]
-        series = _by_series(group)
-        data = [
-            _points(
-                name,
-                members,
-                _latencies_ms(members),
-                [order.index(row["slug"]) + SPREAD * (0.5 - (index + 0.5) / len(series)) for row in members],
-                error_x=_latency_errors(members),
-            )
-            for index, (name, members) in enumerate(series)
-        ]
-        ticks = {"tickvals": list(range(len(order))), "ticktext": order, "range": [-0.6, len(order) - 0.4]}
-        figures[setting] = _figure(
-            data,
-            _log("median latency in ms, with its 95 % confidence interval"),
-            {**ticks, "automargin": True},
-            height=150 + max(30, 9 * len(series)) * len(order),
-        )
-    setting, group = next(iter(_by_setting(rows).items()))
-    text = f"Fastest configuration of each model ({setting}): {'; '.join(map(_label, _fastest(group)))}."
-    yield Plot(name="latency", title="Latency by model and backend", text=text, figures=figures)
-
-
 def _accuracy(rows: Sequence[JsonObject]) -> Iterator[Plot]:
     """Top-1 accuracy, mAP or mIoU against latency, with the Pareto front."""
     figures, texts = {}, []
-    for setting, group in _by_setting([row for row in rows if row["accuracy"]]).items():
+    for setting, group in rows_by_setting([row for row in rows if row["accuracy"]]).items():
         for data_name, metric in dict.fromkeys(map(_scored, group)):
             members = [row for row in group if _scored(row) == (data_name, metric)]
             front = [row for row in members if not any(dominates(other, row) for other in members)]
             name = data_name if metric == "top-1" else f"{metric} on {data_name}"
             figures[f"{name}, {setting}"] = _accuracy_figure(members, front, metric)
-            labels = (f"{_label(row)} {score.value(row['accuracy']):.1%}" for row in sorted(front, key=_median_ns))
+            labels = (f"{_label(row)} {score.value(row['accuracy']):.1%}" for row in sorted(front, key=median_ns))
             texts.append(f"On the front ({name}, {setting}): {', '.join(labels)}.")
     if not figures:
         return
@@ -116,7 +89,7 @@ def dominates(first: JsonObject, second: JsonObject) -> bool:
 
     Values whose confidence intervals overlap count as equal.
     """
-    (low, high), (other_low, other_high) = _interval_ns(first), _interval_ns(second)
+    (low, high), (other_low, other_high) = interval_ns(first), interval_ns(second)
     own, other = score.interval(first["accuracy"]), score.interval(second["accuracy"])
     faster, slower = high < other_low, low > other_high
     better, worse = own[0] > other[1], own[1] < other[0]
@@ -161,7 +134,7 @@ def _distributions(rows: Sequence[JsonObject]) -> Iterator[Plot]:
                 continue
             shares = [100 * index / (len(values) - 1) for index in range(len(values))]
             line = {"color": _color(row["backend"]), "dash": DASHES.get(row["precision"], "dashdot")}
-            name = f"{row['backend']} {row['precision']}"
+            name = _series((row["backend"], row["precision"]))
             data.append(_trace("lines", name, [value * MS_PER_NS for value in values], shares, line=line))
         if data:
             axes = _log("latency in ms"), _axis("cumulative share of calls in %")
@@ -196,7 +169,7 @@ def _batches(rows: Sequence[JsonObject]) -> Iterator[Plot]:
 
 
 def _batch_lines(name: Series, rows: Sequence[JsonObject]) -> list[Figure]:
-    title, batches = " ".join(name), [row["batch"] for row in rows]
+    title, batches = _series(name), [row["batch"] for row in rows]
     style = {"legendgroup": title, "marker": _marker(name), "line": {"color": _color(name[0])}}
     throughputs = [row["throughput"] for row in rows]
     return [
@@ -209,7 +182,7 @@ def _roofline(rows: Sequence[JsonObject], limits: Sequence[JsonObject]) -> Itera
     """Operations per second against arithmetic intensity, below the machine's roofs."""
     known = [row for row in rows if row["work"] and row["limit"]]
     figures = {}
-    for setting, group in _by_setting(known).items():
+    for setting, group in rows_by_setting(known).items():
         machine = next((item for item in limits if item["threads"] == group[0]["threads"]), None)
         if machine is None:
             continue
@@ -217,13 +190,13 @@ def _roofline(rows: Sequence[JsonObject], limits: Sequence[JsonObject]) -> Itera
         data = list(_roofs(machine, min(intensities) / 2, max(intensities) * 2))
         for name, members in _by_series(group):
             x = [_operations(row) / row["work"]["bytes"] for row in members]
-            y = [_operations(row) / _median_ns(row) for row in members]
+            y = [_operations(row) / median_ns(row) for row in members]
             data.append(_points(name, members, x, y))
         axes = _log("arithmetic intensity in operations / byte"), _log("10⁹ operations / s")
         figures[setting] = _figure(data, *axes)
     if not figures:
         return
-    setting, group = next(iter(_by_setting(known).items()))
+    setting, group = next(iter(rows_by_setting(known).items()))
     best = max(group, key=lambda row: float(row["limit"]["attained"]))
     text = f"Closest to its roof ({setting}): {_label(best)}, {best['limit']['attained']:.0%} of the attainable."
     yield Plot(name="roofline", title="Roofline", text=text, figures=figures)
@@ -318,7 +291,11 @@ def _trace(mode: str, name: str, x: Sequence[float], y: Sequence[float], **more:
 
 def _points(name: Series, rows: Sequence[JsonObject], x: Sequence[float], y: Sequence[float], **more: Any) -> Figure:
     slugs = [row["slug"] for row in rows]
-    return _trace("markers", " ".join(name), x, y, text=slugs, marker=_marker(name), **more)
+    return _trace("markers", _series(name), x, y, text=slugs, marker=_marker(name), **more)
+
+
+def _series(name: Series) -> str:
+    return f"{title_of(name[0])} {name[1]}"
 
 
 def _marker(name: Series) -> dict[str, Any]:
@@ -333,8 +310,8 @@ def _color(backend: str) -> str:
 
 def _latency_errors(rows: Sequence[JsonObject]) -> dict[str, Any]:
     return _errors(
-        [(_interval_ns(row)[1] - _median_ns(row)) * MS_PER_NS for row in rows],
-        [(_median_ns(row) - _interval_ns(row)[0]) * MS_PER_NS for row in rows],
+        [(interval_ns(row)[1] - median_ns(row)) * MS_PER_NS for row in rows],
+        [(median_ns(row) - interval_ns(row)[0]) * MS_PER_NS for row in rows],
     )
 
 
@@ -348,15 +325,17 @@ def _rounded(values: Sequence[float]) -> list[float]:
     return [float(f"{value:.5g}") for value in values]
 
 
-def _median_ns(row: JsonObject) -> float:
+def median_ns(row: JsonObject) -> float:
+    """Return the median latency of a row in ns."""
     return float(row["latency"]["median_ns"]["value"])
 
 
 def _latencies_ms(rows: Sequence[JsonObject]) -> list[float]:
-    return [_median_ns(row) * MS_PER_NS for row in rows]
+    return [median_ns(row) * MS_PER_NS for row in rows]
 
 
-def _interval_ns(row: JsonObject) -> tuple[float, float]:
+def interval_ns(row: JsonObject) -> tuple[float, float]:
+    """Return the 95 % confidence interval of the median latency in ns; the median twice if there is none."""
     median = row["latency"]["median_ns"]
     if median["low"] is None:
         return median["value"], median["value"]
@@ -364,13 +343,14 @@ def _interval_ns(row: JsonObject) -> tuple[float, float]:
 
 
 def _setting(row: JsonObject) -> str:
-    """Return in words what rows must share to be in one figure."""
+    """Return in words what rows must share to be in one figure; the first machine is not named."""
     words = [f"batch {row['batch']}", f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"]
     words += [row["device"]] if row["device"] != "cpu" else []
-    return ", ".join([*words, f"machine {row['machine'] + 1}"])
+    words += [f"machine {row['machine'] + 1}"] if row["machine"] else []
+    return ", ".join(words)
 
 
-def _by_setting(rows: Sequence[JsonObject]) -> dict[str, list[JsonObject]]:
+def rows_by_setting(rows: Sequence[JsonObject]) -> dict[str, list[JsonObject]]:
     """Return comparable rows together; the setting with the most rows first."""
     groups: dict[str, list[JsonObject]] = {}
     for row in rows:
@@ -386,13 +366,5 @@ def _by_series(rows: Sequence[JsonObject]) -> list[tuple[Series, list[JsonObject
     return [(name, list(group)) for name, group in groupby(sorted(rows, key=key), key=key)]
 
 
-def _fastest(rows: Sequence[JsonObject]) -> list[JsonObject]:
-    """Return the fastest row of each model, in the order of their latencies."""
-    fastest: dict[str, JsonObject] = {}
-    for row in sorted(rows, key=_median_ns):
-        fastest.setdefault(row["slug"], row)
-    return list(fastest.values())
-
-
 def _label(row: JsonObject) -> str:
-    return f"{row['slug']} {duration(_median_ns(row))} ({row['backend']} {row['precision']})"
+    return f"{row['slug']} {duration(median_ns(row))} ({_series((row['backend'], row['precision']))})"

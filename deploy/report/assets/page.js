@@ -62,9 +62,9 @@
   theme.hidden = false;
   theme.addEventListener("click", () => {
     document.documentElement.dataset.theme = isDark() ? "light" : "dark";
-    drawn.forEach((place) => draw(place));
+    drawn.forEach(draw);
   });
-  prefers.addEventListener("change", () => drawn.forEach((place) => draw(place)));
+  prefers.addEventListener("change", () => drawn.forEach(draw));
 
   async function unpack(id) {
     const text = document.getElementById(id).textContent;
@@ -88,14 +88,13 @@
     return script;
   }
 
-  const places = Array.from(document.querySelectorAll("div.plot"));
   const drawn = new Set();
-  async function draw(place) {
-    drawn.add(place);
+  async function draw(name) {
+    drawn.add(name);
+    const place = document.querySelector(`div.plot[data-plot="${name}"]`);
     const [{ plots }, Plotly] = await Promise.all([data(), plotly()]);
-    const plot = plots[Number(place.dataset.plot)];
-    const select = document.querySelector(`select[data-plot="${place.dataset.plot}"]`);
-    const figure = plot.figures[select ? select.value : Object.keys(plot.figures)[0]];
+    const select = document.querySelector(`select[data-plot="${name}"]`);
+    const figure = plots[name][select ? select.value : Object.keys(plots[name])[0]];
     const style = getComputedStyle(document.documentElement);
     const [ink, line] = [style.getPropertyValue("--ink").trim(), style.getPropertyValue("--line").trim()];
     const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true };
@@ -104,22 +103,20 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
       legend: { orientation: "h", y: 0, yanchor: "bottom", yref: "container" },
     };
-    for (const name of Object.keys(layout).filter((item) => /^[xy]axis/.test(item))) {
-      layout[name] = { ...axis, ...layout[name] };
+    for (const key of Object.keys(layout).filter((item) => /^[xy]axis/.test(item))) {
+      layout[key] = { ...axis, ...layout[key] };
     }
+    if (!place.dataset.drawn) place.replaceChildren();
     await Plotly.react(place, figure.data, layout, { responsive: true, displaylogo: false });
     place.dataset.drawn = "true";
+    const figureElement = place.closest("figure");
+    figureElement.querySelectorAll(".static, button").forEach((element) => element.remove());
   }
-  document.querySelectorAll("select[data-plot]").forEach((select) => {
-    select.addEventListener("change", () => draw(places[Number(select.dataset.plot)]));
+  document.querySelectorAll(".tools").forEach((tools) => {
+    tools.hidden = false;
+    tools.querySelectorAll("select").forEach((item) => item.addEventListener("change", () => draw(item.dataset.plot)));
+    tools.querySelector("button").addEventListener("click", (event) => draw(event.target.dataset.plot));
   });
-  const watch = new IntersectionObserver((entries) => {
-    for (const entry of entries.filter((item) => item.isIntersecting)) {
-      watch.unobserve(entry.target);
-      draw(entry.target);
-    }
-  }, { rootMargin: "400px" });
-  places.forEach((place) => watch.observe(place));
 
   function line(list, name, value) {
     const item = document.createElement("li");
