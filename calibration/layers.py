@@ -19,12 +19,23 @@ _DEQUANTIZED = "_DequantizeLinear_Output"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerNoise:
-    """Noise of one layer's output, or of the activation behind it, including the noise of all layers before it."""
+    """Noise of one layer's output, or of the activation behind it, including the noise of all layers before it.
+
+    Attributes:
+        layer: name of the node.
+        module: the model's module that has its weight; empty if the file does not tell.
+    """
 
     layer: str
     operator: str
     tensor: str
     sqnr_db: float
+    module: str = ""
+
+    @property
+    def label(self) -> str:
+        """The module if it is known, and the node."""
+        return f"{self.module} ({self.layer})" if self.module else self.layer
 
 
 class NoiseMeter:
@@ -81,12 +92,19 @@ class NoiseMeter:
                 layer=node.name,
                 operator=node.op_type,
                 tensor=tensor,
+                module=_module(node),
                 sqnr_db=_decibels(self._signal[tensor], self._noise[tensor]),
             )
             for node, tensor in self._layers
             if tensor in self._quantized_names
         ]
         return sorted(noise, key=lambda item: item.sqnr_db)
+
+
+def _module(node: onnx.NodeProto) -> str:
+    """Return the module whose weight a layer has: exporters name it ``layer1.0.conv1.weight``."""
+    names = [name for name in node.input if name.endswith(".weight")]
+    return names[0].removesuffix(".weight") if names else ""
 
 
 def _decibels(signal: float, noise: float) -> float:

@@ -66,8 +66,8 @@ class GraphChild:
         self._add(feeds)
         reply, arrays = self._remote.call("noise")
         return [
-            LayerNoise(layer=layer, operator=operator, tensor=tensor, sqnr_db=float(value))
-            for (layer, operator, tensor), value in zip(reply["layers"], arrays["sqnr_db"], strict=True)
+            LayerNoise(layer=layer, operator=operator, tensor=tensor, module=module, sqnr_db=float(value))
+            for (layer, operator, tensor, module), value in zip(reply["layers"], arrays["sqnr_db"], strict=True)
         ]
 
     def rewrite(self, feeds: Iterable[Feeds], *, samples: int) -> dict[str, list[str]]:
@@ -192,7 +192,7 @@ class GraphWorker:
             raise UsageError("compare was not called.")
         meter, self._meter = self._meter, None
         layers = meter.finish()
-        named = [[item.layer, item.operator, item.tensor] for item in layers]
+        named = [[item.layer, item.operator, item.tensor, item.module] for item in layers]
         return {"layers": named}, {"sqnr_db": np.asarray([item.sqnr_db for item in layers], np.float64)}
 
 

@@ -226,14 +226,18 @@ def _sensitivity(models: Sequence[JsonObject]) -> Iterator[Plot]:
             "type": "bar",
             "orientation": "h",
             "x": _rounded([float(layer["sqnr_db"]) for layer in layers]),
-            "y": [layer["layer"] for layer in layers],
+            "y": [layer.get("module") or layer["layer"] for layer in layers],
             "marker": {"color": _color(item["target"])},
         }
         axes = _axis("SQNR in dB (lower is worse)"), {"automargin": True}
         figures[f"{item['slug']}, for {item['target']}"] = _figure([bars], *axes, height=140 + 22 * len(layers))
     if not figures:
         return
-    worst = min((float(layer["sqnr_db"]), layer["layer"], item["slug"]) for item in models for layer in item["layers"])
+    worst = min(
+        (float(layer["sqnr_db"]), layer.get("module") or layer["layer"], item["slug"])
+        for item in models
+        for layer in item["layers"]
+    )
     text = (
         "SQNR of the layers with the most quantization noise; the lowest is "
         f"{worst[0]:.1f} dB, in {worst[1]} of {worst[2]}."

@@ -57,18 +57,18 @@ def number(value: float) -> str:
 
 
 def drawn(figure: Figure, text: str) -> str:
-    """Return a figure of `deploy.report.plots` as HTML: its key and one SVG. ``text`` is read by screen readers."""
+    """Return a figure of `deploy.report.plots` as HTML: its key, and an SVG for each of its plots.
+
+    ``text`` is read by screen readers.
+    """
     layout = figure["layout"]
     plots = _plots(layout)
-    height = int(layout["height"])
-    parts = []
-    for place, (name, axis) in enumerate(plots):
-        traces = [trace for trace in figure["data"] if trace.get("yaxis", "y") == name]
-        share = 1 / len(plots)
-        top, tall = place * height / len(plots), share * height
-        parts.append(_plot(traces, layout["xaxis"], axis, top, tall, x_title=place == len(plots) - 1))
-    opening = f'<svg class="chart" width="100%" height="{height}" role="img" aria-label="{escape(text)}">'
-    return f"{_key(figure['data'])}{opening}{''.join(parts)}</svg>"
+    height = int(layout["height"]) / len(plots)
+    parts = [
+        _plot([trace for trace in figure["data"] if trace.get("yaxis", "y") == name], layout["xaxis"], axis, height)
+        for name, axis in plots
+    ]
+    return f'{_key(figure["data"])}<div role="img" aria-label="{escape(text)}">{"".join(parts)}</div>'
 
 
 def _plots(layout: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -78,14 +78,9 @@ def _plots(layout: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _plot(
-    traces: Sequence[Mapping[str, Any]],
-    x_axis: Mapping[str, Any],
-    y_axis: Mapping[str, Any],
-    top: float,
-    height: float,
-    *,
-    x_title: bool,
+    traces: Sequence[Mapping[str, Any]], x_axis: Mapping[str, Any], y_axis: Mapping[str, Any], height: float
 ) -> str:
+    """Return one plot. What is left of it and below is written outside of its area, so that shares are of the area."""
     bars = bool(traces) and traces[0]["type"] == "bar"
     names = list(traces[0]["y"]) if bars else []
     left, below = (12 + 7 * min(28, max(map(len, names), default=0)) if bars else 62), 46
@@ -106,13 +101,13 @@ def _plot(
             parts.append(label("-6", y, number(value), 'text-anchor="end" dominant-baseline="middle"'))
         for trace in traces:
             parts += _trace(trace, x_scale, y_scale, tall)
-    if x_title:
-        parts.append(label("50%", f"{tall + 37:.0f}", x_axis["title"]["text"], 'text-anchor="middle"'))
-    place = f'x="{left}" y="{top + 10:.0f}" height="{tall:.0f}" style="width: calc(100% - {left + 16}px)"'
-    inner = f'<svg {place} overflow="visible">{"".join(parts)}</svg>'
+    parts.append(label("50%", f"{tall + 37:.0f}", x_axis["title"]["text"], 'text-anchor="middle"'))
     title = y_axis.get("title", {}).get("text", "")
-    turned = f'transform="translate(13 {top + 10 + tall / 2:.0f}) rotate(-90)" text-anchor="middle"'
-    return inner + (label("0", "0", title, turned) if title else "")
+    if title:
+        turned = f'transform="translate({13 - left} {tall / 2:.0f}) rotate(-90)" text-anchor="middle"'
+        parts.append(label("0", "0", title, turned))
+    place = f"margin: 10px 16px {below}px {left}px; width: calc(100% - {left + 16}px)"
+    return f'<svg class="chart" style="{place}" height="{tall:.0f}">{"".join(parts)}</svg>'
 
 
 def _scale(traces: Sequence[Mapping[str, Any]], name: str, axis: Mapping[str, Any], from_zero: bool) -> Scale:

@@ -53,7 +53,7 @@ def show_quantized(report: QuantizeReport, details: bool) -> None:
             table.add_column(name, overflow="fold")
         table.add_column("SQNR", justify="right")
         for item in report.worst[:LAYERS_SHOWN]:
-            table.add_row(escape(item.layer), item.operator, escape(item.tensor), _decibels(item.sqnr_db))
+            table.add_row(escape(item.label), item.operator, escape(item.tensor), _decibels(item.sqnr_db))
         console().print(table)
 
 

@@ -36,14 +36,33 @@ def _latencies(page: Any) -> list[float]:
     return [float(cells.nth(index).get_attribute("data-key")) for index in range(cells.count())]
 
 
-def test_it_draws_every_plot_without_console_messages_or_requests(opened: Any) -> None:
-    places = opened.locator("div.plot")
-    assert places.count() >= 3
-    for index in range(places.count()):
-        places.nth(index).scroll_into_view_if_needed()
-        opened.locator(f"div.plot[data-plot='{index}'][data-drawn]").wait_for()
-        assert places.nth(index).locator("svg.main-svg").count() >= 1
+def test_the_first_screen_answers_and_shows_the_chart(opened: Any) -> None:
+    opened.set_viewport_size({"width": 1300, "height": 900})
+    cards, lines = opened.locator(".answer"), opened.locator(".answer .line")
+    assert cards.count() == 3 and lines.count() == 7
+    for place in (cards.nth(2), lines.nth(6)):
+        box = place.bounding_box()
+        assert box["y"] + box["height"] <= 900
+    text = cards.nth(1).inner_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert "INT8 on ONNX Runtime" in text and "× PyTorch" in text and "top-1 98.5 %, -0.5 points (-1.5 to +0.5)" in text
+    marks = opened.locator(".answer .line path")
+    assert marks.count() == 9, "one for each configuration"
+    line, axis = lines.first.locator("svg").first.bounding_box(), opened.locator(".ticks").bounding_box()
+    assert abs(line["x"] - axis["x"]) < 1 and abs(line["width"] - axis["width"]) < 1, "numbers stand above their lines"
     assert opened.events == [f"request: {opened.url}"], "one request, for the page itself, and nothing on the console"
+
+
+def test_every_chart_can_be_made_interactive(opened: Any) -> None:
+    places = opened.locator("div.plot")
+    assert places.count() >= 2
+    names = [places.nth(index).get_attribute("data-plot") for index in range(places.count())]
+    for name in names:
+        assert opened.locator(f"div.plot[data-plot='{name}'] svg.chart").is_visible()
+        opened.locator(f"button[data-plot='{name}']").click()
+        opened.locator(f"div.plot[data-plot='{name}'][data-drawn]").wait_for()
+        assert opened.locator(f"div.plot[data-plot='{name}'] svg.main-svg").count() >= 1
+        assert opened.locator(f"div.plot[data-plot='{name}'] svg.chart").count() == 0
+    assert opened.events == [f"request: {opened.url}"]
 
 
 def test_it_sorts_by_numbers_and_back(opened: Any) -> None:
@@ -101,18 +120,31 @@ def test_dark_and_light(opened: Any) -> None:
 def test_a_phone_needs_no_horizontal_scrolling(browser: Any, filled: Path) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 800})
     page.goto(write_report(artifacts=filled).page.as_uri())
-    page.locator("div.plot").first.scroll_into_view_if_needed()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.locator("button[data-plot]").first.click()
     page.locator("div.plot[data-drawn]").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.close()
 
 
-def test_the_table_needs_no_scripts(browser: Any, filled: Path) -> None:
+def test_tables_and_charts_need_no_scripts(browser: Any, filled: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(write_report(artifacts=filled).page.as_uri())
     assert page.locator("#table tbody tr").count() == 8
     assert page.locator("#filters").is_hidden()
+    assert page.locator(".answer .line path").count() == 8
+    charts = page.locator("div.plot svg.chart")
+    assert charts.count() >= 2
+    for index in range(charts.count()):
+        area = charts.nth(index).bounding_box()
+        assert area["width"] > 300 and area["height"] > 100
+        for mark in charts.nth(index).locator("path").all():
+            box = mark.bounding_box()
+            middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+            assert area["x"] <= middle[0] <= area["x"] + area["width"]
+            assert area["y"] <= middle[1] <= area["y"] + area["height"]
+    assert page.locator("button[data-plot]").first.is_hidden()
     context.close()
 
 

@@ -58,7 +58,7 @@ def test_plotly_accepts_every_figure(filled: Path) -> None:
     floor = {"attained": 0.5, "bound": "compute-bound", "unknown": {}}
     document["rows"] = [{**row, "limit": floor} for row in document["rows"]]
     shown = make_plots(document)
-    names = {"latency", "front", "distributions", "batches", "roofline", "sensitivity", "curves"}
+    names = {"front", "distributions", "batches", "roofline", "sensitivity", "curves"}
     assert {item.name for item in shown} == names
     for item in shown:
         assert item.text and item.figures
