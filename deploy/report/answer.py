@@ -19,9 +19,10 @@ COLORS = {"fp32": "var(--float)", "fp16": "var(--half)", "bf16": "var(--half)", 
 SYMBOLS = {"fp32": "circle-open", "fp16": "square", "bf16": "square", "int8": "diamond"}
 BEFORE = 0.13
 """Free space for a number before the smallest value, as a share of the chart."""
-NO_BREAK = "\N{NO-BREAK SPACE}"
-MIDDLE = "11"
-"""Where marks are in a line of the chart, in pixels from its top."""
+UNBROKEN = {ord(" "): "\N{NO-BREAK SPACE}", ord("-"): "\N{NON-BREAKING HYPHEN}"}
+HEIGHT, APART = 24, 8
+"""Height of a line of the chart, and the distance of the marks in it, so that their intervals can be told apart; in
+pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +98,7 @@ def _answer(rows: Sequence[JsonObject], scale: Scale, document: JsonObject) -> A
         slug=best["slug"],
         fastest=duration(median_ns(best)),
         how=_how(best),
-        facts=tuple(text.replace(" ", NO_BREAK) for text in _facts(best, document["baseline"])),
+        facts=tuple(text.translate(UNBROKEN) for text in _facts(best, document["baseline"])),
         remarks=tuple(_remarks(best, rows, document)),
         lines=tuple(_lines(rows, best, scale)),
     )
@@ -175,17 +176,17 @@ def _grid(scale: Scale) -> Iterator[str]:
 
 
 def _marks(rows: Sequence[JsonObject], best: JsonObject, scale: Scale) -> Iterator[str]:
-    places = [scale.at(median_ns(row) * MS_PER_NS) for row in rows]
-    yield segment((percent(places[0]), MIDDLE), (percent(places[-1]), MIDDLE), 'class="pair"')
-    for row, place in zip(rows, places, strict=True):
-        color = COLORS.get(row["precision"], "var(--ink)")
+    apart = min(APART, HEIGHT / (len(rows) + 1))
+    for index, row in enumerate(rows):
+        color, place = COLORS.get(row["precision"], "var(--ink)"), percent(scale.at(median_ns(row) * MS_PER_NS))
         low, high = (percent(scale.at(end * MS_PER_NS)) for end in interval_ns(row))
-        yield segment((low, MIDDLE), (high, MIDDLE), f'stroke="{color}" stroke-width="2"')
-        yield mark(percent(place), MIDDLE, SYMBOLS.get(row["precision"], "x"), color, f"{_how(row)}: {_time(row)}")
+        y = f"{HEIGHT / 2 + apart * (index - (len(rows) - 1) / 2):g}"
+        yield segment((low, y), (high, y), f'stroke="{color}" stroke-width="2"')
+        yield mark(place, y, SYMBOLS.get(row["precision"], "x"), color, f"{_how(row)}: {_time(row)}")
     weight = ' font-weight="700"' if rows[0] is best else ""
-    start = scale.at(interval_ns(rows[0])[0] * MS_PER_NS)
+    start = scale.at(min(interval_ns(rows[0])[0], 0.98 * median_ns(rows[0])) * MS_PER_NS)
     style = f'text-anchor="end" dx="-8" dominant-baseline="central"{weight}'
-    yield label(percent(min(start, places[0] - 0.005)), MIDDLE, duration(median_ns(rows[0])), style)
+    yield label(percent(start), "50%", duration(median_ns(rows[0])), style)
 
 
 def _time(row: JsonObject) -> str:

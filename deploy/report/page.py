@@ -60,6 +60,7 @@ def render_page(document: JsonObject) -> str:
             machines=[tables.machine_line(item) for item in document["machines"]],
             shown=SHOWN,
             settings=answer.settings(document),
+            height=answer.HEIGHT,
             common=tables.common_settings(rows),
             machine=document["machines"][0]["machine"].get("cpu", "") if document["machines"] else "",
             choices={name: values for name, values in choices.items() if len(values) > 1},

@@ -43,7 +43,7 @@ def test_the_first_screen_answers_and_shows_the_chart(opened: Any) -> None:
     for place in (cards.nth(2), lines.nth(6)):
         box = place.bounding_box()
         assert box["y"] + box["height"] <= 900
-    text = cards.nth(1).inner_text().replace("\N{NO-BREAK SPACE}", " ")
+    text = cards.nth(1).inner_text().translate({0xA0: " ", 0x2011: "-"})
     assert "INT8 on ONNX Runtime" in text and "× PyTorch" in text and "top-1 98.5 %, -0.5 points (-1.5 to +0.5)" in text
     marks = opened.locator(".answer .line path")
     assert marks.count() == 9, "one for each configuration"
