@@ -12,7 +12,7 @@ NAMES = {
 
 
 def harness_figures() -> list[str]:
-    """Return rows of the README's table."""
+    """Return rows of the table of docs/figures.md."""
     result, rows = load("harness"), []
     if overhead := result.get("overhead"):
         spent = overhead["whole_call_ns"] - overhead["bare_call_ns"]

@@ -103,7 +103,7 @@ def attack_text() -> str:
 
 
 def serve_figures() -> list[str]:
-    """Return rows of the README's table."""
+    """Return rows of the table of docs/figures.md."""
     result = load("serve")
     if not result:
         return []
@@ -121,7 +121,7 @@ def serve_figures() -> list[str]:
 
 
 def sweep_figures() -> list[str]:
-    """Return rows of the README's table."""
+    """Return rows of the table of docs/figures.md."""
     lines = []
     if result := load("sweep"):
         overhead, ratio = result["overhead"], result["over_by_hand"]

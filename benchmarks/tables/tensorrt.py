@@ -20,7 +20,7 @@ def tensorrt_tables() -> str:
 
 
 def tensorrt_figures() -> list[str]:
-    """Return rows of the README's table."""
+    """Return rows of the table of docs/figures.md."""
     result, lines = load(RESULT), []
     rows = result.get("rows", {})
     if rows:
