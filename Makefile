@@ -42,7 +42,7 @@ check: $(READY)  ## lint, import order, types
 	$(BIN)/mypy
 
 test: check  ## everything that CI runs
-	$(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadscope
+	$(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadscope --no-loadscope-reorder
 
 test-nightly: check  ## the slow tests too
 	$(BIN)/pytest

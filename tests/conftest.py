@@ -164,10 +164,26 @@ class Ran:
         return json.loads(self.out)
 
 
+LONG = (
+    "optimizing",
+    "sweeps",
+    "bench",
+    "reliability",
+    "quantization",
+    "precision",
+    "exporting",
+    "serving",
+    "packaging",
+)
+"""Folders with the longest modules, which run first: at the end, one process would wait for the other."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is marked ``gpu`` is skipped, with the reason, where there is none."""
+    """What is marked ``gpu`` is skipped, with the reason, where there is none; long modules come first."""
     from deploy.support.cuda_driver import gpus
 
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.parent.name, len(LONG)))
     if not gpus():
         for item in items:
             if item.get_closest_marker("gpu"):

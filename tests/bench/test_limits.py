@@ -41,6 +41,7 @@ def test_limits_come_back_from_json() -> None:
     assert MachineLimits.from_dict(json.loads(json.dumps(LIMITS.to_dict()))) == LIMITS
 
 
+@pytest.mark.slow
 def test_the_floor_of_every_row_from_measured_peaks(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SECONDS", 0.02)
     monkeypatch.setattr(limits, "SIZES", (2**16, 2**24))

@@ -49,6 +49,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return install(folder, sources, {"deploy.packaging.targets": {name: name for name in sources}})
 
 
+@pytest.mark.slow
 def test_it_is_packaged_for_as_declared(made: Path, environment: dict[str, str]) -> None:
     words = ("package", "lenet5", "--for", "shelf", "--precision", "fp16")
     done = deploy(environment, made, *words, "--max-delay-ms", 2.5, "--json")
@@ -74,6 +75,7 @@ def test_it_refuses_what_it_does_not_declare(made: Path, environment: dict[str, 
     assert not (made / "packages").exists()
 
 
+@pytest.mark.slow
 def test_it_takes_the_int8_file_of_its_backend(made: Path, environment: dict[str, str]) -> None:
     from deploy.quantization.quantize import quantize
 

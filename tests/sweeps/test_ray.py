@@ -53,6 +53,7 @@ def _states(report: SweepReport) -> dict[str, str]:
     return {item.task.name: item.state for item in report.outcomes}
 
 
+@pytest.mark.slow
 def test_every_kind_of_machine_and_no_file_is_sent_twice(cluster: Any, trained: Path, store: Path) -> None:
     cluster.of(LEFT)
     cluster.of(RIGHT)
