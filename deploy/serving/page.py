@@ -1,4 +1,4 @@
-"""The demo page: top classes and run time of PyTorch and of every served file, for an image that the user chooses."""
+"""The demo page: what PyTorch and every served file answer for an image that the user chooses, and in what time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -26,14 +25,17 @@ from deploy.core.store import Store
 from deploy.core.tensors import batch_symbol
 from deploy.data.preprocess import assumed_preprocessing, image_preprocessing
 from deploy.models.open import open_model, request_of
+from deploy.serving.answers import Answer, agreement, answer, picture_of
 from deploy.serving.app import Service
 from deploy.serving.models import ModelOpener, ServedModel
 from deploy.serving.protocol import RequestError
+from deploy.tasks.postprocessing import Postprocessing
+from deploy.tasks.task import Task, task_of
 
+PICTURES = ("detection", "instance-segmentation", "semantic-segmentation")
+"""Tasks whose answers are drawn on the picture that the model receives."""
 RUNS = 5
 """Runs of each variant; the page shows their median time."""
-TOP = 5
-"""Classes shown per variant."""
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -94,7 +96,16 @@ def page_routes(
     for remark in remarks:
         progress.warn(remark)
     remarks += [f"{item.name} is {UNPROVEN}." for item in served if item.about["parity"] == UNPROVEN]
-    page = Page(title=manifest.model, variants=variants, remarks=remarks, preprocessing=recipe, service=service)
+    form = manifest.postprocessing
+    page = Page(
+        title=manifest.model,
+        variants=variants,
+        remarks=remarks,
+        preprocessing=recipe,
+        task=task_of(manifest.task, manifest.inputs, manifest.outputs),
+        postprocessing=None if form is None else Postprocessing.from_dict(form),
+        service=service,
+    )
     return page.routes()
 
 
@@ -111,6 +122,8 @@ class Page:
     variants: Sequence[ServedModel]
     remarks: Sequence[str]
     preprocessing: Preprocessing
+    task: Task | None
+    postprocessing: Postprocessing | None
     service: Service
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     waiting: set[Request] = field(default_factory=set)
@@ -132,42 +145,26 @@ class Page:
             body = await self.service.body(request)
             sample = await self.service.reader.sample(body, self.preprocessing)
             async with self.turn:  # the times of one image at a time are comparable
-                rows = [await self._row(item, sample[None]) for item in self.variants]
+                rows, answers = zip(*[await self._row(item, sample[None]) for item in self.variants], strict=True)
         finally:
             self.waiting.discard(request)
-        return JSONResponse({"rows": rows, "runs": RUNS})
+        for row, given in zip(rows[1:], answers[1:], strict=True):
+            row["same"] = agreement(answers[0], given) if answers[0] and given else None
+        picture = picture_of(sample, self.preprocessing) if self.task in PICTURES else None
+        return JSONResponse({"rows": rows, "runs": RUNS, "picture": picture})
 
-    async def _row(self, model: ServedModel, batch: NDArray[Any]) -> dict[str, Any]:
+    async def _row(self, model: ServedModel, batch: NDArray[Any]) -> tuple[dict[str, Any], Answer | None]:
+        """Run a variant; return what the page shows of it, and its answer if it has one."""
         spec = model.inputs[0]
         feeds = {spec.name: batch.astype(spec.dtype, copy=False)}
         try:
             results = [await model.batcher.run(feeds, 1) for _ in range(RUNS)]
+            outputs = results[-1][0]
+            found = answer(outputs, self.task, model.labels, self.postprocessing, (batch.shape[2], batch.shape[3]))
         except DeployError as exc:
-            return {"name": model.name, "error": exc.message}
-        logits = next(iter(results[-1][0].values()))
-        return {
-            "name": model.name,
-            "top": _top_classes(logits, model.labels),
-            "median_ms": 1000 * statistics.median(ran_s for _, ran_s in results),
-        }
-
-
-def _top_classes(logits: NDArray[Any], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the most probable classes of the first sample, by softmax in float64; none if a logit is not finite."""
-    row = logits.reshape(len(logits), -1)[0].astype(np.float64)
-    if not np.isfinite(row).all():
-        return []
-    weights = np.exp(row - row.max())
-    probabilities = weights / weights.sum()
-    named = len(labels) == len(row)
-    return [
-        {
-            "index": int(index),
-            "label": labels[index] if named else str(index),
-            "probability": float(probabilities[index]),
-        }
-        for index in np.argsort(-probabilities, kind="stable")[:TOP]
-    ]
+            return {"name": model.name, "error": exc.message}, None
+        median_ms = 1000 * statistics.median(ran_s for _, ran_s in results)
+        return {"name": model.name, **found.shown, "median_ms": median_ms}, found
 
 
 async def _asset(request: Request) -> Response:

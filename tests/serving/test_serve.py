@@ -121,6 +121,7 @@ def test_a_picture_on_the_page(browser: Any, served: Path, tmp_path: Path) -> No
         assert all(
             text.endswith(" ms") for text in page.locator("#answers tbody tr").nth(0).locator("td").all_inner_texts()
         )
+        assert page.locator("#status").inner_text() == "All 3 agree ✓"
         assert [text for text in unexpected if not text.startswith("blob:")] == []
         wrong = tmp_path / "words.png"
         wrong.write_text("no image")

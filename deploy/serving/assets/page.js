@@ -29,15 +29,68 @@ function cell(entry, first) {
   return td;
 }
 
-function show(rows) {
+function agreed(rows) {
+  const others = rows.slice(1).filter((row) => row.same !== null && row.same !== undefined);
+  if (!others.length) return "";
+  const different = others.filter((row) => row.same < 0.9995);
+  if (!different.length) return others.length === 1 ? "Both agree ✓" : `All ${others.length + 1} agree ✓`;
+  const shares = different.map((row) => (rows[0].top ? row.name : `${row.name}: ${(100 * row.same).toFixed(1)} % the same`));
+  return `Not as ${rows[0].name}: ${shares.join(", ")}`;
+}
+
+function drawn(row, picture) {
+  const td = make("td");
+  if (!row.boxes && !row.mask) return td;
+  const place = make("div");
+  place.className = "drawn";
+  place.append(Object.assign(make("img"), { src: picture, alt: "the picture as the model receives it" }));
+  if (row.mask) place.append(Object.assign(make("img"), { src: row.mask, alt: "classes of the pixels", className: "mask" }));
+  const shapes = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  for (const { box, label, score, color } of row.boxes || []) {
+    const shape = document.createElementNS(shapes.namespaceURI, "rect");
+    const sizes = { x: box[0], y: box[1], width: box[2] - box[0], height: box[3] - box[1] };
+    for (const [name, value] of Object.entries(sizes)) shape.setAttribute(name, `${100 * value}%`);
+    shape.setAttribute("stroke", color);
+    const text = document.createElementNS(shapes.namespaceURI, "title");
+    text.textContent = `${label} ${(100 * score).toFixed(0)} %`;
+    shape.append(text);
+    shapes.append(shape);
+  }
+  place.append(shapes);
+  const list = make("ul");
+  list.className = "found";
+  for (const item of row.boxes || row.classes) {
+    const share = item.score === undefined ? item.share : item.score;
+    const mark = make("span");
+    mark.className = "swatch";
+    const swatch = document.createElementNS(shapes.namespaceURI, "svg");
+    const disc = document.createElementNS(shapes.namespaceURI, "circle");
+    for (const [name, value] of Object.entries({ cx: 6, cy: 6, r: 5, fill: item.color })) disc.setAttribute(name, value);
+    swatch.append(disc);
+    mark.append(swatch);
+    const line = make("li");
+    line.append(mark, `${item.label} ${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`);
+    list.append(line);
+  }
+  if (row.boxes && !row.boxes.length) list.append(make("li", "nothing found"));
+  td.append(place, list);
+  return td;
+}
+
+function show({ rows, picture }) {
   const table = find("answers");
   const head = make("tr");
   head.append(make("th", ""), ...rows.map((row) => make("th", row.name)));
   table.tHead.replaceChildren(head);
   const times = make("tr");
   const ms = (row) => (row.error ? "" : `${row.median_ms.toPrecision(3)} ms`);
-  times.append(make("th", "time, batch 1"), ...rows.map((row) => make("td", ms(row))));
+  times.append(make("th", "time"), ...rows.map((row) => make("td", ms(row))));
   const body = [times];
+  if (picture) {
+    const line = make("tr");
+    line.append(make("th", "found"), ...rows.map((row) => drawn(row, picture)));
+    body.push(line);
+  }
   const reference = rows[0].top || [];
   const ranks = Math.max(...rows.map((row) => (row.top || []).length));
   for (let rank = 0; rank < ranks; rank += 1) {
@@ -49,7 +102,7 @@ function show(rows) {
   table.tBodies[0].replaceChildren(...body);
   table.hidden = false;
   const failed = rows.filter((row) => row.error).map((row) => `${row.name}: ${row.error}`);
-  say(failed.join("; "), failed.length > 0);
+  say(failed.join("; ") || agreed(rows), failed.length > 0);
 }
 
 async function compare(file) {
@@ -60,7 +113,7 @@ async function compare(file) {
   find("invitation").hidden = true;
   say("Running …");
   try {
-    show((await json(await fetch("/compare", { method: "POST", body: file }))).rows);
+    show(await json(await fetch("/compare", { method: "POST", body: file })));
   } catch (error) {
     find("answers").hidden = true;
     say(error.message, true);
