@@ -44,8 +44,9 @@ check: $(READY)  ## lint, import order, types
 test: check  ## everything that CI runs
 	$(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadscope --no-loadscope-reorder
 
-test-nightly: check  ## the slow tests too
+test-nightly: check  ## the slow tests too, and a newcomer's first hour on a terminal
 	$(BIN)/pytest
+	$(BIN)/python -m benchmarks.newcomer
 
 fuzz: $(READY)  ## parse damaged manifests, shapes and options for five minutes
 	$(BIN)/python tests/reliability/fuzz.py 300

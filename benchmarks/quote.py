@@ -66,6 +66,14 @@ def figures() -> str:
         ours = {name: row for name, row in startup["rows"].items() if "deploy" in name}
         times = " · ".join(f"`{name}` {row['median_s']:.3f} s" for name, row in ours.items())
         rows.append(f"| showing the help, whole process | {times} | ≤ {startup['target_s']} s | `benchmarks.startup` |")
+    if walk := load("newcomer"):
+        targets = walk["targets"]
+        rows.append(
+            f"| a newcomer's {walk['steps']} commands and mistakes on a terminal: as they must be; longest silence; first "
+            f"export of a checkpoint with its proof | {walk['right']}; {walk['longest_silence_s']:.2f} s; "
+            f"{walk['first_answer_s']:.0f} s | all; ≤ {targets['silence_s']:.0f} s; ≤ {targets['first_answer_s']:.0f} s "
+            "| `benchmarks.newcomer` |"
+        )
     if overhead:
         low, high = overhead["ratio_interval"]
         rows.append(

@@ -60,7 +60,7 @@ def check_data(data: str) -> None:
 def _refuse(data: str, path: Path, names: list[str]) -> NoReturn:
     if path.exists():
         raise DataError(f"{path}: neither a folder nor a .npy, .npz or COCO .json file.", LAYOUT)
-    if path.suffix or len(path.parts) > 1:
+    if path.suffix or len(path.parts) > 1 or data.endswith(("/", os.sep)):
         raise DataError(f"{path}: no such file or folder.")
     hint = f"known: {', '.join(names)}; or give the path of a folder or file"
     raise UnknownNameError("data set", data, names, hint)

@@ -10,7 +10,7 @@ import importlib.machinery
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from deploy.core.errors import (
     UsageError,
     WeightsError,
 )
+from deploy.core.store import Store
 from deploy.models.archive_kind import check_is_weights
 from deploy.models.request import is_checkpoint, split_key
 
@@ -146,10 +147,10 @@ def check_name(name: str, artifacts: Path) -> None:
         if is_checkpoint(name):
             check_is_weights(path)
     elif not (path.exists() or (artifacts / name).is_dir()):
-        _check_known(name)
+        _check_known(name, [folder.name for folder in Store(artifacts).folders()])
 
 
-def _check_known(name: str) -> None:
+def _check_known(name: str, exported: Sequence[str]) -> None:
     prefix, slash, bare = name.partition("/")
     if prefix in registry.names(SOURCES) and slash:
         require_installed(prefix)
@@ -165,7 +166,7 @@ def _check_known(name: str) -> None:
             for source in by_source:
                 if name in recorded(source):
                     require_installed(source)
-            everything = [item for names in by_source.values() for item in names or ()]
+            everything = [*exported, *(item for names in by_source.values() for item in names or ())]
             raise UnknownNameError("model", name, everything, "list the models: deploy models")
 
 

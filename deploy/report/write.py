@@ -89,7 +89,9 @@ def write_report(
         inputs = collect(store, models, progress)
     if not inputs.records:
         which = f" for {', '.join(models)}" if models else ""
-        raise ArtifactError(f"{store.root}: no timings found{which}.", "deploy bench MODEL")
+        raise ArtifactError(
+            f"{store.root}: no timings found{which}.", "deploy bench MODEL, without --quick, which records nothing"
+        )
     for name in models:
         if not any(is_of(record.cell, [name]) for _, record in inputs.records):
             progress.warn(f"{name}: no timings found")

@@ -146,6 +146,24 @@ def test_a_file_without_a_function_lists_them(run: Run, mine: Path) -> None:
         assert is_command("deploy export mine.py:plain --input x:batch,4")
 
 
+def test_a_mistyped_export_is_told_apart_from_models(run: Run, mine: Path) -> None:
+    assert run("export", "mine.py:plain", "--input", "x:batch,4", "--name", "reader").code == 0
+    for words in (("bench", "raeder"), ("quantize", "raeder", "--calib", "digits", "--target", "onnxruntime")):
+        message, _ = refused(run, *words, code=2, kind="UnknownNameError")
+        assert "Did you mean reader" in message
+
+
+def test_a_folder_that_is_missing_is_no_data_set(run: Run, mine: Path) -> None:
+    words = ("quantize", "lenet5", "--target", "onnxruntime", "--calib", "nowhere/")
+    message, _ = refused(run, *words, code=1, kind="DataError")
+    assert "no such file or folder" in message
+
+
+def test_the_report_says_that_a_quick_look_is_not_recorded(run: Run, store: Path) -> None:
+    _, hint = refused(run, "report", code=1, kind="ArtifactError")
+    assert is_command(hint.partition(",")[0]) and "--quick" in hint
+
+
 def test_a_missing_file_is_called_missing(run: Run, mine: Path) -> None:
     for name in ("gone.pt", "gone.pt2", "gone.py:net", "gone.py"):
         done = run("export", name, "--json")
