@@ -67,13 +67,11 @@ def figures() -> str:
         times = " · ".join(f"`{name}` {row['median_s']:.3f} s" for name, row in ours.items())
         rows.append(f"| showing the help, whole process | {times} | ≤ {startup['target_s']} s | `benchmarks.startup` |")
     if walk := load("newcomer"):
-        targets = walk["targets"]
-        rows.append(
-            f"| a newcomer's {walk['steps']} commands and mistakes on a terminal: as they must be; longest silence; first "
-            f"export of a checkpoint with its proof | {walk['right']}; {walk['longest_silence_s']:.2f} s; "
-            f"{walk['first_answer_s']:.0f} s | all; ≤ {targets['silence_s']:.0f} s; ≤ {targets['first_answer_s']:.0f} s "
-            "| `benchmarks.newcomer` |"
-        )
+        targets, silence = walk["targets"], f"{walk['longest_silence_s']:.2f} s"
+        text = f"a newcomer's {walk['steps']} commands and mistakes: as they must be; longest silence; first export"
+        measured = f"{walk['right']}; {silence}; {walk['first_answer_s']:.0f} s"
+        target = f"all; ≤ {targets['silence_s']:.0f} s; ≤ {targets['first_answer_s']:.0f} s"
+        rows.append(f"| {text} | {measured} | {target} | `benchmarks.newcomer` |")
     if overhead:
         low, high = overhead["ratio_interval"]
         rows.append(
