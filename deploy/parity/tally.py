@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.core.model import HALVES
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.parity.choices import Chooser, Settled
 from deploy.parity.groups import UNIT, policy
@@ -42,6 +43,9 @@ class Original(Protocol):
     def run(self, feeds: Feeds) -> Fetches | None:
         """Return its outputs for inputs by the model's names; None where it does not run."""
 
+
+SOME = 2
+"""Rounding is not expected to decide so many integers of one call otherwise, if they are most of its integers."""
 
 UNUSUAL = 2.0
 """How many times the noise of PyTorch's own run the candidate's must be for the original file to be run, too."""
@@ -141,9 +145,11 @@ class Tally:
 
     def _add(self, name: str, probe: Probe, reference: Array, own: Array, given: Array) -> None:
         """Compare an output in place, by sample where its first axis counts samples."""
-        parts = _parts(probe, reference, own, given)
-        for group, rows in parts.items():
-            self._at(name, group).add(reference[rows], own[rows], given[rows], batched=rows is not ..., at=probe.label)
+        for group, rows in _parts(probe, reference, own, given).items():
+            found, runs = self._at(name, group), (reference[rows], own[rows], given[rows])
+            found.add(*runs, batched=rows is not ..., at=probe.label)
+            if policy(group).decides and self.precision not in HALVES and _mostly_wrong(*runs):
+                found.faults.append(f"most integers differ, in PyTorch's own run none ({probe.label})")
 
     def _add_choices(self, probe: Probe, settled: Settled) -> None:
         for name, (reference, own, given) in settled.scores.items():
@@ -306,6 +312,17 @@ def _parts(probe: Probe, *runs: Array) -> dict[str, Any]:
         group: [index for index, other in enumerate(probe.groups) if other == group]
         for group in dict.fromkeys(probe.groups)
     }
+
+
+def _mostly_wrong(reference: Array, own: Array, given: Array) -> bool:
+    """Return whether most integers of a call differ, and at least `SOME`, where none does in PyTorch's own run.
+
+    Rounding decides single integers; a fault that depends on the size of a call makes all of a small one wrong.
+    """
+    if reference.dtype.kind not in "biu" or not reference.shape == own.shape == given.shape:
+        return False
+    wrong = np.count_nonzero(given != reference)
+    return bool(wrong >= SOME and 2 * wrong > reference.size and np.array_equal(own, reference))
 
 
 def _mask(rows: Sequence[int], like: Array) -> Array:

@@ -133,6 +133,27 @@ def test_a_network_that_amplifies_rounding_is_held_to_its_other_roundings() -> N
     assert judge(Linear(np.float32, amplified)) == "pass"
 
 
+def test_integers_of_one_small_call_that_are_all_wrong() -> None:
+    """Three of some hundred may be ties that rounding decides; all of one call may not."""
+
+    class Labels(Linear):
+        def __init__(self, dtype: type, wrong_at: int = 0) -> None:
+            super().__init__(dtype)
+            self.wrong_at = wrong_at
+
+        def run(self, feeds: Feeds) -> Fetches:
+            scores = feeds["x"].astype(self.dtype) @ WEIGHT.astype(self.dtype)
+            wrong = len(scores) == self.wrong_at
+            return {"label": scores.argmax(1) + wrong, "score": scores}
+
+    def judge(wrong_at: int) -> str:
+        runs = (Labels(np.float64), Labels(np.float32), Labels(np.float32, wrong_at))
+        return compare(*runs, make_probes([SPEC], {"batch": 2})).verdict
+
+    assert judge(0) == "pass"
+    assert judge(2) == judge(3) == "fail"
+
+
 def test_other_roundings_do_not_excuse_ordinary_inputs_in_the_same_call() -> None:
     """A call may hold a sample of a lenient group beside ordinary ones."""
 
