@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 from deploy.core.errors import MissingPackageError
-from deploy.report import answer, tables
+from deploy.report import fastest, tables
 from deploy.report.plots import make_plots
 from deploy.report.rows import JsonObject
 
@@ -59,8 +59,8 @@ def render_page(document: JsonObject) -> str:
             machine_heads=tables.MACHINE_HEADS,
             machines=[tables.machine_line(item) for item in document["machines"]],
             shown=SHOWN,
-            settings=answer.settings(document),
-            height=answer.HEIGHT,
+            settings=fastest.settings(document),
+            height=fastest.HEIGHT,
             common=tables.common_settings(rows),
             machine=document["machines"][0]["machine"].get("cpu", "") if document["machines"] else "",
             choices={name: values for name, values in choices.items() if len(values) > 1},

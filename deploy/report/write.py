@@ -90,7 +90,7 @@ def write_report(
     if not inputs.records:
         which = f" for {', '.join(models)}" if models else ""
         raise ArtifactError(
-            f"{store.root}: no timings found{which}.", "deploy bench MODEL, without --quick, which records nothing"
+            f"{store.root}: no timings found{which}; `deploy bench --quick` records none.", "deploy bench MODEL"
         )
     for name in models:
         if not any(is_of(record.cell, [name]) for _, record in inputs.records):

@@ -35,7 +35,7 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class Fastest:
     """The fastest configuration of one model, and all of them as lines of the chart.
 
     Attributes:
@@ -65,11 +65,11 @@ class Setting:
     title: str
     axis: str
     precisions: tuple[tuple[str, str], ...]
-    answers: tuple[Answer, ...]
+    models: tuple[Fastest, ...]
 
 
 def settings(document: JsonObject) -> list[Setting]:
-    """Return the answers of a report (`deploy.report.write.describe`), the setting with the most rows first."""
+    """Return what a report (`deploy.report.write.describe`) opens with, the setting with the most rows first."""
     rows = [row for row in document["rows"] if row["latency"] and row["scenario"] == "latency"]
     return [_setting(title, group, document) for title, group in rows_by_setting(rows).items()]
 
@@ -88,13 +88,13 @@ def _setting(title: str, rows: Sequence[JsonObject], document: JsonObject) -> Se
         precisions=tuple(
             (PRECISIONS.get(name, name), mark("8", "8", SYMBOLS.get(name, "x"), COLORS[name])) for name in known
         ),
-        answers=tuple(_answer([row for row in rows if row["slug"] == slug], scale, document) for slug in slugs),
+        models=tuple(_fastest([row for row in rows if row["slug"] == slug], scale, document) for slug in slugs),
     )
 
 
-def _answer(rows: Sequence[JsonObject], scale: Scale, document: JsonObject) -> Answer:
+def _fastest(rows: Sequence[JsonObject], scale: Scale, document: JsonObject) -> Fastest:
     best = min(rows, key=lambda row: (row["mark"] != "best", median_ns(row)))
-    return Answer(
+    return Fastest(
         slug=best["slug"],
         fastest=duration(median_ns(best)),
         how=_how(best),

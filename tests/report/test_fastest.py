@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.report.answer import settings
+from deploy.report.fastest import settings
 from deploy.report.scale import Scale
 from deploy.report.write import write_report
 from tests.report.conftest import add_accuracy, add_record
@@ -17,7 +17,7 @@ def test_what_costs_accuracy_names_what_does_not(tmp_path: Path) -> None:
     add_accuracy(
         tmp_path, "net", {"onnxruntime-fp32".ljust(64, "0"): (990, 0.01), "openvino-int8".ljust(64, "0"): (900, -9.0)}
     )
-    ((answer,),) = (item.answers for item in settings(write_report(artifacts=tmp_path).document))
+    ((answer,),) = (item.models for item in settings(write_report(artifacts=tmp_path).document))
     assert answer.how == "INT8 on OpenVINO"
     assert any(text.startswith("no detectable loss of top-1: float32 on ONNX Runtime, 2") for text in answer.remarks)
 
@@ -25,7 +25,7 @@ def test_what_costs_accuracy_names_what_does_not(tmp_path: Path) -> None:
 def test_configurations_that_are_not_detectably_slower_are_named(tmp_path: Path) -> None:
     add_record(tmp_path, "net", "onnxruntime", ms=1.0, noise=0.1)
     add_record(tmp_path, "net", "openvino", ms=1.0, noise=0.1, seed=1)
-    ((answer,),) = (item.answers for item in settings(write_report(artifacts=tmp_path).document))
+    ((answer,),) = (item.models for item in settings(write_report(artifacts=tmp_path).document))
     assert any(text.startswith("not detectably slower: float32 on") for text in answer.remarks)
     assert [line.backend for line in answer.lines] == sorted(
         ("ONNX Runtime", "OpenVINO"), key=lambda name: name not in answer.how
@@ -37,7 +37,7 @@ def test_settings_are_apart(tmp_path: Path) -> None:
         add_record(tmp_path, "net", ms=batch, batch=batch)
     add_record(tmp_path, "other", ms=3)
     found = settings(write_report(artifacts=tmp_path).document)
-    assert [(item.title, len(item.answers)) for item in found] == [("batch 1, 1 thread", 2), ("batch 8, 1 thread", 1)]
+    assert [(item.title, len(item.models)) for item in found] == [("batch 1, 1 thread", 2), ("batch 8, 1 thread", 1)]
 
 
 @pytest.mark.parametrize("log", [True, False])
