@@ -154,6 +154,29 @@ def test_integers_of_one_small_call_that_are_all_wrong() -> None:
     assert judge(2) == judge(3) == "fail"
 
 
+class Biased(Linear):
+    """A layer whose bias is large beside what tiny inputs make."""
+
+    def run(self, feeds: Feeds) -> Fetches:
+        out = {"y": feeds["x"].astype(self.dtype) @ WEIGHT.astype(self.dtype) + self.dtype(1)}
+        return self.change(out, feeds)
+
+
+def test_tiny_inputs_beside_large_biases() -> None:
+    """The rounding of a folded weight counts at every position; a fault that only tiny inputs show still fails."""
+
+    def judge(factor: float) -> ParityReport:
+        def changed(out: Fetches, feeds: Feeds) -> Fetches:
+            return {"y": out["y"] * np.float32(factor) if np.abs(feeds["x"]).max() < 0.02 else out["y"]}
+
+        runs = (Biased(np.float64), Biased(np.float32), Biased(np.float32, changed))
+        return compare(*runs, make_probes([SPEC], {"batch": 2}))
+
+    report = judge(1 + 2e-6)
+    assert report.verdict == "pass", report.reasons
+    assert judge(1 + 1e-5).verdict == judge(1.01).verdict == "fail"
+
+
 def test_other_roundings_do_not_excuse_ordinary_inputs_in_the_same_call() -> None:
     """A call may hold a sample of a lenient group beside ordinary ones."""
 
