@@ -13,10 +13,12 @@ import click
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
 
 import deploy
 from deploy.cli.main import ABOUT, cli
 
+SHIM, OWN_SHIM = "https://unpkg.com/iframe-worker/shim", "javascripts/iframe-worker.js"
 FOLDER = "commands"
 COMMANDS, OPTIONS = "<!-- commands -->", "<!-- options -->"
 """Placeholders of the tables in ``commands/index.md``."""
@@ -149,6 +151,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for context in walk(cli):
         files.append(File.generated(config, address(context), content=command_page(context)))
     return files
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Take the shim that searches without a server from this site, not from another one."""
+    return output.replace(SHIM, get_relative_url(OWN_SHIM, page.url))
+
+
+def on_post_template(output_content: str, template_name: str, config: MkDocsConfig) -> str:
+    """Do the same in the page that is shown for missing ones."""
+    return output_content.replace(SHIM, OWN_SHIM)
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:

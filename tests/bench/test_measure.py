@@ -299,6 +299,7 @@ def test_requests_in_the_command(artifacts: Path, run: Callable[..., Ran]) -> No
     assert run(*words, "--rate", "5").code == 2
 
 
+@pytest.mark.slow
 def test_a_model_is_timed_at_the_sizes_that_its_files_have(store: Path) -> None:
     """PyTorch would take pictures of any size; the export takes one, and both are set beside each other."""
     report = _bench(store, "squeezenet1_1", backends=("torch", "onnxruntime"), precisions=("fp32",))

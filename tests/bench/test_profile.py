@@ -23,6 +23,7 @@ def test_a_float_file_on_every_backend(artifacts: Path) -> None:
     assert {"conv1", "conv2", "fc3"} <= {item.layer for item in torch.profile.layers}
 
 
+@pytest.mark.slow
 def test_eight_bits_beside_float(artifacts: Path) -> None:
     for target in ("onnxruntime", "openvino"):
         quantize("lenet5", calib="digits", target=target, samples=8, artifacts=artifacts)

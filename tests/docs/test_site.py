@@ -6,6 +6,7 @@ import subprocess
 import sys
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -78,6 +79,19 @@ def test_no_page_makes_network_requests(site: Path) -> None:
         assert not requested.findall(page.read_text(encoding="utf-8")), page
     for sheet in site.rglob("*.css"):
         assert not re.search(r"url\(\s*['\"]?(?:https?:)?//", sheet.read_text(encoding="utf-8")), sheet
+
+
+def test_it_is_searched_from_a_folder(site: Path, browser: Any) -> None:
+    page = browser.new_page()
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    for start in ("index.html", "commands/export.html"):
+        page.goto((site / start).as_uri())
+        page.locator("[data-md-component=search-query]").first.click()
+        page.locator("[data-md-component=search-query]").first.press_sequentially("calibration")
+        page.locator(".md-search-result__item").first.wait_for(timeout=60_000)
+    assert not [url for url in requests if not url.startswith(("file:", "data:", "blob:"))]
+    page.close()
 
 
 def test_examples_are_shown_completely(site: Path) -> None:

@@ -276,7 +276,8 @@ def test_right_files_pass_and_wrong_ones_fail(nets: Nets, kind: str) -> None:
         assert nets.judge(kind, nets.write(kind, wrong)).verdict == "fail", wrong
 
 
-@pytest.mark.parametrize("kind", ["Queries", pytest.param("Picture", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["Queries", "Picture"])
 def test_ties_in_half_precision(nets: Nets, kind: str) -> None:
     _, right = nets.export(kind, precision="fp16")
     assert right.verdict == "pass" and right.margin > 1.2, right.reasons

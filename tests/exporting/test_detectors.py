@@ -134,6 +134,7 @@ def test_the_file_returns_what_is_selected_outside_of_it(
     assert found > 20
 
 
+@pytest.mark.slow
 def test_suppression_by_the_operator_gives_the_same(tmp_path: Path) -> None:
     images, found = _pictures(3).transpose(0, 3, 1, 2).astype(np.float32) / 255, []
     for suppression in ("fixed", "operator"):

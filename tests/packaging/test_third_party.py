@@ -89,6 +89,7 @@ def test_it_takes_the_int8_file_of_its_backend(made: Path, environment: dict[str
     assert other.returncode == 1 and "made for onnxruntime" in other.stderr
 
 
+@pytest.mark.slow
 def test_a_broken_plug_in_is_named(made: Path, environment: dict[str, str]) -> None:
     for name, reason in (("broken", "no such library"), ("empty", "TARGET")):
         done = deploy(environment, made, "package", "lenet5", "--for", name)

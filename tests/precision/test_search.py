@@ -104,6 +104,7 @@ def test_only_ordinary_inputs_must_not_overflow(tmp_path: Path) -> None:
     assert report.verdict == "pass", report.parity.reasons
 
 
+@pytest.mark.slow
 def test_bfloat16_does_not_overflow(tmp_path: Path) -> None:
     report = exported(Planted(), IMAGE, tmp_path, precision="bf16")
     assert report.verdict == "pass" and report.opset >= 22
@@ -141,6 +142,7 @@ def test_a_guard_that_vanishes_stays_in_float32(tmp_path: Path) -> None:
     assert {item.operator for item in report.plan.kept if item.reason == "underflow"} >= {"Add", "Div"}
 
 
+@pytest.mark.slow
 def test_a_higher_bound_keeps_more(tmp_path: Path) -> None:
     counts = []
     for bound in (40, 75):
@@ -183,6 +185,7 @@ def test_patterns_decide_first(tmp_path: Path) -> None:
             exported(Planted(), IMAGE, tmp_path, **options)
 
 
+@pytest.mark.slow
 def test_a_file_of_another_exporter(tmp_path: Path, run: Run) -> None:
     """The reference is the file itself; then an engine is built from the result."""
     file = tmp_path / "theirs.onnx"

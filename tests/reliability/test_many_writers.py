@@ -76,6 +76,7 @@ def test_one_wins_whole_and_the_dead_hold_no_lock(tmp_path: Path, number: int) -
     assert version_of(root) == 9999 and len(listing(root)) == 4
 
 
+@pytest.mark.slow
 def test_exports_at_the_same_time(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "deploy.cli.main", "--artifacts", str(tmp_path), "-q", *EXPORTED]
     exports = [subprocess.Popen([*command, "--seed", str(seed)], stdout=subprocess.DEVNULL) for seed in range(EXPORTS)]

@@ -40,6 +40,7 @@ def test_everything_is_tried(run: Run) -> None:
     assert all(name in shown for name in states)
 
 
+@pytest.mark.slow
 def test_versions_older_than_the_package_requires(run: Run, installed: Callable[[str, str], None]) -> None:
     installed("onnx", "1.20.1")
     installed("timm", "0.9.16")
