@@ -46,7 +46,7 @@ test: check  ## everything that CI runs
 
 test-nightly: check  ## the slow tests too, and a newcomer's first hour on a terminal
 	$(BIN)/pytest
-	$(BIN)/python -m benchmarks.newcomer
+	$(BIN)/python -m benchmarks.newcomer --check
 
 fuzz: $(READY)  ## parse damaged manifests, shapes and options for five minutes
 	$(BIN)/python tests/reliability/fuzz.py 300

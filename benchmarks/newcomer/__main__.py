@@ -1,10 +1,11 @@
 """Walk through a newcomer's first hour on a terminal, and hold every line to what it must say.
 
-    python -m benchmarks.newcomer [--only TEXT]
+    python -m benchmarks.newcomer [--only TEXT] [--check]
 
 Each line of `benchmarks.newcomer.steps` runs on a pseudo terminal in one new directory with a trained checkpoint, own
 code, pictures and files of others. Measured are the exit code, the words, the time, and the longest silence: how long
-the terminal showed nothing new. Writes results/newcomer.json; exits with 1 if a line does not say what it must.
+the terminal showed nothing new. Writes results/newcomer.json, unless ``--check`` or a part is asked for; exits with 1
+if a line does not say what it must.
 """
 
 from __future__ import annotations
@@ -91,7 +92,9 @@ def main() -> None:
     """Run the walk."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", metavar="TEXT", help="Only lines that contain this.")
-    only = parser.parse_args().only
+    parser.add_argument("--check", action="store_true", help="Write no results.")
+    arguments = parser.parse_args()
+    only = arguments.only
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         _furnish(Path(folder))
@@ -110,7 +113,7 @@ def main() -> None:
     first = next((row["seconds"] for row in rows if row["line"].endswith("-o num_classes=10")), None)
     print(f"{len(rows) - len(wrong)} of {len(rows)} as they must be")
     print(f"longest silence {worst['silence_s']:.2f} s: {worst['line']}")
-    if not only:
+    if not only and not arguments.check:
         write(
             "newcomer",
             {

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx.numpy_helper import from_array
@@ -59,6 +60,21 @@ def exported(activation: Callable[[torch.Tensor], torch.Tensor], folder: Path) -
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+def test_the_error_of_a_sigmoid_is_absolute() -> None:
+    """What the documentation says of ONNX Runtime and of PyTorch."""
+    node = onnx.helper.make_node("Sigmoid", ["x"], ["y"])
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None]) for name in "xy")
+    graph = onnx.helper.make_graph([node], "sigmoid", [x], [y])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    values = np.linspace(-17, 0, 100_001).astype(np.float32)
+    exact = 1 / (1 + np.exp(-values.astype(np.float64)))
+    theirs = np.abs(session.run(None, {"x": values})[0] - exact)
+    ours = np.abs(torch.sigmoid(torch.from_numpy(values)).numpy() - exact)
+    assert 6e-8 < theirs.max() < 2.4e-7 and (theirs / exact).max() > 0.1
+    assert (ours / exact).max() < 1e-6
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

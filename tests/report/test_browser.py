@@ -62,6 +62,7 @@ def test_every_chart_can_be_made_interactive(opened: Any) -> None:
         opened.locator(f"div.plot[data-plot='{name}'][data-drawn]").wait_for()
         assert opened.locator(f"div.plot[data-plot='{name}'] svg.main-svg").count() >= 1
         assert opened.locator(f"div.plot[data-plot='{name}'] svg.chart").count() == 0
+        assert opened.locator(f"div.plot[data-plot='{name}'] .modebar-btn").count() >= 3, "it can be zoomed and saved"
     assert opened.events == [f"request: {opened.url}"]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,18 +71,16 @@ def picture(tmp_path: Path) -> Path:
 @pytest.fixture
 def shown(
     browser: Any, run: Callable[..., Ran], store: Path, tmp_path: Path, picture: Path
-) -> Callable[..., tuple[Any, list[str]]]:
+) -> Iterator[Callable[..., tuple[Any, list[str]]]]:
     """Export a network of `NETS` and show the picture to it."""
     (tmp_path / "nets.py").write_text(NETS, encoding="utf-8")
-    opened = []
+    stack = contextlib.ExitStack()
 
     def show(name: str) -> tuple[Any, list[str]]:
         assert (
             run("export", f"{tmp_path / 'nets.py'}:{name}", "--input", "image:batch,3,32,32", "--name", name).code == 0
         )
-        context = serving(store, name)
-        server = context.__enter__()
-        opened.append(context)
+        server = stack.enter_context(serving(store, name))
         page = browser.new_page()
         problems: list[str] = []
         page.on("console", lambda message: problems.append(message.text))
@@ -91,9 +90,8 @@ def shown(
         page.locator(".drawn").nth(1).wait_for()
         return page, problems
 
-    yield show
-    for context in opened:
-        context.__exit__(None, None, None)
+    with stack:
+        yield show
 
 
 def test_boxes(shown: Callable[..., tuple[Any, list[str]]]) -> None:

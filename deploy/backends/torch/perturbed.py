@@ -27,7 +27,6 @@ _AROUND_ONE = ("sigmoid", "hardsigmoid", "elu", "celu", "expm1", "log1p", "log_s
 _GATED = ("silu", "hardswish", "glu")
 _ROUNDINGS = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
 
-
 IN_PLACE = 6.0
 """Where a gated result below 0 has replaced its operand x, x is taken for −6: far below that, the result is near 0."""
 
@@ -37,9 +36,8 @@ class OtherRoundings:
 
     Results of linear layers are off by one rounding, relative. Activations are off by one rounding of their largest
     value: runtimes compute them with polynomials whose absolute error is bounded, so that results near 0 have no
-    correct digit. A sigmoid and ``exp(x) - 1`` are sums with 1, so a rounding of 1 counts even
-    where all results are small; ``x * sigmoid(x)`` has that error times x. (ONNX Runtime's sigmoid is off by up to
-    1.3e-7, and is 1.5e-8 where the exact value is 1e-30.)
+    correct digit. A sigmoid and ``exp(x) - 1`` are sums with 1, so a rounding of 1 counts even where all results are
+    small; ``x * sigmoid(x)`` has that error times x. (ONNX Runtime's sigmoid is off by up to 1.6e-7.)
 
     Attributes:
         used: whether any result was changed.

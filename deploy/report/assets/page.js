@@ -109,8 +109,7 @@
     if (!place.dataset.drawn) place.replaceChildren();
     await Plotly.react(place, figure.data, layout, { responsive: true, displaylogo: false });
     place.dataset.drawn = "true";
-    const figureElement = place.closest("figure");
-    figureElement.querySelectorAll(".static, button").forEach((element) => element.remove());
+    place.closest("figure").querySelectorAll(".static, .tools button").forEach((element) => element.remove());
   }
   document.querySelectorAll(".tools").forEach((tools) => {
     tools.hidden = false;
