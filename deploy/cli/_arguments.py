@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from deploy.cli._completion import in_list, model_names, offered
 from deploy.core import registry
 from deploy.core.errors import BackendError, UnknownNameError, WeightsError
 
 Check = Callable[[str], None]
+Offer = Callable[[], Iterable[str]]
+
+PRECISION_NAMES = ("fp32", "fp16", "bf16", "int8")
+WEIGHT_NAMES = ("auto", "default", "none")
 
 
 def will_run(ctx: click.Context | None) -> bool:
@@ -25,16 +31,22 @@ class Checked(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     Args:
         name: what it is, for help.
         check: raises `deploy.core.errors.DeployError`.
+        offer: returns the names that the shell completes.
+        paths: the text may be a path.
     """
 
-    def __init__(self, name: str, check: Check) -> None:
-        self.name, self.check = name, check
+    def __init__(self, name: str, check: Check, offer: Offer = tuple, *, paths: bool = False) -> None:
+        self.name, self.check, self.offer, self.paths = name, check, offer, paths
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the value as it is."""
         if will_run(ctx):
             self.check(str(value))
         return value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the names that the shell offers."""
+        return offered(self.offer(), incomplete, paths=self.paths)
 
 
 class Several(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -60,11 +72,11 @@ class Several(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 
 class Names(Several):
-    """A comma-separated list of names that a function checks, one by one."""
+    """A comma-separated list of names that a function checks, one by one; the shell completes those of another."""
 
-    def __init__(self, check: Check) -> None:
+    def __init__(self, check: Check, offer: Offer) -> None:
         super().__init__()
-        self.check = check
+        self.check, self.offer = check, offer
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
         """Return the items."""
@@ -72,6 +84,10 @@ class Names(Several):
         for item in items if will_run(ctx) else ():
             self.check(item)
         return items
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return what the shell offers for the last item."""
+        return in_list(self.offer(), incomplete)
 
 
 class ModelName(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -102,6 +118,12 @@ class ModelName(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         if ctx is not None and will_run(ctx) and not (self.besides and name.endswith(self.besides)):
             check_name(name, ctx.find_root().obj.artifacts)
         return value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the models, and the backends where one can be given, that the shell offers."""
+        return offered(
+            [*model_names(ctx, incomplete), *(_backends() if self.with_backend else ())], incomplete, paths=True
+        )
 
 
 class Device(click.Choice):  # type: ignore[type-arg,unused-ignore]
@@ -146,7 +168,7 @@ def one_of(kind: str, names: Callable[[], tuple[str, ...]]) -> Checked:
         if value not in known:
             raise UnknownNameError(kind, value, known, f"known: {', '.join(known)}")
 
-    return Checked(kind, check)
+    return Checked(kind, check, names)
 
 
 def _check_data(value: str) -> None:
@@ -155,13 +177,25 @@ def _check_data(value: str) -> None:
     check_data(value)
 
 
+def _data() -> Iterable[str]:
+    from deploy.data.collection import bundled_names
+
+    return bundled_names()
+
+
 def _check_format(value: str) -> None:
     from deploy.engines.route import route
 
     route(value)
 
 
-def check_backend(value: str) -> None:
+def _formats() -> Iterable[str]:
+    from deploy.engines.route import formats
+
+    return formats()
+
+
+def _check_backend(value: str) -> None:
     """Check that a backend exists, on this machine or on another one of a sweep.
 
     Raises:
@@ -178,16 +212,33 @@ def _check_installed(value: str) -> None:
     find_backend(value).require()
 
 
+def _backends() -> Iterable[str]:
+    from deploy.core.backend import backends
+
+    return [name for name, backend in backends().items() if backend.installed]
+
+
+def _declared() -> Iterable[str]:
+    from deploy.core.backend import backends
+
+    return backends()
+
+
 def _check_target(value: str) -> None:
     from calibration.target import find_target
 
     find_target(value)
 
 
+def _targets() -> Iterable[str]:
+    from calibration.target import targets
+
+    return targets()
+
+
 def _check_precision(value: str) -> None:
-    known = ("fp32", "fp16", "bf16", "int8")
-    if value not in known:
-        raise UnknownNameError("precision", value, known, f"known: {', '.join(known)}")
+    if value not in PRECISION_NAMES:
+        raise UnknownNameError("precision", value, PRECISION_NAMES, f"known: {', '.join(PRECISION_NAMES)}")
 
 
 def _check_weights(value: str) -> None:
@@ -195,7 +246,7 @@ def _check_weights(value: str) -> None:
     from deploy.models.request import split_key
 
     path = split_key(value)[0].expanduser()
-    if value in ("auto", "default", "none"):
+    if value in WEIGHT_NAMES:
         return
     if not path.is_file():
         raise WeightsError(f"{value}: no such file.")
@@ -246,13 +297,14 @@ def _check_slug(value: str) -> None:
     check_slug(value)
 
 
-DATA = Checked("data", _check_data)
-FORMAT = Checked("format", _check_format)
-BACKEND = Checked("backend", _check_installed)
-BACKENDS = Names(_check_installed)
-PRECISIONS = Names(_check_precision)
-TARGET = Checked("target", _check_target)
+DATA = Checked("data", _check_data, _data, paths=True)
+FORMAT = Checked("format", _check_format, _formats)
+BACKEND = Checked("backend", _check_installed, _backends)
+BACKENDS = Names(_check_installed, _backends)
+BACKENDS_ANYWHERE = Names(_check_backend, _declared)
+PRECISIONS = Names(_check_precision, lambda: PRECISION_NAMES)
+TARGET = Checked("target", _check_target, _targets)
 METHOD = one_of("calibration method", lambda: registry.names("calibration.statistics"))
-WEIGHTS = Checked("weights", _check_weights)
+WEIGHTS = Checked("weights", _check_weights, lambda: WEIGHT_NAMES, paths=True)
 SLUG = Checked("name", _check_slug)
 MODEL = ModelName()

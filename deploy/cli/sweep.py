@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy.cli._arguments import DATA, PRECISIONS, ModelName, Names, Several, check_backend
+from deploy.cli._arguments import BACKENDS_ANYWHERE, DATA, PRECISIONS, ModelName, Several
 from deploy.cli._common import Settings, emit, json_option
 from deploy.cli._options import count, option, refuse_together, refuse_unused, threads_option
 
@@ -48,7 +48,7 @@ Examples:
 )
 @click.argument("what", nargs=-1, required=True, type=ModelName(besides=YAML), metavar="FILE.yaml|MODEL...")
 @option("--precision", "precisions", type=PRECISIONS, help="fp32, fp16, int8. [default: fp32]")
-@option("--backends", type=Names(check_backend), help="Backends to time. [default: torch, onnxruntime, openvino]")
+@option("--backends", type=BACKENDS_ANYWHERE, help="Backends to time. [default: torch, onnxruntime, openvino]")
 @option("--batch", "batches", type=Several(numbers=True), help="Batch sizes. [default: 1]")
 @threads_option
 @option("--calib", type=DATA, metavar="DIR|FILE|NAME", help="Calibration data.")

@@ -19,16 +19,25 @@ def route(format: str, edges: Sequence[str] | None = None) -> tuple[str, ...]:
     Raises:
         UnknownNameError: no chain reaches the format.
     """
-    names = [name for name in (edges or registry.names(EDGES)) if "_to_" in name]
+    chains = _chains(edges or registry.names(EDGES))
+    if format not in chains:
+        raise UnknownNameError("format", format, list(chains), f"known: {', '.join(chains)}")
+    return chains[format]
+
+
+def formats() -> tuple[str, ...]:
+    """Return the formats that a PyTorch model can be exported to, sorted."""
+    return tuple(_chains(registry.names(EDGES)))
+
+
+def _chains(edges: Sequence[str]) -> dict[str, tuple[str, ...]]:
     chains: dict[str, tuple[str, ...]] = {START: ()}
     queue = [START]
     for here in queue:  # breadth first: the queue grows during the loop
-        for name in names:
-            begin, _, end = name.partition("_to_")
-            if begin == here and end not in chains:
+        for name in edges:
+            begin, separator, end = name.partition("_to_")
+            if separator and begin == here and end not in chains:
                 chains[end] = (*chains[here], name)
                 queue.append(end)
-    known = sorted(set(chains) - {START})
-    if format not in known:
-        raise UnknownNameError("format", format, known, f"known: {', '.join(known)}")
-    return chains[format]
+    del chains[START]
+    return dict(sorted(chains.items()))
