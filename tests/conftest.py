@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, no network, a fresh artifacts directory."""
+"""Shared by all tests: two threads, no network, a fresh artifacts directory."""
 
 from __future__ import annotations
 

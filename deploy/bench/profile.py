@@ -23,6 +23,7 @@ from deploy.core.store import Store
 from deploy.models.given import as_request
 from deploy.parity.probes import probes_at
 from deploy.support.lone_file import open_artifact
+from deploy.support.onnx_modules import LayerModules
 
 if TYPE_CHECKING:
     from deploy.models.in_memory import ExampleInputs, ModelLike
@@ -41,6 +42,13 @@ SUFFIXES = ("_nchwc", "_quant", "/WithoutBiases", "/fq_input_0")
 """Suffixes that runtimes append to the name of the layer a node was made from."""
 
 
+def without_suffixes(layer: str) -> str:
+    """Return the name of the layer that a runtime made a node from."""
+    for suffix in SUFFIXES:
+        layer = layer.removesuffix(suffix)
+    return layer
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerTime:
     """Time of a node as it ran, after fusion.
@@ -49,12 +57,14 @@ class LayerTime:
         operator: its type, as the runtime calls it.
         ns: nanoseconds per call of the model.
         arithmetic: ``int8``, ``float``, or empty where the profiler does not tell.
+        module: the model's module that it computes; empty where the file does not tell.
     """
 
     layer: str
     operator: str
     ns: float
     arithmetic: str = ""
+    module: str = ""
 
     @property
     def kind(self) -> Kind:
@@ -66,10 +76,12 @@ class LayerTime:
     @property
     def origin(self) -> str:
         """The name without the runtime's suffixes, to find the same layer in another profile."""
-        name = self.layer
-        for suffix in SUFFIXES:
-            name = name.removesuffix(suffix)
-        return name
+        return without_suffixes(self.layer)
+
+    @property
+    def label(self) -> str:
+        """The module if it is known and called otherwise, and the layer."""
+        return f"{self.module} ({self.layer})" if self.module not in ("", self.layer) else self.layer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,14 +92,24 @@ class Profile:
     wall_ns: float
 
     @classmethod
-    def of(cls, items: Iterable[Mapping[str, Any]], wall_ns: float) -> Profile:
-        """Build a profile from nodes of `deploy.support.profiling.node_times`; those of the same name are added up."""
+    def of(cls, items: Iterable[Mapping[str, Any]], wall_ns: float, path: Path | None = None) -> Profile:
+        """Build a profile from nodes of `deploy.support.profiling.node_times`; those of the same name are added up.
+
+        ``path`` is the ONNX file that ran, which tells the modules.
+        """
+        modules = LayerModules(path) if path is not None and path.suffix == ".onnx" else None
         found: dict[tuple[str, str, str], float] = {}
         for item in items:
             key = (item["layer"], item["operator"], item.get("arithmetic", ""))
             found[key] = found.get(key, 0.0) + float(item["ns"])
         layers = [
-            LayerTime(layer=name, operator=operator, ns=value, arithmetic=arithmetic)
+            LayerTime(
+                layer=name,
+                operator=operator,
+                ns=value,
+                arithmetic=arithmetic,
+                module=modules.of(without_suffixes(name), operator) if modules else "",
+            )
             for (name, operator, arithmetic), value in found.items()
         ]
         return cls(layers=tuple(sorted(layers, key=lambda item: -item.ns)), wall_ns=wall_ns)
@@ -167,7 +189,10 @@ class ProfiledCell:
             "in_float": [item.layer for item in self.in_float],
             "unfused": [item.layer for item in self.unfused],
             "float_wall_ns": None if self.before is None else self.before.wall_ns,
-            "slower": [{"layer": item.layer, "ns": item.ns, "float_ns": was} for item, was in self.slower],
+            "slower": [
+                {"layer": item.layer, "module": item.module, "ns": item.ns, "float_ns": was}
+                for item, was in self.slower
+            ],
         }
 
 
@@ -260,4 +285,4 @@ def _profile(plan: PlannedCell, seed: int) -> Profile:
         wall = float(np.median(process.time(WALL_S)[1]))
     with BenchProcess(plan.backend.runner, plan.cell.threads) as process:
         nodes = process.profile(feeds, path=plan.path, model=plan.model, options=plan.options, calls=CALLS)
-    return Profile.of(nodes, wall)
+    return Profile.of(nodes, wall, plan.path)

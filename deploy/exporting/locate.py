@@ -24,7 +24,7 @@ from deploy.onnx_graph.view import BATCH
 from deploy.parity.locate import GraphStep, Location, OperatorRecord, first_difference
 from deploy.parity.probes import make_probe
 from deploy.support import onnx_file
-from deploy.support.onnx_decisions import scope
+from deploy.support.onnx_modules import scope
 
 _BY_NAME = 1e-4
 """Distance of two tensors of float32, relative to their magnitude, that is not rounding."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from deploy.core.runner import Fetches
 from deploy.parity.groups import policy
 from deploy.parity.probes import Probe
-from deploy.parity.verdict import ENVELOPE, FLOOR
+from deploy.parity.verdict import FLOOR
 
 Array = NDArray[Any]
 
@@ -129,7 +129,8 @@ def differing(left: Choice, right: Choice) -> int:
 def unexplained(reference: Choice, own: Choice, given: Choice, precision: str, group: str) -> int:
     """Return how many elements of the file's choice are not within rounding of a tie in float64.
 
-    Near ties, it may choose otherwise as often as its noise allows: `ENVELOPE` times as often as PyTorch's own run.
+    Near ties, it may choose otherwise as often as its noise allows: as many times as often as PyTorch's own run as its
+    noise may be larger.
 
     Args:
         reference: the choice in float64.
@@ -139,9 +140,9 @@ def unexplained(reference: Choice, own: Choice, given: Choice, precision: str, g
         group: group of the probe.
     """
     limit = tolerance(reference, own, precision, group)
-    best, result = reference.result, given.result
+    best, result, envelope = reference.result, given.result, policy(group).envelope
     if reference.kind == "boxes":
-        return _boxes(reference, own, result, limit, policy(group).envelope * FLOOR[precision])
+        return _boxes(reference, own, result, limit, envelope, FLOOR[precision])
     if best.shape != result.shape:
         return max(best.size, result.size)
     if reference.whole and reference.stable:
@@ -150,7 +151,7 @@ def unexplained(reference: Choice, own: Choice, given: Choice, precision: str, g
     if far:
         return far
     usual = sum(_flips(reference, own, own, math.inf)) if own.result.shape == best.shape else 0
-    return close if close > ENVELOPE * (usual + FEW_FLIPS) else 0
+    return close if close > envelope * (usual + FEW_FLIPS) else 0
 
 
 def _flips(reference: Choice, own: Choice, given: Choice, limit: float) -> tuple[int, int]:
@@ -186,7 +187,7 @@ def _flips(reference: Choice, own: Choice, given: Choice, limit: float) -> tuple
     )
 
 
-def _boxes(reference: Choice, own: Choice, kept: Array, limit: float, floor: float) -> int:
+def _boxes(reference: Choice, own: Choice, kept: Array, limit: float, envelope: float, floor: float) -> int:
     """Return how many boxes were kept or dropped against the rule of greedy non-maximum suppression.
 
     Kept boxes are in the order of their scores and do not overlap; a dropped box overlaps a kept one of a higher score.
@@ -201,7 +202,7 @@ def _boxes(reference: Choice, own: Choice, kept: Array, limit: float, floor: flo
     for rows, columns, overlap in _near(boxes, kept):
         gap = overlaps(own.boxes[rows], own.boxes[kept[columns]]) - overlap
         peak = max(peak, float(np.max(np.abs(gap), initial=0.0)))
-    slack = 2.0 * ENVELOPE * peak + floor
+    slack = envelope * (2.0 * peak + floor)
     wrong = int(np.count_nonzero(np.diff(scores[kept]) > limit)) + kept.size - np.unique(kept).size
     for rows, columns, overlap in _near(boxes, kept):
         crossing = (overlap > reference.threshold + slack) & (columns < rank[rows][:, None])

@@ -77,12 +77,14 @@ class RunningMean:
     """Mean over samples of one shape, the squared deviations from it (Welford 1962), and the squares themselves.
 
     Attributes:
+        spread: of the first sample, if it has one axis: squared deviations from its own mean.
         active: number of values that are not 0.
         whole: by axis that may hold channels, which indices have integers only.
     """
 
     count: int = 0
     mean: Array | float = 0.0
+    spread: float = 0.0
     deviations: Squares = field(default_factory=Squares)
     magnitudes: Squares = field(default_factory=Squares)
     active: Squares = field(default_factory=Squares)
@@ -91,6 +93,8 @@ class RunningMean:
     def add(self, sample: Array) -> None:
         """Add one sample."""
         self.count += 1
+        if self.count == 1 and sample.ndim == 1:
+            self.spread = float(np.sum(np.square(sample - sample.mean())))
         before = sample - self.mean
         self.mean = self.mean + before / self.count
         self.deviations.add(before * (sample - self.mean))
@@ -122,7 +126,8 @@ class Measured:
     """Root mean squares of a part of an output, over all samples and of the worst sample, in the output's unit.
 
     Attributes:
-        signal: of the reference's deviation from its mean over samples; 0 where nothing varies.
+        signal: of the reference's deviation from its mean over samples; 0 where nothing varies. A list of a length that
+            no other sample has counts with the deviation from its own mean, beside samples that have the same shape.
         magnitude: of the reference itself.
         elements: number of values.
         active: number of values that are not 0 in the reference; behind a ReLU, only these have rounding errors.
@@ -245,8 +250,8 @@ class Accumulator:
         given = [item.candidate.of(part) for item in found]
         elements = sum(sizes)
         worst = max(range(len(found)), key=lambda index: given[index] / sizes[index], default=None)
-        squares = magnitudes = active = 0.0
-        count = 0
+        squares = magnitudes = active = alone = 0.0
+        count = count_alone = 0
         for shape, item in self.centered.items():
             if part.axis is not None and part.axis not in item.magnitudes.axes:
                 continue
@@ -255,6 +260,11 @@ class Accumulator:
             if item.count > 1:
                 squares += item.deviations.of(part)
                 count += item.count * Difference("", shape, Squares(), Squares()).size(part)
+            elif len(shape) == 1 and part == WHOLE:
+                alone += item.spread
+                count_alone += shape[0]
+        if count:  # a list whose length depends on the data: what varies in the others is no measure of its noise
+            squares, count = squares + alone, count + count_alone
         signal = math.sqrt(max(squares, 0.0) / count) if count else 0.0
         magnitude = math.sqrt(magnitudes / elements) if elements else 0.0
         return Measured(

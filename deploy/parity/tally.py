@@ -18,12 +18,35 @@ from deploy.parity.groups import UNIT, policy
 from deploy.parity.matching import match_rows
 from deploy.parity.metric import Accumulator
 from deploy.parity.probes import Probe
-from deploy.parity.verdict import ENVELOPE, MANY, OutputParity, Verdict, combine, judge
+from deploy.parity.verdict import MANY, OutputParity, Verdict, combine, judge
 
 Array = NDArray[Any]
 
 MIN_MATCHED = 3
 """Minimum number of matched rows for the verdict ``pass``, where some rows are unmatched."""
+
+
+@dataclass(slots=True)
+class _Selected:
+    """Rows that a model selects, over some probes.
+
+    Attributes:
+        rows: rows of the reference that were matched or could not be.
+        own_unmatched, unmatched: of those, rows that PyTorch's own run and the candidate do not share.
+        matched: rows that all three share.
+    """
+
+    rows: int = 0
+    own_unmatched: int = 0
+    unmatched: int = 0
+    matched: int = 0
+
+    def add(self, rows: int, own_unmatched: int, unmatched: int, matched: int) -> None:
+        """Add the rows of a probe."""
+        self.rows += rows
+        self.own_unmatched += own_unmatched
+        self.unmatched += unmatched
+        self.matched += matched
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +80,7 @@ class Tally:
 
     Outputs are compared in place. Only where rows are selected, or their number depends on the data, and the choices
     behind it are not known, rows are matched (see `deploy.parity.matching`); unmatched ones are limited like noise: to
-    ENVELOPE times as many as in PyTorch's own run.
+    as many times more than in PyTorch's own run as the noise of their probes may be.
 
     Attributes:
         chooser: compares the choices behind the outputs; None if only the outputs are known.
@@ -65,8 +88,7 @@ class Tally:
         original: where the reference is a file, its own run in the candidate's runtime.
         accumulated: statistics by output, or scores behind a choice, and group of probes.
         errors: the candidate's errors, by the sizes of the probe.
-        rows: rows of the reference that were matched or could not be; ``own_unmatched`` of them PyTorch's own run does
-            not share, ``unmatched`` the candidate, ``matched`` all three share.
+        selected: rows that were matched or could not be, by the envelope of their group of probes.
         decisions: choices that were compared; see `deploy.parity.choices.Settled`.
     """
 
@@ -79,10 +101,7 @@ class Tally:
     notes: list[str] = field(default_factory=list)
     ran: bool = False
     errors: dict[str, str] = field(default_factory=dict)
-    rows: int = 0
-    own_unmatched: int = 0
-    unmatched: int = 0
-    matched: int = 0
+    selected: dict[float, _Selected] = field(default_factory=dict)
     decisions: int = 0
     own_flips: int = 0
     flips: int = 0
@@ -194,10 +213,8 @@ class Tally:
         own_index, own_unmatched = match_rows(reference, ours, self.precision)
         index, unmatched = match_rows(reference, theirs, self.precision)
         shared = np.flatnonzero((own_index >= 0) & (index >= 0))
-        self.rows += len(index)
-        self.own_unmatched += own_unmatched
-        self.unmatched += unmatched
-        self.matched += len(shared)
+        selected = self.selected.setdefault(policy(item.probe.groups[0]).envelope, _Selected())
+        selected.add(len(index), own_unmatched, unmatched, len(shared))
         for name in names:
             base, candidate = ours[name][own_index[shared]], theirs[name][index[shared]]
             found = self._at(name, item.probe.groups[0])
@@ -258,6 +275,7 @@ class Tally:
         copied = replace(
             self,
             accumulated=deepcopy(self.accumulated),
+            selected=deepcopy(self.selected),
             faults=[*self.faults],
             notes=[*self.notes],
             _known={**self._known},
@@ -283,23 +301,28 @@ class Tally:
 
     def _decide(self, judged: Sequence[OutputParity], probes: Sequence[Probe]) -> tuple[Verdict, tuple[str, ...]]:
         self.faults.extend(self._failed_runs(probes))
-        if self.unmatched > ENVELOPE * (self.own_unmatched + int(self.rows >= MANY)):
-            self.faults.append(
-                f"{self.unmatched} of {self.rows} rows differ from float64, in PyTorch's own run {self.own_unmatched}"
-            )
+        for envelope, item in self.selected.items():
+            if item.unmatched > envelope * (item.own_unmatched + int(item.rows >= MANY)):
+                self.faults.append(
+                    f"{item.unmatched} of {item.rows} rows differ from float64, in PyTorch's own run "
+                    f"{item.own_unmatched}"
+                )
         verdict, reasons = combine(judged, list(dict.fromkeys(self.faults)))
         if self.decisions:
             self.notes.append(
                 f"the model makes discrete choices: of {self.decisions}, {self.own_flips} are otherwise in PyTorch's "
                 f"own run than in float64, and {self.flips} in the file"
             )
-        if self.own_unmatched or self.unmatched:
+        whole = _Selected()
+        for item in self.selected.values():
+            whole.add(item.rows, item.own_unmatched, item.unmatched, item.matched)
+        if whole.own_unmatched or whole.unmatched:
             self.notes.append(
-                f"the model selects rows: of {self.rows}, {self.own_unmatched} differ from float64 in PyTorch's own "
-                f"run and {self.unmatched} in the file; {self.matched} were compared"
+                f"the model selects rows: of {whole.rows}, {whole.own_unmatched} differ from float64 in PyTorch's own "
+                f"run and {whole.unmatched} in the file; {whole.matched} were compared"
             )
-            if verdict == "pass" and self.matched < MIN_MATCHED:
-                return "inconclusive", (f"rounding decides all but {self.matched} of {self.rows} rows",)
+            if verdict == "pass" and whole.matched < MIN_MATCHED:
+                return "inconclusive", (f"rounding decides all but {whole.matched} of {whole.rows} rows",)
         return verdict, reasons
 
 

@@ -27,7 +27,7 @@ from deploy.precision.rescale import rescale
 from deploy.precision.structure import structure
 from deploy.precision.survey import Survey, survey
 from deploy.support import onnx_file
-from deploy.support.onnx_decisions import scope
+from deploy.support.onnx_modules import scope
 from exporters.half import largest, to_half
 
 MAX_RUNS = 14

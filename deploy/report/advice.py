@@ -115,7 +115,8 @@ def _reasons(profile: JsonObject) -> list[str]:
     if profile["slower"]:
         count, worst = len(profile["slower"]), profile["slower"][0]
         by = f"by a factor of {worst['ns'] / worst['float_ns']:.1f}"
-        reasons.append(f"layers slower than in float: {count}, the worst ({worst['layer']}) {by}")
+        name = worst.get("module") or worst["layer"]
+        reasons.append(f"layers slower than in float: {count}, the worst ({name}) {by}")
     return reasons or ["the INT8 layers themselves take as long as the float ones"]
 
 

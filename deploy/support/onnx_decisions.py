@@ -7,10 +7,8 @@ memory.
 
 from __future__ import annotations
 
-import ast
 import itertools
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +17,7 @@ import onnx
 import onnx.inliner
 from onnx import helper
 
+from deploy.support.onnx_modules import scope
 from deploy.support.sides import taken
 
 Graph = onnx.GraphProto
@@ -102,20 +101,6 @@ def watched(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[GraphChoice,
     del copy.graph.output[:]
     copy.graph.output.append(helper.make_tensor_value_info(RANGES, onnx.TensorProto.FLOAT, [len(reported), 2]))
     return copy, tuple(recorder.choices)
-
-
-def scope(node: Node) -> str:
-    """Return the module that a node belongs to, as the exporter recorded it; empty if it did not."""
-    scopes = next((item.value for item in node.metadata_props if item.key == "pkg.torch.onnx.name_scopes"), "")
-    if scopes:
-        try:
-            names = ast.literal_eval(scopes)
-        except (ValueError, SyntaxError):
-            names = []
-        if isinstance(names, list) and len(names) > 1:
-            return str(names[-2])
-    traced = re.match(r"/(.+)/[^/]+$", node.name)  # the tracing exporter's /layer1/layer1.0/conv1/Conv
-    return ".".join(traced[1].split("/")[-1:]) if traced else ""
 
 
 def count_nodes(graph: Graph) -> int:

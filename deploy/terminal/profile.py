@@ -34,7 +34,7 @@ def show_profiles(found: Sequence[ProfiledCell]) -> None:
         out.print(rows(pairs))
         layers = table("layer", "operator", "arithmetic", "time", "share", numbers=("time", "share"))
         for layer in profile.layers[:LAYERS_SHOWN]:
-            cells = (escape(layer.layer), layer.operator, layer.arithmetic, duration(layer.ns))
+            cells = (escape(layer.label), layer.operator, layer.arithmetic, duration(layer.ns))
             layers.add_row(*cells, f"{layer.ns / total:.1%}")
         out.print(layers)
 
@@ -50,7 +50,7 @@ def _int8_rows(item: ProfiledCell) -> list[tuple[str, str]]:
         pairs.append(("unfused Q/DQ", _named(item.unfused)))
     if item.slower:
         layers = [
-            f"{layer.layer} ({duration(was)} → {duration(layer.ns)})" for layer, was in item.slower[:LAYERS_NAMED]
+            f"{layer.label} ({duration(was)} → {duration(layer.ns)})" for layer, was in item.slower[:LAYERS_NAMED]
         ]
         pairs.append(("slower than float32", escape(", ".join(layers))))
     return pairs
@@ -58,4 +58,4 @@ def _int8_rows(item: ProfiledCell) -> list[tuple[str, str]]:
 
 def _named(layers: Sequence[LayerTime]) -> str:
     more = f" and {len(layers) - LAYERS_NAMED} more" if len(layers) > LAYERS_NAMED else ""
-    return escape(", ".join(f"{item.layer} ({duration(item.ns)})" for item in layers[:LAYERS_NAMED]) + more)
+    return escape(", ".join(f"{item.label} ({duration(item.ns)})" for item in layers[:LAYERS_NAMED]) + more)

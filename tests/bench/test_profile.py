@@ -19,6 +19,10 @@ def test_a_float_file_on_every_backend(artifacts: Path) -> None:
     assert "Conv" in kinds["onnxruntime"] and "Convolution" in kinds["openvino"]
     for item in found.values():
         assert item.profile.wall_ns > 0 and not item.in_float and item.before is None
+        modules = {layer.module for layer in item.profile.layers if layer.operator not in ("Reorder", "ReorderOutput")}
+        assert modules - {"flatten"} == {"conv1", "pool1", "conv2", "pool2", "fc1", "fc2", "fc3"}, (
+            "of convolutions, too"
+        )
     (torch,) = profile_model("lenet5", backends=("torch",), threads=1, artifacts=artifacts)
     assert {"conv1", "conv2", "fc3"} <= {item.layer for item in torch.profile.layers}
 
@@ -31,6 +35,8 @@ def test_eight_bits_beside_float(artifacts: Path) -> None:
     for item in found:
         assert item.before is not None
         assert any(layer.arithmetic == "int8" for layer in item.profile.layers), item.plan.cell.backend
+        in_int8 = {layer.module for layer in item.profile.layers if layer.arithmetic == "int8"}
+        assert {"conv1", "conv2", "fc1"} <= in_int8, item.plan.cell.backend
         assert any("Quantize" in layer.layer for layer in item.unfused), (
             "the input is rounded by an operator of its own"
         )
@@ -50,7 +56,7 @@ def test_the_command_and_its_hidden_alias(artifacts: Path, run: Callable[..., Ra
         (cell,) = run("-q", *command, *words).json["cells"]
         assert cell["backend"] == "onnxruntime" and "Conv" in cell["by_operator_ns"]
     shown = run("-q", "profile", *words[:-1])
-    assert shown.code == 0 and "Conv" in shown.out
+    assert shown.code == 0 and "Conv" in shown.out and "conv1 (" in shown.out
     assert run("bench", "--explain").code == 2 and run("profile").code == 2
 
 

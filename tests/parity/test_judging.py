@@ -232,3 +232,37 @@ def test_every_group_fails_a_file_that_is_wrong_there(group: str) -> None:
 
     assert _judge(plain, probes=probes).verdict == "pass"
     assert _judge(plain, wrong, probes=probes).verdict == "fail"
+
+
+@pytest.mark.parametrize("group", ["tiny", "constant"])
+@pytest.mark.parametrize(("own", "verdict"), [(1e-6, "fail"), (1e-3, "pass")])
+def test_where_rounding_is_amplified_chance_does_not_fail_a_file(group: str, own: float, verdict: str) -> None:
+    """Few values make up most of the noise then, as a side of one box among thousands."""
+    rng = np.random.default_rng(2)
+
+    def amplifying(values: np.ndarray) -> Fetches:
+        rounding = rng.standard_normal(values.shape) * own if values.dtype == np.float32 else 0.0
+        return {"y": values + (rounding * (np.abs(values).max() < 0.1)).astype(values.dtype)}
+
+    def off(out: Fetches) -> Fetches:
+        return {"y": out["y"] + np.float32(0.1) * (np.abs(out["y"]).max() < 1)}
+
+    probes = [*_probes(), *_probes(group, 1e-3)]
+    assert _judge(amplifying, off, probes=probes).verdict == verdict
+
+
+@pytest.mark.parametrize(("group", "verdict"), [("unit", "fail"), ("tiny", "pass"), ("constant", "pass")])
+def test_rows_that_differ_are_limited_like_the_noise_of_their_probes(group: str, verdict: str) -> None:
+    """A few of some hundred rows are missing."""
+
+    def selected(values: np.ndarray) -> Fetches:
+        return {"y": values[values[:, 0] > 0]}
+
+    def without(out: Fetches) -> Fetches:
+        rows = out["y"]
+        return {"y": rows[1:] if len(rows) == length else rows}
+
+    probes = [*_probes(batch=40), *_probes(group, 0.5, calls=40, batch=40)]
+    lengths = [len(selected(probe.feeds["x"] @ WEIGHT)["y"]) for probe in probes]
+    length = next(item for item in lengths[4:] if item not in lengths[:4] and 5 <= lengths.count(item) <= 20)
+    assert _judge(selected, without, probes=probes).verdict == verdict

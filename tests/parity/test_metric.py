@@ -28,6 +28,20 @@ def test_signal_and_noise_of_known_data() -> None:
     assert found.samples == 600
 
 
+def test_lists_of_other_lengths_count_with_what_varies_in_them() -> None:
+    """The scores of candidates: alike for two inputs of one kind, and as many as the input decides for others."""
+    scores = np.sort(RNG.standard_normal(3000))
+    found = Accumulator()
+    for shift in (0.0, 1e-6):
+        found.add(scores + shift, scores + shift, scores + shift, batched=False, at="normal")
+    assert found.measure().signal == pytest.approx(5e-7, rel=1e-3)
+    shorter = scores[:2400]
+    found.add(shorter, shorter + 1e-5, shorter + 1e-5, batched=False, at="uniform")
+    expected = np.sqrt(2400 * np.var(shorter) / (2 * 3000 + 2400))
+    assert found.measure().signal == pytest.approx(expected, rel=1e-3)
+    assert judge("scores", "unit", found, "fp32").verdict == "pass"
+
+
 def test_signal_does_not_depend_on_batching() -> None:
     values = RNG.standard_normal((24, 7)) + 5
     whole, split = Accumulator(), Accumulator()
