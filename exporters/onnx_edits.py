@@ -14,7 +14,8 @@ import onnxscript.optimizer
 from onnx_ir.passes import common
 from onnxscript.version_converter import convert_version
 
-from deploy.core.errors import ExportError, MissingPackageError, UsageError
+from deploy.core.errors import ExportError, UsageError
+from deploy.core.extras import require
 from deploy.support.onnx_file import SINGLE_FILE_LIMIT
 
 MAX_FOLDED = 2**26
@@ -67,10 +68,9 @@ def simplify(model: ir.Model) -> ir.Model:
         MissingPackageError: onnxslim is not installed.
         ExportError: onnxslim fails, or the file is too large for it.
     """
-    try:
-        import onnxslim
-    except ModuleNotFoundError as exc:
-        raise MissingPackageError("onnxslim", "--simplify", "deploy-toolkit[edit]") from exc
+    require("edit")
+    import onnxslim
+
     stored = [value.const_value for value in model.graph.initializers.values()]
     if sum(tensor.nbytes for tensor in stored if tensor is not None) >= SINGLE_FILE_LIMIT:
         raise ExportError("onnxslim takes weights of less than 2 GB.", "use --fold in place of --simplify")

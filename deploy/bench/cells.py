@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,8 @@ from deploy.core import registry
 from deploy.core.artifact import UNPROVEN, Artifact
 from deploy.core.backend import ENGINE, ONNX, Backend, RunSettings, backends, find_backend
 from deploy.core.environment import machine
-from deploy.core.errors import MissingPackageError, UnknownNameError, UsageError
+from deploy.core.errors import UnknownNameError, UsageError
+from deploy.core.extras import require
 from deploy.core.tensors import TensorSpec, batch_dimension, symbols
 from deploy.support.cuda_driver import gpus
 from deploy.support.provenance import Stale
@@ -84,13 +84,18 @@ def choose_backends(names: tuple[str, ...]) -> tuple[str, ...]:
     return names or tuple(item.name for item in backends().values() if item.default and item.installed)
 
 
-def check_scenario(name: str) -> None:
-    """Check that a scenario exists and that the package it needs is installed."""
-    known = (LATENCY, *registry.names(SCENARIOS))
+def scenarios() -> tuple[str, ...]:
+    """Return the names of all scenarios."""
+    return (LATENCY, *registry.names(SCENARIOS))
+
+
+def check_scenario(name: str, also: Sequence[str] = ()) -> None:
+    """Check that a scenario exists, or is one of others, and that the package it needs is installed."""
+    known = (*scenarios(), *also)
     if name not in known:
         raise UnknownNameError("scenario", name, known, f"known: {', '.join(known)}")
-    if name == "loadgen" and importlib.util.find_spec("mlperf_loadgen") is None:
-        raise MissingPackageError("mlcommons-loadgen", "the scenario loadgen", "deploy-toolkit[loadgen]")
+    if name == "loadgen":
+        require("loadgen")
 
 
 def fingerprint(device: str, kind: str | None = None) -> dict[str, Any]:

@@ -17,6 +17,8 @@ Check = Callable[[str], None]
 Offer = Callable[[], Iterable[str]]
 
 PRECISION_NAMES = ("fp32", "fp16", "bf16", "int8")
+THROUGHPUT = "throughput"
+"""The scenario of ``deploy bench`` that grows the batch."""
 WEIGHT_NAMES = ("auto", "default", "none")
 
 
@@ -241,6 +243,24 @@ def _check_precision(value: str) -> None:
         raise UnknownNameError("precision", value, PRECISION_NAMES, f"known: {', '.join(PRECISION_NAMES)}")
 
 
+def _check_executor(value: str) -> None:
+    from deploy.sweeps.executor import check_executor
+
+    check_executor(value)
+
+
+def _scenarios() -> Iterable[str]:
+    from deploy.bench.cells import scenarios
+
+    return (*scenarios(), THROUGHPUT)
+
+
+def _check_scenario(value: str) -> None:
+    from deploy.bench.cells import check_scenario
+
+    check_scenario(value, (THROUGHPUT,))
+
+
 def _check_weights(value: str) -> None:
     from deploy.models.archive_kind import check_is_weights
     from deploy.models.request import split_key
@@ -307,4 +327,7 @@ TARGET = Checked("target", _check_target, _targets)
 METHOD = one_of("calibration method", lambda: registry.names("calibration.statistics"))
 WEIGHTS = Checked("weights", _check_weights, lambda: WEIGHT_NAMES, paths=True)
 SLUG = Checked("name", _check_slug)
+EXECUTOR = Checked("engine", _check_executor, lambda: registry.names("deploy.sweeps.executors"))
+SCENARIO = Checked("scenario", _check_scenario, _scenarios)
+LIBRARY = one_of("runtime", lambda: ("auto", "tensorrt", "tensorrt-rtx"))
 MODEL = ModelName()

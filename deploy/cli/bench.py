@@ -12,7 +12,7 @@ import click
 from deploy.cli import _options as shared
 from deploy.cli import compare as compare_command
 from deploy.cli import profile as profile_command
-from deploy.cli._arguments import BACKEND, BACKENDS, MODEL, PRECISIONS, Several
+from deploy.cli._arguments import BACKEND, BACKENDS, MODEL, PRECISIONS, SCENARIO, THROUGHPUT, Several
 from deploy.cli._common import EXIT, Settings, emit, json_option
 from deploy.cli._options import given, option, option_of, pack, refuse_together, refuse_unused
 from deploy.terminal import waiting
@@ -55,6 +55,7 @@ See also: deploy compare A B, deploy profile MODEL.
 @shared.threads_option
 @option(
     "--scenario",
+    type=SCENARIO,
     default="latency",
     metavar="latency|throughput|server|loadgen",
     help="One call after the other; growing batches; Poisson arrivals; MLPerf's load generator.",
@@ -132,10 +133,10 @@ def _refuse_unused(ctx: click.Context, options: dict[str, Any]) -> None:
     refuse_unused(ctx, ["mode"], scenario == "loadgen", "--scenario loadgen")
     if scenario == "loadgen":
         refuse_unused(ctx, ["p99_ms"], options["mode"] == "server", "--mode server")
-    refuse_unused(ctx, ["max_batch"], scenario == "throughput", "--scenario throughput")
+    refuse_unused(ctx, ["max_batch"], scenario == THROUGHPUT, "--scenario throughput")
     refuse_unused(ctx, ["graph"], options["device"] == "cuda", "--device cuda")
     refuse_unused(ctx, ["calib"], "int8" in (options["precisions"] or ()), "int8 in --precision")
-    if scenario == "throughput":
+    if scenario == THROUGHPUT:
         refuse_together(ctx, ["batches"], "--scenario throughput, which doubles the batch up to --max-batch")
     if scenario == "server" and options["p99_ms"] is not None:
         refuse_together(ctx, ["rate"], "--p99, which searches for the rate")
@@ -164,7 +165,7 @@ def _run(settings: Settings, options: dict[str, Any]) -> int:
     options["budget"] = pack(options, Budget)
     scenario = {name: options.pop(name) for name in ("rate", "p99_ms", "mode")}
     measure: Callable[..., BenchmarkReport | SaturationReport]
-    if options["scenario"] == "throughput":
+    if options["scenario"] == THROUGHPUT:
         measure = saturate
         del options["scenario"], options["batches"], options["quick"]
     else:

@@ -17,6 +17,7 @@ from deploy.cli._common import (
     samples_option,
 )
 from deploy.cli._options import check_probes, option, pack_samples, path
+from deploy.core.extras import require
 
 
 class Batch(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -74,6 +75,8 @@ def command(settings: Settings, /, as_json: bool, **options: Any) -> int:
     differs; 4: the comparison is inconclusive, and the file is written there, too.
     """
     check_probes(options)
+    if options["simplify"]:
+        require("edit")
     from deploy.exporting.edit import edit
     from deploy.terminal.edit import show_edit
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy.cli._arguments import BACKENDS_ANYWHERE, DATA, PRECISIONS, ModelName, Several
+from deploy.cli._arguments import BACKENDS_ANYWHERE, DATA, EXECUTOR, PRECISIONS, ModelName, Several
 from deploy.cli._common import Settings, emit, json_option
 from deploy.cli._options import count, option, refuse_together, refuse_unused, threads_option
 
@@ -60,7 +60,7 @@ Examples:
     "--seed", type=click.IntRange(min=0), help="Seed of untrained weights, inputs and measurement order. [default: 0]"
 )
 @option("--baseline", help="Backend that speedups are relative to. [default: torch]")
-@option("--engine", "executor", default="local", metavar="local|ray", help="Where to run the tasks.")
+@option("--engine", "executor", type=EXECUTOR, default="local", metavar="local|ray", help="Where to run the tasks.")
 @option("--address", default="auto", help="Address of the Ray cluster.")
 @option("--jobs", type=count, default=1, help="Maximum number of concurrent tasks; a benchmark always runs alone.")
 @option("--again", is_flag=True, help="Repeat the work of earlier sweeps.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from deploy.cli._arguments import DATA, MODEL, Several
+from deploy.cli._arguments import DATA, LIBRARY, MODEL, Several
 from deploy.cli._common import EXIT, Settings, emit, half_options, json_option, name_option
 from deploy.cli._options import Size, calib_samples_option, method_option, option, pack, path, refuse_unused
 
@@ -56,6 +56,7 @@ Examples:
 )
 @option(
     "--runtime",
+    type=LIBRARY,
     default="auto",
     metavar="tensorrt|tensorrt-rtx|auto",
     help="Library that builds the engine. auto: tensorrt if it is installed and there is a GPU, else tensorrt-rtx.",
@@ -100,6 +101,10 @@ def build(ctx: click.Context, /, as_json: bool, print_trtexec: bool, **options: 
     """
     settings: Settings = ctx.obj
     refuse_unused(ctx, ["calib", "method", "samples"], options["int8"], "--int8")
+    from deploy.support.tensorrt_library import find_library
+
+    if not print_trtexec:
+        find_library(options["runtime"])
     from deploy.engines.build import BuildRequest, build_engine, trtexec_line
     from deploy.terminal.trt import show_built
 

@@ -31,11 +31,14 @@ def command(ctx: click.Context, /, as_json: bool, **options: Any) -> int:
     records that were made from other weights than the export beside them are named as stale; the exit code stays.
     """
     from deploy.core.errors import ArtifactError
+    from deploy.core.extras import require
     from deploy.core.text import visible
     from deploy.tools.verify import verify
 
     settings: Settings = ctx.obj
     refuse_unused(ctx, ["signature"], options["key"] is not None, "--key")
+    if options["key"]:
+        require("sign")
     folder = options.pop("path") or settings.artifacts
     report = verify(folder)
     if not (report.sound or report.problems or report.unfinished):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 from pathlib import Path
 from typing import NoReturn
@@ -12,6 +11,7 @@ import numpy as np
 
 from deploy.core import registry
 from deploy.core.errors import DataError, MissingPackageError, UnknownNameError, UsageError
+from deploy.core.extras import require
 from deploy.core.progress import SILENT, Progress
 from deploy.data.annotated import find_place, load_annotated
 from deploy.data.arrays import load_arrays, open_arrays
@@ -20,8 +20,8 @@ from deploy.data.decode import EXTENSIONS
 from deploy.data.folder import LAYOUT, load_folder, subfolders
 
 SOURCES = "deploy.data.sources"
-PACKAGES = {"digits": "sklearn"}
-"""The package of an extra that a data set of ours needs."""
+NEED_EXTRA = ("digits",)
+"""Data sets of ours that need the extra ``data``."""
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "test"), "test": ("test", "val")}
 """Folders that serve as each split, in order of preference."""
 
@@ -41,9 +41,8 @@ def check_data(data: str) -> None:
     """
     path, names = Path(data).expanduser(), bundled_names()
     if data in names:
-        package = PACKAGES.get(data)
-        if package and importlib.util.find_spec(package) is None:
-            raise MissingPackageError(package, f"the data set {data}", "deploy-toolkit[data]")
+        if data in NEED_EXTRA:
+            require("data")
     elif path.is_dir():
         files = (name for *_, names in os.walk(path, followlinks=True) for name in names)
         if not any(name.lower().endswith(EXTENSIONS) for name in files):

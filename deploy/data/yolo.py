@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from deploy.core.errors import DataError, MissingPackageError
+from deploy.core.errors import DataError
+from deploy.core.extras import require
 from deploy.data.annotation_files import Annotated, Place, as_numbers, class_names, images_below, numbered, text_of
 from deploy.data.truth import Truth, boxes_in
 
@@ -87,10 +88,9 @@ def _yaml_names(place: Place) -> list[str] | None:
         path = next((folder / name for name in ("data.yaml", "data.yml") if (folder / name).is_file()), None)
         if path is None:
             continue
-        try:
-            import yaml
-        except ModuleNotFoundError as exc:
-            raise MissingPackageError("pyyaml", f"{path}", "deploy-toolkit[sweep]") from exc
+        require("sweep")
+        import yaml
+
         try:
             document = yaml.safe_load(text_of(path))
         except (yaml.YAMLError, RecursionError) as exc:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.core.errors import MissingPackageError
+from deploy.core.extras import require
 from deploy.data.truth import Truth
 from deploy.evaluation.score import RESAMPLES, Score, percentiles, resamples
 from deploy.tasks.detections import Detections
@@ -71,12 +71,9 @@ class _Matches:
     """Detections of every image, matched with what it shows."""
 
     def __init__(self, found: Sequence[Detections], truths: Sequence[Truth], classes: int) -> None:
-        try:
-            from faster_coco_eval import COCO, COCOeval_faster
-        except ModuleNotFoundError as exc:
-            raise MissingPackageError(
-                "faster-coco-eval", "mean average precision", "deploy-toolkit[detection]"
-            ) from exc
+        require("detection")
+        from faster_coco_eval import COCO, COCOeval_faster
+
         truth = COCO(_document(truths, classes))
         detections = truth.loadRes(_results(found))
         self._evaluation = COCOeval_faster(truth, detections, "bbox", print_function=_silent, separate_eval=True)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import BackendError, DataError
+from deploy.core.extras import require
 from deploy.core.model import Preprocessing
 from deploy.core.tensors import TensorSpec
 from deploy.data.dataset import Dataset, Image
@@ -68,6 +69,7 @@ def score_pictures(
     Raises:
         DataError: the images have no boxes or masks, or the classes do not fit the model.
         BackendError: the outputs are not those of the task.
+        MissingPackageError: the package that scores boxes is not installed.
     """
     if judged.task == "semantic-segmentation":
         return _score_pixels(run, dataset, judged, batch_size, advance, most)
@@ -140,6 +142,7 @@ def _batches(dataset: Dataset, judged: Judged, batch_size: int) -> Iterator[tupl
 def _score_boxes(
     run: Run, dataset: Dataset, judged: Judged, batch_size: int, advance: Advance, most: int
 ) -> tuple[Score, str]:
+    require("detection")
     truths = dataset.annotated()
     postprocessing = judged.postprocessing
     if postprocessing is None:

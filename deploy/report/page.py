@@ -10,11 +10,9 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from importlib import import_module
 from importlib.resources import files
-from typing import Any
 
-from deploy.core.errors import MissingPackageError
+from deploy.core.extras import require
 from deploy.report import fastest, tables
 from deploy.report.plots import make_plots
 from deploy.report.rows import JsonObject
@@ -29,7 +27,10 @@ EVIDENCE = ("slug", "backend", "precision", "command", "links", "created", "flag
 
 def render_page(document: JsonObject) -> str:
     """Return the page of a report; see `deploy.report.write.describe`."""
-    jinja2, plotly = _package("jinja2"), _package("plotly.offline")
+    require("report")
+    import jinja2
+    import plotly.offline
+
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["sortable"] = _sortable
     plots = make_plots(document)
@@ -69,16 +70,9 @@ def render_page(document: JsonObject) -> str:
             style=_asset("page.css"),
             script=_asset("page.js"),
             data=_packed(json.dumps({"plots": {item.name: item.figures for item in plots}, "rows": evidence})),
-            plotly=_packed(plotly.get_plotlyjs()),
+            plotly=_packed(plotly.offline.get_plotlyjs()),
         )
     )
-
-
-def _package(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as exc:
-        raise MissingPackageError(name.partition(".")[0], "the report", "deploy-toolkit[report]") from exc
 
 
 def _asset(name: str) -> str:

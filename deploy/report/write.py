@@ -11,6 +11,7 @@ from typing import Any
 from deploy.core.brief import brief
 from deploy.core.environment import now, version
 from deploy.core.errors import ArtifactError
+from deploy.core.extras import require
 from deploy.core.names import REPORT
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store, write_file
@@ -83,6 +84,7 @@ def write_report(
         MissingPackageError: Plotly or Jinja is not installed.
         StorageError: a file cannot be written.
     """
+    require("report")
     store = Store.at(artifacts)
     folder = store.root / REPORT
     with progress.stage("reading the records"):

@@ -10,13 +10,13 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.core.artifact import Artifact
 from deploy.core.backend import Backend, backends, find_backend
-from deploy.core.errors import MissingPackageError, UsageError
+from deploy.core.errors import UsageError
+from deploy.core.extras import require
 from deploy.core.interrupt import Stopped
 from deploy.core.limits import limits
 from deploy.core.progress import SILENT, Progress
@@ -43,7 +43,6 @@ OTHER_FILES = 512
 SWITCH_S = 0.0005
 """Interval in seconds at which Python switches threads. With Python's default of 5 ms, a runner that has finished can
 wait that long for a busy event loop. `benchmarks.serve_turns` measures the effect: p99 at saturation."""
-PACKAGES = ("uvicorn", "starlette", "orjson", "prometheus_client")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,11 +108,7 @@ def serve(
         MissingPackageError: a package of the server or the backend is not installed.
         BackendError: a backend failed to open or run a file.
     """
-    for package in PACKAGES:
-        try:
-            import_module(package)
-        except ImportError as exc:
-            raise MissingPackageError(package, "the server", "deploy-toolkit[serve]") from exc
+    require("serve")
     from deploy.serving.app import Service
     from deploy.serving.connection import Pool
     from deploy.serving.metrics import Metrics

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from deploy.core.errors import BackendError, MissingPackageError, UsageError
+from deploy.core.extras import installed
 from deploy.support.cuda_driver import Gpu, gpus
 
 RUNTIMES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -44,6 +45,23 @@ class Library:
         return tuple(f"{name[2:-1]}.{name[-1]}" for name in names if name.startswith("SM"))
 
 
+def find_library(name: str = "auto") -> str:
+    """Return the name of the library that `open_library` imports, without importing it.
+
+    Raises:
+        UsageError: there is no such library.
+        MissingPackageError: the library is not installed.
+    """
+    chosen = name
+    if name == "auto":
+        chosen = "tensorrt" if gpus() and installed(RUNTIMES["tensorrt"]) else "tensorrt-rtx"
+    if chosen not in RUNTIMES:
+        raise UsageError(f"--runtime {name}: choose one of auto, {', '.join(RUNTIMES)}.")
+    if not installed(RUNTIMES[chosen]):
+        raise MissingPackageError(RUNTIMES[chosen], f"--runtime {name}", _INSTALL[name])
+    return chosen
+
+
 def open_library(name: str = "auto") -> Library:
     """Import a library; ``auto`` is ``tensorrt`` if it can be imported and there is a GPU, else ``tensorrt-rtx``.
 
@@ -52,21 +70,17 @@ def open_library(name: str = "auto") -> Library:
         MissingPackageError: the library is not installed.
         BackendError: the library is installed but cannot be loaded.
     """
-    chosen = name
-    if name == "auto":
-        chosen = "tensorrt" if gpus() and _installed("tensorrt") else "tensorrt-rtx"
-    if chosen not in RUNTIMES:
-        raise UsageError(f"--runtime {name}: choose one of auto, {', '.join(RUNTIMES)}.")
+    chosen = find_library(name)
+    if name == "auto" and chosen == "tensorrt" and not _loads(chosen):
+        chosen = find_library("tensorrt-rtx")
     try:
         return Library(name=chosen, module=importlib.import_module(RUNTIMES[chosen]))
-    except ModuleNotFoundError as exc:
-        raise MissingPackageError(RUNTIMES[chosen], f"--runtime {name}", _INSTALL[name]) from exc
     except (ImportError, OSError) as exc:
         text = str(exc).splitlines()[0][:300]
         raise BackendError(f"{chosen}: installed, but cannot be loaded: {text}", "deploy doctor") from exc
 
 
-def _installed(name: str) -> bool:
+def _loads(name: str) -> bool:
     try:
         importlib.import_module(RUNTIMES[name])
     except (ImportError, OSError):

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from deploy.core import registry
-from deploy.core.errors import MissingPackageError
+from deploy.core.errors import MissingPackageError, UnknownNameError
+from deploy.core.extras import EXTRAS, require
 from deploy.sweeps.task import Job, Task, TaskFiles
 
 EXECUTORS = "deploy.sweeps.executors"
-PACKAGES = {"ray": ("ray", "deploy-toolkit[ray]")}
-"""Optional package of an executor, and what to install."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +91,19 @@ class ExecutorContext:
     address: str = "auto"
 
 
+def check_executor(name: str) -> None:
+    """Check that an executor exists and that its package is installed, without importing it.
+
+    Raises:
+        UnknownNameError, MissingPackageError: it does not, or it is not.
+    """
+    known = registry.names(EXECUTORS)
+    if name not in known:
+        raise UnknownNameError("engine", name, known, f"known: {', '.join(known)}")
+    if name in EXTRAS:
+        require(name)
+
+
 def start_executor(name: str, context: ExecutorContext) -> Executor:
     """Start an executor by its name.
 
@@ -100,10 +112,11 @@ def start_executor(name: str, context: ExecutorContext) -> Executor:
         MissingPackageError: its package is not installed.
         UsageError: it cannot run this sweep.
     """
+    check_executor(name)
     try:
         module = registry.load(EXECUTORS, name, "engine")
-    except ModuleNotFoundError as exc:
-        package, install = PACKAGES.get(name, (exc.name or name, exc.name or name))
-        raise MissingPackageError(package, f"the sweep engine {name}", install) from exc
+    except ModuleNotFoundError as exc:  # of a third party
+        package = exc.name or name
+        raise MissingPackageError(package, f"the sweep engine {name}", package) from exc
     executor: Executor = module.open_executor(context)
     return executor

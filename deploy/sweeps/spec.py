@@ -14,7 +14,8 @@ import msgspec
 from msgspec import Meta
 
 from deploy.core.backend import backends
-from deploy.core.errors import MissingPackageError, UsageError
+from deploy.core.errors import UsageError
+from deploy.core.extras import require
 from deploy.models.request import check_slug, checkpoint_slug
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -134,10 +135,9 @@ def read_spec(path: Path) -> SweepSpec:
         UsageError: the file cannot be read, is not YAML, or is not a valid sweep; the message gives the line.
         MissingPackageError: PyYAML is not installed.
     """
-    try:
-        from deploy.sweeps.document import Document
-    except ModuleNotFoundError as exc:
-        raise MissingPackageError("pyyaml", "a sweep in a file", "deploy-toolkit[sweep]") from exc
+    require("sweep")
+    from deploy.sweeps.document import Document
+
     document = Document(path)
     try:
         return parse_spec(document.values)

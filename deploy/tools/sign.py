@@ -8,6 +8,7 @@ renamed. To sign the names of models, sign the artifacts directory, which contai
 
 from __future__ import annotations
 
+import importlib
 import io
 import tempfile
 from collections.abc import Iterable
@@ -16,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.core.errors import ArtifactError, DigestError, MissingPackageError, UsageError
+from deploy.core.errors import ArtifactError, DigestError, UsageError
+from deploy.core.extras import require
 from deploy.core.names import LOCK, SCRATCH, SIGNATURE, colliding
 from deploy.core.paths import default_root
 from deploy.core.plain import to_plain
@@ -62,6 +64,7 @@ def sign(folder: Path | None = None, *, key: Path, signature: Path | None = None
         MissingPackageError: model-signing is not installed.
         StorageError: the signature cannot be written.
     """
+    require("sign")
     folder = folder or default_root()
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such folder.")
@@ -84,7 +87,7 @@ def sign(folder: Path | None = None, *, key: Path, signature: Path | None = None
     if same := colliding(names):
         raise DigestError(f"{folder}: not signed: another name differs from {same[0]} only in case or Unicode form.")
     try:
-        config = _package("signing").Config().use_elliptic_key_signer(private_key=key)
+        config = _signing("signing").Config().use_elliptic_key_signer(private_key=key)
     except (ValueError, TypeError, OSError) as exc:
         raise UsageError(f"{key}: not a private key that can sign: {exc}.", CREATE_KEYS) from exc
     with tempfile.TemporaryDirectory() as scratch:
@@ -111,6 +114,7 @@ def verify_signature(folder: Path | None = None, *, key: Path, signature: Path |
         UsageError: the key cannot be used, or the path is not a folder.
         MissingPackageError: model-signing is not installed.
     """
+    require("sign")
     folder = folder or default_root()
     path = signature or folder / SIGNATURE
     if not folder.is_dir():
@@ -118,7 +122,7 @@ def verify_signature(folder: Path | None = None, *, key: Path, signature: Path |
     if not is_file(path):
         raise ArtifactError(f"{path}: no signature found.", f"deploy sign {folder} --key PRIVATE_KEY")
     try:
-        config = _package("verifying").Config().use_elliptic_key_verifier(public_key=key)
+        config = _signing("verifying").Config().use_elliptic_key_verifier(public_key=key)
     except (ValueError, TypeError, OSError) as exc:
         raise UsageError(f"{key}: not a public key: {exc}.", CREATE_KEYS) from exc
     hashing = _hashing(path)
@@ -136,7 +140,7 @@ def verify_signature(folder: Path | None = None, *, key: Path, signature: Path |
 
 def _hashing(signature: Path) -> Any:
     """Return a hashing configuration of model-signing that leaves out nothing but the signature and empty locks."""
-    config: type[Any] = _package("hashing").Config
+    config: type[Any] = _signing("hashing").Config
 
     class Everything(config):  # type: ignore[misc]
         left_out: tuple[str, ...] = ()
@@ -175,10 +179,6 @@ def _files(folder: Path, signature: Path) -> list[Path]:
     return found
 
 
-def _package(name: str) -> ModuleType:
-    import importlib
-
-    try:
-        return importlib.import_module(f"model_signing.{name}")
-    except ImportError as exc:
-        raise MissingPackageError("model-signing", "signatures", "deploy-toolkit[sign]") from exc
+def _signing(name: str) -> ModuleType:
+    """Import a module of model-signing."""
+    return importlib.import_module(f"model_signing.{name}")

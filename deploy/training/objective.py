@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from deploy.core.errors import UsageError
+from deploy.core.extras import require
 from deploy.core.model import Model
 from deploy.data.dataset import Dataset
 from deploy.data.placement import Placement, prepare_pixels
@@ -169,6 +170,10 @@ class Detection(_Pictures):
     metric = "map"
     title = "mAP"
     task: Task = "detection"
+
+    def __init__(self, model: Model) -> None:
+        require("detection")  # it is needed after the first epoch
+        super().__init__(model)
 
     def loss(self, images: torch.Tensor, part: Dataset, *, augment: bool) -> Loss:
         """Return the loss of the network; boxes around groups are left out."""

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from deploy.core.extras import EXTRAS as EXTRAS_OF_OURS
+
 WITHOUT_TORCH = """
-    import importlib.abc, importlib.util, json, pathlib, sys
+    import importlib.abc, importlib.machinery, importlib.util, json, pathlib, sys
+
+    hidden = sys.argv[2].split(",")
 
     class Reached(BaseException):
         pass
 
     class Hook(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         def find_spec(self, name, path=None, target=None):
-            if name in ("torch", "onnx", "onnxruntime", "openvino", "torchvision", "timm", "sklearn"):
+            heavy = ("torch", "onnx", "onnxruntime", "openvino", "torchvision", "timm", "sklearn")
+            if name in heavy and name not in hidden:
                 return importlib.util.spec_from_loader(name, self)
 
         def create_module(self, spec):
@@ -28,6 +36,10 @@ WITHOUT_TORCH = """
         def exec_module(self, module):
             pass
 
+    found = importlib.machinery.PathFinder.find_spec
+    importlib.machinery.PathFinder.find_spec = lambda name, path=None, target=None: (
+        None if name.partition(".")[0] in hidden else found(name, path, target)
+    )
     sys.meta_path.insert(0, Hook())
     from deploy.cli.main import main
     ended = {}
@@ -128,14 +140,17 @@ CASES = {
 """Command lines and the kind of their error."""
 
 
-def refusals(lines: list[str], folder: Path) -> dict[str, tuple[object, str]]:
-    """Run command lines in one process that cannot import heavy packages; return exit codes and kinds of errors."""
+def refusals(lines: list[str], folder: Path, hidden: Sequence[str] = ()) -> dict[str, tuple[object, str]]:
+    """Run command lines in one process that cannot import heavy packages; return exit codes and kinds of errors.
+
+    The modules ``hidden`` are as if they were not installed.
+    """
     (folder / "empty").mkdir()
     (folder / "notes.txt").write_text("no data")
     (folder / "damaged.npz").write_bytes(b"PK\x03\x04 no archive")
     (folder / "there.onnx").write_bytes(b"")
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(WITHOUT_TORCH), json.dumps(lines)],
+        [sys.executable, "-c", textwrap.dedent(WITHOUT_TORCH), json.dumps(lines), ",".join(hidden)],
         capture_output=True,
         text=True,
         cwd=folder,
@@ -159,6 +174,40 @@ def test_what_is_wrong_is_refused_before_anything_heavy_is_imported(tmp_path: Pa
             wrong[line] = found[line]
     assert not wrong
     assert not (tmp_path / "artifacts").exists(), "something was made"
+
+
+EXTRAS = {
+    "report": "plotly",
+    "serve lenet5": "starlette",
+    "sign --key there.onnx": "model_signing",
+    "verify --key there.onnx": "OpenSSL",
+    "edit there.onnx --simplify": "onnxslim",
+    "sweep some.yaml": "yaml",
+    "sweep lenet5 --engine ray": "ray",
+    "bench lenet5 --scenario loadgen": "mlperf_loadgen",
+    "trt build lenet5": "tensorrt_rtx",
+    "trt build lenet5 --runtime tensorrt": "tensorrt",
+    "bench lenet5 --backends openvino": "openvino",
+    "train lenet5 --data digits": "sklearn",
+    "models timm/resnet18": "timm",
+    "export hf/facebook/deit-tiny-patch16-224": "transformers",
+}
+"""Command lines, and a module of the extra that they need."""
+
+
+def test_missing_extras_are_named_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "some.yaml").write_text("models: [lenet5]")
+    found = refusals(list(EXTRAS), tmp_path, [*EXTRAS.values()])
+    assert set(found.values()) == {(1, "MissingPackageError")}, found
+    assert not (tmp_path / "artifacts").exists(), "something was made"
+
+
+@pytest.mark.parametrize("extra", EXTRAS_OF_OURS)
+def test_every_package_of_an_extra_is_declared(extra: str) -> None:
+    """`deploy.core.extras` and pyproject.toml name the same packages."""
+    needed = [item for item in metadata.requires("deploy-toolkit") or () if f'extra == "{extra}"' in item]
+    names = {re.split(r"[\[<>=; ]", item)[0].lower() for item in needed}
+    assert set(EXTRAS_OF_OURS[extra].packages.values()) <= names
 
 
 def test_a_device_that_is_not_there(tmp_path: Path) -> None:

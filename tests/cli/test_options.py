@@ -49,6 +49,7 @@ SAMPLES: dict[str, list[str]] = {
     "--model": ["resnet18", "lenet5"],
     "--precision": ["fp16", "fp16,int8", "int8"],
     "--size": ["length=16", "height=64"],
+    "--runtime": ["tensorrt-rtx"],
     "--rename": ["x=image", "y=logits"],
     "--iou-threshold": ["0.4"],
     "--score-threshold": ["0.2"],
