@@ -59,6 +59,7 @@ lock: $(READY)  ## write requirements.lock: the installed versions, with hashes
 	$(BIN)/python .ci/lock
 
 docs: $(DOCS_READY)  ## build the documentation into build/site; warnings are errors
+	$(BIN)/python docs/_hooks.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(READY)  ## measure the figures in the documentation; takes hours

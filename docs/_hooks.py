@@ -1,12 +1,18 @@
 """Pages that are generated when the site is built: one per command, and the list of the Python API.
 
-They are not stored in the repository. The command pages are read from the command line, so they always match it.
+They are not stored in the repository. The command pages are read from the command line, so they always match it. Only
+short lists are stored, for those who read the pages without the site: ``python docs/_hooks.py`` writes them.
 """
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
+import itertools
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -20,10 +26,11 @@ from deploy.cli.main import ABOUT, cli
 
 SHIM, OWN_SHIM = "https://unpkg.com/iframe-worker/shim", "javascripts/iframe-worker.js"
 FOLDER = "commands"
-COMMANDS, OPTIONS = "<!-- commands -->", "<!-- options -->"
-"""Placeholders of the tables in ``commands/index.md``."""
-API = "<!-- api -->"
-"""Placeholder of the API in ``python-api.md``."""
+COMMANDS, OPTIONS = "commands", "options"
+"""Lists in ``commands/index.md``."""
+API = "api"
+"""The list in ``python-api.md``."""
+DOCS = Path(__file__).parent
 
 
 def walk(group: click.Group, parent: click.Context | None = None, name: str = "deploy") -> Iterator[click.Context]:
@@ -63,23 +70,62 @@ def command_page(context: click.Context) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def api() -> str:
-    """Return mkdocstrings directives for every public name of ``deploy``: functions, then classes, then errors."""
+def replaced(markdown: str, mark: str, text: str) -> str:
+    """Return a page with another text between ``<!-- mark -->`` and ``<!-- end of mark -->``."""
+    begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
+    return re.sub(f"(?<={begin}).*?(?={end})", lambda _: f"\n\n{text}\n\n", markdown, flags=re.DOTALL)
+
+
+def public_names() -> dict[str, list[str]]:
+    """Return the public names of ``deploy`` by section: functions, classes, errors."""
     public = [name for name in deploy.__all__ if not name.startswith("_")]
     errors = [name for name in public if name.endswith("Error")]
     functions = [name for name in public if name[0].islower()]
     classes = [name for name in public if name not in (*errors, *functions)]
-    sections = {
+    return {
         "Functions": [f"deploy.{name}" for name in functions],
         "Testing": ["deploy.testing.assert_equal_to_model", "deploy.testing.write_export"],
         "Requests, options and results": [f"deploy.{name}" for name in classes],
         "Errors": [f"deploy.{name}" for name in errors] or ["deploy.core.errors.DeployError"],
     }
+
+
+def api() -> str:
+    """Return mkdocstrings directives for every public name."""
     parts = []
-    for title, names in sections.items():
+    for title, names in public_names().items():
         parts.append(f"## {title}")
         parts += [f"::: {name}\n    options:\n      heading_level: 3" for name in names]
     return "\n\n".join(parts)
+
+
+def short_api() -> str:
+    """Return what each public name is, in a line, with a link to its source, as text in Markdown."""
+    parts = []
+    for title, names in public_names().items():
+        parts += [f"## {title}", "| name | what it is |\n|---|---|\n" + "\n".join(map(_api_line, names))]
+    return "\n\n".join(parts)
+
+
+def _api_line(name: str) -> str:
+    home, _, attribute = name.rpartition(".")
+    own = str(getattr(getattr(importlib.import_module(home), attribute), "__module__", ""))
+    module = importlib.import_module(own if own.startswith("deploy.") else deploy._HOMES[attribute])
+    path = Path(str(module.__file__))
+    source = path.relative_to(DOCS.parent)
+    about = _docstrings(ast.parse(path.read_text(encoding="utf-8")))[attribute].partition("\n\n")[0]
+    return f"| [`{name}`](../{source}) | {_plain(about.replace(chr(10), ' '))} |"
+
+
+def _docstrings(module: ast.Module) -> dict[str, str]:
+    """Return the docstrings of a module's functions, classes and constants by name."""
+    found = {}
+    for item, after in itertools.zip_longest(module.body, module.body[1:]):
+        if isinstance(item, ast.FunctionDef | ast.ClassDef):
+            found[item.name] = ast.get_docstring(item) or ""
+        elif isinstance(item, ast.Assign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            found.update({target.id: str(after.value.value) for target in item.targets if isinstance(target, ast.Name)})
+    return found
 
 
 def _sibling(context: click.Context) -> str:
@@ -164,17 +210,41 @@ def on_post_template(output_content: str, template_name: str, config: MkDocsConf
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Fill the placeholders of ``commands/index.md`` and ``python-api.md``."""
-    if API in markdown:
-        return markdown.replace(API, api())
-    if COMMANDS not in markdown:
-        return markdown
-    with click.Context(cli, info_name="deploy", **cli.context_settings) as root:
-        options = [item for item in cli.get_params(root) if isinstance(item, click.Option)]
-        markdown = markdown.replace(OPTIONS, _table(options, root))
+    """Replace the short list of ``python-api.md`` by the whole API; link the commands to their pages."""
+    if page.file.src_uri == "python-api.md":
+        return replaced(markdown, API, api())
+    if page.file.src_uri == f"{FOLDER}/index.md":
+        return replaced(markdown, COMMANDS, command_list(linked=True))
+    return markdown
+
+
+def command_list(*, linked: bool) -> str:
+    """Return a table of all commands, with or without links to their pages."""
     rows = ["| command | what it does |", "|---|---|"]
     for context in walk(cli):
         names = context.command_path.split()[1:]
         about = ABOUT.get(" ".join(names)) or context.command.get_short_help_str(200)
-        rows.append(f"| [`{context.command_path}`]({_sibling(context)}) | {_plain(about)} |")
-    return markdown.replace(COMMANDS, "\n".join(rows))
+        name = f"`{context.command_path}`"
+        rows.append(f"| {f'[{name}]({_sibling(context)})' if linked else name} | {_plain(about)} |")
+    return "\n".join(rows)
+
+
+def option_list() -> str:
+    """Return a table of the options of ``deploy`` itself."""
+    with click.Context(cli, info_name="deploy", **cli.context_settings) as root:
+        return _table([item for item in cli.get_params(root) if isinstance(item, click.Option)], root)
+
+
+def stored_pages() -> dict[Path, str]:
+    """Return the pages with stored lists, as they should be."""
+    commands, python = DOCS / FOLDER / "index.md", DOCS / "python-api.md"
+    listed = replaced(commands.read_text(encoding="utf-8"), COMMANDS, command_list(linked=False))
+    return {
+        commands: replaced(listed, OPTIONS, option_list()),
+        python: replaced(python.read_text(encoding="utf-8"), API, short_api()),
+    }
+
+
+if __name__ == "__main__":
+    for path, text in stored_pages().items():
+        path.write_text(text, encoding="utf-8")

@@ -65,6 +65,25 @@ def test_every_command_has_its_page(site: Path) -> None:
             assert line.strip("\b \\") in text, name
 
 
+def test_the_lists_for_readers_without_the_site_are_current() -> None:
+    """Else: python docs/_hooks.py."""
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install 'deploy-toolkit[docs]'")
+    code = (
+        "from docs import _hooks\n"
+        "pages = _hooks.stored_pages()\n"
+        "assert len(pages) == 2\n"
+        "for path, text in pages.items():\n"
+        "    assert path.read_text(encoding='utf-8') == text, path\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    stored = (ROOT / "docs" / "python-api.md").read_text(encoding="utf-8")
+    for name in deploy.__all__:
+        assert f"`deploy.{name}`" in stored, name
+    for source in re.findall(r"\]\(\.\./(deploy/[^)]+)\)", stored):
+        assert (ROOT / source).is_file()
+
+
 def test_every_public_name_is_documented(site: Path) -> None:
     page = (site / "python-api.html").read_text(encoding="utf-8")
     for name in deploy.__all__:
