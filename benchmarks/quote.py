@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.badges import badges
 from benchmarks.common import load
 from benchmarks.tables.harness import harness_figures, harness_tables
 from benchmarks.tables.int8 import int8_tables
@@ -184,7 +185,7 @@ def _between(text: str, marker: str, content: str) -> str:
 
 def main() -> None:
     """Write the documents, or check them."""
-    stale = []
+    wanted = badges()
     for path, marker, content in (
         ("README.md", "main-figures", main_figures()),
         ("docs/figures.md", "figures", figures()),
@@ -197,12 +198,16 @@ def main() -> None:
         ("docs/serving.md", "attack", attack_text()),
         ("docs/scaling.md", "scaling", scaling_tables()),
     ):
-        text = (ROOT / path).read_text(encoding="utf-8")
-        wanted = _between(text, marker, content)
-        if wanted != text:
+        wanted.setdefault(path, (ROOT / path).read_text(encoding="utf-8"))
+        wanted[path] = _between(wanted[path], marker, content)
+    stale = []
+    for path, text in wanted.items():
+        file = ROOT / path
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
             stale.append(path)
             if "--check" not in sys.argv:
-                (ROOT / path).write_text(wanted, encoding="utf-8")
+                file.parent.mkdir(exist_ok=True)
+                file.write_text(text, encoding="utf-8")
     if stale and "--check" in sys.argv:
         print(f"{', '.join(stale)}: does not match the results; run python -m benchmarks.quote")
         sys.exit(1)
