@@ -1,4 +1,4 @@
-"""Shared by all tests: two threads, no network, a fresh artifacts directory."""
+"""Shared by all tests: one thread, no network, a fresh artifacts directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from deploy.core.progress import Progress
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 NETS = '''
 import torch

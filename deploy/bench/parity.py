@@ -9,7 +9,7 @@ from deploy.backends.torch.reference import PyTorchRunner
 from deploy.bench.cells import PlannedCell
 from deploy.bench.process import BenchProcess
 from deploy.core.model import Model
-from deploy.exporting.prove import match_inputs
+from deploy.exporting.opened_file import match_inputs
 from deploy.parity.compare import CachedRunner, compare
 from deploy.parity.probes import Probe, probes_at
 

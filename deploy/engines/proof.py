@@ -16,7 +16,7 @@ from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
 from deploy.exporting.domains import find_domains
-from deploy.exporting.prove import match_inputs
+from deploy.exporting.opened_file import match_inputs
 from deploy.models.open import open_model, request_of
 from deploy.parity.compare import compare
 from deploy.parity.kinds import Domain

@@ -17,7 +17,7 @@ from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.runner import Feeds
 from deploy.exporting.domains import find_domains
-from deploy.exporting.prove import match_inputs
+from deploy.exporting.opened_file import match_inputs
 from deploy.onnx_graph.graph import OnnxModule, Step
 from deploy.onnx_graph.node import OnnxNode
 from deploy.onnx_graph.view import BATCH

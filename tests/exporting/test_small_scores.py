@@ -15,7 +15,7 @@ from onnx.numpy_helper import from_array
 from torch import nn
 
 import deploy
-from deploy.exporting.prove import AT_ONE
+from deploy.exporting.comparison import AT_ONE
 from deploy.parity.verdict import ParityReport
 
 functional = nn.functional
