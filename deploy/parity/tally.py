@@ -308,6 +308,11 @@ class Tally:
                     f"{item.own_unmatched}"
                 )
         verdict, reasons = combine(judged, list(dict.fromkeys(self.faults)))
+        self.notes.extend(
+            f"{item.output}: rounding decides {item.undecided}, which are left out"
+            for item in judged
+            if item.undecided and policy(item.group).decides
+        )
         if self.decisions:
             self.notes.append(
                 f"the model makes discrete choices: of {self.decisions}, {self.own_flips} are otherwise in PyTorch's "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from deploy.core.model import HALVES
@@ -31,6 +31,9 @@ chance."""
 
 PRIOR = 16.0
 """With n values in a group, PyTorch's noise in the group ``unit`` counts with the weight PRIOR / (n + PRIOR)."""
+
+LEFT_OUT = 0.01
+"""Share of channels up to which those that rounding decides are left out and named."""
 
 UNDECIDED = 0.25
 """Share of integers that differ in PyTorch's own run above which a comparison is inconclusive."""
@@ -59,6 +62,7 @@ class OutputParity:
         margin: by what factor the noise, overall or of the worst sample, could grow before the verdict changes; noise
             below a quarter of a rounding counts as that. NaN where nothing was compared.
         invariant: whether the output is the same for all samples.
+        undecided: channels that rounding decides, so few that they are left out; empty for none.
     """
 
     output: str
@@ -77,6 +81,7 @@ class OutputParity:
     envelope: float = ENVELOPE
     margin: float = math.nan
     invariant: bool = False
+    undecided: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,13 +173,35 @@ def judge(
     if reason or not accumulated.elements:
         verdict: Verdict = "inconclusive" if reason else "pass"
         return OutputParity(output=output, group=group, verdict=verdict, reason=reason, invariant=True)
-    judged = [
-        _judge_part(output, group, accumulated, part, precision, unit)
-        for part in (unit or accumulated).parts()
-        if accumulated.measure(part).elements
-    ] or [_judge_part(output, group, accumulated, Part(), precision, unit)]
+    parts = [part for part in (unit or accumulated).parts() if accumulated.measure(part).elements] or [Part()]
+    judged = [_judge_part(output, group, accumulated, part, precision, unit) for part in parts]
     order = {"fail": 0, "inconclusive": 1, "pass": 2}
-    return min(judged, key=lambda item: (order[item.verdict], item.margin))
+    worst = min(judged, key=lambda item: (order[item.verdict], item.margin))
+    return worst if worst.verdict == "fail" else _where_rounding_decides(worst, judged, parts, precision)
+
+
+def _where_rounding_decides(
+    worst: OutputParity, judged: Sequence[OutputParity], parts: Sequence[Part], precision: str
+) -> OutputParity:
+    """Return the judgement of an output some of whose channels say nothing, since PyTorch's own run is as far off.
+
+    Few of them are left out and named; of more, the output is not known.
+    """
+    pairs = [(item, part) for item, part in zip(judged, parts, strict=True) if part.axis is not None]
+    blind = [(item, part) for item, part in pairs if item.torch > CHAOTIC[precision]]
+    count, total = (sum(len(part.indices) for _, part in some) for some in (blind, pairs))
+    if not blind:
+        return worst
+    if count <= LEFT_OUT * total:
+        left_out = f"{', '.join(str(part) for _, part in blind)}: {count} of {total}"
+        seen = [item for item, part in pairs if (item, part) not in blind]
+        return replace(min(seen, key=lambda item: item.margin), undecided=left_out)
+    item, part = max(blind, key=lambda pair: pair[0].torch)
+    reason = (
+        f"PyTorch's own run differs from float64 by {item.torch:.1e} of the signal of {part}, so rounding decides "
+        f"{count} of {total} channels"
+    )
+    return replace(item, verdict="inconclusive", reason=reason)
 
 
 def _judge_part(

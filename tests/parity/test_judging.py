@@ -266,3 +266,28 @@ def test_rows_that_differ_are_limited_like_the_noise_of_their_probes(group: str,
     lengths = [len(selected(probe.feeds["x"] @ WEIGHT)["y"]) for probe in probes]
     length = next(item for item in lengths[4:] if item not in lengths[:4] and 5 <= lengths.count(item) <= 20)
     assert _judge(selected, without, probes=probes).verdict == verdict
+
+
+@pytest.mark.parametrize(("count", "verdict"), [(0, "pass"), (2, "pass"), (20, "inconclusive"), (200, "inconclusive")])
+def test_channels_that_rounding_decides_are_not_proven(count: int, verdict: str) -> None:
+    """Logits of a network that amplifies rounding: of 200 channels, a number vary no more than PyTorch's own noise.
+
+    Channels have several scales, so that they are judged in groups.
+    """
+    rng, index = np.random.default_rng(3), np.arange(200)
+    scale = np.where(index < count, np.where(index % 2, 1e-4, 1e-2), np.where(index < 100, 1.0, 100.0))
+
+    def logits(values: np.ndarray) -> Fetches:
+        wide = np.tile(values, (1, 20)) * scale
+        if values.dtype == np.float32:
+            wide = wide + rng.standard_normal(wide.shape) * 0.2 * scale * (index < count)
+        return {"y": wide.astype(values.dtype)}
+
+    def wrong(out: Fetches) -> Fetches:
+        return {"y": out["y"] * np.float32(1.001)}
+
+    report = _judge(logits)
+    assert report.verdict == verdict, report.reasons
+    said = "\n".join((*report.reasons, *report.notes))
+    assert (f"{count} of 200" in said) == (count > 0), said
+    assert _judge(logits, wrong).verdict == ("fail" if count < 200 else verdict)
