@@ -31,7 +31,7 @@ class IsolatedRunner(Runner):
         self.backend = find_backend(backend)
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
-        self._submitted = 0.0
+        self._submitted = self._allowed_s = 0.0
         self._remote = Remote(
             "deploy.core.isolated:RunnerHost", (runner or self.backend.runner,), name=self.backend.title
         )
@@ -70,18 +70,17 @@ class IsolatedRunner(Runner):
 
     def submit(self, feeds: Feeds) -> None:
         """Start a run; `result` waits for its outputs."""
-        self._submitted = time.process_time()
+        self._submitted, self._allowed_s = time.process_time(), _allowed_s(feeds)
         self._remote.send("run", feeds)
 
     def result(self) -> Fetches:
         """Return the outputs of the run that `submit` started."""
-        return self._result(max(limits().onnx_run_seconds, _PATIENCE * (time.process_time() - self._submitted)))
+        return self._result(max(self._allowed_s, _PATIENCE * (time.process_time() - self._submitted)))
 
     def run(self, feeds: Feeds) -> Fetches:
         """Run once; see `Runner.run`."""
         self.submit(feeds)
-        samples = max((value.shape[0] for value in feeds.values() if value.ndim), default=1)
-        return self._result(limits().onnx_run_seconds * max(1, samples))
+        return self._result(self._allowed_s)
 
     def _result(self, timeout_s: float) -> Fetches:
         self._remote.limit = "onnx_run_seconds"
@@ -90,6 +89,12 @@ class IsolatedRunner(Runner):
     def close(self) -> None:
         """End the child process, even while it runs."""
         self._remote.close()
+
+
+def _allowed_s(feeds: Feeds) -> float:
+    """Return how long a run may take, by its number of samples."""
+    samples = max((value.shape[0] for value in feeds.values() if value.ndim), default=1)
+    return limits().onnx_run_seconds * max(1, samples)
 
 
 class RunnerHost:
