@@ -35,6 +35,10 @@ PRIOR = 16.0
 LEFT_OUT = 0.01
 """Share of channels up to which those that rounding decides are left out and named."""
 
+ROUNDING_OF_ONE = ENVELOPE * 2.0**-24
+"""Absolute noise up to which a channel that rounding decides is 0 but for rounding: of float32 at 1, and of float16 at
+0."""
+
 UNDECIDED = 0.25
 """Share of integers that differ in PyTorch's own run above which a comparison is inconclusive."""
 
@@ -177,26 +181,32 @@ def judge(
     judged = [_judge_part(output, group, accumulated, part, precision, unit) for part in parts]
     order = {"fail": 0, "inconclusive": 1, "pass": 2}
     worst = min(judged, key=lambda item: (order[item.verdict], item.margin))
-    return worst if worst.verdict == "fail" else _where_rounding_decides(worst, judged, parts, precision)
+    if worst.verdict == "fail":
+        return worst
+    noise = [accumulated.measure(part).candidate_worst for part in parts]
+    return _where_rounding_decides(worst, list(zip(judged, parts, noise, strict=True)), precision)
 
 
 def _where_rounding_decides(
-    worst: OutputParity, judged: Sequence[OutputParity], parts: Sequence[Part], precision: str
+    worst: OutputParity, judged: Sequence[tuple[OutputParity, Part, float]], precision: str
 ) -> OutputParity:
     """Return the judgement of an output some of whose channels say nothing, since PyTorch's own run is as far off.
 
-    Few of them are left out and named; of more, the output is not known.
+    They are left out and named if they are few, or if they are 0 but for a rounding of 1, as scores of classes that an
+    input does not show; else the output is not known. ``judged`` are groups of channels with the absolute noise of
+    their worst sample.
     """
-    pairs = [(item, part) for item, part in zip(judged, parts, strict=True) if part.axis is not None]
-    blind = [(item, part) for item, part in pairs if item.torch > CHAOTIC[precision]]
-    count, total = (sum(len(part.indices) for _, part in some) for some in (blind, pairs))
+    blind = [item for item in judged if item[1].axis is not None and item[0].torch > CHAOTIC[precision]]
     if not blind:
         return worst
-    if count <= LEFT_OUT * total:
-        left_out = f"{', '.join(str(part) for _, part in blind)}: {count} of {total}"
-        seen = [item for item, part in pairs if (item, part) not in blind]
+    total = sum(len(part.indices) for _, part, _ in judged)
+    large = sum(len(part.indices) for _, part, noise in blind if noise > ROUNDING_OF_ONE)
+    count = sum(len(part.indices) for _, part, _ in blind)
+    seen = [item for item, part, _ in judged if all(part != other for _, other, _ in blind)]
+    if seen and large <= LEFT_OUT * total:
+        left_out = f"{', '.join(str(part) for _, part, _ in blind)}: {count} of {total}"
         return replace(min(seen, key=lambda item: item.margin), undecided=left_out)
-    item, part = max(blind, key=lambda pair: pair[0].torch)
+    item, part, _ = max(blind, key=lambda found: found[0].torch)
     reason = (
         f"PyTorch's own run differs from float64 by {item.torch:.1e} of the signal of {part}, so rounding decides "
         f"{count} of {total} channels"

@@ -291,3 +291,34 @@ def test_channels_that_rounding_decides_are_not_proven(count: int, verdict: str)
     said = "\n".join((*report.reasons, *report.notes))
     assert (f"{count} of 200" in said) == (count > 0), said
     assert _judge(logits, wrong).verdict == ("fail" if count < 200 else verdict)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_scores_that_are_zero_but_for_rounding_do_not_hide_the_others(precision: str) -> None:
+    """Of 84 channels of a detector, 30 are scores of classes that no probe shows, around 1e-8."""
+    bias = np.where(np.arange(80) < 30, -18.0, 0.0)
+
+    def head(values: np.ndarray) -> Fetches:
+        wide = np.tile(values, (1, 9))
+        gates = (wide[:, :80] + bias.astype(values.dtype)).astype(np.promote_types(values.dtype, np.float32))
+        scores = 1 / (1 + np.exp(-gates))
+        return {"y": np.concatenate([wide[:, 80:84] * 160 + 320, scores], 1).astype(values.dtype)}
+
+    def rounded(out: Fetches) -> Fetches:
+        """A runtime's sigmoid is a sum with 1."""
+        scores = out["y"][:, 4:].astype(np.float32)
+        step = np.float32(2.0**-24)
+        scores = np.where(scores < 1e-3, np.rint(scores / step) * step, scores)
+        return {"y": np.concatenate([out["y"][:, :4], scores.astype(out["y"].dtype)], 1)}
+
+    def wrong(out: Fetches) -> Fetches:
+        return {"y": np.concatenate([out["y"][:, :4], out["y"][:, 4:] + out["y"].dtype.type(2e-2)], 1)}
+
+    dtype = DTYPES[precision]
+    own = Formula(head, dtype, rounded)
+    runners = Formula(head, np.float64), own, Formula(head, dtype, rounded)
+    report = compare(*runners, _probes(), precision=precision)
+    assert report.verdict == "pass", report.reasons
+    assert "of 84, which are left out" in "\n".join(report.notes)
+    runners = Formula(head, np.float64), own, Formula(head, dtype, lambda out: wrong(rounded(out)))
+    assert compare(*runners, _probes(), precision=precision).verdict == "fail"
