@@ -45,6 +45,8 @@ class Part:
         if self.axis is None:
             return ""
         first, last = self.indices[0], self.indices[-1]
+        if first == last:
+            return f"channel {first} of axis {self.axis + 1}"
         run = f"{first} to {last}" if len(self.indices) == last - first + 1 else ", ".join(map(str, self.indices[:8]))
         return f"channels {run}{' …' if len(self.indices) > 8 and ',' in run else ''} of axis {self.axis + 1}"
 
