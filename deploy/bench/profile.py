@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -39,11 +40,12 @@ REFORMAT = ("Reorder", "ReorderInput", "ReorderOutput", "Transpose", "Reshape", 
 """Operators that quantize or cast, and operators that only move data; all others compute."""
 
 SUFFIXES = ("_nchwc", "_quant", "/WithoutBiases", "/fq_input_0")
-"""Suffixes that runtimes append to the name of the layer a node was made from."""
+"""Suffixes that runtimes append to the name of the layer a node was made from, besides ``_token_3``."""
 
 
 def without_suffixes(layer: str) -> str:
     """Return the name of the layer that a runtime made a node from."""
+    layer = re.sub(r"_token_\d+$", "", layer)
     for suffix in SUFFIXES:
         layer = layer.removesuffix(suffix)
     return layer

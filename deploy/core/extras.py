@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -44,7 +45,9 @@ EXTRAS = {
 
 
 def installed(module: str) -> bool:
-    """Return whether a module can be found."""
+    """Return whether a module was imported or can be found."""
+    if sys.modules.get(module) is not None:
+        return True
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):  # a package that it is in is missing

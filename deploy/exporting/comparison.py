@@ -31,7 +31,7 @@ AT_ONE = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judged:
+class JudgedFile:
     """A comparison on all probes.
 
     Attributes:
@@ -69,7 +69,7 @@ class Comparison:
     min_sqnr: float | None
     progress: Progress
 
-    def judge(self) -> Judged:
+    def judge(self) -> JudgedFile:
         """Compare the file with the model; a float32 file that fails is judged once more, see `AT_ONE`."""
         model, backend = self.model, self.file.candidate.backend.name
         original = OriginalFile(model, backend, self.file.settings) if OriginalFile.is_model(model) else None
@@ -84,7 +84,7 @@ class Comparison:
             report = self._in_runtime(report, found)
         return dataclasses.replace(found, report=report)
 
-    def _against(self, baseline: Runner, original: OriginalFile | None) -> Judged:
+    def _against(self, baseline: Runner, original: OriginalFile | None) -> JudgedFile:
         """Compare on all probes; ``baseline`` is PyTorch's own run."""
         file = self.file
         with contextlib.ExitStack() as stack:
@@ -120,9 +120,9 @@ class Comparison:
                 ran=ran,
                 advance=self.progress.advance,
             )
-        return Judged(report=report, reference=reference, bound=bound, ran=ran)
+        return JudgedFile(report=report, reference=reference, bound=bound, ran=ran)
 
-    def _rounded_at_one(self, strict: Judged, original: OriginalFile | None) -> Judged:
+    def _rounded_at_one(self, strict: JudgedFile, original: OriginalFile | None) -> JudgedFile:
         """Judge a file that failed again by what a runtime's sigmoid may do to small results.
 
         Its error is absolute: a rounding of 1, also where the result is 1e-6. See `OtherRoundings`. An inconclusive
@@ -141,7 +141,7 @@ class Comparison:
         report = dataclasses.replace(found.report, notes=(*found.report.notes, AT_ONE))
         return dataclasses.replace(found, report=report)
 
-    def _in_runtime(self, report: ParityReport, judged: Judged) -> ParityReport:
+    def _in_runtime(self, report: ParityReport, judged: JudgedFile) -> ParityReport:
         """Run a few probes in the runtime itself, which opens the file or refuses it."""
         candidate = self.file.candidate
         self.file.open_in_runtime()

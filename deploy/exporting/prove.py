@@ -23,7 +23,7 @@ from deploy.core.progress import Progress
 from deploy.core.runner import Feeds
 from deploy.core.tensors import SizeRange, size_ranges, with_ranges
 from deploy.exporting.accepted import find_sizes
-from deploy.exporting.comparison import Comparison, Judged
+from deploy.exporting.comparison import Comparison, JudgedFile
 from deploy.exporting.coverage import SEARCH_STEPS, directed_probes, measure
 from deploy.exporting.domains import find_domains
 from deploy.exporting.opened_file import OpenedFile
@@ -161,7 +161,7 @@ def prove(
 
 
 def _with_weights(
-    report: ParityReport, judged: Judged, comparison: Comparison, options: ProofOptions, *, unproven: bool
+    report: ParityReport, judged: JudgedFile, comparison: Comparison, options: ProofOptions, *, unproven: bool
 ) -> ParityReport:
     """Look for the model's weights in the file and, unless it fails, measure what the probes reached."""
     model, file, ran = comparison.model, comparison.file, judged.ran

@@ -54,8 +54,18 @@ class LayerModules:
         before = node
         for _ in range(NEAR):
             if before.op_type in operator:
-                return scope(before)
+                return scope(before) or self._by_weight(before)
             if not before.input or before.input[0] not in self._made_by:
                 break
             before = self._made_by[before.input[0]]
-        return scope(node)
+        return scope(node) or self._by_weight(node)
+
+    def _by_weight(self, node: onnx.NodeProto) -> str:
+        """Return the module whose weight a node has; INT8 files keep the names of weights, but not those of modules."""
+        for name in node.input:
+            maker = self._made_by.get(name)
+            stored = maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else name
+            weight = str(stored).removesuffix("_quantized")
+            if weight.endswith(".weight"):
+                return weight.removesuffix(".weight")
+        return ""

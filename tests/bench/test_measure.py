@@ -320,6 +320,13 @@ def test_the_command_compare(artifacts: Path, run: Callable[..., Ran]) -> None:
     common = ["--threads", "1", "--time-limit", "1", "--json"]
     found = run("-q", "compare", *words, "--model", "lenet5", *common)
     assert found.code == 0 and found.json["pairs"] == 5 and found.json["first"]["backend"] == "onnxruntime"
+
+
+@pytest.mark.slow
+def test_bench_compares_as_compare_does(artifacts: Path, run: Callable[..., Ran]) -> None:
+    words = ["onnxruntime", "openvino"]
+    common = ["--threads", "1", "--time-limit", "1", "--json"]
+    found = run("-q", "compare", *words, "--model", "lenet5", *common)
     forwarded = run("-q", "bench", "lenet5", "--compare", *words, *common)
     assert forwarded.code == 0 and set(forwarded.json) == set(found.json)
 

@@ -223,6 +223,7 @@ def test_engines_are_built_without_a_gpu(run: Run, artifacts: Path) -> None:
     assert cells["lenet5", "onnxruntime", "fp16"]["state"] == "timed"
 
 
+@pytest.mark.slow
 def test_a_sweep_resumes_after_a_signal(artifacts: Path) -> None:
     words = [sys.executable, "-m", "deploy.cli.main", "--artifacts", str(artifacts), "sweep", "lenet5", "--no-report"]
     words += ["--backends", "onnxruntime", "--precision", "fp32,int8", "--calib", "digits", *map(str, QUICK), "--json"]
