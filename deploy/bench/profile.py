@@ -39,7 +39,7 @@ QDQ = ("QuantizeLinear", "DequantizeLinear", "FakeQuantize", "Convert", "Cast")
 REFORMAT = ("Reorder", "ReorderInput", "ReorderOutput", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Split")
 """Operators that quantize or cast, and operators that only move data; all others compute."""
 
-SUFFIXES = ("_nchwc", "_quant", "/WithoutBiases", "/fq_input_0")
+SUFFIXES = ("_nchwc", "_quant", "/DequantizationMultiply", "/WithoutBiases", "/fq_input_0")
 """Suffixes that runtimes append to the name of the layer a node was made from, besides ``_token_3``."""
 
 
