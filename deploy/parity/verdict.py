@@ -66,7 +66,7 @@ class OutputParity:
         margin: by what factor the noise, overall or of the worst sample, could grow before the verdict changes; noise
             below a quarter of a rounding counts as that. NaN where nothing was compared.
         invariant: whether the output is the same for all samples.
-        undecided: channels that rounding decides, so few that they are left out; empty for none.
+        undecided: channels that rounding decides and that are left out; empty for none.
     """
 
     output: str
