@@ -12,6 +12,7 @@ import onnx
 from calibration.graph import is_large, tensors_to_observe, weighted_layers
 from calibration.session import TensorSession
 from deploy.core.runner import Feeds
+from deploy.support.onnx_modules import module_of_weight
 
 _DEQUANTIZED = "_DequantizeLinear_Output"
 """Suffix with which ONNX Runtime's quantizer names the dequantized version of a tensor."""
@@ -92,19 +93,13 @@ class NoiseMeter:
                 layer=node.name,
                 operator=node.op_type,
                 tensor=tensor,
-                module=_module(node),
+                module=module_of_weight(node.input),
                 sqnr_db=_decibels(self._signal[tensor], self._noise[tensor]),
             )
             for node, tensor in self._layers
             if tensor in self._quantized_names
         ]
         return sorted(noise, key=lambda item: item.sqnr_db)
-
-
-def _module(node: onnx.NodeProto) -> str:
-    """Return the module whose weight a layer has: exporters name it ``layer1.0.conv1.weight``."""
-    names = [name for name in node.input if name.endswith(".weight")]
-    return names[0].removesuffix(".weight") if names else ""
 
 
 def _decibels(signal: float, noise: float) -> float:

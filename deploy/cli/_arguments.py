@@ -19,7 +19,6 @@ Offer = Callable[[], Iterable[str]]
 PRECISION_NAMES = ("fp32", "fp16", "bf16", "int8")
 THROUGHPUT = "throughput"
 """The scenario of ``deploy bench`` that grows the batch."""
-WEIGHT_NAMES = ("auto", "default", "none")
 
 
 def will_run(ctx: click.Context | None) -> bool:
@@ -249,6 +248,18 @@ def _check_executor(value: str) -> None:
     check_executor(value)
 
 
+def _executors() -> Iterable[str]:
+    from deploy.sweeps.executor import EXECUTORS
+
+    return registry.names(EXECUTORS)
+
+
+def _libraries() -> tuple[str, ...]:
+    from deploy.support.tensorrt_library import RUNTIMES
+
+    return ("auto", *RUNTIMES)
+
+
 def _scenarios() -> Iterable[str]:
     from deploy.bench.cells import scenarios
 
@@ -261,9 +272,15 @@ def _check_scenario(value: str) -> None:
     check_scenario(value, (THROUGHPUT,))
 
 
+def _weights() -> Iterable[str]:
+    from deploy.models.request import WEIGHT_NAMES
+
+    return WEIGHT_NAMES
+
+
 def _check_weights(value: str) -> None:
     from deploy.models.archive_kind import check_is_weights
-    from deploy.models.request import split_key
+    from deploy.models.request import WEIGHT_NAMES, split_key
 
     path = split_key(value)[0].expanduser()
     if value in WEIGHT_NAMES:
@@ -325,9 +342,9 @@ BACKENDS_ANYWHERE = Names(_check_backend, _declared)
 PRECISIONS = Names(_check_precision, lambda: PRECISION_NAMES)
 TARGET = Checked("target", _check_target, _targets)
 METHOD = one_of("calibration method", lambda: registry.names("calibration.statistics"))
-WEIGHTS = Checked("weights", _check_weights, lambda: WEIGHT_NAMES, paths=True)
+WEIGHTS = Checked("weights", _check_weights, _weights, paths=True)
 SLUG = Checked("name", _check_slug)
-EXECUTOR = Checked("engine", _check_executor, lambda: registry.names("deploy.sweeps.executors"))
+EXECUTOR = Checked("engine", _check_executor, _executors)
 SCENARIO = Checked("scenario", _check_scenario, _scenarios)
-LIBRARY = one_of("runtime", lambda: ("auto", "tensorrt", "tensorrt-rtx"))
+LIBRARY = one_of("runtime", _libraries)
 MODEL = ModelName()

@@ -11,7 +11,7 @@ from deploy.core.artifact import Artifact, Manifest
 from deploy.core.errors import UsageError
 from deploy.core.model import Weights
 from deploy.core.store import Store
-from deploy.models.request import split_key
+from deploy.models.request import WEIGHT_NAMES, split_key
 from deploy.support.lookup import is_export
 from deploy.support.provenance import differ
 
@@ -129,7 +129,7 @@ def _code(model: str, reference: Reference) -> str:
 
 def _file(reference: Reference) -> tuple[Path | None, str]:
     source = str(reference.get("weights", "auto"))
-    if source in ("auto", "default", "none"):
+    if source in WEIGHT_NAMES:
         return None, ""
     path, key = split_key(source)
     return path.resolve(), key

@@ -17,6 +17,8 @@ from deploy.tasks.pipeline import GraphPipeline
 if TYPE_CHECKING:
     import torch
 
+WEIGHT_NAMES = ("auto", "default", "none")
+"""Sources of weights that are no files."""
 
 INDEX = ".index.json"
 """End of the name of a file that lists the shards of a checkpoint and their tensors."""
@@ -149,7 +151,7 @@ def checkpoint_slug(name: str, weights: str) -> str | None:
     ``lenet5.fp32.safetensors``, gives ``lenet5``.
     """
     source = name if is_checkpoint(name) else weights
-    if source in ("auto", "default", "none"):
+    if source in WEIGHT_NAMES:
         return None
     path, key = split_key(source)
     name = path.name.removesuffix(INDEX)

@@ -45,8 +45,8 @@ POLICIES = {
     "constant": GroupPolicy(envelope=32.0, gross=1e-3, steady=AMPLIFIED, magnitude=True),
     # What varies is tiny beside what the biases make of every position, so this is like a constant: the rounding of a
     # folded weight counts at every position (11 times on a correct fasterrcnn_mobilenet_v3_large_320_fpn). Where a
-    # network amplifies rounding, few values make up most of the noise, and the limit is passed by chance (32.03 times
-    # on a correct fasterrcnn_mobilenet_v3_large_fpn: one side of 3,000 boxes has 93 % of the squared error).
+    # network amplifies rounding, few values make up most of the noise, and the limit is passed by chance (a correct
+    # fasterrcnn_mobilenet_v3_large_fpn, by one side of one box).
     "tiny": GroupPolicy(envelope=32.0, steady=AMPLIFIED),
     # Far outside the range it was trained on, a gated network can amplify rounding by any factor (correct exports of
     # EfficientNets: PyTorch's own run 7e-6, ONNX Runtime 1.5), so only gross errors on steady networks count.

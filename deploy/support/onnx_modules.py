@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -26,6 +27,15 @@ def scope(node: onnx.NodeProto) -> str:
             return str(names[-2])
     traced = re.match(r"/(.+)/[^/]+$", node.name)  # the tracing exporter's /layer1/layer1.0/conv1/Conv
     return ".".join(traced[1].split("/")[-1:]) if traced else ""
+
+
+def module_of_weight(stored: Sequence[str]) -> str:
+    """Return the module that has the first weight among names of tensors: exporters name it ``layer1.0.conv1.weight``.
+
+    It is empty without one. A weight in INT8 has the suffix ``_quantized``.
+    """
+    names = [name.removesuffix("_quantized") for name in stored]
+    return next((name.removesuffix(".weight") for name in names if name.endswith(".weight")), "")
 
 
 class LayerModules:
@@ -62,10 +72,7 @@ class LayerModules:
 
     def _by_weight(self, node: onnx.NodeProto) -> str:
         """Return the module whose weight a node has; INT8 files keep the names of weights, but not those of modules."""
-        for name in node.input:
-            maker = self._made_by.get(name)
-            stored = maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else name
-            weight = str(stored).removesuffix("_quantized")
-            if weight.endswith(".weight"):
-                return weight.removesuffix(".weight")
-        return ""
+        makers = [(name, self._made_by.get(name)) for name in node.input]
+        return module_of_weight(
+            [maker.input[0] if maker and maker.op_type == "DequantizeLinear" else name for name, maker in makers]
+        )
