@@ -1,14 +1,15 @@
 """Check and time everything that needs an NVIDIA GPU.
 
-    python -m benchmarks.gpu_check [MODEL ...] [--batch 1] [--rounds 7] [--out DIR] [--only BACKEND ...]
+    python -m benchmarks.gpu_check [MODEL ...] [--batch 1] [--rounds 7] [--jobs 1] [--out DIR] [--only BACKEND ...]
 
 Exports each model and runs it with every installed backend (PyTorch, torch.compile, ONNX Runtime, TensorRT and TensorRT
 for RTX) in float32, FP16 and INT8, with and without CUDA graphs. Checks each configuration against the model in float64
 and times the ones that pass, interleaved in rounds. Configurations that do not run are listed with the reason.
 
 Each model is run in a process of its own, and DIR/GPU.json (default benchmarks/results/gpu) is written after each: a
-process that dies loses no other model, and keeps its finished checks. Packages that are missing skip what needs them;
-nothing is installed, and no network is used. ``--device cpu`` rehearses all this without a GPU.
+process that dies loses no other model, and keeps its finished checks. ``--jobs N`` checks N models at a time; they are
+timed one after another, when all N are checked. Packages that are missing skip what needs them; nothing is installed,
+and no network is used. ``--device cpu`` rehearses all this without a GPU.
 
 Exit code 3: a parity check failed; 2: the process of a model ended early; 1: there is no GPU, and nothing was written.
 """
@@ -16,19 +17,23 @@ Exit code 3: a parity check failed; 2: the process of a model ended early; 1: th
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,7 +53,13 @@ if TYPE_CHECKING:
     from deploy.models.request import ModelRequest
     from exporters.onnx_to_tensorrt import Profile
 
-MODELS = ("zoo/lenet5", "torchvision/resnet18", "torchvision/mobilenet_v2", "torchvision/vit_b_16")
+MODELS = (
+    "zoo/lenet5",
+    "torchvision/resnet18",
+    "torchvision/resnet50",
+    "torchvision/mobilenet_v2",
+    "torchvision/vit_b_16",
+)
 BACKENDS = ("torch", "torch.compile", "onnxruntime", "tensorrt", "tensorrt-rtx")
 ROUND_NS = 200_000_000
 CALIBRATION_SAMPLES = 16
@@ -112,6 +123,25 @@ class Direct:
         return self._outputs if named else dict(zip(self._names, self._outputs.values(), strict=True))
 
 
+class Remembered(Runner):
+    """Runs every input once, for all configurations that are compared with it."""
+
+    def __init__(self, inner: Runner) -> None:
+        self.inner, self.inputs, self.outputs = inner, inner.inputs, inner.outputs
+        self._fetches: dict[str, Fetches] = {}
+
+    def run(self, feeds: Feeds) -> Fetches:
+        """Return the outputs, looked up by the content of the inputs."""
+        digest = hashlib.sha256()
+        for name, value in feeds.items():
+            array = np.asarray(value)
+            digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+        key = digest.hexdigest()
+        if key not in self._fetches:
+            self._fetches[key] = self.inner.run(feeds)
+        return self._fetches[key]
+
+
 def main() -> None:
     """Check and time all models, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -123,7 +153,8 @@ def main() -> None:
     parser.add_argument("--input", action="append", help="of models that declare none, as in deploy export")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--warm", type=float, default=3.0, help="seconds to warm up each configuration")
-    parser.add_argument("--limit", type=float, default=1800.0, help="seconds for the process of a model")
+    parser.add_argument("--jobs", type=int, default=1, help="models that are checked at the same time")
+    parser.add_argument("--limit", type=float, default=1800.0, help="seconds for the processes of --jobs models")
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # of one model: the mode of its process
     arguments = parser.parse_args()
     if arguments.rows:
@@ -146,21 +177,40 @@ def main() -> None:
         "ended": {},
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for model in arguments.models:
-        rows, ended = _in_a_process(model, arguments, TF32_OFF)
-        if arguments.device == "cuda" and "onnxruntime" in (arguments.only or BACKENDS):
-            more, other = _in_a_process(model, arguments, {})
-            rows, ended = rows + more, ended or other
-        document["models"][model] = [asdict(row) for row in rows]
-        if ended:
-            document["ended"][model] = ended
-        path = arguments.out / f"{slug}.json"
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        print("\n".join(_table(model, rows)), ended, sep="\n", flush=True)
+    path = arguments.out / f"{slug}.json"
+    for start in range(0, len(arguments.models), arguments.jobs):
+        together = arguments.models[start : start + arguments.jobs]
+        for model, rows, ended in _check_together(together, arguments):
+            document["models"][model] = [asdict(row) for row in rows]
+            if ended:
+                document["ended"][model] = ended
+            path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            print("\n".join(_table(model, rows)), ended, sep="\n", flush=True)
     print(f"wrote {path}")
     rows = [Row(**row) for of_model in document["models"].values() for row in of_model]
     failed = any(row.verdict == "fail" and row.precision != "tf32" for row in rows)
     sys.exit(3 if failed else 2 if document["ended"] else 0)
+
+
+def _check_together(models: Sequence[str], arguments: argparse.Namespace) -> Iterator[tuple[str, list[Row], str]]:
+    """Check models at the same time and time them in turn; yield their rows, and how a process ended too early."""
+    with_tf32 = arguments.device == "cuda" and "onnxruntime" in (arguments.only or BACKENDS)
+    environments: list[Mapping[str, str]] = [TF32_OFF, {}] if with_tf32 else [TF32_OFF]
+    with ExitStack() as stack:
+        children = {
+            model: [stack.enter_context(_Child(model, arguments, environment)) for environment in environments]
+            for model in models
+        }
+        for child in (child for of_model in children.values() for child in of_model):
+            child.wait_until_checked()
+        for model, of_model in children.items():
+            for child in of_model:
+                child.time()
+            yield (
+                model,
+                [row for child in of_model for row in child.rows()],
+                next(filter(None, (child.ended for child in of_model)), ""),
+            )
 
 
 def _doctor() -> list[dict[str, Any]]:
@@ -175,34 +225,72 @@ def _doctor() -> list[dict[str, Any]]:
     return [asdict(finding) for finding in report.findings]
 
 
-def _in_a_process(model: str, arguments: argparse.Namespace, environment: Mapping[str, str]) -> tuple[list[Row], str]:
-    """Return the rows that the process of a model wrote, and how it ended if it ended early."""
-    with tempfile.TemporaryDirectory() as folder:
-        rows = Path(folder) / "rows.json"
+class _Child:
+    """The process of a model, which checks its configurations, waits, and times them.
+
+    Attributes:
+        ended: how it ended, if it ended early.
+    """
+
+    def __init__(self, model: str, arguments: argparse.Namespace, environment: Mapping[str, str]) -> None:
+        self._folder = Path(tempfile.mkdtemp())
+        self._rows, self._log = self._folder / "rows.json", self._folder / "errors.txt"
+        self.ended = ""
+        self._limit, self._until = arguments.limit, monotonic() + arguments.limit
         options = {
             "--batch": arguments.batch,
             "--rounds": arguments.rounds,
             "--warm": arguments.warm,
             "--device": arguments.device,
-            "--rows": rows,
+            "--rows": self._rows,
         }
         words = [str(word) for pair in options.items() for word in pair]
         words += [word for name in arguments.only or () for word in ("--only", name)]
         words += [word for text in arguments.input or () for word in ("--input", text)]
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu_check", model, *words]
         inherited = {name: value for name, value in os.environ.items() if name not in TF32_OFF}
-        log = Path(folder) / "errors.txt"
-        with log.open("wb") as errors:
-            try:
-                done = subprocess.run(command, env={**inherited, **environment}, stderr=errors, timeout=arguments.limit)
-                ended = "" if done.returncode == 0 else f"the process ended with status {done.returncode}"
-            except subprocess.TimeoutExpired:
-                ended = f"the process was ended after {arguments.limit:.0f} s"
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        if ended and lines:
-            ended += f": {lines[-1][:300]}"
-        written = json.loads(rows.read_text(encoding="utf-8")) if rows.is_file() else []
-        return [Row(**row) for row in written], ended
+        if arguments.jobs > 1:
+            inherited["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // arguments.jobs))
+        with self._log.open("wb") as errors:
+            self._process = subprocess.Popen(
+                command, env={**inherited, **environment}, stderr=errors, stdin=subprocess.PIPE
+            )
+
+    def __enter__(self) -> _Child:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        shutil.rmtree(self._folder)
+
+    def wait_until_checked(self) -> None:
+        """Wait until it has checked everything, or has ended."""
+        while self._process.poll() is None and not _checked(self._rows).exists() and monotonic() < self._until:
+            sleep(0.05)
+
+    def time(self) -> None:
+        """Let it time what passed, and wait until it has ended."""
+        try:
+            self._process.communicate(b"\n", timeout=max(0.0, self._until - monotonic()))
+            status = self._process.returncode
+            self.ended = "" if status == 0 else f"the process ended with status {status}"
+        except subprocess.TimeoutExpired:
+            self.ended = f"the process was ended after {self._limit:.0f} s"
+            self._process.kill()
+        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        if self.ended and lines:
+            self.ended += f": {lines[-1][:300]}"
+
+    def rows(self) -> list[Row]:
+        """Return the rows that it wrote."""
+        written = json.loads(self._rows.read_text(encoding="utf-8")) if self._rows.is_file() else []
+        return [Row(**row) for row in written]
+
+
+def _checked(rows: Path) -> Path:
+    """Return the file that shows that all rows of a process are checked."""
+    return rows.with_suffix(".checked")
 
 
 def _check_model(arguments: argparse.Namespace) -> None:
@@ -219,6 +307,7 @@ def _check_model(arguments: argparse.Namespace) -> None:
     feeds = _feeds(model, arguments.batch)
     with torch.inference_mode():
         expected = PyTorchRunner(model, "fp64").run(feeds)
+    own = cache(lambda precision: Remembered(PyTorchRunner(model, precision)))
     rows: list[Row] = []
     checked: list[tuple[Row, Runner]] = []
 
@@ -235,32 +324,39 @@ def _check_model(arguments: argparse.Namespace) -> None:
             runner = None if skipped else _attempt(row, configuration.open)
             if runner is not None:
                 row.nodes = dict(runner.nodes)
-                judge = _measure_int8 if configuration.precision == "int8" else _verdict
-                row.verdict = _attempt(row, partial(judge, model, runner, expected, feeds, configuration, row))
+                if configuration.precision == "int8":
+                    judge = partial(_measure_int8, runner, expected, feeds, row)
+                else:
+                    judge = partial(_verdict, model, runner, expected, configuration, own)
+                row.verdict = _attempt(row, judge)
                 if row.verdict in ("pass", "measured", "inconclusive") or row.precision == "tf32":
                     checked.append((row, runner))
                 else:
                     runner.close()
             write()
             print(f"{model.name} {row.backend} {row.precision}: {row.verdict or row.skipped}", flush=True)
+        _checked(arguments.rows).touch()
+        sys.stdin.readline()  # other models are checked or timed meanwhile
         _time(checked, feeds, arguments, write)
         for _, runner in checked:
             runner.close()
 
 
 def _verdict(
-    model: Model, runner: Runner, expected: Fetches, feeds: Feeds, configuration: Configuration, row: Row
+    model: Model,
+    runner: Runner,
+    expected: Fetches,
+    configuration: Configuration,
+    own: Callable[[str], Runner],
 ) -> str:
     from deploy.engines.proof import check_engine
 
     precision = "fp32" if configuration.precision == "tf32" else configuration.precision
     candidate = Direct(runner, list(expected))
-    return str(check_engine(model, candidate, configuration.profiles, precision, SILENT).verdict)
+    return str(check_engine(model, candidate, configuration.profiles, precision, SILENT, own).verdict)
 
 
-def _measure_int8(
-    model: Model, runner: Runner, expected: Fetches, feeds: Feeds, configuration: Configuration, row: Row
-) -> str:
+def _measure_int8(runner: Runner, expected: Fetches, feeds: Feeds, row: Row) -> str:
     """Run INT8 once and compare it with float64; there is no bound, but values must be finite."""
     candidate = Direct(runner, list(expected))
     candidate.submit(dict(zip([spec.name for spec in runner.inputs], feeds.values(), strict=True)))
@@ -298,18 +394,23 @@ def _configurations(
     if "NVIDIA_TF32_OVERRIDE" not in os.environ:  # the process that shows what TF32 would do
         yield from _of_onnxruntime(request, model, folder, arguments, "fp32", {"cuda": {"use_tf32": "1"}}, "tf32")
         return
+    sizes, fixed = _sizes(model, arguments.batch), _sizes(model, arguments.batch, fixed=True)
     for precision in ("fp32", "fp16"):
+        of_torch = partial(_lazily, request=request, arguments=arguments, precision=precision)
         for graph in (False, True):
+            label = " graph" * graph
             if "torch" in only:
-                eager = _lazily("torch", request, arguments, precision=precision, graph=graph)
-                yield Configuration("torch" + " graph" * graph, precision, eager), ""
-        if "torch.compile" in only:
-            compiled = _lazily("torch_compile", request, arguments, precision=precision)
-            yield Configuration("torch.compile", precision, compiled, _sizes(model, arguments.batch, fixed=True)), ""
+                yield Configuration(f"torch{label}", precision, of_torch("torch", graph=graph), sizes), ""
+                if precision == "fp16":
+                    opened = of_torch("torch", graph=graph, channels_last=True)
+                    yield Configuration(f"torch channels-last{label}", precision, opened, sizes), ""
+            if "torch.compile" in only:
+                opened = of_torch("torch_compile", graph=graph)
+                yield Configuration(f"torch.compile{label}", precision, opened, fixed), ""
         if "onnxruntime" in only:
             options: dict[str, dict[str, str]] = {"cpu": {}}
             if arguments.device == "cuda":
-                options = {"cuda": {}, "tensorrt": _profile_options(_sizes(model, arguments.batch))}
+                options = {"cuda": {}, "tensorrt": _profile_options(sizes)}
             yield from _of_onnxruntime(request, model, folder, arguments, precision, options)
     calib = folder / f"{model.slug}.npy"
     np.save(calib, np.concatenate([next(iter(_feeds(model, 1, seed).values())) for seed in range(CALIBRATION_SAMPLES)]))
@@ -344,8 +445,8 @@ def _of_onnxruntime(
             runner: Runner = _runner("onnxruntime").open(path, provider=provider, provider_options=given)
             return runner
 
-        profiles = _sizes(model, arguments.batch) if provider == "tensorrt" else ()
-        yield Configuration(f"onnxruntime {provider}", label or precision, opened, profiles), row.skipped
+        sizes = _sizes(model, arguments.batch)
+        yield Configuration(f"onnxruntime {provider}", label or precision, opened, sizes), row.skipped
 
 
 def _sizes(model: Model, batch: int, *, fixed: bool = False) -> tuple[Profile, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from deploy.backends.torch.reference import PyTorchRunner
@@ -13,6 +14,7 @@ from deploy.core.errors import BackendError, DeployError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.progress import Progress
+from deploy.core.runner import Runner
 from deploy.core.store import Store
 from deploy.core.tensors import TensorSpec
 from deploy.exporting.domains import find_domains
@@ -93,9 +95,16 @@ def _check_parity(
 
 
 def check_engine(
-    model: Model, runner: Candidate, profiles: Sequence[Profile], precision: str, progress: Progress
+    model: Model,
+    runner: Candidate,
+    profiles: Sequence[Profile],
+    precision: str,
+    progress: Progress,
+    own: Callable[[str], Runner] | None = None,
 ) -> ParityReport:
     """Run the parity check of an open engine at sizes that its profiles allow.
+
+    ``own`` returns the model's own runner of a precision, so that several checks can share its results.
 
     Raises:
         BackendError: the engine's inputs differ from the model's, or it cannot run.
@@ -104,9 +113,10 @@ def check_engine(
     if faults:
         raise BackendError("; ".join(faults))
     domains, _ = find_domains(model, inputs)
+    own = own or partial(PyTorchRunner, model)
     return compare(
-        PyTorchRunner(model, "fp64"),
-        PyTorchRunner(model, precision),
+        own("fp64"),
+        own(precision),
         runner,
         fitting_probes(inputs, rename, model.sizes, profiles, domains),
         precision=precision,

@@ -71,6 +71,29 @@ class Gpu:
         """Do something when the stream is synchronized."""
         self.queues.setdefault(stream, []).append(work)
 
+    @property
+    def done(self) -> int:
+        """The number of runs that have ended."""
+        return round(self.clock_ms / RUN_MS)
+
+    def is_one_run(self, time_ns: int) -> bool:
+        """Whether one run takes this time."""
+        return time_ns == RUN_MS * 1e6
+
+    def is_pending(self, stream: int) -> bool:
+        """Whether a stream has work that is not done."""
+        return bool(self.queues.get(stream))
+
+    def record(self, work: Callable[[], None]) -> None:
+        """Add work to the capture."""
+        if self.capturing is not None:
+            self.capturing.work.append(work)
+
+    def spoil(self) -> None:
+        """Do what cannot be captured, so that the capture fails."""
+        if self.capturing is not None:
+            self.capturing.is_spoiled = True
+
     def finish(self, stream: int) -> None:
         """Do the queued work of a stream."""
         demand(self.capturing is None, "nothing is synchronized during a capture")
@@ -181,7 +204,7 @@ class FakeGraph:
         self._gpu = gpu
         self.work: list[Callable[[], None]] = []
         self.operators: _Recorder | None = None
-        self.complete = False
+        self.complete = self.is_spoiled = False
 
     def replay(self) -> None:
         """Queue everything that was captured."""
@@ -259,7 +282,7 @@ class FakeCuda:
             try:
                 with recorder:
                     yield
-                failed = bool(getattr(graph, "invalid", False))
+                failed = graph.is_spoiled
             finally:
                 self._gpu.capturing = None
                 if self._gpu.broken_captures:
@@ -322,12 +345,14 @@ class Plan:
         shapes: output shapes from the shapes of the inputs and the values of those on the host; -1 where values of
             other tensors decide.
         compute: outputs from inputs.
+        kernels: the same on a GPU, as operators of PyTorch on tensors there; inputs on the host are arrays.
         capturable: it can be captured in a CUDA graph.
     """
 
     tensors: tuple[Tensor, ...]
     shapes: Callable[[Mapping[str, Shape], Values], Mapping[str, Shape]]
     compute: Callable[[Values], Values]
+    kernels: Callable[[Mapping[str, Any]], Mapping[str, torch.Tensor]]
     profiles: int = 1
     capturable: bool = True
 
@@ -438,7 +463,7 @@ class IExecutionContext:
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         """Switch to a profile, which forgets all input shapes."""
         demand(stream_handle in (self._gpu.current,), "the profile is switched on the stream of the run")
-        demand(not self._gpu.queues.get(stream_handle), "the profile is not switched while runs are pending")
+        demand(not self._gpu.is_pending(stream_handle), "the profile is not switched while runs are pending")
         if not 0 <= profile_index < self._plan.profiles:
             return self._refuse(f"there is no profile {profile_index}")
         self._profile, self._shapes, self._warm = profile_index, {}, None
@@ -503,13 +528,12 @@ class IExecutionContext:
         )
         state = (self._profile, tuple(sorted(shapes.items())), tuple(sorted(self._addresses.items())))
         run = self._run(shapes, dict(self._addresses), host)
-        graph = self._gpu.capturing
-        if graph is not None:
+        if self._gpu.capturing is not None:
             demand(self._warm == state, "a run of the same sizes precedes the capture")
             if not self._plan.capturable:
-                graph.invalid = True  # type: ignore[attr-defined]
+                self._gpu.spoil()
                 return self._refuse("the engine is not stream capturable")
-            graph.work.append(run(None))
+            self._gpu.record(run(None))
             return True
         self._capture_by_itself()
         self._gpu.launches += 1
@@ -554,6 +578,8 @@ class IExecutionContext:
 class ICudaEngine:
     """Of the real name."""
 
+    _context: type[IExecutionContext] = IExecutionContext
+
     def __init__(self, plan: Plan, gpu: Gpu, logger: ILogger) -> None:
         self._plan, self._gpu, self._logger = plan, gpu, logger
         self.num_io_tensors = len(plan.tensors)
@@ -593,7 +619,7 @@ class ICudaEngine:
 
     def create_execution_context(self, runtime_config: IRuntimeConfig | None = None) -> IExecutionContext:
         """Create a context."""
-        return IExecutionContext(self, runtime_config)
+        return self._context(self, runtime_config)
 
 
 class Runtime:
@@ -601,6 +627,7 @@ class Runtime:
 
     _plan: Plan
     _gpu: Gpu
+    _engine: type[ICudaEngine]
 
     def __init__(self, logger: ILogger) -> None:
         demand(isinstance(logger, ILogger), "the logger derives from ILogger")
@@ -608,7 +635,7 @@ class Runtime:
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine:
         """Open an engine."""
-        return ICudaEngine(self._plan, self._gpu, self._logger)
+        return self._engine(self._plan, self._gpu, self._logger)
 
 
 class RtxRuntime(Runtime):
@@ -636,12 +663,12 @@ RTX_ONLY = {
 """What TensorRT does not have."""
 
 
-def make_module(name: str, plan: Plan, gpu: Gpu, version: str) -> ModuleType:
+def make_module(name: str, plan: Plan, gpu: Gpu, version: str, engine: type[ICudaEngine] = ICudaEngine) -> ModuleType:
     """Return a module that stands for ``tensorrt`` or ``tensorrt_rtx`` and whose runtime opens an engine of a plan."""
     module = ModuleType(name)
     for item in (*CLASSES, *(RTX_CLASSES if name == "tensorrt_rtx" else ())):
         setattr(module, item.__name__, item)
-    opened = type("Runtime", (module.Runtime,), {"_plan": plan, "_gpu": gpu})
+    opened = type("Runtime", (module.Runtime,), {"_plan": plan, "_gpu": gpu, "_engine": engine})
     vars(module).update(__version__=version, Runtime=opened)
     return module
 
