@@ -6,10 +6,11 @@ Exports each model and runs it with every installed backend (PyTorch, torch.comp
 for RTX) in float32, FP16 and INT8, with and without CUDA graphs. Checks each configuration against the model in float64
 and times the ones that pass, interleaved in rounds. Configurations that do not run are listed with the reason.
 
-Each model is run in a process of its own, and DIR/GPU.json (default benchmarks/results/gpu) is written after each: a
-process that dies loses no other model, and keeps its finished checks. ``--jobs N`` checks N models at a time; they are
-timed one after another, when all N are checked. Packages that are missing skip what needs them; nothing is installed,
-and no network is used. ``--device cpu`` rehearses all this without a GPU.
+Each model is run in a process of its own, and DIR/GPU.json (default benchmarks/results/gpu) is written after the checks
+and after each model is timed: a process that dies loses no other model, and keeps its finished checks. Other models in
+the file are kept where GPU, machine and versions are the same. ``--jobs N`` checks N models at a time; they are timed
+one after another, when all N are checked. Packages that are missing skip what needs them; nothing is installed, and no
+network is used. ``--device cpu`` rehearses all this without a GPU.
 
 Exit code 3: a parity check failed; 2: the process of a model ended early; 1: there is no GPU, and nothing was written.
 """
@@ -23,22 +24,21 @@ import math
 import os
 import random
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks.common import RESULTS
+from benchmarks.gpu_process import TF32_OFF, Child, Row, checked_file
 from deploy.bench.clock import sample, warm_up
 from deploy.bench.statistics import geometric
 from deploy.core.environment import machine, versions
@@ -65,33 +65,6 @@ ROUND_NS = 200_000_000
 CALIBRATION_SAMPLES = 16
 DEVICE_RUNS = 10
 """Runs in each round whose time on the GPU is measured."""
-TF32_OFF = {"NVIDIA_TF32_OVERRIDE": "0"}
-"""Environment without TF32, also in the TensorRT provider of ONNX Runtime, which has no option for it."""
-
-
-@dataclass(slots=True)
-class Row:
-    """The result of a configuration.
-
-    Attributes:
-        backend: backend and its options.
-        precision: ``fp32``, ``fp16`` or ``int8``; ``tf32`` is float32 with matrix products in TF32.
-        verdict: verdict of the parity check; ``measured`` for INT8, which ran; None if it was not checked.
-        skipped: why it did not run; empty if it ran.
-        sqnr_db: of INT8, relative to the model in float64 on one random batch.
-        nodes: number of nodes by what runs them, where the backend reports it.
-        medians_ms: median latency of each round, from launch to the end of synchronize.
-        device_ms: median over the rounds of the median time on the GPU, if the backend measures it.
-    """
-
-    backend: str
-    precision: str
-    verdict: str | None = None
-    skipped: str = ""
-    sqnr_db: float | None = None
-    nodes: Mapping[str, int] = field(default_factory=dict)
-    medians_ms: list[float] = field(default_factory=list)
-    device_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +125,12 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=BACKENDS)
     parser.add_argument("--input", action="append", help="of models that declare none, as in deploy export")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--no-tf32", dest="tf32", action="store_false", help="leave out ONNX Runtime with TF32")
     parser.add_argument("--warm", type=float, default=3.0, help="seconds to warm up each configuration")
     parser.add_argument("--jobs", type=int, default=1, help="models that are checked at the same time")
-    parser.add_argument("--limit", type=float, default=1800.0, help="seconds for the processes of --jobs models")
+    parser.add_argument(
+        "--limit", type=float, default=1800.0, help="seconds for the checks of --jobs models, and for timing each"
+    )
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # of one model: the mode of its process
     arguments = parser.parse_args()
     if arguments.rows:
@@ -178,39 +154,46 @@ def main() -> None:
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"{slug}.json"
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if all(before[name] == document[name] for name in ("machine", "versions", "gpu", "batch")):
+            document["models"], document["ended"] = before["models"], before["ended"]
     for start in range(0, len(arguments.models), arguments.jobs):
-        together = arguments.models[start : start + arguments.jobs]
-        for model, rows, ended in _check_together(together, arguments):
+        for model, rows, ended in _check_together(arguments.models[start : start + arguments.jobs], arguments):
             document["models"][model] = [asdict(row) for row in rows]
+            document["ended"].pop(model, None)
             if ended:
                 document["ended"][model] = ended
             path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-            print("\n".join(_table(model, rows)), ended, sep="\n", flush=True)
+            if ended or any(row.medians_ms for row in rows):
+                print("\n".join(_table(model, rows)), ended, sep="\n", flush=True)
     print(f"wrote {path}")
-    rows = [Row(**row) for of_model in document["models"].values() for row in of_model]
+    rows = [Row(**row) for model in arguments.models for row in document["models"][model]]
     failed = any(row.verdict == "fail" and row.precision != "tf32" for row in rows)
-    sys.exit(3 if failed else 2 if document["ended"] else 0)
+    sys.exit(3 if failed else 2 if any(model in document["ended"] for model in arguments.models) else 0)
 
 
 def _check_together(models: Sequence[str], arguments: argparse.Namespace) -> Iterator[tuple[str, list[Row], str]]:
-    """Check models at the same time and time them in turn; yield their rows, and how a process ended too early."""
-    with_tf32 = arguments.device == "cuda" and "onnxruntime" in (arguments.only or BACKENDS)
+    """Check models at the same time and time them in turn.
+
+    Yields each model twice, after all checks and after it was timed, with its rows and how a process ended too early.
+    """
+    with_tf32 = arguments.tf32 and arguments.device == "cuda" and "onnxruntime" in (arguments.only or BACKENDS)
     environments: list[Mapping[str, str]] = [TF32_OFF, {}] if with_tf32 else [TF32_OFF]
     with ExitStack() as stack:
         children = {
-            model: [stack.enter_context(_Child(model, arguments, environment)) for environment in environments]
+            model: [stack.enter_context(Child(model, arguments, environment)) for environment in environments]
             for model in models
         }
         for child in (child for of_model in children.values() for child in of_model):
             child.wait_until_checked()
         for model, of_model in children.items():
+            yield model, [row for child in of_model for row in child.rows()], ""
+        for model, of_model in children.items():
             for child in of_model:
                 child.time()
-            yield (
-                model,
-                [row for child in of_model for row in child.rows()],
-                next(filter(None, (child.ended for child in of_model)), ""),
-            )
+            ended = next(filter(None, (child.ended for child in of_model)), "")
+            yield model, [row for child in of_model for row in child.rows()], ended
 
 
 def _doctor() -> list[dict[str, Any]]:
@@ -222,75 +205,7 @@ def _doctor() -> list[dict[str, Any]]:
         return []
     for finding in report.findings:
         print(f"{finding.state:12} {finding.name}: {finding.detail}  {finding.fix}", flush=True)
-    return [asdict(finding) for finding in report.findings]
-
-
-class _Child:
-    """The process of a model, which checks its configurations, waits, and times them.
-
-    Attributes:
-        ended: how it ended, if it ended early.
-    """
-
-    def __init__(self, model: str, arguments: argparse.Namespace, environment: Mapping[str, str]) -> None:
-        self._folder = Path(tempfile.mkdtemp())
-        self._rows, self._log = self._folder / "rows.json", self._folder / "errors.txt"
-        self.ended = ""
-        self._limit, self._until = arguments.limit, monotonic() + arguments.limit
-        options = {
-            "--batch": arguments.batch,
-            "--rounds": arguments.rounds,
-            "--warm": arguments.warm,
-            "--device": arguments.device,
-            "--rows": self._rows,
-        }
-        words = [str(word) for pair in options.items() for word in pair]
-        words += [word for name in arguments.only or () for word in ("--only", name)]
-        words += [word for text in arguments.input or () for word in ("--input", text)]
-        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu_check", model, *words]
-        inherited = {name: value for name, value in os.environ.items() if name not in TF32_OFF}
-        if arguments.jobs > 1:
-            inherited["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // arguments.jobs))
-        with self._log.open("wb") as errors:
-            self._process = subprocess.Popen(
-                command, env={**inherited, **environment}, stderr=errors, stdin=subprocess.PIPE
-            )
-
-    def __enter__(self) -> _Child:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._process.kill()
-        self._process.communicate()
-        shutil.rmtree(self._folder)
-
-    def wait_until_checked(self) -> None:
-        """Wait until it has checked everything, or has ended."""
-        while self._process.poll() is None and not _checked(self._rows).exists() and monotonic() < self._until:
-            sleep(0.05)
-
-    def time(self) -> None:
-        """Let it time what passed, and wait until it has ended."""
-        try:
-            self._process.communicate(b"\n", timeout=max(0.0, self._until - monotonic()))
-            status = self._process.returncode
-            self.ended = "" if status == 0 else f"the process ended with status {status}"
-        except subprocess.TimeoutExpired:
-            self.ended = f"the process was ended after {self._limit:.0f} s"
-            self._process.kill()
-        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        if self.ended and lines:
-            self.ended += f": {lines[-1][:300]}"
-
-    def rows(self) -> list[Row]:
-        """Return the rows that it wrote."""
-        written = json.loads(self._rows.read_text(encoding="utf-8")) if self._rows.is_file() else []
-        return [Row(**row) for row in written]
-
-
-def _checked(rows: Path) -> Path:
-    """Return the file that shows that all rows of a process are checked."""
-    return rows.with_suffix(".checked")
+    return [asdict(finding) for finding in report.findings if finding.name != "artifacts"]  # a temporary folder
 
 
 def _check_model(arguments: argparse.Namespace) -> None:
@@ -327,15 +242,18 @@ def _check_model(arguments: argparse.Namespace) -> None:
                 if configuration.precision == "int8":
                     judge = partial(_measure_int8, runner, expected, feeds, row)
                 else:
-                    judge = partial(_verdict, model, runner, expected, configuration, own)
+                    judge = partial(_verdict, model, runner, expected, configuration, own, row)
+                began = monotonic()
                 row.verdict = _attempt(row, judge)
+                row.seconds = round(monotonic() - began, 1)
                 if row.verdict in ("pass", "measured", "inconclusive") or row.precision == "tf32":
                     checked.append((row, runner))
                 else:
                     runner.close()
             write()
-            print(f"{model.name} {row.backend} {row.precision}: {row.verdict or row.skipped}", flush=True)
-        _checked(arguments.rows).touch()
+            said = " ".join(filter(None, (row.verdict, row.skipped or row.reasons)))
+            print(f"{model.name} {row.backend} {row.precision}: {said}", flush=True)
+        checked_file(arguments.rows).touch()
         sys.stdin.readline()  # other models are checked or timed meanwhile
         _time(checked, feeds, arguments, write)
         for _, runner in checked:
@@ -348,12 +266,15 @@ def _verdict(
     expected: Fetches,
     configuration: Configuration,
     own: Callable[[str], Runner],
+    row: Row,
 ) -> str:
     from deploy.engines.proof import check_engine
 
     precision = "fp32" if configuration.precision == "tf32" else configuration.precision
     candidate = Direct(runner, list(expected))
-    return str(check_engine(model, candidate, configuration.profiles, precision, SILENT, own).verdict)
+    report = check_engine(model, candidate, configuration.profiles, precision, SILENT, own)
+    row.reasons = "; ".join(report.reasons)
+    return str(report.verdict)
 
 
 def _measure_int8(runner: Runner, expected: Fetches, feeds: Feeds, row: Row) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.badges import badges
 from benchmarks.common import load
+from benchmarks.tables.gpu import gpu_tables
 from benchmarks.tables.harness import harness_figures, harness_tables
 from benchmarks.tables.int8 import int8_tables
 from benchmarks.tables.scale import attack_text, scaling_tables, serve_figures, serve_tables, sweep_figures, turns_table
@@ -192,6 +193,7 @@ def main() -> None:
         ("docs/parity.md", "faults", fault_table()),
         ("docs/int8.md", "int8", int8_tables()),
         ("docs/tensorrt.md", "tensorrt", tensorrt_tables()),
+        ("docs/gpu.md", "gpu", gpu_tables()),
         ("docs/timing.md", "harness", harness_tables()),
         ("docs/serving.md", "serve", serve_tables()),
         ("docs/serving.md", "turns", turns_table()),

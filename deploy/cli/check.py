@@ -22,6 +22,7 @@ from deploy.cli._common import (
 from deploy.cli._options import (
     REQUEST_OPTIONS,
     check_probes,
+    device_option,
     option,
     outputs_option,
     pack_model,
@@ -39,6 +40,7 @@ Examples:
   deploy check resnet18 --onnx other.onnx        a file made by another exporter
   deploy check resnet18 --weights best.pt --onnx other.onnx --locate
   deploy check resnet18 --backend openvino       run the file with another backend
+  deploy check resnet18 --precision fp16 --device cuda   what a GPU makes of it
   deploy check new.onnx --against old.onnx       one ONNX file against another
 """
 )
@@ -57,6 +59,7 @@ Examples:
 )
 @MIN_SQNR
 @option("--backend", type=BACKEND, default="onnxruntime", metavar="NAME", help="Backend that runs the file.")
+@device_option
 @option("--locate", "locate_fault", is_flag=True, help="Find the first tensor that differs from the model.")
 @outputs_option
 @samples_option

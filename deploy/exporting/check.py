@@ -46,6 +46,7 @@ class CheckReport:
         model: the model it was compared with.
         parity: the parity check; ``parity.margin`` is how many times the limit exceeds the noise-to-signal ratio.
         backend: the backend that ran the file.
+        device: where it ran the file.
         location: the first tensor that differs from the model; None unless it was requested.
     """
 
@@ -53,6 +54,7 @@ class CheckReport:
     model: Model
     parity: ParityReport
     backend: str = DEFAULT_BACKEND
+    device: str = "cpu"
     location: Location | None = None
 
     def __repr__(self) -> str:
@@ -70,6 +72,7 @@ class CheckReport:
             "sha256": sha256(self.path),
             "model": self.model.name,
             "backend": self.backend,
+            "device": self.device,
             "weights": asdict(self.model.weights),
             "parity": self.parity.to_dict(),
             "location": asdict(self.location) if self.location else None,
@@ -87,6 +90,7 @@ def check(
     precision: Literal["fp32", "fp16", "bf16", "fp64"] | None = None,
     min_sqnr: float | None = None,
     backend: str = DEFAULT_BACKEND,
+    device: Literal["cpu", "cuda"] = "cpu",
     locate_fault: bool = False,
     samples: ProbeSamples | None = None,
     probes: Level = "standard",
@@ -111,6 +115,7 @@ def check(
         min_sqnr: signal over noise in dB that a file in half precision is held to; default: the manifest's if that is
             40 or more, else four times the noise of PyTorch's own run, or 40 dB where that is of no use.
         backend: the backend that runs the file.
+        device: ``cpu`` or ``cuda``: where the backend runs it.
         locate_fault: also find the first tensor, in execution order, that differs from the model.
         samples: real samples, probed in addition: arrays by input name, or images; see
             `deploy.exporting.samples.load_samples`.
@@ -135,8 +140,11 @@ def check(
         onnx, request = request.name, None
     if ONNX not in find_backend(backend).formats:
         raise UsageError(f"--backend {backend}: this backend does not run ONNX files.")
-    if locate_fault and backend != DEFAULT_BACKEND:
-        raise UsageError(f"--locate runs single nodes in {DEFAULT_BACKEND}; remove --backend {backend}.")
+    if device not in find_backend(backend).devices:
+        raise UsageError(f"--device {device}: {backend} does not run on it.")
+    if locate_fault and (backend != DEFAULT_BACKEND or device != "cpu"):
+        remove = f"--backend {backend}" if backend != DEFAULT_BACKEND else f"--device {device}"
+        raise UsageError(f"--locate runs single nodes in {DEFAULT_BACKEND} on the CPU; remove {remove}.")
     with IsolatedRunner(backend) as candidate, OnnxChild() as reader:
         path, artifact = _file(onnx, request, store, progress)
         if artifact is not None:
@@ -166,6 +174,7 @@ def check(
                         min_coverage=min_coverage,
                         accept_unreached=accept_unreached,
                         min_sqnr=min_sqnr,
+                        device=device,
                     ),
                     negated=artifact is None or artifact.manifest.options.get("strategy") != "export",
                     ranges=[item for spec in artifact.manifest.inputs for item in spec.ranges] if artifact else (),
@@ -178,7 +187,7 @@ def check(
     if locate_fault:
         with progress.stage("locating"):
             location = locate(built, path, precision=judged, seed=request.seed)
-    return CheckReport(path=path, model=built, parity=parity, backend=backend, location=location)
+    return CheckReport(path=path, model=built, parity=parity, backend=backend, device=device, location=location)
 
 
 def _file(

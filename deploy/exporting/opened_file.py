@@ -49,17 +49,23 @@ class OpenedFile:
     faults: Sequence[str]
 
     @classmethod
-    def open(cls, path: Path, candidate: IsolatedRunner, model: Model, precision: str) -> OpenedFile:
+    def open(
+        cls, path: Path, candidate: IsolatedRunner, model: Model, precision: str, device: str = "cpu"
+    ) -> OpenedFile:
         """Open a file in a started process.
+
+        Half precision on a CPU is run by nodes, each rounded, since ONNX Runtime computes it in float32 there. On a GPU
+        the backend's own kernels are judged.
 
         Raises:
             BackendError: the backend cannot open it.
         """
         files = [item for item in (path, path.with_name(f"{path.name}.data")) if item.is_file()]
         size = sum(item.stat().st_size for item in files)
-        settings = RunSettings(low_memory=size >= LOW_MEMORY_BYTES, shared_cores=True)
+        settings = RunSettings(device=device, low_memory=size >= LOW_MEMORY_BYTES, shared_cores=True)
         options = candidate.backend.options(settings)
-        by_nodes = precision in HALVES and candidate.backend.name == RUNTIME and path.suffix == ".onnx"
+        on_cpu = device == "cpu" and candidate.backend.name == RUNTIME
+        by_nodes = on_cpu and precision in HALVES and path.suffix == ".onnx"
         runner = ROUNDED if by_nodes else ""
         candidate.open(path, runner=runner, **options)
         rename, inputs, faults = match_inputs(model, candidate.inputs)

@@ -60,12 +60,14 @@ class ProofOptions:
         min_sqnr: signal over noise in dB that half precision is held to, in place of PyTorch's own run in it; None for
             that run, or 40 dB where it is of no use.
         accept_unreached: let a traced or foreign file pass although no probe took one of its data-dependent branches.
+        device: where the backend runs the file, ``cpu`` or ``cuda``.
     """
 
     probes: str = "standard"
     min_coverage: float | None = None
     accept_unreached: bool = False
     min_sqnr: float | None = None
+    device: str = "cpu"
 
 
 def prove(
@@ -100,7 +102,7 @@ def prove(
     options = options or ProofOptions()
     check_level(options.probes, samples is not None)
     reference = PyTorchRunner(model, "fp64")
-    file = OpenedFile.open(path, candidate, model, precision)
+    file = OpenedFile.open(path, candidate, model, precision, options.device)
     if file.faults:
         return ParityReport(verdict="fail", reasons=tuple(file.faults), precision=precision, seed=seed)
     real = None

@@ -65,7 +65,7 @@ def show_check(report: CheckReport) -> None:
         ("file", f"[bold]{escape(str(report.path))}[/]"),
         ("model", escape(report.model.name)),
         ("trained", weights_line(report.model.weights)),
-        ("backend", escape(backend)),
+        ("backend", escape(backend) + (f" on {report.device}" if report.device != "cpu" else "")),
         *parity_rows(report.parity, backend),
     ]
     if report.location is not None:
