@@ -32,6 +32,7 @@ Examples:
   deploy trt build resnet18 --int8 --fp16 --calib images/ --compute-capability 8.6,8.9
   deploy trt build zoo/lenet5 --int8 --calib digits --runtime tensorrt-rtx
   deploy trt build resnet18 --batch 1:1:1,8:16:32  two profiles: single samples and batches
+  deploy trt build resnet18 --fp16 --locked resnet18.fp16-tensorrt-rtx.lock.json
   deploy trt build resnet18 --fp16 --print-trtexec
 """
 )
@@ -85,6 +86,12 @@ Examples:
     default=(),
     metavar="8.6,12.0",
     help="GPUs to build for; only for tensorrt-rtx. [default: all]",
+)
+@option(
+    "--locked",
+    type=path,
+    metavar="FILE",
+    help="Lock file of an earlier build: whatever decides the engine and differs from it is an error.",
 )
 @name_option
 @option("--print-trtexec", is_flag=True, help="Print the command of NVIDIA's own tool instead of building.")

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from deploy.core import interrupt
 from deploy.core.artifact import UNPROVEN, Artifact, Manifest, Payload, manifest_path
 from deploy.core.brief import brief
-from deploy.core.errors import BackendError, ExportError, UsageError
+from deploy.core.errors import ArtifactError, BackendError, ExportError, UsageError
 from deploy.core.names import REJECTED
 from deploy.core.plain import to_plain
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
+from deploy.engines.lock import EngineLock
 from deploy.engines.profiles import profiles_of
 from deploy.exporting.half_options import HalfOptions, half_options
 from deploy.models.given import given_source
@@ -75,6 +76,7 @@ class BuildRequest:
         timing_cache: file of measured kernel times, read and written; only for ``tensorrt``.
         optimization_level: 0 to 5, a higher level searches longer; None for the library's default.
         compute_capabilities: GPUs to build for, such as ``8.6``; only for ``tensorrt-rtx``. Empty for all.
+        locked: lock file of an earlier build; anything that decides the engine and differs from it is an error.
     """
 
     model: ModelLike | None = None
@@ -95,6 +97,7 @@ class BuildRequest:
     timing_cache: Path | None = None
     optimization_level: int | None = None
     compute_capabilities: tuple[str, ...] = ()
+    locked: Path | None = None
 
     @property
     def precision(self) -> str:
@@ -153,6 +156,8 @@ class BuildReport:
         profiles: shape ranges by input, one mapping for each optimization profile.
         proof: result of running the engine; None without a GPU.
         onnx: the FP16 or INT8 graph that the engine was built from; None for float32, which is built from the export.
+        lock: the lock file beside the engine.
+        same: whether the engine has the bytes of the locked one; None without ``locked``.
         seconds: duration of the call.
     """
 
@@ -161,6 +166,8 @@ class BuildReport:
     profiles: tuple[Profile, ...]
     proof: EngineProof | None
     onnx: Artifact | None
+    lock: Path
+    same: bool | None
     seconds: float
 
     def __repr__(self) -> str:
@@ -196,6 +203,8 @@ class BuildReport:
             "parity": manifest.parity,
             "parent": manifest.parent,
             "onnx": str(self.onnx.path) if self.onnx else None,
+            "lock": str(self.lock),
+            "same": self.same,
             "weights": asdict(manifest.weights),
             "seconds": round(self.seconds, 3),
         }
@@ -221,7 +230,7 @@ def build_engine(
     Raises:
         UsageError: an unknown runtime, or a shape range or compute capability that is not possible.
         MissingPackageError: the library is not installed.
-        ArtifactError: the ONNX file does not exist or is not a float32 export.
+        ArtifactError: the ONNX file does not exist or is not a float32 export; or the build differs from its lock.
         DigestError: the export differs from its manifest.
         ExportError: the library does not support the graph, or the build failed.
         BackendError: the library does not start, or the engine does not compute in the requested precision.
@@ -229,12 +238,17 @@ def build_engine(
     """
     began = time.perf_counter()
     store = Store.at(artifacts)
+    locked = EngineLock.read(request.locked) if request.locked else None
     plan = _prepare(request, store, progress)
+    lock = EngineLock.of(plan.library, plan.graph, plan.precision, plan.options)
+    _compare(lock, locked, request, plan)
     with store.transaction(plan.source.slug) as transaction:
         path = transaction.path(plan.name)
         with progress.stage(f"building ({plan.library.name})"):
             built = _build(plan, path, progress)
-        manifest = _manifest(plan, built, path)
+        command = plan.request.command(plan.given, plan.library.name)
+        lock_file = dataclasses.replace(lock, engine=built.sha256, command=command).write(path)
+        manifest = _manifest(plan, built, (path, lock_file), command)
         proof = _prove(plan, Artifact(path=path, manifest=manifest), store, progress) if gpus() else None
         if proof is not None:
             manifest = dataclasses.replace(manifest, parity=proof.parity)
@@ -245,6 +259,8 @@ def build_engine(
         profiles=tuple(plan.options.profiles),
         proof=proof,
         onnx=plan.onnx,
+        lock=artifact.path.with_name(lock_file.name),
+        same=None if locked is None else locked.engine == built.sha256,
         seconds=time.perf_counter() - began,
     )
 
@@ -285,6 +301,8 @@ def trtexec_line(
     Raises:
         DeployError: as `build_engine`, except for errors of the build.
     """
+    if request.locked is not None:
+        raise UsageError("--print-trtexec builds nothing, so --locked has no effect.", "remove --locked")
     store = Store.at(artifacts)
     plan = _prepare(request, store, progress)
     path = store.folder(plan.source.slug) / f"{Path(plan.name).stem}.trtexec.engine"
@@ -452,13 +470,20 @@ def check_precision(built: Built, precision: str, graph: Path, copies: int = 1) 
         )
 
 
-def _manifest(plan: _BuildPlan, built: Built, path: Path) -> Manifest:
+def _compare(lock: EngineLock, locked: EngineLock | None, request: BuildRequest, plan: _BuildPlan) -> None:
+    """Raise `ArtifactError` if a build differs from its lock."""
+    if locked is not None and (differences := lock.differences(locked)):
+        command = locked.command or request.command(plan.given, plan.library.name)
+        raise ArtifactError(f"{request.locked}: this build differs from the lock: {'; '.join(differences)}.", command)
+
+
+def _manifest(plan: _BuildPlan, built: Built, files: tuple[Path, Path], command: str) -> Manifest:
     gpu = next(iter(gpus()), None)
     return plan.source.derived_manifest(
         format=FORMAT,
         precision=plan.precision,
         target=built.library,
-        files=(Payload(file=path.name, sha256=built.sha256, bytes=built.bytes),),
+        files=tuple(map(Payload.of, files)),
         options={
             "library": built.library,
             "version": built.version,
@@ -471,7 +496,7 @@ def _manifest(plan: _BuildPlan, built: Built, path: Path) -> Manifest:
             "layers": dict(built.layers),
             "calibration": plan.onnx.manifest.options.get("calibration") if plan.onnx else None,
             "onnx": plan.graph.name,
-            "rebuild": plan.request.command(plan.given, plan.library.name),
+            "rebuild": command,
         },
         parent=plan.onnx.manifest.digest if plan.onnx else plan.source.digest,
     )

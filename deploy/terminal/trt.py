@@ -29,9 +29,19 @@ def show_built(report: BuildReport, *, step: bool = False) -> None:
         *_options(report.artifact),
         ("graph", escape(str(report.onnx.path)) if report.onnx else ""),
         ("state", _state(report)),
+        ("lock", _lock(report)),
         ("took", f"{report.seconds if step else since_start():.1f} s"),
     ]
     console().print(rows(pair for pair in pairs if pair[1]))
+
+
+def _lock(report: BuildReport) -> str:
+    """Return the lock file, or how the engine compares with the locked one."""
+    if report.same is None:
+        return escape(str(report.lock))
+    if report.same:
+        return "the engine is the locked one, to the byte"
+    return "everything that decides the engine is as locked; the library built other bytes from it"
 
 
 def _state(report: BuildReport) -> str:
