@@ -62,8 +62,10 @@ class OtherRoundings:
     def add(self, call: OperatorCall) -> None:
         """Change the result of an operator in place."""
         name = call.operator.rstrip("_") if call.operator != "_softmax" else call.operator
-        result = call.result[0] if isinstance(call.result, (tuple, list)) else call.result
         around_one = name in _AROUND_ONE or name in _GATED
+        if not (around_one or name in _LINEAR or name in _BOUNDED):
+            return
+        result = call.result[0] if isinstance(call.result, (tuple, list)) else call.result
         if name in _LINEAR and self._layers:
             result.mul_(1.0 + self._rounding * self._noise(result))
             self.used = True
