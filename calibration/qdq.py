@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-from onnxruntime.quantization.quant_utils import QuantType, add_infer_metadata
+from onnxruntime.quantization.quant_utils import TENSOR_NAME_QUANT_SUFFIX, QuantType, add_infer_metadata
 
 from calibration.graph import (
     CLIPPING,
@@ -36,11 +36,16 @@ _REWRITTEN = ("Conv", "ConvTranspose", "Gemm")
 
 
 def insert(
-    model: onnx.ModelProto, ranges: Mapping[str, Range], rules: QdqRules, keep_float: Collection[str] = ()
+    model: onnx.ModelProto,
+    ranges: Mapping[str, Range],
+    rules: QdqRules,
+    keep_float: Collection[str] = (),
+    weights: dict[str, np.ndarray[Any, Any]] | None = None,
 ) -> onnx.ModelProto:
     """Return a prepared float graph with Q/DQ pairs, which replace its weights in place; tensors keep their names.
 
-    Only an inner tensor whose name the quantizer gives to another is renamed.
+    Only an inner tensor whose name the quantizer gives to another is renamed. ``weights`` receives the float weights by
+    the names of those that replace them.
 
     Raises:
         ArtifactError: parts of the graph do not fit each other.
@@ -49,6 +54,7 @@ def insert(
     ranges = free_names(model, ranges)
     names = _nodes_to_quantize(model, rules, keep_float)
     give_own_parameters(model, frozenset(names))
+    before = initializers(model) if weights is not None else {}
     linear = {name for node in model.graph.node if node.op_type in ("Gemm", "MatMul") for name in node.output}
     add_infer_metadata(model)  # its shapes are inferred: the quantizer would copy the graph and infer them again
     ends = {
@@ -83,6 +89,10 @@ def insert(
             raise ArtifactError(f"the graph cannot be quantized: {type(exc).__name__}: {exc}.") from exc
         quantizer.model.topological_sort()
     quantized: onnx.ModelProto = quantizer.model.model
+    if weights is not None:
+        replaced = {f"{name}{TENSOR_NAME_QUANT_SUFFIX}": tensor for name, tensor in before.items()}
+        rounded = replaced.keys() & initializers(quantized).keys()
+        weights.update((name, onnx.numpy_helper.to_array(replaced[name])) for name in rounded)
     if rules.outputs:
         _keep_apart(quantized)
         _free_outputs(quantized, linear)

@@ -109,6 +109,11 @@ class CalibrationTable:
         ranges: dict[str, Range] = {name: getattr(item, grid.name) for name, item in self.tensors.items()}
         return ranges | {name: ranges[root] for name, root in self.shared.items()}
 
+    def largest(self) -> dict[str, Range]:
+        """Return, for every float activation, the symmetric range of all values that were seen."""
+        ranges = {name: _SYMMETRIC.around(item.low, item.high) for name, item in self.tensors.items()}
+        return ranges | {name: ranges[root] for name, root in self.shared.items()}
+
     @property
     def moved(self) -> float | None:
         """The 95th percentile of `TensorRange.moved`; None if unknown."""

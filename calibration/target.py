@@ -63,6 +63,7 @@ class Target:
         grid: grid of the activations; decides which range `quantize` receives.
         half: the operators that are not quantized may run in float16 (``deploy quantize --fp16``).
         depthwise_channels: the runtime runs a depthwise convolution in INT8 if its input has a scale for each channel.
+        floating: values are FP8 in place of INT8, and ranges are the largest values that were seen.
         quantize: writes Q/DQ pairs into a graph.
     """
 
@@ -72,6 +73,12 @@ class Target:
     quantize: Quantize
     half: bool = False
     depthwise_channels: bool = False
+    floating: bool = False
+
+    @property
+    def precision(self) -> str:
+        """The precision of its files, ``int8`` or ``fp8``."""
+        return "fp8" if self.floating else "int8"
 
 
 @cache
@@ -114,7 +121,8 @@ def quantize(
         from calibration.adjustment import apply  # imports ONNX
 
         apply(model, {name: item for name, item in adjustments.items() if name not in keep_float})
-    quantized = declared.quantize(model, table.ranges(declared.grid), frozenset(keep_float), cpu_features())
+    ranges = table.largest() if declared.floating else table.ranges(declared.grid)
+    quantized = declared.quantize(model, ranges, frozenset(keep_float), cpu_features())
     if declared.depthwise_channels:
         from calibration.depthwise import channel_scales  # imports ONNX
 

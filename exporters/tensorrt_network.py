@@ -18,7 +18,7 @@ def layer_counts(network: Any) -> dict[str, int]:
 def weighted(network: Any) -> dict[str, int]:
     """Return the number of convolutions and matrix products by the type in which they compute.
 
-    The type is ``int8`` if both operands come from DequantizeLinear, else the type of the first operand.
+    The type is ``int8`` or ``fp8`` if both operands come from DequantizeLinear, else the type of the first operand.
     """
     layers = list(_layers(network))
     producers = {layer.get_output(index).name: layer for layer in layers for index in range(layer.num_outputs)}
@@ -27,8 +27,8 @@ def weighted(network: Any) -> dict[str, int]:
         if layer.type.name in WEIGHTED:
             operands = [layer.get_input(index) for index in range(min(layer.num_inputs, 2))]
             operands = [tensor for tensor in operands if tensor is not None]
-            dequantized = [_is_dequantized(producers.get(tensor.name), producers) for tensor in operands]
-            counts["int8" if dequantized and all(dequantized) else operands[0].dtype.name.lower()] += 1
+            stored = [_dequantized(producers.get(tensor.name), producers) for tensor in operands]
+            counts[stored[0] if stored and all(stored) else operands[0].dtype.name.lower()] += 1
     return dict(counts)
 
 
@@ -60,9 +60,13 @@ def _layers(network: Any) -> Iterator[Any]:
     return (network.get_layer(index) for index in range(network.num_layers))
 
 
-def _is_dequantized(layer: Any, producers: Mapping[str, Any]) -> bool:
-    """Return whether a layer's output comes from DequantizeLinear, possibly reshaped, pooled or cast."""
+def _dequantized(layer: Any, producers: Mapping[str, Any]) -> str:
+    """Return the type that DequantizeLinear reads; empty if a layer's output does not come from it.
+
+    In between it may be reshaped, pooled or cast.
+    """
     while layer is not None and layer.type.name in ("SHUFFLE", "POOLING", "CAST"):
         tensor = layer.get_input(0)
         layer = producers.get(tensor.name) if tensor is not None else None
-    return layer is not None and layer.type.name == "DEQUANTIZE"
+    is_found = layer is not None and layer.type.name == "DEQUANTIZE"
+    return layer.get_input(0).dtype.name.lower() if is_found else ""

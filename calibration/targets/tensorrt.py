@@ -11,12 +11,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calibration.grid import Grid, Range
 from calibration.target import QdqRules, Target
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
 
 RULES = QdqRules(
@@ -32,10 +33,20 @@ def quantize(
     model: onnx.ModelProto, ranges: Mapping[str, Range], keep_float: Collection[str], features: Collection[str]
 ) -> onnx.ModelProto:
     """Quantize a graph; see `calibration.target.Quantize`."""
+    return with_pairs(model, ranges, keep_float)
+
+
+def with_pairs(
+    model: onnx.ModelProto,
+    ranges: Mapping[str, Range],
+    keep_float: Collection[str],
+    weights: dict[str, np.ndarray[Any, Any]] | None = None,
+) -> onnx.ModelProto:
+    """Return a graph with int8 pairs, as `quantize` does; ``weights`` is that of `calibration.qdq.insert`."""
     from calibration.qdq import add_pairs, insert, residual_skips
 
     skips = residual_skips(model, keep_float)
-    quantized = insert(model, ranges, RULES, keep_float)
+    quantized = insert(model, ranges, RULES, keep_float, weights)
     add_pairs(quantized, skips, ranges)
     return quantized
 

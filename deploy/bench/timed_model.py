@@ -76,7 +76,9 @@ class TimedModel:
                 return artifact
         if self.is_file:
             wanted = precision + (f" for {target}" if target else "")
-            raise ArtifactError(f"{self.name}: this file is not {wanted}.")
+            own = self.files[0].manifest
+            found = own.precision + (f" for {own.target}" if own.target else "")
+            raise ArtifactError(f"{self.name}: this file is {found}, not {wanted}.")
         made = self._quantize(str(target)) if precision == INT8 else self._export(precision)
         self.files.append(made)
         return made

@@ -40,6 +40,7 @@ Examples:
 @option("--fp16", is_flag=True, help="Use FP16, with as few nodes in float32 as hold; inputs and outputs stay float32.")
 @half_options
 @option("--int8", is_flag=True, help="Quantize to INT8 with --calib; with --fp16, other layers compute in FP16.")
+@option("--fp8", is_flag=True, help="Quantize to FP8 with --calib, for GPUs of compute capability 8.9 and later.")
 @option("--calib", type=DATA, metavar="DIR|FILE|NAME", help="Calibration data, as in deploy quantize.")
 @method_option
 @calib_samples_option
@@ -107,7 +108,7 @@ def build(ctx: click.Context, /, as_json: bool, print_trtexec: bool, **options: 
     3: the engine failed the parity check; 4: the check was inconclusive.
     """
     settings: Settings = ctx.obj
-    refuse_unused(ctx, ["calib", "method", "samples"], options["int8"], "--int8")
+    refuse_unused(ctx, ["calib", "method", "samples"], options["int8"] or options["fp8"], "--int8 or --fp8")
     from deploy.support.tensorrt_library import find_library
 
     if not print_trtexec:

@@ -36,15 +36,25 @@ if TYPE_CHECKING:
     from deploy.models.in_memory import ModelLike
     from deploy.quantization.data import CalibrationData
 
-TARGET = "tensorrt"
+TARGET, FP8_TARGET = "tensorrt", "tensorrt-fp8"
 NOT_RUN = "built, not run here"
 _BUILT = ("library", "version", "profiles", "weighted", "weight_bytes", "layers")
 """Options of the manifest that say what was built."""
 
+FP8_CAPABILITY = (8, 9)
+"""First compute capability with FP8; the builder refuses such a graph for others."""
+
 SIZE_CHECK_BYTES = 16 * 2**20
 """The engine's size is checked only if its weights save more than this: kernels take some megabytes as well."""
 
-_WEIGHTED_TYPES = {"int8": "int8", "int8-fp16": "int8", "fp16": "half", "bf16": "bf16", "fp32": "float"}
+_WEIGHTED_TYPES = {
+    "int8": "int8",
+    "int8-fp16": "int8",
+    "fp8": "fp8",
+    "fp16": "half",
+    "bf16": "bf16",
+    "fp32": "float",
+}
 """TensorRT's name of the type that layers with weights compute in, by precision."""
 
 _TYPE_BYTES = {"int8": 1, "uint8": 1, "fp8": 1, "half": 2, "bf16": 2}
@@ -63,6 +73,7 @@ class BuildRequest:
         fp16: use FP16 weights and activations, with as few nodes in float32 as hold; inputs and outputs stay float32.
         min_sqnr, keep_float, only_half, plan: of FP16 without INT8, see `deploy.exporting.half_options.HalfOptions`.
         int8: quantize to INT8, calibrated with ``calib``; with ``fp16``, the other layers compute in FP16.
+        fp8: quantize to FP8 (E4M3), calibrated with ``calib``, for GPUs of compute capability 8.9 and later.
         calib: calibration data; ``calib``, ``method`` and ``samples`` are those of `deploy.quantize`.
         method: how the range of each tensor is chosen.
         samples: maximum number of calibration samples.
@@ -87,6 +98,7 @@ class BuildRequest:
     only_half: tuple[str, ...] = ()
     plan: Path | None = None
     int8: bool = False
+    fp8: bool = False
     calib: str | Path | None = None
     method: str = DEFAULT_METHOD
     samples: int = DEFAULT_SAMPLES
@@ -101,31 +113,41 @@ class BuildRequest:
 
     @property
     def precision(self) -> str:
-        """The precision as manifests name it: ``fp32``, ``fp16``, ``int8`` or ``int8-fp16``."""
+        """The precision as manifests name it: ``fp32``, ``fp16``, ``int8``, ``int8-fp16`` or ``fp8``."""
+        if self.fp8:
+            return "fp8"
         if self.int8:
             return "int8-fp16" if self.fp16 else "int8"
         return "fp16" if self.fp16 else "fp32"
 
+    @property
+    def quantizes(self) -> bool:
+        """Whether calibration data is needed."""
+        return self.int8 or self.fp8
+
     def check(self) -> None:
-        """Raise `UsageError` for ``int8`` without ``calib``, or options of the calibration without ``int8``."""
-        if self.int8 and self.calib is None:
-            raise UsageError("--int8 needs calibration data: --calib.", "deploy trt build --int8 --calib images/")
-        if self.calib is not None and not self.int8:
-            raise UsageError(f"--calib {self.calib}: only --int8 uses calibration data.", "add --int8")
-        if not self.int8 and (self.method, self.samples) != (DEFAULT_METHOD, DEFAULT_SAMPLES):
-            raise UsageError("--method and --samples are only used with --int8.", "add --int8")
+        """Raise `UsageError` for options that need others, or exclude each other."""
+        if self.fp8 and (self.int8 or self.fp16):
+            raise UsageError(f"--fp8 and --{'int8' if self.int8 else 'fp16'} exclude each other.", "give one of them")
+        if self.quantizes and self.calib is None:
+            flag = "--fp8" if self.fp8 else "--int8"
+            raise UsageError(f"{flag} needs calibration data: --calib.", f"deploy trt build {flag} --calib images/")
+        if self.calib is not None and not self.quantizes:
+            raise UsageError(f"--calib {self.calib}: only --int8 and --fp8 use calibration data.", "add --int8")
+        if not self.quantizes and (self.method, self.samples) != (DEFAULT_METHOD, DEFAULT_SAMPLES):
+            raise UsageError("--method and --samples are only used with --int8 and --fp8.", "add --int8")
         self.half()
 
     def half(self) -> HalfOptions | None:
         """Return the options of FP16 without INT8; None where it is not asked for."""
-        precision = "fp16" if self.precision == "fp16" else "int8" if self.int8 else "fp32"
+        precision = "fp16" if self.precision == "fp16" else "int8" if self.quantizes else "fp32"
         return half_options(
             precision, self.min_sqnr, self.keep_float, self.only_half, self.plan, needs="--fp16, without --int8"
         )
 
     def command(self, model: str, runtime: str) -> str:
         """Return the command that builds the engine again; ``runtime`` replaces ``auto``."""
-        flags = [name for name, given in (("--fp16", self.fp16), ("--int8", self.int8)) if given]
+        flags = [name for name, given in (("--fp16", self.fp16), ("--int8", self.int8), ("--fp8", self.fp8)) if given]
         options = [
             ("--min-sqnr", self.min_sqnr),
             *(("--keep-float", pattern) for pattern in self.keep_float),
@@ -155,7 +177,8 @@ class BuildReport:
         artifact: the engine and its manifest; an engine that fails is stored in the folder ``rejected``.
         profiles: shape ranges by input, one mapping for each optimization profile.
         proof: result of running the engine; None without a GPU.
-        onnx: the FP16 or INT8 graph that the engine was built from; None for float32, which is built from the export.
+        onnx: the FP16, INT8 or FP8 graph that the engine was built from; None for float32, which is built from the
+            export.
         lock: the lock file beside the engine.
         same: whether the engine has the bytes of the locked one; None without ``locked``.
         seconds: duration of the call.
@@ -352,7 +375,12 @@ def _prepare(request: BuildRequest, store: Store, progress: Progress) -> _BuildP
     library = open_library(request.runtime)
     progress.note(f"building with {library.name} {library.version}")
     source = open_source(
-        given_source(request.model, name=request.name), store, (), progress, name=request.name, half=not request.int8
+        given_source(request.model, name=request.name),
+        store,
+        (),
+        progress,
+        name=request.name,
+        half=not request.quantizes,
     )
     if assumed := assumed_batch(source.path, source.inputs):
         progress.note(assumed)
@@ -361,11 +389,11 @@ def _prepare(request: BuildRequest, store: Store, progress: Progress) -> _BuildP
         workspace_bytes=request.workspace_bytes,
         level=request.optimization_level,
         timing_cache=request.timing_cache,
-        compute_capabilities=request.compute_capabilities,
+        compute_capabilities=request.compute_capabilities or (_with_fp8(library) if request.fp8 else ()),
     )
     onnx, data = None, None
-    if request.int8:
-        onnx, data = _int8_graph(source, request, store, progress)
+    if request.quantizes:
+        onnx, data = _quantized_graph(source, request, store, progress)
     elif source.precision != PRECISION:
         half = request.half()
         if half not in (None, HalfOptions()) or (half and half.precision != source.precision):
@@ -378,7 +406,12 @@ def _prepare(request: BuildRequest, store: Store, progress: Progress) -> _BuildP
     return _BuildPlan(request=request, source=source, onnx=onnx, data=data, library=library, options=options)
 
 
-def _int8_graph(
+def _with_fp8(library: Library) -> tuple[str, ...]:
+    """Return the compute capabilities with FP8 that TensorRT for RTX knows; none for TensorRT."""
+    return tuple(item for item in library.capabilities if tuple(map(int, item.split("."))) >= FP8_CAPABILITY)
+
+
+def _quantized_graph(
     source: Source, request: BuildRequest, store: Store, progress: Progress
 ) -> tuple[Artifact, CalibrationData]:
     from deploy.quantization.quantize import quantize  # imports PyTorch and ONNX Runtime
@@ -387,7 +420,7 @@ def _int8_graph(
         source.path,
         name=request.name,
         calib=str(request.calib),
-        target=TARGET,
+        target=FP8_TARGET if request.fp8 else TARGET,
         method=request.method,
         samples=request.samples,
         fp16=request.fp16,
@@ -395,9 +428,10 @@ def _int8_graph(
         progress=progress,
     )
     if report.verdict == "fail":
+        target = report.artifact.manifest.target
         raise ExportError(
             f"{report.artifact.path}: {'; '.join(report.reasons)}.",
-            f"deploy quantize {source.path} --target {TARGET} --calib {request.calib} --report",
+            f"deploy quantize {source.path} --target {target} --calib {request.calib} --report",
         )
     return report.artifact, report.data
 

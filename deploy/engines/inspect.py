@@ -16,7 +16,7 @@ from deploy.support.engine_layers import Shares, shares
 from deploy.support.provenance import Stale, stale_file
 from deploy.support.tensorrt_library import deserialize, make_logger, open_library
 
-_WEIGHT_TYPES = {"int8": "int8", "int8-fp16": "int8", "fp16": "fp16"}
+_WEIGHT_TYPES = {"int8": "int8", "int8-fp16": "int8", "fp8": "fp8", "fp16": "fp16"}
 """Type that some of an engine's weights must have, by precision."""
 
 

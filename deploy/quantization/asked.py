@@ -51,10 +51,23 @@ class Asked:
         for backend in backends().values():
             if self.target in backend.targets and "cpu" in backend.devices:
                 backend.require()  # a file is published only after its target ran it, if no GPU is needed for that
+        if declared.floating:
+            self._check_floating()
         if self.fp16 and self.fine_tuning is not None:
             raise UsageError("layers in FP16 cannot be trained.", "leave out fp16")
         if self.fp16 and not declared.half:
             raise UsageError(f"--fp16: {declared.title} is no faster in FP16.", "use --target tensorrt")
+
+    def _check_floating(self) -> None:
+        """Refuse what only integers need."""
+        if self.method != DEFAULT_METHOD:
+            raise UsageError(
+                f"--method {self.method}: ranges for {self.target} are the largest values that were seen.",
+                "leave out --method",
+            )
+        if self.fp16 or self.fine_tuning is not None:
+            what = "--fp16" if self.fp16 else "training the weights"
+            raise UsageError(f"{what} is not possible for {self.target}.", "use --target tensorrt, which is INT8")
 
     def command(self, source: Source, bounds: QualityBounds) -> str:
         """Return the command that quantizes the model again, held to these bounds."""

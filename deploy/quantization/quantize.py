@@ -37,8 +37,8 @@ from deploy.quantization.worker import GraphChild, outline
 if TYPE_CHECKING:
     from deploy.models.in_memory import ExampleInputs, ModelLike
 
-FP16_MIN_OPSET = 19
-"""First ONNX opset whose QuantizeLinear and DequantizeLinear take FP16 scales."""
+MIN_OPSET = 19
+"""First ONNX opset whose QuantizeLinear and DequantizeLinear take FP16 scales and FP8 values."""
 
 MENDING = {True: QualityBounds(max_drop=1.0), False: QualityBounds(min_sqnr=20.0)}
 """Bounds that the command for a poor file has, with and without labels."""
@@ -159,7 +159,8 @@ def quantize(
         calib: calibration data: a folder of images, a bundled data set, or a ``.npy`` or ``.npz`` file. Array files
             hold float arrays in the shape of the model's inputs, the first axis counting samples, or uint8 images
             (N, H, W, C).
-        target: ``onnxruntime``, ``openvino``, ``tensorrt``, or the name of a plug-in.
+        target: ``onnxruntime``, ``openvino``, ``tensorrt``, ``tensorrt-fp8`` for FP8 in place of INT8, or the name of a
+            plug-in.
         method: how the range of each tensor is chosen: ``minmax``, ``percentile``, ``entropy``, ``mse``, or the name
             of a plug-in.
         samples: maximum number of calibration samples, at least 2.
@@ -218,16 +219,18 @@ def quantize(
         with progress.stage("preparing the graph"):
             prepared = child.prepare(source.path)
             graph = outline(prepared)
-        if fp16 and calibration.opset(graph) < FP16_MIN_OPSET:
+        declared = calibration.find_target(target)
+        if (fp16 or declared.floating) and calibration.opset(graph) < MIN_OPSET:
+            asking = "--fp16" if fp16 else f"--target {target}"
             raise UsageError(
-                f"{source.path}: --fp16 needs opset {FP16_MIN_OPSET}, and the file has {calibration.opset(graph)}.",
+                f"{source.path}: {asking} needs opset {MIN_OPSET}, and the file has {calibration.opset(graph)}.",
                 f"deploy export {source.model if source.manifest else 'MODEL'} --opset 20",
             )
         scaled = rewritten(data.calibration, child, prepared, effort, progress)
         graph = outline(prepared)
         table, reused = calibrated(source, graph, data.calibration, method, scaled, child, store, progress)
         with store.transaction(source.slug) as transaction:
-            precision = "int8-fp16" if fp16 else "int8"
+            precision = f"{declared.precision}-fp16" if fp16 else declared.precision
             quantizer = Quantizer(
                 source=source,
                 prepared=prepared,
@@ -251,7 +254,8 @@ def quantize(
             verdict, reasons = _verdict(evidence, bounds)
             mend = asked.command(source, MENDING[evidence.drop is not None])
             if verdict == "poor":
-                progress.warn(f"the INT8 file is poor: {'; '.join(reasons)}. To keep layers in float: {mend}")
+                kind = declared.precision.upper()
+                progress.warn(f"the {kind} file is poor: {'; '.join(reasons)}. To keep layers in float: {mend}")
             with progress.stage("comparing layers"):
                 size, fixed = batch_of(graph)
                 feeds = data.evidence.head(max(RANKING_SAMPLES, size)).batches(size, fixed=fixed)

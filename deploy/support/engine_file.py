@@ -39,13 +39,13 @@ def read_engine(path: Path) -> Artifact:
 
 
 def arithmetic(artifact: Artifact) -> str | None:
-    """Return what is known of the arithmetic of an INT8 engine of TensorRT for RTX; None for other engines.
+    """Return what is known of the arithmetic of an INT8 or FP8 engine of TensorRT for RTX; None for other engines.
 
     The parsed network shows the types of the graph. NVIDIA's support matrices of TensorRT for RTX 1.0 to 1.5 list INT8
     for weights only, so layers with INT8 weights may compute in floating point.
     """
     manifest = artifact.manifest
-    if manifest.options["library"] != "tensorrt-rtx" or not manifest.precision.startswith("int8"):
+    if manifest.options["library"] != "tensorrt-rtx" or not manifest.precision.startswith(("int8", "fp8")):
         return None
     return "decided on the GPU that runs it; not observed"
 

@@ -10,6 +10,7 @@ from typing import Any
 
 _TYPES = {
     "int8": "int8",
+    "fp8": "fp8",
     "bf16": "bf16",
     "bfloat16": "bf16",
     "half": "fp16",

@@ -288,6 +288,7 @@ def _defined(domain: str, name: str) -> bool:
 _INTEGER = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QGemm"}
 _INTEGER_PREFIXES = ("QLinear", "DynamicQuantize", "MatMulNBits")
 """Operators of a quantized graph, by their names and by the beginnings of their names."""
+_FP8 = {onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.FLOAT8E5M2}
 _FLOATS: dict[int, str] = {
     onnx.TensorProto.FLOAT: "fp32",
     onnx.TensorProto.FLOAT16: "fp16",
@@ -297,13 +298,13 @@ _FLOATS: dict[int, str] = {
 
 
 def precision(model: onnx.ModelProto) -> str:
-    """Return ``int8`` for a quantized graph, else ``fp32``, ``fp16``, ``bf16`` or ``fp64``.
+    """Return ``int8`` or ``fp8`` for a quantized graph, else ``fp32``, ``fp16``, ``bf16`` or ``fp64``.
 
     It is what most bytes of the weights are. Without weights, the inputs decide.
     """
     for node in all_nodes(model):
         if node.op_type in _INTEGER or node.op_type.startswith(_INTEGER_PREFIXES):
-            return "int8"
+            return "fp8" if any(tensor.data_type in _FP8 for tensor in stored_tensors(model)) else "int8"
     sizes: Counter[int] = Counter()
     for tensor in stored_tensors(model):
         sizes[tensor.data_type] += tensor_bytes(tensor) if tensor.data_type in _FLOATS else 0

@@ -162,7 +162,8 @@ def _renew(manifest: Manifest, export: Manifest) -> str:
         return str(manifest.options["rebuild"])
     if manifest.format == ENGINE or (manifest.target == "tensorrt" and manifest.precision == "fp16"):
         flags = [f"--{part}" for part in manifest.precision.split("-") if part != "fp32"]
-        return shlex.join(["deploy", "trt", "build", name, *flags, *(["--calib", "DATA"] if "--int8" in flags else [])])
+        calib = ["--calib", "DATA"] if {"--int8", "--fp8"} & set(flags) else []
+        return shlex.join(["deploy", "trt", "build", name, *flags, *calib])
     if manifest.format == "onnx" and manifest.target is not None:
         return shlex.join(["deploy", "quantize", name, "--calib", "DATA", "--target", manifest.target])
     if manifest.format == "onnx":

@@ -59,8 +59,10 @@ def show_quantized(report: QuantizeReport, details: bool) -> None:
 
 def _samples(report: QuantizeReport) -> str:
     table, name = report.table, escape(str(report.data.calibration.summary["name"]))
-    moved = "" if table.moved is None else f"; ranges changed by {table.moved:.1%} in the last quarter of the samples"
     reused = "; ranges reused from an earlier run" if report.reused else ""
+    if report.artifact.manifest.precision == "fp8":
+        return f"{table.samples} samples of {name}, largest values{reused}"
+    moved = "" if table.moved is None else f"; ranges changed by {table.moved:.1%} in the last quarter of the samples"
     return f"{table.samples} samples of {name}, {table.key['method']}{moved}{reused}"
 
 

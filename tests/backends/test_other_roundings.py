@@ -1,4 +1,4 @@
-"""PyTorch's own run with other roundings, on operators that return nothing: a detector that finds no object has some."""
+"""PyTorch's own run with other roundings, on operators that return nothing, as in a detector that finds no object."""
 
 import numpy as np
 import pytest

@@ -42,8 +42,8 @@ def test_scenarios(name: str) -> None:
 @pytest.mark.parametrize("name", registry.names(target.PACKAGE))
 def test_calibration_targets(name: str) -> None:
     module = registry.load(target.PACKAGE, name)
-    assert module.__doc__ and module.TARGET.title and module.TARGET.name == name
-    assert target.find_target(name) is module.TARGET
+    assert module.__doc__ and module.TARGET.title and module.TARGET.name.replace("-", "_") == name
+    assert target.find_target(module.TARGET.name) is module.TARGET
     assert list(inspect.signature(module.TARGET.quantize).parameters) == ["model", "ranges", "keep_float", "features"]
 
 
