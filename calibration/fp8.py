@@ -16,6 +16,9 @@ import onnx
 from onnx import numpy_helper
 
 from calibration.graph import attribute, initializers
+from calibration.target import MIN_OPSET
+from deploy.core.errors import ArtifactError
+from deploy.support.onnx_file import opset
 
 LARGEST = 448.0
 """Largest number of E4M3."""
@@ -32,7 +35,12 @@ def to_fp8(model: onnx.ModelProto, weights: Mapping[str, np.ndarray[Any, Any]]) 
     Args:
         model: a graph whose pairs are symmetric int8.
         weights: the float weights by the name of their int8 initializer, in its shape.
+
+    Raises:
+        ArtifactError: the opset is before 19, the first in which the pairs take FP8.
     """
+    if opset(model) < MIN_OPSET:
+        raise ArtifactError(f"FP8 needs opset {MIN_OPSET}, and the graph has {opset(model)}.")
     stored = initializers(model)
     scales: dict[str, np.ndarray[Any, Any]] = {}
     for node in model.graph.node:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 PACKAGE = "calibration.targets"
 
+MIN_OPSET = 19
+"""First ONNX opset whose QuantizeLinear and DequantizeLinear take FP16 scales and FP8 values."""
+
 Quantize = Callable[["onnx.ModelProto", Mapping[str, Range], Collection[str], Collection[str]], "onnx.ModelProto"]
 """From a prepared graph, the range of every float activation, names of nodes to keep in float and CPU features to the
 quantized graph, in which tensors keep their names. It may be the graph that was given, changed."""

@@ -12,6 +12,7 @@ import calibration
 from calibration.layers import LayerNoise
 from calibration.sensitivity import FloatLayerPlan
 from calibration.table import CalibrationTable
+from calibration.target import MIN_OPSET
 from deploy.core.artifact import Artifact, Payload
 from deploy.core.backend import ONNX
 from deploy.core.brief import brief
@@ -36,9 +37,6 @@ from deploy.quantization.worker import GraphChild, outline
 
 if TYPE_CHECKING:
     from deploy.models.in_memory import ExampleInputs, ModelLike
-
-MIN_OPSET = 19
-"""First ONNX opset whose QuantizeLinear and DequantizeLinear take FP16 scales and FP8 values."""
 
 MENDING = {True: QualityBounds(max_drop=1.0), False: QualityBounds(min_sqnr=20.0)}
 """Bounds that the command for a poor file has, with and without labels."""

@@ -16,7 +16,8 @@ from calibration.target import targets
 from calibration.targets import onnxruntime
 from deploy.core.errors import ArtifactError, UnknownNameError
 
-TARGETS = list(targets())
+TARGETS = [name for name, target in targets().items() if not target.floating]
+"""Targets in INT8; those of FP8 need a later opset than the graphs here, see tests/quantization/test_fp8.py."""
 
 
 @pytest.fixture

@@ -113,4 +113,4 @@ def test_listing_targets_imports_no_runtime(site: Path) -> None:
         "print(sorted(targets()), [name for name in ('onnx', 'onnxruntime', 'torch') if name in sys.modules])\n"
     )
     done = _python(site, "-c", code)
-    assert done.stdout.strip() == "['onnxruntime', 'openvino', 'tensorrt', 'tiny-npu'] []", done.stderr
+    assert done.stdout.strip() == "['onnxruntime', 'openvino', 'tensorrt', 'tensorrt-fp8', 'tiny-npu'] []", done.stderr
