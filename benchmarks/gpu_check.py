@@ -408,7 +408,8 @@ def _engine(
     """Build an engine; yield its configurations with and without a CUDA graph."""
 
     def build() -> BuildReport:
-        from deploy.engines.build import BuildRequest, build_engine
+        from deploy.engines.build import build_engine
+        from deploy.engines.request import BuildRequest
 
         request = BuildRequest(
             model=name,

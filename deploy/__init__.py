@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from deploy.core.progress import Progress as Progress
     from deploy.data.dataset import Dataset as Dataset
     from deploy.engines.build import BuildReport as BuildReport
-    from deploy.engines.build import BuildRequest as BuildRequest
     from deploy.engines.build import TrtexecReport as TrtexecReport
     from deploy.engines.build import build_engine as build_engine
     from deploy.engines.build import trtexec_line as trtexec_line
@@ -50,6 +49,7 @@ if TYPE_CHECKING:
     from deploy.engines.inspect import inspect_engine as inspect_engine
     from deploy.engines.preflight import PreflightReport as PreflightReport
     from deploy.engines.preflight import preflight_engine as preflight_engine
+    from deploy.engines.request import BuildRequest as BuildRequest
     from deploy.evaluation.evaluate import evaluate_models as evaluate_models
     from deploy.evaluation.rows import EvaluationReport as EvaluationReport
     from deploy.exporting.check import CheckReport as CheckReport
@@ -150,10 +150,11 @@ _EXPORTS = {
     ),
     "deploy.core.progress": ("Progress",),
     "deploy.data.dataset": ("Dataset",),
-    "deploy.engines.build": ("BuildReport", "BuildRequest", "TrtexecReport", "build_engine", "trtexec_line"),
+    "deploy.engines.build": ("BuildReport", "TrtexecReport", "build_engine", "trtexec_line"),
     "deploy.engines.convert": ("ConvertReport", "convert"),
     "deploy.engines.inspect": ("EngineReport", "inspect_engine"),
     "deploy.engines.preflight": ("PreflightReport", "preflight_engine"),
+    "deploy.engines.request": ("BuildRequest",),
     "deploy.evaluation.evaluate": ("evaluate_models",),
     "deploy.evaluation.rows": ("EvaluationReport",),
     "deploy.exporting.check": ("CheckReport", "check"),

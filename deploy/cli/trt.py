@@ -113,7 +113,8 @@ def build(ctx: click.Context, /, as_json: bool, print_trtexec: bool, **options: 
 
     if not print_trtexec:
         find_library(options["runtime"])
-    from deploy.engines.build import BuildRequest, build_engine, trtexec_line
+    from deploy.engines.build import build_engine, trtexec_line
+    from deploy.engines.request import BuildRequest
     from deploy.terminal.trt import show_built
 
     request = pack(options, BuildRequest)

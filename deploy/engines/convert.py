@@ -21,7 +21,8 @@ from deploy.core.isolated import IsolatedRunner
 from deploy.core.names import REJECTED
 from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
-from deploy.engines.build import BuildReport, BuildRequest, build_engine
+from deploy.engines.build import BuildReport, build_engine
+from deploy.engines.request import BuildRequest
 from deploy.engines.route import EDGES, route
 from deploy.exporting.export import ExportReport, Precision, Strategy, export_model
 from deploy.exporting.half_options import half_options

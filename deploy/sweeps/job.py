@@ -174,7 +174,8 @@ def _quantize(work: Work, store: Store, progress: ProgressForwarder) -> Result:
 
 
 def _build(work: Work, store: Store, progress: ProgressForwarder) -> Result:
-    from deploy.engines.build import BuildRequest, build_engine
+    from deploy.engines.build import build_engine
+    from deploy.engines.request import BuildRequest
     from deploy.quantization import DEFAULT_SAMPLES
 
     int8 = work["precision"] == "int8"

@@ -13,8 +13,9 @@ from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.checked import dump_checked
 from deploy.core.errors import ArtifactError, BackendError, DigestError, UnknownNameError, UsageError
 from deploy.core.progress import SILENT
-from deploy.engines.build import BuildRequest, build_engine
+from deploy.engines.build import build_engine
 from deploy.engines.convert import convert
+from deploy.engines.request import BuildRequest
 from deploy.support.cuda_driver import gpus
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: it has wheels for Linux x86-64")

@@ -23,7 +23,8 @@ from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.backend import find_backend
 from deploy.core.checked import dump_checked
 from deploy.core.errors import ArtifactError, BackendError, MissingPackageError, UnknownNameError, UsageError
-from deploy.engines.build import BuildRequest, build_engine
+from deploy.engines.build import build_engine
+from deploy.engines.request import BuildRequest
 from deploy.exporting.export import export_model
 from deploy.models.request import ModelRequest
 from deploy.parity.probes import probes_at

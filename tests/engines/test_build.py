@@ -18,8 +18,9 @@ from deploy.core.artifact import Artifact, manifest_path
 from deploy.core.checked import dump_checked
 from deploy.core.errors import ArtifactError, BackendError, DigestError, ExportError, UsageError
 from deploy.core.progress import SILENT, Progress
-from deploy.engines.build import NOT_RUN, BuildReport, BuildRequest, build_engine, check_precision
+from deploy.engines.build import NOT_RUN, BuildReport, build_engine, check_precision
 from deploy.engines.inspect import check_shares, inspect_engine
+from deploy.engines.request import BuildRequest
 from deploy.exporting.export import export_model
 from deploy.support.cuda_driver import gpus
 from deploy.support.engine_layers import Shares

@@ -17,7 +17,8 @@ Run = Callable[..., Ran]
 def artifacts(lenet5: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """LeNet-5 with an engine for all GPUs, and one for two."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    from deploy.engines.build import BuildRequest, build_engine
+    from deploy.engines.build import build_engine
+    from deploy.engines.request import BuildRequest
 
     root = tmp_path_factory.mktemp("preflight") / "artifacts"
     shutil.copytree(lenet5, root)

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper
 from torch import nn
 
 import deploy
-from deploy.engines.build import BuildRequest, build_engine
+from deploy.engines.build import build_engine
+from deploy.engines.request import BuildRequest
 from deploy.support.onnx_file import all_nodes
 from exporters.einsum import lower_case
 

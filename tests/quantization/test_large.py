@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from deploy.core.artifact import Artifact
-from deploy.engines.build import BuildRequest, build_engine
+from deploy.engines.build import build_engine
+from deploy.engines.request import BuildRequest
 from deploy.quantization.quantize import QuantizeReport, quantize
 from deploy.support import onnx_file
 from deploy.tools.verify import verify

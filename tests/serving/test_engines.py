@@ -36,7 +36,8 @@ def built(lenet5: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
     import shutil
 
-    from deploy.engines.build import BuildRequest, build_engine
+    from deploy.engines.build import build_engine
+    from deploy.engines.request import BuildRequest
 
     root = tmp_path_factory.mktemp("engines") / "artifacts"
     shutil.copytree(lenet5, root)
