@@ -41,8 +41,8 @@ Examples:
     "--target",
     type=TARGET,
     default="onnxruntime",
-    metavar="onnxruntime|openvino|tensorrt",
-    help="Runtime that the INT8 file is made for.",
+    metavar="onnxruntime|openvino|tensorrt|tensorrt-fp8",
+    help="Runtime that the INT8 file is made for; tensorrt-fp8 writes FP8 in place of INT8.",
 )
 @method_option
 @calib_samples_option

@@ -185,7 +185,7 @@ def _with_weights(
         matches,
         used,
         low_memory=file.settings.low_memory,
-        rounded=bool(file.runner) and comparison.precision == "bf16",
+        rounded=comparison.precision == "bf16",
     )
     return _with_coverage(report, coverage, options, unproven=unproven)
 
