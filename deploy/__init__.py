@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from deploy.core.errors import ArtifactError as ArtifactError
     from deploy.core.errors import BackendCrashedError as BackendCrashedError
     from deploy.core.errors import BackendError as BackendError
+    from deploy.core.errors import BackendMemoryError as BackendMemoryError
     from deploy.core.errors import DataError as DataError
     from deploy.core.errors import DeployError as DeployError
     from deploy.core.errors import DigestError as DigestError
@@ -133,6 +134,7 @@ _EXPORTS = {
     "deploy.core.errors": (
         "ArtifactError",
         "BackendCrashedError",
+        "BackendMemoryError",
         "BackendError",
         "DataError",
         "DeployError",

@@ -113,6 +113,10 @@ class BackendCrashedError(BackendError):
     """The process of a runtime died, or did not respond in time."""
 
 
+class BackendMemoryError(BackendCrashedError):
+    """The process of a runtime was refused memory."""
+
+
 class ArtifactError(DeployError):
     """A file is missing, damaged or of the wrong kind."""
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploy.core.errors import BackendCrashedError, DeployError
+from deploy.core.errors import BackendMemoryError, DeployError
 from deploy.core.limits import how_to_raise, limits
 from deploy.core.regular import entries, file_size
 
@@ -62,7 +62,7 @@ def memory_explained() -> Iterator[None]:
     except DeployError as exc:
         if not _REFUSED.search(exc.message):
             raise
-        raise BackendCrashedError(exc.message, how_to_raise("onnx_memory_bytes")) from exc
+        raise BackendMemoryError(exc.message, how_to_raise("onnx_memory_bytes")) from exc
 
 
 @contextmanager

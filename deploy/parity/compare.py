@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
-from deploy.core.errors import BackendCrashedError, BackendError
+from deploy.core.errors import BackendCrashedError, BackendError, BackendMemoryError
 from deploy.core.limits import PREFIX
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.parity.choices import Chooser
@@ -60,11 +61,12 @@ def compare(
     total, and the label of the probe.
 
     Where the model treats samples independently, every distinct sample is computed once (`SharedRows`). A size that the
-    model itself refuses is reported, and is no fault of the candidate. The check ends early if the candidate fails by a
-    wide margin.
+    model itself refuses is reported, and is no fault of the candidate. A size for which the candidate is refused memory
+    is left out, and so are larger ones. The check ends early if the candidate fails by a wide margin.
 
     Raises:
         BackendError: the model itself cannot be run on any probe.
+        BackendMemoryError: the candidate was refused memory on every probe.
         BackendCrashedError: the candidate's process died.
     """
     tally = Tally(precision=precision, chooser=chooser, perturbed=perturbed, original=original)
@@ -90,6 +92,9 @@ class _Loop:
         self.refused_sizes: dict[str, set[int]] = {}
         self.error: BackendError | None = None
         self.too_large: dict[str, None] = {}
+        self.short: dict[str, None] = {}
+        self.memory: BackendMemoryError | None = None
+        self.least_short = math.inf
         self.stopped = False
         self.smallest: Call | None = None
 
@@ -100,6 +105,9 @@ class _Loop:
             assert probe.pool is not None
             shares = self.rows.shares(probe.pool)
         if (probe.sharing, shares) in (("rows", False), ("calls", True)):
+            return False
+        if probe.values >= self.least_short:
+            self.short[_where(probe)] = None
             return False
         if self.rows.fits(probe) or self._moves(probe):
             return True
@@ -124,14 +132,19 @@ class _Loop:
         except BaseException:
             self._discard()
             raise
-        self.done.append(probe)
         try:
             outputs = self.candidate.result()
+        except BackendMemoryError as exc:
+            self.short[_where(probe)] = None
+            self.memory, self.least_short = exc, min(self.least_short, probe.values)
+            return
         except BackendCrashedError:
             raise
         except BackendError as exc:
+            self.done.append(probe)
             self.tally.errors[_where(probe)] = exc.message
         else:
+            self.done.append(probe)
             expected, own = self.rows.recheck(probe, expected, own, outputs)
             self.tally.add(probe, expected, own, outputs)
             if self.smallest is None or probe.values < self.smallest.values:
@@ -147,6 +160,8 @@ class _Loop:
         """Take the reply of the candidate, which would otherwise be taken for that to the next request."""
         try:
             self.candidate.result()
+        except BackendMemoryError:
+            pass
         except BackendCrashedError:
             raise
         except BackendError:
@@ -167,14 +182,18 @@ class _Loop:
         Raises:
             BackendError: the model refused every probe.
         """
-        if self.error is not None and not self.done:
-            raise self.error
+        if not self.done and (self.error or self.memory):
+            raise self.error or self.memory  # type: ignore[misc]
         if self.smallest is not None:
             self.tally.faults += self.smallest.repeat(self.candidate, self.tally.precision)
         verdict, reasons, judged = self.tally.conclude(self.done)
         symbols = probes[0].sizes if probes else ()
         ran = {name: {probe.sizes[name] for probe in self.done} for name in symbols}
         refused = {name: tuple(sorted(sizes - ran[name])) for name, sizes in self.refused_sizes.items()}
+        fixed = [name for name, sizes in ran.items() if self.memory and len(sizes) == 1]
+        if fixed and verdict == "pass":
+            verdict = "inconclusive"
+            reasons = (f"{' and '.join(map(repr, fixed))} was run at one size only: {self.memory}",)
         return ParityReport(
             verdict=verdict,
             reasons=reasons,
@@ -193,6 +212,8 @@ class _Loop:
         if self.refused:
             where, why = "; ".join(self.refused), next(iter(self.refused.values()))
             notes.append(f"the model itself refuses {where}, so the file was not judged there: {why}")
+        if self.memory is not None:
+            notes.append(f"not run: {'; '.join(self.short)}: {self.memory.message} ({self.memory.hint})")
         if self.too_large:
             notes.append(
                 f"not run: {'; '.join(self.too_large)}, since a run in float64 would take, by estimate, more memory "

@@ -1,7 +1,8 @@
-"""Probes that would take too much memory in float64 are left out, and a note says which."""
+"""Probes that would take too much memory, in float64 or in the runtime, are left out, and a note says which."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,25 @@ def export(module: nn.Module, inputs: str, store: Path) -> deploy.ParityReport:
     report = deploy.export_model(module, inputs=inputs, name="net", strategy="trace", artifacts=store)
     assert report.verdict == "pass"
     return report.parity
+
+
+@pytest.fixture
+def tight(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process of a runtime that can run a few samples of `Outer` at once."""
+    monkeypatch.setenv("DEPLOY_LIMIT_ONNX_MEMORY_BYTES", str(260 << 20))
+    limits.cache_clear()
+    yield
+    limits.cache_clear()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
+@pytest.mark.parametrize("kind", [Outer, Mixed])
+def test_batches_for_which_the_runtime_is_refused_memory(store: Path, kind: type[nn.Module], tight: None) -> None:
+    parity = export(kind(), f"x:batch,{SIDE}", store)
+    ran = parity.dynamic["batch"]
+    assert {1, 2} <= set(ran) and max(ran) <= 8
+    (note,) = [note for note in parity.notes if "DEPLOY_LIMIT_ONNX_MEMORY_BYTES" in note]
+    assert note.startswith("not run: ") and "batch 8" in note
 
 
 @pytest.mark.parametrize("kind", [Outer, Mixed])
