@@ -102,7 +102,9 @@ def test_nothing_changed(calibrated: Path) -> None:
     assert report.reused and any(TABLE in note for note in notes)
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "opset" else name for name in CHANGES]
+)
 def test_one_thing_changed(calibrated: Path, store: Path, name: str) -> None:
     shutil.copytree(calibrated, store)
     change, fields = CHANGES[name]

@@ -48,7 +48,7 @@ def received(lenet5: Path, store: Path) -> Path:
         ("check", "--onnx", "{}"),
         ("bench", "lenet5", "--backends", "torch"),
         ("evaluate", "{}", "--data", "digits"),
-        ("compare", "lenet5", "{}", "--time-limit", "1"),
+        pytest.param(("compare", "lenet5", "{}", "--time-limit", "1"), marks=pytest.mark.slow),
         ("package", "{}", "--allow-untrained"),
     ],
 )
