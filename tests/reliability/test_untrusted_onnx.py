@@ -356,7 +356,7 @@ def test_memory_is_limited(run: Run, tmp_path: Path, name: str) -> None:
     path = write(tmp_path, GROWN[name])
     assert run("inspect", path).code == 0
     ran = run("check", *checking(tmp_path, path), "--json")
-    assert ran.code == 1 and ran.json["error"]["kind"] == "BackendCrashedError"
+    assert ran.code == 1 and ran.json["error"]["kind"] == "BackendMemoryError"
     assert "DEPLOY_LIMIT_ONNX_MEMORY_BYTES" in ran.json["error"]["hint"]
 
 
