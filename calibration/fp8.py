@@ -1,8 +1,9 @@
 """FP8 (E4M3) in place of INT8: the same Q/DQ pairs, with floating-point values of eight bits.
 
 FP8 has a sign, four bits of exponent and three of mantissa, and ends at 448 (Micikevicius et al. 2022, "FP8 Formats for
-Deep Learning"). Its rounding error is a share of each value, at most a sixteenth, where that of INT8 is a share of the
-largest value. So a range is the largest value that was seen: cutting it off would gain nothing for the small ones.
+Deep Learning"). Its rounding error is a share of each value, at most a sixteenth down to 3.5e-5 of the end, where that
+of INT8 is a share of the largest value. So a range is the largest value that was seen: cutting it off would gain
+nothing for the small ones.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def to_fp8(model: onnx.ModelProto, weights: Mapping[str, np.ndarray[Any, Any]]) 
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
         values, scale, zero_point = node.input
-        if values in stored and values not in scales:
+        if values in weights and values not in scales:
             scales[values] = scales[scale] = _store(
                 stored[values], weights[values], stored[scale], attribute(node, "axis", 1)
             )

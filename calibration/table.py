@@ -106,12 +106,13 @@ class CalibrationTable:
 
     def ranges(self, grid: Grid) -> dict[str, Range]:
         """Return the range of every float activation on a grid."""
-        ranges: dict[str, Range] = {name: getattr(item, grid.name) for name, item in self.tensors.items()}
-        return ranges | {name: ranges[root] for name, root in self.shared.items()}
+        return self._with_shared({name: getattr(item, grid.name) for name, item in self.tensors.items()})
 
     def largest(self) -> dict[str, Range]:
         """Return, for every float activation, the symmetric range of all values that were seen."""
-        ranges = {name: _SYMMETRIC.around(item.low, item.high) for name, item in self.tensors.items()}
+        return self._with_shared({name: _SYMMETRIC.around(item.low, item.high) for name, item in self.tensors.items()})
+
+    def _with_shared(self, ranges: dict[str, Range]) -> dict[str, Range]:
         return ranges | {name: ranges[root] for name, root in self.shared.items()}
 
     @property

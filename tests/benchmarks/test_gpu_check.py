@@ -56,7 +56,7 @@ def test_a_process_that_dies_and_a_package_that_is_missing_lose_nothing_else(tmp
     (tmp_path / "onnxruntime.py").write_text("raise ModuleNotFoundError('no onnxruntime here')", encoding="utf-8")
     models = [f"{tmp_path}/nets.py:{name}" for name in ("deadly", "small")]
     words = [*models, "--device", "cpu", "--only", "torch", "--only", "onnxruntime", "--rounds", "2", "--warm", "0.1"]
-    words += ["--input", "x:batch,4"]
+    words += ["--input", "x:batch,4", "--jobs", "2"]
     done = check(*words, "--out", str(tmp_path / "out"), environment={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 2, done.stdout + done.stderr
     document: dict[str, Any] = json.loads((tmp_path / "out" / "cpu.json").read_text(encoding="utf-8"))
@@ -67,3 +67,7 @@ def test_a_process_that_dies_and_a_package_that_is_missing_lose_nothing_else(tmp
     assert of_small["torch", "fp32"]["verdict"] == "pass" and len(of_small["torch", "fp32"]["medians_ms"]) == 2
     assert of_small["torch graph", "fp32"]["skipped"]
     assert "onnxruntime" in of_small["onnxruntime cpu", "fp32"]["skipped"]
+    again = check(models[1], *words[2:], "--out", str(tmp_path / "out"), environment={"PYTHONPATH": str(tmp_path)})
+    kept = json.loads((tmp_path / "out" / "cpu.json").read_text(encoding="utf-8"))
+    assert again.returncode == 0 and kept["models"][models[0]] == deadly, "other models in the file are kept"
+    assert set(kept["ended"]) == {models[0]}

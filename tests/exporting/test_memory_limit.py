@@ -21,9 +21,9 @@ SAMPLE = 8 * SIDE * SIDE
 class Outer(nn.Module):
     """All products of a sample's values, whose sum is small."""
 
-    def __init__(self) -> None:
+    def __init__(self, side: int = SIDE) -> None:
         super().__init__()
-        self.layer = nn.Linear(SIDE, 4)
+        self.layer = nn.Linear(side, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         products = x[:, :, None] * x[:, None, :]
@@ -72,6 +72,21 @@ def test_batches_for_which_the_runtime_is_refused_memory(store: Path, kind: type
     assert {1, 2} <= set(ran) and max(ran) <= 8
     (note,) = [note for note in parity.notes if "DEPLOY_LIMIT_ONNX_MEMORY_BYTES" in note]
     assert note.startswith("not run: ") and "batch 8" in note
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
+def test_a_batch_that_was_run_at_one_size_only_is_not_proven(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPLOY_LIMIT_ONNX_MEMORY_BYTES", str(215 << 20))  # a sample takes 64 MiB
+    limits.cache_clear()
+    try:
+        torch.manual_seed(0)
+        report = deploy.export_model(
+            Outer(2 * SIDE), inputs=f"x:batch,{2 * SIDE}", name="net", strategy="trace", artifacts=store
+        )
+    finally:
+        limits.cache_clear()
+    assert report.verdict == "inconclusive" and report.parity.dynamic["batch"] == (1,)
+    assert "'batch' was run at one size only" in report.parity.reasons[0]
 
 
 @pytest.mark.parametrize("kind", [Outer, Mixed])
