@@ -44,12 +44,13 @@ def _records(root: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(root.glob("*/bench/*.json"))}
 
 
-def test_every_artifact_on_every_backend_with_its_evidence(artifacts: Path) -> None:
-    listener = Listener()
+@pytest.mark.parametrize("given", [("fp32",), pytest.param((), marks=pytest.mark.slow)], ids=["fp32", "all"])
+def test_every_artifact_on_every_backend_with_its_evidence(artifacts: Path, given: tuple[str, ...]) -> None:
     seen: list[int] = []
-    report = _bench(artifacts, progress=listener, listener=lambda rows: seen.append(len(rows)))
+    report = _bench(artifacts, precisions=given, listener=lambda rows: seen.append(len(rows)))
     found = {(row.record.cell.backend, row.record.cell.precision): row for row in report.rows}
-    assert set(found) == {(name, kind) for name in ("torch", "onnxruntime", "openvino") for kind in ("fp32", "fp16")}
+    backends = ("torch", "onnxruntime", "openvino")
+    assert set(found) == {(name, kind) for name in backends for kind in given or ("fp32", "fp16")}
     assert found["torch", "fp32"].record.evidence["verdict"] == "reference"
     assert found["onnxruntime", "fp32"].record.evidence["by"] == "export, on ONNX Runtime"
     assert found["openvino", "fp32"].record.evidence["by"] == "bench, on openvino, at this size"
@@ -163,9 +164,9 @@ def make():
     ("what", "reason"),
     [
         ("os.kill(os.getpid(), 9)", "SIGKILL.*memory"),
-        ("os._exit(3)", "status 3"),
+        pytest.param("os._exit(3)", "status 3", marks=pytest.mark.slow),
         ("time.sleep(1000)", "within .* s"),
-        ("raise MemoryError", "MemoryError"),
+        pytest.param("raise MemoryError", "MemoryError", marks=pytest.mark.slow),
     ],
 )
 def test_a_process_that_fails_is_a_row_with_its_reason(tmp_path: Path, store: Path, what: str, reason: str) -> None:
@@ -219,6 +220,7 @@ def test_an_empty_store(store: Path) -> None:
         _bench(store)
 
 
+@pytest.mark.slow
 def test_a_comparison_runs_in_pairs_of_processes(artifacts: Path) -> None:
     found = compare_speed("onnxruntime", "openvino", model="lenet5", threads=1, time_limit_s=1, artifacts=artifacts)
     assert len(found.first.medians) == len(found.second.medians) == found.to_dict()["pairs"] == 5

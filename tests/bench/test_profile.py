@@ -12,7 +12,7 @@ from deploy.quantization.quantize import quantize
 from tests.conftest import Ran  # type: ignore[import-not-found,unused-ignore]
 
 
-def test_a_float_file_on_every_backend(artifacts: Path) -> None:
+def test_a_float_file_on_every_runtime(artifacts: Path) -> None:
     found = {item.plan.cell.backend: item for item in profile_model("lenet5", threads=1, artifacts=artifacts)}
     assert set(found) == {"onnxruntime", "openvino"}
     kinds = {name: set(item.profile.by_operator()) for name, item in found.items()}
@@ -23,6 +23,10 @@ def test_a_float_file_on_every_backend(artifacts: Path) -> None:
         assert modules - {"flatten"} == {"conv1", "pool1", "conv2", "pool2", "fc1", "fc2", "fc3"}, (
             "of convolutions, too"
         )
+
+
+@pytest.mark.slow
+def test_pytorch_itself(artifacts: Path) -> None:
     (torch,) = profile_model("lenet5", backends=("torch",), threads=1, artifacts=artifacts)
     assert {"conv1", "conv2", "fc3"} <= {item.layer for item in torch.profile.layers}
 
@@ -60,6 +64,7 @@ def test_the_command_and_its_hidden_alias(artifacts: Path, run: Callable[..., Ra
     assert run("bench", "--explain").code == 2 and run("profile").code == 2
 
 
+@pytest.mark.slow
 def test_an_int8_file_is_profiled_as_what_it_is(artifacts: Path) -> None:
     quantize("lenet5", calib="digits", target="openvino", samples=8, artifacts=artifacts)
     path = str(artifacts / "lenet5" / "lenet5.int8-openvino.onnx")

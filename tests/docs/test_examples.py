@@ -111,6 +111,7 @@ def test_the_backend_is_timed_and_reported(deploy: Deploy, exported: Any) -> Non
     assert {item["backend"] for item in reported["rows"]} >= {"torch", "onnx-reference"}
 
 
+@pytest.mark.slow
 def test_the_backend_is_swept(deploy: Deploy, exported: Any) -> None:
     document = document_of(deploy("sweep", "tiny", *TIMING, "--min-time", "0.02", "--no-report", "--json"))
     cells = {(cell["backend"], cell["state"]) for cell in document["cells"]}

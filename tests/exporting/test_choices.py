@@ -286,6 +286,7 @@ def test_ties_in_half_precision(nets: Nets, kind: str) -> None:
     assert nets.judge(kind, path, "fp16").verdict == "fail"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Queries"])
 def test_files_of_the_other_exporter(nets: Nets, kind: str) -> None:
     _, right = nets.export(kind, strategy="export")

@@ -18,6 +18,7 @@ from deploy.exporting.export import export_model
 from deploy.models.request import ModelRequest
 from deploy.quantization.quantize import QuantizeReport, quantize
 from tests.conftest import Listener  # type: ignore[import-not-found,unused-ignore]
+from tests.nightly import by_day  # type: ignore[import-not-found,unused-ignore]
 
 Change = Callable[[Path], dict[str, Any]]
 """Changes an artifacts directory and returns the changed arguments of `quantize`."""
@@ -102,9 +103,7 @@ def test_nothing_changed(calibrated: Path) -> None:
     assert report.reused and any(TABLE in note for note in notes)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "opset" else name for name in CHANGES]
-)
+@pytest.mark.parametrize("name", by_day(CHANGES, "weights", "preprocessing", "data", "method", "runtime"))
 def test_one_thing_changed(calibrated: Path, store: Path, name: str) -> None:
     shutil.copytree(calibrated, store)
     change, fields = CHANGES[name]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Ran
+from tests.nightly import by_day  # type: ignore[import-not-found,unused-ignore]
 
 Run = Callable[..., Ran]
 CRASH = """
@@ -20,7 +21,10 @@ if "deploy.quantization.worker:GraphWorker" in sys.orig_argv:
 """
 
 
-@pytest.mark.parametrize("step", ["prepare", "collect", "add", "observations", "compare", "noise"])
+STEPS = ("prepare", "collect", "add", "observations", "compare", "noise")
+
+
+@pytest.mark.parametrize("step", by_day(STEPS, "prepare", "collect", "noise"))
 def test_at_each_step(run: Run, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     assert run("export", "zoo/lenet5", "--weights", "none").code == 0
     before = sorted(path.name for path in store.rglob("*") if path.is_file())

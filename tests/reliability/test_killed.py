@@ -15,6 +15,7 @@ import pytest
 from deploy.core.errors import DigestError
 from deploy.core.store import Store
 from deploy.tools.verify import verify
+from tests.nightly import by_day  # type: ignore[import-not-found,unused-ignore]
 
 from .conftest import in_child, kill_at, listing, publish, version_of
 
@@ -77,9 +78,7 @@ SAME = (".onnx", ".calibration.json")
 """Suffixes of files that two runs write identically."""
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "quantize" else name for name in COMMANDS]
-)
+@pytest.mark.parametrize("name", by_day(COMMANDS, "trt build", "bench"))
 def test_a_command(cli: Cli, lenet5: Path, tmp_path: Path, name: str) -> None:
     times, words = COMMANDS[name]
     start = tmp_path / "start"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.tools.verify import verify
+from tests.nightly import by_day  # type: ignore[import-not-found,unused-ignore]
 
 from .conftest import listing
 
@@ -31,7 +32,7 @@ def _started(store: Path, until: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("until", ["WARNING", "building the model", "exporting"])
+@pytest.mark.parametrize("until", by_day(("WARNING", "building the model", "exporting"), "building the model"))
 def test_stopped_in_a_stage(tmp_path: Path, until: str, number: int, code: int) -> None:
     store = tmp_path / "artifacts"
     process = _started(store, until, "export", "zoo/vgg11_small")
@@ -52,7 +53,9 @@ STAGES = {
 """Last message before each command is stopped, and its arguments."""
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 @pytest.mark.parametrize("name", STAGES)
 def test_another_command_stopped(lenet5: Path, tmp_path: Path, name: str, number: int, code: int) -> None:
     store = tmp_path / "artifacts"

@@ -113,9 +113,13 @@ def test_nodes_that_die(cluster: Any, store: Path) -> None:
     assert ("on right" in text) == any(item.row is None for item in rows[RIGHT])
 
 
-def test_a_missing_cluster_and_missing_machines(cluster: Any, store: Path) -> None:
+@pytest.mark.slow
+def test_a_missing_cluster(store: Path) -> None:
     with pytest.raises(UsageError, match=r"'127\.0\.0\.1:1'"):
         run_sweep(_spec("zoo/lenet5"), executor="ray", address="127.0.0.1:1", artifacts=store)
+
+
+def test_missing_machines(cluster: Any, store: Path) -> None:
     spec = _spec("zoo/lenet5", backends=("onnxruntime",))
     report = run_sweep(spec, executor="ray", address=cluster.address, artifacts=store)
     assert len(report.cells) == 2 and not any(item.row for item in report.cells)

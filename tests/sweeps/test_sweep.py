@@ -50,6 +50,7 @@ def _cells(ran: Ran) -> dict[tuple[Any, ...], dict[str, Any]]:
     return {(item["model"], item["backend"], item["precision"]): item for item in ran.json["cells"]}
 
 
+@pytest.mark.slow
 def test_a_matrix_and_its_second_run(run: Run, artifacts: Path) -> None:
     words = ("sweep", "lenet5", "--precision", "fp32,int8", "--backends", "torch,onnxruntime", "--calib", "digits")
     words = (*words, "--samples", "40", "--data", "digits", *map(str, QUICK))
@@ -89,6 +90,16 @@ def test_a_matrix_and_its_second_run(run: Run, artifacts: Path) -> None:
     )
     shown = run(*words, "--batch", "1,2", "--dry-run")
     assert shown.code == 0 and all(name in shown.out for name in states)
+
+
+def test_a_float_file_and_its_second_run(run: Run, artifacts: Path) -> None:
+    words = ("sweep", "lenet5", "--backends", "onnxruntime", "--repetitions", 1, "--min-time", 0.02, "--threads", 1)
+    first, again = run(*words, "--json"), run(*words, "--json")
+    assert first.code == again.code == 0, first.err
+    assert _states(first) == {"export lenet5 fp32": "found", "bench lenet5": "done"}
+    assert set(_states(again).values()) == {"kept"} and _cells(again) == _cells(first)
+    assert _cells(first)["lenet5", "onnxruntime", "fp32"]["state"] == "timed" and Path(first.json["report"]).is_file()
+    assert verify(artifacts).problems == ()
 
 
 @pytest.mark.slow
@@ -212,12 +223,10 @@ min_time: 0.02
 
 def test_engines_are_built_without_a_gpu(run: Run, artifacts: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install 'deploy-toolkit[rtx]'")
-    words = ("--backends", "onnxruntime,tensorrt", "--precision", "fp32,fp16", "--no-report", "--json")
-    ran = run("sweep", "lenet5", *QUICK, *words)
+    words = ("--backends", "onnxruntime,tensorrt", "--precision", "fp16", "--no-report", "--json")
+    ran = run("sweep", "lenet5", "--repetitions", 1, "--min-time", 0.02, "--threads", 1, *words)
     assert ran.code == 0, ran.err
-    states = _states(ran)
-    assert states["build lenet5 fp32"] == states["build lenet5 fp16"] == "done"
-    assert len(list(artifacts.glob("lenet5/*.engine"))) == 2
+    assert _states(ran)["build lenet5 fp16"] == "done" and len(list(artifacts.glob("lenet5/*.engine"))) == 1
     cells = _cells(ran)
     assert cells["lenet5", "tensorrt", "fp16"]["state"] == "skipped" and cells["lenet5", "tensorrt", "fp16"]["reason"]
     assert cells["lenet5", "onnxruntime", "fp16"]["state"] == "timed"
