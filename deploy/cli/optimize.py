@@ -49,7 +49,8 @@ Examples:
 @option(
     "--max-drop",
     type=click.FloatRange(min=0),
-    help="Largest drop of top-1 accuracy by INT8, in points; needs --data. [default: 0.5 if the data has labels]",
+    help="Largest drop by INT8 in points of top-1 accuracy, mAP or mIoU; needs --data. [default: 0.5 if the data has "
+    "labels, boxes or masks]",
 )
 @option(
     "--min-sqnr",

@@ -172,7 +172,7 @@ def _measure_int8(
     precision, target = engine.manifest.precision, str(engine.manifest.target)
     size, fixed = _batch(source.inputs[0], profiles)
     with IsolatedRunner("onnxruntime") as runner, progress.stage("evaluating the engine"):
-        judge = Judge(runner, source.path, data.evidence, size=size, fixed=fixed, target=target)
+        judge = Judge(runner, source, data.evidence, size=size, fixed=fixed, target=target)
         evidence = judge.measure(engine.path, progress, Runtime(backend=find_backend("tensorrt")))
     weaknesses = "; ".join(evidence.weaknesses())
     verdict, reason = ("poor", weaknesses) if weaknesses else ("measured", "")

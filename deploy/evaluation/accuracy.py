@@ -40,6 +40,11 @@ class Accuracy:
         """The metric that decides: top-1."""
         return self.top1
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Its 95 % interval."""
+        return self.top1_interval
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         values: dict[str, Any] = to_plain(self)

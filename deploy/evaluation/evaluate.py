@@ -17,19 +17,25 @@ from numpy.typing import NDArray
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.artifact import UNPROVEN, Artifact, Manifest
 from deploy.core.environment import now
-from deploy.core.errors import ArtifactError, BackendError, DataError, DeployError, StorageError, UsageError
+from deploy.core.errors import ArtifactError, BackendError, DeployError, StorageError, UsageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model, Preprocessing, Weights
 from deploy.core.progress import SILENT, Progress
 from deploy.core.runner import Runner
 from deploy.core.store import Store
-from deploy.core.tensors import TensorSpec
 from deploy.data.collection import open_dataset
 from deploy.data.dataset import Dataset, stratified_split
 from deploy.data.preprocess import assumed_preprocessing, fitted, image_preprocessing, prepare
 from deploy.evaluation.accuracy import Accuracy, AccuracyComparison
 from deploy.evaluation.leakage import seen_in_training
-from deploy.evaluation.pictures import Judged, feed, picture_preprocessing, score_pictures, takes_pictures
+from deploy.evaluation.pictures import (
+    feed,
+    judged_by,
+    picture_preprocessing,
+    score_pictures,
+    shapes_of,
+    takes_pictures,
+)
 from deploy.evaluation.predictions import Classify, Predictions, labels_for, predict
 from deploy.evaluation.records import save
 from deploy.evaluation.rows import AccuracyRow, EvaluationReport
@@ -43,9 +49,8 @@ from deploy.support.lone_file import adopt_command, open_artifact, why_unproven
 from deploy.support.lookup import artifacts_of, manifest_beside, name_of, newest_export
 from deploy.support.onnx_child import examine
 from deploy.support.runtime import runtime_for
-from deploy.tasks.detections import postprocessing_of
 from deploy.tasks.postprocessing import Postprocessing
-from deploy.tasks.task import Task, as_task, class_count, task_of
+from deploy.tasks.task import Task, as_task, class_count
 
 if TYPE_CHECKING:
     from deploy.models.in_memory import ExampleInputs, ModelLike
@@ -420,38 +425,22 @@ def _score(
         return run(images)
 
     first = run(feed(dataset.images[0], preprocessing))
-    shown = [TensorSpec(name=name, dtype=str(value.dtype), shape=value.shape) for name, value in first.items()]
-    task = task_of(how.task, runner.inputs, shown)
-    if task is None or task == "classification":
-        outputs = ", ".join(map(str, shown))
-        raise DataError(
-            f"{dataset.name} has boxes or masks, and the outputs of {model} are those of a classifier or unknown: "
-            f"{outputs}.",
-            "a raw detector: --task detection --postprocess yolo|fcos|detr",
-        )
-    count = class_count(shown)
+    judged = judged_by(
+        first,
+        runner.inputs,
+        name=model,
+        data=dataset.name,
+        task=how.task,
+        declared=how.postprocessing,
+        labels=names,
+        preprocessing=preprocessing,
+    )
+    count = class_count(shapes_of(first))
     if how.labels and count is not None and len(how.labels) != count:
         raise UsageError(f"--labels: {len(how.labels)} names, and {model} has {count} classes.")
-    judged = Judged(
-        name=model,
-        task=task,
-        preprocessing=preprocessing,
-        labels=names,
-        postprocessing=_form(first, how.postprocessing),
-    )
     batch = how.batch_size if batched else 1
     score, matched = score_pictures(watched, dataset, judged, size or batch, progress.advance)
-    return score, matched, digest.hexdigest(), task
-
-
-def _form(outputs: Mapping[str, Any], declared: Postprocessing | None) -> Postprocessing | None:
-    """Return how outputs are read: as detections if they are, else as declared, else as their names show."""
-    shown = postprocessing_of(outputs)
-    if declared is None or (shown is not None and shown.kind == "none"):
-        return shown
-    if declared.kind == "auto":
-        return None if shown is None else dataclasses.replace(declared, kind=shown.kind)
-    return declared
+    return score, matched, digest.hexdigest(), judged.task
 
 
 def _classifier(runner: Runner) -> Classify:

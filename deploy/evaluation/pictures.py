@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +21,12 @@ from deploy.data.truth import IGNORED, Truth
 from deploy.evaluation.average_precision import average_precision
 from deploy.evaluation.overlap import confusion, mean_overlap
 from deploy.evaluation.score import RESAMPLES, Score
-from deploy.tasks.detections import Detections, read_detections
+from deploy.tasks.detections import Detections, postprocessing_of, read_detections
 from deploy.tasks.postprocessing import Postprocessing
-from deploy.tasks.task import Task
+from deploy.tasks.task import Task, task_of
 
 Outputs = Mapping[str, NDArray[Any]]
+"""Outputs of a run by name."""
 Run = Callable[[NDArray[Any]], Outputs]
 """From images (N, C, H, W), or one picture (1, H, W, 3) of bytes, to outputs by name."""
 Advance = Callable[[int, int], None]
@@ -50,10 +52,78 @@ class Judged:
     postprocessing: Postprocessing | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Outputs for some images of a data set.
+
+    Attributes:
+        images: positions of the images in the data set.
+        size: height and width of what the model was fed, in pixels.
+        outputs: of the run.
+    """
+
+    images: range
+    size: tuple[int, int]
+    outputs: Outputs
+
+
+def judged_by(
+    outputs: Outputs,
+    inputs: Sequence[TensorSpec],
+    *,
+    name: str,
+    data: str,
+    task: str | None,
+    declared: Postprocessing | None,
+    labels: tuple[str, ...],
+    preprocessing: Preprocessing | None,
+) -> Judged:
+    """Return how the outputs of a model are judged by boxes or masks.
+
+    Args:
+        outputs: of one run.
+        inputs: of the model.
+        name: of the model, for messages.
+        data: name of the data set, for messages.
+        task: that is declared; None: the one that the outputs show.
+        declared: how the outputs of a detector are read; None, or the form ``auto``: as their names show.
+        labels: class names of the model.
+        preprocessing: see `Judged`.
+
+    Raises:
+        DataError: the outputs are those of a classifier, or do not show what they are.
+    """
+    shown = shapes_of(outputs)
+    found = task_of(task, inputs, shown)
+    if found is None or found == "classification":
+        raise DataError(
+            f"{data} has boxes or masks, and the outputs of {name} are those of a classifier or unknown: "
+            f"{', '.join(map(str, shown))}.",
+            "a raw detector: --task detection --postprocess yolo|fcos|detr",
+        )
+    form = _form(outputs, declared)
+    return Judged(name=name, task=found, preprocessing=preprocessing, labels=labels, postprocessing=form)
+
+
+def shapes_of(outputs: Outputs) -> list[TensorSpec]:
+    """Return names, types and shapes of outputs."""
+    return [TensorSpec(name=name, dtype=str(value.dtype), shape=value.shape) for name, value in outputs.items()]
+
+
+def _form(outputs: Outputs, declared: Postprocessing | None) -> Postprocessing | None:
+    """Return how outputs are read: as detections if they are, else as declared, else as their names show."""
+    shown = postprocessing_of(outputs)
+    if declared is None or (shown is not None and shown.kind == "none"):
+        return shown
+    if declared.kind == "auto":
+        return None if shown is None else dataclasses.replace(declared, kind=shown.kind)
+    return declared
+
+
 def score_pictures(
     run: Run, dataset: Dataset, judged: Judged, batch_size: int, advance: Advance, most: int = RESAMPLES
 ) -> tuple[Score, str]:
-    """Run every image, with one batch in memory at a time, and return the score.
+    """Run every image, with one batch in memory at a time, and return the score; see `score_outputs`.
 
     Args:
         run: the model.
@@ -61,6 +131,26 @@ def score_pictures(
         judged: how the outputs are read.
         batch_size: images per run.
         advance: called after every batch.
+        most: number of resamples for the intervals.
+    """
+
+    def ran() -> Iterator[Batch]:
+        for indices, images in _batches(dataset, judged, batch_size):
+            yield Batch(indices, _size(images, judged), run(images))
+            advance(indices.stop, len(dataset))
+
+    return score_outputs(ran(), dataset, judged, most)
+
+
+def score_outputs(
+    batches: Iterable[Batch], dataset: Dataset, judged: Judged, most: int = RESAMPLES
+) -> tuple[Score, str]:
+    """Return the score of outputs by the boxes or masks of the images.
+
+    Args:
+        batches: outputs for images of the data set, each image at most once.
+        dataset: images with boxes or masks.
+        judged: how the outputs are read.
         most: number of resamples for the intervals.
 
     Returns:
@@ -71,9 +161,8 @@ def score_pictures(
         BackendError: the outputs are not those of the task.
         MissingPackageError: the package that scores boxes is not installed.
     """
-    if judged.task == "semantic-segmentation":
-        return _score_pixels(run, dataset, judged, batch_size, advance, most)
-    return _score_boxes(run, dataset, judged, batch_size, advance, most)
+    score = _score_pixels if judged.task == "semantic-segmentation" else _score_boxes
+    return score(batches, dataset, judged, most)
 
 
 def class_indices(
@@ -139,9 +228,7 @@ def _batches(dataset: Dataset, judged: Judged, batch_size: int) -> Iterator[tupl
         yield indices, np.concatenate([feed(dataset.images[index], judged.preprocessing) for index in indices])
 
 
-def _score_boxes(
-    run: Run, dataset: Dataset, judged: Judged, batch_size: int, advance: Advance, most: int
-) -> tuple[Score, str]:
+def _score_boxes(batches: Iterable[Batch], dataset: Dataset, judged: Judged, most: int) -> tuple[Score, str]:
     require("detection")
     truths = dataset.annotated()
     postprocessing = judged.postprocessing
@@ -151,21 +238,18 @@ def _score_boxes(
     shown: list[Truth] = []
     outputs_count: int | None = None
     not_finite = 0
-    for indices, images in _batches(dataset, judged, batch_size):
-        outputs = run(images)
-        bad = _not_finite(outputs, len(images))
+    for batch in batches:
+        bad = _not_finite(batch.outputs, len(batch.images))
         not_finite += int(bad.sum())
-        size = _size(images, judged)
-        detections = read_detections(outputs, postprocessing, size, len(judged.labels) or None)
-        outputs_count = _classes_of(outputs, postprocessing, judged)
-        for position, item, unusable in zip(indices, detections, bad, strict=True):
+        detections = read_detections(batch.outputs, postprocessing, batch.size, len(judged.labels) or None)
+        outputs_count = _classes_of(batch.outputs, postprocessing, judged)
+        for position, item, unusable in zip(batch.images, detections, bad, strict=True):
             shown.append(truths[position])
             keep = slice(0, 0) if unusable else slice(None)
             boxes = item.boxes[keep]
             if judged.preprocessing is not None:
                 boxes = Placement.of(shown[-1].size, judged.preprocessing).into_picture(boxes)
             found.append(Detections(boxes=boxes, scores=item.scores[keep], labels=item.labels[keep]))
-        advance(len(found), len(dataset))
     names, count = judged.labels, outputs_count
     index, matched = class_indices(dataset.classes, count, names, dataset.name, judged.name)
     total = max(len(names), count or 0, int(index.max(initial=-1)) + 1)
@@ -220,32 +304,29 @@ def _not_finite(outputs: Outputs, count: int) -> NDArray[np.bool_]:
     return bad
 
 
-def _score_pixels(
-    run: Run, dataset: Dataset, judged: Judged, batch_size: int, advance: Advance, most: int
-) -> tuple[Score, str]:
+def _score_pixels(batches: Iterable[Batch], dataset: Dataset, judged: Judged, most: int) -> tuple[Score, str]:
     """Score the classes of pixels in the size of the model's input, where the masks are resized without mixing."""
     truths = dataset.annotated(pixels=True)
     matrices: list[NDArray[np.int64]] = []
     not_finite, count, matched = 0, 0, ""
     index = np.zeros(0, np.int64)
-    for indices, images in _batches(dataset, judged, batch_size):
-        logits = class_logits(run(images), judged.name)
+    for batch in batches:
+        logits = class_logits(batch.outputs, judged.name)
         if not matched:
             count = logits.shape[1]
             index, matched = class_indices(dataset.pixel_classes, count, judged.labels, dataset.name, judged.name)
-        bad = ~np.isfinite(logits).reshape(len(images), -1).all(axis=1)
+        bad = ~np.isfinite(logits).reshape(len(batch.images), -1).all(axis=1)
         not_finite += int(bad.sum())
-        predicted = np.where(bad[:, None, None], -1, classes_of_pixels(logits, _size(images, judged)))
+        predicted = np.where(bad[:, None, None], -1, classes_of_pixels(logits, batch.size))
         values = np.full(IGNORED + 1, IGNORED, np.uint8)
         values[: len(index)] = index
-        for position, guess in zip(indices, predicted, strict=True):
+        for position, guess in zip(batch.images, predicted, strict=True):
             pixels = truths[position].pixels
             if pixels is None:
                 raise DataError(f"{dataset.name}: image {position} has no mask.")
             if judged.preprocessing is not None:
                 pixels = prepare_pixels(pixels, judged.preprocessing)
             matrices.append(confusion(guess, values[pixels], count))
-        advance(len(matrices), len(dataset))
     names = judged.labels if len(judged.labels) == count else tuple(map(str, range(count)))
     if matched != "name":
         names = tuple(_renamed(names, index, dataset.pixel_classes))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from deploy.bench.cells import PlannedCell
 
 MAX_DROP = 0.5
-"""Percentage points of top-1 accuracy that INT8 may lose by default, where the data has labels."""
+"""Percentage points of top-1 accuracy, mAP or mIoU that INT8 may lose by default, where the data shows them."""
 
 MIN_SQNR = 30.0
 """Lowest signal-to-quantization-noise ratio of INT8 by default, in dB, where it has none."""
@@ -19,7 +19,7 @@ class DeploymentBounds:
     """Bounds on a deployment; None is no bound.
 
     Attributes:
-        max_drop: largest drop of top-1 accuracy by INT8, in percentage points.
+        max_drop: largest drop of top-1 accuracy, mAP or mIoU by INT8, in percentage points.
         min_sqnr: lowest signal-to-quantization-noise ratio of INT8, in dB.
         max_latency_ms: longest latency of a call, in milliseconds; the whole interval must be below.
         max_bytes: largest size of the files.

@@ -171,9 +171,9 @@ def optimize(
         data: calibration data for INT8, see `deploy.quantize`; None takes the INT8 files that exist.
         objective: ``latency`` of a call; ``throughput``, the time per sample over several batch sizes; ``size`` of the
             files, then latency.
-        max_drop: largest drop of top-1 accuracy by INT8, in percentage points; needs labels. Default without
-            ``min_sqnr``: `MAX_DROP` if the data has labels.
-        min_sqnr: lowest SQNR of INT8, in dB. Default without labels and ``max_drop``: `MIN_SQNR`.
+        max_drop: largest drop of top-1 accuracy, mAP or mIoU by INT8, in percentage points; needs labels, boxes or
+            masks. Default without ``min_sqnr``: `MAX_DROP` if the data has them.
+        min_sqnr: lowest SQNR of INT8, in dB. Default without any of them and ``max_drop``: `MIN_SQNR`.
         max_latency_ms: longest latency of a call.
         max_bytes: largest size of the files.
         backends: names of backends; none takes the installed default ones.
@@ -224,9 +224,9 @@ def optimize(
             max_drop=max_drop, min_sqnr=min_sqnr, max_latency_ms=max_latency_ms, max_bytes=max_bytes
         )
         if max_drop is None and min_sqnr is None and "int8" in space.precisions:
-            labeled = data is not None and _has_labels(str(data), timed, store, progress)
+            scored = data is not None and _has_truth(str(data), timed, store, progress)
             bounds = dataclasses.replace(
-                bounds, max_drop=MAX_DROP if labeled else None, min_sqnr=None if labeled else MIN_SQNR
+                bounds, max_drop=MAX_DROP if scored else None, min_sqnr=None if scored else MIN_SQNR
             )
         finder = CandidateFinder(
             timed,
@@ -271,13 +271,15 @@ def _exported(request: ModelRequest, store: Store, progress: Progress) -> ModelR
     return ModelRequest(name=name_of(made.artifact), seed=request.seed)
 
 
-def _has_labels(data: str, timed: TimedModel, store: Store, progress: Progress) -> bool:
+def _has_truth(data: str, timed: TimedModel, store: Store, progress: Progress) -> bool:
+    """Return whether the data has labels, boxes or masks."""
     from deploy.quantization.data import open_data
     from deploy.quantization.source import open_source
 
     source = open_source(str(timed.file("fp32", None).path), store, (), progress)
     with progress.stage("reading the data"):
-        return open_data(data, source, samples=2, skip_bad=False, progress=SILENT).evidence.labels is not None
+        evidence = open_data(data, source, samples=2, skip_bad=False, progress=SILENT).evidence
+    return evidence.labels is not None or evidence.pictures is not None
 
 
 def _is_reference(candidate: Configuration) -> bool:

@@ -37,6 +37,7 @@ class CalibrationSamples:
     Attributes:
         summary: name, digest, count and preprocessing, as plain values for a manifest.
         labels: class indices of the model, (count,), int64; None without labels.
+        pictures: the images with their boxes or masks; None without them.
         stream: yields batches of at most the given number of samples.
         take: returns the samples at the given indices, in that order.
     """
@@ -46,12 +47,17 @@ class CalibrationSamples:
     labels: NDArray[np.int64] | None
     stream: Callable[[int], Iterator[Feeds]]
     take: Callable[[NDArray[np.intp]], CalibrationSamples]
+    pictures: Dataset | None = None
 
     def batches(self, size: int, *, fixed: bool) -> Iterator[Feeds]:
         """Yield batches in order; ``fixed`` drops an incomplete last one, for a graph with a fixed batch size."""
         for batch in self.stream(size):
             if not fixed or len(next(iter(batch.values()))) == size:
                 yield batch
+
+    def unscored(self) -> CalibrationSamples:
+        """Return the samples without boxes and masks."""
+        return dataclasses.replace(self, pictures=None, take=lambda indices: self.take(indices).unscored())
 
     def head(self, count: int) -> CalibrationSamples:
         """Return the first ``count`` samples, or all if there are fewer."""
@@ -111,7 +117,7 @@ def _from_images(calib: str, source: Source, divide: Callable[[], tuple[Dataset,
     train, test, apart = divide()
     spec = source.inputs[0]
     return CalibrationData(
-        calibration=_image_samples(train, spec, source.preprocessing, None),
+        calibration=_image_samples(train, spec, source.preprocessing, None).unscored(),
         evidence=_image_samples(test, spec, source.preprocessing, _labels(test, source)),
         apart=apart,
     )
@@ -163,6 +169,7 @@ def _image_samples(
         labels=labels,
         stream=stream,
         take=take,
+        pictures=None if dataset.truths is None else dataset,
     )
 
 

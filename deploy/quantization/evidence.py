@@ -1,7 +1,8 @@
-"""Accuracy of a quantized graph: its outputs compared with the float graph's on the same samples."""
+"""What a quantized graph keeps: its outputs compared with the float graph's on the same samples."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,8 +19,11 @@ from deploy.core.progress import Progress
 from deploy.core.runner import Fetches
 from deploy.evaluation.accuracy import Accuracy, AccuracyComparison
 from deploy.evaluation.predictions import Predictions
+from deploy.evaluation.score import Score, ScoreComparison
 from deploy.parity.fidelity import Fidelity, OutputFidelity
 from deploy.quantization.data import CalibrationData, CalibrationSamples
+from deploy.quantization.pictures import score_of
+from deploy.quantization.source import Source
 from deploy.support import onnx_file
 from deploy.support.runtime import Runtime, runtime_of, simulated
 
@@ -32,13 +36,24 @@ POOR_AGREEMENT = 0.9
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """What was measured on one quantized graph; the accuracies and their comparison are None without labels."""
+    """What was measured on one quantized graph.
+
+    Attributes:
+        accuracy, float_accuracy: by labels; the score by boxes or masks; None without any of them.
+        comparison: of the two, on the same samples.
+        runtime: what ran the quantized graph.
+    """
 
     outputs: tuple[OutputFidelity, ...]
-    accuracy: Accuracy | None
-    float_accuracy: Accuracy | None
-    comparison: AccuracyComparison | None
+    accuracy: Accuracy | Score | None
+    float_accuracy: Accuracy | Score | None
+    comparison: AccuracyComparison | ScoreComparison | None
     runtime: str
+
+    @property
+    def metric(self) -> str:
+        """What `drop` is a drop of."""
+        return self.accuracy.metric if isinstance(self.accuracy, Score) else "top-1"
 
     @property
     def sqnr_db(self) -> float | None:
@@ -52,7 +67,7 @@ class Evidence:
 
     @property
     def drop(self) -> float | None:
-        """Drop of top-1 accuracy in percentage points; None without labels."""
+        """Drop of top-1 accuracy, mAP or mIoU in percentage points; None without labels, boxes and masks."""
         return None if self.comparison is None else 0.0 - 100.0 * self.comparison.difference
 
     @property
@@ -75,7 +90,13 @@ class Evidence:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {"runtime": self.runtime, **to_plain(self), "outputs": [item.to_dict() for item in self.outputs]}
+        return {
+            "runtime": self.runtime,
+            "outputs": [item.to_dict() for item in self.outputs],
+            "accuracy": self.accuracy.to_dict() if self.accuracy else None,
+            "float_accuracy": self.float_accuracy.to_dict() if self.float_accuracy else None,
+            "comparison": to_plain(self.comparison),
+        }
 
     def parity(self, verdict: str, precision: str, data: CalibrationData, float_verdict: str) -> dict[str, Any]:
         """Return the ``parity`` entry of a manifest; ``float_verdict`` is the verdict of the float graph."""
@@ -96,7 +117,7 @@ class QualityBounds:
 
     Attributes:
         min_sqnr: lowest SQNR of the worst output, in dB.
-        max_drop: largest drop of top-1 accuracy, in percentage points.
+        max_drop: largest drop of top-1 accuracy, mAP or mIoU, in percentage points.
     """
 
     min_sqnr: float | None = None
@@ -116,8 +137,9 @@ class QualityBounds:
         if self.min_sqnr is not None and (sqnr is None or sqnr < self.min_sqnr):
             reasons.append(f"SQNR is {format_sqnr(sqnr)}; the minimum is {self.min_sqnr:g} dB")
         if self.max_drop is not None and (drop is None or drop > self.max_drop):
-            measured = "is unknown without labels" if drop is None else f"dropped by {drop:.2f} points"
-            reasons.append(f"top-1 accuracy {measured}; the maximum drop is {self.max_drop:g}")
+            name = "top-1 accuracy" if evidence.metric == "top-1" else evidence.metric
+            measured = "is unknown" if drop is None else f"dropped by {drop:.2f} points"
+            reasons.append(f"{name} {measured}; the maximum drop is {self.max_drop:g}")
         return reasons
 
     def shortfall(self, evidence: Evidence) -> float:
@@ -140,14 +162,32 @@ class Judge:
     """
 
     def __init__(
-        self, runner: IsolatedRunner, source: Path, samples: CalibrationSamples, *, size: int, fixed: bool, target: str
+        self,
+        runner: IsolatedRunner,
+        source: Source,
+        samples: CalibrationSamples,
+        *,
+        size: int,
+        fixed: bool,
+        target: str,
     ) -> None:
-        self._runner, self._samples, self._size, self._fixed = runner, samples, size, fixed
-        self._target = target
-        runner.open(source, **runner.backend.options(_settings(source)))
+        self._runner, self._source, self._samples = runner, source, samples
+        self._size, self._fixed, self._target = size, fixed, target
+        runner.open(source.path, **runner.backend.options(_settings(source.path)))
         self._float = list(self._run(runner, None))
         if not self._float:
-            raise DataError(f"{source}: its batch size is {size}, and there are only {samples.count} samples.")
+            raise DataError(f"{source.path}: its batch size is {size}, and there are only {samples.count} samples.")
+
+    @property
+    def sample_bytes(self) -> int:
+        """Memory that the outputs of one sample take."""
+        first = self._float[0].values()
+        return sum(value.nbytes for value in first) // min(self._size, self._samples.count)
+
+    @functools.cached_property
+    def quality(self) -> Predictions | Score | None:
+        """Predictions or score of the float graph; None if the samples have no labels, boxes or masks."""
+        return self._quality(self._float)
 
     def measure(self, path: Path, progress: Progress, runtime: Runtime | None = None) -> Evidence:
         """Run a quantized graph, or an engine built from one, and compare its outputs.
@@ -179,17 +219,24 @@ class Judge:
         for expected, actual in zip(self._float, outputs, strict=True):
             fidelity.add(expected, actual)
             quantized.append(actual)
-        reference, answers = self._answers(self._float), self._answers(quantized)
+        reference, quality = self.quality, self._quality(quantized)
+        comparison: AccuracyComparison | ScoreComparison | None = None
+        if isinstance(reference, Score) and isinstance(quality, Score):
+            comparison = ScoreComparison.of(reference, quality)
+        elif isinstance(reference, Predictions) and isinstance(quality, Predictions):
+            comparison = AccuracyComparison.of(reference, quality)
         return Evidence(
             outputs=fidelity.outputs(),
-            accuracy=Accuracy.of(answers) if answers else None,
-            float_accuracy=Accuracy.of(reference) if reference else None,
-            comparison=AccuracyComparison.of(reference, answers) if reference and answers else None,
+            accuracy=_accuracy(quality),
+            float_accuracy=_accuracy(reference),
+            comparison=comparison,
             runtime=runtime,
         )
 
-    def _answers(self, outputs: list[Fetches]) -> Predictions | None:
-        """Return the classifications by the first output; None if it is not logits or there are no labels."""
+    def _quality(self, outputs: list[Fetches]) -> Predictions | Score | None:
+        """Return the score by boxes or masks, or the classifications by the first output; None if it has no logits."""
+        if self._samples.pictures is not None:
+            return score_of(self._source, self._samples.pictures, outputs, self._size)
         labels = self._samples.labels
         name = next(iter(outputs[0]), "") if outputs else ""
         if labels is None or not name or outputs[0][name].ndim != 2:
@@ -197,6 +244,10 @@ class Judge:
         logits = np.concatenate([item[name] for item in outputs])
         labels = labels[: len(logits)]
         return Predictions.from_logits(logits, labels) if labels.max() < logits.shape[1] else None
+
+
+def _accuracy(quality: Predictions | Score | None) -> Accuracy | Score | None:
+    return Accuracy.of(quality) if isinstance(quality, Predictions) else quality
 
 
 def _settings(path: Path) -> RunSettings:

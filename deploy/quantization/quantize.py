@@ -30,6 +30,7 @@ from deploy.quantization.cache import batch_of, calibrated
 from deploy.quantization.data import CalibrationData, CalibrationSamples, open_data
 from deploy.quantization.evidence import Evidence, QualityBounds
 from deploy.quantization.fine_tuning import TRAINING_SAMPLES, FineTuning, Tuned
+from deploy.quantization.fitting import fitting
 from deploy.quantization.search import RANKING_SAMPLES, Quantizer, keep_mixed_outputs, search
 from deploy.quantization.source import Source, open_source
 from deploy.quantization.tuning import TriedMethod, rewritten, tune
@@ -165,8 +166,9 @@ def quantize(
         effort: what is tried to make the error smaller: ``low`` nothing; ``medium`` equalization, SmoothQuant and
             bias correction; ``high`` also rounding by the error of each layer, which takes minutes. Of the last two,
             what raises the SQNR on calibration samples is kept.
-        max_drop: largest allowed drop of top-1 accuracy, in percentage points; needs labels. Layers are kept in float
-            until it is met.
+        max_drop: largest allowed drop of top-1 accuracy, in percentage points, which needs labels; of a detector, of
+            mAP, which needs boxes; of a network for the classes of pixels, of mIoU, which needs masks. Layers are kept
+            in float until it is met.
         min_sqnr: lowest allowed signal-to-quantization-noise ratio of any output, in dB. Layers are kept in float
             until it is met.
         fp16: compute layers that are not INT8 in FP16; only for the target ``tensorrt``, opset 19 or later.
@@ -209,9 +211,9 @@ def quantize(
             data, training = _opened(asked, source, progress)
             if preprocess and "preprocessing" not in data.calibration.summary:
                 raise UsageError(f"--preprocess is only used with images; {calib} holds the inputs of the model.")
-        if max_drop is not None and data.evidence.labels is None:
+        if max_drop is not None and data.evidence.labels is None and data.evidence.pictures is None:
             raise UsageError(
-                f"--max-drop: {calib} has no labels that match the classes of {source.model}.",
+                f"--max-drop: {calib} has no labels that match the classes of {source.model}, and no boxes or masks.",
                 "bound the SQNR instead: --min-sqnr 20",
             )
         with progress.stage("preparing the graph"):
@@ -224,6 +226,12 @@ def quantize(
                 f"{source.path}: {asking} needs opset {MIN_OPSET}, and the file has {calibration.opset(graph)}.",
                 f"deploy export {source.model if source.manifest else 'MODEL'} --opset 20",
             )
+        data = replace(
+            data,
+            evidence=fitting(
+                data.evidence, source, graph, runner, target, scored=max_drop is not None, progress=progress
+            ),
+        )
         scaled = rewritten(data.calibration, child, prepared, effort, progress)
         graph = outline(prepared)
         table, reused = calibrated(source, graph, data.calibration, method, scaled, child, store, progress)

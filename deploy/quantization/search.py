@@ -96,7 +96,7 @@ class Quantizer:
     def judge(self, runner: IsolatedRunner, samples: CalibrationSamples) -> Judge:
         """Return a judge of quantized graphs on ``samples``."""
         size, fixed = batch_of(self.graph)
-        return Judge(runner, self.source.path, samples, size=size, fixed=fixed, target=self.target)
+        return Judge(runner, self.source, samples, size=size, fixed=fixed, target=self.target)
 
 
 def keep_mixed_outputs(quantizer: Quantizer, runner: IsolatedRunner, progress: Progress) -> None:
@@ -152,7 +152,7 @@ def search(
             order[:-1], measure, lambda evidence: not bounds.violations(evidence), bounds.shortfall
         )
     for step in plan.steps:
-        drop = "" if step.result.drop is None else f", top-1 drop {step.result.drop:.2f} points"
+        drop = "" if step.result.drop is None else f", {step.result.metric} drop {step.result.drop:.2f} points"
         progress.note(f"{step.layer} kept in float: SQNR {format_sqnr(step.result.sqnr_db)}{drop}")
     return plan
 
@@ -191,7 +191,7 @@ def _lost_in_tail(quantizer: Quantizer, runner: IsolatedRunner, progress: Progre
 
 def _few(quantizer: Quantizer) -> CalibrationSamples:
     size, fixed = batch_of(quantizer.graph)
-    return quantizer.samples.head(max(RANKING_SAMPLES, size) if fixed else RANKING_SAMPLES)
+    return quantizer.samples.unscored().head(max(RANKING_SAMPLES, size) if fixed else RANKING_SAMPLES)
 
 
 def _ranked(quantizer: Quantizer, runner: IsolatedRunner, progress: Progress) -> list[str]:

@@ -55,7 +55,7 @@ def _cells(row: AccuracyRow) -> list[str]:
             f"{accuracy.second:.2%}",
             f"{worst[0]} {worst[1]:.1%}",
         ]
-    low, high = accuracy.top1_interval
+    low, high = accuracy.interval
     compared = comparison if isinstance(comparison, AccuracyComparison) else None
     return [
         _name(row),

@@ -95,15 +95,16 @@ def _evidence(evidence: Evidence) -> list[tuple[str, str]]:
         agrees = "" if item.agreement is None else f", {_ANSWERS[str(item.agreement_of)]} {item.agreement:.1%}"
         broken = f", [bold red]{item.not_finite} samples with NaN or infinity[/]" if item.not_finite else ""
         pairs.append((f"{escape(item.output)}", f"SQNR {sqnr}, cosine {item.cosine:.5f}{agrees}{broken}"))
-    if evidence.accuracy and evidence.float_accuracy and evidence.comparison:
-        low, high = (100 * end for end in evidence.accuracy.top1_interval)
-        pairs.append(
-            (
-                "top-1",
-                f"{evidence.accuracy.top1:.2%} ({low:.1f} to {high:.1f} %), float {evidence.float_accuracy.top1:.2%}: "
-                f"{escape(evidence.comparison.verdict)}; mean confidence {evidence.comparison.confidence_shift:+.4f}",
-            )
-        )
+    from deploy.evaluation.accuracy import AccuracyComparison
+
+    accuracy, reference, comparison = evidence.accuracy, evidence.float_accuracy, evidence.comparison
+    if accuracy and reference and comparison:
+        low, high = (100 * end for end in accuracy.interval)
+        more = ""
+        if isinstance(comparison, AccuracyComparison):
+            more = f"; mean confidence {comparison.confidence_shift:+.4f}"
+        text = f"{accuracy.value:.2%} ({low:.1f} to {high:.1f} %), float {reference.value:.2%}"
+        pairs.append((evidence.metric, f"{text}: {escape(comparison.verdict)}{more}"))
     return pairs
 
 

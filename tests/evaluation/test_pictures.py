@@ -63,8 +63,27 @@ class Colors(nn.Module):
         return self.classify(x)
 
 
+class Loud(Decoded):
+    """One channel between two layers is 2,000 times as large, and made small again behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv0 = nn.Conv2d(3, 3, 1, bias=False)
+        with torch.no_grad():
+            self.conv0.weight.copy_(torch.eye(3)[:, :, None, None])
+            self.conv1.weight[3] *= 2000
+            self.conv2.weight[:, 3] /= 2000
+
+    def forward(self, x):
+        return super().forward(torch.relu(self.conv0(x)))
+
+
 def halves():
     return Halves()
+
+
+def loud():
+    return Loud()
 
 
 def decoded():
@@ -261,3 +280,48 @@ def test_int8_does_not_round_the_decoding(
     assert done.code == 0, done.err
     _, _, int8 = done.json["rows"]
     assert (int8["precision"], int8["verdict"]) == ("int8", "pass") and int8["accuracy"]["value"] > 0.95
+
+
+def test_int8_is_held_to_the_score_of_a_detector(
+    run: Callable[..., Any], export: Callable[..., Path], pictures: Path
+) -> None:
+    export("loud", ",".join(NAMES))
+    words = ("quantize", "loud", "--calib", str(pictures / "boxes"), "--samples", "20", "--effort", "low")
+    free = run(*words, "--json").json
+    assert free["evidence"]["accuracy"]["metric"] == "mAP" and free["evidence"]["comparison"]["difference"] < -0.1
+    done = run(*words, "--max-drop", "1")
+    assert done.code == 0 and "mAP drop" in done.err and "mAP dropped by" in done.err and "mAP" in done.out, done.err
+    bound = run(*words, "--max-drop", "1", "--json").json
+    assert bound["verdict"] == "pass" and bound["evidence"]["comparison"]["difference"] >= -0.01
+    kept = Artifact.open(Path(bound["file"])).manifest.options["keep_float"]
+    assert 1 <= len(kept) <= 2, "the first layer is INT8"
+
+
+def test_int8_is_held_to_the_score_of_pixels(
+    run: Callable[..., Any], export: Callable[..., Path], pictures: Path
+) -> None:
+    export("colors", ",".join(("ground", *NAMES)))
+    masks = ("quantize", "colors", "--calib", str(pictures / "masks"), "--samples", "20")
+    done = run(*masks, "--max-drop", "1", "--json")
+    assert done.code == 0 and done.json["evidence"]["accuracy"]["metric"] == "mIoU", done.err
+
+
+def test_boxes_that_do_not_fit_are_refused_before_the_calibration(
+    run: Callable[..., Any], export: Callable[..., Path], pictures: Path
+) -> None:
+    path = export("decoded", "a,b,c")
+    words = ("quantize", str(path), "--calib", str(pictures / "masks"), "--samples", "20")
+    refused = run(*words, "--max-drop", "1")
+    assert refused.code == 1 and "boxes" in refused.err and "calibrating" not in refused.err
+    done = run(*words)
+    assert done.code in (0, 4) and "not used" in done.err
+
+
+def test_outputs_that_do_not_fit_into_memory_are_of_fewer_samples(
+    run: Callable[..., Any], export: Callable[..., Path], pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export("colors", ",".join(("ground", *NAMES)))
+    monkeypatch.setattr("deploy.quantization.fitting.OUTPUT_BYTES", 5 * 4 * 16 * 32 * 4)
+    done = run("quantize", "colors", "--calib", str(pictures / "masks"), "--samples", "20", "--json")
+    assert "5 samples are judged" in done.err
+    assert done.json["judged_on"]["images"] == done.json["evidence"]["accuracy"]["images"] == 5
