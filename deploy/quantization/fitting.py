@@ -38,7 +38,7 @@ def fitting(
     size, fixed = batch_of(graph)
     first = samples.head(size)
     judge = Judge(runner, source, first, size=size, fixed=fixed, target=target)
-    most = max(size, OUTPUT_BYTES // max(1, judge.sample_bytes))
+    most = max(size if fixed else 1, OUTPUT_BYTES // max(1, judge.sample_bytes))
     if samples.count > most:
         progress.note(
             f"{source.model}: the outputs of a sample take {judge.sample_bytes / 1e6:.0f} MB, so {most} samples are "
