@@ -120,6 +120,10 @@ if TYPE_CHECKING:
     from deploy.tools.verify import verify as verify
     from deploy.training.train import TrainReport as TrainReport
     from deploy.training.train import train_model as train_model
+    from deploy.upgrading.rows import FileState as FileState
+    from deploy.upgrading.rows import UpgradedFile as UpgradedFile
+    from deploy.upgrading.upgrade import UpgradeReport as UpgradeReport
+    from deploy.upgrading.upgrade import upgrade_check as upgrade_check
 
 __version__ = "0.1.0"
 
@@ -193,6 +197,8 @@ _EXPORTS = {
     "deploy.tools.sign": ("SignReport", "sign", "verify_signature"),
     "deploy.tools.verify": ("VerifyReport", "verify"),
     "deploy.training.train": ("TrainReport", "train_model"),
+    "deploy.upgrading.rows": ("FileState", "UpgradedFile"),
+    "deploy.upgrading.upgrade": ("UpgradeReport", "upgrade_check"),
 }
 """Public names by module; the same as above, where type checkers read them."""
 

@@ -36,17 +36,23 @@ class BenchProcess:
 
     It is also a candidate for `deploy.parity.compare`, so that the parity check runs the process that is timed. Every
     library that reads its number of threads from the environment gets ``threads``. A request may take ``patience_s``
-    seconds beyond the time it asks for; opening has its own limit.
+    seconds beyond the time it asks for; opening has its own limit. ``python`` is the interpreter, None for this one.
     """
 
     def __init__(
-        self, runner: str, threads: int, *, target: str = "deploy.bench.worker:TimingWorker", patience_s: float = 120.0
+        self,
+        runner: str,
+        threads: int,
+        *,
+        target: str = "deploy.bench.worker:TimingWorker",
+        patience_s: float = 120.0,
+        python: Path | None = None,
     ) -> None:
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
         self._patience_s = patience_s
         environment = {**os.environ, **dict.fromkeys(THREADS, str(threads))}
-        self._remote = Remote(target, (runner,), name=runner, environment=environment)
+        self._remote = Remote(target, (runner,), name=runner, environment=environment, python=python)
 
     def __enter__(self) -> Self:
         return self

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -28,12 +29,12 @@ Opener = Callable[[], BenchProcess]
 """Starts a process that begins to open what is timed."""
 
 
-def opener(plan: PlannedCell, seed: int) -> Opener:
-    """Return what starts a process for a cell."""
+def opener(plan: PlannedCell, seed: int, *, python: Path | None = None) -> Opener:
+    """Return what starts a process for a cell, with another interpreter than this one if it is given."""
     feeds = probes_at(plan.inputs, plan.cell.sizes, seed=seed)[0].feeds
 
     def start() -> BenchProcess:
-        process = BenchProcess(plan.backend.runner, plan.cell.threads)
+        process = BenchProcess(plan.backend.runner, plan.cell.threads, python=python)
         process.submit_open(feeds, path=plan.path, model=plan.model, options=plan.options)
         return process
 

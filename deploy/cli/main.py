@@ -37,6 +37,7 @@ SECTIONS = {
         "bench": "Measure latency and throughput on every backend.",
         "optimize": "Find the fastest way to run a model that is still right.",
         "compare": "Tell which of two files, models or backends is faster.",
+        "upgrade-check": "Tell what other versions of packages would change.",
         "profile": "Show where the time of one call goes.",
         "sweep": "Run many models, precisions, backends and machines.",
         "report": "Write one HTML page that compares all measurements.",
@@ -91,13 +92,13 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands."""
-        return [name for name in registry.own_names("deploy.cli") if name != "main"]
+        return [name.replace("_", "-") for name in registry.own_names("deploy.cli") if name != "main"]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Import a command; None if there is no such command."""
         if name not in self.list_commands(ctx):
             return None
-        command: click.Command = registry.load("deploy.cli", name).command
+        command: click.Command = registry.load("deploy.cli", name.replace("-", "_")).command
         return command
 
     def resolve_command(

@@ -48,7 +48,7 @@ class Remote:
     """An object in a child process; a context manager that ends the process.
 
     The process starts at once, so that its imports overlap with what the parent does next. Its environment variables
-    are those of the parent where none are given.
+    are those of the parent where none are given, and so is its interpreter.
 
     Attributes:
         peak_bytes: peak memory of the process when it last replied; 0 where the system does not report it.
@@ -56,7 +56,13 @@ class Remote:
     """
 
     def __init__(
-        self, target: str, arguments: Sequence[str] = (), *, name: str, environment: Mapping[str, str] | None = None
+        self,
+        target: str,
+        arguments: Sequence[str] = (),
+        *,
+        name: str,
+        environment: Mapping[str, str] | None = None,
+        python: Path | None = None,
     ) -> None:
         self.name = name
         self.peak_bytes = 0
@@ -65,7 +71,7 @@ class Remote:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
         here = "\n".join(item for item in sys.path if item == os.getcwd())
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", _START, here, _parent(), target, *arguments],
+            [str(python or sys.executable), "-W", "ignore", "-c", _START, here, _parent(), target, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

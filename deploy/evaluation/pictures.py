@@ -53,7 +53,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class RunOutputs:
     """Outputs for some images of a data set.
 
     Attributes:
@@ -134,16 +134,16 @@ def score_pictures(
         most: number of resamples for the intervals.
     """
 
-    def ran() -> Iterator[Batch]:
+    def ran() -> Iterator[RunOutputs]:
         for indices, images in _batches(dataset, judged, batch_size):
-            yield Batch(indices, _size(images, judged), run(images))
+            yield RunOutputs(indices, _size(images, judged), run(images))
             advance(indices.stop, len(dataset))
 
     return score_outputs(ran(), dataset, judged, most)
 
 
 def score_outputs(
-    batches: Iterable[Batch], dataset: Dataset, judged: Judged, most: int = RESAMPLES
+    batches: Iterable[RunOutputs], dataset: Dataset, judged: Judged, most: int = RESAMPLES
 ) -> tuple[Score, str]:
     """Return the score of outputs by the boxes or masks of the images.
 
@@ -228,7 +228,7 @@ def _batches(dataset: Dataset, judged: Judged, batch_size: int) -> Iterator[tupl
         yield indices, np.concatenate([feed(dataset.images[index], judged.preprocessing) for index in indices])
 
 
-def _score_boxes(batches: Iterable[Batch], dataset: Dataset, judged: Judged, most: int) -> tuple[Score, str]:
+def _score_boxes(batches: Iterable[RunOutputs], dataset: Dataset, judged: Judged, most: int) -> tuple[Score, str]:
     require("detection")
     truths = dataset.annotated()
     postprocessing = judged.postprocessing
@@ -304,7 +304,7 @@ def _not_finite(outputs: Outputs, count: int) -> NDArray[np.bool_]:
     return bad
 
 
-def _score_pixels(batches: Iterable[Batch], dataset: Dataset, judged: Judged, most: int) -> tuple[Score, str]:
+def _score_pixels(batches: Iterable[RunOutputs], dataset: Dataset, judged: Judged, most: int) -> tuple[Score, str]:
     """Score the classes of pixels in the size of the model's input, where the masks are resized without mixing."""
     truths = dataset.annotated(pixels=True)
     matrices: list[NDArray[np.int64]] = []

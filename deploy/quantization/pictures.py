@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from deploy.core.errors import DataError
 from deploy.core.runner import Fetches
 from deploy.data.dataset import Dataset
-from deploy.evaluation.pictures import Batch, judged_by, score_outputs
+from deploy.evaluation.pictures import RunOutputs, judged_by, score_outputs
 from deploy.evaluation.score import FEWEST, Score
 from deploy.quantization.source import Source
 from deploy.tasks.postprocessing import Postprocessing
@@ -42,9 +42,9 @@ def score_of(source: Source, dataset: Dataset, outputs: Sequence[Fetches], size:
         preprocessing=preprocessing,
     )
 
-    def batches() -> Iterator[Batch]:
+    def batches() -> Iterator[RunOutputs]:
         for number, fetches in enumerate(outputs):
             start = number * size
-            yield Batch(range(start, min(start + size, len(dataset))), preprocessing.crop, fetches)
+            yield RunOutputs(range(start, min(start + size, len(dataset))), preprocessing.crop, fetches)
 
     return score_outputs(batches(), dataset, judged, FEWEST)[0]

@@ -58,7 +58,7 @@ def stale_file(artifact: Artifact) -> Stale | None:
     if manifest.slug != export.manifest.slug or not differ(manifest.weights.identity, export.manifest.weights):
         return None
     reason = f"made from {_shown(manifest.weights.identity, manifest.weights.source)}, {_beside(export)}"
-    return Stale(path=artifact.path, reason=reason, command=_renew(manifest, export.manifest))
+    return Stale(path=artifact.path, reason=reason, command=renewing_command(manifest, export.manifest))
 
 
 def stale_records(documents: Mapping[Path, Mapping[str, Any]], export: Artifact | None) -> list[Stale]:
@@ -156,7 +156,8 @@ def export_command(manifest: Manifest, *flags: str) -> str:
     return shlex.join([*words, "--name", manifest.slug, *flags])
 
 
-def _renew(manifest: Manifest, export: Manifest) -> str:
+def renewing_command(manifest: Manifest, export: Manifest) -> str:
+    """Return the command that makes a file again; ``export`` is the manifest of the export beside it."""
     name = name_for(manifest.model, manifest.slug)
     if "rebuild" in manifest.options:
         return str(manifest.options["rebuild"])

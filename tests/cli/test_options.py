@@ -56,6 +56,7 @@ SAMPLES: dict[str, list[str]] = {
     "--with": ["postprocessing", "preprocessing,postprocessing"],
     "--scenario": ["server", "loadgen", "throughput"],
     "--target": ["tensorrt"],
+    "--to": ["onnxruntime==1.27.0"],
     "--weights": ["default", "none"],
     "-o": ["classes=3"],
     "file": ["one.onnx", "two.onnx"],

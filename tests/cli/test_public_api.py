@@ -42,6 +42,7 @@ FILES = {
     "sweep": "run_sweep dry_run",
     "train": "train_model quantize",
     "trt": "build_engine trtexec_line inspect_engine preflight_engine",
+    "upgrade-check": "upgrade_check",
     "verify": "verify verify_signature",
 }
 """The functions of each command."""
