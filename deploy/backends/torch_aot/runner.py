@@ -1,0 +1,72 @@
+"""The model exported by ``torch.export`` and compiled by AOTInductor, for fixed shapes.
+
+What runs is the compiled library: no code of the model and no Python of PyTorch's compiler is called.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deploy.backends.torch.runner import ModuleRunner, TorchOptions
+from deploy.core.errors import BackendError
+from deploy.core.model import Model
+from deploy.core.options import read_options
+from deploy.core.runner import Feeds
+from deploy.support.runtime_errors import first_line
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AheadOptions(TorchOptions):
+    """Options of a module that is compiled ahead of time.
+
+    Attributes:
+        freezing: compile the weights in as constants, which lets them be laid out for the kernels.
+    """
+
+    freezing: bool = False
+
+
+class AheadRunner(ModuleRunner):
+    """Compiles the module when inputs of new shapes are bound."""
+
+    def __init__(self, model: Model, options: AheadOptions) -> None:
+        super().__init__(model, options)
+        self._eager, self._freezing = self._module, options.freezing
+        self._compiled: dict[tuple[Any, ...], Any] = {}
+
+    def bind(self, feeds: Feeds) -> None:
+        """Copy inputs to the device, and compile the module for their shapes unless that was done.
+
+        Raises:
+            BackendError: ``torch.export`` or the compiler refuses the module, or there is no C++ compiler.
+        """
+        super().bind(feeds)
+        shapes = tuple((name, tuple(item.shape), item.dtype) for name, item in self._tensors.items())
+        if shapes not in self._compiled:
+            self._compiled[shapes] = self._compile()
+        self._module = self._compiled[shapes]
+
+    def _compile(self) -> Any:
+        positional, keyword = self._arguments
+        configs = {"freezing": True} if self._freezing else {}
+        try:
+            with torch.no_grad(), tempfile.TemporaryDirectory(prefix="deploy-aot-") as scratch:
+                program = torch.export.export(self._eager, tuple(positional), dict(keyword))
+                path = str(Path(scratch) / "model.pt2")
+                torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=configs)
+                return torch._inductor.aoti_load_package(path)
+        except Exception as exc:
+            raise BackendError(
+                f"{self.model.name}: AOTInductor cannot compile it: {first_line(exc)}",
+                "it needs a C++ compiler, such as g++, and a model that torch.export takes",
+            ) from exc
+
+
+def from_model(model: Model, **options: Any) -> AheadRunner:
+    """Open a model that is compiled for the shapes of its first inputs; the options are those of `AheadOptions`."""
+    return AheadRunner(model, read_options(AheadOptions, options, "AOTInductor"))
