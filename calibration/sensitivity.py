@@ -41,10 +41,13 @@ def choose_float_layers(
     measure: Callable[[frozenset[str]], Result],
     is_sufficient: Callable[[Result], bool],
     shortfall: Callable[[Result], float],
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> FloatLayerPlan[Result]:
     """Keep more and more layers in float, in this order, until a measurement is sufficient or no layer is left.
 
     A layer that increases the ``shortfall``, which is the distance to a sufficient measurement, is quantized again.
+    Where that leaves a shortfall, ``pairs`` of layers that are quantized are tried together: what one of two neighbors
+    gains alone, the rounding of the other may lose.
     """
     start = result = measure(frozenset())
     steps: list[FloatLayerStep[Result]] = []
@@ -55,4 +58,14 @@ def choose_float_layers(
         if shortfall(tried) <= shortfall(result):
             result = tried
             steps.append(FloatLayerStep(layer=name, result=result))
+    for pair in pairs:
+        if is_sufficient(result):
+            break
+        kept = [step.layer for step in steps]
+        if not set(pair).isdisjoint(kept):
+            continue
+        tried = measure(frozenset([*kept, *pair]))
+        if shortfall(tried) < shortfall(result):
+            result = tried
+            steps += [FloatLayerStep(layer=name, result=result) for name in pair]
     return FloatLayerPlan(start=start, steps=tuple(steps), sufficient=is_sufficient(result))

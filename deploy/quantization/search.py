@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -149,12 +150,23 @@ def search(
 
         # without the last layer nothing would be INT8
         plan = choose_float_layers(
-            order[:-1], measure, lambda evidence: not bounds.violations(evidence), bounds.shortfall
+            order[:-1],
+            measure,
+            lambda evidence: not bounds.violations(evidence),
+            bounds.shortfall,
+            _neighbors(quantizer, order[:-1]),
         )
     for step in plan.steps:
         drop = "" if step.result.drop is None else f", {step.result.metric} drop {step.result.drop:.2f} points"
         progress.note(f"{step.layer} kept in float: SQNR {format_sqnr(step.result.sqnr_db)}{drop}")
     return plan
+
+
+def _neighbors(quantizer: Quantizer, order: Sequence[str]) -> list[tuple[str, str]]:
+    """Return pairs of layers that follow each other, the pair with the most sensitive layer first."""
+    ranks = {name: place for place, name in enumerate(order)}
+    layers = [name for name in weighted_layers(quantizer.graph) if name in ranks]
+    return sorted(itertools.pairwise(layers), key=lambda pair: min(ranks[name] for name in pair))
 
 
 def _suspects(quantizer: Quantizer) -> list[frozenset[str]]:

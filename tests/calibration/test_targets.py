@@ -182,6 +182,15 @@ def test_layers_are_kept_in_float_until_the_result_is_sufficient() -> None:
     assert plan.start == 0 and [step.result for step in plan.steps] == [10, 20]
     assert measured == [frozenset(), frozenset("a"), frozenset("ab")]
     assert not choose_float_layers(["a"], measure, lambda result: result >= 20, missing).sufficient
+
+    def together(keep: frozenset[str]) -> float:
+        """Each of two neighbors makes it worse alone."""
+        return 10.0 - len(keep & {"b", "c"}) + 15.0 * ({"b", "c"} <= keep)
+
+    pairs = [("a", "b"), ("b", "c"), ("c", "d")]
+    plan = choose_float_layers(["b", "c"], together, lambda result: result >= 20, missing, pairs)
+    assert plan.sufficient and [step.layer for step in plan.steps] == ["b", "c"] and plan.result == 23
+    assert not choose_float_layers(["b", "c"], together, lambda result: result >= 20, missing).sufficient
     assert choose_float_layers(["a"], measure, lambda result: True, missing).steps == ()
 
 
