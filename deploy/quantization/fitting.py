@@ -36,7 +36,7 @@ def fitting(
         MissingPackageError: the package that scores boxes is not installed.
     """
     size, fixed = batch_of(graph)
-    first = samples.head(size)
+    first = samples.head(size if fixed else 1)
     judge = Judge(runner, source, first, size=size, fixed=fixed, target=target)
     most = max(size if fixed else 1, OUTPUT_BYTES // max(1, judge.sample_bytes))
     if samples.count > most:

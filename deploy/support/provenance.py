@@ -14,6 +14,7 @@ from deploy.core.model import Weights
 from deploy.core.store import json_files
 from deploy.support.engine_file import FORMAT as ENGINE
 from deploy.support.lookup import is_export, manifest_beside, name_for
+from deploy.support.recorded_command import recorded_command
 
 NOT_JUDGED = ("safetensors", "calibration")
 """Formats of an artifact that are no files of a model: its checkpoint, and a table that has a key of its own."""
@@ -159,8 +160,8 @@ def export_command(manifest: Manifest, *flags: str) -> str:
 def renewing_command(manifest: Manifest, export: Manifest) -> str:
     """Return the command that makes a file again; ``export`` is the manifest of the export beside it."""
     name = name_for(manifest.model, manifest.slug)
-    if "rebuild" in manifest.options:
-        return str(manifest.options["rebuild"])
+    if command := recorded_command(manifest, "rebuild"):
+        return command
     if manifest.format == ENGINE or (manifest.target == "tensorrt" and manifest.precision == "fp16"):
         flags = [f"--{part}" for part in manifest.precision.split("-") if part != "fp32"]
         calib = ["--calib", "DATA"] if {"--int8", "--fp8"} & set(flags) else []

@@ -8,6 +8,7 @@ from deploy.core.progress import Progress
 from deploy.support.lone_file import why_unproven
 from deploy.support.onnx_child import examine
 from deploy.support.provenance import stale_file
+from deploy.support.recorded_command import recorded_command
 
 ACCEPTED = ("pass", "measured")
 """Verdicts that permit a release: of float files, and of INT8 files, whose error was measured."""
@@ -28,7 +29,7 @@ def check_release(artifact: Artifact, *, allow_untrained: bool, progress: Progre
     elif manifest.verdict not in ACCEPTED:
         raise ArtifactError(
             f"{artifact.path}: refused, the parity verdict is {manifest.verdict}.",
-            manifest.options.get("mend") or f"deploy check {manifest.model} --onnx {artifact.path}",
+            recorded_command(manifest, "mend") or f"deploy check {manifest.model} --onnx {artifact.path}",
         )
     if not manifest.weights.trained:
         untrained = f"{artifact.path}: the weights are untrained ({manifest.weights.source}), outputs are meaningless."

@@ -14,19 +14,8 @@ from deploy.core.store import Store
 from deploy.core.tensors import symbols
 from deploy.models.open import request_of
 from deploy.models.preprocessing import CHANGES
-from deploy.support.lookup import artifacts_of, is_export, name_for, names_of
+from deploy.support.lookup import artifacts_of, is_export, names_of
 from deploy.support.provenance import export_command, newest_export_in, renewing_command
-
-COMMANDS = ("export", "quantize", "train", "trt")
-# fmt: off
-OPTIONS = frozenset((
-    "-o", "--weights", "--arch", "--input", "--outputs", "--seed", "--name", "--precision", "--format", "--opset",
-    "--dynamic", "--preprocess", "--labels", "--calib", "--target", "--method", "--samples", "--effort",
-    "--max-drop", "--min-sqnr", "--fp16", "--int8", "--fp8", "--bf16", "--skip-bad", "--data", "--qat", "--epochs",
-    "--lr", "--batch-size",
-))
-# fmt: on
-"""Options of the commands that make a file. A manifest from elsewhere must not lead one to write anywhere else."""
 
 _STEPS = (ONNX, ENGINE)
 
@@ -92,18 +81,7 @@ def _renewal(artifact: Artifact) -> Renewal:
         return Renewal(artifact=artifact, reason="its model was a module in memory")
     if "DATA" in words:
         return Renewal(artifact=artifact, reason="its calibration data is not recorded")
-    if not _harmless(words, manifest):
-        return Renewal(artifact=artifact, reason=f"the command in its manifest is not one that makes it: {text}")
     return Renewal(artifact=artifact, words=tuple(words))
-
-
-def _harmless(words: Sequence[str], manifest: Manifest) -> bool:
-    """Return whether a command, which a manifest may hold, makes a file of its model and does nothing else."""
-    own = (name_for(manifest.model, manifest.slug), manifest.slug, str(manifest.reference.get("name")))
-    start = 2 if words[0] == "trt" else 1
-    named = words[start : start + 1] and words[start] in own
-    options = {word.partition("=")[0] for word in words if word.startswith("-")}
-    return words[0] in COMMANDS and bool(named) and options <= OPTIONS
 
 
 def _flags(manifest: Manifest) -> list[str]:

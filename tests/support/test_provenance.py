@@ -13,6 +13,8 @@ import pytest
 import torch
 
 import deploy
+from deploy.core.artifact import manifest_path
+from deploy.core.checked import dump_checked
 from deploy.support.provenance import differ, export_command
 from deploy.support.release_check import check_release
 from tests.conftest import Listener, Ran  # type: ignore[import-not-found,unused-ignore]
@@ -98,6 +100,21 @@ def test_a_stale_engine(tmp_path: Path, run: Run, store: Path) -> None:
     assert sorted(Path(path).suffix for path in stale) == [".engine", ".onnx"]
     assert run(*shlex.split(found["command"])[1:]).code == 0
     assert run("verify", "--json").json["stale"] == []
+
+
+def test_a_command_of_somebody_else_is_not_shown(tmp_path: Path, run: Run, store: Path) -> None:
+    model, data = write(tmp_path / "nets.py", 1), tmp_path / "data.npy"
+    np.save(data, np.random.default_rng(0).normal(size=(24, 8)).astype(np.float32))
+    export = ("export", model, "--input", "x:batch,8", "--strategy", "trace", "--probes", "quick", "--name", "net")
+    assert run(*export).code == 0 and run("quantize", "net", "--calib", data, "--samples", 16).code == 0
+    int8 = store / "net" / "net.int8-onnxruntime.onnx"
+    document = json.loads(manifest_path(int8).read_text(encoding="utf-8"))
+    document["options"]["rebuild"] = "rm -r /"
+    manifest_path(int8).write_text(dump_checked(document), encoding="utf-8")
+    write(tmp_path / "nets.py", 2)
+    assert run(*export).code == 0
+    (stale,) = (item for item in run("verify", "--json").json["stale"] if item["path"] == str(int8))
+    assert stale["command"].startswith("deploy quantize net --calib DATA")
 
 
 def test_what_is_not_stale(tmp_path: Path, run: Run, store: Path) -> None:

@@ -137,6 +137,8 @@ HARMFUL = (
     "deploy serve lenet5",
     "deploy quantize lenet5 --artifacts /elsewhere",
     "deploy quantize evil.py:f --calib x",
+    "deploy trt build lenet5 --timing-cache /elsewhere",
+    "deploy quantize 'lenet5",
     "rm -r /",
 )
 
@@ -153,7 +155,7 @@ def test_a_command_of_a_received_manifest_is_not_run(run: Run, artifacts: Path) 
         document = load_checked(manifest_path(path).read_text(encoding="utf-8"))
         document["options"]["rebuild"] = command
         manifest_path(path).write_text(dump_checked(document), encoding="utf-8")
-        assert not found().words and found().reason, command
+        assert not found().words and found().reason == "its calibration data is not recorded", command
 
 
 def test_files_that_nobody_can_make_again(lenet5: Path, store: Path) -> None:
