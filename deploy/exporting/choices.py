@@ -23,7 +23,17 @@ from deploy.core.errors import BackendError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.runner import Feeds, Fetches, Runner
-from deploy.parity.choices import COMPARISONS, STEPS, Choice, Settled, differing, pairs, unexplained
+from deploy.parity.choices import (
+    COMPARISONS,
+    STEPS,
+    Choice,
+    Settled,
+    differing,
+    pairs,
+    second_best,
+    unexplained,
+)
+from deploy.parity.groups import policy
 from deploy.parity.probes import Probe
 from deploy.support import onnx_file
 
@@ -274,12 +284,17 @@ class ChoiceJudge:
         if not self._nodes:
             missing = any(item.kind not in ("comparison", "step") for item in model)
             equal = frozenset() if missing or self._hidden else frozenset(expected)
+            if self._hidden and any(item.kind == "largest" for item in model):
+                self._own.follow(probe.feeds, model)
+            other, ties = self._other(probe, [None] * len(model))
             return Settled(
                 expected=expected,
                 own=own,
                 equal=equal,
                 known=frozenset() if missing else fixed,
                 selects=_selects(model),
+                other=other,
+                ties=ties,
             )
         followed = self._own.follow(probe.feeds, model)
         if not _as_finite(followed, own):  # a choice guards what another one would compute
@@ -336,6 +351,7 @@ class ChoiceJudge:
             two is None and one.kind not in ("comparison", "step") for one, two in zip(natural, chosen, strict=True)
         )
         everything = frozenset(expected)
+        other, ties = self._other(probe, chosen)
         return Settled(
             expected=expected,
             own=own,
@@ -347,7 +363,34 @@ class ChoiceJudge:
             own_flips=own_flips,
             flips=flips,
             selects=_selects([one for one, two in zip(natural, chosen, strict=True) if two is None]),
+            other=other,
+            ties=ties,
         )
+
+    def _other(self, probe: Probe, chosen: Sequence[Choice | None]) -> tuple[Fetches | None, int]:
+        """Run the model with the second best in near ties of largest values that cannot be read from the file.
+
+        Args:
+            probe: the last one that the model was run on.
+            chosen: for every choice of the model that of the file, or None.
+
+        Returns:
+            The outputs, None if there are no such ties, and the number of ties.
+        """
+        natural, own = self.reference.choices, self._own.choices
+        if not self._hidden or not len(natural) == len(own) == len(chosen):
+            return None, 0
+        group = next((item for item in probe.groups if not policy(item).lenient), probe.groups[0])
+        forced: list[Choice | None] = list(chosen)
+        ties = 0
+        for index, (one, two) in enumerate(zip(natural, own, strict=True)):
+            if chosen[index] is None and one.kind == "largest" and one.scores.shape == two.scores.shape:
+                forced[index], count = second_best(one, two, self._precision, group)
+                ties += count
+        if not ties:
+            return None, 0
+        outputs = self.reference.follow(probe.feeds, forced)
+        return (None, 0) if self.reference.diverged else (outputs, ties)
 
     def _given(
         self, feeds: Feeds, outputs: Fetches, names: Mapping[str, str]

@@ -83,6 +83,9 @@ class Settled:
         decisions: number of choices; ``own_flips`` and ``flips`` of them are otherwise in PyTorch's own run and in the
             file than in float64.
         selects: whether the model selects boxes in a way that is not known from the file: rows may be in another order.
+        other: outputs of the float64 run with the second best in place of the largest, in choices that cannot be read
+            from the file and are within rounding of a tie; None if there are none.
+        ties: number of these choices.
     """
 
     expected: Fetches
@@ -95,6 +98,8 @@ class Settled:
     own_flips: int = 0
     flips: int = 0
     selects: bool = False
+    other: Fetches | None = None
+    ties: int = 0
 
 
 class Chooser(Protocol):
@@ -117,6 +122,41 @@ def tolerance(reference: Choice, own: Choice, precision: str, group: str) -> flo
     peak = float(np.max(np.abs(own.scores[finite] - wide)))
     size = float(np.sqrt(np.mean(wide * wide)))
     return 2.0 * policy(group).envelope * max(peak, FLOOR[precision] * size)
+
+
+def second_best(reference: Choice, own: Choice, precision: str, group: str) -> tuple[Choice, int]:
+    """Return a choice of largest values with the second best where the two are within rounding of a tie, and how many.
+
+    Args:
+        reference: the choice in float64.
+        own: the same in PyTorch's own run.
+        precision: precision of the file.
+        group: group of the probe.
+    """
+    axis, scores = reference.axis, reference.scores
+    if scores.ndim == 0 or scores.shape[axis] < 2:
+        return reference, 0
+    last = np.argsort(scores, axis=axis, kind="stable").take([-2, -1], axis=axis)
+    best = reference.result.reshape(last.take([1], axis=axis).shape)
+    others = np.where(last.take([1], axis=axis) == best, last.take([0], axis=axis), last.take([1], axis=axis))
+    gap = np.take_along_axis(scores, best, axis) - np.take_along_axis(scores, others, axis)
+    tied = gap <= tolerance(reference, own, precision, group)
+    result = np.where(tied, others, best).reshape(reference.result.shape)
+    return replace(reference, result=result), int(np.count_nonzero(tied))
+
+
+def nearer(reference: Array, other: Array, given: Array) -> Array:
+    """Return a result with the error to the nearer of two references in each element.
+
+    Where that is ``other``, the element is moved by the difference of the two.
+    """
+    if not reference.shape == other.shape == given.shape:
+        return given
+    if given.dtype.kind not in "fc":
+        return np.where((given == other) & (given != reference), reference.astype(given.dtype), given)
+    with np.errstate(invalid="ignore"):
+        closer = np.abs(given - other) < np.abs(given - reference)
+        return np.where(closer, given + (reference - other), given)
 
 
 def differing(left: Choice, right: Choice) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from deploy.core.model import HALVES
 from deploy.core.runner import Feeds, Fetches, Runner
-from deploy.parity.choices import Chooser, Settled
+from deploy.parity.choices import Chooser, Settled, nearer
 from deploy.parity.groups import UNIT, policy
 from deploy.parity.matching import match_rows
 from deploy.parity.metric import Accumulator
@@ -24,6 +24,11 @@ Array = NDArray[Any]
 
 MIN_MATCHED = 3
 """Minimum number of matched rows for the verdict ``pass``, where some rows are unmatched."""
+
+
+def _nearer(reference: Array, other: Array | None, *runs: Array) -> tuple[Array, ...]:
+    """Return runs with their errors to the nearer of two references; see `nearer`."""
+    return runs if other is None else tuple(nearer(reference, other, run) for run in runs)
 
 
 @dataclass(slots=True)
@@ -57,6 +62,7 @@ class _Rows:
     expected: Fetches
     own: Fetches
     given: Fetches
+    other: Fetches
     selects: bool
 
 
@@ -105,6 +111,7 @@ class Tally:
     decisions: int = 0
     own_flips: int = 0
     flips: int = 0
+    ties: int = 0
     _pending: list[_Rows] = field(default_factory=list)
     _equal: dict[str, bool] = field(default_factory=dict)
     _known: dict[str, bool] = field(default_factory=dict)
@@ -126,12 +133,14 @@ class Tally:
             if not equal and reference.ndim and reference.shape[0] != probe.samples:
                 pending.append(name)
             else:
-                self._add(name, probe, reference, ours, theirs)
+                other = None if settled.other is None else _real(settled.other[name])
+                self._add(name, probe, reference, *_nearer(reference, other, ours, theirs))
         if pending:
-            expected, own, outputs = (
-                {name: _real(source[name]) for name in pending} for source in (settled.expected, settled.own, given)
+            expected, own, outputs, others = (
+                {name: _real(run[name]) for name in pending}
+                for run in (settled.expected, settled.own, given, settled.other or settled.expected)
             )
-            self._pending.append(_Rows(probe, expected, own, outputs, settled.selects))
+            self._pending.append(_Rows(probe, expected, own, outputs, others, settled.selects))
 
     def _unsteady(self, probe: Probe, settled: Settled, given: Fetches) -> Settled:
         """Take another run as PyTorch's own where the candidate is far off although PyTorch's first run is not.
@@ -177,6 +186,7 @@ class Tally:
             group = next((item for item in probe.groups if not policy(item).lenient), probe.groups[0])
             found = self._at(name, group)
             (found.unusable if policy(group).lenient else found.faults).append(f"{fault} ({probe.label})")
+        self.ties += settled.ties
         self.decisions += settled.decisions
         self.own_flips += settled.own_flips
         self.flips += settled.flips
@@ -198,7 +208,8 @@ class Tally:
                 if name in depends and item.own[name].ndim and item.given[name].ndim:
                     varying[len(value)].append(name)
                 else:
-                    self._add(name, item.probe, value, item.own[name], item.given[name])
+                    runs = _nearer(value, item.other[name], item.own[name], item.given[name])
+                    self._add(name, item.probe, value, *runs)
             for names in varying.values():
                 self._match(item, names)
 
@@ -216,9 +227,10 @@ class Tally:
         selected = self.selected.setdefault(policy(item.probe.groups[0]).envelope, _Selected())
         selected.add(len(index), own_unmatched, unmatched, len(shared))
         for name in names:
-            base, candidate = ours[name][own_index[shared]], theirs[name][index[shared]]
-            found = self._at(name, item.probe.groups[0])
-            found.add(reference[name][shared], base, candidate, batched=True, at=item.probe.label)
+            rows = reference[name][shared]
+            other = item.other[name][shared] if item.other[name].shape == reference[name].shape else None
+            runs = _nearer(rows, other, ours[name][own_index[shared]], theirs[name][index[shared]])
+            self._at(name, item.probe.groups[0]).add(rows, *runs, batched=True, at=item.probe.label)
             self._known[name] = True
 
     def _at(self, name: str, group: str) -> Accumulator:
@@ -317,6 +329,11 @@ class Tally:
             self.notes.append(
                 f"the model makes discrete choices: of {self.decisions}, {self.own_flips} are otherwise in PyTorch's "
                 f"own run than in float64, and {self.flips} in the file"
+            )
+        if self.ties:
+            self.notes.append(
+                f"{self.ties} choices inside of loops or branches, which cannot be read from the file, are within "
+                "rounding of a tie; results of either are taken as right"
             )
         whole = _Selected()
         for item in self.selected.values():

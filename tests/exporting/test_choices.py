@@ -53,6 +53,36 @@ class Detector(Scores):
         return boxes[kept], score[kept], label
 
 
+@torch.jit._script_if_tracing
+def peaks(maps, shift):
+    """Find the largest value of every map in a loop, which the graph keeps: a choice that cannot be read from it."""
+    found = torch.zeros((0, 2), dtype=maps.dtype)
+    for i in range(int(maps.size(0))):
+        place = maps[i].argmax(dim=0)
+        value = maps[i].index_select(0, place.reshape(1)).reshape(())
+        found = torch.cat((found, torch.stack((place.to(maps.dtype) + shift, value)).unsqueeze(0)), 0)
+    return found
+
+
+class Looped(nn.Module):
+    """Of twelve values, six are computed twice, in another order of addition: every largest value is a near tie."""
+
+    def __init__(self, wrong=""):
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.wrong = nn.Linear(16, 24), wrong
+        half = torch.randn(6, 24)
+        order = torch.randperm(24)
+        self.register_buffer("order", order)
+        self.straight, self.turned = nn.Parameter(half), nn.Parameter(half[:, order].clone())
+
+    def forward(self, x):
+        h = torch.relu(self.first(x))
+        turned = self.turned * 1.001 if self.wrong == "weights" else self.turned
+        maps = torch.cat((h @ self.straight.T, h[:, self.order] @ turned.T), dim=1)
+        return peaks(maps, torch.tensor(1.0 if self.wrong == "place" else 0.0))
+
+
 class Queries(Scores):
     """The best 10 of all positions, as floats in one tensor."""
 
@@ -238,11 +268,12 @@ class Nets:
         return check(self.request(kind), onnx=path, precision=precision, artifacts=self.folder / "checked").parity
 
 
-ROWS = ("Ties", "Edge", "Restored")
+ROWS = ("Ties", "Edge", "Restored", "Looped")
 
 CASES = {
     "Detector": ("best box dropped", "best label wrong", "two boxes swapped"),
     "Queries": ("best label wrong", "reversed", "worst kept"),
+    "Looped": ("place", "weights"),
     "Apart": ("places",),
     "Map": ("bright",),
     "Never": ("class 0",),
