@@ -1,16 +1,8 @@
 """PyTorch compiled ahead of time by AOTInductor; not a default backend, since compilation takes up to a minute."""
 
-from collections.abc import Mapping, Sequence
-
 from deploy.backends import torch
-from deploy.core.backend import Backend, Variant
-from deploy.core.tensors import TensorSpec
-
-
-def variants(inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> tuple[Variant, ...]:
-    """Return the variant whose weights are constants of the compiled code, and that with images in NHWC order."""
-    return Variant(name="frozen", options={"freezing": True}), *torch.variants(inputs, sizes)
-
+from deploy.backends.torch_compile import variants
+from deploy.core.backend import Backend
 
 BACKEND = Backend(
     name="torch-aot",

@@ -6,13 +6,13 @@ What runs is the compiled library: no code of the model and no Python of PyTorch
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from deploy.backends.torch.runner import ModuleRunner, TorchOptions
+from deploy.backends.torch.runner import ModuleRunner
+from deploy.backends.torch_compile.runner import CompileOptions
 from deploy.core.errors import BackendError
 from deploy.core.model import Model
 from deploy.core.options import read_options
@@ -20,21 +20,10 @@ from deploy.core.runner import Feeds
 from deploy.support.runtime_errors import first_line
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AheadOptions(TorchOptions):
-    """Options of a module that is compiled ahead of time.
-
-    Attributes:
-        freezing: compile the weights in as constants, which lets them be laid out for the kernels.
-    """
-
-    freezing: bool = False
-
-
 class AheadRunner(ModuleRunner):
     """Compiles the module when inputs of new shapes are bound."""
 
-    def __init__(self, model: Model, options: AheadOptions) -> None:
+    def __init__(self, model: Model, options: CompileOptions) -> None:
         super().__init__(model, options)
         self._eager, self._freezing = self._module, options.freezing
         self._compiled: dict[tuple[Any, ...], Any] = {}
@@ -68,5 +57,5 @@ class AheadRunner(ModuleRunner):
 
 
 def from_model(model: Model, **options: Any) -> AheadRunner:
-    """Open a model that is compiled for the shapes of its first inputs; the options are those of `AheadOptions`."""
-    return AheadRunner(model, read_options(AheadOptions, options, "AOTInductor"))
+    """Open a model that is compiled for the shapes of its first inputs; the options are those of `CompileOptions`."""
+    return AheadRunner(model, read_options(CompileOptions, options, "AOTInductor"))
