@@ -29,8 +29,8 @@ from deploy.parity.choices import (
     Choice,
     Settled,
     differing,
+    otherwise,
     pairs,
-    second_best,
     unexplained,
 )
 from deploy.parity.groups import policy
@@ -284,7 +284,7 @@ class ChoiceJudge:
         if not self._nodes:
             missing = any(item.kind not in ("comparison", "step") for item in model)
             equal = frozenset() if missing or self._hidden else frozenset(expected)
-            if self._hidden and any(item.kind == "largest" for item in model):
+            if self._hidden and any(item.kind in ("largest", "step") for item in model):
                 self._own.follow(probe.feeds, model)
             other, ties = self._other(probe, [None] * len(model))
             return Settled(
@@ -368,7 +368,7 @@ class ChoiceJudge:
         )
 
     def _other(self, probe: Probe, chosen: Sequence[Choice | None]) -> tuple[Fetches | None, int]:
-        """Run the model with the second best in near ties of largest values that cannot be read from the file.
+        """Run the model with the other results in near ties of choices that cannot be read from the file.
 
         Args:
             probe: the last one that the model was run on.
@@ -384,9 +384,10 @@ class ChoiceJudge:
         forced: list[Choice | None] = list(chosen)
         ties = 0
         for index, (one, two) in enumerate(zip(natural, own, strict=True)):
-            if chosen[index] is None and one.kind == "largest" and one.scores.shape == two.scores.shape:
-                forced[index], count = second_best(one, two, self._precision, group)
-                ties += count
+            if chosen[index] is None and one.kind == two.kind and one.scores.shape == two.scores.shape:
+                other, count = otherwise(one, two, self._precision, group)
+                if count:
+                    forced[index], ties = other, ties + count
         if not ties:
             return None, 0
         outputs = self.reference.follow(probe.feeds, forced)

@@ -124,8 +124,10 @@ def tolerance(reference: Choice, own: Choice, precision: str, group: str) -> flo
     return 2.0 * policy(group).envelope * max(peak, FLOOR[precision] * size)
 
 
-def second_best(reference: Choice, own: Choice, precision: str, group: str) -> tuple[Choice, int]:
-    """Return a choice of largest values with the second best where the two are within rounding of a tie, and how many.
+def otherwise(reference: Choice, own: Choice, precision: str, group: str) -> tuple[Choice, int]:
+    """Return a choice made otherwise in each element that is within rounding of a tie, and the number of these.
+
+    The second best in place of the largest value; the other one of two steps. Other kinds are returned as they are.
 
     Args:
         reference: the choice in float64.
@@ -133,14 +135,19 @@ def second_best(reference: Choice, own: Choice, precision: str, group: str) -> t
         precision: precision of the file.
         group: group of the probe.
     """
-    axis, scores = reference.axis, reference.scores
-    if scores.ndim == 0 or scores.shape[axis] < 2:
+    axis, scores, limit = reference.axis, reference.scores, tolerance(reference, own, precision, group)
+    if reference.kind == "step" and math.isfinite(limit):
+        step = STEPS[reference.rule]
+        low, high = step(scores - limit), step(scores + limit)
+        result = np.where(reference.result == low, high, low)
+        return replace(reference, result=result), int(np.count_nonzero(low != high))
+    if reference.kind != "largest" or scores.ndim == 0 or scores.shape[axis] < 2:
         return reference, 0
     last = np.argsort(scores, axis=axis, kind="stable").take([-2, -1], axis=axis)
     best = reference.result.reshape(last.take([1], axis=axis).shape)
     others = np.where(last.take([1], axis=axis) == best, last.take([0], axis=axis), last.take([1], axis=axis))
     gap = np.take_along_axis(scores, best, axis) - np.take_along_axis(scores, others, axis)
-    tied = gap <= tolerance(reference, own, precision, group)
+    tied = gap <= limit
     result = np.where(tied, others, best).reshape(reference.result.shape)
     return replace(reference, result=result), int(np.count_nonzero(tied))
 

@@ -64,6 +64,15 @@ def peaks(maps, shift):
     return found
 
 
+@torch.jit._script_if_tracing
+def steps(maps, shift):
+    """Cut every value to an integer in a loop, as masks are pasted at the corners of boxes."""
+    found = torch.zeros((0, 12), dtype=maps.dtype)
+    for i in range(int(maps.size(0))):
+        found = torch.cat((found, ((maps[i] + shift).to(torch.int64).to(maps.dtype) * 0.5).unsqueeze(0)), 0)
+    return found
+
+
 class Looped(nn.Module):
     """Of twelve values, six are computed twice, in another order of addition: every largest value is a near tie."""
 
@@ -81,6 +90,17 @@ class Looped(nn.Module):
         turned = self.turned * 1.001 if self.wrong == "weights" else self.turned
         maps = torch.cat((h @ self.straight.T, h[:, self.order] @ turned.T), dim=1)
         return peaks(maps, torch.tensor(1.0 if self.wrong == "place" else 0.0))
+
+
+class Cut(Looped):
+    """Half of the values are differences of equal sums and a whole number: within rounding of a step."""
+
+    def forward(self, x):
+        h = torch.relu(self.first(x))
+        turned = self.turned * 1.001 if self.wrong == "weights" else self.turned
+        one, two = h @ self.straight.T, h[:, self.order] @ turned.T
+        shift = torch.tensor(1.0 if self.wrong == "place" else 0.0)
+        return steps(torch.cat((one - two + torch.arange(1.0, 7.0).to(one.dtype), 3 * two), dim=1), shift)
 
 
 class Queries(Scores):
@@ -268,12 +288,13 @@ class Nets:
         return check(self.request(kind), onnx=path, precision=precision, artifacts=self.folder / "checked").parity
 
 
-ROWS = ("Ties", "Edge", "Restored", "Looped")
+ROWS = ("Ties", "Edge", "Restored", "Looped", "Cut")
 
 CASES = {
     "Detector": ("best box dropped", "best label wrong", "two boxes swapped"),
     "Queries": ("best label wrong", "reversed", "worst kept"),
     "Looped": ("place", "weights"),
+    "Cut": ("place", "weights"),
     "Apart": ("places",),
     "Map": ("bright",),
     "Never": ("class 0",),
