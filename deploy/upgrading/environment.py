@@ -18,7 +18,6 @@ from typing import Any
 
 from deploy.core.environment import version, versions
 from deploy.core.errors import MissingPackageError, StorageError, UsageError
-from deploy.core.extras import installed
 from deploy.core.progress import Progress
 
 REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9.!+_-]+)")
@@ -117,7 +116,7 @@ def create_environment(folder: Path, packages: Mapping[str, str], progress: Prog
 
 
 def _installer(python: Path) -> list[str]:
-    if installed("pip"):
+    if version("pip"):  # asking the import system imports setuptools, which warns
         options = ["--disable-pip-version-check", "--quiet", "--no-input"]
         return [sys.executable, "-m", "pip", "--python", str(python), "install", *options]
     found = shutil.which("uv")
