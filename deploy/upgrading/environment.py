@@ -23,12 +23,8 @@ from deploy.core.progress import Progress
 REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9.!+_-]+)")
 
 _ASK = """
-import importlib.metadata, json, sys
-def version(name):
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+import json, sys
+from deploy.core.environment import version
 print(json.dumps({name: version(name) for name in sys.argv[1:]}))
 """
 

@@ -18,6 +18,13 @@ from deploy.support.lookup import artifacts_of, is_export, names_of
 from deploy.support.provenance import export_command, newest_export_in, renewing_command
 
 _STEPS = (ONNX, ENGINE)
+# fmt: off
+_OPTIONS = frozenset((
+    "-o", "--arch", "--dynamic", "--input", "--labels", "--name", "--opset", "--outputs", "--precision", "--preprocess",
+    "--seed", "--strategy", "--weights",
+))
+# fmt: on
+"""Options of the command that exports again. A value in a manifest must not be taken for another one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +78,8 @@ def _renewal(artifact: Artifact) -> Renewal:
         return Renewal(artifact=artifact, reason=exc.message)
     if is_export(manifest):
         text = export_command(manifest, "--precision", manifest.precision, *_flags(manifest))
+        if any(word.startswith("-") and word not in _OPTIONS for word in shlex.split(text)):
+            return Renewal(artifact=artifact, reason="its manifest has an option where a value belongs")
     else:
         export = newest_export_in(artifact.path.parent)
         if export is None:
@@ -86,7 +95,12 @@ def _renewal(artifact: Artifact) -> Renewal:
 
 def _flags(manifest: Manifest) -> list[str]:
     """Return the options of an export that its reference does not hold."""
-    words = ["--opset", str(manifest.options["opset"])] if "opset" in manifest.options else []
+    words = [
+        word
+        for name in ("opset", "strategy")
+        if name in manifest.options
+        for word in (f"--{name}", str(manifest.options[name]))
+    ]
     if not symbols(manifest.inputs):
         words += ["--dynamic", "none"]
     words += [word for text in manifest.options.get(CHANGES, ()) for word in ("--preprocess", str(text))]

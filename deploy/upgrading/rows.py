@@ -29,8 +29,8 @@ class FileState:
         verdict: of its parity check, or ``error`` if it could not be made or run.
         reasons: why the verdict is not a pass.
         digest: SHA-256 of the file; empty if there is none.
-        sqnr_db: of INT8 against the float file, the worst output; else None.
-        accuracy: top-1, mAP or mIoU of INT8, a share; else None.
+        sqnr_db: of INT8 or FP8 against the float file, the worst output; else None.
+        accuracy: top-1, mAP or mIoU of INT8 or FP8, a share; else None.
         samples: digest of the samples of the two.
     """
 
@@ -51,7 +51,7 @@ class FileState:
             verdict=str(proof.get("verdict", "built")),
             reasons=tuple(map(str, proof.get("reasons", ()))),
             digest=manifest.files[0].sha256,
-            sqnr_db=min(map(float, ratios)) if ratios and manifest.precision.startswith("int8") else None,
+            sqnr_db=min(map(float, ratios), default=None),
             accuracy=accuracy.get("top1", accuracy.get("value")),
             samples=str((proof.get("samples") or {}).get("digest", "")) if accuracy else "",
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deploy.bench.cells import PlannedCell
-from deploy.bench.compare import run_pairs
+from deploy.bench.compare import MARGIN, run_pairs
 from deploy.bench.plan import Choices, plan_model
 from deploy.bench.sequential import guard, interval_at, verdict_of
 from deploy.bench.statistics import Interval
@@ -24,8 +24,9 @@ from deploy.core.backend import ONNX, backends, default_backend
 from deploy.core.brief import brief
 from deploy.core.environment import machine, usable_cores
 from deploy.core.errors import ArtifactError, DeployError
-from deploy.core.names import REJECTED
+from deploy.core.names import REJECTED, RESERVED
 from deploy.core.progress import SILENT, Progress
+from deploy.core.regular import is_file, is_folder
 from deploy.core.store import Store
 from deploy.models.request import ModelRequest
 from deploy.support.lookup import is_export
@@ -34,12 +35,7 @@ from deploy.upgrading.renewal import Renewal, renewals
 from deploy.upgrading.rows import GOOD, FileState, UpgradedFile
 
 ALLOWED = 0.05
-MARGIN = 0.02
-"""Share below which a difference in latency counts as none."""
-
 TIME_LIMIT_S = 20.0
-KEPT_OUT = ("bench", "report", "evaluation", "packages")
-"""Folders of the artifacts directory that the copy does not have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -145,9 +141,14 @@ def upgrade_check(
 
 
 def _copy(store: Store, files: Sequence[Artifact], root: Path) -> Path:
-    """Copy the folders of files, without measurements."""
+    """Copy the folders of files, without measurements and rejected files; links and special files are left out."""
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        paths = {name: Path(folder) / name for name in names}
+        return {name for name, path in paths.items() if name in RESERVED or not (is_file(path) or is_folder(path))}
+
     for folder in dict.fromkeys(item.path.parent for item in files):
-        shutil.copytree(folder, root / folder.relative_to(store.root), ignore=shutil.ignore_patterns(*KEPT_OUT))
+        shutil.copytree(folder, root / folder.relative_to(store.root), ignore=left_out)
     return root
 
 
@@ -182,28 +183,26 @@ class _Upgrade:
             self._progress.note(f"{artifact.path.name} is not made again: {renewal.reason}")
             return [row]
         with self._progress.stage(f"{artifact.path.name}: making it again"):
-            ended, text = self._deploy(*renewal.words, "--json")
+            done = self._deploy(*renewal.words)
         made = self._new(artifact)
         if made is None:
-            reason = _error(text) or f"the command ended with {ended}"
-            return [replace(row, after=FileState(verdict="error", reasons=(reason,)))]
+            return [replace(row, after=FileState(verdict="error", reasons=(_why(done),)))]
         row = replace(row, after=FileState.of(made))
-        if not is_export(manifest) or row.after is None or row.after.verdict not in GOOD:
+        if not is_export(manifest) or FileState.of(made).verdict not in GOOD:
             return [row]
-        others = [item for item in backends().values() if packages.keys() & set(item.packages) and item.installed]
-        fitting = [item.name for item in others if ONNX in item.formats and "cpu" in item.devices]
-        return [row, *(self._checked(row, made, name) for name in fitting if name != row.backend)]
+        others = [
+            item.name
+            for item in backends().values()
+            if packages.keys() & set(item.packages) and item.installed and item.name != row.backend
+            if ONNX in item.formats and "cpu" in item.devices and manifest.precision in item.precisions
+        ]
+        return [row, *(self._checked(row, made, name) for name in others)]
 
     def timed(self, row: UpgradedFile, allowed: float, time_limit_s: float) -> UpgradedFile:
         """Time the file that is there and the new one in pairs of processes, if both are right."""
         if row.after is None or not row.backend or {row.before.verdict, row.after.verdict} - set(GOOD):
             return row
         path = self._path(row.path)
-        try:
-            plan = self._plan(row)
-        except DeployError as exc:
-            return replace(row, note=f"not timed: {exc.message}")
-        new = replace(plan, path=path)
         deadline = time.perf_counter() + time_limit_s
 
         def decided(interval: Interval) -> bool:
@@ -212,6 +211,8 @@ class _Upgrade:
 
         with self._progress.stage(f"{path.name} on {row.backend}: timing in pairs"):
             try:
+                plan = self._plan(row)
+                new = replace(plan, path=path)
                 found = run_pairs(
                     [opener(plan, 0), opener(new, 0, python=self._environment.python)],
                     decided=decided,
@@ -219,7 +220,7 @@ class _Upgrade:
                     progress=self._progress,
                 )
             except DeployError as exc:
-                return replace(row, note=f"not timed: {exc.message}")
+                return replace(row, guard="inconclusive", note=f"not timed: {exc.message}")
         ratio = interval_at(found.ratios)
         return replace(row, ratio=ratio, speed=verdict_of(ratio, MARGIN), guard=guard(ratio, allowed))
 
@@ -236,23 +237,21 @@ class _Upgrade:
         states = []
         for artifact, here in ((Artifact.open(row.path), True), (made, False)):
             with self._progress.stage(f"{artifact.path.name}: checking it on {backend}"):
-                words = ("check", artifact.manifest.slug, "--onnx", str(artifact.path), "--backend", backend, "--json")
-                ended, text = self._deploy(*words, here=here)
+                words = ("check", artifact.manifest.slug, "--onnx", str(artifact.path), "--backend", backend)
+                done = self._deploy(*words, here=here)
             try:
-                parity = json.loads(text)["parity"]
+                parity = json.loads(done.stdout)["parity"]
                 state = FileState(verdict=str(parity["verdict"]), reasons=tuple(map(str, parity["reasons"])))
             except (ValueError, KeyError, TypeError):
-                reason = _error(text) or f"the command ended with {ended}"
-                state = FileState(verdict="error", reasons=(reason,))
+                state = FileState(verdict="error", reasons=(_why(done),))
             states.append(replace(state, digest=artifact.manifest.files[0].sha256))
         return replace(row, backend=backend, before=states[0], after=states[1])
 
-    def _deploy(self, *words: str, here: bool = False) -> tuple[int, str]:
+    def _deploy(self, *words: str, here: bool = False) -> subprocess.CompletedProcess[str]:
         """Run a command of ``deploy`` on the copy in the new environment, or here on what is there."""
         python, root = (Path(sys.executable), self._store.root) if here else (self._environment.python, self._copy)
-        command = [str(python), "-m", "deploy.cli.main", "--artifacts", str(root), "--quiet", *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout
+        command = [str(python), "-m", "deploy.cli.main", "--artifacts", str(root), "--quiet", *words, "--json"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
 
     def _path(self, path: Path) -> Path:
         return self._copy / path.relative_to(self._store.root)
@@ -281,9 +280,10 @@ def _runtime(artifact: Artifact) -> str:
     return fitting[0].name if fitting and fitting[0].installed else ""
 
 
-def _error(text: str) -> str:
-    """Return the message of an error that a command printed as JSON; empty if there is none."""
+def _why(done: subprocess.CompletedProcess[str]) -> str:
+    """Return why a command failed: the message that it printed as JSON, else the last line of its errors."""
     try:
-        return str(json.loads(text)["error"]["message"])
+        return str(json.loads(done.stdout)["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return ""
+        lines = done.stderr.strip().splitlines()
+        return lines[-1] if lines else f"the command ended with {done.returncode}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -21,19 +22,24 @@ from deploy.tools.verify import verify
 from deploy.upgrading.environment import check_requirements, create_environment
 from deploy.upgrading.renewal import Renewal, renewals
 from deploy.upgrading.rows import FileState, UpgradedFile
+from deploy.upgrading.upgrade import UpgradeReport, _copy
 from tests.conftest import Ran  # type: ignore[import-not-found,unused-ignore]
 
 Run = Callable[..., Ran]
 
-WRONG = """
+PASSING = """
 import importlib, sys
 from pathlib import Path
 
 own = str(Path(__file__).parents[1])
 sys.path = [path for path in sys.path if path != own]
-del sys.modules["onnxruntime"]
-real = importlib.import_module("onnxruntime")
+del sys.modules["NAME"]
+real = importlib.import_module("NAME")
 sys.path.insert(0, own)
+"""
+"""A release that is the installed one."""
+
+WRONG = """
 begin = real.InferenceSession.__init__
 
 
@@ -71,7 +77,8 @@ def wheel(folder: Path, name: str, version: str, code: str) -> None:
 def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "wheels"
     wheel(folder, "canary", "2.0", "")
-    wheel(folder, "onnxruntime", "99.0", WRONG)
+    wheel(folder, "onnxruntime", "99.0", PASSING.replace("NAME", "onnxruntime") + WRONG)
+    wheel(folder, "openvino", "99.0", PASSING.replace("NAME", "openvino"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     return folder
@@ -93,6 +100,17 @@ def test_a_release_that_is_wrong(run: Run, lenet5: Path, store: Path, wheels: Pa
     assert (row["before"]["verdict"], row["after"]["verdict"]) == ("pass", "fail") and row["regressions"]
     assert done.json["changed"]["onnxruntime"][1] == "99.0" and done.json["verdict"] == "fail"
     assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_a_release_of_another_runtime(run: Run, artifacts: Path, wheels: Path) -> None:
+    done = run("upgrade-check", "--to", "openvino==99.0", "lenet5", "--threads", "1", "--time-limit", "1", "--json")
+    assert done.code in (0, 3, 4), done.err
+    rows = {(Path(row["file"]).name, row["backend"]): row for row in done.json["rows"]}
+    files = ("lenet5.fp32.onnx", "lenet5.fp16.onnx")
+    assert set(rows) == {(file, backend) for file in files for backend in ("onnxruntime", "openvino")}
+    for row in rows.values():
+        assert row["before"]["verdict"] == row["after"]["verdict"] == "pass" and row["ratio"], row
 
 
 @pytest.mark.slow
@@ -131,6 +149,28 @@ def test_a_store_without_the_model(store: Path, lenet5: Path) -> None:
         renewals(Store.at(store), ())
     with pytest.raises(ArtifactError, match="no files of resnet18"):
         renewals(Store.at(lenet5), ["resnet18"])
+
+
+def test_the_copy_follows_no_links_and_holds_no_rejected_files(lenet5: Path, store: Path, tmp_path: Path) -> None:
+    shutil.copytree(lenet5, store)
+    folder = next(store.glob("*/*.fp32.onnx")).parent
+    (tmp_path / "private").write_text("private")
+    (folder / "link").symlink_to(tmp_path / "private")
+    os.mkfifo(folder / "pipe")
+    shutil.copytree(lenet5 / folder.name, folder / "rejected")
+    files = [item.artifact for item in renewals(Store.at(store), ())]
+    copied = {path.name for path in _copy(Store.at(store), files, tmp_path / "copy").rglob("*") if path.is_file()}
+    assert copied == {path.name for path in (lenet5 / folder.name).iterdir()}
+
+
+def test_values_of_a_received_manifest_are_not_options(lenet5: Path, store: Path) -> None:
+    shutil.copytree(lenet5, store)
+    (path,) = store.glob("*/*.fp32.onnx")
+    document = load_checked(manifest_path(path).read_text(encoding="utf-8"))
+    document["reference"]["weights"] = "--artifacts=/elsewhere"
+    manifest_path(path).write_text(dump_checked(document), encoding="utf-8")
+    (found,) = renewals(Store.at(store), ())
+    assert not found.words and "option" in found.reason
 
 
 HARMFUL = (
@@ -187,5 +227,8 @@ def test_what_is_worse() -> None:
     assert replace(ROW, after=replace(worse, samples="b")).regressions == (), "other samples are not compared"
     assert replace(ROW, after=FileState(verdict="poor", reasons=("why",))).regressions == ("measured, then poor: why",)
     assert replace(ROW, before=FileState(verdict="fail"), after=FileState(verdict="error")).regressions == ()
+    untimed = replace(ROW, guard="inconclusive", note="not timed: it crashed")
+    report = UpgradeReport(packages={}, changed={}, rows=(untimed,), warnings=(), allowed=0.05, seconds=0.0)
+    assert report.verdict == "inconclusive", "what could not be timed is not a pass"
     slow = replace(ROW, ratio=Interval(value=1.2, low=1.1, high=1.3), guard="fail")
     assert slow.regressions == ("20.0% slower",)
