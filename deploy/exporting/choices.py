@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from graphlib import TopologicalSorter
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,16 +21,8 @@ from deploy.core.errors import BackendError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.runner import Feeds, Fetches, Runner
-from deploy.parity.choices import (
-    COMPARISONS,
-    STEPS,
-    Choice,
-    Settled,
-    differing,
-    otherwise,
-    pairs,
-    unexplained,
-)
+from deploy.exporting.graph_choices import ChoiceNode, choice_of, survey
+from deploy.parity.choices import COMPARISONS, STEPS, Choice, Settled, differing, largest, otherwise, pairs, unexplained
 from deploy.parity.groups import policy
 from deploy.parity.probes import Probe
 from deploy.support import onnx_file
@@ -44,10 +34,6 @@ MAX_BYTES = 2**30
 
 ROUNDS = 3
 """How often choices are paired again after the model was run with those of the file, which changes later ones."""
-
-_COMPARED = {"Greater": "gt", "GreaterOrEqual": "ge", "Less": "lt", "LessOrEqual": "le", "Equal": "eq"}
-_STEPPED = {"Floor": "floor", "Ceil": "ceil", "Round": "round", "Sign": "sign", "Cast": "trunc"}
-_SHAPE_ONLY = ("Shape", "Size")
 
 
 class ChoosingRunner(Runner):
@@ -135,9 +121,9 @@ def _choice(call: OperatorCall) -> Choice | None:
     if name in ("argmax", "argmin"):
         if len(operands) < 2 or operands[1] is None:
             return Choice(kind="largest", scores=sign * _wide(first).reshape(-1), result=_indices(result).reshape(1))
-        return _largest(sign * _wide(first), _indices(result), int(operands[1]))
+        return largest(sign * _wide(first), _indices(result), int(operands[1]))
     if name in ("max", "min") and isinstance(result, tuple):
-        return _largest(sign * _wide(first), _indices(result[1]), int(operands[1]))
+        return largest(sign * _wide(first), _indices(result[1]), int(operands[1]))
     if name == "_to_copy" and result.dtype is torch.bool:
         return Choice(kind="comparison", rule="ne", scores=_wide(first), result=np.array(result.numpy()))
     if name == "_to_copy" and not result.dtype.is_floating_point and not result.dtype.is_complex:
@@ -155,12 +141,6 @@ def _comparison(operands: Sequence[Any], result: torch.Tensor, rule: str) -> Cho
     with np.errstate(invalid="ignore"):
         gap = np.asarray(left - right)
     return Choice(kind="comparison", rule=rule, scores=gap, result=np.array(result.numpy()))
-
-
-def _largest(scores: Array, result: Array, axis: int) -> Choice:
-    axis %= scores.ndim
-    kept = result if result.ndim == scores.ndim else np.expand_dims(result, axis)
-    return Choice(kind="largest", scores=scores, result=kept, axis=axis)
 
 
 def _order(name: str, operands: Sequence[Any], result: Array) -> Choice:
@@ -205,28 +185,6 @@ def _indices(value: torch.Tensor) -> Array:
     return np.array(value.detach().numpy(), np.int64)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Node:
-    """A node of the graph that makes a choice.
-
-    Attributes:
-        inputs: tensors that it chooses by.
-        result: its indices, booleans or steps.
-        below: graph outputs that are computed from it.
-        above: results of choices that its inputs are computed from.
-    """
-
-    operator: str
-    inputs: tuple[str, ...]
-    result: str
-    below: tuple[str, ...]
-    above: frozenset[str]
-    axis: int = 0
-    sign: float = 1.0
-    ordered: bool = True
-    rule: str = ""
-
-
 class ChoiceJudge:
     """Compares the choices of an ONNX file with those of its model; a context manager.
 
@@ -250,7 +208,7 @@ class ChoiceJudge:
         self._graph = graph
         self._path, self._backend, self._rename, self._options = path, backend, rename, dict(options)
         self._precision, self._runner = baseline.precision, runner
-        self._nodes, self._fixed, self._hidden = _survey(self._graph)
+        self._nodes, self._fixed, self._hidden = survey(self._graph)
         read = {name for node in self._nodes for name in node.inputs}
         self._stored = {
             item.name: onnx_file.array(item, path) for item in self._graph.graph.initializer if item.name in read
@@ -395,7 +353,7 @@ class ChoiceJudge:
 
     def _given(
         self, feeds: Feeds, outputs: Fetches, names: Mapping[str, str]
-    ) -> tuple[list[_Node], list[Choice], set[str]]:
+    ) -> tuple[list[ChoiceNode], list[Choice], set[str]]:
         """Return the choices that the file makes.
 
         Runtimes fuse operators unless what is between them is an output, so what the file chooses by is read from one
@@ -413,7 +371,7 @@ class ChoiceJudge:
         elsewhere = {name for name, value in results.items() if not np.array_equal(value, fetched[name])}
         kept, choices = [], []
         for node in self._nodes:
-            choice = _made(node, {**fetched, **results}, self._stored)
+            choice = choice_of(node, {**fetched, **results}, self._stored)
             if choice is not None:
                 kept.append(node)
                 choices.append(choice)
@@ -483,127 +441,3 @@ def _paired(model: Sequence[Choice], graph: Sequence[Choice]) -> tuple[list[tupl
 def _flips(before: Sequence[Choice | None], after: Sequence[Choice | None]) -> int:
     """Return the number of elements that are chosen otherwise; a choice that is not known before counts as one."""
     return sum(differing(one, two) if one else 1 for one, two in zip(before, after, strict=True) if two is not None)
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    return next((int(item.i) for item in node.attribute if item.name == name), default)
-
-
-def _survey(model: onnx.ModelProto) -> tuple[list[_Node], frozenset[str], bool]:
-    """Read which choices a graph makes.
-
-    Returns:
-        The choices on the way to an output; the outputs that do not depend on values of the inputs; whether there may
-        be choices inside of branches, loops and functions.
-    """
-    graph = model.graph
-    stored = {item.name for item in graph.initializer}
-    dependent = {item.name for item in graph.input} - stored
-    below: dict[str, set[str]] = {item.name: {item.name} for item in graph.output}
-    used = {item.name for item in graph.output} | {name for node in graph.node for name in _reads(node)}
-    nodes = _in_order(graph)
-    for node in nodes:
-        if node.op_type not in _SHAPE_ONLY and dependent.intersection(_reads(node)):
-            dependent.update(node.output)
-    above: dict[str, set[str]] = {}
-    for node in nodes:
-        higher = set().union(*(above.get(name, set()) for name in _reads(node)))
-        result = (_node(node, used) or {}).get("result")
-        above.update((name, higher | {result} if result else higher) for name in node.output)
-    for node in reversed(nodes):
-        reached = set().union(*(below.get(name, set()) for name in node.output))
-        for name in _reads(node):
-            below.setdefault(name, set()).update(reached)
-    found = []
-    order = [item.name for item in graph.output]
-    for node in nodes:
-        kind = _node(node, used)
-        if kind is None or not dependent.intersection(node.input):
-            continue
-        reached = set().union(*(below.get(name, set()) for name in node.output))
-        if reached:
-            upstream = frozenset(one for name in kind["inputs"] for one in above.get(name, ()))
-            found.append(_Node(below=tuple(name for name in order if name in reached), above=upstream, **kind))
-    inner = any(item.type == onnx.AttributeProto.GRAPH for node in graph.node for item in node.attribute)
-    fixed = frozenset(name for name in order if name not in dependent)
-    return found, fixed, inner or bool(model.functions)
-
-
-def _in_order(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Return the nodes in an order of execution; ONNX Runtime's converter writes them in another."""
-    made_by = {name: index for index, node in enumerate(graph.node) for name in node.output}
-    needs = {
-        index: [made_by[name] for name in sorted(_reads(node)) if name in made_by]
-        for index, node in enumerate(graph.node)
-    }
-    return [graph.node[index] for index in TopologicalSorter(needs).static_order()]
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """Return the tensors that a node reads, also within its branches."""
-    names = set(node.input) - {""}
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            for inner in attribute.g.node:
-                names |= _reads(inner)
-    return names
-
-
-def _node(node: onnx.NodeProto, used: set[str]) -> dict[str, Any] | None:
-    kind = node.op_type
-    if node.domain not in ("", "ai.onnx"):
-        return None
-    if kind in ("ArgMax", "ArgMin"):
-        sign = 1.0 if kind == "ArgMax" else -1.0
-        axis = _attribute(node, "axis", 0)
-        return {"operator": kind, "inputs": (node.input[0],), "result": node.output[0], "axis": axis, "sign": sign}
-    if kind == "TopK" and len(node.output) > 1 and node.output[1] in used:
-        return {
-            "operator": kind,
-            "inputs": (node.input[0],),
-            "result": node.output[1],
-            "axis": _attribute(node, "axis", -1),
-            "sign": 1.0 if _attribute(node, "largest", 1) else -1.0,
-            "ordered": bool(_attribute(node, "sorted", 1)),
-        }
-    if kind in _COMPARED:
-        return {"operator": kind, "inputs": tuple(node.input), "result": node.output[0], "rule": _COMPARED[kind]}
-    if kind in _STEPPED and (kind != "Cast" or _attribute(node, "to", 0) in _CAST_TO):
-        rule = "ne" if kind == "Cast" and _attribute(node, "to", 0) == onnx.TensorProto.BOOL else _STEPPED[kind]
-        return {"operator": kind, "inputs": (node.input[0],), "result": node.output[0], "rule": rule}
-    if kind == "NonMaxSuppression":
-        return {"operator": kind, "inputs": tuple(node.input[:2]), "result": node.output[0]}
-    return None
-
-
-_CAST_TO = (
-    onnx.TensorProto.BOOL, onnx.TensorProto.INT8, onnx.TensorProto.INT16, onnx.TensorProto.INT32,
-    onnx.TensorProto.INT64, onnx.TensorProto.UINT8, onnx.TensorProto.UINT16, onnx.TensorProto.UINT32,
-)  # fmt: skip
-
-
-def _made(node: _Node, fetched: Fetches, stored: Mapping[str, Array]) -> Choice | None:
-    """Return the choice that a node made; None if it chooses by integers, except an order, which may have ties."""
-    values = []
-    for name in node.inputs:
-        value = stored[name] if name in stored else fetched[name]
-        if value.dtype.kind not in ("iuf" if node.operator == "TopK" else "f"):
-            return None
-        values.append(value.astype(np.float64))
-    result = fetched[node.result]
-    if node.operator == "NonMaxSuppression":
-        if values[0].ndim != 3 or len(values[0]) != 1 or values[1].shape[:2] != (1, 1):
-            return None
-        return Choice(kind="boxes", boxes=values[0][0], scores=values[1][0, 0], result=result[:, 2].astype(np.int64))
-    if node.operator in _COMPARED:
-        with np.errstate(invalid="ignore"):
-            gap = np.asarray(values[0] - values[1])
-        return Choice(kind="comparison", rule=node.rule, scores=gap, result=result)
-    if node.rule:
-        kind = "comparison" if node.rule == "ne" else "step"
-        kept = result if kind == "comparison" else result.astype(np.float64)
-        return Choice(kind=kind, rule=node.rule, scores=values[0], result=kept)
-    scores, axis = node.sign * values[0], node.axis % max(values[0].ndim, 1)
-    if node.operator == "TopK":
-        return Choice(kind="order", scores=scores, result=result, axis=axis, ordered=node.ordered)
-    return _largest(scores, result, axis)

@@ -83,8 +83,8 @@ class Settled:
         decisions: number of choices; ``own_flips`` and ``flips`` of them are otherwise in PyTorch's own run and in the
             file than in float64.
         selects: whether the model selects boxes in a way that is not known from the file: rows may be in another order.
-        other: outputs of the float64 run with the second best in place of the largest, in choices that cannot be read
-            from the file and are within rounding of a tie; None if there are none.
+        other: outputs of the float64 run with the other results of choices that cannot be read from the file and are
+            within rounding of a tie, see `otherwise`; None if there are none.
         ties: number of these choices.
     """
 
@@ -122,6 +122,13 @@ def tolerance(reference: Choice, own: Choice, precision: str, group: str) -> flo
     peak = float(np.max(np.abs(own.scores[finite] - wide)))
     size = float(np.sqrt(np.mean(wide * wide)))
     return 2.0 * policy(group).envelope * max(peak, FLOOR[precision] * size)
+
+
+def largest(scores: Array, result: Array, axis: int) -> Choice:
+    """Return the choice of the index of the largest score along an axis, which ``result`` may lack."""
+    axis %= scores.ndim
+    kept = result if result.ndim == scores.ndim else np.expand_dims(result, axis)
+    return Choice(kind="largest", scores=scores, result=kept, axis=axis)
 
 
 def otherwise(reference: Choice, own: Choice, precision: str, group: str) -> tuple[Choice, int]:

@@ -96,6 +96,7 @@ class Tally:
         errors: the candidate's errors, by the sizes of the probe.
         selected: rows that were matched or could not be, by the envelope of their group of probes.
         decisions: choices that were compared; see `deploy.parity.choices.Settled`.
+        ties: near ties in choices that cannot be read from the file.
     """
 
     precision: str

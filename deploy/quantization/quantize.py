@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import onnx
+
 import calibration
 from calibration.layers import LayerNoise
 from calibration.sensitivity import FloatLayerPlan
@@ -208,30 +210,16 @@ def quantize(
     bounds = QualityBounds(min_sqnr=min_sqnr, max_drop=max_drop)
     with GraphChild() as child, IsolatedRunner("onnxruntime") as runner:
         with progress.stage("reading the data"):
-            data, training = _opened(asked, source, progress)
-            if preprocess and "preprocessing" not in data.calibration.summary:
-                raise UsageError(f"--preprocess is only used with images; {calib} holds the inputs of the model.")
-        if max_drop is not None and data.evidence.labels is None and data.evidence.pictures is None:
-            raise UsageError(
-                f"--max-drop: {calib} has no labels that match the classes of {source.model}, and no boxes or masks.",
-                "bound the SQNR instead: --min-sqnr 20",
-            )
+            data, training = _opened(asked, source, bounds, progress)
         with progress.stage("preparing the graph"):
             prepared = child.prepare(source.path)
             graph = outline(prepared)
         declared = calibration.find_target(target)
-        if (fp16 or declared.floating) and calibration.opset(graph) < MIN_OPSET:
-            asking = "--fp16" if fp16 else f"--target {target}"
-            raise UsageError(
-                f"{source.path}: {asking} needs opset {MIN_OPSET}, and the file has {calibration.opset(graph)}.",
-                f"deploy export {source.model if source.manifest else 'MODEL'} --opset 20",
-            )
-        data = replace(
-            data,
-            evidence=fitting(
-                data.evidence, source, graph, runner, target, scored=max_drop is not None, progress=progress
-            ),
-        )
+        if fp16 or declared.floating:
+            _check_opset(asked, source, graph)
+        scored = max_drop is not None
+        judged = fitting(data.evidence, source, graph, runner, target, scored=scored, progress=progress)
+        data = replace(data, evidence=judged)
         scaled = rewritten(data.calibration, child, prepared, effort, progress)
         graph = outline(prepared)
         table, reused = calibrated(source, graph, data.calibration, method, scaled, child, store, progress)
@@ -315,7 +303,9 @@ def quantize(
     )
 
 
-def _opened(asked: Asked, source: Source, progress: Progress) -> tuple[CalibrationData, CalibrationSamples]:
+def _opened(
+    asked: Asked, source: Source, bounds: QualityBounds, progress: Progress
+) -> tuple[CalibrationData, CalibrationSamples]:
     """Return the data for calibration and evidence, and the training samples, which include those for calibration."""
     samples, held_out = asked.samples, 0.0
     if asked.fine_tuning is not None:
@@ -323,9 +313,26 @@ def _opened(asked: Asked, source: Source, progress: Progress) -> tuple[Calibrati
     data = open_data(
         asked.calib, source, samples=samples, held_out=held_out, skip_bad=asked.skip_bad, progress=progress
     )
+    if asked.preprocess and "preprocessing" not in data.calibration.summary:
+        raise UsageError(f"--preprocess is only used with images; {asked.calib} holds the inputs of the model.")
+    if bounds.max_drop is not None and data.evidence.labels is None and data.evidence.pictures is None:
+        raise UsageError(
+            f"--max-drop: {asked.calib} has no labels that match the classes of {source.model}, and no boxes or masks.",
+            "bound the SQNR instead: --min-sqnr 20",
+        )
     if data.calibration.count < asked.samples:
         progress.warn(f"{asked.calib}: {data.calibration.count} calibration samples; {asked.samples} were requested.")
     return replace(data, calibration=data.calibration.spread(asked.samples)), data.calibration
+
+
+def _check_opset(asked: Asked, source: Source, graph: onnx.ModelProto) -> None:
+    """Refuse a file whose opset is too old for FP16 or FP8 beside its pairs."""
+    if calibration.opset(graph) < MIN_OPSET:
+        asking = "--fp16" if asked.fp16 else f"--target {asked.target}"
+        raise UsageError(
+            f"{source.path}: {asking} needs opset {MIN_OPSET}, and the file has {calibration.opset(graph)}.",
+            f"deploy export {source.model if source.manifest else 'MODEL'} --opset 20",
+        )
 
 
 def _verdict(evidence: Evidence, bounds: QualityBounds) -> tuple[QuantizeVerdict, tuple[str, ...]]:

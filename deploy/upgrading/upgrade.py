@@ -125,7 +125,7 @@ def upgrade_check(
             progress.warn(warning)
         if not environment.changed:
             progress.warn("these are the versions that are installed: nothing but noise can differ")
-        copy = _copy(store, [item.artifact for item in found], Path(scratch) / "artifacts")
+        copy = copy_folders(store, [item.artifact for item in found], Path(scratch) / "artifacts")
         upgrade = _Upgrade(environment, store, copy, Path(scratch), threads or usable_cores(), progress)
         rows = [row for item in found for row in upgrade.rows(item, packages)]
         if timed:
@@ -140,7 +140,7 @@ def upgrade_check(
     )
 
 
-def _copy(store: Store, files: Sequence[Artifact], root: Path) -> Path:
+def copy_folders(store: Store, files: Sequence[Artifact], root: Path) -> Path:
     """Copy the folders of files, without measurements and rejected files; links and special files are left out."""
 
     def left_out(folder: str, names: list[str]) -> set[str]:

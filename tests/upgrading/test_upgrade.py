@@ -22,7 +22,7 @@ from deploy.tools.verify import verify
 from deploy.upgrading.environment import check_requirements, create_environment
 from deploy.upgrading.renewal import Renewal, renewals
 from deploy.upgrading.rows import FileState, UpgradedFile
-from deploy.upgrading.upgrade import UpgradeReport, _copy
+from deploy.upgrading.upgrade import UpgradeReport, copy_folders
 from tests.conftest import Ran  # type: ignore[import-not-found,unused-ignore]
 
 Run = Callable[..., Ran]
@@ -159,7 +159,9 @@ def test_the_copy_follows_no_links_and_holds_no_rejected_files(lenet5: Path, sto
     os.mkfifo(folder / "pipe")
     shutil.copytree(lenet5 / folder.name, folder / "rejected")
     files = [item.artifact for item in renewals(Store.at(store), ())]
-    copied = {path.name for path in _copy(Store.at(store), files, tmp_path / "copy").rglob("*") if path.is_file()}
+    copied = {
+        path.name for path in copy_folders(Store.at(store), files, tmp_path / "copy").rglob("*") if path.is_file()
+    }
     assert copied == {path.name for path in (lenet5 / folder.name).iterdir()}
 
 

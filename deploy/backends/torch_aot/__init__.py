@@ -1,4 +1,4 @@
-"""PyTorch compiled ahead of time by AOTInductor; not a default backend, since compilation takes up to a minute."""
+"""PyTorch compiled ahead of time by AOTInductor; not a default backend, since every process compiles."""
 
 from deploy.backends import torch
 from deploy.backends.torch_compile import variants

@@ -13,7 +13,7 @@ import torch
 
 from deploy.backends.torch.runner import ModuleRunner
 from deploy.backends.torch_compile.runner import CompileOptions
-from deploy.core.errors import BackendError
+from deploy.core.errors import BackendError, UsageError
 from deploy.core.model import Model
 from deploy.core.options import read_options
 from deploy.core.runner import Feeds
@@ -24,6 +24,8 @@ class AheadRunner(ModuleRunner):
     """Compiles the module when inputs of new shapes are bound."""
 
     def __init__(self, model: Model, options: CompileOptions) -> None:
+        if options.graph:
+            raise UsageError("AOTInductor's library is not replayed as a CUDA graph.")
         super().__init__(model, options)
         self._eager, self._freezing = self._module, options.freezing
         self._compiled: dict[tuple[Any, ...], Any] = {}
