@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from benchmarks.common import RESULTS
 from deploy.bench.statistics import geometric
+
+MOST_ROUNDINGS = 2.0
+"""Error of a float16 kernel that adds up in float32, at most."""
 
 MIN_ROUNDS = 5
 """Rounds below which a configuration has no interval and is left out."""
@@ -15,7 +19,39 @@ MIN_ROUNDS = 5
 def gpu_tables() -> str:
     """Return a section for every GPU that was measured: what was checked, and the latencies."""
     files = sorted((RESULTS / "gpu").glob("*.json"))
-    return "\n\n".join(_section(json.loads(file.read_text(encoding="utf-8"))) for file in files)
+    sections = [_section(json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    return "\n\n".join([*sections, _half_sums()])
+
+
+def _half_sums() -> str:
+    """Return which float16 kernels of ONNX Runtime lose values in a sum."""
+    result = json.loads((RESULTS / "half_sums" / "cuda.json").read_text(encoding="utf-8"))
+    by_operator: dict[str, list[dict[str, Any]]] = {}
+    for name, case in result["cases"].items():
+        if not isinstance(case["finite"], str):
+            by_operator.setdefault(name.split()[0], []).append(case)
+    lost = {
+        operator: [case for case in cases if not case["finite"] or not case["roundings"] <= MOST_ROUNDINGS]
+        for operator, cases in by_operator.items()
+    }
+    lines = [
+        "## Sums in float16",
+        "",
+        f"One node at a time, ONNX Runtime {result['versions']['onnxruntime-gpu']}, {result['gpu']}: results inside the "
+        f"range of float16, from sums outside it. {sum(not cases for cases in lost.values())} of {len(lost)} operators "
+        "add up in float32. The others:",
+        "",
+        "| operator | axes or shapes that lose values | worst error of 4,096 ordinary values, in roundings |",
+        "|---|---|---|",
+    ]
+    for operator, cases in lost.items():
+        if cases:
+            worst = max(
+                (case["roundings"] for case in by_operator[operator]), key=lambda value: (value != value, value)
+            )
+            error = f"{worst:,.1f}" if math.isfinite(worst) else "not finite"
+            lines.append(f"| {operator} | {len(cases)} of {len(by_operator[operator])} | {error} |")
+    return "\n".join(lines)
 
 
 def _section(result: dict[str, Any]) -> str:
@@ -31,7 +67,7 @@ def _section(result: dict[str, Any]) -> str:
         "",
         f"Compute capability {gpu['capability']}, CUDA {gpu['cuda']}, PyTorch {versions['torch']}, ONNX Runtime "
         f"{versions.get('onnxruntime-gpu', versions.get('onnxruntime'))}, untrained weights. {passed} of {len(full)} "
-        f"configurations of {len(result['models'])} networks pass the parity check against float64"
+        f"configurations of {_networks(result['models'])} pass the parity check against float64"
         + (f"; failed: {', '.join(failed)}." if failed else "."),
     ]
     if tf32:
@@ -57,6 +93,10 @@ def _section(result: dict[str, Any]) -> str:
                 f"({median.low:.3f} to {median.high:.3f}) | {device} |"
             )
     return "\n".join(lines)
+
+
+def _networks(models: dict[str, Any]) -> str:
+    return f"{len(models)} network" + "s" * (len(models) > 1)
 
 
 def _title(backend: str) -> str:

@@ -26,6 +26,10 @@ INFINITE = 1e30
 DIFFERENCES = ("Sub", "Add", "Sum", "ReduceMean", "ReduceSum")
 """Operators whose operands may cancel."""
 
+SUMS = ("ReduceMean", "ReduceSum", "ReduceLogSumExp")
+"""Operators with results that may be far smaller than the sum behind them, which ONNX Runtime's CUDA provider keeps in
+float16 (`benchmarks/half_sums.py`)."""
+
 
 @dataclass(slots=True)
 class Ranges:
@@ -33,12 +37,14 @@ class Ranges:
 
     Attributes:
         largest: largest magnitude among operands and results, stand-ins for infinity aside.
+        sums: of operators in `SUMS`, a bound of the sum behind a result, in any order of its terms.
         operations: of all inputs together; at least one for each value of a result.
         cancels: by what factor operands are larger than their sum or difference, at most.
         infinite: nodes with results that are not finite.
     """
 
     largest: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     operations: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     cancels: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     infinite: set[str] = field(default_factory=set)
@@ -93,11 +99,21 @@ class _Measured(OnnxModule):
         found.largest[name] = max([found.largest[name], *map(_largest, (*operands, *made))])
         if not all(bool(value.isfinite().all()) for value in made):
             found.infinite.add(name)
+        if made and node.operator in SUMS and not node.domain:
+            found.sums[name] = max(found.sums[name], self._largest_sum(step, scope, inputs, made[0]))
         if made and node.operator in DIFFERENCES:
             size = _rms(made[0])
             found.cancels[name] = max(found.cancels[name], max(map(_rms, operands), default=0.0) / size if size else 0)
         found.operations[name] += max(_operations(node, inputs, results), sum(value.numel() for value in made))
         return results
+
+    def _largest_sum(self, step: Step, scope: Values, inputs: Sequence[Any], result: torch.Tensor) -> float:
+        """Return the largest sum of magnitudes; of exponentials, which are divided by the largest one, their number."""
+        count = inputs[0].numel() / result.numel()
+        if step.node.operator == "ReduceLogSumExp":
+            return float(count)
+        (sizes,) = super().compute(step, scope, inputs[0].abs(), *inputs[1:])
+        return _largest(sizes) * (count if step.node.operator == "ReduceMean" else 1)
 
 
 class _Lost(Exception):

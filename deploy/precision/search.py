@@ -124,8 +124,10 @@ class Search:
         reasons: dict[str, tuple[Reason, str]] = {}
         for key in self._half - locked:
             peak = self._found.largest.get(key, 0.0)
+            what = "value" if peak * HEADROOM > limit else "sum"
+            peak = max(peak, self._found.sums.get(key, 0.0))
             if peak * HEADROOM > limit:
-                reasons[key] = "overflow", f"largest value {peak:.3g}, {self.precision} ends at {limit:.6g}"
+                reasons[key] = "overflow", f"largest {what} {peak:.3g}, {self.precision} ends at {limit:.6g}"
         reasons.update(dict.fromkeys(self._matching(self.keep), ("asked", "")))
         return reasons
 

@@ -62,6 +62,21 @@ class Cancelling(nn.Module):
         return self.head(x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt())  # type: ignore[no-any-return]
 
 
+class Averaging(nn.Module):
+    """Averages 900 values of some hundreds: the averages are far inside float16, and the sums behind them are not."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+        with torch.no_grad():
+            self.first.weight *= scale
+            self.first.bias *= scale  # type: ignore[operator]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.first(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
 IMAGE, ROW = torch.randn(2, 3, 12, 12), torch.randn(2, 16)
 
 
@@ -75,6 +90,14 @@ def exported(module: nn.Module, inputs: torch.Tensor, folder: Path, **options: o
 def planted(tmp_path_factory: pytest.TempPathFactory) -> deploy.ExportReport:
     """Planted in fp16."""
     return exported(Planted(), IMAGE, tmp_path_factory.mktemp("planted"), precision="fp16")
+
+
+@pytest.mark.parametrize(("scale", "kept"), [(300.0, ["ReduceMean"]), (3.0, [])])
+def test_an_average_whose_sum_overflows_stays_in_float32(scale: float, kept: list[str], tmp_path: Path) -> None:
+    report = exported(Averaging(scale), torch.randn(2, 3, 32, 32), tmp_path, precision="fp16")
+    assert report.verdict == "pass" and report.plan is not None
+    assert [item.operator for item in report.plan.kept] == kept
+    assert all(item.reason == "overflow" and "largest sum" in item.detail for item in report.plan.kept)
 
 
 def test_values_that_overflow_stay_in_float32(planted: deploy.ExportReport) -> None:
