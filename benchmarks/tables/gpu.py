@@ -37,9 +37,9 @@ def _half_sums() -> str:
     lines = [
         "## Sums in float16",
         "",
-        f"One node at a time, ONNX Runtime {result['versions']['onnxruntime-gpu']}, {result['gpu']}: results inside the "
-        f"range of float16, from sums outside it. {sum(not cases for cases in lost.values())} of {len(lost)} operators "
-        "add up in float32. The others:",
+        f"One node at a time, ONNX Runtime {result['versions']['onnxruntime-gpu']}, {result['gpu']}: results inside "
+        f"the range of float16, from sums outside it. {sum(not cases for cases in lost.values())} of {len(lost)} "
+        "operators add up in float32. The others:",
         "",
         "| operator | axes or shapes that lose values | worst error of 4,096 ordinary values, in roundings |",
         "|---|---|---|",
