@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from deploy.bench.cells import PlannedCell, check_scenario, check_sizes, choose_backends
 from deploy.bench.interference import Conditions, conditions
@@ -27,6 +27,8 @@ from deploy.core.progress import SILENT, Progress
 from deploy.core.store import Store
 from deploy.models.given import as_requests
 from deploy.models.request import ModelRequest
+from deploy.support.deployment import Deployment, is_deployment
+from deploy.support.deployment import load as load_choice
 from deploy.support.lookup import name_of
 from deploy.support.provenance import Stale
 
@@ -84,7 +86,7 @@ def measure_speed(
     inputs: ExampleInputs | None = None,
     backends: Sequence[str] = (),
     precisions: Sequence[Literal["fp32", "fp16", "int8"]] | None = None,
-    batches: Sequence[int] = (1,),
+    batches: Sequence[int] | None = None,
     threads: int | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
     graph: bool = False,
@@ -108,13 +110,14 @@ def measure_speed(
     """Time models on backends.
 
     Args:
-        models: model names, ONNX files, other files with a manifest, artifacts, requests, or modules in memory; none
-            takes every exported model in the artifacts directory.
+        models: model names, ONNX files, other files with a manifest, artifacts, requests, or modules in memory; the
+            ``deployment.json`` of `deploy.optimize`, which is timed as chosen; none takes every exported model in the
+            artifacts directory.
         inputs: of the modules in memory, see `deploy.ExampleInputs`; `deploy.module_request` gives each its own.
         backends: names of backends; none takes the installed default ones.
         precisions: ``fp32``, ``fp16``, ``int8``; None takes those that have a file.
-        batches: batch sizes.
-        threads: threads within an operator, for every backend; None takes all cores of this process.
+        batches: batch sizes; default 1, or that of the choice.
+        threads: threads within an operator, for every backend; None takes all cores of this process, or the choice's.
         device: ``cpu`` or ``cuda``.
         graph: replay CUDA graphs; such cells are labeled.
         scenario: ``latency``, or a plug-in of `deploy.bench.scenarios`.
@@ -162,7 +165,7 @@ def measure_speed(
         backends=choose_backends(tuple(backends)),
         named=bool(backends),
         precisions=tuple(precisions) if precisions else None,
-        batches=tuple(batches),
+        batches=tuple(batches or (1,)),
         threads=threads or usable_cores(),
         device=device,
         calib=calib,
@@ -178,7 +181,11 @@ def measure_speed(
     for warning in present.warnings:
         progress.warn(warning)
     with tempfile.TemporaryDirectory(prefix="deploy-bench-") as scratch:
-        ready, skipped = _plan(_requests(models, inputs, store), choices, store, Path(scratch), progress)
+        wishes = [
+            (request, choices if choice is None else _as_chosen(choices, choice, batches=batches, threads=threads))
+            for request, choice in _requests(models, inputs, store)
+        ]
+        ready, skipped = _plan(wishes, choices, store, Path(scratch), progress)
         for item in () if quick else skipped:
             save_skipped(store.root, item)
         here = {**machine(), **({"kind": kind} if kind else {})}
@@ -202,26 +209,51 @@ def measure_speed(
     )
 
 
-def _requests(models: Sequence[ModelLike], inputs: ExampleInputs | None, store: Store) -> list[ModelRequest]:
-    """Return the models to time; without names, every model that has an ONNX file in the artifacts directory."""
-    requests = as_requests(models, inputs)
+def _requests(
+    models: Sequence[ModelLike], inputs: ExampleInputs | None, store: Store
+) -> list[tuple[ModelRequest, Deployment | None]]:
+    """Return what to time, each with the choice it stands for; without names, every model with an ONNX file here."""
+    choices = [load_choice(Path(item)) if _is_choice(item) else None for item in models]
+    named = [
+        choice.model if choice is not None and choice.file is None else item
+        for item, choice in zip(models, choices, strict=True)
+    ]
+    requests = as_requests(named, inputs)
     if requests:
-        return requests
+        return list(zip(requests, choices, strict=True))
     found = {name_of(artifact) for artifact in store.artifacts() if artifact.manifest.format == "onnx"}
     if not found:
         raise ArtifactError(f"{store.root}: no exported model found.", "deploy export MODEL --format onnx")
-    return [ModelRequest(name=name) for name in sorted(found)]
+    return [(ModelRequest(name=name), None) for name in sorted(found)]
+
+
+def _is_choice(model: ModelLike) -> TypeGuard[str | Path]:
+    return isinstance(model, str | Path) and is_deployment(str(model))
+
+
+def _as_chosen(choices: Choices, choice: Deployment, *, batches: Sequence[int] | None, threads: int | None) -> Choices:
+    """Return what to time of a choice of ``deploy optimize``; what the user gave comes first."""
+    return dataclasses.replace(
+        choices,
+        chosen=choice,
+        backends=choices.backends if choices.named else (choice.backend,),
+        named=True,
+        precisions=choices.precisions or (choice.precision,),
+        batches=choices.batches if batches else (choice.batch,),
+        threads=threads or choice.threads,
+        device=choice.device,
+    )
 
 
 def _plan(
-    requests: Sequence[ModelRequest], choices: Choices, store: Store, scratch: Path, progress: Progress
+    wishes: Sequence[tuple[ModelRequest, Choices]], choices: Choices, store: Store, scratch: Path, progress: Progress
 ) -> tuple[list[PlannedCell], list[SkippedCell]]:
     """Plan all cells: those whose parity check passed, and those that are skipped."""
     ready: list[PlannedCell] = []
     skipped: list[SkippedCell] = []
     planned: list[PlannedCell] = []
-    for request in requests:
-        plans, impossible = plan_model(request, choices, store, scratch, progress)
+    for request, wish in wishes:
+        plans, impossible = plan_model(request, wish, store, scratch, progress)
         planned += plans
         ready += [plan for plan in plans if plan.passed]
         skipped += impossible + [_refused(plan, choices.kind) for plan in plans if not plan.passed]

@@ -13,11 +13,13 @@ from deploy.bench.records import Cell, SkippedCell, load, record_path
 from deploy.bench.timed_model import INT8, TimedModel
 from deploy.core.artifact import Artifact, sha256
 from deploy.core.backend import ENGINE, ONNX, Backend, RunSettings, find_backend
-from deploy.core.errors import DeployError, UnknownNameError
+from deploy.core.errors import DeployError, DigestError, UnknownNameError
 from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import batch_dimension
 from deploy.models.request import ModelRequest
+from deploy.support.deployment import FIXING, Deployment
+from deploy.support.formatting import VARIANT
 from deploy.support.lone_file import assumed_batch, why_unproven
 from deploy.support.provenance import stale_file
 
@@ -38,6 +40,7 @@ class Choices:
         named: the user named the backends; otherwise they are the default ones.
         sizes: sizes of symbolic dimensions other than the batch, as the user gave them.
         options: options of the scenario, part of every cell.
+        chosen: the choice of ``deploy optimize`` that is timed; None for a model or a file.
     """
 
     backends: tuple[str, ...]
@@ -54,6 +57,7 @@ class Choices:
     wanted: Wanted = lambda model, backend, precision: True
     graph: bool = False
     kind: str | None = None
+    chosen: Deployment | None = None
 
     def settings(self, precision: str) -> RunSettings:
         """Return how a backend runs a cell of this precision."""
@@ -116,7 +120,10 @@ def _cell(
     progress: Progress,
 ) -> PlannedCell | SkippedCell:
     try:
-        plan = _with_recorded_evidence(_plan(model, choices, find_backend(backend), precision, batch), store)
+        plan = _plan(model, choices, find_backend(backend), precision, batch)
+        if choices.chosen is not None:
+            plan = _as_chosen(plan, choices.chosen, progress)
+        plan = _with_recorded_evidence(plan, store)
         if plan.evidence is None:
             from deploy.bench.parity import ParityChecker  # imports PyTorch
 
@@ -136,6 +143,25 @@ def _cell(
             reason=exc.message,
             machine=choices.kind,
         )
+
+
+def _as_chosen(plan: PlannedCell, choice: Deployment, progress: Progress) -> PlannedCell:
+    """Return a cell with the options and the evidence of a choice, if it runs what was chosen."""
+    cell, changed = plan.cell, choice.changed
+    if (cell.backend, cell.precision, cell.device) != (choice.backend, choice.precision, choice.device):
+        return plan
+    if cell.digest != choice.sha256:
+        raise DigestError("other weights than those that were timed for the choice.", f"deploy optimize {choice.model}")
+    if cell.batch != choice.batch and FIXING.intersection(changed):
+        progress.note(f"{cell}: sizes are not fixed, unlike in the choice, which is for batch {choice.batch}")
+        return plan
+    named = {VARIANT: choice.variant, **changed} if choice.variant else {}
+    return dataclasses.replace(
+        plan,
+        cell=dataclasses.replace(cell, options={**cell.options, **named}),
+        options={**plan.options, **changed},
+        evidence=choice.evidence,
+    )
 
 
 def _fitting(model: TimedModel, choices: Choices) -> tuple[str, ...]:

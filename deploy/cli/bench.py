@@ -39,6 +39,7 @@ Examples:
   deploy bench resnet18 --backends torch,torch-compile,onnxruntime,openvino --threads 1
   deploy bench resnet18 --scenario throughput         batches of 1, 2, 4 ... until throughput stops growing
   deploy bench resnet18 --scenario server --p99 50    highest request rate with a 99th percentile below 50 ms
+  deploy bench artifacts/resnet18/deployment.json     the choice of deploy optimize
   deploy bench theirs.onnx --size length=128          an ONNX file from elsewhere; its result is called unproven
   deploy bench resnet18 --format csv > latencies.csv
 See also: deploy compare A B, deploy profile MODEL.
@@ -49,7 +50,7 @@ See also: deploy compare A B, deploy profile MODEL.
     "--backends", type=BACKENDS, default=(), help="Backends, comma-separated. [default: torch, onnxruntime, openvino]"
 )
 @option("--precision", "precisions", type=PRECISIONS, help="Precisions: fp32, fp16, int8. [default: those with a file]")
-@option("--batch", "batches", type=Several(numbers=True), default="1", help="Batch sizes.")
+@option("--batch", "batches", type=Several(numbers=True), help="Batch sizes. [default: 1, or that of the choice]")
 @option("--max-batch", type=shared.count, default=256, help="Largest batch of --scenario throughput.")
 @shared.sizes_option
 @shared.threads_option
@@ -114,7 +115,7 @@ def command(ctx: click.Context, /, **options: Any) -> int:
     Each configuration (model, backend, precision, batch size) is timed in --repetitions fresh processes, interleaved in
     random order. Confidence intervals are over processes. A file that failed the parity check is not timed; one whose
     model is not known is called unproven. Finished processes are recorded in the artifacts directory, so an interrupted
-    run resumes.
+    run resumes. The deployment.json of deploy optimize is timed as it was chosen.
 
     Exit code 4: no configuration could be timed.
     """

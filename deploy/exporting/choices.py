@@ -328,6 +328,9 @@ class ChoiceJudge:
     def _other(self, probe: Probe, chosen: Sequence[Choice | None]) -> tuple[Fetches | None, int]:
         """Run the model with the other results in near ties of choices that cannot be read from the file.
 
+        Of a detector these are the choices after its last selection of boxes: others would change which boxes there
+        are, so that no row had its partner.
+
         Args:
             probe: the last one that the model was run on.
             chosen: for every choice of the model that of the file, or None.
@@ -340,8 +343,8 @@ class ChoiceJudge:
             return None, 0
         group = next((item for item in probe.groups if not policy(item).lenient), probe.groups[0])
         forced: list[Choice | None] = list(chosen)
-        ties = 0
-        for index, (one, two) in enumerate(zip(natural, own, strict=True)):
+        ties, start = 0, 1 + max((index for index, item in enumerate(natural) if item.kind == "boxes"), default=-1)
+        for index, (one, two) in list(enumerate(zip(natural, own, strict=True)))[start:]:
             if chosen[index] is None and one.kind == two.kind and one.scores.shape == two.scores.shape:
                 other, count = otherwise(one, two, self._precision, group)
                 if count:

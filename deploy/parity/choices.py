@@ -134,7 +134,8 @@ def largest(scores: Array, result: Array, axis: int) -> Choice:
 def otherwise(reference: Choice, own: Choice, precision: str, group: str) -> tuple[Choice, int]:
     """Return a choice made otherwise in each element that is within rounding of a tie, and the number of these.
 
-    The second best in place of the largest value; the other one of two steps. Other kinds are returned as they are.
+    The second best in place of the largest value; the other one of two steps. Other kinds are returned as they are, and
+    so are steps of values that are whole numbers already, as in PyTorch's own run.
 
     Args:
         reference: the choice in float64.
@@ -146,6 +147,8 @@ def otherwise(reference: Choice, own: Choice, precision: str, group: str) -> tup
     if reference.kind == "step" and math.isfinite(limit):
         step = STEPS[reference.rule]
         low, high = step(scores - limit), step(scores + limit)
+        if np.array_equal(scores, own.scores) and np.array_equal(scores, np.rint(scores)):
+            return reference, 0
         result = np.where(reference.result == low, high, low)
         return replace(reference, result=result), int(np.count_nonzero(low != high))
     if reference.kind != "largest" or scores.ndim == 0 or scores.shape[axis] < 2:

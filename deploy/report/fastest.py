@@ -13,7 +13,7 @@ from deploy.report.plots import MS_PER_NS, interval_ns, median_ns, rows_by_setti
 from deploy.report.rows import JsonObject
 from deploy.report.scale import Scale
 from deploy.report.svg import label, mark, number, percent, segment
-from deploy.support.formatting import duration, size
+from deploy.support.formatting import VARIANT, duration, size
 
 COLORS = {"fp32": "var(--float)", "fp16": "var(--half)", "bf16": "var(--half)", "int8": "var(--int8)"}
 SYMBOLS = {"fp32": "circle-open", "fp16": "square", "bf16": "square", "int8": "diamond"}
@@ -109,7 +109,8 @@ def _how(row: JsonObject) -> str:
 
 
 def _options(row: JsonObject) -> str:
-    return " with CUDA graphs" if row["options"].get("graph") else ""
+    graphs, variant = row["options"].get("graph"), row["options"].get(VARIANT)
+    return (" with CUDA graphs" if graphs else "") + (f", {variant}" if variant else "")
 
 
 def _facts(row: JsonObject, baseline: str) -> Iterator[str]:

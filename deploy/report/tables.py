@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from deploy.core.backend import backends
 from deploy.report import score
 from deploy.report.rows import JsonObject
-from deploy.support.formatting import UNKNOWN, duration, size, spread, times_faster
+from deploy.support.formatting import UNKNOWN, duration, runs_on, size, spread, times_faster
 
 CONFIGURATION_HEADS = ("model", "backend", "precision", "batch", "threads")
 MACHINE_HEADS = ("latency", "speedup")
@@ -50,7 +50,7 @@ def speedup_text(row: JsonObject) -> str:
 
 
 def _backend(row: JsonObject) -> str:
-    return f"{row['backend']}{' +graph' if row['options'].get('graph') else ''}"
+    return runs_on(row["backend"], row["options"])
 
 
 def _parity(row: JsonObject) -> str:
@@ -253,5 +253,4 @@ def side_by_side(rows: Sequence[JsonObject], machines: Sequence[JsonObject]) -> 
 
 def _configuration(row: JsonObject) -> tuple[str, ...]:
     scenario = "" if row["scenario"] == "latency" else f" ({row['scenario']})"
-    graph = " +graph" if row["options"].get("graph") else ""
-    return row["slug"], f"{row['backend']}{graph}{scenario}", row["precision"], str(row["batch"]), str(row["threads"])
+    return row["slug"], f"{_backend(row)}{scenario}", row["precision"], str(row["batch"]), str(row["threads"])

@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 UNKNOWN = "–"
+VARIANT = "variant"
+"""The option of a timed cell that names the variant of its backend."""
 
 
 def size(count: float) -> str:
@@ -83,3 +85,8 @@ def _flatten(values: Mapping[str, Any], without: Collection[str], prefix: str = 
         else:
             cells[f"{prefix}{name}"] = "; ".join(map(str, value)) if isinstance(value, list) else value
     return cells
+
+
+def runs_on(backend: str, options: Mapping[str, Any]) -> str:
+    """Return the backend with what the options of a timed cell say: CUDA graphs, the variant of a choice."""
+    return " ".join(filter(None, (backend, "+graph" if options.get("graph") else "", options.get(VARIANT, ""))))

@@ -13,7 +13,7 @@ from rich.spinner import Spinner
 
 from deploy.core.environment import usable_cores
 from deploy.support import formatting
-from deploy.support.formatting import CANNOT_TELL, UNKNOWN, duration, size, spread, times_faster
+from deploy.support.formatting import CANNOT_TELL, UNKNOWN, duration, runs_on, size, spread, times_faster
 from deploy.terminal import waiting
 from deploy.terminal.console import console, escape, rows, table
 from deploy.terminal.live import ConsoleProgress
@@ -76,8 +76,7 @@ LEGEND = {
 def cells_of(row: LatencyRow) -> list[str]:
     """Return a row as texts, in the order of `HEADS`."""
     cell, stats = row.record.cell, row.stats
-    backend = cell.backend + (" +graph" if cell.options.get("graph") else "")
-    head = [cell.slug, backend, cell.precision, str(cell.batch)]
+    head = [cell.slug, runs_on(cell.backend, cell.options), cell.precision, str(cell.batch)]
     file_size = size(row.record.about["bytes"])
     if stats is None:
         return [*head, "failed" if row.record.failure else "…", *[""] * (len(HEADS) - 6), file_size]

@@ -13,7 +13,7 @@ import pytest
 import deploy
 from deploy.core.backend import find_backend
 from deploy.core.errors import BackendError, DigestError, UsageError
-from deploy.support.deployment import load
+from deploy.support.deployment import load, save
 from tests.conftest import Ran
 from tests.nightly import by_day  # type: ignore[import-not-found,unused-ignore]
 
@@ -56,6 +56,49 @@ def test_a_choice_with_its_evidence_that_can_be_deployed(run: Run, artifacts: Pa
     path.write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(DigestError):
         load(path)
+
+
+@pytest.fixture
+def choice(artifacts: Path) -> Path:
+    """A choice of ONNX Runtime with options and threads that are not the usual ones."""
+    deploy.optimize(
+        "lenet5",
+        backends=["onnxruntime"],
+        precisions=["fp32"],
+        variants=False,
+        threads=[1],
+        budget_s=0.5,
+        artifacts=artifacts,
+    )
+    path = artifacts / "lenet5" / "deployment.json"
+    changed = dataclasses.replace(
+        load(path), variant="extended", changed={"optimization": "extended"}, evidence={"verdict": "pass", "reasons": []}
+    )
+    return save(artifacts, "lenet5", changed)
+
+
+def test_a_choice_is_timed_as_it_was_chosen(run: Run, choice: Path) -> None:
+    quick = ("--quick", "--json")
+    (row,) = run("bench", choice, *quick).json["rows"]
+    assert (row["backend"], row["precision"], row["threads"], row["batch"]) == ("onnxruntime", "fp32", 1, 1)
+    assert row["options"]["variant"] == row["options"]["optimization"] == "extended"
+    assert "onnxruntime extended" in run("bench", choice, "--quick").out
+    rows = run("bench", choice, "lenet5", "--backends", "onnxruntime", "--precision", "fp32", *quick).json["rows"]
+    assert {row["options"].get("variant") for row in rows} == {"extended", None}, "as chosen, and as usual"
+    (other,) = run("bench", choice, "--backends", "openvino", "--batch", "2", *quick).json["rows"]
+    assert (other["backend"], other["batch"], other["options"].get("variant")) == ("openvino", 2, None)
+
+
+def test_a_choice_of_pytorch_is_timed_with_the_same_weights(run: Run, choice: Path) -> None:
+    words = ("--backends", "torch", "--precision", "fp32", "--quick", "--json")
+    (row,) = run("bench", "lenet5", *words).json["rows"]
+    eager = dataclasses.replace(load(choice), file=None, backend="torch", sha256=row["digest"], variant="", changed={})
+    save(choice.parent.parent, "lenet5", eager)
+    (timed,) = run("bench", choice, "--quick", "--json").json["rows"]
+    assert (timed["backend"], timed["threads"], timed["digest"]) == ("torch", 1, row["digest"])
+    save(choice.parent.parent, "lenet5", dataclasses.replace(eager, sha256="0" * 64))
+    refused = run("bench", choice, "--quick")
+    assert refused.code == 4 and "other weights" in refused.out
 
 
 def test_what_breaks_a_bound_is_not_chosen(run: Run, artifacts: Path) -> None:
