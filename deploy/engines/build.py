@@ -153,9 +153,9 @@ def build_engine(
     began = time.perf_counter()
     store = Store.at(artifacts)
     locked = EngineLock.read(request.locked) if request.locked else None
-    plan = _prepare(request, store, progress)
+    plan = _prepare(request, store, progress, locked)
     lock = EngineLock.of(plan.library, plan.graph, plan.precision, plan.options)
-    _compare(lock, locked, request, plan)
+    _compare(lock, locked, request, plan.given)
     with store.transaction(plan.source.slug) as transaction:
         path = transaction.path(plan.name)
         with progress.stage(f"building ({plan.library.name})"):
@@ -260,8 +260,11 @@ class _BuildPlan:
         return f"{self.source.slug}.{self.precision}-{self.library.name}.engine"
 
 
-def _prepare(request: BuildRequest, store: Store, progress: Progress) -> _BuildPlan:
-    """Find the export, write its FP16 or INT8 graph, and make the profiles."""
+def _prepare(request: BuildRequest, store: Store, progress: Progress, locked: EngineLock | None = None) -> _BuildPlan:
+    """Find the export, write its FP16 or INT8 graph, and make the profiles.
+
+    What differs from a lock is found before the graph is written, which takes a search or a calibration.
+    """
     request.check()
     library = open_library(request.runtime)
     progress.note(f"building with {library.name} {library.version}")
@@ -282,6 +285,8 @@ def _prepare(request: BuildRequest, store: Store, progress: Progress) -> _BuildP
         timing_cache=request.timing_cache,
         compute_capabilities=request.compute_capabilities or (_with_fp8(library) if request.fp8 else ()),
     )
+    plan = _BuildPlan(request=request, source=source, onnx=None, data=None, library=library, options=options)
+    _compare(EngineLock.of(library, None, plan.precision, options), locked, request, plan.given)
     onnx, data = None, None
     if request.quantizes:
         onnx, data = _quantized_graph(source, request, store, progress)
@@ -294,7 +299,7 @@ def _prepare(request: BuildRequest, store: Store, progress: Progress) -> _BuildP
             )
     elif request.fp16:
         onnx = _fp16_graph(source, request, store, progress)
-    return _BuildPlan(request=request, source=source, onnx=onnx, data=data, library=library, options=options)
+    return dataclasses.replace(plan, onnx=onnx, data=data)
 
 
 def _with_fp8(library: Library) -> tuple[str, ...]:
@@ -395,10 +400,10 @@ def check_precision(built: Built, precision: str, graph: Path, copies: int = 1) 
         )
 
 
-def _compare(lock: EngineLock, locked: EngineLock | None, request: BuildRequest, plan: _BuildPlan) -> None:
+def _compare(lock: EngineLock, locked: EngineLock | None, request: BuildRequest, given: str) -> None:
     """Raise `ArtifactError` if a build differs from its lock."""
     if locked is not None and (differences := lock.differences(locked)):
-        command = locked.command or request.command(plan.given, plan.library.name)
+        command = locked.command or request.command(given, lock.library)
         raise ArtifactError(f"{request.locked}: this build differs from the lock: {'; '.join(differences)}.", command)
 
 

@@ -29,7 +29,8 @@ class EngineLock:
         library, version: what built it.
         system: operating system and processor, ``Linux x86_64``.
         gpu: the GPU on which TensorRT timed its kernels; None for TensorRT for RTX, which times none.
-        graph: SHA-256 of the ONNX file and its external data, by the end of the name: ``.onnx``, ``.onnx.data``.
+        graph: SHA-256 of the ONNX file and its external data, by the end of the name: ``.onnx``, ``.onnx.data``; None
+            before it is written.
         timing_cache: SHA-256 of the timing cache before the build; None if there was none.
         engine: SHA-256 of the engine.
         command: the command that builds it.
@@ -39,7 +40,7 @@ class EngineLock:
     version: str
     system: str
     gpu: str | None
-    graph: Mapping[str, str]
+    graph: Mapping[str, str] | None
     precision: str
     profiles: Sequence[Mapping[str, Any]]
     workspace_bytes: int | None
@@ -50,9 +51,9 @@ class EngineLock:
     command: str = ""
 
     @classmethod
-    def of(cls, library: Library, graph: Path, precision: str, options: EngineOptions) -> EngineLock:
-        """Return the lock of a build that has not begun."""
-        files = {".onnx": graph, ".onnx.data": graph.with_name(f"{graph.name}.data")}
+    def of(cls, library: Library, graph: Path | None, precision: str, options: EngineOptions) -> EngineLock:
+        """Return the lock of a build that has not begun; ``graph`` is None before it is written."""
+        files = {".onnx": graph, ".onnx.data": graph.with_name(f"{graph.name}.data")} if graph else {}
         gpu = next(iter(gpus()), None) if library.name == "tensorrt" else None
         cache = options.timing_cache
         return cls(
@@ -60,7 +61,7 @@ class EngineLock:
             version=library.version,
             system=f"{platform.system()} {platform.machine()}",
             gpu=f"{gpu.name}, compute capability {gpu.capability}" if gpu else None,
-            graph={end: sha256(path) for end, path in files.items() if path.is_file()},
+            graph={end: sha256(path) for end, path in files.items() if path.is_file()} or None,
             precision=precision,
             profiles=to_plain(options.profiles),
             workspace_bytes=options.workspace_bytes,
@@ -91,9 +92,13 @@ class EngineLock:
         return path
 
     def differences(self, locked: EngineLock) -> list[str]:
-        """Return what differs between the inputs of a build and those of a locked one, one text for each."""
+        """Return what differs between the inputs of a build and those of a locked one, one text for each.
+
+        A graph that is not written yet is not compared.
+        """
         texts = []
-        for name in (item.name for item in fields(self) if item.name not in RESULTS):
+        unknown = ("graph",) if self.graph is None else ()
+        for name in (item.name for item in fields(self) if item.name not in (*RESULTS, *unknown)):
             here, there = to_plain(getattr(self, name)), to_plain(getattr(locked, name))
             if here != there:
                 texts.append(f"{name.replace('_', ' ')}: {_short(here)}, the lock has {_short(there)}")

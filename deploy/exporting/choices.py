@@ -22,7 +22,18 @@ from deploy.core.isolated import IsolatedRunner
 from deploy.core.model import Model
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.exporting.graph_choices import ChoiceNode, choice_of, survey
-from deploy.parity.choices import COMPARISONS, STEPS, Choice, Settled, differing, largest, otherwise, pairs, unexplained
+from deploy.parity.choices import (
+    COMPARISONS,
+    STEPS,
+    Choice,
+    Settled,
+    differing,
+    in_order,
+    largest,
+    otherwise,
+    pairs,
+    unexplained,
+)
 from deploy.parity.groups import policy
 from deploy.parity.probes import Probe
 from deploy.support import onnx_file
@@ -427,13 +438,19 @@ def _selects(choices: Sequence[Choice]) -> bool:
 def _paired(model: Sequence[Choice], graph: Sequence[Choice]) -> tuple[list[tuple[int, Choice]], list[Choice | None]]:
     """Return the pairs of `pairs`, and for every choice of the model that of the graph, or None.
 
-    Boxes that are selected inside of a branch of the graph may be in another order in all that follows, so later
-    choices have no pair.
+    Boxes that are selected inside of a branch of the graph may be in another order in all that follows. Of later
+    choices, steps have a pair where the rows can be told apart; see `deploy.parity.choices.in_order`.
     """
     paired = pairs(model, graph)
     known = {index for index, _ in paired}
     end = min((index for index, item in enumerate(model) if item.kind == "boxes" and index not in known), default=None)
-    paired = [(index if end is None or index < end else -1, item) for index, item in paired]
+    if end is not None:
+        last = max(index for index, item in enumerate(model) if item.kind == "boxes")
+        rows = in_order([(model[index], item) if index > last else None for index, item in paired])
+        paired = [
+            (index, ordered or item) if index < end or ordered else (-1, item)
+            for (index, item), ordered in zip(paired, rows, strict=True)
+        ]
     chosen: list[Choice | None] = [None] * len(model)
     for index, item in paired:
         if index >= 0:

@@ -8,6 +8,7 @@ run in which the file's choices are made.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -328,6 +329,36 @@ def pairs(model: Sequence[Choice], graph: Sequence[Choice]) -> list[tuple[int, C
             if same or cost[one, two] < ALIKE:
                 found[right[two]] = (left[one], fits[one][two][1])
     return list(found.values())
+
+
+def in_order(paired: Sequence[tuple[Choice, Choice] | None]) -> list[Choice | None]:
+    """Return the second choice of each pair with its rows in the order of the first; None if they have no such order.
+
+    Only steps have rows of their own. Rows are paired by what all choices with as many rows chose by.
+    """
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import cdist
+
+    found: list[Choice | None] = [None] * len(paired)
+    groups: dict[int, list[int]] = defaultdict(list)
+    for place, pair in enumerate(paired):
+        if pair and pair[0].kind == pair[1].kind == "step" and pair[0].scores.ndim and pair[0].scores.size:
+            groups[len(pair[0].scores)].append(place)
+    for count, places in groups.items():
+        left, right = (
+            np.concatenate([paired[place][side].scores.reshape(count, -1) for place in places], axis=1)  # type: ignore[index]
+            for side in (0, 1)
+        )
+        scale = np.sqrt(np.mean(np.square(left), axis=0)) + np.finfo(np.float64).tiny
+        cost = cdist(left / scale, right / scale)
+        if not np.isfinite(cost).all():
+            continue
+        _, order = linear_sum_assignment(cost)
+        if _distance(right[order] / scale, left / scale) < ALIKE:
+            for place in places:
+                item = paired[place][1]  # type: ignore[index]
+                found[place] = replace(item, scores=item.scores[order], result=item.result[order])
+    return found
 
 
 BLOCK = 256

@@ -72,7 +72,10 @@ def choice(artifacts: Path) -> Path:
     )
     path = artifacts / "lenet5" / "deployment.json"
     changed = dataclasses.replace(
-        load(path), variant="extended", changed={"optimization": "extended"}, evidence={"verdict": "pass", "reasons": []}
+        load(path),
+        variant="extended",
+        changed={"optimization": "extended"},
+        evidence={"verdict": "pass", "reasons": []},
     )
     return save(artifacts, "lenet5", changed)
 
