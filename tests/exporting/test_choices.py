@@ -103,6 +103,27 @@ class Cut(Looped):
         return steps(torch.cat((one - two + torch.arange(1.0, 7.0).to(one.dtype), 3 * two), dim=1), shift)
 
 
+class Pasted(Looped):
+    """Boxes with corners within rounding of whole numbers, selected in pairs of equal scores, and their areas in cells.
+
+    An area depends on four cuts, and the file may have the rows in another order.
+    """
+
+    def forward(self, x):
+        h = torch.relu(self.first(x))
+        turned = self.turned * 1.001 if self.wrong == "weights" else self.turned
+        one, two = h @ self.straight.T, h[:, self.order] @ turned.T
+        gap, score = torch.stack((one - two, two - one), -1).flatten(), torch.stack((one, two), -1).flatten()
+        corner = torch.arange(gap.numel()).to(gap.dtype) % 7.0
+        left, top, wide = corner + gap, corner.flip(0) + gap.flip(0), 3.0 + torch.cat((gap[1:], gap[:1]))
+        boxes = torch.stack((left, top, left + wide, top + 4.0 - gap), 1)
+        kept = torchvision.ops.batched_nms(boxes, score, torch.arange(gap.numel()), 0.5)
+        boxes = boxes[kept]
+        cells = boxes.to(torch.int64).to(gap.dtype) + (1.0 if self.wrong == "place" else 0.0)
+        area = (cells[:, 2] - cells[:, 0]) * cells[:, 3]
+        return torch.cat((boxes, area[:, None]), 1)
+
+
 class Queries(Scores):
     """The best 10 of all positions, as floats in one tensor."""
 
@@ -288,13 +309,14 @@ class Nets:
         return check(self.request(kind), onnx=path, precision=precision, artifacts=self.folder / "checked").parity
 
 
-ROWS = ("Ties", "Edge", "Restored", "Looped", "Cut")
+ROWS = ("Ties", "Edge", "Restored", "Looped", "Cut", "Pasted")
 
 CASES = {
     "Detector": ("best box dropped", "best label wrong", "two boxes swapped"),
     "Queries": ("best label wrong", "reversed", "worst kept"),
     "Looped": ("place", "weights"),
     "Cut": ("place", "weights"),
+    "Pasted": ("place", "weights"),
     "Apart": ("places",),
     "Map": ("bright",),
     "Never": ("class 0",),
