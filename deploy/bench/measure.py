@@ -85,7 +85,7 @@ def measure_speed(
     *,
     inputs: ExampleInputs | None = None,
     backends: Sequence[str] = (),
-    precisions: Sequence[Literal["fp32", "fp16", "int8"]] | None = None,
+    precisions: Sequence[Literal["fp32", "fp16", "bf16", "int8"]] | None = None,
     batches: Sequence[int] | None = None,
     threads: int | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
@@ -115,7 +115,7 @@ def measure_speed(
             artifacts directory.
         inputs: of the modules in memory, see `deploy.ExampleInputs`; `deploy.module_request` gives each its own.
         backends: names of backends; none takes the installed default ones.
-        precisions: ``fp32``, ``fp16``, ``int8``; None takes those that have a file.
+        precisions: ``fp32``, ``fp16``, ``bf16`` (PyTorch), ``int8``; None takes those that have a file.
         batches: batch sizes; default 1, or that of the choice.
         threads: threads within an operator, for every backend; None takes all cores of this process, or the choice's.
         device: ``cpu`` or ``cuda``.

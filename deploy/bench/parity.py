@@ -19,7 +19,7 @@ class ParityChecker:
 
     def __init__(self, model: Model, seed: int) -> None:
         self._model, self._seed = model, seed
-        self._runners = {name: CachedRunner(PyTorchRunner(model, name)) for name in ("fp64", "fp32", "fp16")}
+        self._runners = {name: CachedRunner(PyTorchRunner(model, name)) for name in ("fp64", "fp32", "fp16", "bf16")}
         self._probes: dict[tuple[tuple[str, int], ...], list[Probe]] = {}
 
     def check(self, plan: PlannedCell) -> PlannedCell:

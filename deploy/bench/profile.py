@@ -204,7 +204,7 @@ def profile_model(
     inputs: ExampleInputs | None = None,
     name: str | None = None,
     backends: Sequence[str] = (),
-    precision: Literal["fp32", "fp16", "int8"] | None = None,
+    precision: Literal["fp32", "fp16", "bf16", "int8"] | None = None,
     batch: int = 1,
     threads: int | None = None,
     sizes: Mapping[str, int] | None = None,
@@ -220,7 +220,7 @@ def profile_model(
         inputs: of a module in memory, see `deploy.ExampleInputs`; of a name: texts.
         name: name of the model's folder and files.
         backends: names of backends; none takes the installed default ones that run files.
-        precision: ``fp32``, ``fp16`` or ``int8`` (shown beside ``fp32``); None takes a file's own, else ``fp32``.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8`` (beside ``fp32``); None takes a file's own, else ``fp32``.
         batch: batch size.
         threads: threads within an operator; None takes all cores.
         sizes: sizes of symbolic dimensions other than the batch.

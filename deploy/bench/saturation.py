@@ -72,7 +72,7 @@ def saturate(
     inputs: ExampleInputs | None = None,
     max_batch: int = MAX_BATCH,
     backends: Sequence[str] = (),
-    precisions: Sequence[Literal["fp32", "fp16", "int8"]] | None = None,
+    precisions: Sequence[Literal["fp32", "fp16", "bf16", "int8"]] | None = None,
     threads: int | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
     graph: bool = False,
@@ -96,7 +96,7 @@ def saturate(
         inputs: of the modules in memory, see `deploy.ExampleInputs`; `deploy.module_request` gives each its own.
         max_batch: largest batch size.
         backends: names of backends.
-        precisions: ``fp32``, ``fp16``, ``int8``.
+        precisions: ``fp32``, ``fp16``, ``bf16``, ``int8``.
         threads: threads within an operator.
         device: ``cpu`` or ``cuda``.
         graph: replay CUDA graphs.

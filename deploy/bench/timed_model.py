@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from deploy.core.model import Model
 
 INT8 = "int8"
-PRECISIONS = ("fp32", "fp16", INT8, "fp64")
+PRECISIONS = ("fp32", "fp16", "bf16", INT8, "fp64")
 
 
 class TimedModel:

@@ -6,9 +6,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from click import Context
-from click.shell_completion import CompletionItem
+from click.shell_completion import CompletionItem, FishComplete, add_completion_class
 
 from deploy.core.paths import default_root
+
+
+class FishLists(FishComplete):
+    """Fish, with names that contain commas: Click's script would cut a comma-separated list after its first name."""
+
+    source_template = FishComplete.source_template.replace('string split ","', 'string split --max 1 ","')
+
+
+add_completion_class(FishLists)
 
 
 def offered(names: Iterable[str], incomplete: str, *, paths: bool = False) -> list[CompletionItem]:

@@ -49,7 +49,7 @@ See also: deploy compare A B, deploy profile MODEL.
 @option(
     "--backends", type=BACKENDS, default=(), help="Backends, comma-separated. [default: torch, onnxruntime, openvino]"
 )
-@option("--precision", "precisions", type=PRECISIONS, help="Precisions: fp32, fp16, int8. [default: those with a file]")
+@option("--precision", "precisions", type=PRECISIONS, help="fp32, fp16, bf16, int8. [default: those with a file]")
 @option("--batch", "batches", type=Several(numbers=True), help="Batch sizes. [default: 1, or that of the choice]")
 @option("--max-batch", type=shared.count, default=256, help="Largest batch of --scenario throughput.")
 @shared.sizes_option

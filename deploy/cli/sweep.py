@@ -47,7 +47,7 @@ Examples:
 """
 )
 @click.argument("what", nargs=-1, required=True, type=ModelName(besides=YAML), metavar="FILE.yaml|MODEL...")
-@option("--precision", "precisions", type=PRECISIONS, help="fp32, fp16, int8. [default: fp32]")
+@option("--precision", "precisions", type=PRECISIONS, help="fp32, fp16, bf16, int8. [default: fp32]")
 @option("--backends", type=BACKENDS_ANYWHERE, help="Backends to time. [default: torch, onnxruntime, openvino]")
 @option("--batch", "batches", type=Several(numbers=True), help="Batch sizes. [default: 1]")
 @threads_option

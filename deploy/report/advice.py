@@ -21,7 +21,7 @@ MAX_INTERVAL_RATIO = 1.2
 """An interval around 1 whose upper end exceeds its lower end by more than this factor is inconclusive."""
 MIN_SHARE = 0.05
 """Shares of the time below this are not mentioned."""
-PRECISIONS = {"fp32": "float32", "fp16": "float16", "int8": "INT8"}
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "INT8"}
 
 
 def advice(rows: Sequence[JsonObject], profiles: Sequence[JsonObject], baseline: str) -> list[dict[str, str]]:

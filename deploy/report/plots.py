@@ -19,8 +19,8 @@ Series = tuple[str, str]
 
 OTHER_COLOR = "#56B4E9"
 """Color of a backend that declares none. The built-in ones use Okabe and Ito's color-blind-safe palette."""
-SYMBOLS = {"fp32": "circle", "fp16": "square", "int8": "diamond"}
-DASHES = {"fp32": "solid", "fp16": "dot", "int8": "dash"}
+SYMBOLS = {"fp32": "circle", "fp16": "square", "bf16": "square", "int8": "diamond"}
+DASHES = {"fp32": "solid", "fp16": "dot", "bf16": "dot", "int8": "dash"}
 MS_PER_NS = 1e-6
 UPPER, LOWER = (0.55, 1.0), (0.0, 0.45)
 """Heights of two plots, one above the other, as shares of the figure."""

@@ -18,7 +18,7 @@ from deploy.core.errors import UsageError
 from deploy.core.extras import require
 from deploy.models.request import check_slug, checkpoint_slug
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 DEVICES = ("cpu", "cuda")
 MACHINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 Place = tuple[str | int, ...]
@@ -96,7 +96,7 @@ class SweepSpec:
 
     Attributes:
         models: at least one.
-        precisions: ``fp32``, ``fp16``, ``int8``.
+        precisions: ``fp32``, ``fp16``, ``bf16``, ``int8``.
         backends: backends to time; empty for torch, onnxruntime and openvino where installed.
         batches: batch sizes.
         threads: threads within an operator; None for all cores.

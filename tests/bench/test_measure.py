@@ -40,6 +40,13 @@ def _bench(root: Path, *models: str, **options: object) -> BenchmarkReport:
     return measure_speed(models, **settings)  # type: ignore[arg-type]
 
 
+def test_bfloat16_is_timed_where_it_runs(artifacts: Path) -> None:
+    report = _bench(artifacts, "lenet5", backends=("torch", "onnxruntime"), precisions=("bf16",))
+    (row,), (left_out,) = report.rows, report.skipped
+    assert (row.record.cell.backend, row.record.evidence["verdict"]) == ("torch", "pass") and row.stats is not None
+    assert left_out.reason == "onnxruntime does not run bf16."
+
+
 def _records(root: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(root.glob("*/bench/*.json"))}
 

@@ -129,7 +129,7 @@ def test_an_error_has_its_line_and_key(tmp_path: Path, text: str, line: int, key
         ({"precision": ["fp32"]}, "precisions?"),
         ({"models": [{"name": "a", "weight": "b"}]}, "weights?"),
         ({"backends": ["onnxruntimes"]}, "onnxruntime?"),
-        ({"precisions": ["fp23"]}, "fp32, fp16, int8"),
+        ({"precisions": ["fp23"]}, "fp32, fp16, bf16, int8"),
         ({"machines": [{"name": "x", "device": "tpu"}]}, "cpu, cuda"),
         ({"models": [{"name": False}]}, "quotes"),
         ({"models": [{}]}, "`name`"),

@@ -19,7 +19,7 @@ from deploy.support.cuda_graph import capture
 from deploy.support.profiling import Event, node_times
 from deploy.support.runtime_errors import first_line, run_error
 
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,13 +27,13 @@ class TorchOptions:
     """Options of a module's execution.
 
     Attributes:
-        precision: precision of weights and arithmetic, ``fp32`` or ``fp16``; float outputs are float32 either way.
+        precision: precision of weights and arithmetic, ``fp32``, ``fp16`` or ``bf16``; outputs are float32.
         channels_last: store images and weights in NHWC order.
         graph: replay a captured CUDA graph instead of launching every kernel.
         threads: threads within an operator, for the whole process; 0 leaves the choice to PyTorch.
     """
 
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     device: Literal["cpu", "cuda"] = "cpu"
     channels_last: bool = False
     graph: bool = False
