@@ -43,6 +43,9 @@ TYPED = frozenset(
 )
 """Operators whose results have a type of their own; subgraphs stay in float32."""
 
+WRONG = frozenset(("InstanceNormalization",))
+"""Operators whose float16 kernel in ONNX Runtime's CUDA provider is wrong (`benchmarks/half_sums.py`)."""
+
 SMALL = 16
 """Number of values up to which a tensor is a constant of a formula, each value of which counts."""
 
@@ -54,7 +57,8 @@ class Halved:
     Attributes:
         half: nodes that compute in half precision.
         given: nodes that were kept as asked.
-        kept: other nodes that could not be converted, and why: ``no kernel``, ``underflow`` or ``crash``.
+        kept: other nodes that could not be converted, and why: ``no kernel``, ``wrong kernel``, ``underflow`` or
+            ``crash``.
     """
 
     half: frozenset[str]
@@ -201,6 +205,8 @@ class _Conversion:
             return None, "no kernel" if _computes(node) else ""
         if key(node) in self.keep:
             return None, "asked"
+        if self.precision == "fp16" and node.op_type in WRONG and node.domain in STANDARD:
+            return None, "wrong kernel"
         if _transposes_before(node):
             return None, "crash"
         if any(self._vanishes(node.inputs[index]) for index in slots.inputs):

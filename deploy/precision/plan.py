@@ -19,7 +19,7 @@ Half = Literal["fp16", "bf16"]
 MIN_SQNR = 40.0
 """Signal over noise in dB that half precision is held to where PyTorch's own run in it is of no use."""
 
-Reason = Literal["overflow", "underflow", "cancellation", "noise", "no kernel", "crash", "asked"]
+Reason = Literal["overflow", "underflow", "cancellation", "noise", "no kernel", "wrong kernel", "crash", "asked"]
 
 REASONS: dict[str, str] = {
     "overflow": "values too large for half precision",
@@ -27,6 +27,7 @@ REASONS: dict[str, str] = {
     "cancellation": "differences of large values",
     "noise": "rounding that adds up",
     "no kernel": "operators without half precision",
+    "wrong kernel": "operators whose float16 kernel on a GPU is wrong",
     "crash": "nodes on which ONNX Runtime crashes",
     "asked": "--keep-float",
 }

@@ -277,7 +277,8 @@ def _block(module: str) -> str:
 
 
 def _reason(text: str) -> Reason:
-    return "no kernel" if text == "no kernel" else "underflow" if text == "underflow" else "crash"
+    known: tuple[Reason, ...] = ("no kernel", "wrong kernel", "underflow", "crash")
+    return next(reason for reason in known if reason == text)
 
 
 def _nodes(steps: Sequence[Promotion]) -> set[str]:

@@ -100,6 +100,17 @@ def test_an_average_whose_sum_overflows_stays_in_float32(scale: float, kept: lis
     assert all(item.reason == "overflow" and "largest sum" in item.detail for item in report.plan.kept)
 
 
+@pytest.mark.parametrize(("precision", "kept"), [("fp16", {"InstanceNormalization": "wrong kernel"}), ("bf16", {})])
+def test_an_operator_whose_kernel_is_wrong_stays_in_float32(
+    precision: str, kept: dict[str, str], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(256, 5))
+    report = exported(net, IMAGE, tmp_path, precision=precision)
+    assert report.verdict == "pass" and report.plan is not None, report.parity.reasons
+    assert {item.operator: item.reason for item in report.plan.kept} == kept
+
+
 def test_values_that_overflow_stay_in_float32(planted: deploy.ExportReport) -> None:
     assert planted.verdict == "pass" and planted.plan is not None
     kept = {item.module: item.reason for item in planted.plan.kept if item.operator == "Conv"}
