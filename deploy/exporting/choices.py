@@ -28,10 +28,12 @@ from deploy.parity.choices import (
     Choice,
     Settled,
     differing,
+    explained,
     in_order,
     largest,
     otherwise,
     pairs,
+    tolerance,
     unexplained,
 )
 from deploy.parity.groups import policy
@@ -273,8 +275,13 @@ class ChoiceJudge:
         natural, own_natural = model, self._own.choices
         if self._own.diverged or len(own_natural) != len(natural):
             return Settled(expected=expected, own=own, selects=_selects(model))
+        group = probe.groups[0] if len(set(probe.groups)) == 1 else "unit"
+        limits = [
+            tolerance(one, two, self._precision, group) if one.scores.shape == two.scores.shape else 0.0
+            for one, two in zip(natural, own_natural, strict=True)
+        ]
         own_flips = sum(differing(one, two) for one, two in zip(natural, own_natural, strict=True))
-        paired, chosen = _paired(natural, given)
+        paired, chosen = _paired(natural, given, limits)
         forced: list[Choice | None] = []
         unforced = Settled(expected=expected, own=own, selects=_selects(model))
         for _ in range(ROUNDS):
@@ -285,7 +292,7 @@ class ChoiceJudge:
                 return unforced
             if self.reference.diverged or len(self.reference.choices) != len(chosen):
                 return Settled(expected=expected, own=own, selects=_selects(model))
-            paired, chosen = _paired(self.reference.choices, given)
+            paired, chosen = _paired(self.reference.choices, given, limits)
         flips = _flips(self.reference.choices, chosen)
         if forced:
             made = [two or one for one, two in zip(self.reference.choices, forced, strict=True)]
@@ -296,7 +303,6 @@ class ChoiceJudge:
         faults: dict[str, str] = {}
         unpaired, names_used = set[str](), set[str]()
         known: set[str] = set()
-        group = probe.groups[0] if len(set(probe.groups)) == 1 else "unit"
         for node, (index, item) in zip(kept, paired, strict=True):
             below = [names[name] for name in node.below if name in names]
             if index < 0:
@@ -435,23 +441,26 @@ def _selects(choices: Sequence[Choice]) -> bool:
     return any(item.kind == "boxes" for item in choices)
 
 
-def _paired(model: Sequence[Choice], graph: Sequence[Choice]) -> tuple[list[tuple[int, Choice]], list[Choice | None]]:
+def _paired(
+    model: Sequence[Choice], graph: Sequence[Choice], limits: Sequence[float]
+) -> tuple[list[tuple[int, Choice]], list[Choice | None]]:
     """Return the pairs of `pairs`, and for every choice of the model that of the graph, or None.
 
-    Boxes that are selected inside of a branch of the graph may be in another order in all that follows. Of later
-    choices, steps have a pair where the rows can be told apart; see `deploy.parity.choices.in_order`.
+    Boxes that are selected inside of a branch of the graph may be in another order, or others, in all that follows, so
+    later choices have no pair. Of steps whose rows can be told apart, those results of the graph are taken that
+    rounding explains: ``limits`` are what it can move the scores by.
     """
     paired = pairs(model, graph)
     known = {index for index, _ in paired}
     end = min((index for index, item in enumerate(model) if item.kind == "boxes" and index not in known), default=None)
+    chosen: list[Choice | None] = [None] * len(model)
     if end is not None:
         last = max(index for index, item in enumerate(model) if item.kind == "boxes")
         rows = in_order([(model[index], item) if index > last else None for index, item in paired])
-        paired = [
-            (index, ordered or item) if index < end or ordered else (-1, item)
-            for (index, item), ordered in zip(paired, rows, strict=True)
-        ]
-    chosen: list[Choice | None] = [None] * len(model)
+        for (index, _), ordered in zip(paired, rows, strict=True):
+            if ordered is not None:
+                chosen[index] = explained(model[index], ordered, limits[index])
+        paired = [(index if index < end else -1, item) for index, item in paired]
     for index, item in paired:
         if index >= 0:
             chosen[index] = item

@@ -361,6 +361,14 @@ def in_order(paired: Sequence[tuple[Choice, Choice] | None]) -> list[Choice | No
     return found
 
 
+def explained(reference: Choice, given: Choice, limit: float) -> Choice:
+    """Return a step with the results of another run where the scores come within ``limit`` of them, else its own."""
+    step = STEPS[reference.rule]
+    low, high = step(reference.scores - limit), step(reference.scores + limit)
+    fits = (low <= given.result) & (given.result <= high)
+    return replace(given, result=np.where(fits, given.result, reference.result))
+
+
 BLOCK = 256
 """Number of boxes whose overlaps are computed at a time."""
 

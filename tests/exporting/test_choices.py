@@ -119,7 +119,8 @@ class Pasted(Looped):
         boxes = torch.stack((left, top, left + wide, top + 4.0 - gap), 1)
         kept = torchvision.ops.batched_nms(boxes, score, torch.arange(gap.numel()), 0.5)
         boxes = boxes[kept]
-        cells = boxes.to(torch.int64).to(gap.dtype) + (1.0 if self.wrong == "place" else 0.0)
+        cells = (boxes + (0.5 if self.wrong == "rounded" else 0.0)).to(torch.int64).to(gap.dtype)
+        cells = cells + (1.0 if self.wrong == "place" else 0.0)
         area = (cells[:, 2] - cells[:, 0]) * cells[:, 3]
         return torch.cat((boxes, area[:, None]), 1)
 
@@ -316,7 +317,7 @@ CASES = {
     "Queries": ("best label wrong", "reversed", "worst kept"),
     "Looped": ("place", "weights"),
     "Cut": ("place", "weights"),
-    "Pasted": ("place", "weights"),
+    "Pasted": ("place", "weights", "rounded"),
     "Apart": ("places",),
     "Map": ("bright",),
     "Never": ("class 0",),

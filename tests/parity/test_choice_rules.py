@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from deploy.parity.choices import Choice, in_order, otherwise, unexplained
+from deploy.parity.choices import Choice, explained, in_order, otherwise, unexplained
 
 RNG = np.random.default_rng(5)
 SCORES = np.sort(RNG.standard_normal(4000))
@@ -49,6 +49,12 @@ def test_rows_in_another_order_are_paired_by_all_that_they_chose_by() -> None:
     np.testing.assert_array_equal(one.scores, boxes + noise)
     np.testing.assert_array_equal(one.result, np.trunc(boxes + noise))
     np.testing.assert_array_equal(two.result, levels)
+
+
+def test_steps_that_rounding_does_not_explain_are_not_taken() -> None:
+    scores = np.array([1.9999, 1.5, 3.00001, 7.0])
+    taken = explained(_cut(scores), _cut(np.array([2.0001, 2.5, 2.99999, 9.0])), 1e-3)
+    assert taken.result.tolist() == [2.0, 1.0, 2.0, 7.0]
 
 
 def test_other_rows_are_not_paired() -> None:
