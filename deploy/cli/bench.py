@@ -202,7 +202,7 @@ def _forward_to_compare(ctx: click.Context, options: dict[str, Any]) -> int:
         second=options["compare"][1],
         model=_single(ctx, "models", options),
         precision=_single(ctx, "precisions", options),
-        batch=_single(ctx, "batches", options),
+        batch=_single(ctx, "batches", options) or 1,
         device=options["device"] if given(ctx, "device") else None,
         **{name: options[name] for name in ("sizes", "threads", "calib", "seed", "as_json", *COMPARE_ONLY)},
     )
@@ -218,7 +218,7 @@ def _forward_to_profile(ctx: click.Context, options: dict[str, Any]) -> int:
         profile_command.command,
         model=model,
         precision=_single(ctx, "precisions", options),
-        batch=_single(ctx, "batches", options),
+        batch=_single(ctx, "batches", options) or 1,
         **{name: options[name] for name in ("backends", "sizes", "threads", "calib", "seed", "as_json")},
     )
     return code

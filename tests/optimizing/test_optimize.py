@@ -92,6 +92,13 @@ def test_a_choice_is_timed_as_it_was_chosen(run: Run, choice: Path) -> None:
     assert (other["backend"], other["batch"], other["options"].get("variant")) == ("openvino", 2, None)
 
 
+def test_a_choice_of_other_weights_is_not_timed(run: Run, choice: Path) -> None:
+    save(choice.parent.parent, "lenet5", dataclasses.replace(load(choice), file=None, backend="torch"))
+    refused = run("bench", choice, "--quick")
+    assert refused.code == 4 and "other weights" in refused.out
+
+
+@pytest.mark.slow
 def test_a_choice_of_pytorch_is_timed_with_the_same_weights(run: Run, choice: Path) -> None:
     words = ("--backends", "torch", "--precision", "fp32", "--quick", "--json")
     (row,) = run("bench", "lenet5", *words).json["rows"]
@@ -99,9 +106,6 @@ def test_a_choice_of_pytorch_is_timed_with_the_same_weights(run: Run, choice: Pa
     save(choice.parent.parent, "lenet5", eager)
     (timed,) = run("bench", choice, "--quick", "--json").json["rows"]
     assert (timed["backend"], timed["threads"], timed["digest"]) == ("torch", 1, row["digest"])
-    save(choice.parent.parent, "lenet5", dataclasses.replace(eager, sha256="0" * 64))
-    refused = run("bench", choice, "--quick")
-    assert refused.code == 4 and "other weights" in refused.out
 
 
 def test_what_breaks_a_bound_is_not_chosen(run: Run, artifacts: Path) -> None:
