@@ -4,8 +4,10 @@
 
 Runs one node at a time, in float16, on operands whose result is far inside the range of float16 while the sum it is
 computed from is not: values of 1,000 in hundreds, or large products that cancel. A kernel that keeps the sum in float16
-returns infinity, NaN or 0. The second measurement is the error of a sum of 4,096 ordinary values, in roundings of the
-result: a kernel that adds up in float32 has at most 1. Written to DIR/DEVICE.json; nothing is fetched.
+returns infinity, NaN or 0. The second measurement is the error of the same operator on ordinary values, 4,096 for each
+result of most operators, in roundings of the result: a kernel that adds up in float32 has at most 2. On a CPU, where
+ONNX Runtime computes such nodes in float32, this checks the measurement itself. Written to DIR/DEVICE.json; nothing is
+fetched.
 
 ``--precision float32`` runs the same nodes in float32, still in roundings of float16, and writes
 DIR/DEVICE.float32.json: what is wrong there too is no matter of half precision.
@@ -155,8 +157,8 @@ def cases() -> Iterator[Case]:
     yield Case(
         "GlobalAveragePool", "GlobalAveragePool", lambda x: x.mean((2, 3), keepdims=True), (image,), (fine_image,)
     )
-    pool = {"kernel_shape": [16, 16]}
-    yield Case("AveragePool", "AveragePool", lambda x: x.mean((2, 3), keepdims=True), (image,), (image / LARGE,), pool)
+    pool, small = {"kernel_shape": [16, 16]}, fine_image[:, :, :16, :16]
+    yield Case("AveragePool", "AveragePool", lambda x: x.mean((2, 3), keepdims=True), (image,), (small,), pool)
     channels = np.ones(8)
     stretched = image * np.linspace(0.5, 1.5, image.size).reshape(image.shape)
     yield Case(

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 BANDWIDTH = "deploy.bench.bandwidth"
 """Runner module that reads memory."""
 
+BF16 = "bf16"
+"""No peak rate of it is measured."""
 SECONDS = 0.3
 SIZES = tuple(2**power for power in (16, 18, 20, 22, 24, 26, 28))
 """Bytes of the arrays that are read: 64 KiB to 256 MiB."""
@@ -124,9 +126,9 @@ def floor(work: Work, limits: MachineLimits) -> Floor:
 
 
 def floor_of(record: CellRecord, limits: MachineLimits) -> Floor | None:
-    """Return the floor of a recorded cell; None where its work is unknown."""
+    """Return the floor of a recorded cell; None where its work, or the peak rate of its precision, is unknown."""
     work = record.about.get("work")
-    return None if work is None else floor(Work(**work), limits)
+    return None if work is None or record.cell.precision == BF16 else floor(Work(**work), limits)
 
 
 def work_of(plan: PlannedCell, store: Store) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal
 
 from deploy.bench.cells import PlannedCell, check_scenario, check_sizes, choose_backends
 from deploy.bench.interference import Conditions, conditions
@@ -182,7 +182,7 @@ def measure_speed(
         progress.warn(warning)
     with tempfile.TemporaryDirectory(prefix="deploy-bench-") as scratch:
         wishes = [
-            (request, choices if choice is None else _as_chosen(choices, choice, batches=batches, threads=threads))
+            (request, choices if choice is None else _choices_of(choice, choices, batches=batches, threads=threads))
             for request, choice in _requests(models, inputs, store)
         ]
         ready, skipped = _plan(wishes, choices, store, Path(scratch), progress)
@@ -192,7 +192,7 @@ def measure_speed(
         context = {"machine": here, "versions": versions(), "conditions": asdict(present), "seed": seed}
         records = {plan.cell.key: _start_or_resume(plan, store, context, again=again or quick) for plan in ready}
         _note_earlier(records.values(), repetitions, progress)
-        floors = _floors(records, choices.threads, store, progress) if limits else {}
+        floors = _floors(records, store, progress) if limits else {}
 
         def rows() -> list[LatencyRow]:
             return rows_of(list(records.values()), baseline, floors)
@@ -213,7 +213,7 @@ def _requests(
     models: Sequence[ModelLike], inputs: ExampleInputs | None, store: Store
 ) -> list[tuple[ModelRequest, Deployment | None]]:
     """Return what to time, each with the choice it stands for; without names, every model with an ONNX file here."""
-    choices = [load_choice(Path(item)) if _is_choice(item) else None for item in models]
+    choices = [load_choice(Path(item)) if is_deployment(item) else None for item in models]
     named = [
         choice.model if choice is not None and choice.file is None else item
         for item, choice in zip(models, choices, strict=True)
@@ -227,11 +227,7 @@ def _requests(
     return [(ModelRequest(name=name), None) for name in sorted(found)]
 
 
-def _is_choice(model: ModelLike) -> TypeGuard[str | Path]:
-    return isinstance(model, str | Path) and is_deployment(str(model))
-
-
-def _as_chosen(choices: Choices, choice: Deployment, *, batches: Sequence[int] | None, threads: int | None) -> Choices:
+def _choices_of(choice: Deployment, choices: Choices, *, batches: Sequence[int] | None, threads: int | None) -> Choices:
     """Return what to time of a choice of ``deploy optimize``; what the user gave comes first."""
     return dataclasses.replace(
         choices,
@@ -241,7 +237,7 @@ def _as_chosen(choices: Choices, choice: Deployment, *, batches: Sequence[int] |
         precisions=choices.precisions or (choice.precision,),
         batches=choices.batches if batches else (choice.batch,),
         threads=threads or choice.threads,
-        device=choice.device,
+        device=choices.device if choices.device != "cpu" else choice.device,
     )
 
 
@@ -293,9 +289,10 @@ def _note_earlier(records: Iterable[CellRecord], repetitions: int, progress: Pro
         progress.note(f"{count} measured by an earlier run (since {since[:16]}); --again measures anew")
 
 
-def _floors(records: Mapping[str, CellRecord], threads: int, store: Store, progress: Progress) -> dict[str, Floor]:
-    limits = machine_limits(threads, store, progress)
-    found = {key: floor_of(record, limits) for key, record in records.items()}
+def _floors(records: Mapping[str, CellRecord], store: Store, progress: Progress) -> dict[str, Floor]:
+    used = sorted({record.cell.threads for record in records.values()})
+    limits = {threads: machine_limits(threads, store, progress) for threads in used}
+    found = {key: floor_of(record, limits[record.cell.threads]) for key, record in records.items()}
     return {key: item for key, item in found.items() if item is not None}
 
 

@@ -18,8 +18,7 @@ from deploy.core.progress import Progress
 from deploy.core.store import Store
 from deploy.core.tensors import batch_dimension
 from deploy.models.request import ModelRequest
-from deploy.support.deployment import FIXING, Deployment
-from deploy.support.formatting import VARIANT
+from deploy.support.deployment import FIXING, VARIANT, Deployment
 from deploy.support.lone_file import assumed_batch, why_unproven
 from deploy.support.provenance import stale_file
 
@@ -155,10 +154,10 @@ def _as_chosen(plan: PlannedCell, choice: Deployment, progress: Progress) -> Pla
     if cell.batch != choice.batch and FIXING.intersection(changed):
         progress.note(f"{cell}: sizes are not fixed, unlike in the choice, which is for batch {choice.batch}")
         return plan
-    named = {VARIANT: choice.variant, **changed} if choice.variant else {}
+    variant = {VARIANT: choice.variant} if choice.variant else {}
     return dataclasses.replace(
         plan,
-        cell=dataclasses.replace(cell, options={**cell.options, **named}),
+        cell=dataclasses.replace(cell, options={**cell.options, **changed, **variant}),
         options={**plan.options, **changed},
         evidence=choice.evidence,
     )

@@ -11,13 +11,11 @@ from click.shell_completion import CompletionItem, FishComplete, add_completion_
 from deploy.core.paths import default_root
 
 
+@add_completion_class
 class FishLists(FishComplete):
     """Fish, with names that contain commas: Click's script would cut a comma-separated list after its first name."""
 
     source_template = FishComplete.source_template.replace('string split ","', 'string split --max 1 ","')
-
-
-add_completion_class(FishLists)
 
 
 def offered(names: Iterable[str], incomplete: str, *, paths: bool = False) -> list[CompletionItem]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from deploy.cli._arguments import DATA, METHOD, Device, Several, check_options, check_preprocessing
+from deploy.cli._arguments import DATA, METHOD, PRECISION_NAMES, Device, Several, check_options, check_preprocessing
 from deploy.cli._common import Command
 from deploy.quantization import DEFAULT_EFFORT, DEFAULT_METHOD, DEFAULT_SAMPLES, EFFORTS
 
@@ -162,7 +162,7 @@ threads_option = option("--threads", type=count, help="Threads per process. [def
 
 def precision_option(text: str) -> Callable[[Command], Command]:
     """Return ``--precision``, whose default depends on the command."""
-    return option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help=text)
+    return option("--precision", type=click.Choice(PRECISION_NAMES), help=text)
 
 
 def preprocess_option(text: str) -> Callable[[Command], Command]:

@@ -50,7 +50,9 @@ See also: deploy compare A B, deploy profile MODEL.
     "--backends", type=BACKENDS, default=(), help="Backends, comma-separated. [default: torch, onnxruntime, openvino]"
 )
 @option("--precision", "precisions", type=PRECISIONS, help="fp32, fp16, bf16, int8. [default: those with a file]")
-@option("--batch", "batches", type=Several(numbers=True), help="Batch sizes. [default: 1, or that of the choice]")
+@option(
+    "--batch", "batches", type=Several(numbers=True), help="Batch sizes. [default: 1, or that of a deployment.json]"
+)
 @option("--max-batch", type=shared.count, default=256, help="Largest batch of --scenario throughput.")
 @shared.sizes_option
 @shared.threads_option

@@ -276,10 +276,7 @@ class ChoiceJudge:
         if self._own.diverged or len(own_natural) != len(natural):
             return Settled(expected=expected, own=own, selects=_selects(model))
         group = probe.groups[0] if len(set(probe.groups)) == 1 else "unit"
-        limits = [
-            tolerance(one, two, self._precision, group) if one.scores.shape == two.scores.shape else 0.0
-            for one, two in zip(natural, own_natural, strict=True)
-        ]
+        limits = _limits(natural, own_natural, self._precision, group)
         own_flips = sum(differing(one, two) for one, two in zip(natural, own_natural, strict=True))
         paired, chosen = _paired(natural, given, limits)
         forced: list[Choice | None] = []
@@ -439,6 +436,14 @@ def _as_finite(outputs: Fetches, others: Fetches) -> bool:
 
 def _selects(choices: Sequence[Choice]) -> bool:
     return any(item.kind == "boxes" for item in choices)
+
+
+def _limits(model: Sequence[Choice], own: Sequence[Choice], precision: str, group: str) -> list[float]:
+    """Return what rounding can move the scores of each choice of the model by."""
+    return [
+        tolerance(one, two, precision, group) if one.scores.shape == two.scores.shape else 0.0
+        for one, two in zip(model, own, strict=True)
+    ]
 
 
 def _paired(

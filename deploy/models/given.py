@@ -81,7 +81,7 @@ def text_of(model: Named) -> str:
         return str(model.path)
     if isinstance(model, str | Path):
         path = Path(model)
-        return str(chosen_file(path, load(path))) if is_deployment(str(model)) else str(model)
+        return str(chosen_file(path, load(path))) if is_deployment(path) else str(model)
     raise UsageError(
         f"{type(model).__name__} is not a file or the name of a model.",
         "export it, and give the file: deploy.export(…).artifact",

@@ -147,7 +147,7 @@ def optimize(
     max_latency_ms: float | None = None,
     max_bytes: int | None = None,
     backends: Sequence[str] = (),
-    precisions: Sequence[Literal["fp32", "fp16", "int8"]] | None = None,
+    precisions: Sequence[Literal["fp32", "fp16", "bf16", "int8"]] | None = None,
     batches: Sequence[int] | None = None,
     threads: Sequence[int] | None = None,
     device: Literal["cpu", "cuda"] = "cpu",

@@ -146,10 +146,10 @@ def otherwise(reference: Choice, own: Choice, precision: str, group: str) -> tup
     """
     axis, scores, limit = reference.axis, reference.scores, tolerance(reference, own, precision, group)
     if reference.kind == "step" and math.isfinite(limit):
-        step = STEPS[reference.rule]
-        low, high = step(scores - limit), step(scores + limit)
         if np.array_equal(scores, own.scores) and np.array_equal(scores, np.rint(scores)):
             return reference, 0
+        step = STEPS[reference.rule]
+        low, high = step(scores - limit), step(scores + limit)
         result = np.where(reference.result == low, high, low)
         return replace(reference, result=result), int(np.count_nonzero(low != high))
     if reference.kind != "largest" or scores.ndim == 0 or scores.shape[axis] < 2:
@@ -340,24 +340,21 @@ def in_order(paired: Sequence[tuple[Choice, Choice] | None]) -> list[Choice | No
     from scipy.spatial.distance import cdist
 
     found: list[Choice | None] = [None] * len(paired)
-    groups: dict[int, list[int]] = defaultdict(list)
+    groups: dict[int, list[tuple[int, Choice, Choice]]] = defaultdict(list)
     for place, pair in enumerate(paired):
         if pair and pair[0].kind == pair[1].kind == "step" and pair[0].scores.ndim and pair[0].scores.size:
-            groups[len(pair[0].scores)].append(place)
-    for count, places in groups.items():
-        left, right = (
-            np.concatenate([paired[place][side].scores.reshape(count, -1) for place in places], axis=1)  # type: ignore[index]
-            for side in (0, 1)
-        )
+            groups[len(pair[0].scores)].append((place, *pair))
+    for count, members in groups.items():
+        left = np.concatenate([one.scores.reshape(count, -1) for _, one, _ in members], axis=1)
+        right = np.concatenate([two.scores.reshape(count, -1) for _, _, two in members], axis=1)
         scale = np.sqrt(np.mean(np.square(left), axis=0)) + np.finfo(np.float64).tiny
         cost = cdist(left / scale, right / scale)
         if not np.isfinite(cost).all():
             continue
         _, order = linear_sum_assignment(cost)
         if _distance(right[order] / scale, left / scale) < ALIKE:
-            for place in places:
-                item = paired[place][1]  # type: ignore[index]
-                found[place] = replace(item, scores=item.scores[order], result=item.result[order])
+            for place, _, two in members:
+                found[place] = replace(two, scores=two.scores[order], result=two.result[order])
     return found
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from deploy.backends.torch.rounded import RoundedRunner
 from deploy.core.errors import UsageError
@@ -237,7 +238,7 @@ def plain(source: Path, precision: str, min_sqnr: float) -> PrecisionPlan:
 
 
 def _unconverted(kept: Mapping[str, str]) -> dict[str, tuple[Reason, str]]:
-    return {key: (_reason(why), "") for key, why in kept.items()}
+    return {key: (cast("Reason", why), "") for key, why in kept.items()}
 
 
 def _kept_nodes(
@@ -274,11 +275,6 @@ def _block(module: str) -> str:
     """Return the path of a module up to its first index, or its first name."""
     parts = module.split(".")
     return ".".join(parts[: next((index + 1 for index, part in enumerate(parts) if part.isdigit()), 1)])
-
-
-def _reason(text: str) -> Reason:
-    known: tuple[Reason, ...] = ("no kernel", "wrong kernel", "underflow", "crash")
-    return next(reason for reason in known if reason == text)
 
 
 def _nodes(steps: Sequence[Promotion]) -> set[str]:

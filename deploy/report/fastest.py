@@ -13,7 +13,8 @@ from deploy.report.plots import MS_PER_NS, interval_ns, median_ns, rows_by_setti
 from deploy.report.rows import JsonObject
 from deploy.report.scale import Scale
 from deploy.report.svg import label, mark, number, percent, segment
-from deploy.support.formatting import VARIANT, duration, size
+from deploy.support.deployment import VARIANT
+from deploy.support.formatting import duration, size
 
 COLORS = {"fp32": "var(--float)", "fp16": "var(--half)", "bf16": "var(--half)", "int8": "var(--int8)"}
 SYMBOLS = {"fp32": "circle-open", "fp16": "square", "bf16": "square", "int8": "diamond"}

@@ -120,7 +120,7 @@ def serve(
         raise UsageError("--preprocess is only used by the demo page.", "leave out --no-page")
     store = Store.at(artifacts)
     changed: Mapping[str, Any] = {}
-    if isinstance(model, str | Path) and is_deployment(str(model)):
+    if is_deployment(model):
         backend, options, changed = _as_chosen(load(Path(model)), backend, options, progress)
     selected = _find_backend(backend) if backend is not None else None
     name = None if model is None else text_of(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from deploy.core import records
 from deploy.core.artifact import sha256
@@ -14,6 +14,8 @@ from deploy.core.plain import from_plain, to_plain
 
 SCHEMA = 1
 KIND = "deployment"
+VARIANT = "variant"
+"""The option of a timed cell that names the variant of a choice."""
 FIXING = {"sizes", "shapes"}
 """Options of runners that fix the sizes of the inputs."""
 
@@ -77,10 +79,9 @@ def load(path: Path) -> Deployment:
         raise ArtifactError(f"{path}: {exc}.", "deploy optimize MODEL") from exc
 
 
-def is_deployment(text: str) -> bool:
-    """Return whether the name of a model is the path of the record of a choice."""
-    path = Path(text)
-    return path.name == records.DEPLOYMENT and path.is_file()
+def is_deployment(model: object) -> TypeGuard[str | Path]:
+    """Return whether what is given as a model is the path of the record of a choice."""
+    return isinstance(model, str | Path) and Path(model).name == records.DEPLOYMENT and Path(model).is_file()
 
 
 def chosen_file(path: Path, deployment: Deployment) -> Path:

@@ -8,9 +8,9 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from deploy.support.deployment import VARIANT
+
 UNKNOWN = "–"
-VARIANT = "variant"
-"""The option of a timed cell that names the variant of its backend."""
 
 
 def size(count: float) -> str:

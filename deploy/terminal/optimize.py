@@ -88,5 +88,5 @@ def _kept(winner: CandidateResult) -> str:
 def _next(found: OptimizeReport) -> str:
     winner = found.winner
     if winner.file is None:
-        return f"deploy bench {found.model} --backends {winner.backend}"
+        return f"deploy bench {found.deployment}"
     return f"deploy serve {found.deployment}, or deploy package {found.deployment} --for standalone"

@@ -1,13 +1,15 @@
 """The floor under a latency, and the peak rates it comes from."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from deploy.bench import limits
-from deploy.bench.limits import MachineLimits, Work, floor
+from deploy.bench.limits import MachineLimits, Work, floor, floor_of
 from deploy.bench.measure import measure_speed
+from deploy.bench.records import Cell, CellRecord
 from deploy.bench.repetition import Budget
 from deploy.core.progress import SILENT
 from deploy.core.store import Store
@@ -35,6 +37,17 @@ def test_the_floor(operations: dict[str, int], size: int, nanoseconds: float, bo
     found = floor(Work(operations=operations, bytes=size, unknown={}), LIMITS)
     assert (found.nanoseconds, found.bound) == (pytest.approx(nanoseconds), bound)
     assert found.to_dict(2 * nanoseconds)["attained"] == pytest.approx(0.5)
+
+
+def test_a_precision_without_a_peak_rate_has_no_floor() -> None:
+    """A processor may compute bfloat16 faster than any rate that is measured."""
+    about = {"work": {"operations": {"fp32": 10**9}, "bytes": 1000, "unknown": {}}}
+    cell = Cell(
+        model="zoo/m", slug="m", backend="torch", precision="fp32", digest="0" * 64, batch=1, sizes={}, threads=1
+    )
+    record = CellRecord(cell=cell, evidence={}, about=about)
+    assert floor_of(record, LIMITS) is not None
+    assert floor_of(replace(record, cell=replace(cell, precision="bf16")), LIMITS) is None
 
 
 def test_limits_come_back_from_json() -> None:

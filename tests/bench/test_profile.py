@@ -64,6 +64,11 @@ def test_the_command_and_its_hidden_alias(artifacts: Path, run: Callable[..., Ra
     assert run("bench", "--explain").code == 2 and run("profile").code == 2
 
 
+def test_bfloat16_is_profiled(artifacts: Path, run: Callable[..., Ran]) -> None:
+    (cell,) = run("profile", "lenet5", "--backends", "torch", "--precision", "bf16", "--json").json["cells"]
+    assert cell["precision"] == "bf16" and "Conv2d" in cell["by_operator_ns"]
+
+
 @pytest.mark.slow
 def test_an_int8_file_is_profiled_as_what_it_is(artifacts: Path) -> None:
     quantize("lenet5", calib="digits", target="openvino", samples=8, artifacts=artifacts)

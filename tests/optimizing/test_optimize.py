@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 import deploy
+from deploy.bench.measure import measure_speed
 from deploy.core.backend import find_backend
 from deploy.core.errors import BackendError, DigestError, UsageError
+from deploy.support.cuda_driver import gpus
 from deploy.support.deployment import load, save
 from tests.conftest import Ran
 from tests.nightly import by_day  # type: ignore[import-not-found,unused-ignore]
@@ -90,6 +92,12 @@ def test_a_choice_is_timed_as_it_was_chosen(run: Run, choice: Path) -> None:
     assert {row["options"].get("variant") for row in rows} == {"extended", None}, "as chosen, and as usual"
     (other,) = run("bench", choice, "--backends", "openvino", "--batch", "2", *quick).json["rows"]
     assert (other["backend"], other["batch"], other["options"].get("variant")) == ("openvino", 2, None)
+
+
+@pytest.mark.skipif(bool(gpus()), reason="there is a GPU")
+def test_a_device_that_is_named_comes_before_that_of_the_choice(choice: Path) -> None:
+    report = measure_speed([choice], device="cuda", quick=True, artifacts=choice.parents[1])
+    assert not report.rows and report.skipped, "not timed on the CPU in its place"
 
 
 def test_a_choice_of_other_weights_is_not_timed(run: Run, choice: Path) -> None:
