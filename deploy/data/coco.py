@@ -1,7 +1,8 @@
-"""Boxes in a COCO JSON file (cocodataset.org, "Data format")."""
+"""Boxes and masks of objects in a COCO JSON file (cocodataset.org, "Data format")."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
@@ -12,6 +13,7 @@ import numpy as np
 from deploy.core.errors import DataError
 from deploy.core.limits import how_to_raise, limits
 from deploy.data.annotation_files import Annotated, Place, as_numbers, text_of
+from deploy.data.outlines import Outline, read_outline
 from deploy.data.truth import Truth, boxes_in
 
 
@@ -92,7 +94,7 @@ def _reader(picture: dict[str, Any], items: list[dict[str, Any]], index: dict[in
             x, y, width, height = as_numbers(values, what)
             boxes[number] = x, y, x + width, y + height
         try:
-            return boxes_in(
+            truth = boxes_in(
                 boxes,
                 np.asarray([index[item["category_id"]] for item in items], np.int64),
                 size,
@@ -100,5 +102,20 @@ def _reader(picture: dict[str, Any], items: list[dict[str, Any]], index: dict[in
             )
         except DataError as exc:
             raise DataError(f"image {name!r}: {exc.message}") from exc
+        masks, reason = _masks(items, size)
+        return dataclasses.replace(truth, masks=masks, unmasked=reason and f"image {name!r}: {reason}")
 
     return read_one
+
+
+def _masks(items: list[dict[str, Any]], size: tuple[int, int]) -> tuple[tuple[Outline, ...] | None, str]:
+    """Return the masks of all objects, else why there are none; many files with boxes have an empty one."""
+    if not any(item.get("segmentation") for item in items):
+        return (None, "") if items else ((), "")
+    masks = []
+    for item in items:
+        try:
+            masks.append(read_outline(item.get("segmentation"), size))
+        except DataError as exc:
+            return None, f"the segmentation of annotation {item.get('id')} {exc.message}"
+    return tuple(masks), ""

@@ -1,4 +1,4 @@
-"""Where the pixels of a picture are in the input of a model, so that boxes can be moved between the two."""
+"""Where the pixels of a picture are in the input of a model, so that boxes and masks can be moved between the two."""
 
 from __future__ import annotations
 
@@ -45,6 +45,21 @@ class Placement:
         moved = (boxes - np.tile(self.offset, 2)) / np.tile(self.scale, 2)
         clipped: NDArray[np.float32] = np.clip(moved, 0, [width, height, width, height]).astype(np.float32)
         return clipped
+
+    def mask_in_picture(self, mask: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return a mask [height, width] of the input in the size of the picture, bilinearly; 0 where it is cut off."""
+        import torch
+
+        axes = []
+        for length, size, scale, offset in zip(mask.shape, self.size, self.scale[::-1], self.offset[::-1], strict=True):
+            positions = (torch.arange(size, dtype=torch.float64) + 0.5) * scale + offset
+            axes.append((2 * positions / length - 1).float())
+        rows, columns = torch.meshgrid(*axes, indexing="ij")
+        source = torch.from_numpy(np.ascontiguousarray(mask, np.float32))[None, None]
+        grid = torch.stack([columns, rows], dim=-1)[None]
+        moved = torch.nn.functional.grid_sample(source, grid, "bilinear", "zeros", align_corners=False)
+        result: NDArray[np.float32] = moved[0, 0].numpy()
+        return result
 
 
 def prepare_pixels(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:

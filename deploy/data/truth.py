@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import DataError
+from deploy.data.outlines import Outline
 
 IGNORED = 255
 """Value of pixels in a mask that belong to no class and are not counted."""
@@ -25,7 +26,8 @@ class Truth:
         boxes: float32 [k, 4], corners (x1, y1, x2, y2) in pixels; k may be 0.
         labels: int64 [k], indices of classes.
         crowd: bool [k], boxes around groups: detections in them are not counted as wrong.
-        masks: bool [k, h, w], the pixels of each object, or None.
+        masks: the pixels of each object, or None.
+        unmasked: why there are no masks, if the data has some; empty if it has none.
         pixels: uint8 [h, w], the class of every pixel or `IGNORED`, or None.
     """
 
@@ -33,7 +35,8 @@ class Truth:
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
-    masks: NDArray[np.bool_] | None = None
+    masks: tuple[Outline, ...] | None = None
+    unmasked: str = ""
     pixels: NDArray[np.uint8] | None = None
 
     @classmethod

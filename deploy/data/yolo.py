@@ -1,26 +1,30 @@
-"""Boxes in text files as YOLO reads them: one line ``class cx cy w h`` per box, in shares of the picture."""
+"""Boxes and outlines in text files as YOLO reads them, in shares of the picture.
+
+A line is ``class cx cy w h``, a box, or ``class x1 y1 x2 y2 …``, the outline of an object.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deploy.core.errors import DataError
 from deploy.core.extras import require
 from deploy.data.annotation_files import Annotated, Place, as_numbers, class_names, images_below, numbered, text_of
 from deploy.data.truth import Truth, boxes_in
 
-Row = tuple[int, tuple[float, float, float, float]]
-"""A class and the corners of a box, in shares of the picture."""
+Row = tuple[int, tuple[float, float, float, float], NDArray[np.float64] | None]
+"""A class, the corners of a box, and its outline [points, 2] or None, in shares of the picture."""
 
 
 def read(place: Place) -> tuple[list[Annotated], list[str], list[str]]:
     """Return the images, the names of the classes, and label files without an image.
 
-    The names are those in ``classes.txt`` or ``data.yaml``, else the indices. A line with more than four coordinates is
-    the outline of an object, of which the box is used.
+    The names are those in ``classes.txt`` or ``data.yaml``, else the indices.
 
     Raises:
         DataError: a label file cannot be read, or the names cannot.
@@ -40,9 +44,10 @@ def read(place: Place) -> tuple[list[Annotated], list[str], list[str]]:
         def read_one(size: tuple[int, int]) -> Truth:
             rows = _rows(path, count)
             height, width = size
-            boxes = np.asarray([box for _, box in rows], np.float64).reshape(-1, 4)
-            labels = np.asarray([label for label, _ in rows], np.int64)
-            return boxes_in(boxes * [width, height, width, height], labels, size)
+            boxes = np.asarray([box for _, box, _ in rows], np.float64).reshape(-1, 4)
+            labels = np.asarray([label for label, _, _ in rows], np.int64)
+            truth = boxes_in(boxes * [width, height, width, height], labels, size)
+            return dataclasses.replace(truth, **_masks([outline for _, _, outline in rows], size, path))
 
         return read_one
 
@@ -54,7 +59,18 @@ def read(place: Place) -> tuple[list[Annotated], list[str], list[str]]:
 
 
 def _nothing(size: tuple[int, int]) -> Truth:
-    return boxes_in(np.zeros((0, 4)), np.zeros(0, np.int64), size)
+    return dataclasses.replace(boxes_in(np.zeros((0, 4)), np.zeros(0, np.int64), size), masks=())
+
+
+def _masks(outlines: list[NDArray[np.float64] | None], size: tuple[int, int], path: Path) -> dict[str, Any]:
+    """Return the masks of all objects, else why there are none."""
+    known = [outline for outline in outlines if outline is not None]
+    if not known and outlines:
+        return {"masks": None}
+    if len(known) < len(outlines):
+        return {"masks": None, "unmasked": f"{path.name}: some lines are boxes, and some are outlines"}
+    height, width = size
+    return {"masks": tuple([(outline * [width, height]).reshape(-1).tolist()] for outline in known)}
 
 
 def _highest(path: Path) -> int:
@@ -71,14 +87,16 @@ def _rows(path: Path, classes: int) -> list[Row]:
         if not parts[0].isdecimal() or int(parts[0]) >= classes:
             raise DataError(f"line {number}: the class {parts[0]!r} is not an index of {classes} classes")
         values = as_numbers(parts[1:], f"line {number}: {line.strip()!r}")
+        outline = None
         if len(values) == 4:
             (x, y), (width, height) = values[:2], values[2:]
             corners = x - width / 2, y - height / 2, x + width / 2, y + height / 2
         elif len(values) >= 6 and len(values) % 2 == 0:
-            corners = values[::2].min(), values[1::2].min(), values[::2].max(), values[1::2].max()
+            outline = values.reshape(-1, 2)
+            corners = *outline.min(axis=0), *outline.max(axis=0)
         else:
             raise DataError(f"line {number}: {len(values)} numbers after the class; a box has 4")
-        rows.append((int(parts[0]), tuple(map(float, corners))))  # type: ignore[arg-type]
+        rows.append((int(parts[0]), tuple(map(float, corners)), outline))  # type: ignore[arg-type]
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Mean average precision as COCO defines it, by faster-coco-eval."""
+"""Mean average precision of boxes and of masks, as COCO defines it, by faster-coco-eval."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.extras import require
+from deploy.data.outlines import Outline
 from deploy.data.truth import Truth
 from deploy.evaluation.score import RESAMPLES, Score, percentiles, resamples
 from deploy.tasks.detections import Detections
@@ -26,35 +27,43 @@ def average_precision(
     classes: Sequence[str],
     not_finite: int = 0,
     most: int = RESAMPLES,
+    masks: Sequence[Sequence[Outline]] | None = None,
 ) -> Score:
-    """Return the mAP of boxes, with intervals over resamples of the images.
+    """Return the mAP of boxes or of masks, with intervals over resamples of the images.
 
-    The boxes of every image are matched once; a resample only counts the matches anew.
+    What was found in every image is matched once; a resample only counts the matches anew.
 
     Args:
-        found: detections of every image in pixels of the image; labels are indices of ``classes``.
+        found: detections of every image in pixels of the image; labels are indices of ``classes``, others do not count.
         truths: what every image shows.
         classes: names of the classes. One that no image shows does not count.
         not_finite: number of images with outputs that are not finite.
         most: number of resamples.
+        masks: of the detections of every image, run lengths; then the truths have masks. The metric is ``mask mAP``,
+            and the mAP of the boxes is the second one.
 
     Raises:
         MissingPackageError: faster-coco-eval is not installed.
     """
-    matches = _Matches(found, truths, len(classes))
-    per_class = matches.per_class(np.arange(len(truths)))  # [thresholds, classes], NaN for a class without boxes
+    boxes = _Matches(found, truths, len(classes))
+    main = boxes if masks is None else _Matches(found, truths, len(classes), masks)
     drawn = resamples(len(truths), len(classes), most)
-    draws = np.asarray([_means(matches.per_class(indices)) for indices in drawn])
+    per_class = main.per_class(np.arange(len(truths)))  # [thresholds, classes], NaN for a class without boxes
     value, half = _means(per_class)
+    draws = np.asarray([_means(main.per_class(indices)) for indices in drawn])
+    second, second_draws = half, draws[:, 1]
+    if main is not boxes:
+        second = _means(boxes.per_class(np.arange(len(truths))))[0]
+        second_draws = np.asarray([_means(boxes.per_class(indices))[0] for indices in drawn])
     shown = {name: float(per_class[:, index].mean()) for index, name in enumerate(classes)}
     return Score(
         images=len(truths),
-        metric="mAP",
+        metric="mAP" if main is boxes else "mask mAP",
         value=value,
         interval=percentiles(draws[:, 0]),
-        second_metric="mAP50",
-        second=half,
-        second_interval=percentiles(draws[:, 1]),
+        second_metric="mAP50" if main is boxes else "mAP",
+        second=second,
+        second_interval=percentiles(second_draws),
         per_class={name: share for name, share in shown.items() if not np.isnan(share)},
         not_finite=not_finite,
         draws=draws[:, 0],
@@ -68,15 +77,22 @@ def _means(per_class: NDArray[np.float64]) -> tuple[float, float]:
 
 
 class _Matches:
-    """Detections of every image, matched with what it shows."""
+    """Detections of every image, matched with what it shows, by their boxes or their masks."""
 
-    def __init__(self, found: Sequence[Detections], truths: Sequence[Truth], classes: int) -> None:
+    def __init__(
+        self,
+        found: Sequence[Detections],
+        truths: Sequence[Truth],
+        classes: int,
+        masks: Sequence[Sequence[Outline]] | None = None,
+    ) -> None:
         require("detection")
         from faster_coco_eval import COCO, COCOeval_faster
 
-        truth = COCO(_document(truths, classes))
-        detections = truth.loadRes(_results(found))
-        self._evaluation = COCOeval_faster(truth, detections, "bbox", print_function=_silent, separate_eval=True)
+        truth = COCO(_document(truths, classes, masks is not None))
+        detections = truth.loadRes(_results(found, classes, masks))
+        kind = "bbox" if masks is None else "segm"
+        self._evaluation = COCOeval_faster(truth, detections, kind, print_function=_silent, separate_eval=True)
         parameters = self._evaluation.params
         parameters.areaRng, parameters.areaRngLbl, parameters.maxDets = [[0, 1e10]], ["all"], [MOST]
         self._evaluation.evaluate()
@@ -98,11 +114,13 @@ def _silent(*_: object) -> None:
     pass
 
 
-def _document(truths: Sequence[Truth], classes: int) -> dict[str, Any]:
+def _document(truths: Sequence[Truth], classes: int, masks: bool) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
     for image, truth in enumerate(truths):
-        for box, label, crowd in zip(truth.boxes.tolist(), truth.labels.tolist(), truth.crowd.tolist(), strict=True):
-            corner = _corner(box)
+        corners = [_corner(box) for box in truth.boxes.tolist()]
+        if masks:
+            corners = [item | {"segmentation": mask} for item, mask in zip(corners, truth.masks or (), strict=True)]
+        for corner, label, crowd in zip(corners, truth.labels.tolist(), truth.crowd.tolist(), strict=True):
             number = len(annotations) + 1
             annotations.append({"id": number, "image_id": image, "category_id": label, "iscrowd": int(crowd), **corner})
     return {
@@ -112,12 +130,18 @@ def _document(truths: Sequence[Truth], classes: int) -> dict[str, Any]:
     }
 
 
-def _results(found: Sequence[Detections]) -> list[dict[str, Any]]:
-    return [
-        {"image_id": image, "category_id": label, "score": score, **_corner(box)}
-        for image, item in enumerate(found)
-        for box, score, label in zip(item.boxes.tolist(), item.scores.tolist(), item.labels.tolist(), strict=True)
-    ]
+def _results(
+    found: Sequence[Detections], classes: int, masks: Sequence[Sequence[Outline]] | None
+) -> list[dict[str, Any]]:
+    rows = []
+    for image, item in enumerate(found):
+        corners = [_corner(box) for box in item.boxes.tolist()]
+        if masks is not None:
+            corners = [row | {"segmentation": mask} for row, mask in zip(corners, masks[image], strict=True)]
+        for corner, score, label in zip(corners, item.scores.tolist(), item.labels.tolist(), strict=True):
+            if 0 <= label < classes:
+                rows.append({"image_id": image, "category_id": label, "score": score, **corner})
+    return rows
 
 
 def _corner(box: Sequence[float]) -> dict[str, Any]:

@@ -417,6 +417,8 @@ def _score(
         if not batched:
             return runner.run({spec.name: samples[0]})
         missing = 0 if size is None else size - len(samples)
+        if not missing:
+            return runner.run({spec.name: samples})  # rows of outputs may be detections of one image
         padded = np.concatenate([samples, np.repeat(samples[-1:], missing, axis=0)])
         return {name: value[: len(images)] for name, value in runner.run({spec.name: padded}).items()}
 

@@ -15,13 +15,14 @@ from deploy.core.extras import require
 from deploy.core.model import Preprocessing
 from deploy.core.tensors import TensorSpec
 from deploy.data.dataset import Dataset, Image
+from deploy.data.outlines import Outline
 from deploy.data.placement import Placement, prepare_pixels
 from deploy.data.preprocess import prepare
-from deploy.data.truth import IGNORED, Truth
+from deploy.data.truth import IGNORED, Truth, Truths
 from deploy.evaluation.average_precision import average_precision
 from deploy.evaluation.overlap import confusion, mean_overlap
 from deploy.evaluation.score import RESAMPLES, Score
-from deploy.tasks.detections import Detections, postprocessing_of, read_detections
+from deploy.tasks.detections import THRESHOLD, Detections, postprocessing_of, read_detections
 from deploy.tasks.postprocessing import Postprocessing
 from deploy.tasks.task import Task, task_of
 
@@ -234,7 +235,9 @@ def _score_boxes(batches: Iterable[RunOutputs], dataset: Dataset, judged: Judged
     postprocessing = judged.postprocessing
     if postprocessing is None:
         raise BackendError(f"{judged.name}: the outputs do not show what they are.")
+    by_masks = judged.task == "instance-segmentation" and _has_masks(truths, dataset.name)
     found: list[Detections] = []
+    masks: list[tuple[Outline, ...]] = []
     shown: list[Truth] = []
     outputs_count: int | None = None
     not_finite = 0
@@ -246,31 +249,59 @@ def _score_boxes(batches: Iterable[RunOutputs], dataset: Dataset, judged: Judged
         for position, item, unusable in zip(batch.images, detections, bad, strict=True):
             shown.append(truths[position])
             keep = slice(0, 0) if unusable else slice(None)
-            boxes = item.boxes[keep]
-            if judged.preprocessing is not None:
-                boxes = Placement.of(shown[-1].size, judged.preprocessing).into_picture(boxes)
+            place = Placement.of(shown[-1].size, judged.preprocessing) if judged.preprocessing else None
+            boxes = place.into_picture(item.boxes[keep]) if place else item.boxes[keep]
             found.append(Detections(boxes=boxes, scores=item.scores[keep], labels=item.labels[keep]))
+            if by_masks:
+                masks.append(tuple(_outline(mask, place) for mask in _masks_of(item, judged.name)[keep]))
     names, count = judged.labels, outputs_count
     index, matched = class_indices(dataset.classes, count, names, dataset.name, judged.name)
     total = max(len(names), count or 0, int(index.max(initial=-1)) + 1)
     classes = names if len(names) == total else tuple(map(str, range(total)))
     if matched != "name":
         classes = tuple(_renamed(classes, index, dataset.classes))
-    moved = [Truth(size=item.size, boxes=item.boxes, labels=index[item.labels], crowd=item.crowd) for item in shown]
-    known = [_only(item, total) for item in found]
-    return average_precision(known, moved, classes, not_finite, most), matched
+    moved = [dataclasses.replace(item, labels=index[item.labels]) for item in shown]
+    return average_precision(found, moved, classes, not_finite, most, masks if by_masks else None), matched
+
+
+def _has_masks(truths: Truths, data: str) -> bool:
+    """Return whether the data has a mask of every object; False if it has none at all.
+
+    Raises:
+        DataError: some objects have masks, and others do not.
+    """
+    every = [truths[index] for index in range(len(truths))]
+    without = [item for item in every if item.masks is None]
+    if len(without) == len(every) and not any(item.unmasked for item in every):
+        return False
+    if without:
+        reason = next((item.unmasked for item in without if item.unmasked), "the others have boxes alone")
+        raise DataError(
+            f"{data}: {len(every) - len(without)} of {len(every)} images have masks of all objects: {reason}.",
+            "add the masks, or score the boxes alone: --task detection",
+        )
+    return any(len(item.labels) for item in every)
+
+
+def _masks_of(found: Detections, model: str) -> NDArray[np.float32]:
+    if found.masks is None:
+        raise BackendError(f"{model}: the outputs have no masks.", "to score its boxes: --task detection")
+    return found.masks
+
+
+def _outline(mask: NDArray[np.float32], place: Placement | None) -> Outline:
+    """Return a mask of the input in the size of the picture, as run lengths in COCO's compressed text."""
+    from faster_coco_eval.core.mask import encode
+
+    inside = (place.mask_in_picture(mask) if place else mask) > THRESHOLD
+    outline: Outline = encode(np.asfortranarray(inside, np.uint8))
+    return outline
 
 
 def _size(images: NDArray[Any], judged: Judged) -> tuple[int, int]:
     """Return the height and width of what the model is fed."""
     first = 1 if judged.preprocessing is None else 2
     return images.shape[first], images.shape[first + 1]
-
-
-def _only(found: Detections, classes: int) -> Detections:
-    """Leave out detections of classes that the model does not name."""
-    keep = (found.labels >= 0) & (found.labels < classes)
-    return Detections(boxes=found.boxes[keep], scores=found.scores[keep], labels=found.labels[keep])
 
 
 def _renamed(classes: Sequence[str], index: NDArray[np.int64], names: Sequence[str]) -> list[str]:

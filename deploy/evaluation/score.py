@@ -35,10 +35,10 @@ class Score:
     """How well a model does its task, as shares in [0, 1].
 
     Attributes:
-        metric: ``mAP`` (COCO, overlaps 0.5 to 0.95), or ``mIoU``.
+        metric: ``mAP`` (COCO, overlaps 0.5 to 0.95; of boxes), ``mask mAP``, or ``mIoU``.
         value: the metric.
         interval: its 95 % percentile interval over resamples of the images.
-        second_metric, second: ``mAP50`` (at an overlap of 0.5), or ``pixel accuracy``.
+        second_metric, second: ``mAP50`` (at an overlap of 0.5), ``mAP`` (of boxes), or ``pixel accuracy``.
         second_interval: as ``interval``.
         per_class: the metric of every class that the images show.
         not_finite: number of images with an output that is NaN or infinite; they count as if nothing was found.

@@ -14,6 +14,7 @@ from deploy.core.errors import InputSpecError, ModelError
 from deploy.core.model import CallForm, Model
 from deploy.core.tensors import TensorSpec
 from deploy.support.precision import computed_in
+from deploy.support.state import content_of, has_storage
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _ANNOTATIONS = {
@@ -166,13 +167,14 @@ def ones(model: Model) -> dict[str, torch.Tensor]:
 def _runs(model: Model, *, keep_state: bool) -> bool:
     """Return whether a module runs on tensors of ones; what the run changes is kept only if ``keep_state``."""
     tensors = ones(model)
-    buffers = [(value, value.clone()) for value in model.module.buffers()] if not keep_state else []
+    buffers = [] if keep_state else [value.untyped_storage() for value in model.module.buffers() if has_storage(value)]
+    before = [content_of(storage) for storage in buffers]  # of an expanded tensor, elements share their memory
     try:
         with torch.no_grad() if keep_state else computed_in(torch.float32, model.module):
             model.call(tensors)
     except Exception:
         return False
     finally:
-        for value, before in buffers:
-            value.copy_(before)
+        for storage, content in zip(buffers, before, strict=True):
+            storage.copy_(content)
     return True

@@ -1,4 +1,4 @@
-"""What a model answers for one picture, as the demo page shows it: classes, boxes, or the classes of the pixels."""
+"""What a model answers for one picture, as the demo page shows it: classes, objects, or the classes of the pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deploy.core.errors import BackendError
 from deploy.core.model import Preprocessing
 from deploy.core.runner import Fetches
 from deploy.parity.choices import overlaps
-from deploy.tasks.detections import Detections, postprocessing_of, read_detections
+from deploy.tasks.detections import THRESHOLD, Detections, postprocessing_of, read_detections
 from deploy.tasks.postprocessing import Postprocessing
 from deploy.tasks.task import Task
 
@@ -26,7 +26,7 @@ TOP = 5
 SCORE, BOXES = 0.3, 30
 """Boxes that are shown have at least this score, and are at most so many."""
 SAME = 0.5
-"""Overlap (intersection over union) from which two boxes of a class are the same."""
+"""Overlap (intersection over union) from which two boxes or masks of a class are the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +34,8 @@ class Answer:
     """The answer of one model for one picture.
 
     Attributes:
-        shown: plain values for the page: ``top``, ``boxes``, or ``mask`` and ``classes``.
+        shown: plain values for the page: ``top``; ``boxes``, of objects with masks also ``mask``; or ``mask`` and
+            ``classes``.
         compared: what `agreement` compares: an index, detections, or an index for each pixel.
     """
 
@@ -73,8 +74,8 @@ def answer(
 def agreement(first: Answer, other: Answer) -> float | None:
     """Return the share of an answer that is the same as another: of one class, of the boxes, or of the pixels.
 
-    A box is the same if there is one of its class that overlaps it by `SAME`; each counts once, and the share is of the
-    larger number of boxes. None if one of them has no answer.
+    A box is the same if there is one of its class that overlaps it by `SAME`; where both answers have masks, the masks
+    must overlap. Each counts once, and the share is of the larger number of boxes. None if one has no answer.
     """
     one, two = first.compared, other.compared
     if isinstance(one, Detections) and isinstance(two, Detections):
@@ -122,7 +123,12 @@ def _classes(logits: NDArray[Any], labels: Sequence[str]) -> Answer:
 
 def _boxes(found: Detections, labels: Sequence[str], size: tuple[int, int]) -> Answer:
     kept = np.flatnonzero(found.scores >= SCORE)[:BOXES]
-    chosen = Detections(boxes=found.boxes[kept], scores=found.scores[kept], labels=found.labels[kept])
+    chosen = Detections(
+        boxes=found.boxes[kept],
+        scores=found.scores[kept],
+        labels=found.labels[kept],
+        masks=None if found.masks is None else found.masks[kept],
+    )
     height, width = size
     shares = np.clip(chosen.boxes / np.array([width, height, width, height], np.float32), 0.0, 1.0)
     boxes = [
@@ -134,7 +140,16 @@ def _boxes(found: Detections, labels: Sequence[str], size: tuple[int, int]) -> A
         }
         for box, score, label in zip(shares, chosen.scores, chosen.labels, strict=True)
     ]
-    return Answer(shown={"boxes": boxes}, compared=chosen)
+    painted = {} if chosen.masks is None else {"mask": _objects(chosen.masks > THRESHOLD, chosen.labels)}
+    return Answer(shown={"boxes": boxes, **painted}, compared=chosen)
+
+
+def _objects(masks: NDArray[np.bool_], labels: NDArray[np.int64]) -> str:
+    """Return the masks of objects [k, h, w] in the colors of their classes, transparent elsewhere: a data URL."""
+    pixels = np.zeros((*masks.shape[1:], 4), np.uint8)
+    for mask, label in zip(masks[::-1], labels[::-1], strict=True):  # the highest score on top
+        pixels[mask] = (*_color(int(label)), 255)
+    return _url(Image.fromarray(pixels))
 
 
 def _mask(logits: NDArray[Any], labels: Sequence[str]) -> Answer:
@@ -152,16 +167,28 @@ def _mask(logits: NDArray[Any], labels: Sequence[str]) -> Answer:
 
 
 def _matched(one: Detections, two: Detections) -> int:
-    """Return how many boxes have a counterpart, the best overlap first."""
+    """Return how many objects have a counterpart, the best overlap first."""
     if not len(one) or not len(two):
         return 0
-    overlap = np.where(one.labels[:, None] == two.labels[None, :], overlaps(one.boxes, two.boxes), 0.0)
+    shared = overlaps(one.boxes, two.boxes)
+    if one.masks is not None and two.masks is not None and one.masks.shape[1:] == two.masks.shape[1:]:
+        shared = _mask_overlaps(one.masks, two.masks)
+    overlap = np.where(one.labels[:, None] == two.labels[None, :], shared, 0.0)
     matched = 0
     while overlap.max() >= SAME:
         row, column = np.unravel_index(overlap.argmax(), overlap.shape)
         overlap[row, :] = overlap[:, column] = 0.0
         matched += 1
     return matched
+
+
+def _mask_overlaps(one: NDArray[np.float32], two: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the intersections over unions of masks [k, h, w] and [m, h, w], [k, m]; 0 of two empty ones."""
+    first, second = ((masks > THRESHOLD).reshape(len(masks), -1).astype(np.float32) for masks in (one, two))
+    both = first @ second.T
+    either = first.sum(axis=1)[:, None] + second.sum(axis=1)[None, :] - both
+    share: NDArray[np.float32] = both / np.maximum(either, 1)
+    return share
 
 
 def _name(index: Any, labels: Sequence[str]) -> str:

@@ -105,7 +105,8 @@ def has_storage(value: Any) -> TypeGuard[torch.Tensor]:
     return isinstance(value, torch.nn.Parameter) and not is_lazy(value)
 
 
-def _content(storage: torch.UntypedStorage) -> torch.UntypedStorage:
+def content_of(storage: torch.UntypedStorage) -> torch.UntypedStorage:
+    """Return a copy of the memory of a tensor."""
     return torch.UntypedStorage(storage.nbytes()).copy_(storage)  # type: ignore[no-untyped-call]
 
 
@@ -133,7 +134,7 @@ class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             given.add(storage._cdata)
             if storage._cdata not in self.made and storage._cdata not in self.before:
                 with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
-                    self.before[storage._cdata] = (storage, _content(storage))
+                    self.before[storage._cdata] = (storage, content_of(storage))
         result = func(*args, **kwargs)
         made = [item for item in (result if isinstance(result, (list, tuple)) else (result,)) if has_storage(item)]
         self.made.update({item.untyped_storage()._cdata for item in made} - given)  # a view is not new
@@ -239,7 +240,7 @@ class _Snapshot:
                     self.tensors[f"{name}.{key}".strip(".")] = (value, value.data)
             if buffers:
                 kept = [value.untyped_storage() for value in part._buffers.values() if has_storage(value)]
-                self.copies |= {item._cdata: (item, _content(item)) for item in kept if item.device.type != "meta"}
+                self.copies |= {item._cdata: (item, content_of(item)) for item in kept if item.device.type != "meta"}
             attributes = vars(part)
             self.kept.append(_Kept(name, True, attributes, attributes.copy()))
             for key in _REGISTRIES:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 COLUMNS = {
     "top-1": ("top-1", "95 % CI", "top-5", "agreement", "confidence"),
     "mAP": ("mAP", "95 % CI", "mAP50", "lowest class"),
+    "mask mAP": ("mask mAP", "95 % CI", "mAP of boxes", "lowest class"),
     "mIoU": ("mIoU", "95 % CI", "pixel accuracy", "lowest class"),
 }
 """Columns of the table of each metric."""

@@ -1,6 +1,7 @@
 """Images with boxes and masks: layouts, splits and bad input."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from deploy.core.errors import DataError
 from deploy.data.collection import open_dataset, open_splits
+from deploy.data.outlines import Outline, read_outline, run_lengths
 from deploy.data.truth import IGNORED
 from tests.conftest import Listener  # type: ignore[import-not-found,unused-ignore]
 
@@ -105,6 +107,91 @@ def test_outlines_and_names_in_yaml(tmp_path: Path) -> None:
     np.testing.assert_allclose(dataset.annotated()[0].boxes, [[2, 1, 10, 6]], atol=1e-5)
 
 
+def pixels_of(outline: Outline, size: tuple[int, int]) -> np.ndarray:
+    """Return the pixels of an outline, by the package that defines them."""
+    from pycocotools import mask as package
+
+    warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)  # of the package
+    compressed = isinstance(outline, dict) and isinstance(outline["counts"], str)
+    coded = outline if compressed else package.frPyObjects(outline, *size)
+    pixels: np.ndarray = package.decode(package.merge(coded) if isinstance(coded, list) else coded).astype(bool)
+    return pixels
+
+
+def outlined(mask: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Return a mask as run lengths in both forms of COCO."""
+    from pycocotools import mask as package
+
+    coded = package.encode(np.asfortranarray(mask, np.uint8))
+    return {"list": run_lengths(mask), "text": {**coded, "counts": coded["counts"].decode()}}  # type: ignore[dict-item]
+
+
+def test_masks_of_objects_in_every_form(tmp_path: Path) -> None:
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[1:5, 2:7] = True
+    polygon = [2, 1, 7, 1, 7, 5, 2, 5]
+    lines = " ".join(str(value / side) for value, side in zip(polygon, (WIDTH, HEIGHT) * 4, strict=True))
+    folders = [yolo(tmp_path / "yolo", f"0 {lines}\n"), coco(tmp_path / "polygon", box(segmentation=[polygon]))]
+    folders += [coco(tmp_path / name, box(segmentation=value)) for name, value in outlined(mask).items()]
+    for folder in folders:
+        truth, empty = (open_dataset(folder).annotated()[index] for index in (0, 1))
+        assert truth.masks is not None and len(truth.masks) == 1 and empty.masks == () and truth.unmasked == ""
+        np.testing.assert_array_equal(pixels_of(truth.masks[0], truth.size), mask)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_run_lengths_are_those_of_coco(seed: int) -> None:
+    random = np.random.RandomState(seed)
+    height, width = (int(side) for side in random.randint(1, 300, 2))
+    mask = random.rand(height, width) < random.rand() ** 3
+    both = outlined(mask)
+    assert read_outline(both["text"], (height, width)) == both["text"]
+    np.testing.assert_array_equal(pixels_of(both["list"], (height, width)), mask)
+
+
+def test_boxes_without_masks(tmp_path: Path) -> None:
+    for case, value in {"none": {}, "empty": {"segmentation": []}}.items():
+        truth = open_dataset(coco(tmp_path / case, box(**value))).annotated()[0]
+        assert truth.masks is None and truth.unmasked == ""
+
+
+BAD_OUTLINES: dict[str, Any] = {
+    "two points": [[2, 1, 7, 1]],
+    "half a point": [[2, 1, 7, 1, 7, 5, 2]],
+    "no list": [2, 1, 7, 1, 7, 5],
+    "text": [[2, 1, 7, 1, 7, "5"]],
+    "a truth value": [[2, 1, 7, 1, 7, True]],
+    "outside": [[2, 1, 7000000000, 1, 7, 5]],
+    "not finite": [[2, 1, float("nan"), 1, 7, 5]],
+    "another size": {"size": [3, 3], "counts": [9]},
+    "too few pixels": {"size": [HEIGHT, WIDTH], "counts": [4, 5]},
+    "too many pixels": {"size": [HEIGHT, WIDTH], "counts": [0, 10**12]},
+    "a negative run": {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH + 5, -5]},
+    "broken text": {"size": [HEIGHT, WIDTH], "counts": "\u00ff1"},
+    "text that ends early": {"size": [HEIGHT, WIDTH], "counts": "XX"},
+    "text of one endless number": {"size": [HEIGHT, WIDTH], "counts": "o" * 5000},
+    "no counts": {"size": [HEIGHT, WIDTH]},
+    "a number": 5,
+}
+
+
+@pytest.mark.parametrize("case", BAD_OUTLINES)
+def test_bad_outlines_leave_the_boxes(tmp_path: Path, case: str) -> None:
+    path = coco(tmp_path, box(id=4, segmentation=BAD_OUTLINES[case]))
+    truth = open_dataset(path).annotated()[0]
+    assert len(truth.boxes) == 1 and truth.masks is None
+    assert "annotation 4" in truth.unmasked and "a.png" in truth.unmasked
+
+
+def test_some_masks_are_missing(tmp_path: Path) -> None:
+    polygon = [[2, 1, 7, 1, 7, 5]]
+    truth = open_dataset(coco(tmp_path / "coco", box(segmentation=polygon), box(id=2))).annotated()[0]
+    assert truth.masks is None and "annotation 2" in truth.unmasked
+    folder = yolo(tmp_path / "yolo", "0 0.225 0.3 0.25 0.4\n1 0.1 0.1 0.5 0.1 0.3 0.6\n")
+    truth = open_dataset(folder).annotated()[0]
+    assert truth.masks is None and "a.txt" in truth.unmasked
+
+
 @pytest.mark.parametrize("mode", ["L", "P"])
 def test_masks(tmp_path: Path, mode: str) -> None:
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -152,7 +239,8 @@ def test_shapes_have_boxes_masks_and_a_held_out_part() -> None:
         truth = held_out.annotated()[index]
         counts.append(len(truth.labels))
         assert truth.masks is not None and truth.pixels is not None
-        for (x1, y1, x2, y2), mask, label in zip(truth.boxes.astype(int), truth.masks, truth.labels, strict=True):
+        for (x1, y1, x2, y2), outline, label in zip(truth.boxes.astype(int), truth.masks, truth.labels, strict=True):
+            mask = pixels_of(outline, truth.size)
             rows, columns = np.nonzero(mask)
             assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (x1, y1, x2, y2)
             assert (truth.pixels[mask] == label + 1).all()

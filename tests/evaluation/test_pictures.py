@@ -1,6 +1,7 @@
 """Detectors and networks for the classes of pixels are evaluated on boxes and masks."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 
 from deploy.core.artifact import Artifact, Payload, manifest_path
 from deploy.core.checked import dump_checked
+from deploy.data.outlines import run_lengths
 from tests.nightly import by_day  # type: ignore[import-not-found,unused-ignore]
 
 SOURCE = '''
@@ -78,6 +80,31 @@ class Loud(Decoded):
         return super().forward(torch.relu(self.conv0(x)))
 
 
+class Objects(nn.Module):
+    """One object for each color, with the mask of all its pixels, in the form of torchvision's detectors."""
+
+    def __init__(self):
+        super().__init__()
+        self.threshold = nn.Parameter(torch.tensor(0.5))
+        rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(32.0), indexing="ij")
+        self.register_buffer("rows", rows)
+        self.register_buffer("columns", columns)
+
+    def forward(self, x):
+        inside = (x[0] > self.threshold).flatten(1)
+        y, x2 = self.rows.flatten(), self.columns.flatten()
+        low = [torch.where(inside, at, 99.0).amin(1) for at in (x2, y)]
+        high = [torch.where(inside, at + 1, 0.0).amax(1) for at in (x2, y)]
+        scores = inside.any(1) * 0.9 - 0 * x.flatten(2).amax()
+        masks = torch.sigmoid(40 * (x[0] - self.threshold))[:, None]
+        boxes = torch.stack([*low, *high], 1)
+        return {"boxes": boxes, "scores": scores, "labels": torch.arange(3) + 0 * boxes[:, 0].long(), "masks": masks}
+
+
+def objects():
+    return Objects()
+
+
 def halves():
     return Halves()
 
@@ -140,10 +167,10 @@ def export(run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "nets.py").write_text(SOURCE, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
 
-    def make(name: str, labels: str = ",".join(NAMES), *options: str) -> Path:
+    def make(name: str, labels: str = ",".join(NAMES), *options: str, batch: str = "batch") -> Path:
         scale = [word for text in ("crop=16,32", "mean=0,0,0", "std=1,1,1") for word in ("--preprocess", text)]
         named = ("--labels", labels) if labels else ()
-        source = ("export", f"nets.py:{name}", "--input", "image:batch,3,16,32", "--weights", "none", "--name", name)
+        source = ("export", f"nets.py:{name}", "--input", f"image:{batch},3,16,32", "--weights", "none", "--name", name)
         done = run(*source, *scale, *named, *options)
         assert done.code == 0, done.err
         return next(Path().rglob(f"{name}.fp32.onnx")).resolve()
@@ -214,6 +241,61 @@ def test_pixels(run: Callable[..., Any], export: Callable[..., Path], pictures: 
     assert done.code == 3 and done.json["rows"][1]["comparison"]["difference"] < -0.01
 
 
+@pytest.fixture(scope="module")
+def outlines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of up to three colored ovals, of one color each, as a COCO file with polygons and run lengths."""
+    root, random = tmp_path_factory.mktemp("outlines"), np.random.RandomState(0)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(30):
+        height, width = SIZES[index % 3]
+        image = np.zeros((height, width, 3), np.uint8)
+        for label in np.flatnonzero(random.rand(3) < 0.6):
+            unit = height // 16
+            left, top, side = (1 + 10 * int(label)) * unit, random.randint(1, 4) * unit, 9 * unit
+            rows, columns = np.mgrid[:height, :width] + 0.5
+            inside = (rows - top - side / 2) ** 2 + (columns - left - side / 2) ** 2 <= (side / 2) ** 2
+            image[inside, label] = 255
+            angles = np.arange(60) * 2 * np.pi / 60
+            polygon = np.stack([np.cos(angles), np.sin(angles)], 1) * side / 2 + [left + side / 2, top + side / 2]
+            shape = run_lengths(inside) if label else [polygon.reshape(-1).tolist()]
+            box = {"bbox": [left, top, side, side], "area": side * side, "iscrowd": 0, "segmentation": shape}
+            number = len(annotations) + 1
+            annotations.append({"id": number, "image_id": index, "category_id": int(label), **box})
+        images.append({"id": index, "file_name": f"{index}.png", "height": height, "width": width})
+        Image.fromarray(image).save(root / f"{index}.png")
+    categories = [{"id": index, "name": name} for index, name in enumerate(NAMES)]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations.json").write_text(json.dumps(document))
+    return root
+
+
+def test_masks_of_objects(run: Callable[..., Any], export: Callable[..., Path], outlines: Path, tmp_path: Path) -> None:
+    path = export("objects", batch="1")
+    assert Artifact.open(path).manifest.task == "instance-segmentation"
+    words = ("evaluate", str(path), "--data", str(outlines))
+    done = run(*words, "--json")
+    assert done.code == 0, done.err
+    torch, file = (row["accuracy"] for row in done.json["rows"])
+    assert (file["metric"], file["second_metric"]) == ("mask mAP", "mAP") and set(file["per_class"]) == set(NAMES)
+    assert file["value"] > 0.8 and file["second"] > 0.6 and file["value"] == pytest.approx(torch["value"], abs=1e-3)
+    assert "mAP of boxes" in run(*words).out
+    boxes = run(*words, "--task", "detection", "--json").json["rows"][1]["accuracy"]
+    assert (boxes["metric"], boxes["value"]) == ("mAP", file["second"])
+
+    document = json.loads((outlines / "annotations.json").read_text())
+    shutil.copytree(outlines, tmp_path / "some")
+    del document["annotations"][0]["segmentation"]
+    (tmp_path / "some" / "annotations.json").write_text(json.dumps(document))
+    refused = run("evaluate", str(path), "--data", str(tmp_path / "some"))
+    assert refused.code == 1 and "boxes alone" in refused.err and "--task detection" in refused.err
+    assert run("evaluate", str(path), "--data", str(tmp_path / "some"), "--task", "detection").code == 0
+
+    alter(path, "threshold", lambda value: value * 0 + 0.02)  # larger masks in pictures that are made smaller
+    done = run(*words, "--json")
+    assert done.code == 3 and done.json["rows"][1]["comparison"]["difference"] < -0.05
+
+
 def test_a_report_shows_the_score(run: Callable[..., Any], export: Callable[..., Path], pictures: Path) -> None:
     path = export("halves")
     assert run("evaluate", str(path), "--data", str(pictures / "boxes")).code == 0
@@ -247,8 +329,6 @@ def test_refusals(
 def test_a_class_count_that_differs_from_the_head(
     run: Callable[..., Any], export: Callable[..., Path], pictures: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     path = export("halves", "")
     shutil.copytree(pictures / "boxes", tmp_path / "more", ignore=shutil.ignore_patterns("annotations.json"))
     (tmp_path / "more" / "classes.txt").write_text("\n".join((*NAMES, "black")))

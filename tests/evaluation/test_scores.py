@@ -1,11 +1,13 @@
 """Average precision, overlap of classes of pixels, their intervals and paired comparisons."""
 
 import contextlib
+import dataclasses
 import io
 
 import numpy as np
 import pytest
 
+from deploy.data.outlines import Outline, run_lengths
 from deploy.data.truth import IGNORED, Truth
 from deploy.evaluation.average_precision import average_precision
 from deploy.evaluation.overlap import confusion, mean_overlap
@@ -44,7 +46,9 @@ def case() -> tuple[list[Detections], list[Truth]]:
     return [guesses(random, truth) for truth in truths], truths
 
 
-def by_pycocotools(found: list[Detections], truths: list[Truth]) -> tuple[float, float, list[float]]:
+def by_pycocotools(
+    found: list[Detections], truths: list[Truth], masks: list[list[Outline]] | None = None
+) -> tuple[float, float, list[float]]:
     """Return mAP, mAP50 and the average precision of every class, by the evaluation that defines them."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -64,15 +68,20 @@ def by_pycocotools(found: list[Detections], truths: list[Truth]) -> tuple[float,
         for image, item in enumerate(found)
         for box, score, label in zip(item.boxes, item.scores, item.labels, strict=True)
     ]
+    if masks is not None:
+        for row_, mask in zip(rows, (mask for truth in truths for mask in truth.masks or ()), strict=True):
+            row_["segmentation"] = mask
+        for row_, mask in zip(results, (mask for item in masks for mask in item), strict=True):
+            row_.update(segmentation=mask, area=1.0)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = {
-            "images": [{"id": index} for index in range(len(truths))],
+            "images": [{"id": index, "height": SIZE[0], "width": SIZE[1]} for index in range(len(truths))],
             "annotations": [{"id": number, **item} for number, item in enumerate(rows, 1)],
             "categories": [{"id": index} for index in range(len(CLASSES))],
         }
         truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+        evaluation = COCOeval(truth, truth.loadRes(results), "bbox" if masks is None else "segm")
         for step in (evaluation.evaluate, evaluation.accumulate, evaluation.summarize):
             step()
     precision = evaluation.eval["precision"][:, :, :, 0, 2]
@@ -86,6 +95,37 @@ def test_average_precision_agrees_with_pycocotools(case: tuple[list[Detections],
     assert score.value == pytest.approx(expected[0], abs=1e-6)
     assert score.second == pytest.approx(expected[1], abs=1e-6)
     assert list(score.per_class.values()) == pytest.approx(expected[2], abs=1e-6)
+
+
+def oval(box: np.ndarray) -> np.ndarray:
+    """Return the pixels of the oval in a box."""
+    x1, y1, x2, y2 = box
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
+    down, right = (2 * rows - y1 - y2) / (y2 - y1), (2 * columns - x1 - x2) / (x2 - x1)
+    pixels: np.ndarray = down**2 + right**2 <= 1
+    return pixels
+
+
+def test_average_precision_of_masks_agrees_with_pycocotools(case: tuple[list[Detections], list[Truth]]) -> None:
+    found, truths = case
+
+    def outline(number: int, box: np.ndarray) -> Outline:
+        x1, y1, x2, y2 = map(float, box)
+        polygon = [[x1, (y1 + y2) / 2, (x1 + x2) / 2, y1, x2, (y1 + y2) / 2, (x1 + x2) / 2, y2]]
+        return polygon if number % 2 else run_lengths(oval(box))
+
+    shown = [
+        dataclasses.replace(truth, masks=tuple(outline(number, box) for number, box in enumerate(truth.boxes)))
+        for truth in truths
+    ]
+    masks = [[run_lengths(oval(box)) for box in item.boxes] for item in found]
+    score = average_precision(found, shown, CLASSES, masks=masks)
+    expected = by_pycocotools(found, shown, masks)
+    boxes = average_precision(found, truths, CLASSES)
+    assert (score.metric, score.second_metric) == ("mask mAP", "mAP") and 0.1 < score.value < 0.95
+    assert score.value == pytest.approx(expected[0], abs=1e-6) and score.value != pytest.approx(boxes.value, abs=1e-3)
+    assert list(score.per_class.values()) == pytest.approx(expected[2], abs=1e-6)
+    assert (score.second, score.second_interval) == (boxes.value, boxes.interval)
 
 
 def test_a_resample_is_the_metric_of_the_images_it_draws(case: tuple[list[Detections], list[Truth]]) -> None:

@@ -56,6 +56,22 @@ class Extra(Net):
         pass
 
 
+class Expanded(Net):
+    """Buffers of which several elements share their memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("columns", torch.arange(16.0).expand(2, 16))
+        self.register_buffer("rows", torch.meshgrid(torch.arange(16.0), torch.arange(4.0), indexing="ij")[0])
+
+    def forward(self, x):
+        return super().forward(x + self.columns[0] + self.rows[:, 0])
+
+
+def expanded():
+    return Expanded()
+
+
 def extra():
     net = Extra()
     net.a = nn.Sequential(net.a, Extra().a)[0]
@@ -169,6 +185,7 @@ def build(name: str) -> Any:
 @pytest.mark.parametrize(
     ("name", "strategy"),
     [
+        ("expanded", "export"),
         ("extra", "export"),
         ("extra", "trace"),
         ("NoEval", "trace"),

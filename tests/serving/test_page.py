@@ -50,6 +50,25 @@ class Pixels(nn.Module):
         return self.color(image)
 
 
+class Objects(nn.Module):
+    """Two objects, by their color: red ones are of class 0, green ones of class 1; with masks."""
+
+    def __init__(self):
+        super().__init__()
+        self.sharp = nn.Parameter(torch.tensor(20.0))
+        self.register_buffer("places", torch.tensor([[0.0, 0, 16, 16], [16, 16, 32, 32]]))
+
+    def forward(self, image):
+        masks = torch.sigmoid(self.sharp * (image[0, :2] - 0.5))
+        scores = masks.flatten(1).amax(1)
+        labels = torch.arange(2) + 0 * scores.to(torch.int64)
+        return {"boxes": self.places + 0 * scores[:, None], "scores": scores, "labels": labels, "masks": masks[:, None]}
+
+
+def objects():
+    return Objects().eval()
+
+
 def spots():
     return Spots().eval()
 
@@ -76,10 +95,9 @@ def shown(
     (tmp_path / "nets.py").write_text(NETS, encoding="utf-8")
     stack = contextlib.ExitStack()
 
-    def show(name: str) -> tuple[Any, list[str]]:
-        assert (
-            run("export", f"{tmp_path / 'nets.py'}:{name}", "--input", "image:batch,3,32,32", "--name", name).code == 0
-        )
+    def show(name: str, batch: str = "batch") -> tuple[Any, list[str]]:
+        done = run("export", f"{tmp_path / 'nets.py'}:{name}", "--input", f"image:{batch},3,32,32", "--name", name)
+        assert done.code == 0, done.err
         server = stack.enter_context(serving(store, name))
         page = browser.new_page()
         problems: list[str] = []
@@ -116,6 +134,42 @@ def test_classes_of_pixels(shown: Callable[..., tuple[Any, list[str]]]) -> None:
     assert [text.split()[0] for text in texts] == ["0", "1"] and texts[0].endswith("75 %"), texts
     assert page.locator("#status").inner_text() == "Both agree ✓" and problems == []
     page.close()
+
+
+def test_masks_of_objects(shown: Callable[..., tuple[Any, list[str]]]) -> None:
+    page, problems = shown("objects", "1")
+    assert page.locator("#status").inner_text() == "Both agree ✓"
+    assert page.locator(".drawn rect").count() == 4 and page.locator(".drawn .mask").count() == 2
+    colors = page.evaluate(
+        """async () => {
+            const image = document.querySelector(".drawn .mask");
+            await image.decode();
+            const canvas = new OffscreenCanvas(32, 32).getContext("2d", { willReadFrequently: true });
+            canvas.drawImage(image, 0, 0);
+            return [[4, 4], [28, 4], [28, 28]].map(([x, y]) => [...canvas.getImageData(x, y, 1, 1).data]);
+        }"""
+    )
+    assert colors[0][3] == colors[2][3] == 255 and colors[1][3] == 0, "transparent beside the objects"
+    assert colors[0] != colors[2] and problems == []
+    page.close()
+
+
+def test_the_agreement_of_masks() -> None:
+    masks = np.zeros((2, 8, 8), np.float32)
+    masks[0, :4], masks[1, 4:] = 1, 1
+    outputs = {
+        "boxes": np.array([[0, 0, 8, 4], [0, 4, 8, 8]], np.float32),
+        "scores": np.array([0.9, 0.8], np.float32),
+        "labels": np.array([1, 0]),
+    }
+    other = masks.copy()
+    other[0, :, :5] = 0  # the box is the same, and most of the mask is not
+    task = "instance-segmentation"
+    one, two = (answer({**outputs, "masks": item[:, None]}, task, (), None, (8, 8)) for item in (masks, other))
+    assert agreement(one, one) == 1.0 and agreement(one, two) == 0.5
+    assert one.shown["mask"].startswith("data:image/png") and len(one.shown["boxes"]) == 2
+    without = answer(outputs, task, (), None, (8, 8))
+    assert "mask" not in without.shown and agreement(one, without) == 1.0, "boxes are compared"
 
 
 def _found(*rows: tuple[float, float, float, float, int]) -> Answer:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import UsageError
 from deploy.data.dataset import ArrayImages, Dataset
+from deploy.data.outlines import run_lengths
 from deploy.data.truth import ListedTruths, Truth
 
 CLASSES = ("circle", "square", "triangle", "cross")
@@ -99,7 +100,7 @@ def _picture(random: np.random.RandomState) -> tuple[NDArray[np.uint8], Truth]:
         boxes=np.asarray([_box(mask) for mask in masks], np.float32).reshape(-1, 4),
         labels=np.asarray(labels, np.int64),
         crowd=np.zeros(len(labels), bool),
-        masks=masks,
+        masks=tuple(map(run_lengths, masks)),
         pixels=np.asarray([0, *(label + 1 for label in labels)], np.uint8)[owner],
     )
     return np.clip(image + noise, 0, 255).astype(np.uint8), truth

@@ -44,7 +44,7 @@ function drawn(row, picture) {
   const place = make("div");
   place.className = "drawn";
   place.append(Object.assign(make("img"), { src: picture, alt: "the picture as the model receives it" }));
-  if (row.mask) place.append(Object.assign(make("img"), { src: row.mask, alt: "classes of the pixels", className: "mask" }));
+  if (row.mask) place.append(Object.assign(make("img"), { src: row.mask, alt: row.boxes ? "masks of the objects" : "classes of the pixels", className: "mask" }));
   const shapes = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   for (const { box, label, score, color } of row.boxes || []) {
     const shape = document.createElementNS(shapes.namespaceURI, "rect");
