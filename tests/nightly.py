@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -13,3 +13,11 @@ def by_day(cases: Iterable[str], *names: str) -> list[Any]:
     known = list(cases)
     assert set(names) <= set(known), set(names) - set(known)
     return [name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in known]
+
+
+def pairs_by_day(first: Iterable[str], second: Iterable[str], chosen: Callable[[str, str], bool]) -> list[Any]:
+    """Return all pairs, with a mark on those that only `make test-nightly` runs: all that are not ``chosen``."""
+    pairs, other = [], list(second)
+    for one in first:
+        pairs += [pytest.param(one, two, marks=() if chosen(one, two) else pytest.mark.slow) for two in other]
+    return pairs

@@ -17,9 +17,8 @@ Run = Callable[..., Ran]
 
 
 @pytest.fixture
-def exported(run: Run, store: Path) -> Path:
-    assert run("export", "zoo/lenet5", "--weights", "none", "-q").code in (0, 2)
-    assert run("export", "zoo/lenet5", "--weights", "none").code == 0
+def exported(lenet5: Path, store: Path) -> Path:
+    shutil.copytree(lenet5, store)
     return store / "lenet5" / "lenet5.fp32.onnx"
 
 
@@ -67,7 +66,7 @@ def test_a_file_of_another_exporter_with_other_names_is_compared_by_position(run
     assert "y as logits" in note
 
 
-@pytest.mark.parametrize("factor", [1.001, 1.00001, -1.0])
+@pytest.mark.parametrize("factor", [1.00001, -1.0])
 def test_a_scaled_weight_is_detected_and_located(run: Run, exported: Path, tmp_path: Path, factor: float) -> None:
     bad = _change(exported, tmp_path / "bad.onnx", _scale("conv2.weight", factor))
     done = run("check", "zoo/lenet5", "--weights", "none", "--onnx", bad, "--locate", "--json")

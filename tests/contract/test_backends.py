@@ -19,6 +19,7 @@ from deploy.core.model import Model, Weights
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
 from deploy.support.cuda_driver import gpus
+from tests.nightly import by_day  # type: ignore[import-not-found,unused-ignore]
 
 INSTALLED = {name: backend for name, backend in backends().items() if backend.installed}
 RUNS_HERE = {
@@ -107,7 +108,11 @@ def _launched(runner: Runner, feeds: Feeds) -> Fetches:
     return runner.fetch()
 
 
-@pytest.fixture(params=RUNS_HERE)
+COMPILES = "torch-aot"
+"""Compiles for every shape that it is given, for seconds: most of its tests run at night."""
+
+
+@pytest.fixture(params=by_day(RUNS_HERE, *(set(RUNS_HERE) - {COMPILES})))
 def backend(request: pytest.FixtureRequest) -> Backend:
     return RUNS_HERE[request.param]
 
@@ -142,6 +147,12 @@ def test_an_option_of_the_wrong_type_is_refused_by_name(backend: Backend, tmp_pa
 def test_every_setting_is_an_option_of_the_runner(backend: Backend, settings: RunSettings, tmp_path: Path) -> None:
     with _open(backend, tmp_path, **backend.options(settings)) as runner:
         _close_to(runner.run(_feeds(2)), _expected(_feeds(2)))
+
+
+@pytest.mark.skipif(COMPILES not in RUNS_HERE, reason="no AOTInductor here")
+def test_a_backend_that_compiles_runs(tmp_path: Path) -> None:
+    with _open(RUNS_HERE[COMPILES], tmp_path) as runner:
+        _close_to(_launched(runner, _feeds(2)), _expected(_feeds(2)))
 
 
 def test_bind_launch_synchronize_and_fetch_equal_run(backend: Backend, tmp_path: Path) -> None:
