@@ -45,7 +45,7 @@ class WeightMatches:
         computed: a stored tensor is what the model computes from weights alone, such as a lookup at constant indices.
         unused: the model does not read it.
         listed: not found.
-        faults: lookup tables of the graph whose rows differ from the model's.
+        faults: lookup tables of the graph whose rows differ from the model's, and tensors of which single values do.
     """
 
     identical: list[str] = field(default_factory=list)
@@ -84,6 +84,8 @@ class _StoredTensors:
             yield name, self.get(name)
 
 
+CHANGED = 1e-4
+"""Smallest change of a value that no rounding explains, as a share of the largest value of its tensor."""
 TOLERANCE = {"fp16": 2e-3, "bf16": 2e-2}
 """Difference of a folded tensor from one that is computed again, as a share of its largest value; 2e-6 otherwise."""
 
@@ -117,6 +119,8 @@ def match_weights(
     result.computed = [name for name in missing if name in computed]
     result.listed = [name for name in missing if name not in computed]
     result.faults = [fault for name in result.listed for fault in _table_faults(name, values[name], stored)]
+    if precision == "fp32":
+        result.faults += [fault for name in result.listed for fault in _single_values(name, values, stored)]
     return result
 
 
@@ -230,3 +234,32 @@ def _table_faults(name: str, value: Array, stored: _StoredTensors) -> Iterator[s
         differ = (table[: len(value)] != value).any(axis=tuple(range(1, value.ndim)))
         first = int(np.argmax(differ))
         yield f"{len(value) - best} of {len(value)} rows of the table {name!r} differ, the first is row {first}"
+
+
+def _single_values(name: str, values: Mapping[str, Array], stored: _StoredTensors) -> Iterator[str]:
+    """Yield a fault if a tensor of the graph is this weight with some values changed.
+
+    Folding scales whole slices of a weight: the channels of one axis, or of several. If most values are the model's
+    to the bit, and a changed one is in no slice that is changed as a whole, then nothing was folded.
+    """
+    value = values[name]
+    if value.ndim < 2 or value.dtype.kind != "f":
+        return
+    best, table = value.size // 2, None
+    for _, other in stored.of_size(value.size, name):
+        if other.shape != value.shape or other.dtype != value.dtype:
+            continue
+        equal = int(np.count_nonzero((other == value) & (value != 0)))
+        if equal > best and not any(_same(other, known) for known in values.values() if known.size == other.size):
+            best, table = equal, other
+    if table is None:
+        return
+    kept = (table == value) & (value != 0)
+    changed = np.abs(table.astype(np.float64) - value) > CHANGED * np.abs(value).max()
+    for axis in range(value.ndim):
+        rest = tuple(other for other in range(value.ndim) if other != axis)
+        changed &= kept.any(axis=rest, keepdims=True)
+    count = int(changed.sum())
+    if count:
+        first = [int(index) for index in np.unravel_index(int(np.argmax(changed)), changed.shape)]
+        yield f"{count} of {value.size} values of {name!r} differ, the first is {first}"
