@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.badges import badges
 from benchmarks.common import load
+from benchmarks.tables.foreign import foreign_table
 from benchmarks.tables.gpu import gpu_tables
 from benchmarks.tables.harness import harness_figures, harness_tables
 from benchmarks.tables.int8 import int8_tables
@@ -194,6 +195,7 @@ def main() -> None:
         ("docs/int8.md", "int8", int8_tables()),
         ("docs/tensorrt.md", "tensorrt", tensorrt_tables()),
         ("docs/gpu.md", "gpu", gpu_tables()),
+        ("docs/onnx-files.md", "foreign", foreign_table()),
         ("docs/timing.md", "harness", harness_tables()),
         ("docs/serving.md", "serve", serve_tables()),
         ("docs/serving.md", "turns", turns_table()),

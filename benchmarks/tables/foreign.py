@@ -1,0 +1,54 @@
+"""Table of docs/onnx-files.md: public files, simplified and checked against themselves."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from benchmarks.common import load
+
+
+def foreign_table() -> str:
+    """Return the sentence of counts and the table, empty without results."""
+    result = load("foreign")
+    if not result:
+        return ""
+    rows, summary = result["rows"], result["summary"]
+    verdicts = " · ".join(f"{summary[name]} {name}" for name in ("pass", "inconclusive", "fail", "error"))
+    share = summary["caught"] / max(summary["planted"], 1)
+    lines = [
+        f"{summary['files']} files: {verdicts}. Planted faults found: {summary['caught']} of {summary['planted']} "
+        f"({share:.1%}). A check takes {summary['check_seconds']:.0f} s "
+        "(median), one thread (`python -m benchmarks.foreign`).",
+        "",
+        "| file | nodes | simplified | verdict | margin | coverage | faults found | check |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in sorted(rows.items()):
+        lines.append(f"| {name.replace('==', ' ')} | {' | '.join(_cells(row))} |")
+    notes = [
+        f"- {name.replace('==', ' ')}: {_short(row['why'])}" for name, row in sorted(rows.items()) if row.get("why")
+    ]
+    return "\n".join([*lines, "", *notes])
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    if row["verdict"] == "error":
+        return [*map(str, (row.get("nodes", ""), row.get("edited_nodes", ""))), "error", "", "", "", ""]
+    margin = row["margin"]
+    known = margin is not None and not math.isnan(margin)
+    return [
+        str(row["nodes"]),
+        str(row["edited_nodes"]),
+        row["verdict"],
+        f"{margin:.1f}" if known else "",
+        f"{row['coverage']:.1f} %" if row["coverage"] is not None else "",
+        f"{row['caught']} of {row['planted']}",
+        f"{row['seconds']:.0f} s",
+    ]
+
+
+def _short(reason: str) -> str:
+    """Return the first reason, without a path."""
+    first = reason.split(";")[0].split(": ", 1)
+    return (first[1] if first[0].startswith("/") and len(first) > 1 else reason.split(";")[0])[:160].replace("|", "\\|")
