@@ -278,7 +278,7 @@ def _has_masks(truths: Truths, data: str) -> bool:
         reason = next((item.unmasked for item in without if item.unmasked), "the others have boxes alone")
         raise DataError(
             f"{data}: {len(every) - len(without)} of {len(every)} images have masks of all objects: {reason}.",
-            "add the masks, or score the boxes alone: --task detection",
+            "add the masks. Boxes alone are scored where no object has a mask, and by deploy evaluate --task detection",
         )
     return any(len(item.labels) for item in every)
 
