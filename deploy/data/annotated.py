@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -150,6 +151,8 @@ def _examine(items: Sequence[Annotated], progress: Progress) -> list[tuple[str, 
         except DataError as exc:
             return "", None, item.source, exc.message
         digest = hashlib.sha256(data + truth.boxes.tobytes() + truth.labels.tobytes())
+        if truth.masks:
+            digest.update(json.dumps(truth.masks).encode())
         if truth.pixels is not None:
             digest.update(truth.pixels.tobytes())
             truth = Truth.of_pixels(truth.pixels[:0])  # read again when it is needed

@@ -49,8 +49,11 @@ def _read_polygon(value: object, size: tuple[int, int]) -> list[float]:
         raise DataError("has a polygon that is not a list of three or more points")
     if not all(isinstance(item, (int, float)) and not isinstance(item, bool) for item in value):
         raise DataError("has a polygon with a value that is no number")
-    points = np.asarray(value, np.float64).reshape(-1, 2)
     height, width = size
+    try:
+        points = np.asarray(value, np.float64).reshape(-1, 2)
+    except OverflowError:  # an integer beyond all floats
+        points = np.full((1, 2), np.inf)
     if not ((points >= -SLACK) & (points <= [width + SLACK, height + SLACK])).all():  # False for NaN
         raise DataError(f"has a polygon outside the picture of {width} x {height} pixels")
     polygon: list[float] = points.reshape(-1).tolist()

@@ -167,7 +167,8 @@ def ones(model: Model) -> dict[str, torch.Tensor]:
 def _runs(model: Model, *, keep_state: bool) -> bool:
     """Return whether a module runs on tensors of ones; what the run changes is kept only if ``keep_state``."""
     tensors = ones(model)
-    buffers = [] if keep_state else [value.untyped_storage() for value in model.module.buffers() if has_storage(value)]
+    kept = [] if keep_state else [value for value in model.module.buffers() if has_storage(value) and not value.is_meta]
+    buffers = [value.untyped_storage() for value in kept]
     before = [content_of(storage) for storage in buffers]  # of an expanded tensor, elements share their memory
     try:
         with torch.no_grad() if keep_state else computed_in(torch.float32, model.module):

@@ -162,6 +162,7 @@ BAD_OUTLINES: dict[str, Any] = {
     "text": [[2, 1, 7, 1, 7, "5"]],
     "a truth value": [[2, 1, 7, 1, 7, True]],
     "outside": [[2, 1, 7000000000, 1, 7, 5]],
+    "far outside": [[2, 1, 10**400, 1, 7, 5]],
     "not finite": [[2, 1, float("nan"), 1, 7, 5]],
     "another size": {"size": [3, 3], "counts": [9]},
     "too few pixels": {"size": [HEIGHT, WIDTH], "counts": [4, 5]},

@@ -115,3 +115,24 @@ def test_a_file_whose_outputs_do_not_show_it_fails(tmp_path: Path) -> None:
     onnx.save(model, str(wrong))
     parity = deploy.check(str(path), onnx=wrong).parity
     assert parity.verdict == "fail" and "1 of 48 values" in " ".join(parity.reasons)
+
+
+class Masked(nn.Module):
+    """Single values of its weights are set to 0 by what it computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.triangle, self.filters = (nn.Parameter(torch.randn(*shape)) for shape in ((8, 8), (8, 3, 3, 3)))
+        mask = torch.ones(8, 3, 3, 3)
+        mask[:, :, 2, 1:] = 0
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        means = nn.functional.conv2d(x, self.filters * self.mask).mean((2, 3))
+        return means @ torch.tril(self.triangle, diagonal=5)
+
+
+def test_values_that_the_model_masks_are_no_faults(tmp_path: Path) -> None:
+    report = deploy.export(Masked().eval(), (torch.zeros(2, 3, 8, 8),), name="masked", artifacts=tmp_path)
+    assert report.verdict == "pass" and report.parity is not None and report.parity.weights["listed"] == []
