@@ -40,6 +40,7 @@ def _bench(root: Path, *models: str, **options: object) -> BenchmarkReport:
     return measure_speed(models, **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_bfloat16_is_timed_where_it_runs(artifacts: Path) -> None:
     report = _bench(artifacts, "lenet5", backends=("torch", "onnxruntime"), precisions=("bf16",))
     (row,), (left_out,) = report.rows, report.skipped

@@ -64,6 +64,7 @@ def test_the_command_and_its_hidden_alias(artifacts: Path, run: Callable[..., Ra
     assert run("bench", "--explain").code == 2 and run("profile").code == 2
 
 
+@pytest.mark.slow
 def test_bfloat16_is_profiled(artifacts: Path, run: Callable[..., Ran]) -> None:
     (cell,) = run("profile", "lenet5", "--backends", "torch", "--precision", "bf16", "--json").json["cells"]
     assert cell["precision"] == "bf16" and "Conv2d" in cell["by_operator_ns"]

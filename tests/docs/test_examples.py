@@ -69,6 +69,7 @@ def test_the_network_is_listed_exported_and_checked(deploy: Deploy, exported: An
     assert refused.returncode == 2 and "'depth'" in refused.stderr and "width" in refused.stderr
 
 
+@pytest.mark.slow
 def test_the_options_of_the_network_are_used(deploy: Deploy) -> None:
     def parameters(*options: str) -> int:
         document = document_of(deploy("models", "zoo/tiny", "--layers", *options, "--json"))
@@ -101,6 +102,7 @@ def test_the_backend_checks_a_file(deploy: Deploy, exported: Any) -> None:
 TIMING = ("--backends", "onnx-reference,torch", "--precision", "fp32", "--threads", "1", "--repetitions", "1")
 
 
+@pytest.mark.slow
 def test_the_backend_is_timed_and_reported(deploy: Deploy, exported: Any) -> None:
     document = document_of(deploy("bench", "tiny", *TIMING, "--min-time", "0.02", "--json"))
     rows = {row["backend"]: row for row in document["rows"]}

@@ -188,6 +188,7 @@ def test_the_module_inside_is_exported(store: Path) -> None:
     assert outer[0] is part
 
 
+@pytest.mark.slow
 def test_weight_normalization_float16_and_float64(store: Path) -> None:
     module = normed()
     report = deploy.export_model(module, inputs=torch.randn(2, 6), name="normed", strategy="trace", artifacts=store)

@@ -82,6 +82,7 @@ def choice(artifacts: Path) -> Path:
     return save(artifacts, "lenet5", changed)
 
 
+@pytest.mark.slow
 def test_a_choice_is_timed_as_it_was_chosen(run: Run, choice: Path) -> None:
     quick = ("--quick", "--json")
     (row,) = run("bench", choice, *quick).json["rows"]

@@ -65,6 +65,7 @@ def test_it_is_packaged_for_as_declared(made: Path, environment: dict[str, str])
     assert deploy(environment, made, "verify", folder).returncode == 3
 
 
+@pytest.mark.slow
 def test_it_refuses_what_it_does_not_declare(made: Path, environment: dict[str, str]) -> None:
     fp32 = deploy(environment, made, "package", "lenet5", "--for", "shelf")
     assert fp32.returncode == 1 and "lenet5.fp32.onnx" in fp32.stderr and "Shelf" in fp32.stderr

@@ -201,6 +201,7 @@ def test_padding_with_another_number_fixes_the_scale(opset: int, fill: float, ch
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
 
 
+@pytest.mark.slow
 def test_everything_is_in_half_then(tmp_path: Path, run: Callable[..., Ran]) -> None:
     """The plan tells it, and is used again with other weights."""
     options: dict[str, object] = {"artifacts": tmp_path, "probes": "quick", "strategy": "trace", "progress": SILENT}

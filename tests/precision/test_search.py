@@ -122,6 +122,7 @@ def test_values_that_overflow_stay_in_float32(planted: deploy.ExportReport) -> N
     assert any("40 dB" in note for note in planted.parity.notes), "PyTorch's own run is infinite"
 
 
+@pytest.mark.slow
 def test_the_plain_conversion_fails(planted: deploy.ExportReport, tmp_path: Path) -> None:
     """Although ONNX Runtime, which rounds nothing, would pass it."""
     single = exported(Planted(), IMAGE, tmp_path)
