@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deploy.core.errors import DataError
 
 SLACK = 1.0
-"""Pixels by which an outline may exceed its picture, from rounding."""
+"""Pixels by which a box or an outline may exceed its picture, from rounding."""
 FEWEST = 6
 """Numbers of the smallest polygon: three points."""
 

@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import DataError
-from deploy.data.outlines import Outline
+from deploy.data.outlines import SLACK, Outline
 
 IGNORED = 255
 """Value of pixels in a mask that belong to no class and are not counted."""
-SLACK = 1.0
-"""Pixels by which a box may exceed its picture, from rounding; it is clipped."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -119,7 +119,7 @@ def match_weights(
     result.computed = [name for name in missing if name in computed]
     result.listed = [name for name in missing if name not in computed]
     result.faults = [fault for name in result.listed for fault in _table_faults(name, values[name], stored)]
-    if precision == "fp32":
+    if precision in ("fp32", "fp64"):  # in half precision, every value is rounded
         result.faults += [fault for name in result.listed for fault in _single_values(name, values, stored)]
     return result
 

@@ -90,7 +90,7 @@ def read_detections(
     for index, picture in enumerate(zip(boxes, scores, strict=True)):
         item, chosen = _kept(*picture, postprocessing, suppress=suppress)
         if masks is not None:
-            logits = torch.nn.functional.interpolate(masks[index, chosen][None], size, mode="bilinear")[0]
+            logits = torch.nn.functional.interpolate(masks[index, chosen][:, None], size, mode="bilinear")[:, 0]
             item = dataclasses.replace(item, masks=logits.sigmoid().numpy())
         found.append(item)
     return found

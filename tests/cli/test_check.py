@@ -66,7 +66,7 @@ def test_a_file_of_another_exporter_with_other_names_is_compared_by_position(run
     assert "y as logits" in note
 
 
-@pytest.mark.parametrize("factor", [1.00001, -1.0])
+@pytest.mark.parametrize("factor", [pytest.param(1.001, marks=pytest.mark.slow), 1.00001, -1.0])
 def test_a_scaled_weight_is_detected_and_located(run: Run, exported: Path, tmp_path: Path, factor: float) -> None:
     bad = _change(exported, tmp_path / "bad.onnx", _scale("conv2.weight", factor))
     done = run("check", "zoo/lenet5", "--weights", "none", "--onnx", bad, "--locate", "--json")
