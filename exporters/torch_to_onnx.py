@@ -25,9 +25,10 @@ from deploy.core.model import Model, caches
 from deploy.core.tensors import SizeRange, TensorSpec, size_ranges, symbols, with_ranges
 from deploy.support.attention import plain_attention
 from deploy.support.onnx_file import SINGLE_FILE_LIMIT, opset
+from deploy.support.runtime_errors import refused_inputs
 from deploy.support.state import unchanged
-from deploy.support.user_code import told
 from exporters.einsum import lower_case
+from exporters.padding import keep_zeros_before_max
 from exporters.ranges import exported_ranges
 from exporters.suppression import expand_greedy
 
@@ -134,8 +135,7 @@ def _example_result(model: Model, inputs: Sequence[TensorSpec]) -> Any:
     except DeployError:
         raise
     except Exception as exc:
-        specs = "; ".join(map(str, inputs))
-        raise ModelError(f"{model.name} does not run on {specs}: {told(exc)}") from exc
+        raise refused_inputs(model.name, inputs, exc) from exc
 
 
 class _Flat(torch.nn.Module):
@@ -269,7 +269,8 @@ STRATEGIES: Mapping[str, Strategy] = {
 
 
 def _clean(model: ir.Model) -> None:
-    """Remove metadata that reveals source paths or differs between two equal exports; write Einsum in lower case."""
+    """Remove metadata that reveals source paths or differs between two equal exports; write what runtimes misread."""
+    keep_zeros_before_max(model)
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if node.op_type == "Einsum":
             equation = lower_case(node.attributes["equation"].as_string())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -409,8 +408,7 @@ class ChoiceJudge:
             return self._copies[scores]
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="deploy-choices-")
-            for beside in onnx_file.external_files(self._graph, self._path):
-                shutil.copyfile(beside, Path(self._folder.name) / beside.name)
+            onnx_file.copy_external_files(self._graph, self._path, Path(self._folder.name))
         copy = onnx.ModelProto()
         copy.CopyFrom(self._graph)
         wanted = dict.fromkeys(name for node in self._nodes for name in (node.result, *(node.inputs if scores else ())))

@@ -6,15 +6,16 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from deploy.backends.torch.perturbed import PerturbedRunner
+from deploy.backends.torch.perturbed import Alteration, PerturbedRunner
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.model import HALVES, Model
 from deploy.core.progress import Progress
 from deploy.core.runner import Runner
 from deploy.exporting.choices import MAX_BYTES, ChoiceJudge, ChoosingRunner
 from deploy.exporting.opened_file import OpenedFile
-from deploy.exporting.original import OriginalFile
+from deploy.exporting.original import OriginalFile, original_path
 from deploy.parity.compare import compare
 from deploy.parity.groups import policy
 from deploy.parity.probes import Probe
@@ -55,6 +56,8 @@ class Comparison:
         reference: runs the model in float64.
         baseline: PyTorch's own run.
         look_behind: compare what the file and the model choose by, too.
+        original: the reference itself where it is a file; None for that of the model, if there is one.
+        alterations: of all runs of the model; ``reference`` and ``baseline`` have them already.
         min_sqnr: bound of half precision in dB, see `deploy.exporting.prove.ProofOptions`.
     """
 
@@ -68,11 +71,14 @@ class Comparison:
     look_behind: bool
     min_sqnr: float | None
     progress: Progress
+    alterations: tuple[Alteration, ...] = ()
+    original: Path | None = None
 
     def judge(self) -> JudgedFile:
         """Compare the file with the model; a float32 file that fails is judged once more, see `AT_ONE`."""
         model, backend = self.model, self.file.candidate.backend.name
-        original = OriginalFile(model, backend, self.file.settings) if OriginalFile.is_model(model) else None
+        path = self.original or original_path(model)
+        original = OriginalFile(model, path, backend, self.file.settings) if path else None
         with contextlib.closing(original) if original else contextlib.nullcontext():
             found = self._against(self.baseline, original)
             if found.report.verdict == "fail" and self.precision == "fp32":
@@ -115,7 +121,7 @@ class Comparison:
                 seed=self.seed,
                 rename=file.rename,
                 chooser=chooser,
-                perturbed=None if self.precision == "fp64" else PerturbedRunner(self.model, self.precision),
+                perturbed=None if self.precision == "fp64" else self._perturbed(self.precision),
                 original=original,
                 ran=ran,
                 advance=self.progress.advance,
@@ -128,7 +134,7 @@ class Comparison:
         Its error is absolute: a rounding of 1, also where the result is 1e-6. See `OtherRoundings`. An inconclusive
         comparison counts only if the file is within the limit.
         """
-        own = PerturbedRunner(self.model, "fp32", layers=False)
+        own = self._perturbed("fp32", layers=False)
         for probe in strict.ran[:1]:
             own.run(probe.feeds)
         if not own.roundings.used:
@@ -140,6 +146,9 @@ class Comparison:
             return strict
         report = dataclasses.replace(found.report, notes=(*found.report.notes, AT_ONE))
         return dataclasses.replace(found, report=report)
+
+    def _perturbed(self, precision: str, *, layers: bool = True) -> PerturbedRunner:
+        return PerturbedRunner(self.model, precision, layers=layers, alterations=self.alterations)
 
     def _in_runtime(self, report: ParityReport, judged: JudgedFile) -> ParityReport:
         """Run a few probes in the runtime itself, which opens the file or refuses it."""

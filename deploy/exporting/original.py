@@ -11,26 +11,27 @@ from deploy.core.model import Model
 from deploy.core.runner import Feeds, Fetches
 
 
+def original_path(model: Model) -> Path | None:
+    """Return the ONNX file that a model is, as it is and no view of one; None for other models."""
+    whole = model.is_onnx and not model.reference.get("options")
+    return Path(str(model.reference["name"])) if whole else None
+
+
 class OriginalFile:
     """Runs an ONNX file that is the model of a check; it is opened in a child process when it is first run."""
 
-    def __init__(self, model: Model, backend: str, settings: RunSettings) -> None:
-        self._model, self._backend, self._settings = model, backend, settings
+    def __init__(self, model: Model, path: Path, backend: str, settings: RunSettings) -> None:
+        self._model, self._path, self._backend, self._settings = model, path, backend, settings
         self._runner: IsolatedRunner | None = None
         self._refused = False
-
-    @staticmethod
-    def is_model(model: Model) -> bool:
-        """Return whether a model is an ONNX file as it is, and no view of one."""
-        return model.is_onnx and not model.reference.get("options")
 
     def run(self, feeds: Feeds) -> Fetches | None:
         """Return the outputs for inputs by the model's names; None where the runtime does not run the file."""
         if self._runner is None:
             self._runner = IsolatedRunner(self._backend)
-            path, options = Path(str(self._model.reference["name"])), self._runner.backend.options(self._settings)
+            options = self._runner.backend.options(self._settings)
             try:
-                self._runner.open(path, **options)
+                self._runner.open(self._path, **options)
             except BackendError:
                 self._refused = True
         if self._refused:

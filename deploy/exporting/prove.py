@@ -26,6 +26,7 @@ from deploy.exporting.accepted import find_sizes
 from deploy.exporting.comparison import Comparison, JudgedFile
 from deploy.exporting.coverage import SEARCH_STEPS, directed_probes, measure
 from deploy.exporting.domains import find_domains
+from deploy.exporting.final_sigmoid import before_final_sigmoid
 from deploy.exporting.opened_file import OpenedFile
 from deploy.models.untrained import statistic_names
 from deploy.parity.compare import compare
@@ -149,7 +150,7 @@ def prove(
         min_sqnr=options.min_sqnr,
         progress=progress,
     )
-    judged = comparison.judge()
+    judged = before_final_sigmoid(comparison, comparison.judge())
     report = dataclasses.replace(
         judged.report,
         ranges=tuple(item for item in size_ranges(accepted.inputs).values() if item.limited),

@@ -5,8 +5,9 @@ all zero, and with initial batch-norm statistics its activations grow or vanish 
 and the same in every command:
 
 1. `perturb_constants` adds noise of standard deviation 0.1 to every parameter whose values are all equal.
-2. `set_batch_norm_statistics` sets the statistics to those of seeded data, layer by layer. It computes in float64, so
-   that other machines and numbers of threads give the same float32 values.
+2. `set_batch_norm_statistics` sets the statistics to those of seeded data, layer by layer, and enlarges scales that
+   make the results vanish. It computes in float64, so that other machines and numbers of threads give the same
+   float32 values.
 """
 
 from __future__ import annotations
@@ -17,14 +18,20 @@ from typing import Any
 
 import torch
 
+from deploy.core.errors import DeployError
 from deploy.core.model import Model
 from deploy.core.tensors import TensorSpec
 from deploy.support.precision import computed_in
+from deploy.support.runtime_errors import refused_inputs
 
 NOISE = 0.1
 SAMPLES = 4
 FEW = 64
 """Number of weights from which a layer can show how it was initialized."""
+FAINT = 0.05
+"""Standard deviation of the results of a normalization below which its scales are enlarged: half of `NOISE`."""
+LEAST_VARIATION = 1e-6
+"""Variance of a channel, relative to the square of its mean, below which it is taken for constant."""
 LAYERS = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
 NORMS = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.LayerNorm, torch.nn.GroupNorm)
 
@@ -85,19 +92,28 @@ def statistic_names(module: torch.nn.Module) -> tuple[str, str] | None:
 
 
 def set_batch_norm_statistics(model: Model, seed: int) -> None:
-    """Set the batch-norm statistics to those of seeded samples."""
+    """Set the batch-norm statistics to those of seeded samples.
+
+    Raises:
+        ModelError: the model does not run on its inputs.
+    """
     norms = {module: names for module in model.module.modules() if (names := statistic_names(module))}
     found: dict[torch.nn.Module, dict[str, torch.Tensor]] = {}
+    factors: dict[torch.nn.Module, float] = {}
 
     def observe(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         x = args[0]
-        if x.numel() // x.shape[1] < 2:
+        channels = getattr(module, norms[module][0]).numel()
+        if x.numel() // x.shape[1] < 2 or x.shape[1] != channels:  # the layer itself refuses other channels
             return
         dims = [axis for axis in range(x.dim()) if axis != 1]
         statistics = zip(norms[module], (x.mean(dims), x.var(dims, unbiased=False)), strict=True)
         found[module] = {name: value.reshape(getattr(module, name).shape) for name, value in statistics}
+        factors[module] = _amplification(module, *found[module].values())
         for name, value in found[module].items():
             setattr(module, name, value)  # float64 until the pass is over
+        if factors[module] != 1.0:
+            module.get_parameter("weight").mul_(factors[module])  # until the pass is over, too
 
     if not norms:
         return
@@ -107,12 +123,34 @@ def set_batch_norm_statistics(model: Model, seed: int) -> None:
     try:
         with computed_in(torch.float64, model.module):
             model.call(tensors)
+    except DeployError:
+        raise
+    except Exception as exc:
+        raise refused_inputs(model.name, model.inputs, exc) from exc
     finally:
         for hook in hooks:
             hook.remove()
     for module, values in found.items():
         for name, value in values.items():
             setattr(module, name, value.to(getattr(module, name).dtype))
+        if factors[module] != 1.0:
+            with torch.no_grad():
+                module.get_parameter("weight").mul_(factors[module])
+
+
+def _amplification(module: torch.nn.Module, mean: torch.Tensor, var: torch.Tensor) -> float:
+    """Return what to multiply the scales of a normalization by whose results vary too little to be seen.
+
+    Its variance may be far below its epsilon, or its scales may be created near 0. Channels that are constant but for
+    rounding do not count.
+    """
+    scale, epsilon = getattr(module, "weight", None), getattr(module, "eps", 0.0)
+    live = var > LEAST_VARIATION * mean.square()
+    if not isinstance(scale, torch.nn.Parameter) or scale.shape != var.shape or not live.any():
+        return 1.0
+    results = scale.detach() * (var / (var + epsilon)).sqrt()
+    size = float(results[live].square().mean().sqrt())
+    return 1.0 / size if 0.0 < size < FAINT else 1.0
 
 
 def _random(spec: TensorSpec, sizes: dict[str, int], generator: torch.Generator) -> torch.Tensor:

@@ -8,6 +8,7 @@ symbolic or hard link, and no offset or length outside the file.
 from __future__ import annotations
 
 import math
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -268,6 +269,13 @@ def external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
     """Return the files with external data of a graph that was read from ``path``."""
     tensors = [item for item in stored_tensors(model) if item.data_location == onnx.TensorProto.EXTERNAL]
     return sorted({_external(item, path)[0] for item in tensors})
+
+
+def copy_external_files(model: onnx.ModelProto, path: Path, folder: Path) -> None:
+    """Copy the files with external data of a graph that was read from ``path`` into a folder, if they are not there."""
+    for beside in external_files(model, path):
+        if not (folder / beside.name).exists():
+            shutil.copyfile(beside, folder / beside.name)
 
 
 def unknown_operators(model: onnx.ModelProto) -> list[str]:

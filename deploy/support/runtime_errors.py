@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from deploy.core.errors import BackendError
+from collections.abc import Sequence
+
+from deploy.core.errors import BackendError, ModelError
 from deploy.core.runner import Feeds
+from deploy.core.tensors import TensorSpec
+from deploy.support.user_code import told
 
 
 def first_line(error: BaseException, max_length: int = 300) -> str:
@@ -16,3 +20,8 @@ def run_error(runtime: str, feeds: Feeds, reason: str) -> BackendError:
     """Return the error for a runtime that failed to run; its message states the shapes of the inputs."""
     shapes = ", ".join(f"{name}{list(value.shape)}" for name, value in feeds.items())
     return BackendError(f"{runtime} failed on {shapes or 'no inputs'}: {reason}")
+
+
+def refused_inputs(model: str, inputs: Sequence[TensorSpec], exc: Exception) -> ModelError:
+    """Return the error for a model that raised an exception on inputs of its own specification."""
+    return ModelError(f"{model} does not run on {'; '.join(map(str, inputs))}: {told(exc)}")

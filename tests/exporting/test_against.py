@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 import deploy
 from deploy.core.backend import RunSettings
 from deploy.core.errors import ArtifactError, InputSpecError, ModelError
-from deploy.exporting.original import OriginalFile
+from deploy.exporting.original import OriginalFile, original_path
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
 from tests.conftest import Ran  # type: ignore[import-not-found,unused-ignore]
@@ -183,15 +183,15 @@ def test_huge_pictures_are_not_tried(tmp_path: Path) -> None:
 def test_the_original_runs_by_the_names_of_the_model(tmp_path: Path) -> None:
     path = network(tmp_path / "old.onnx")
     model = resolve(ModelRequest(name=str(path), inputs=("image:batch,3,height=8,width=8",)))
-    assert OriginalFile.is_model(model)
+    assert original_path(model) == path
     image = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
-    with contextlib.closing(OriginalFile(model, "onnxruntime", RunSettings())) as original:
+    with contextlib.closing(OriginalFile(model, path, "onnxruntime", RunSettings())) as original:
         outputs = original.run({"image": image})
         assert outputs is not None and outputs["scores"].shape == (2, 4)
         assert original.run({"image": image[:, :2]}) is None, "three channels are needed"
         assert original.run({"image": image}) is not None
     path.write_bytes(b"damaged")
-    with contextlib.closing(OriginalFile(model, "onnxruntime", RunSettings())) as original:
+    with contextlib.closing(OriginalFile(model, path, "onnxruntime", RunSettings())) as original:
         assert original.run({"image": image}) is None and original.run({"image": image}) is None
 
 

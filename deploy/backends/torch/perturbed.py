@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -92,14 +92,41 @@ def _size(name: str, operands: Sequence[Any], result: torch.Tensor) -> torch.Ten
     return size.where(result >= 0.0, IN_PLACE) if name in _GATED else size
 
 
-class PerturbedRunner(PyTorchRunner):
-    """A `PyTorchRunner` with `OtherRoundings`."""
+class Alteration(Protocol):
+    """Changes the results of operators during a run."""
 
-    def __init__(self, model: Model, precision: str, *, layers: bool = True) -> None:
-        self.roundings = OtherRoundings(precision, layers=layers)
-        super().__init__(model, precision, observe=self.roundings.add)
+    def begin(self) -> None:
+        """Start a run."""
+        ...
+
+    def add(self, call: OperatorCall) -> None:
+        """Change the result of an operator in place, or leave it."""
+        ...
+
+
+class AlteredRunner(PyTorchRunner):
+    """A `PyTorchRunner` whose operators have other results: each goes through all alterations, in order."""
+
+    def __init__(self, model: Model, precision: str, alterations: Sequence[Alteration]) -> None:
+        self._alterations = tuple(alterations)
+        super().__init__(model, precision, observe=self._alter if self._alterations else None)
 
     def run(self, feeds: Feeds) -> Fetches:
         """Run once; see `Runner.run`."""
-        self.roundings.begin()
+        for alteration in self._alterations:
+            alteration.begin()
         return super().run(feeds)
+
+    def _alter(self, call: OperatorCall) -> None:
+        for alteration in self._alterations:
+            alteration.add(call)
+
+
+class PerturbedRunner(AlteredRunner):
+    """An `AlteredRunner` with `OtherRoundings` before its other alterations."""
+
+    def __init__(
+        self, model: Model, precision: str, *, layers: bool = True, alterations: Sequence[Alteration] = ()
+    ) -> None:
+        self.roundings = OtherRoundings(precision, layers=layers)
+        super().__init__(model, precision, (self.roundings, *alterations))
