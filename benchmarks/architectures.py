@@ -20,6 +20,8 @@ from benchmarks.common import deploy, load, write
 
 TIMEOUT_S = 900.0
 BLOCKS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+WIDE = {"initializer_range": 0.2}
+"""Weights of 0.02, the default, make the signal of these decoders vanish, since they have no normalization."""
 VIT = {**BLOCKS, "image_size": 32, "patch_size": 8}
 TEXT = {**BLOCKS, "vocab_size": 99, "max_position_embeddings": 64}
 STAGES = {"depths": [1, 1, 2, 1], "hidden_sizes": [16, 24, 32, 48]}
@@ -70,7 +72,12 @@ VISION: dict[str, dict[str, Any]] = {
     "MobileViTForImageClassification": {"image_size": 64},
     "MobileViTV2ForImageClassification": {"image_size": 64, "width_multiplier": 0.5},
     "PoolFormerForImageClassification": {"depths": [1, 1, 2, 1], "hidden_sizes": [16, 24, 32, 48]},
-    "EfficientNetForImageClassification": {"image_size": 64, "width_coefficient": 0.5, "depth_coefficient": 0.5},
+    "EfficientNetForImageClassification": {
+        "image_size": 64,
+        "width_coefficient": 0.5,
+        "depth_coefficient": 0.5,
+        "hidden_dim": 640,
+    },
     "PvtV2ForImageClassification": {
         "image_size": 64,
         "hidden_sizes": [16, 32, 40, 64],
@@ -81,7 +88,13 @@ VISION: dict[str, dict[str, Any]] = {
     "HieraForImageClassification": {"embed_dim": 24, "image_size": [64, 64], "depths": [1, 1, 2, 1]},
     "BitForImageClassification": {"embedding_size": 16, **STAGES, "num_groups": 4},
     "SwiftFormerForImageClassification": {"embed_dims": [16, 24, 32, 48], "depths": [1, 1, 2, 1], "image_size": 64},
-    "LevitForImageClassification": {},
+    "LevitForImageClassification": {
+        "hidden_sizes": [32, 48, 64],
+        "num_attention_heads": [2, 3, 4],
+        "depths": [1, 1, 1],
+        "image_size": 64,
+        "down_ops": [["Subsample", 16, 2, 4, 2, 2], ["Subsample", 16, 3, 4, 2, 2]],
+    },
     "Dinov2Model": VIT,
     "Dinov2WithRegistersModel": VIT,
     "DINOv3ViTModel": VIT,
@@ -147,9 +160,28 @@ VISION: dict[str, dict[str, Any]] = {
     "RTDetrForObjectDetection": RT,
     "RTDetrV2ForObjectDetection": RT,
     "DFineForObjectDetection": RT,
-    "RfDetrForObjectDetection": {},
+    "RfDetrForObjectDetection": {
+        "backbone_config": {
+            "model_type": "rf_detr_dinov2",
+            "hidden_size": 48,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 3,
+            "image_size": 112,
+            "num_windows": 2,
+            "window_block_indexes": [0, 1],
+            "out_features": ["stage2", "stage4"],
+        },
+        "d_model": 32,
+        "decoder_ffn_dim": 64,
+        "decoder_layers": 2,
+        "decoder_self_attention_heads": 4,
+        "decoder_cross_attention_heads": 4,
+        "num_queries": 10,
+        "group_detr": 1,
+    },
     "DPTForDepthEstimation": {
         **VIT,
+        **WIDE,
         "neck_hidden_sizes": [16, 16, 16, 16],
         "fusion_hidden_size": 16,
         "num_hidden_layers": 4,
@@ -158,6 +190,7 @@ VISION: dict[str, dict[str, Any]] = {
     },
     "DepthAnythingForDepthEstimation": {
         "backbone_config": {**DINO_BACKBONE, "num_hidden_layers": 4, "out_indices": [1, 2, 3, 4], "out_features": None},
+        **WIDE,
         "reassemble_hidden_size": 32,
         "patch_size": 8,
         "neck_hidden_sizes": [16, 16, 16, 16],
