@@ -145,6 +145,7 @@ VISION: dict[str, dict[str, Any]] = {
     },
     "ConditionalDetrForObjectDetection": {
         **DETR,
+        "init_std": 0.2,
         "use_timm_backbone": False,
         "backbone": None,
         "backbone_config": RESNET_BACKBONE,

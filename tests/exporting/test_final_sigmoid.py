@@ -172,6 +172,26 @@ class Heads(nn.Module):
         return rows.flatten(2).transpose(1, 2)
 
 
+class Strided(nn.Module):
+    """Conditional DETR's boxes: the sigmoid is of values in another order in memory, whose loop rounds otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.boxes = nn.Conv2d(3, 6, 1)
+        nn.init.constant_(self.boxes.bias, -20.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        boxes: torch.Tensor = self.boxes(x).flatten(2).transpose(1, 2)[:, :, 1:5].sigmoid()
+        return boxes
+
+
+def test_a_sigmoid_of_strided_values(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    report = deploy.export(Strided().eval(), (torch.randn(1, 3, 9, 9),), artifacts=tmp_path, probes="quick")
+    assert report.parity.verdict == "pass"
+    assert any(item.output == f"output {SIGMOID_INPUT}" for item in report.parity.outputs)
+
+
 def test_scores_of_a_module_beside_boxes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Heads().eval()

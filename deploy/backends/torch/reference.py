@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils.module_tracker import ModuleTracker
 
+from deploy.backends.torch.module_names import RunningModules
 from deploy.core.errors import DeployError, ModelError
 from deploy.core.model import Model
 from deploy.core.runner import Feeds, Fetches, Runner
@@ -132,11 +132,10 @@ class PyTorchRunner(Runner):
 
     def _observed(self, tensors: Mapping[str, Any], observe: Callable[[OperatorCall], None]) -> Fetches:
         def add(operator: str, operands: tuple[Any, ...], result: Any) -> None:
-            module = max(tracker.parents, key=len).partition(".")[2]
             with torch._C.DisableTorchFunction(), _disable_current_modes():
-                observe(OperatorCall(operator=operator, module=module, operands=operands, result=result))
+                observe(OperatorCall(operator=operator, module=parts.innermost, operands=operands, result=result))
 
-        with ModuleTracker() as tracker, computed_in(self.dtype, self.model.module, add) as read:
+        with RunningModules(self.model.module) as parts, computed_in(self.dtype, self.model.module, add) as read:
             result = _arrays(self.model.call(tensors))
         self.read |= read
         return result
