@@ -1,6 +1,6 @@
 r"""Export and check networks of other libraries, with random weights.
 
-    pip install --no-deps --target FOLDER segmentation-models-pytorch monai kornia kornia_rs facenet-pytorch \
+    pip install --no-deps --target FOLDER segmentation-models-pytorch monai einops kornia kornia_rs facenet-pytorch \
         ultralytics opencv-python-headless psutil pyyaml polars polars-runtime-32 requests urllib3 certifi idna \
         charset-normalizer matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil six
     python -m benchmarks.libraries --packages FOLDER [--only PATTERN] [--again]
@@ -44,8 +44,9 @@ PATCH = "patch:batch,1,32,32"
 NETWORKS: dict[str, tuple[str, str, str]] = {
     **{
         f"smp {name}": (SMP, f"smp.{name}('resnet18', encoder_weights=None, classes=3)", IMAGE)
-        for name in ("Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PAN", "DeepLabV3", "DeepLabV3Plus", "UPerNet")
+        for name in ("Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "DeepLabV3", "DeepLabV3Plus", "UPerNet")
     },
+    "smp PAN": (SMP, "smp.PAN('resnet18', encoder_weights=None, classes=3)", "image:batch,3,128,128"),
     "smp PSPNet": (SMP, "smp.PSPNet('mobilenet_v2', encoder_weights=None, classes=3)", IMAGE),
     "smp Segformer": (SMP, "smp.Segformer('mit_b0', encoder_weights=None, classes=3)", IMAGE),
     "monai UNet": (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from deploy.cli._arguments import DATA, MODEL, SLUG, WEIGHTS, check_inputs, check_options
-from deploy.terminal import waiting
+from deploy.terminal import results, waiting
 
 if TYPE_CHECKING:
     from deploy.core.progress import Progress
@@ -162,6 +162,6 @@ def emit(document: Mapping[str, Any], as_json: bool, show: Callable[[], None]) -
     """Print a document as JSON, or call ``show`` to display it."""
     waiting.end()
     if as_json:
-        click.echo(json.dumps(document, indent=1))
+        results.echo(json.dumps(document, indent=1))
     else:
         show()

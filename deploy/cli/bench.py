@@ -15,7 +15,7 @@ from deploy.cli import profile as profile_command
 from deploy.cli._arguments import BACKEND, BACKENDS, MODEL, PRECISIONS, SCENARIO, THROUGHPUT, Several
 from deploy.cli._common import EXIT, Settings, emit, json_option
 from deploy.cli._options import given, option, option_of, pack, refuse_together, refuse_unused
-from deploy.terminal import waiting
+from deploy.terminal import results, waiting
 
 if TYPE_CHECKING:
     from deploy.bench.measure import BenchmarkReport, Listener
@@ -188,9 +188,9 @@ def _run(settings: Settings, options: dict[str, Any]) -> int:
 
     waiting.end()
     if form == "csv":
-        click.echo(as_csv(report), nl=False)
+        results.echo(as_csv(report), nl=False)
     elif form == "markdown":
-        click.echo(as_markdown(report), nl=False)
+        results.echo(as_markdown(report), nl=False)
     else:
         emit(result.to_dict(), form == "json", show)
     return 0 if any(row.stats for row in report.rows) else EXIT["inconclusive"]

@@ -19,7 +19,7 @@ from deploy.core.errors import DeployError
 from deploy.core.interrupt import Stopped, stoppable
 from deploy.core.paths import default_root
 from deploy.core.text import visible
-from deploy.terminal import waiting
+from deploy.terminal import results, waiting
 
 SECTIONS = {
     "Prepare models": {
@@ -99,7 +99,7 @@ class LazyGroup(click.Group):
         if name not in self.list_commands(ctx):
             return None
         command: click.Command = registry.load("deploy.cli", name.replace("-", "_")).command
-        return command
+        return results.keep_apart(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from deploy.cli import _options as shared
 from deploy.cli._arguments import BACKEND, MODEL
 from deploy.cli._common import Settings, emit, json_option
 from deploy.cli._options import option, pack
+from deploy.terminal import results
 
 if TYPE_CHECKING:
     from deploy.serving.serve import ServerInfo
@@ -92,8 +92,8 @@ def command(settings: Settings, /, as_json: bool, **options: Any) -> None:
     def announce(server: ServerInfo) -> None:
         lines = [f"serving on {server.url}" + (", with a demo page" if server.page else "")]
         lines += [f"  {server.url}/v2/models/{model.name}   {model.file}" for model in server.models]
-        emit(to_plain(server), as_json, lambda: click.echo(visible("\n".join(lines))))
-        sys.stdout.flush()
+        emit(to_plain(server), as_json, lambda: results.echo(visible("\n".join(lines))))
+        results.stream().flush()
 
     shared.pack_labels(options)
     options["options"] = pack(options, ServeOptions)

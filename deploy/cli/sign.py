@@ -8,6 +8,7 @@ import click
 
 from deploy.cli._common import Settings, emit, json_option
 from deploy.cli._options import option, path
+from deploy.terminal import results
 
 
 @click.command(
@@ -36,5 +37,5 @@ def command(settings: Settings, /, as_json: bool, **options: Any) -> None:
     emit(
         report.to_dict(),
         as_json,
-        lambda: click.echo(visible(f"signed {report.folder} ({report.artifacts} artifacts): {report.signature}")),
+        lambda: results.echo(visible(f"signed {report.folder} ({report.artifacts} artifacts): {report.signature}")),
     )

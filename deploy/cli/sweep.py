@@ -13,6 +13,7 @@ import click
 from deploy.cli._arguments import BACKENDS_ANYWHERE, DATA, EXECUTOR, PRECISIONS, ModelName, Several
 from deploy.cli._common import Settings, emit, json_option
 from deploy.cli._options import count, option, refuse_together, refuse_unused, threads_option
+from deploy.terminal import results
 
 if TYPE_CHECKING:
     from deploy.core.progress import Progress
@@ -99,7 +100,7 @@ def command(
     def show() -> None:
         show_sweep(report)
         if page is not None:
-            click.echo(f"report: {page}")
+            results.echo(f"report: {page}")
 
     emit({**report.to_dict(), "report": None if page is None else str(page)}, as_json, show)
     return report.exit_code

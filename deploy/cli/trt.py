@@ -10,6 +10,7 @@ import click
 from deploy.cli._arguments import DATA, LIBRARY, MODEL, Several
 from deploy.cli._common import EXIT, Settings, emit, half_options, json_option, name_option
 from deploy.cli._options import Size, calib_samples_option, method_option, option, pack, path, refuse_unused
+from deploy.terminal import results
 
 
 @click.group(
@@ -121,7 +122,7 @@ def build(ctx: click.Context, /, as_json: bool, print_trtexec: bool, **options: 
     with settings.progress() as progress:
         if print_trtexec:
             line = trtexec_line(request, artifacts=settings.artifacts, progress=progress)
-            emit(line.to_dict(), as_json, lambda: click.echo(line.line))
+            emit(line.to_dict(), as_json, lambda: results.echo(line.line))
             return 0
         report = build_engine(request, artifacts=settings.artifacts, progress=progress)
     emit(report.to_dict(), as_json, lambda: show_built(report))

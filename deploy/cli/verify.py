@@ -8,6 +8,7 @@ import click
 
 from deploy.cli._common import Settings, emit, json_option
 from deploy.cli._options import option, path, refuse_unused
+from deploy.terminal import results
 
 
 @click.command(
@@ -50,15 +51,15 @@ def command(ctx: click.Context, /, as_json: bool, **options: Any) -> int:
 
     def show() -> None:
         for sound in report.sound:
-            click.echo(visible(f"ok       {sound}"))
+            results.echo(visible(f"ok       {sound}"))
         for problem in report.problems:
-            click.echo(visible(f"PROBLEM  {problem}"))
+            results.echo(visible(f"PROBLEM  {problem}"))
         for place in report.unfinished:
-            click.echo(visible(f"UNFINISHED  {place}: a process was killed; run its command again to finish"))
+            results.echo(visible(f"UNFINISHED  {place}: a process was killed; run its command again to finish"))
         for item in report.stale:
-            click.echo(visible(f"STALE    {item}"))
+            results.echo(visible(f"STALE    {item}"))
         signature = "; signature verified" if options["key"] else ""
-        click.echo(f"{len(report.sound)} ok, {len(report.problems)} problems{signature}")
+        results.echo(f"{len(report.sound)} ok, {len(report.problems)} problems{signature}")
 
     emit(report.to_dict(), as_json, show)
     return 3 if report.problems or report.unfinished else 0

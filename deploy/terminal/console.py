@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.core.text import visible
+from deploy.terminal import results
 
 if TYPE_CHECKING:
     from deploy.core.model import Preprocessing, Weights
@@ -26,9 +27,15 @@ STYLE = {
 
 
 def console(piped: int | None = None) -> Console:
-    """Return a console on stdout; ``piped`` is its width in characters if stdout is not a terminal (default 80)."""
-    out = Console(highlight=False, soft_wrap=True)
-    return out if out.is_terminal or piped is None else Console(highlight=False, soft_wrap=True, width=piped)
+    """Return a console on the stream of results; ``piped`` is its width if that is no terminal, in characters.
+
+    The default width is 80.
+    """
+    file = results.stream()
+    out = Console(file=file, highlight=False, soft_wrap=True)
+    if out.is_terminal or piped is None:
+        return out
+    return Console(file=file, highlight=False, soft_wrap=True, width=piped)
 
 
 def escape(text: str) -> str:

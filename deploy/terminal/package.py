@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import click
-
 from deploy.core.artifact import UNPROVEN
 from deploy.core.text import visible
 from deploy.packaging.package import PackagedModel, PackageReport
+from deploy.terminal import results
 
 
 def show_package(report: PackageReport) -> None:
     """Print the models of a package and its folder."""
     for model in report.models:
         unproven = f"{UNPROVEN}; " if model.parity == UNPROVEN else ""
-        click.echo(visible(f"{model.name}: {unproven}{_summary(model)}"))
-    click.echo(visible(f"packaged for {report.server}: {report.folder}"))
+        results.echo(visible(f"{model.name}: {unproven}{_summary(model)}"))
+    results.echo(visible(f"packaged for {report.server}: {report.folder}"))
 
 
 def _summary(model: PackagedModel) -> str:
