@@ -127,8 +127,9 @@ def main() -> None:
 def _versions(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield the libraries that are installed in a folder, with their versions."""
     for found in metadata.distributions(path=[str(folder)]):
-        if found.name in LIBRARIES.values():
-            yield found.name, found.version
+        name = found.name.replace("_", "-")
+        if name in LIBRARIES.values():
+            yield name, found.version
 
 
 def measure(library: str, expression: str, given: str) -> dict[str, Any]:

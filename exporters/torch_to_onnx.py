@@ -166,10 +166,11 @@ class _Flat(torch.nn.Module):
 def _by_torch_export(
     model: Model, inputs: Sequence[TensorSpec], outputs: list[str], path: Path, options: ExportOptions
 ) -> Sequence[SizeRange]:
-    from exporters import rewrite_rules
+    from exporters import operator_list, rewrite_rules
     from exporters.translations import translations  # imports onnxscript
 
     rewrite_rules.guard()
+    operator_list.list_once()
     dims = [{axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs]
     program = torch.onnx.export(
         _Flat(model),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shutil
@@ -248,24 +247,6 @@ def no_published_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def operators_read_once() -> Iterator[None]:
-    """PyTorch's exporter reads the source of its operators anew for every export; here, once in a process.
-
-    It saves time only: another PyTorch may have other names for this.
-    """
-    try:
-        from torch.onnx._internal._lazy_import import onnxscript_apis as lazy
-
-        functions, module = lazy.get_torchlib_ops, lazy._module
-    except (ImportError, AttributeError):
-        yield
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "get_torchlib_ops", functools.cache(functions))
-        yield
 
 
 @pytest.fixture(scope="session")
