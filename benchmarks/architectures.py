@@ -13,6 +13,7 @@ import argparse
 import fnmatch
 import tempfile
 from collections import Counter
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +248,8 @@ def main() -> None:
             continue
         rows[name] = measure(name, cases[name])
         print(name, rows[name], flush=True)
-        write("architectures", {"rows": rows, "counts": dict(Counter(row["result"] for row in rows.values()))})
+        counts = dict(Counter(row["result"] for row in rows.values()))
+        write("architectures", {"rows": rows, "counts": counts, "transformers": metadata.version("transformers")})
 
 
 def measure(name: str, fields: dict[str, Any]) -> dict[str, Any]:

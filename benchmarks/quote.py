@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.badges import badges
 from benchmarks.common import load
+from benchmarks.tables.architectures import architectures_rows, architectures_text
 from benchmarks.tables.foreign import foreign_table
 from benchmarks.tables.gpu import gpu_tables
 from benchmarks.tables.harness import harness_figures, harness_tables
@@ -104,6 +105,7 @@ def figures() -> str:
             f"| torchvision and timm architectures exported; verdict pass | {len(done)} of {len(coverage['rows'])} "
             f"measured (of {coverage['asked']}); {passed} | all; all but 5 | `benchmarks.coverage` |"
         )
+    rows.extend(architectures_rows())
     rows.extend(tensorrt_figures())
     rows.extend(_int8_rows(load("calibration"), load("int8_speed")))
     rows.extend(harness_figures())
@@ -191,6 +193,7 @@ def main() -> None:
     for path, marker, content in (
         ("README.md", "main-figures", main_figures()),
         ("docs/figures.md", "figures", figures()),
+        ("docs/models.md", "architectures", architectures_text()),
         ("docs/parity.md", "faults", fault_table()),
         ("docs/int8.md", "int8", int8_tables()),
         ("docs/tensorrt.md", "tensorrt", tensorrt_tables()),

@@ -16,35 +16,31 @@ def keep_zeros_before_max(model: ir.Model) -> None:
     first ReLU, were wrong by 3 % of the signal.
     """
     for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
-        if node.op_type != "Pad" or node.domain not in ("", "ai.onnx") or not _is_zero_padding(node):
+        kind = _zeros(node) if node.op_type == "Pad" and node.domain in ("", "ai.onnx") else None
+        if kind is None or not any(use.node.op_type == "MaxPool" for use in node.outputs[0].uses()):
             continue
-        result, padded = node.outputs[0], node.inputs[0]
-        before = padded.producer() if padded is not None else None
-        pooled = any(use.node.op_type == "MaxPool" for use in result.uses())
-        if not pooled or padded is None or padded.dtype not in _FLOATS or (before and before.op_type == "Relu"):
+        before = node.inputs[0].producer() if node.inputs[0] is not None else None
+        if before is not None and before.op_type == "Relu":
             continue
-        graph = node.graph
-        assert graph is not None
-        name = f"{result.name}_minus_zero"
-        zero = ir.Value(
-            name=name,
-            type=ir.TensorType(padded.dtype),
-            shape=ir.Shape([]),
-            const_value=ir.tensor(np.array(-0.0, padded.dtype.numpy()), name=name),
-        )
-        constant = ir.node("Constant", [], {"value": zero.const_value}, outputs=[zero])
-        graph.insert_before(node, constant)
+        name = f"{node.outputs[0].name}_minus_zero"
+        minus_zero = ir.tensor(np.array(-0.0, kind.numpy()), name=name)
+        value = ir.Value(name=name, type=ir.TensorType(kind), shape=ir.Shape([]), const_value=minus_zero)
+        assert node.graph is not None
+        node.graph.insert_before(node, ir.node("Constant", [], {"value": minus_zero}, outputs=[value]))
         if len(node.inputs) < 3:
             node.resize_inputs(3)
-        node.replace_input_with(2, zero)
+        node.replace_input_with(2, value)
 
 
-def _is_zero_padding(node: ir.Node) -> bool:
+def _zeros(node: ir.Node) -> ir.DataType | None:
+    """Return the type of the zeros that a node pads floats with; None if it pads with others."""
     mode = node.attributes.get("mode")
     if mode is not None and mode.as_string() != "constant":
-        return False
+        return None
     value = node.inputs[2] if len(node.inputs) > 2 else None
     if value is None:
-        return True
-    constant = ir.convenience.get_const_tensor(value)
-    return constant is not None and not np.any(constant.numpy())
+        kind = node.inputs[0].dtype if node.inputs[0] is not None else None
+    else:
+        constant = ir.convenience.get_const_tensor(value)
+        kind = constant.dtype if constant is not None and not np.any(constant.numpy()) else None
+    return kind if kind in _FLOATS else None

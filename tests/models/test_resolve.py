@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import inspect
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 import torchvision
 
-from deploy.core.errors import UnknownNameError, WeightsError
+from deploy.core.errors import ModelError, UnknownNameError, WeightsError
 from deploy.models import weights
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import known_names, resolve
@@ -134,3 +135,47 @@ def test_bare_names_and_precedence() -> None:
 
 def test_zoo_names_never_collide_with_torchvisions() -> None:
     assert not set(known_names("zoo")) & set(known_names("torchvision"))
+
+
+class Faint(torch.nn.Module):
+    """Normalizations as transformers creates those of MobileViT: weights and scales around 0.02."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [
+            part
+            for width in (3, *[8] * 7)
+            for part in (torch.nn.Conv2d(width, 8, 3, padding=1, bias=False), torch.nn.BatchNorm2d(8), torch.nn.SiLU())
+        ]
+        self.layers, self.head = torch.nn.Sequential(*layers), torch.nn.Linear(8, 2)
+        generator = torch.Generator().manual_seed(2)
+        for part in self.layers:
+            if isinstance(part, (torch.nn.Conv2d, torch.nn.BatchNorm2d)):
+                torch.nn.init.normal_(part.weight, std=0.02, generator=generator)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.Tensor(self.head(self.layers(x).mean((2, 3))))
+
+
+def test_untrained_normalizations_do_not_make_the_signal_vanish(tmp_path: Path) -> None:
+    file = tmp_path / "faint.py"
+    source = inspect.getsource(Faint)
+    file.write_text(f"import torch\n\n\n{source}\n\ndef build():\n    return Faint()\n", encoding="utf-8")
+    request = ModelRequest(name=f"{file}:build", weights="none", inputs=("x:batch,3,16,16",))
+    model = resolve(request)
+    x = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        outputs = model.module(x)
+    assert float((outputs - outputs.mean(0)).square().mean().sqrt()) > 0.01
+    assert weights.state_digest(model.module) == weights.state_digest(resolve(request).module), "seeded"
+
+
+def test_untrained_weights_of_a_model_that_does_not_run(tmp_path: Path) -> None:
+    file = tmp_path / "odd.py"
+    file.write_text(
+        "import torch\n\n\ndef build():\n"
+        "    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(9))\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(ModelError, match=r"does not run on x .*running_mean should contain 8 elements not 9"):
+        resolve(ModelRequest(name=f"{file}:build", weights="none", inputs=("x:batch,3,16,16",)))
