@@ -42,7 +42,7 @@ TIMEOUT_S = 3600.0
 AUTOCAST = """
 import sys, onnx
 from modelopt.onnx.autocast import convert_to_mixed_precision
-onnx.save(convert_to_mixed_precision(sys.argv[1], low_precision_type="fp16"), sys.argv[2])
+onnx.save(convert_to_mixed_precision(sys.argv[1], low_precision_type="fp16", keep_io_types=True), sys.argv[2])
 """
 PLAIN = "import sys; from pathlib import Path; from exporters.half import to_half; to_half(*map(Path, sys.argv[1:3]))"
 
