@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +49,7 @@ class JudgedFile:
     ran: list[Probe] = field(default_factory=list)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """What all comparisons of a proof have in common.
 
@@ -105,6 +106,7 @@ class Comparison:
                         file.rename,
                         file.options,
                         file.runner,
+                        reference=self._choosing,
                         baseline=baseline,
                     )
                 )
@@ -146,6 +148,11 @@ class Comparison:
             return strict
         report = dataclasses.replace(found.report, notes=(*found.report.notes, AT_ONE))
         return dataclasses.replace(found, report=report)
+
+    @functools.cached_property
+    def _choosing(self) -> ChoosingRunner:
+        """The float64 run of all comparisons that look behind choices: it keeps its results."""
+        return ChoosingRunner(self.model, "fp64")
 
     def _perturbed(self, precision: str, *, layers: bool = True) -> PerturbedRunner:
         return PerturbedRunner(self.model, precision, layers=layers, alterations=self.alterations)

@@ -69,6 +69,11 @@ class Choice:
     boxes: Array | None = None
     threshold: float = 0.0
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return self.scores.nbytes + self.result.nbytes + (0 if self.boxes is None else self.boxes.nbytes)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settled:

@@ -12,9 +12,12 @@ import onnx
 import pytest
 import torch
 
+import deploy
 from deploy.exporting.check import check
+from deploy.exporting.choices import ChoosingRunner
 from deploy.exporting.export import export_model
 from deploy.models.request import ModelRequest
+from deploy.models.resolve import resolve
 from deploy.parity.verdict import ParityReport
 
 NETS = '''
@@ -407,3 +410,28 @@ def test_a_choice_that_guards_a_division_is_not_forced(tmp_path: Path) -> None:
     report = export_model(Guarded(), inputs=torch.randn(2, 12), artifacts=tmp_path)
     (reason,) = report.parity.reasons
     assert report.parity.verdict == "inconclusive" and "rounding decides" in reason
+
+
+class Counting(torch.nn.Module):
+    """Chooses, and counts the calls of all copies."""
+
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        Counting.calls += 1
+        return x * 2, x.argmax(1)
+
+
+def test_a_float64_run_on_the_same_values_is_not_repeated() -> None:
+    runner = ChoosingRunner(resolve(deploy.module_request(Counting(), torch.zeros(2, 5))), "fp64")
+    before = Counting.calls
+    x = np.random.default_rng(0).standard_normal((2, 5)).astype(np.float32)
+    outputs, choices = runner.run({"x": x}), runner.choices
+    again = runner.run({"x": x.copy()})
+    assert Counting.calls == before + 1 and runner.choices == choices and len(choices) == 1
+    assert all(np.array_equal(again[name], value) for name, value in outputs.items())
+    runner.follow({"x": x}, choices)
+    assert Counting.calls == before + 2, "with the choices of another run"
+    x[0, 0] += 1
+    assert runner.run({"x": x})["output_0"][0, 0] != outputs["output_0"][0, 0]
+    assert Counting.calls == before + 3, "other values"
