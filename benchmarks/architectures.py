@@ -261,10 +261,20 @@ def measure(name: str, fields: dict[str, Any]) -> dict[str, Any]:
         config = kind.config_class(**fields)
         config.architectures = [name]
         config.save_pretrained(Path(folder) / name)
-        code, document, seconds = deploy(
-            "-q", "--artifacts", f"{folder}/artifacts", "export", f"{folder}/{name}", "--weights", "none",
-            timeout=TIMEOUT_S,
-        )  # fmt: skip
+        return exported(folder, f"{folder}/{name}", timeout=TIMEOUT_S)
+
+
+def exported(folder: str, *given: str, timeout: float) -> dict[str, Any]:
+    """Export a network with random weights into a temporary folder; ``result`` is the verdict, or ``no file``.
+
+    Args:
+        folder: the temporary folder; its name is left out of messages.
+        given: the model, and its inputs where it does not declare them.
+        timeout: seconds after which there is no file.
+    """
+    code, document, seconds = deploy(
+        "-q", "--artifacts", f"{folder}/artifacts", "export", *given, "--weights", "none", timeout=timeout
+    )
     row: dict[str, Any] = {"result": "no file", "seconds": round(seconds, 1)}
     if "parity" not in document:
         message = str(document.get("error", {}).get("message", f"exit {code}"))
@@ -275,9 +285,10 @@ def measure(name: str, fields: dict[str, Any]) -> dict[str, Any]:
         "result": parity["verdict"],
         "strategy": document["strategy"],
         "dynamic": parity["dynamic"],
-        "reasons": parity["reasons"][:2],
-        "notes": [note.replace(folder, "") for note in document["notes"]],
+        "reasons": [reason[:300] for reason in parity["reasons"][:2]],
+        "notes": [note.replace(folder, "")[:300] for note in document["notes"]],
         "weights": parity["weights"]["counts"] if parity["weights"] else None,
+        "coverage": parity["coverage"]["percent"] if parity["coverage"] else None,
     }
 
 

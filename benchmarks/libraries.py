@@ -22,7 +22,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import deploy, load, write
+from benchmarks.architectures import exported
+from benchmarks.common import load, write
 
 TIMEOUT_S = 1200.0
 SMP = "import segmentation_models_pytorch as smp"
@@ -137,24 +138,7 @@ def measure(library: str, expression: str, given: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "network.py"
         file.write_text(f"{library}\n\n\ndef build():\n    return {expression}\n", encoding="utf-8")
-        code, document, seconds = deploy(
-            "-q", "--artifacts", f"{folder}/artifacts", "export", f"{file}:build", "--weights", "none",
-            "--input", given, timeout=TIMEOUT_S,
-        )  # fmt: skip
-    row: dict[str, Any] = {"result": "no file", "seconds": round(seconds, 1)}
-    if "parity" not in document:
-        message = str(document.get("error", {}).get("message", f"exit {code}"))
-        return {**row, "reasons": [message.replace(folder, "")[:600]]}
-    parity = document["parity"]
-    return {
-        **row,
-        "result": parity["verdict"],
-        "strategy": document["strategy"],
-        "dynamic": parity["dynamic"],
-        "reasons": [reason[:300] for reason in parity["reasons"][:2]],
-        "notes": [note.replace(folder, "")[:300] for note in document["notes"]],
-        "coverage": parity["coverage"]["percent"] if parity["coverage"] else None,
-    }
+        return exported(folder, f"{file}:build", "--input", given, timeout=TIMEOUT_S)
 
 
 if __name__ == "__main__":
