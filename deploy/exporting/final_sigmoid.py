@@ -38,7 +38,6 @@ _MOVING = (
 _MOVED_ALL = ("Concat",)
 """Those of them that move the values of all their inputs; others move those of the first."""
 
-
 SAME = 1e-12
 """Relative difference of two float64 results of one sigmoid: its loop over strided values rounds otherwise."""
 
@@ -66,7 +65,7 @@ def before_final_sigmoid(comparison: Comparison, found: JudgedFile) -> JudgedFil
         opened = OpenedFile.open(path, candidate, comparison.model, comparison.precision, file.settings.device)
         if not removed.match(comparison, opened, found.ran[0]):
             return found
-        before = _comparison(comparison, opened, removed, folder / "original.onnx").judge().report
+        before = _comparison(comparison, opened, removed, folder / "original" / "file.onnx").judge().report
     chose = isinstance(found.reference, ChoosingRunner) and found.reference.chose
     return dataclasses.replace(found, report=_combined(found.report, before, unclear & removed.outputs, chose))
 
@@ -104,6 +103,9 @@ def _combined(report: ParityReport, before: ParityReport, outputs: set[str], cho
     renamed = [dataclasses.replace(item, output=f"{item.output} ← Sigmoid input") for item in rows]
     judged: list[OutputParity] = [*kept, *renamed]
     verdict, reasons = combine(judged, ())
+    others = [item for item in report.reasons if item not in combine(report.outputs, ())[1]]  # of no single output
+    if others:
+        verdict, reasons = "fail" if verdict == "fail" else "inconclusive", (*reasons, *others)
     named = ", ".join(sorted(outputs))
     note = f"{named}: too close to 0 or 1 to be compared, so the values before the final sigmoid were"
     left_out = tuple(f"{name}: rounding decides" for name in outputs)
@@ -119,7 +121,7 @@ def write_without(graph: onnx.ModelProto, path: Path, place: Path) -> Path | Non
     Args:
         graph: the graph, without external data.
         path: where it was read from.
-        place: the new file, in another folder.
+        place: the new file, in a folder of its own, which gets the external data, too.
     """
     final = _final(graph)
     if not final:
@@ -128,6 +130,7 @@ def write_without(graph: onnx.ModelProto, path: Path, place: Path) -> Path | Non
     copy.CopyFrom(graph)
     for index in final:
         copy.graph.node[index].op_type = "Identity"
+    place.parent.mkdir(exist_ok=True)
     onnx_file.copy_external_files(graph, path, place.parent)
     place.write_bytes(copy.SerializeToString())
     return place

@@ -112,6 +112,20 @@ def test_scores_without_digits_are_judged_by_what_is_before(
         assert any(f"y {SIGMOID_INPUT}" in reason for reason in parity.reasons), parity.reasons
 
 
+def test_external_data_of_one_name(tmp_path: Path) -> None:
+    """The weights of both files are beside them, in files of one name."""
+    plain = scores(tmp_path / "plain.onnx", sigmoid())
+    found = []
+    for name, source in (("old", plain), ("new", changed(plain, "second", 1.001))):
+        (tmp_path / name).mkdir()
+        found.append(tmp_path / name / "model.onnx")
+        model = onnx.load(str(source))
+        onnx.save(model, str(found[-1]), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    old, new = found
+    assert judged(old, old).verdict == "pass"
+    assert judged(new, old).verdict == "fail"
+
+
 def test_a_file_of_doubles(tmp_path: Path) -> None:
     old, weight = tmp_path / "old.onnx", np.random.default_rng(3).standard_normal((5, 4))
     graph = helper.make_graph(
