@@ -89,11 +89,11 @@ def judged(new: Path, old: Path) -> ParityReport:
     ("tail", "low"),
     [
         ((sigmoid(),), -18.0),  # below the rounding of a sum with 1
-        ((sigmoid(),), 30.0),  # 1 in float32
+        pytest.param((sigmoid(),), 30.0, marks=pytest.mark.slow),  # 1 in float32
         ((sigmoid(),), -1000.0),  # 0 in float64, too
-        (MOVED, -18.0),
+        pytest.param(MOVED, -18.0, marks=pytest.mark.slow),
         (CONCAT, -18.0),  # the channels were left out
-        ((sigmoid(), sigmoid("p", "a")), -18.0),
+        pytest.param((sigmoid(), sigmoid("p", "a")), -18.0, marks=pytest.mark.slow),
     ],
     ids=["low", "high", "underflow", "moved", "beside others", "two"],
 )
