@@ -30,15 +30,7 @@ SMP = "import segmentation_models_pytorch as smp"
 MONAI = "from monai.networks import nets"
 KORNIA = "import kornia"
 TASKS = "from ultralytics.nn import tasks"
-LIBRARIES = {
-    SMP: "segmentation-models-pytorch",
-    MONAI: "monai",
-    KORNIA: "kornia",
-    "from facenet_pytorch import InceptionResnetV1": "facenet-pytorch",
-    TASKS: "ultralytics",
-}
-"""Import and distribution."""
-
+LIBRARIES = ("segmentation-models-pytorch", "monai", "kornia", "facenet-pytorch", "ultralytics")
 IMAGE = "image:batch,3,64,64"
 PATCH = "patch:batch,1,32,32"
 
@@ -129,7 +121,7 @@ def _versions(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield the libraries that are installed in a folder, with their versions."""
     for found in metadata.distributions(path=[str(folder)]):
         name = found.name.replace("_", "-")
-        if name in LIBRARIES.values():
+        if name in LIBRARIES:
             yield name, found.version
 
 

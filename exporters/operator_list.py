@@ -1,7 +1,7 @@
 """onnxscript's list of PyTorch's operators, without parsing the source of each.
 
-For every export PyTorch 2.13 asks onnxscript 0.7 for the list, and onnxscript parses the source of all 500 functions to
-say in which domain each is. The domain is that of their opset.
+For every export, PyTorch (2.15) asks onnxscript (0.7) for the list. onnxscript parses the source of each function to
+say in which domain it is. The domain is that of the function's opset.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ def keep_zeros_before_max(model: ir.Model) -> None:
     """Pad with −0 instead of 0 in front of every ``MaxPool`` whose input may be negative.
 
     The graph computes the same. But ONNX Runtime (1.31.1, its optimization ``Pad_Fusion``) moves a padding with 0 into
-    the pooling, where padding counts as −∞; it does not recognize −0. Stems of BiT, and others that pool before their
-    first ReLU, were wrong by 3 % of the signal.
+    the pooling, where padding counts as −∞; it does not recognize −0.
+    Stems of BiT, and others that pool before their first ReLU, were wrong.
     """
     for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
         kind = _zeros(node) if node.op_type == "Pad" and node.domain in ("", "ai.onnx") else None

@@ -176,9 +176,11 @@ class RemovedSigmoids:
         removed: which of the sigmoids of a run, counted from 0, have their operand as result.
         outputs: the outputs whose elements are then other ones.
         changed: for these outputs, which elements are, on the probe that the sigmoids were found by.
+        names: of all outputs of the model.
     """
 
     removed: frozenset[int]
+    names: tuple[str, ...] = ()
     changed: Mapping[str, Array] = dataclasses.field(default_factory=dict)
     _seen: int = 0
 
@@ -214,7 +216,7 @@ class RemovedSigmoids:
                 return None
             if mask.any():
                 changed[name] = mask
-        return cls(final, changed) if changed else None
+        return cls(final, tuple(natural), changed) if changed else None
 
     @property
     def outputs(self) -> set[str]:
@@ -243,9 +245,7 @@ class RemovedSigmoids:
         """Return whether the file without its final sigmoids has other values at the same elements as the model."""
         named = {opened.rename.get(name, name): value for name, value in probe.feeds.items()}
         with_, without = comparison.file.candidate.run(named), opened.candidate.run(named)
-        names = list(with_)
-        if not set(names) >= self.outputs:
-            names = list(comparison.reference.run(probe.feeds))
+        names = list(with_) if set(with_) == set(self.names) else list(self.names)
         masks = {
             name: with_[own] != without[own]
             for name, own in zip(names, with_, strict=False)
