@@ -9,14 +9,13 @@ single process relative to the size of the weights. Writes results/memory.json.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 from benchmarks.common import write
+from benchmarks.peak_memory import watched
 
 TARGET = 3.2
 
@@ -28,41 +27,20 @@ def main() -> None:
         command = [sys.executable, "-m", "deploy.cli.main", "--artifacts", folder]
         command += ["export", name, "--weights", "none", "--json"]
         began = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        peaks: dict[str, int] = {}
-        while process.poll() is None:
-            for role, pid in _family(process.pid):
-                peaks[role] = max(peaks.get(role, 0), _high_water(pid))
-            time.sleep(0.1)
-        document: dict[str, Any] = json.loads(process.stdout.read()) if process.stdout else {}
+        done = watched(command)
+    document: dict[str, Any] = json.loads(done.out)
     weights = document["bytes"]
     result = {
         "model": name,
         "weights_bytes": weights,
-        "peak_bytes": peaks,
-        "ratio": max(peaks.values()) / weights,
+        "peak_bytes": done.peaks,
+        "ratio": max(done.peaks.values()) / weights,
         "target": TARGET,
         "verdict": document["parity"]["verdict"],
         "seconds": round(time.perf_counter() - began, 1),
     }
     print(json.dumps(result, indent=1))
     write("memory", result)
-
-
-def _family(pid: int) -> list[tuple[str, int]]:
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    try:
-        return [("command", pid), *(("runtime", int(child)) for child in children.read_text().split())]
-    except OSError:
-        return []
-
-
-def _high_water(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
 
 
 if __name__ == "__main__":

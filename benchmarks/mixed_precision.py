@@ -19,6 +19,9 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import importlib.util
+import json
+import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,7 +29,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
+
 from benchmarks.common import deploy, load, write
+from benchmarks.peak_memory import watched
 
 NAME = "mixed_precision"
 BOUND_DB = 40.0
@@ -59,9 +66,9 @@ def measure(network: str, folder: Path) -> dict[str, Any]:
     source = Path(document["file"])
     row: dict[str, Any] = {"bytes": document["bytes"]}
     began = time.perf_counter()
-    code, document = _deploy(folder, "convert", str(source), "--precision", "mixed", "--probes", "quick")
-    row["mixed"] = _judged(code, document)
-    row["mixed"]["seconds"] = round(time.perf_counter() - began, 1)
+    document, costs = _converted(folder, source)
+    row["mixed"] = {**_judged(document), "seconds": round(time.perf_counter() - began, 1), **costs}
+    row["one_run_s"] = _one_run_s(source, name)
     if "plan" in document:
         plan = document["plan"]
         row["mixed"] |= {key: plan[key] for key in ("nodes", "share", "runs", "margin")}
@@ -76,6 +83,30 @@ def measure(network: str, folder: Path) -> dict[str, Any]:
     return row
 
 
+def _converted(folder: Path, source: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Convert by ``deploy convert``; return its document, and the seconds of its search and its peak memory."""
+    command = [sys.executable, "-m", "deploy.cli.main", "--artifacts", str(folder / "artifacts"), "convert"]
+    done = watched([*command, str(source), "--precision", "mixed", "--probes", "quick", "--json"], TIMEOUT_S)
+    searches = re.findall(r"searching for a plan \(fp16\): ([\d.]+) s", done.err)
+    costs = {"search_s": round(sum(map(float, searches)), 1), "peak_bytes": max(done.peaks.values())}
+    return json.loads(done.out or "{}"), costs
+
+
+def _one_run_s(source: Path, name: str) -> float:
+    """Return the median seconds of one run of the float32 graph in ONNX Runtime, batch 1."""
+    session = onnxruntime.InferenceSession(str(source), providers=["CPUExecutionProvider"])
+    size = 128 if name == "raft_small" else 224
+    feeds = {
+        item.name: np.random.default_rng(0).random((1, 3, size, size), np.float32) for item in session.get_inputs()
+    }
+    times_s = []
+    for _ in range(10):
+        began = time.perf_counter()
+        session.run(None, feeds)
+        times_s.append(time.perf_counter() - began)
+    return statistics.median(times_s[1:])
+
+
 def _other(folder: Path, kind: str, text: str, source: Path) -> dict[str, Any]:
     path = folder / f"{kind}.onnx"
     done = subprocess.run(
@@ -83,11 +114,11 @@ def _other(folder: Path, kind: str, text: str, source: Path) -> dict[str, Any]:
     )
     if done.returncode:
         return {"result": "not converted", "reason": done.stderr.strip().splitlines()[-1][:200]}
-    code, document = _deploy(
+    _, document = _deploy(
         folder, "check", str(path), "--against", str(source), "--precision", "fp16", "--min-sqnr", str(BOUND_DB),
         "--probes", "quick",
     )  # fmt: skip
-    return {**_judged(code, document), "share": _share(path)}
+    return {**_judged(document), "share": _share(path)}
 
 
 def _share(path: Path) -> float | None:
@@ -98,7 +129,7 @@ def _share(path: Path) -> float | None:
     return counted.get("fp16", 0) / sum(counted.values()) if sum(counted.values()) else None
 
 
-def _judged(code: int, document: dict[str, Any]) -> dict[str, Any]:
+def _judged(document: dict[str, Any]) -> dict[str, Any]:
     parity = document.get("parity")
     if parity is None:
         return {"result": "error", "reason": _reason(document)}
