@@ -23,10 +23,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import deploy, deploy_or_exit, interval, load, time_interleaved, write
+from benchmarks.common import deploy_or_exit, interval, load, time_interleaved, write
+from benchmarks.peak_memory import watched
 
 NAME = "tensorrt_build"
 TIMEOUT_S = 3600.0
@@ -141,11 +143,21 @@ def _export(name: str, folder: Path, strategy: str, dynamic: str) -> dict[str, A
 def _build(folder: Path, kind: str) -> dict[str, Any]:
     options = [*KINDS[kind], *([str(folder / "samples.npy")] if kind == "int8" else [])]
     common = ("-q", "--artifacts", str(folder / kind), "trt", "build", str(folder / "model.onnx"))
-    code, document, seconds = deploy(*common, *options, "--runtime", "tensorrt-rtx", timeout=TIMEOUT_S)
+    command = [sys.executable, "-m", "deploy.cli.main", *common, *options, "--runtime", "tensorrt-rtx", "--json"]
+    began = time.perf_counter()
+    done = watched(command, TIMEOUT_S)
     shutil.rmtree(folder / kind, ignore_errors=True)
-    row: dict[str, Any] = {"built": code == 0, "seconds": round(seconds, 1)}
-    if code:
-        return {**row, "reason": str(document.get("error", {}).get("message", f"status {code}"))[:400]}
+    row: dict[str, Any] = {
+        "built": done.code == 0,
+        "seconds": round(time.perf_counter() - began, 1),
+        "peak_bytes": max(done.peaks.values()),
+    }
+    document = json.loads(done.out) if done.out else {}
+    if done.code:
+        return {
+            **row,
+            "reason": str(document.get("error", {}).get("message", done.err or f"status {done.code}"))[-400:],
+        }
     return {**row, **{key: document[key] for key in ("bytes", "weighted", "weight_bytes", "state")}}
 
 

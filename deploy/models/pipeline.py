@@ -9,7 +9,6 @@ import torch
 from deploy.core.errors import UsageError
 from deploy.core.model import Model, Preprocessing
 from deploy.core.tensors import TensorSpec
-from deploy.models import torchvision_detector
 from deploy.models.calling import ones
 from deploy.models.preprocessing import check_preprocessing, override
 from deploy.support.state import unchanged
@@ -31,6 +30,8 @@ def in_graph(model: Model, pipeline: GraphPipeline | None) -> Model:
     if pipeline is None:
         return model
     if "postprocessing" in pipeline.parts:
+        from deploy.models import torchvision_detector  # takes seconds, as torchvision imports torch._dynamo
+
         if torchvision_detector.has_more(model.module):
             raise UsageError(f"{model.name}: postprocessing in the graph has no form for masks and keypoints.")
         if torchvision_detector.applies(model.module):
@@ -97,6 +98,8 @@ def _with_preprocessing(model: Model, pipeline: GraphPipeline) -> Model:
 
 def _batched(model: Model, pipeline: GraphPipeline) -> Model:
     """Return a detector of torchvision for a batch of pictures."""
+    from deploy.models import torchvision_detector
+
     if pipeline.suppression != "fixed":
         raise UsageError(f"{model.name}: suppression is in tensors of fixed size.", "remove --suppression")
     own = Postprocessing(kind="auto", candidates=torchvision_detector.CANDIDATES)

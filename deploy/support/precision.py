@@ -20,8 +20,8 @@ import torch
 from torch._ops import HigherOrderOperator
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from deploy.support.dispatch import DispatchMode
 from deploy.support.state import has_storage, reentering, unchanged, written
 
 Observer = Callable[[str, tuple[Any, ...], Any], None]
@@ -183,7 +183,7 @@ class _Python(TorchFunctionMode):
                     self.convert.replace(given, converted)
 
 
-class _Aten(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Aten(DispatchMode):
     """Converts the operands of calls between operators, including constants created inside them."""
 
     supports_higher_order_operators = True

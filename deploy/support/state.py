@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch._ops import HigherOrderOperator
 from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from deploy.support.dispatch import DispatchMode
 
 _STATISTICS = ("running_mean", "running_var")
 """Operands that batch and instance norms write to where one of these flags is set; not all schemas say so."""
@@ -114,7 +115,7 @@ def _layout(value: torch.Tensor) -> tuple[Any, ...]:
     return value.data_ptr(), value.dtype, value.shape, value.stride()
 
 
-class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Writes(DispatchMode):
     """Copies tensors that existed before the run when an operator is about to write to them."""
 
     supports_higher_order_operators = True

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss
 
 from deploy.models.zoo_entry import ZooEntry, require_counts
 
@@ -94,6 +93,8 @@ class FCOSSmall(nn.Module):
 
     def loss(self, x: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
         """Return the training loss of images, given the boxes [k, 4] and labels [k] of each."""
+        from torchvision.ops import generalized_box_iou_loss  # takes seconds, as it imports torch._dynamo
+
         predicted, logits = self.candidates(x)
         grids = [(x.shape[-2] // stride, x.shape[-1] // stride, stride) for stride in STRIDES]
         assigned = torch.stack([assign(grids, *truth) for truth in zip(boxes, labels, strict=True)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torchvision
 from torch.nn import functional
 
 from deploy.onnx_graph.node import OnnxNode, operator
@@ -53,6 +52,8 @@ def deformable(
     node: OnnxNode, x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
     """Convolve 2 spatial axes at positions that are moved by ``offset``."""
+    import torchvision  # takes seconds, as it imports torch._dynamo
+
     moves = windows(node, x.shape[2:], weight.shape[2:])
     result: Tensor = torchvision.ops.deform_conv2d(
         moves.padded(x), offset, weight, bias, moves.strides, 0, moves.dilations, mask

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torchvision
 
 from deploy.onnx_graph.node import OnnxNode, operator
 
@@ -20,6 +19,8 @@ def non_maximum_suppression(
     least: Tensor | None = None,
 ) -> Tensor:
     """Return [batch, class, box] of the selected boxes: by batch, class and falling score, as ONNX Runtime does."""
+    import torchvision  # takes seconds, as it imports torch._dynamo
+
     count = 0 if most is None else int(most.item())
     threshold = 0.0 if overlap is None else float(overlap.item())
     if node.get("center_point_box", 0):

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-import torchvision
 from torch.nn import functional
 
 from deploy.onnx_graph.node import OnnxNode, operator
@@ -128,6 +127,8 @@ def unpool(node: OnnxNode, x: Tensor, places: Tensor, output_shape: Tensor | Non
 @operator("MaxRoiPool")
 def region_maximum(node: OnnxNode, x: Tensor, rois: Tensor) -> Tensor:
     """Return the maxima of regions, [batch index, x1, y1, x2, y2]."""
+    import torchvision  # takes seconds, as it imports torch._dynamo
+
     result: Tensor = torchvision.ops.roi_pool(x, rois, node.get("pooled_shape"), node.get("spatial_scale", 1.0))
     return result
 
@@ -135,6 +136,8 @@ def region_maximum(node: OnnxNode, x: Tensor, rois: Tensor) -> Tensor:
 @operator("RoiAlign")
 def region_samples(node: OnnxNode, x: Tensor, rois: Tensor, batch: Tensor) -> Tensor:
     """Sample regions, [x1, y1, x2, y2], of the images that ``batch`` names."""
+    import torchvision  # takes seconds, as it imports torch._dynamo
+
     size = (node.get("output_height", 1), node.get("output_width", 1))
     scale, ratio = node.get("spatial_scale", 1.0), node.get("sampling_ratio", 0)
     half = node.version >= 16 and node.get("coordinate_transformation_mode", "half_pixel") == "half_pixel"

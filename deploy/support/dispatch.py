@@ -1,0 +1,33 @@
+"""A mode that sees every operator of PyTorch, without the import of torch._dynamo that PyTorch's own mode brings."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, ClassVar
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A ``TorchDispatchMode`` whose first operator does not take seconds.
+
+    PyTorch keeps its compiler out of a mode, and imports the compiler for that. Here this is done where something has
+    imported it: without it nothing is compiled.
+    """
+
+    _disabled: ClassVar[bool] = False
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __enter__(self) -> Any:
+        kind = type(self)
+        if not kind._disabled and hasattr(sys.modules.get("torch._dynamo"), "disable"):
+            kind.__torch_dispatch__ = torch.compiler.disable(kind.__torch_dispatch__)  # type: ignore
+            kind._disabled = True
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise NotImplementedError
