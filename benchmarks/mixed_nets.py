@@ -30,7 +30,7 @@ def network(name: str) -> nn.Module:
     for key, value in module.named_parameters():
         if key.endswith(("gamma", "layer_scale")):
             nn.init.constant_(value, 0.3)
-    sample = torch.rand(4, 3, 224, 224)
+    sample = torch.cat([torch.rand(4, 3, 224, 224), torch.randn(4, 3, 224, 224), torch.zeros(1, 3, 224, 224)])
     if name != "raft_small" and any(isinstance(part, nn.BatchNorm2d) for part in module.modules()):
         for part in module.modules():
             if isinstance(part, nn.BatchNorm2d):
