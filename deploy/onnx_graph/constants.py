@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import singledispatch
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,10 @@ def dtype_of(element_type: int) -> torch.dtype:
 
 
 @singledispatch
-def tensor_of(value: Any) -> torch.Tensor:
+def tensor_of(value: Any, folder: Path) -> torch.Tensor:
     """Return a tensor, a sparse tensor (made dense) or the value of a node ``Constant``.
+
+    External data is read from ``folder``; the file must have been checked by `deploy.support.onnx_file.load`.
 
     Raises:
         ModelError: the tensor has a type that PyTorch does not have, such as strings.
@@ -55,8 +58,8 @@ def tensor_of(value: Any) -> torch.Tensor:
 
 
 @tensor_of.register
-def _(value: onnx.TensorProto) -> torch.Tensor:
-    array = numpy_helper.to_array(value)
+def _(value: onnx.TensorProto, folder: Path) -> torch.Tensor:
+    array = numpy_helper.to_array(value, str(folder))
     if value.data_type == _BFLOAT16:
         return torch.from_numpy(np.ascontiguousarray(array).view(np.int16).copy()).view(torch.bfloat16)
     try:
@@ -67,8 +70,8 @@ def _(value: onnx.TensorProto) -> torch.Tensor:
 
 
 @tensor_of.register
-def _(value: onnx.SparseTensorProto) -> torch.Tensor:
-    values, indices = tensor_of(value.values), tensor_of(value.indices)
+def _(value: onnx.SparseTensorProto, folder: Path) -> torch.Tensor:
+    values, indices = tensor_of(value.values, folder), tensor_of(value.indices, folder)
     dense = torch.zeros(tuple(value.dims), dtype=values.dtype)
     if indices.dim() == 1:
         dense.view(-1)[indices] = values
@@ -78,10 +81,10 @@ def _(value: onnx.SparseTensorProto) -> torch.Tensor:
 
 
 @tensor_of.register
-def _(value: onnx.NodeProto) -> torch.Tensor:
+def _(value: onnx.NodeProto, folder: Path) -> torch.Tensor:
     (item,) = value.attribute
     if item.name in ("value", "sparse_value"):
-        return tensor_of(item.t if item.name == "value" else item.sparse_tensor)
+        return tensor_of(item.t if item.name == "value" else item.sparse_tensor, folder)
     plain = onnx.helper.get_attribute_value(item)
     if item.name.startswith("value_string"):
         raise ModelError(f"the constant {value.output[0]!r} is text, which has no evaluation.")

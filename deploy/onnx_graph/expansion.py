@@ -9,15 +9,32 @@ import onnx
 from onnx.inliner import inline_selected_functions
 
 from deploy.onnx_graph.node import DOMAINS, known
+from deploy.support import onnx_file
 
 
 def expanded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model without calls of its own functions and of operators that ONNX defines in terms of known ones."""
+    """Return a model without calls of its own functions and of operators that ONNX defines in terms of known ones.
+
+    A model without such calls is returned itself, since a copy would hold its weights once more.
+    """
+    if not model.functions and not without_function(model):
+        return model
     version = next((item.version for item in model.opset_import if item.domain in DOMAINS), 1)
     with ExitStack() as stack:
         for graph in _graphs(model.graph):
             stack.enter_context(_explicit(graph, version))
         return inline_selected_functions(model, known(), exclude=True, inline_schema_functions=True)
+
+
+def without_function(model: onnx.ModelProto) -> dict[str, str]:
+    """Return the operators that have no function here, each with the name of a node."""
+    functions = set(known())
+    found: dict[str, str] = {}
+    for node in onnx_file.all_nodes(model):
+        domain = "" if node.domain in DOMAINS else node.domain
+        if (domain, node.op_type) not in functions:
+            found.setdefault(f"{domain}.{node.op_type}".removeprefix("."), node.name or node.output[0])
+    return found
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -8,14 +8,12 @@ from typing import Any
 
 import onnx
 import torch
-from onnx.external_data_helper import load_external_data_for_model
 
 from deploy.core.errors import ModelError
 from deploy.core.model import NamedOutputs
 from deploy.onnx_graph.constants import tensor_of
-from deploy.onnx_graph.expansion import expanded
-from deploy.onnx_graph.node import DOMAINS, Compute, OnnxNode, Values, function_of, known
-from deploy.support import onnx_file
+from deploy.onnx_graph.expansion import expanded, without_function
+from deploy.onnx_graph.node import DOMAINS, Compute, OnnxNode, Values, function_of
 
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
@@ -47,23 +45,23 @@ class Graph(torch.nn.Module):
         output_types: as the file declares them.
     """
 
-    def __init__(self, graph: onnx.GraphProto, opsets: Mapping[str, int]) -> None:
+    def __init__(self, graph: onnx.GraphProto, opsets: Mapping[str, int], folder: Path) -> None:
         super().__init__()
         self._taken: set[str] = set()
         self._stored: dict[str, tuple[torch.nn.Module, str]] = {}
         for tensor in graph.initializer:
-            self._store(tensor.name, tensor_of(tensor))
+            self._store(tensor.name, tensor_of(tensor, folder))
         for sparse in graph.sparse_initializer:
-            self._store(sparse.values.name, tensor_of(sparse))
+            self._store(sparse.values.name, tensor_of(sparse, folder))
         self.inputs = tuple(value.name for value in graph.input if value.name not in self._stored)
         self.outputs = tuple(value.name for value in graph.output)
         self.output_types = tuple(value.type for value in graph.output)
         self._steps: list[tuple[Step, OnnxNode, list[str]]] = []
         for proto in graph.node:
             if proto.op_type == "Constant" and proto.domain in DOMAINS:
-                self._store(proto.output[0], tensor_of(proto))
+                self._store(proto.output[0], tensor_of(proto, folder))
                 continue
-            self._add(proto, opsets)
+            self._add(proto, opsets, folder)
         self._free_when_done()
 
     def _store(self, name: str, value: torch.Tensor) -> None:
@@ -80,7 +78,7 @@ class Graph(torch.nn.Module):
         self._taken.add(key)
         return key
 
-    def _add(self, proto: onnx.NodeProto, opsets: Mapping[str, int]) -> None:
+    def _add(self, proto: onnx.NodeProto, opsets: Mapping[str, int], folder: Path) -> None:
         domain = "" if proto.domain in DOMAINS else proto.domain
         compute, scoped = function_of(domain, proto.op_type)
         node = OnnxNode(
@@ -88,7 +86,7 @@ class Graph(torch.nn.Module):
             operator=proto.op_type,
             domain=domain,
             version=opsets.get(domain, 1),
-            attributes={item.name: _attribute(item, opsets) for item in proto.attribute},
+            attributes={item.name: _attribute(item, opsets, folder) for item in proto.attribute},
             inputs=tuple(proto.input),
             outputs=tuple(proto.output),
         )
@@ -158,9 +156,8 @@ class OnnxModule(Graph):
     def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
         model = expanded(model)
         _refuse_unknown(model)
-        load_external_data_for_model(model, str(folder))
         opsets = {"" if item.domain in DOMAINS else item.domain: item.version for item in model.opset_import}
-        super().__init__(model.graph, opsets)
+        super().__init__(model.graph, opsets, folder)
 
     def forward(self, *inputs: torch.Tensor) -> NamedOutputs:
         """Run the graph."""
@@ -185,23 +182,18 @@ def _refuse_unknown(model: onnx.ModelProto) -> None:
     Raises:
         ModelError: see above; it names them.
     """
-    functions = set(known())
-    unknown: dict[str, str] = {}
-    for node in onnx_file.all_nodes(model):
-        domain = "" if node.domain in DOMAINS else node.domain
-        if (domain, node.op_type) not in functions:
-            unknown.setdefault(f"{domain}.{node.op_type}".removeprefix("."), node.name or node.output[0])
+    unknown = without_function(model)
     if unknown:
         (first, where), *others = unknown.items()
         more = f", and {', '.join(name for name, _ in others[:5])}" if others else ""
         raise ModelError(f"{first} (node {where!r}){more} cannot be evaluated in float64: not known here, or random.")
 
 
-def _attribute(item: onnx.AttributeProto, opsets: Mapping[str, int]) -> Any:
+def _attribute(item: onnx.AttributeProto, opsets: Mapping[str, int], folder: Path) -> Any:
     if item.type == onnx.AttributeProto.GRAPH:
-        return Graph(item.g, opsets)
+        return Graph(item.g, opsets, folder)
     if item.type in (onnx.AttributeProto.TENSOR, onnx.AttributeProto.SPARSE_TENSOR):
-        return tensor_of(item.t if item.type == onnx.AttributeProto.TENSOR else item.sparse_tensor)
+        return tensor_of(item.t if item.type == onnx.AttributeProto.TENSOR else item.sparse_tensor, folder)
     value = onnx.helper.get_attribute_value(item)
     if isinstance(value, bytes):
         return value.decode()
