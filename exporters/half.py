@@ -285,14 +285,21 @@ class _Conversion:
         """Add a weight in half precision."""
         assert value.const_value is not None
         name = self._name(f"{value.name}_{self.precision}")
-        stored = value.const_value
+        stored, dtype = value.const_value, HALVES[self.precision]
+
+        def half() -> ir.Tensor[Array]:
+            result = ir.Tensor(rounded_to(stored.numpy(), self.precision), dtype=dtype, name=name)
+            if isinstance(stored, ir.ExternalTensor):
+                stored.release()  # the pages of its file
+            return result
+
         rounded = ir.LazyTensor(
-            lambda: ir.Tensor(rounded_to(stored.numpy(), self.precision), dtype=HALVES[self.precision], name=name),
-            dtype=HALVES[self.precision],
+            half,
+            dtype=dtype,
             shape=ir.Shape(stored.shape.numpy()),
             name=name,
         )
-        result = ir.Value(name=name, type=ir.TensorType(HALVES[self.precision]), shape=value.shape, const_value=rounded)
+        result = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape, const_value=rounded)
         self.model.graph.register_initializer(result)
         self._halved.add(result)
         return result

@@ -48,7 +48,8 @@ class Graph(torch.nn.Module):
     def __init__(self, graph: onnx.GraphProto, opsets: Mapping[str, int], folder: Path) -> None:
         super().__init__()
         self._taken: set[str] = set()
-        self._stored: dict[str, tuple[torch.nn.Module, str]] = {}
+        # weights by name: the step whose parameter each is, None for this graph, which must not refer to itself
+        self._stored: dict[str, tuple[Step | None, str]] = {}
         for tensor in graph.initializer:
             self._store(tensor.name, tensor_of(tensor, folder))
         for sparse in graph.sparse_initializer:
@@ -67,7 +68,7 @@ class Graph(torch.nn.Module):
     def _store(self, name: str, value: torch.Tensor) -> None:
         """Keep a weight under its own name, without the characters that names of modules cannot have."""
         key = self._free_name(name)
-        self._stored[name] = (self, key)
+        self._stored[name] = (None, key)
         _register(self, key, value)
 
     def _free_name(self, name: str) -> str:
@@ -101,9 +102,9 @@ class Graph(torch.nn.Module):
         step.eps = step.node.get("epsilon", 1e-5)
         for name, attribute in zip(step.node.inputs[1:], _STATISTICS, strict=False):
             if name in self._stored:
-                module, key = self._stored[name]
-                value = getattr(module, key)
-                if module is self:
+                owner, key = self._stored[name]
+                value = getattr(owner or self, key)
+                if owner is None:
                     delattr(self, key)
                 _register(step, attribute, value)
                 self._stored[name] = (step, attribute)
@@ -118,7 +119,7 @@ class Graph(torch.nn.Module):
 
     def stored(self) -> dict[str, torch.Tensor]:
         """Return the weights by their names in the graph."""
-        return {name: getattr(module, key) for name, (module, key) in self._stored.items()}
+        return {name: getattr(owner or self, key) for name, (owner, key) in self._stored.items()}
 
     def free_names(self) -> set[str]:
         """Return the names of the values around this graph that its nodes use."""

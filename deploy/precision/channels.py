@@ -93,20 +93,6 @@ class _Followed(OnnxModule):
         self._reads = Peaks()
         self._edits: dict[Reading, list[tuple[Groups, int]]] = {}
         self._weights = {name: value.detach() for name, value in self.stored().items() if value.is_floating_point()}
-        self._rules: dict[str, Callable[[OnnxNode, Sequence[Any], Sequence[Any]], list[Groups | None]]] = {
-            **dict.fromkeys(HOMOGENEOUS, self._same),
-            **dict.fromkeys(POOLS, self._pooled),
-            **dict.fromkeys(REDUCTIONS, self._reduced),
-            **dict.fromkeys(NORMS, self._normalized),
-            **dict.fromkeys(("Add", "Sub", "Sum"), self._added),
-            **dict.fromkeys(("Mul", "Div"), self._multiplied),
-            "Clip": self._clipped,
-            "BatchNormalization": self._batch_normalized,
-            "Conv": self._convolved,
-            "ConvTranspose": self._convolved,
-            "Gemm": self._gemm,
-            "MatMul": self._matmul,
-        }
 
     def follow(self, feeds: Feeds) -> None:
         """Run once."""
@@ -162,11 +148,11 @@ class _Followed(OnnxModule):
             return [None]
         if node.operator in MOVES or node.operator in ("Concat", "Pad"):
             return self._moved(step, scope, inputs, results)
-        rule = self._rules.get(node.operator)
+        rule = _RULES.get(node.operator)
         if rule is None:
             self._fix(*known)
             return [None]
-        return rule(node, inputs, results)
+        return rule(self, node, inputs, results)
 
     # What operators do
 
@@ -385,3 +371,19 @@ class _Followed(OnnxModule):
 def _on_axis(groups: Groups, axis: int, value: torch.Tensor) -> Groups:
     """Return the groups of a value that depend on the position along one axis."""
     return groups.reshape(-1, *(1 for _ in range(value.dim() - axis - 1))).expand(value.shape)
+
+
+_RULES: dict[str, Callable[[_Followed, OnnxNode, Sequence[Any], Sequence[Any]], list[Groups | None]]] = {
+    **dict.fromkeys(HOMOGENEOUS, _Followed._same),
+    **dict.fromkeys(POOLS, _Followed._pooled),
+    **dict.fromkeys(REDUCTIONS, _Followed._reduced),
+    **dict.fromkeys(NORMS, _Followed._normalized),
+    **dict.fromkeys(("Add", "Sub", "Sum"), _Followed._added),
+    **dict.fromkeys(("Mul", "Div"), _Followed._multiplied),
+    "Clip": _Followed._clipped,
+    "BatchNormalization": _Followed._batch_normalized,
+    "Conv": _Followed._convolved,
+    "ConvTranspose": _Followed._convolved,
+    "Gemm": _Followed._gemm,
+    "MatMul": _Followed._matmul,
+}
