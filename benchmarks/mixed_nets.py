@@ -19,7 +19,8 @@ def network(name: str) -> nn.Module:
     if name.startswith("timm/"):
         import timm
 
-        module: nn.Module = timm.create_model(name.removeprefix("timm/"), pretrained=False)
+        sizes = {"img_size": 224} if "dinov2" in name else {}
+        module: nn.Module = timm.create_model(name.removeprefix("timm/"), pretrained=False, **sizes)
     elif name.startswith("deeplab"):
         module = torchvision.models.get_model(name, weights=None, weights_backbone=None)
     else:
