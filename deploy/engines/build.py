@@ -205,7 +205,9 @@ def trtexec_line(
 ) -> TrtexecReport:
     """Prepare the graph as `build_engine` does and return the command of NVIDIA's tool; no engine is built.
 
-    The command writes the engine beside ours under another name, without a manifest.
+    The command writes the engine beside ours under another name, without a manifest. If the graph has equations of
+    Einsum that TensorRT's parser refuses, `build_engine` rewrites them on the way; for the command, a rewritten graph
+    is written beside the engine.
 
     Args:
         request: the engine to build.
@@ -220,8 +222,23 @@ def trtexec_line(
     store = Store.at(artifacts)
     plan = _prepare(request, store, progress)
     path = store.folder(plan.source.slug) / f"{Path(plan.name).stem}.trtexec.engine"
-    line = trtexec(plan.library.name, plan.graph, path, plan.options)
-    return TrtexecReport(arguments=tuple(line), onnx=plan.graph)
+    graph = _parsable(plan.graph, path.with_suffix(".onnx"))
+    line = trtexec(plan.library.name, graph, path, plan.options)
+    return TrtexecReport(arguments=tuple(line), onnx=graph)
+
+
+def _parsable(graph: Path, path: Path) -> Path:
+    """Return a graph whose equations TensorRT's parser takes: itself, or a copy written to ``path``."""
+    from deploy.support import onnx_file  # imports ONNX, which a build does without
+    from exporters.einsum import to_lower_case
+
+    model = onnx_file.load(graph)
+    if not to_lower_case(model):
+        return graph
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx_file.copy_external_files(model, graph, path.parent)
+    path.write_bytes(model.SerializeToString())
+    return path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,9 +13,10 @@ from onnx import TensorProto, helper
 from torch import nn
 
 import deploy
-from deploy.engines.build import build_engine
+from deploy.engines.build import build_engine, trtexec_line
 from deploy.engines.request import BuildRequest
 from deploy.support.onnx_file import all_nodes
+from deploy.tools.verify import verify
 from exporters.einsum import lower_case
 
 
@@ -98,3 +99,20 @@ def test_a_foreign_file_builds(tmp_path: Path, write: Callable[[Path], None]) ->
     before = path.read_bytes()
     report = build_engine(BuildRequest(model=str(path), runtime="tensorrt-rtx"), artifacts=tmp_path / "artifacts")
     assert report.built.layers and path.read_bytes() == before
+
+
+@pytest.mark.parametrize("write", [plain, in_a_branch, external])
+def test_the_command_of_nvidia_s_tool_takes_a_file_that_parses(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    library = pytest.importorskip("tensorrt_rtx")
+    path, artifacts = tmp_path / "foreign.onnx", tmp_path / "artifacts"
+    write(path)
+    request = BuildRequest(model=str(path), runtime="tensorrt-rtx")
+    shown = trtexec_line(request, artifacts=artifacts)
+    assert f"--onnx={shown.onnx}" in shown.arguments and shown.onnx != path
+    logger = library.Logger(library.Logger.ERROR)
+    builder = library.Builder(logger)
+    network = builder.create_network(0)
+    parser = library.OnnxParser(network, logger)
+    assert parser.parse_from_file(str(shown.onnx))
+    assert trtexec_line(request, artifacts=artifacts).onnx == shown.onnx  # again
+    assert not verify(artifacts).problems
