@@ -19,6 +19,7 @@ from benchmarks.tables.foreign import foreign_table
 from benchmarks.tables.gpu import gpu_tables
 from benchmarks.tables.harness import harness_figures, harness_tables
 from benchmarks.tables.int8 import int8_tables
+from benchmarks.tables.mixed_precision import mixed_rows, mixed_table
 from benchmarks.tables.scale import attack_text, scaling_tables, serve_figures, serve_tables, sweep_figures, turns_table
 from benchmarks.tables.tensorrt import tensorrt_figures, tensorrt_tables
 
@@ -106,6 +107,7 @@ def figures() -> str:
             f"measured (of {coverage['asked']}); {passed} | all; all but 5 | `benchmarks.coverage` |"
         )
     rows.extend(architectures_rows())
+    rows.extend(mixed_rows())
     rows.extend(tensorrt_figures())
     rows.extend(_int8_rows(load("calibration"), load("int8_speed")))
     rows.extend(harness_figures())
@@ -196,6 +198,7 @@ def main() -> None:
         ("docs/models.md", "architectures", architectures_text()),
         ("docs/parity.md", "faults", fault_table()),
         ("docs/int8.md", "int8", int8_tables()),
+        ("docs/fp16.md", "mixed", mixed_table()),
         ("docs/tensorrt.md", "tensorrt", tensorrt_tables()),
         ("docs/gpu.md", "gpu", gpu_tables()),
         ("docs/onnx-files.md", "foreign", foreign_table()),
