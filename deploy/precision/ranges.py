@@ -23,6 +23,10 @@ from deploy.support import onnx_costs, onnx_file
 INFINITE = 1e30
 """Magnitudes from here on stand for infinity, as in masks."""
 
+HEADROOM = 2.0
+"""A value overflows if it comes within this factor of the largest number of the precision: other inputs may go beyond
+those that were run."""
+
 DIFFERENCES = ("Sub", "Add", "Sum", "ReduceMean", "ReduceSum")
 """Operators whose operands may cancel."""
 
@@ -60,6 +64,16 @@ def ranges(path: Path, inputs: Iterable[Feeds]) -> Ranges:
     for feeds in inputs:
         _run(module, feeds)
     return module.found
+
+
+def overflowing(found: Ranges, limit: float) -> dict[str, str]:
+    """Return the nodes whose values, or the sums behind them, come within `HEADROOM` of ``limit``, and how large."""
+    result = {}
+    for name, value in found.largest.items():
+        peak = max(value, found.sums.get(name, 0.0))
+        if peak * HEADROOM > limit:
+            result[name] = f"largest {'value' if value * HEADROOM > limit else 'sum'} {peak:.3g}"
+    return result
 
 
 def first_lost(path: Path, feeds: Feeds, found: Ranges) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from deploy.parity.probes import Probe
 from deploy.precision.bound import BoundedRunner, ordinary_of
 from deploy.precision.greedy import Order, Promotion
 from deploy.precision.plan import MIN_SQNR, BlockPrecision, KeptNode, PrecisionPlan, Reason, Rescaled
-from deploy.precision.ranges import Ranges, first_lost, ranges
+from deploy.precision.ranges import HEADROOM, Ranges, first_lost, overflowing, ranges
 from deploy.precision.rescale import rescale
 from deploy.precision.structure import structure
 from deploy.precision.survey import Survey, survey
@@ -33,10 +33,6 @@ from exporters.half import largest, to_half
 
 MAX_RUNS = 14
 """Number of converted graphs that are run at most."""
-
-HEADROOM = 2.0
-"""A value overflows if it comes within this factor of the largest number of the precision: other inputs may go beyond
-those that were run."""
 
 CANCELS = 16.0
 """A result this many times smaller than the operands is called a cancellation."""
@@ -123,12 +119,9 @@ class Search:
         limit = largest(self.precision)
         locked = self._matching(self.only)
         reasons: dict[str, tuple[Reason, str]] = {}
-        for key in self._half - locked:
-            peak = self._found.largest.get(key, 0.0)
-            what = "value" if peak * HEADROOM > limit else "sum"
-            peak = max(peak, self._found.sums.get(key, 0.0))
-            if peak * HEADROOM > limit:
-                reasons[key] = "overflow", f"largest {what} {peak:.3g}, {self.precision} ends at {limit:.6g}"
+        for key, size in overflowing(self._found, limit).items():
+            if key in self._half - locked:
+                reasons[key] = "overflow", f"{size}, {self.precision} ends at {limit:.6g}"
         reasons.update(dict.fromkeys(self._matching(self.keep), ("asked", "")))
         return reasons
 

@@ -255,6 +255,8 @@ def quantize(
                 feeds = data.evidence.head(max(RANKING_SAMPLES, size)).batches(size, fixed=fixed)
                 worst = tuple(child.layer_noise(quantizer.write_float32(plan.keep_float, child.folder), feeds))
             path = quantizer.write(plan.keep_float)
+            if fp16:
+                _note_beyond_half(quantizer.beyond_half, progress)
             written = [item for item in (path, path.with_name(f"{path.name}.data")) if item.exists()]
             manifest = source.derived_manifest(
                 format=ONNX,
@@ -301,6 +303,16 @@ def quantize(
         data=data,
         seconds=time.perf_counter() - began,
     )
+
+
+def _note_beyond_half(nodes: Mapping[str, str] | None, progress: Progress) -> None:
+    """Say which nodes stay in float32, or that nothing is known about their values."""
+    if nodes is None:
+        progress.note("the graph cannot be run node by node, so it is not known whether FP16 can hold its values")
+    elif nodes:
+        shown = ", ".join(f"{name} ({size})" for name, size in list(nodes.items())[:3])
+        more = f" and {len(nodes) - 3} more" if len(nodes) > 3 else ""
+        progress.note(f"kept in float32, since FP16 cannot hold their values: {shown}{more}")
 
 
 def _opened(

@@ -14,6 +14,7 @@ from calibration.adjustment import Adjustments
 from calibration.graph import last_layers, tail, weighted_layers
 from calibration.sensitivity import FloatLayerPlan, choose_float_layers
 from calibration.table import CalibrationTable
+from deploy.core.errors import ModelError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.progress import Progress
 from deploy.quantization.cache import batch_of
@@ -21,7 +22,7 @@ from deploy.quantization.data import CalibrationSamples
 from deploy.quantization.evidence import Evidence, Judge, QualityBounds, format_sqnr
 from deploy.quantization.source import Source
 from deploy.support import onnx_file
-from exporters.half import to_half
+from exporters.half import largest, to_half
 
 LOST_DB = 20.0
 """SQNR of a channel below which the rounding of the operators behind the last layers is too coarse for it."""
@@ -43,7 +44,8 @@ RANKING_SAMPLES = 16
 class Quantizer:
     """Writes quantized versions of a prepared graph for one target, each with other layers in float.
 
-    With ``fp16``, layers that are not quantized compute in FP16; inputs and outputs stay float32.
+    With ``fp16``, layers that are not quantized compute in FP16, except for those with values that FP16 cannot hold;
+    inputs and outputs stay float32.
 
     Attributes:
         prepared: the prepared graph, from which every version is made anew.
@@ -51,6 +53,8 @@ class Quantizer:
         path: the file to write.
         always_float: names of nodes that stay in float in every version.
         adjustments: new parameters of quantized layers.
+        beyond_half: nodes of the graph written last that stay in float32, since FP16 cannot hold their values, and how
+            large those are; None where a graph cannot be run node by node.
     """
 
     source: Source
@@ -63,6 +67,7 @@ class Quantizer:
     fp16: bool
     always_float: frozenset[str] = frozenset()
     adjustments: Adjustments = field(default_factory=dict)
+    beyond_half: dict[str, str] | None = field(default_factory=dict)
     _written: frozenset[str] | None = None
 
     def write(self, keep_float: Collection[str]) -> Path:
@@ -72,9 +77,24 @@ class Quantizer:
             self._written = None
             self._save(names, self.path)
             if self.fp16:
-                to_half(self.path, self.path)
+                self.beyond_half = self._beyond_half()
+                to_half(self.path, self.path, keep=self.beyond_half or ())
             self._written = names
         return self.path
+
+    def _beyond_half(self) -> dict[str, str] | None:
+        """Run a few samples through the float32 graph that was written; see ``beyond_half``.
+
+        ONNX Runtime would not show them: on a CPU, it computes a graph in FP16 in float32.
+        """
+        from deploy.precision.ranges import overflowing, ranges  # imports PyTorch
+
+        size, fixed = batch_of(self.graph)
+        feeds = self.samples.head(max(RANKING_SAMPLES, size)).batches(size, fixed=fixed)
+        try:
+            return overflowing(ranges(self.path, feeds), largest("fp16"))
+        except ModelError:
+            return None
 
     def adjust(self, adjustments: Adjustments) -> None:
         """Give the versions that are written from now on other adjustments."""
