@@ -49,6 +49,9 @@ WRONG = frozenset(("InstanceNormalization",))
 SMALL = 16
 """Number of values up to which a tensor is a constant of a formula, each value of which counts."""
 
+SCRATCH_LIMIT = 2**20
+"""Bytes from which the weights of a scratch file are external: they are then read and written one by one."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Halved:
@@ -135,11 +138,13 @@ def _infer_types(graph: ir.Graph) -> None:
 def write_prepared(source: Path, path: Path, precision: str) -> None:
     """Write a float32 graph as `prepared` returns it, for `to_half` and for what is asked about its nodes.
 
+    From `SCRATCH_LIMIT` bytes, its weights go to ``<path>.data``.
+
     Raises:
         ArtifactError, ExportError: as `to_half`.
     """
     load(source)
-    save(prepared(source, precision), path)
+    save(prepared(source, precision), path, SCRATCH_LIMIT)
 
 
 def save(model: ir.Model, path: Path, single_file_limit: int = SINGLE_FILE_LIMIT) -> None:

@@ -48,7 +48,7 @@ def build_graph(request: ModelRequest) -> Model:
     with OnnxChild() as child:
         child.examine(path)
     graph = onnx_file.load(path)
-    onnx_file.input_output_specs(path)  # refuses sequences, maps and unknown types
+    onnx_file.specs_of(graph, path)  # refuses sequences, maps and unknown types
     digest = join_digests(sha256(item) for item in (path, *onnx_file.external_files(graph, path)))
     try:
         shown = cut(graph, view)

@@ -17,7 +17,7 @@ from deploy.core.errors import UsageError
 from deploy.core.runner import Feeds
 from deploy.precision.channels import Channels, channels
 from deploy.precision.plan import Rescaled
-from exporters.half import key, largest, save
+from exporters.half import SCRATCH_LIMIT, key, largest, save
 
 TARGET = 2.0**12
 """What the values of a channel reach when it was too large: sums over several such channels stay in range."""
@@ -93,4 +93,4 @@ def _apply(path: Path, found: Channels, chosen: dict[int, int]) -> None:
             readers[node].replace_input_with(index, weight)
         weight.const_value = ir.Tensor(values, name=weight.name)
         model.graph.initializers[weight.name or ""] = weight
-    save(model, path)
+    save(model, path, SCRATCH_LIMIT)

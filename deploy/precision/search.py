@@ -29,7 +29,7 @@ from deploy.precision.structure import structure
 from deploy.precision.survey import Survey, survey
 from deploy.support import onnx_file
 from deploy.support.onnx_modules import scope
-from exporters.half import largest, to_half
+from exporters.half import SCRATCH_LIMIT, Halved, largest, to_half
 
 MAX_RUNS = 14
 """Number of converted graphs that are run at most."""
@@ -101,7 +101,7 @@ class Search:
         self._graph = structure(self.source)
         self._rescaled = rescale(self.source, self.precision, inputs, HEADROOM)
         self._found = ranges(self.source, inputs)
-        halved = to_half(self.source, self._converted, precision=self.precision)
+        halved = self._convert(())
         self._half, self._kept = halved.half, halved.kept
         self._modules = _modules(self.source)
         self._reference = CachedRunner(self.reference)
@@ -109,6 +109,11 @@ class Search:
 
     def _bounded(self, min_sqnr: float | None) -> Runner:
         return CachedRunner(BoundedRunner(self._reference, self.own, min_sqnr, ordinary_of(self.probes)))
+
+    def _convert(self, keep: Collection[str]) -> Halved:
+        return to_half(
+            self.source, self._converted, precision=self.precision, keep=keep, single_file_limit=SCRATCH_LIMIT
+        )
 
     @property
     def _converted(self) -> Path:
@@ -141,7 +146,7 @@ class Search:
     def _margin(self, keep: set[str]) -> float:
         """Convert, run, and return by what factor the noise is below the bound; 0 if a value is lost."""
         self.runs += 1
-        to_half(self.source, self._converted, precision=self.precision, keep=keep)
+        self._convert(keep)
         self.progress.advance(self.runs, MAX_RUNS, f"{len(keep)} nodes in float32")
         report = compare(
             self._reference, self._bound, RoundedRunner(self._converted), self.probes, precision=self.precision
