@@ -39,6 +39,12 @@ def tensorrt_figures() -> list[str]:
     return lines
 
 
+def _reason(row: dict[str, Any]) -> str:
+    """Return why there is no engine; of a process that the system killed, its peak memory."""
+    reason: str = row["reason"]
+    return f"killed, at a peak of {row['peak_bytes'] / 1e9:.1f} GB of memory" if reason == "status -9" else reason
+
+
 def _count(rows: dict[str, Any], kind: str) -> int:
     return sum(bool(row.get(kind, {}).get("built")) for row in rows.values())
 
@@ -64,7 +70,7 @@ def _built(result: dict[str, Any]) -> str:
             continue
         cells = " | ".join(f"{_size(row[kind])} | {_layers(row[kind])}" for kind in KINDS)
         lines.append(f"| {name} | {fixed} | {cells} |")
-    reasons = Counter(row[kind]["reason"] for row in rows.values() for kind in KINDS if row.get(kind, {}).get("reason"))
+    reasons = Counter(_reason(row[kind]) for row in rows.values() for kind in KINDS if row.get(kind, {}).get("reason"))
     lines += (
         ["", *(f"- {count} not built: {table_cell(reason, 300)}" for reason, count in reasons.most_common())]
         if reasons
@@ -79,7 +85,7 @@ def _size(built: dict[str, Any]) -> str:
 
 def _layers(built: dict[str, Any]) -> str:
     if not built["built"]:
-        return table_cell(built["reason"], 300)
+        return table_cell(_reason(built), 300)
     total = sum(built["weighted"].values())
     return ", ".join(f"{count} of {total} {kind}" for kind, count in built["weighted"].items())
 
