@@ -180,4 +180,8 @@ class ViewedModule(OnnxModule):
 
 
 def _halved(value: Any) -> Any:
-    return value.half() if isinstance(value, torch.Tensor) and value.dtype is torch.float32 else value
+    """Return float16 for float32, also in a run that computes every float16 operation in float32."""
+    if not isinstance(value, torch.Tensor) or value.dtype is not torch.float32:
+        return value
+    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+        return value.half()

@@ -108,6 +108,22 @@ def test_a_fixed_batch_becomes_dynamic_and_the_check_can_be_repeated(
     assert checked.code == 0, checked.err
 
 
+def test_float16_outputs_of_a_graph_that_decides_by_its_inputs(tmp_path: Path, edit: Edit) -> None:
+    """Its own run in float32 is observed in a mode, and must round its outputs there, too."""
+    make = helper.make_node
+    nodes = [
+        make("Clip", ["x", "low", "high"], ["clipped"]),
+        make("Cast", ["clipped"], ["token"], to=TensorProto.INT64),
+        make("Gather", ["table", "token"], ["embedded"]),
+        make("ReduceMean", ["embedded"], ["mean"], axes=[1], keepdims=0),
+        make("MatMul", ["mean", "weight"], ["scores"]),
+        make("Softmax", ["scores"], ["y"]),
+    ]
+    weights = {"table": floats(8, 16), "weight": floats(16, 10), "low": np.float32(0), "high": np.float32(7)}
+    file = save(tmp_path / "net.onnx", nodes, {"x": ["batch", 6]}, {"y": ["batch", 10]}, weights)
+    assert edit(file, fp16_io=True).verdict == "pass"
+
+
 def test_what_looks_at_other_samples_is_rejected_with_the_node(tmp_path: Path, edit: Edit) -> None:
     make = helper.make_node
     nodes = [
