@@ -11,8 +11,6 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-import time
-from typing import Any
 
 from benchmarks.common import write
 from benchmarks.peak_memory import watched
@@ -24,20 +22,17 @@ def main() -> None:
     """Measure one model and write the result."""
     name = sys.argv[1] if len(sys.argv) > 1 else "regnet_y_128gf"
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "deploy.cli.main", "--artifacts", folder]
-        command += ["export", name, "--weights", "none", "--json"]
-        began = time.perf_counter()
-        done = watched(command)
-    document: dict[str, Any] = json.loads(done.out)
+        done = watched("--artifacts", folder, "export", name, "--weights", "none")
+    document = done.document
     weights = document["bytes"]
     result = {
         "model": name,
         "weights_bytes": weights,
         "peak_bytes": done.peaks,
-        "ratio": max(done.peaks.values()) / weights,
+        "ratio": done.peak_bytes / weights,
         "target": TARGET,
         "verdict": document["parity"]["verdict"],
-        "seconds": round(time.perf_counter() - began, 1),
+        "seconds": round(done.seconds, 1),
     }
     print(json.dumps(result, indent=1))
     write("memory", result)

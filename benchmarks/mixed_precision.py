@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import importlib.util
-import json
 import re
 import statistics
 import subprocess
@@ -65,9 +64,8 @@ def measure(network: str, folder: Path) -> dict[str, Any]:
         return {"result": "not exported", "reason": _reason(document)}
     source = Path(document["file"])
     row: dict[str, Any] = {"bytes": document["bytes"]}
-    began = time.perf_counter()
     document, costs = _converted(folder, source)
-    row["mixed"] = {**_judged(document), "seconds": round(time.perf_counter() - began, 1), **costs}
+    row["mixed"] = {**_judged(document), **costs}
     row["one_run_s"] = _one_run_s(source, name)
     if "plan" in document:
         plan = document["plan"]
@@ -84,12 +82,15 @@ def measure(network: str, folder: Path) -> dict[str, Any]:
 
 
 def _converted(folder: Path, source: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Convert by ``deploy convert``; return its document, and the seconds of its search and its peak memory."""
-    command = [sys.executable, "-m", "deploy.cli.main", "--artifacts", str(folder / "artifacts"), "convert"]
-    done = watched([*command, str(source), "--precision", "mixed", "--probes", "quick", "--json"], TIMEOUT_S)
+    """Convert by ``deploy convert``; return its document, its seconds and those of its search, and its peak memory."""
+    common = ("--artifacts", str(folder / "artifacts"))
+    done = watched(*common, "convert", str(source), "--precision", "mixed", "--probes", "quick", timeout_s=TIMEOUT_S)
     searches = re.findall(r"searching for a plan \(fp16\): ([\d.]+) s", done.err)
-    costs = {"search_s": round(sum(map(float, searches)), 1), "peak_bytes": max(done.peaks.values())}
-    return json.loads(done.out or "{}"), costs
+    return done.document, {
+        "seconds": round(done.seconds, 1),
+        "search_s": round(sum(map(float, searches)), 1),
+        "peak_bytes": done.peak_bytes,
+    }
 
 
 def _one_run_s(source: Path, name: str) -> float:

@@ -23,7 +23,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -143,22 +142,14 @@ def _export(name: str, folder: Path, strategy: str, dynamic: str) -> dict[str, A
 def _build(folder: Path, kind: str) -> dict[str, Any]:
     options = [*KINDS[kind], *([str(folder / "samples.npy")] if kind == "int8" else [])]
     common = ("-q", "--artifacts", str(folder / kind), "trt", "build", str(folder / "model.onnx"))
-    command = [sys.executable, "-m", "deploy.cli.main", *common, *options, "--runtime", "tensorrt-rtx", "--json"]
-    began = time.perf_counter()
-    done = watched(command, TIMEOUT_S)
+    done = watched(*common, *options, "--runtime", "tensorrt-rtx", timeout_s=TIMEOUT_S)
     shutil.rmtree(folder / kind, ignore_errors=True)
-    row: dict[str, Any] = {
-        "built": done.code == 0,
-        "seconds": round(time.perf_counter() - began, 1),
-        "peak_bytes": max(done.peaks.values()),
-    }
-    document = json.loads(done.out) if done.out else {}
-    if done.code:
-        return {
-            **row,
-            "reason": str(document.get("error", {}).get("message", done.err or f"status {done.code}"))[-400:],
-        }
-    return {**row, **{key: document[key] for key in ("bytes", "weighted", "weight_bytes", "state")}}
+    built = done.code == 0
+    row: dict[str, Any] = {"built": built, "seconds": round(done.seconds, 1), "peak_bytes": done.peak_bytes}
+    if not built:
+        last = (done.err.strip().splitlines() or [f"status {done.code}"])[-1]
+        return {**row, "reason": str(done.document.get("error", {}).get("message", last))[:400]}
+    return {**row, **{key: done.document[key] for key in ("bytes", "weighted", "weight_bytes", "state")}}
 
 
 def _overhead(pattern: str, rounds: int) -> None:

@@ -19,7 +19,7 @@ def edits_table() -> str:
         f"{len(rows)} files from Python packages, each changed in {len(edits)} ways with `--probes quick` "
         f"(`python -m benchmarks.edits`): {', '.join(f'{count} {name}' for name, count in counts.most_common())}.",
         "",
-        f"| file | {' | '.join(edits)} |",
+        f"| file | {' | '.join(f'`{edit}`' for edit in edits)} |",
         f"|---|{'---|' * len(edits)}",
     ]
     reasons = []

@@ -14,11 +14,13 @@ import numpy as np
 import onnx
 import torch
 
+from deploy.core.errors import DeployError
 from deploy.core.runner import Feeds
 from deploy.onnx_graph.graph import OnnxModule, Step
 from deploy.onnx_graph.node import OnnxNode, Values
 from deploy.onnx_graph.rounded import RoundedModule
 from deploy.support import onnx_costs, onnx_file
+from deploy.support.runtime_errors import run_error
 
 INFINITE = 1e30
 """Magnitudes from here on stand for infinity, as in masks."""
@@ -59,6 +61,7 @@ def ranges(path: Path, inputs: Iterable[Feeds]) -> Ranges:
 
     Raises:
         ModelError: an operator has no evaluation in PyTorch.
+        BackendError: the graph does not run on the inputs.
     """
     module = _Measured(onnx_file.load(path), path.parent)
     for feeds in inputs:
@@ -94,8 +97,14 @@ def first_result(node: OnnxNode) -> str:
 
 
 def _run(module: OnnxModule, feeds: Feeds) -> None:
-    with torch.inference_mode():
-        module(*(torch.from_numpy(np.array(feeds[name], order="C")) for name in module.inputs))
+    tensors = [torch.from_numpy(np.array(feeds[name], order="C")) for name in module.inputs]
+    try:
+        with torch.inference_mode():
+            module(*tensors)
+    except (DeployError, _Lost):
+        raise
+    except Exception as exc:
+        raise run_error("the graph, node by node", feeds, str(exc)) from exc
 
 
 class _Measured(OnnxModule):

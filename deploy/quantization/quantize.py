@@ -173,7 +173,8 @@ def quantize(
             in float until it is met.
         min_sqnr: lowest allowed signal-to-quantization-noise ratio of any output, in dB. Layers are kept in float
             until it is met.
-        fp16: compute layers that are not INT8 in FP16; only for the target ``tensorrt``, opset 19 or later.
+        fp16: compute layers that are not INT8 in FP16, where it can hold their values; only for the target
+            ``tensorrt``, opset 19 or later.
         preprocess: ``key=value`` changes to the model's preprocessing, such as ``crop=224``.
         skip_bad: skip unreadable images.
         fine_tuning: train the weights after that, see `deploy.FineTuning`; ``calib`` then holds the training samples.

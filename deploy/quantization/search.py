@@ -14,7 +14,7 @@ from calibration.adjustment import Adjustments
 from calibration.graph import last_layers, tail, weighted_layers
 from calibration.sensitivity import FloatLayerPlan, choose_float_layers
 from calibration.table import CalibrationTable
-from deploy.core.errors import ModelError
+from deploy.core.errors import BackendError, ModelError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.progress import Progress
 from deploy.quantization.cache import batch_of
@@ -69,6 +69,7 @@ class Quantizer:
     adjustments: Adjustments = field(default_factory=dict)
     beyond_half: dict[str, str] | None = field(default_factory=dict)
     _written: frozenset[str] | None = None
+    _fits: bool | None = None
 
     def write(self, keep_float: Collection[str]) -> Path:
         """Write the quantized graph with the named nodes in float, unless it is what was written last."""
@@ -83,18 +84,23 @@ class Quantizer:
         return self.path
 
     def _beyond_half(self) -> dict[str, str] | None:
-        """Run a few samples through the float32 graph that was written; see ``beyond_half``.
+        """Run a few samples through the prepared graph, and through the one that was written if that is too large.
 
-        ONNX Runtime would not show them: on a CPU, it computes a graph in FP16 in float32.
+        ONNX Runtime would not show it: on a CPU, it computes a graph in FP16 in float32.
         """
+        try:
+            if self._fits is None:
+                self._fits = not self._overflowing(self.prepared)
+            return {} if self._fits else self._overflowing(self.path)
+        except (ModelError, BackendError):
+            return None
+
+    def _overflowing(self, path: Path) -> dict[str, str]:
         from deploy.precision.ranges import overflowing, ranges  # imports PyTorch
 
         size, fixed = batch_of(self.graph)
         feeds = self.samples.head(max(RANKING_SAMPLES, size)).batches(size, fixed=fixed)
-        try:
-            return overflowing(ranges(self.path, feeds), largest("fp16"))
-        except ModelError:
-            return None
+        return overflowing(ranges(path, feeds), largest("fp16"))
 
     def adjust(self, adjustments: Adjustments) -> None:
         """Give the versions that are written from now on other adjustments."""

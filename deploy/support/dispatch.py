@@ -25,9 +25,7 @@ class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __enter__(self) -> Any:
         kind = type(self)
         if not kind._disabled and hasattr(sys.modules.get("torch._dynamo"), "disable"):
-            kind.__torch_dispatch__ = torch.compiler.disable(kind.__torch_dispatch__)  # type: ignore
+            outside: Any = torch.compiler.disable(kind.__torch_dispatch__)  # type: ignore[no-untyped-call]
+            kind.__torch_dispatch__ = outside  # type: ignore[method-assign]
             kind._disabled = True
         return super().__enter__()  # type: ignore[no-untyped-call]
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise NotImplementedError
