@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import deploy, interval, write
+from benchmarks.quantizers import MODELOPT, NNCF, ONNXRUNTIME, command
 
 IMAGES, MANY = 64, 512
 TARGETS = {"time_of_onnxruntime_entropy": 1 / 3, "peak_bytes": 0.8e9, "peak_growth": 1.05}
@@ -41,36 +42,6 @@ def feeds():  # read, not mapped: mapped pages would count as memory of this pro
             yield {"input": batch.reshape(-1, 3, 224, 224)}
 table = calibration.CalibrationTable.of(calibration.collect(graph, feeds(), samples=count), method, {})
 onnx.save(calibration.quantize(graph, table, "onnxruntime"), made)
-"""
-
-ONNXRUNTIME = """
-import sys, numpy as np
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
-source, images, made, method = sys.argv[1:5]
-class Reader(CalibrationDataReader):
-    def __init__(self): self.left = iter(np.load(images, mmap_mode="r"))
-    def get_next(self):
-        image = next(self.left, None)
-        return None if image is None else {"input": np.asarray(image[None])}
-quantize_static(source, made, Reader(), calibrate_method=getattr(CalibrationMethod, method), per_channel=True,
-                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
-"""
-
-MODELOPT = """
-import sys, numpy as np
-from modelopt.onnx.quantization import quantize
-source, images, made, method = sys.argv[1:5]
-quantize(source, quantize_mode="int8", calibration_data={"input": np.load(images)}, calibration_method=method,
-         output_path=made, calibration_eps=["cpu"])
-"""
-
-NNCF = """
-import sys, numpy as np, nncf, openvino as ov
-source, images, made, method = sys.argv[1:5]
-data = np.load(images, mmap_mode="r")
-model = nncf.quantize(ov.Core().read_model(source), nncf.Dataset([np.asarray(image[None]) for image in data]),
-                      subset_size=len(data))
-ov.save_model(model, made + ".xml")
 """
 
 CASES = {
@@ -131,10 +102,11 @@ def _add(rows: dict[str, dict[str, Any]], name: str, run: dict[str, Any]) -> Non
 def _run(python: str, script: str, source: Path, images: Path, method: str) -> dict[str, Any]:
     """Run a case in a process; return its wall time and peak memory."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    command = [python, "-W", "ignore", "-c", script, str(source), str(images), f"{source}.made", method]
+    made = source.with_name("made.xml" if script is NNCF else "made.onnx")
+    words = command(python, script, source, images, made, method)
     with tempfile.TemporaryFile() as log:
         began = time.perf_counter()
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(words, stdout=log, stderr=log, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - began
         log.seek(0)

