@@ -5,19 +5,24 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 
+# Install this project with the extra $(1): by uv, which unpacks on all cores, or by pip where uv cannot.
+define install
+test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(BIN)/python -m pip install --quiet --upgrade pip
+$(BIN)/python -m pip install --quiet uv || true
+$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --compile-bytecode --editable '.[$(1)]' \
+	|| $(BIN)/python -m pip install --quiet --editable '.[$(1)]'
+endef
+
 .PHONY: demo test test-nightly check fuzz audit lock docs bench gpu-check clean
 
 $(READY): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(call install,dev)
 	touch $(READY)
 
 # Only what the documentation needs, without the runtimes.
 $(DOCS_READY): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(call install,docs)
 	touch $(DOCS_READY)
 
 DEMO := lenet5 inception_small resnet18_digits
