@@ -25,12 +25,14 @@ RESULTS = {0: "published", 3: "differs", 4: "inconclusive"}
 TIMEOUT_S = 600.0
 
 
-def measure(path: Path) -> dict[str, Any]:
+def measure(path: Path, inputs: tuple[str, ...]) -> dict[str, Any]:
     """Change a file in every way."""
     row: dict[str, Any] = {"bytes": path.stat().st_size}
+    sizes = [word for text in inputs for word in ("--input", text)]
     for edit in EDITS:
         with tempfile.TemporaryDirectory() as folder:
-            words = ("--artifacts", folder, "edit", str(path), *edit.split(), "--probes", "quick", "--accept-unreached")
+            probes = ("--probes", "quick", "--accept-unreached")
+            words = ("--artifacts", folder, "edit", str(path), *edit.split(), *sizes, *probes)
             code, document, seconds = deploy(*words, timeout=TIMEOUT_S)
         parity = document.get("parity") or {}
         reason = document.get("error", {}).get("message", "") or "; ".join(parity.get("reasons", []))
@@ -51,9 +53,9 @@ def main() -> None:
     rows = {} if options.again else load(NAME).get("rows", {})
     for name, path in files(Path(tempfile.gettempdir()) / "deploy-foreign"):
         chosen = fnmatch.fnmatch(name, options.only) and path.stat().st_size < MOST_BYTES
-        if name in rows or name in INPUTS or not chosen:  # `deploy edit` takes no sizes of inputs
+        if name in rows or not chosen:
             continue
-        rows[name] = measure(path)
+        rows[name] = measure(path, INPUTS.get(name, ()))
         print(name, rows[name], flush=True)
         write(NAME, {"probes": "quick", "rows": rows})
 

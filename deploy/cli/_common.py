@@ -119,6 +119,18 @@ def half_options(function: Command) -> Command:
     return function
 
 
+input_option = click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    callback=check_inputs,
+    metavar="NAME:DIMS[:DTYPE[:LOW..HIGH]]",
+    help="Input of the model; repeat for each input: image:batch,3,224,224 or "
+    "tokens:batch,length=16:int64:0..30522. Named dimensions are dynamic and traced with the size given. "
+    "length=16..24 allows at most 24, height=64%32 multiples of 32, height=64%32..640 both.",
+)
+
+
 def model_options(function: Command) -> Command:
     """Add the options that describe a model; `deploy.cli._options.pack_model` reads them."""
     for option in reversed(
@@ -134,16 +146,7 @@ def model_options(function: Command) -> Command:
             ),
             click.option("--arch", type=MODEL, metavar="NAME", help="Architecture, if MODEL is a checkpoint."),
             click.option("--seed", default=0, show_default=True, help="Random seed of untrained weights and probes."),
-            click.option(
-                "--input",
-                "inputs",
-                multiple=True,
-                callback=check_inputs,
-                metavar="NAME:DIMS[:DTYPE[:LOW..HIGH]]",
-                help="Input of MODEL; repeat for each input: image:batch,3,224,224 or "
-                "tokens:batch,length=16:int64:0..30522. Named dimensions are dynamic and traced with the size given. "
-                "length=16..24 allows at most 24, height=64%32 multiples of 32, height=64%32..640 both.",
-            ),
+            input_option,
             click.option(
                 "-o",
                 "options",

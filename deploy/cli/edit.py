@@ -12,6 +12,7 @@ from deploy.cli._common import (
     Settings,
     coverage_options,
     emit,
+    input_option,
     json_option,
     probes_option,
     samples_option,
@@ -59,6 +60,7 @@ Examples:
 @option("--cut-outputs", type=Several(), default=(), metavar="NAMES", help="Tensors at which the graph is to end.")
 @option("--fp16-io", is_flag=True, help="Take and return float16 in place of float32; the arithmetic stays.")
 @option("--strip-names", is_flag=True, help="Remove names of nodes and inner tensors, documentation and metadata.")
+@input_option
 @option("--name", type=SLUG, metavar="NAME", help="Name of the folder and the files. [default: <file>.edited]")
 @samples_option
 @probes_option

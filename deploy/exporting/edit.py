@@ -121,6 +121,7 @@ def edit(
     cut_outputs: Sequence[str] = (),
     fp16_io: bool = False,
     strip_names: bool = False,
+    inputs: Sequence[str] = (),
     name: str | None = None,
     artifacts: str | Path | None = None,
     samples: ProbeSamples | None = None,
@@ -145,6 +146,7 @@ def edit(
         cut_outputs: tensors at which the graph ends, in place of its outputs.
         fp16_io: take and return float16 where the file has float32; weights and arithmetic stay.
         strip_names: remove the names of nodes and inner tensors, documentation and metadata.
+        inputs: the inputs of the file, see `deploy.ModelRequest`, where its sizes or values cannot be found by trying.
         name: name of the folder and files; default: the stem of the file with ``.edited``.
         artifacts: the artifacts directory; default ``$DEPLOY_ARTIFACTS``, else ``./artifacts``.
         samples: real samples, probed in addition, see `deploy.export_model`.
@@ -167,13 +169,15 @@ def edit(
         raise UsageError(f"{path}: no edit was requested.", f"deploy edit {path} --simplify")
     if batch is not None and batch != DYNAMIC and (not isinstance(batch, int) or batch < 1):
         raise UsageError(f"batch {batch!r} is neither a positive number nor 'dynamic'.")
+    if inputs and cut_inputs:
+        raise UsageError("--input describes the inputs of the file, and --cut-inputs removes them.", "give one of them")
     check_level(probes, samples is not None)
     source, store = _source(path), Store.at(artifacts)
     slug = _folder(path, name, store)
     with IsolatedRunner("onnxruntime") as candidate, OnnxChild() as reader:
         reader.examine(path)  # before this process or a runtime opens the file
         with progress.stage("building the model"):
-            built = open_model(ModelRequest(name=str(path)), store, SILENT)
+            built = open_model(ModelRequest(name=str(path), inputs=tuple(inputs)), store, SILENT)
         with progress.stage("editing"):
             draft = _Draft(graph=onnx_edits.load(path), folder=path.parent)
             before = _opset(draft.graph)
@@ -185,7 +189,8 @@ def edit(
             _rename(draft, rename or {})
             _fp16_io(draft, fp16_io)
             _edit(draft, "strip_names", strip_names, onnx_edits.strip_names)
-        built = open_model(ModelRequest(name=str(path), options=draft.view.options()), store, SILENT)
+        request = ModelRequest(name=str(path), inputs=tuple(inputs), options=draft.view.options())
+        built = open_model(request, store, SILENT)
         precision = source.manifest.precision if source else built.precision
         with store.transaction(slug) as transaction:
             written = transaction.path(f"{slug}.{precision}.onnx")

@@ -54,19 +54,20 @@ def build_graph(request: ModelRequest) -> Model:
         shown = cut(graph, view)
         stored = {tensor.name for tensor in shown.graph.initializer}
         values = [value for value in shown.graph.input if value.name not in stored]
-        specs = view.specs([onnx_file.tensor_spec(value, path) for value in values])
+        specs = tuple(onnx_file.tensor_spec(value, path) for value in values)
         module = ViewedModule(shown, path.parent, view) if view != View() else OnnxModule(shown, path.parent)
+        model = Model(
+            name=path.name,
+            slug=path.stem,
+            module=module.eval(),
+            inputs=specs,
+            sizes={},
+            weights=Weights(source=path.name, trained=True, sha256=digest),
+        )
+        given = with_inputs(model, request)
+        given = given.replace(inputs=view.specs(given.inputs))
     except ModelError as exc:
         raise ModelError(f"{path}: {exc.message}", exc.hint) from exc
-    model = Model(
-        name=path.name,
-        slug=path.stem,
-        module=module.eval(),
-        inputs=specs,
-        sizes={},
-        weights=Weights(source=path.name, trained=True, sha256=digest),
-    )
-    given = with_inputs(model, request)
     open_sizes = [name for name in symbols(given.inputs) if name not in given.sizes]
     sizes, tied = _sizes(given, open_sizes)
     inputs = tuple(

@@ -6,6 +6,7 @@ and nothing else about it changes. The options of the model's request record it,
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,7 +86,8 @@ class View:
         if self.block and any(spec.shape[:1] != (self.block,) for spec in inputs):
             raise ModelError(f"not every input has the first dimension {self.block}.")
         return tuple(
-            TensorSpec(
+            dataclasses.replace(
+                spec,
                 name=self.rename.get(spec.name, spec.name),
                 dtype="float16" if self.fp16_io and spec.dtype == "float32" else spec.dtype,
                 shape=(BATCH, *spec.shape[1:]) if self.block else spec.shape,

@@ -310,3 +310,17 @@ def test_its_model_is_not_timed_as_pytorch(network: Path, edit: Edit, run: Run) 
     assert {row["backend"] for row in done["rows"]} == {"onnxruntime", "openvino"}
     (skipped,) = (item for item in done["skipped"] if item["backend"] == "torch")
     assert "net.onnx" in skipped["reason"]
+
+
+def test_sizes_that_cannot_be_found_are_given(tmp_path: Path, edit: Edit, run: Run) -> None:
+    weights = {"w": RNG.standard_normal((37, 5)).astype(np.float32)}
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Relu", ["m"], ["y"])]
+    path = save(tmp_path / "wide.onnx", nodes, {"x": ["n", "width"]}, {"y": ["n", 5]}, weights)
+    refused = run("edit", str(path), "--rename", "x=image")
+    assert refused.code == 2 and "--input x:n=2,width=SIZE" in refused.err
+    done = run("edit", str(path), "--rename", "x=image", "--fp16-io", "--input", "x:n=2,width=37", "--json").json
+    assert done["parity"]["verdict"] == "pass"
+    assert done["inputs"][0]["name"] == "image" and done["inputs"][0]["dtype"] == "float16"
+    assert run("check", done["file"], "--json").json["parity"]["verdict"] == "pass"  # the manifest records the sizes
+    with pytest.raises(UsageError, match="--cut-inputs"):
+        edit(path, cut_inputs=["m"], inputs=["x:n=2,width=37"])
