@@ -38,6 +38,8 @@ from deploy.data.dataset import evenly
 Array = NDArray[Any]
 
 CALIBRATION, HELD_OUT = 128, 320
+BATCHES = 23
+"""Batches of an epoch of training."""
 EFFORTS, TARGETS = ("low", "medium", "high"), ("onnxruntime", "openvino", "tensorrt")
 PHOTOGRAPHS = (
     "astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "hubble_deep_field.jpg", "ihc.png", "retina.jpg",
@@ -349,19 +351,21 @@ def _digit_labels() -> Array:
     return np.asarray(_digits()[1][_split()])
 
 
-def _trained(build: Callable[[], Any]) -> Callable[[Path, Path], tuple[Path, Array]]:
+def _trained(build: Callable[[], Any], epochs: int) -> Callable[[Path, Path], tuple[Path, Array]]:
     def make(packages: Path, work: Path) -> tuple[Path, Array]:
         import torch
 
         torch.manual_seed(0)
         module = build().train()
         images, classes = (torch.from_numpy(values[:-HELD_OUT]) for values in _digits())
-        optimizer = torch.optim.AdamW(module.parameters(), 1e-3)
-        for _ in range(15):
-            for rows in torch.tensor_split(torch.randperm(len(images)), 23):
+        optimizer = torch.optim.AdamW(module.parameters(), weight_decay=0.05)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=epochs * BATCHES)
+        for _ in range(epochs):
+            for rows in torch.tensor_split(torch.randperm(len(images)), BATCHES):
                 optimizer.zero_grad()
                 torch.nn.functional.cross_entropy(module(images[rows]), classes[rows]).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
+                schedule.step()
         samples = _digits()[0][_split()]
         return _export(module, samples, work / "trained.onnx"), samples
 
@@ -371,8 +375,8 @@ def _trained(build: Callable[[], Any]) -> Callable[[Path, Path], tuple[Path, Arr
 def _vit() -> Any:
     from torchvision.models import VisionTransformer
 
-    sizes = {"num_layers": 6, "num_heads": 4, "hidden_dim": 128, "mlp_dim": 256}
-    return VisionTransformer(image_size=32, patch_size=4, num_classes=10, **sizes)
+    sizes = {"num_layers": 4, "num_heads": 4, "hidden_dim": 64, "mlp_dim": 256}
+    return VisionTransformer(image_size=32, patch_size=8, num_classes=10, **sizes)
 
 
 def _mobilenet() -> Any:
@@ -389,8 +393,8 @@ NETWORKS = {
     "mtcnn_rnet": Network(make=_mtcnn("RNet", 24), agreement=same_top1),
     "mtcnn_onet": Network(make=_mtcnn("ONet", 48), agreement=same_top1),
     "magika": Network(make=_magika, agreement=same_top1),
-    "vit_digits": Network(make=_trained(_vit), agreement=same_top1, labels=_digit_labels),
-    "mobilenet_digits": Network(make=_trained(_mobilenet), agreement=same_top1, labels=_digit_labels),
+    "vit_digits": Network(make=_trained(_vit, 40), agreement=same_top1, labels=_digit_labels),
+    "mobilenet_digits": Network(make=_trained(_mobilenet, 15), agreement=same_top1, labels=_digit_labels),
 }
 
 

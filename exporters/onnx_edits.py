@@ -23,8 +23,19 @@ MAX_FOLDED = 2**26
 
 
 def load(path: Path) -> ir.Model:
-    """Read a file that was examined; external data is mapped into memory."""
-    return ir.load(path)
+    """Read a file that was examined; external data is mapped into memory.
+
+    A dimension of -1 or called ``?`` is one without a name: two of them need not be equal.
+    """
+    model = ir.load(path)
+    for value in (*model.graph.inputs, *model.graph.outputs, *(item for node in model.graph for item in node.outputs)):
+        if value.shape is not None:
+            value.shape = ir.Shape([None if _is_unknown(dim) else dim for dim in value.shape])
+    return model
+
+
+def _is_unknown(dim: int | ir.SymbolicDim) -> bool:
+    return dim < 0 if isinstance(dim, int) else not str(dim.value or "").strip("?")
 
 
 def save(model: ir.Model, path: Path) -> None:

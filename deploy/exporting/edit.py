@@ -182,7 +182,7 @@ def edit(
             draft = _Draft(graph=onnx_edits.load(path), folder=path.parent)
             before = _opset(draft.graph)
             _cut(draft, path, cut_inputs, cut_outputs, store)
-            _batch(draft, batch)
+            _batch(draft, batch, {spec.name: spec.concrete(built.sizes) for spec in built.inputs})
             _edit(draft, "fold", fold, onnx_edits.fold)
             _edit(draft, "simplify", simplify, onnx_edits.simplify)
             _opset_edit(draft, opset)
@@ -327,7 +327,8 @@ def _cut(draft: _Draft, path: Path, inputs: Sequence[str], outputs: Sequence[str
     _edit(draft, "cut", True, lambda graph: onnx_edits.cut(graph, begin, end), detail)
 
 
-def _batch(draft: _Draft, batch: int | str | None) -> None:
+def _batch(draft: _Draft, batch: int | str | None, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Open or fix the batch; ``shapes`` are those at which the inputs of the original run."""
     if batch is None:
         return
 
@@ -335,7 +336,7 @@ def _batch(draft: _Draft, batch: int | str | None) -> None:
         block = fixed_batch(graph)
         text = ""
         if block is not None and batch != block:
-            opened = open_batch(graph, draft.folder)
+            opened = open_batch(graph, draft.folder, shapes)
             draft.stuck = opened.stuck
             draft.view = dataclasses.replace(draft.view, block=block)
             listed = ", ".join(opened.nodes[:5]) + (" …" if len(opened.nodes) > 5 else "")

@@ -13,7 +13,7 @@ What cannot be opened in this way makes the second run stop, or the parity check
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,13 @@ def set_batch(model: ir.Model, size: int) -> None:
         value.shape = ir.Shape([size, *value.shape[1:]])
 
 
-def open_batch(model: ir.Model, folder: Path) -> Opened:
-    """Open the first dimension of all inputs; external data is in ``folder``.
+def open_batch(model: ir.Model, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> Opened:
+    """Open the first dimension of all inputs.
+
+    Args:
+        model: the graph, which is changed.
+        folder: where its external data is.
+        shapes: sizes at which inputs run; open dimensions of other inputs get 64.
 
     Raises:
         ExportError: an output does not have the number of samples as its first dimension.
@@ -99,7 +104,7 @@ def open_batch(model: ir.Model, folder: Path) -> Opened:
                 f"the output {value.name!r} has no dimension of {block} samples in front, so it cannot be compared.",
                 "name the other outputs with --cut-outputs",
             )
-    opening = _Opening(model, folder, block)
+    opening = _Opening(model, folder, block, shapes)
     result = opening.run()
     for value in _inputs(model):
         assert value.shape is not None
@@ -132,12 +137,13 @@ class _CannotOpenError(Exception):
 class _Opening:
     """The two runs, and the changes that the second one asks for."""
 
-    def __init__(self, model: ir.Model, folder: Path, block: int) -> None:
+    def __init__(self, model: ir.Model, folder: Path, block: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.model, self.block, self.other = model, block, 2 * block + 1
         self.proto = ir.to_proto(model)
         self.module = OnnxModule(self.proto, folder)
         self.specs = [onnx_file.tensor_spec(value, folder) for value in self.proto.graph.input]
         self.specs = [spec for spec in self.specs if spec.name in self.module.inputs]
+        self.shapes = shapes
         self.open = any(isinstance(dim, str) for spec in self.specs for dim in spec.shape)
         self.varying = _varying(self.proto.graph, set(self.module.inputs))
         self.producer = {str(value.name): node for node in model.graph for value in node.outputs}
@@ -174,7 +180,8 @@ class _Opening:
         hooks = [step.register_forward_pre_hook(before) for step in steps if before]
         hooks += [step.register_forward_hook(after) for step in steps if after]
         sizes = dict.fromkeys((str(dim) for spec in self.specs for dim in spec.shape if isinstance(dim, str)), 64)
-        values = [example_value(spec, (samples, *spec.concrete(sizes)[1:])) for spec in self.specs]
+        shapes = [self.shapes.get(spec.name, spec.concrete(sizes)) for spec in self.specs]
+        values = [example_value(spec, (samples, *shape[1:])) for spec, shape in zip(self.specs, shapes, strict=True)]
         try:
             with torch.inference_mode():
                 return self.module(*values)  # type: ignore[no-any-return]
