@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from calibration.grid import Grid, Range
 from deploy.core import registry
+from deploy.core.cpu import CPUS
 from deploy.core.environment import cpu_features
 from deploy.core.errors import UnknownNameError
 
@@ -67,6 +68,7 @@ class Target:
         half: the operators that are not quantized may run in float16 (``deploy quantize --fp16``).
         depthwise_channels: the runtime runs a depthwise convolution in INT8 if its input has a scale for each channel.
         floating: values are FP8 in place of INT8, and ranges are the largest values that were seen.
+        by_cpu: weights take seven bits on CPUs that saturate, see `deploy.core.cpu`.
         quantize: writes Q/DQ pairs into a graph.
     """
 
@@ -77,6 +79,7 @@ class Target:
     half: bool = False
     depthwise_channels: bool = False
     floating: bool = False
+    by_cpu: bool = False
 
     @property
     def precision(self) -> str:
@@ -106,6 +109,7 @@ def quantize(
     *,
     keep_float: Collection[str] = (),
     adjustments: Adjustments | None = None,
+    cpu: str | None = None,
     in_place: bool = False,
 ) -> onnx.ModelProto:
     """Return a quantized copy of a prepared float32 graph; its tensors keep their names.
@@ -116,6 +120,7 @@ def quantize(
         target: ``onnxruntime``, ``openvino``, ``tensorrt`` or a third-party one.
         keep_float: names of nodes.
         adjustments: new parameters of quantized layers, from `calibration.tune`.
+        cpu: kind of CPU that the graph is for, see `deploy.core.cpu.CPUS`; default: this machine's.
         in_place: change the graph itself, which saves a copy of the weights; it is of no use afterwards.
     """
     declared = find_target(target)
@@ -125,7 +130,7 @@ def quantize(
 
         apply(model, {name: item for name, item in adjustments.items() if name not in keep_float})
     ranges = table.largest() if declared.floating else table.ranges(declared.grid)
-    quantized = declared.quantize(model, ranges, frozenset(keep_float), cpu_features())
+    quantized = declared.quantize(model, ranges, frozenset(keep_float), cpu_features() if cpu is None else CPUS[cpu])
     if declared.depthwise_channels:
         from calibration.depthwise import channel_scales  # imports ONNX
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from calibration.grid import Grid, Range
 from calibration.target import QdqRules, Target
+from deploy.core.cpu import saturates
 
 if TYPE_CHECKING:
     import onnx
@@ -29,13 +30,10 @@ OPERATORS = (
 )  # fmt: skip
 """Operators for which ONNX Runtime has INT8 kernels."""
 
-INT8_FEATURES = ("avx512_vnni", "avx_vnni", "asimddp", "amx_int8")
-"""CPU features with which sums of INT8 products do not overflow."""
-
 
 def rules(features: Collection[str]) -> QdqRules:
     """Return the rules for a CPU."""
-    return QdqRules(grid=GRID, operators=OPERATORS, reduce_range=set(INT8_FEATURES).isdisjoint(features))
+    return QdqRules(grid=GRID, operators=OPERATORS, reduce_range=saturates(features))
 
 
 def quantize(
@@ -48,4 +46,4 @@ def quantize(
     return insert(batch_norms_to_convolutions(model), ranges, rules(features), keep_float)
 
 
-TARGET = Target(name="onnxruntime", title="ONNX Runtime", grid=GRID, quantize=quantize)
+TARGET = Target(name="onnxruntime", title="ONNX Runtime", grid=GRID, by_cpu=True, quantize=quantize)

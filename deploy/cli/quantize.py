@@ -61,6 +61,11 @@ Examples:
     help="Lowest allowed SQNR of any output, in dB. Layers are kept in float until it is met.",
 )
 @option("--fp16", is_flag=True, help="Compute layers that are not INT8 in FP16; only for tensorrt.")
+@option(
+    "--cpu",
+    type=click.Choice(["avx2", "vnni"]),
+    help="CPU that the file is for: avx2 has no VNNI, so weights take seven bits. [default: this machine's]",
+)
 @option("--report", "details", is_flag=True, help="Print the ten layers with the most noise.")
 @preprocess_option(
     "Change the model's preprocessing; repeatable: resize=256, crop=224, mean=…, std=…, interpolation=…, gray=…"

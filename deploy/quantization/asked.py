@@ -11,6 +11,7 @@ from calibration.table import STATISTICS
 from calibration.target import find_target
 from deploy.core import registry
 from deploy.core.backend import backends
+from deploy.core.cpu import CPUS
 from deploy.core.errors import UnknownNameError, UsageError
 from deploy.quantization import DEFAULT_EFFORT, DEFAULT_METHOD, DEFAULT_SAMPLES, EFFORTS
 from deploy.quantization.data import MIN_SAMPLES
@@ -29,6 +30,7 @@ class Asked:
     samples: int
     effort: str
     fp16: bool
+    cpu: str | None
     preprocess: Sequence[str]
     skip_bad: bool
     fine_tuning: FineTuning | None
@@ -51,6 +53,10 @@ class Asked:
         for backend in backends().values():
             if self.target in backend.targets and "cpu" in backend.devices:
                 backend.require()  # a file is published only after its target ran it, if no GPU is needed for that
+        if self.cpu is not None and self.cpu not in CPUS:
+            raise UnknownNameError("CPU", self.cpu, CPUS, f"known: {', '.join(CPUS)}")
+        if self.cpu is not None and not declared.by_cpu:
+            raise UsageError(f"--cpu: files for {declared.title} do not depend on the CPU.", "leave out --cpu")
         if declared.floating:
             self._check_floating()
         if self.fp16 and self.fine_tuning is not None:
@@ -79,6 +85,7 @@ class Asked:
                 "--target": self.target,
                 "--method": self.method if self.method != DEFAULT_METHOD else None,
                 "--samples": self.samples if self.samples != DEFAULT_SAMPLES else None,
+                "--cpu": self.cpu,
                 "--effort": self.effort if self.effort != DEFAULT_EFFORT else None,
                 "--max-drop": bounds.max_drop,
                 "--min-sqnr": bounds.min_sqnr,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from deploy.core.backend import ONNX, RunSettings
+from deploy.core.cpu import unfit
 from deploy.core.errors import DataError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.plain import to_plain
@@ -158,7 +159,8 @@ class QualityBounds:
 class Judge:
     """Compares quantized graphs with the float graph, which is run once, on the same samples.
 
-    The caller closes ``runner``, a started ONNX Runtime worker. The target decides what runs the quantized graphs.
+    The caller closes ``runner``, a started ONNX Runtime worker. The target decides what runs the quantized graphs;
+    those for a ``cpu`` whose sums this one cannot hold are simulated.
     """
 
     def __init__(
@@ -170,9 +172,10 @@ class Judge:
         size: int,
         fixed: bool,
         target: str,
+        cpu: str | None = None,
     ) -> None:
         self._runner, self._source, self._samples = runner, source, samples
-        self._size, self._fixed, self._target = size, fixed, target
+        self._size, self._fixed, self._target, self._cpu = size, fixed, target, cpu
         runner.open(source.path, **runner.backend.options(_settings(source.path)))
         self._float = list(self._run(runner, None))
         if not self._float:
@@ -194,7 +197,7 @@ class Judge:
 
         ``runtime`` replaces what runs the target's graphs on this machine.
         """
-        runtime = runtime or runtime_of(ONNX, self._target) or simulated()
+        runtime = runtime or (None if unfit(self._cpu) else runtime_of(ONNX, self._target)) or simulated()
         options = runtime.options(_settings(path))
         if runtime.backend == self._runner.backend:
             self._runner.open(path, **options)

@@ -18,6 +18,7 @@ from calibration.target import MIN_OPSET
 from deploy.core.artifact import Artifact, Payload
 from deploy.core.backend import ONNX
 from deploy.core.brief import brief
+from deploy.core.cpu import this_cpu
 from deploy.core.errors import UsageError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.names import REJECTED
@@ -110,6 +111,7 @@ class QuantizeReport:
             "bytes": sum(item.bytes for item in manifest.files),
             "model": manifest.model,
             "target": manifest.target,
+            "cpu": manifest.options.get("cpu"),
             "verdict": self.verdict,
             "reasons": list(self.reasons),
             "mend": self.mend,
@@ -141,6 +143,7 @@ def quantize(
     max_drop: float | None = None,
     min_sqnr: float | None = None,
     fp16: bool = False,
+    cpu: str | None = None,
     preprocess: Sequence[str] = (),
     skip_bad: bool = False,
     fine_tuning: FineTuning | None = None,
@@ -175,6 +178,9 @@ def quantize(
             until it is met.
         fp16: compute layers that are not INT8 in FP16, where it can hold their values; only for the target
             ``tensorrt``, opset 19 or later.
+        cpu: kind of CPU that the file is for, of the targets ``onnxruntime`` and ``openvino``: ``avx2`` for CPUs
+            without VNNI, which saturate sums of INT8 products unless weights take seven bits, or ``vnni``; default:
+            this machine's. A file that this machine would run wrongly is simulated.
         preprocess: ``key=value`` changes to the model's preprocessing, such as ``crop=224``.
         skip_bad: skip unreadable images.
         fine_tuning: train the weights after that, see `deploy.FineTuning`; ``calib`` then holds the training samples.
@@ -201,6 +207,7 @@ def quantize(
         samples=samples,
         effort=effort,
         fp16=fp16,
+        cpu=cpu,
         preprocess=preprocess,
         skip_bad=skip_bad,
         fine_tuning=fine_tuning,
@@ -235,6 +242,7 @@ def quantize(
                 samples=data.evidence,
                 path=transaction.path(f"{source.slug}.{precision}-{target}.onnx"),
                 fp16=fp16,
+                cpu=(cpu or this_cpu()) if declared.by_cpu else None,
             )
             keep_mixed_outputs(quantizer, runner, progress)
             tried = tune(quantizer, data.calibration, child, runner, effort, progress)
@@ -269,6 +277,7 @@ def quantize(
                     "mend": mend if verdict == "poor" else None,
                     "method": method,
                     "effort": effort,
+                    "cpu": quantizer.cpu,
                     "scaled": scaled,
                     "tried": to_plain(tried),
                     "fine_tuning": to_plain(tuned),

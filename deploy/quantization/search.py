@@ -51,6 +51,7 @@ class Quantizer:
         prepared: the prepared graph, from which every version is made anew.
         graph: the same without its external data.
         path: the file to write.
+        cpu: kind of CPU that the file is for, see `deploy.core.cpu`; None if the target does not depend on it.
         always_float: names of nodes that stay in float in every version.
         adjustments: new parameters of quantized layers.
         beyond_half: nodes of the graph written last that stay in float32, since FP16 cannot hold their values, and how
@@ -65,6 +66,7 @@ class Quantizer:
     samples: CalibrationSamples
     path: Path
     fp16: bool
+    cpu: str | None
     always_float: frozenset[str] = frozenset()
     adjustments: Adjustments = field(default_factory=dict)
     beyond_half: dict[str, str] | None = field(default_factory=dict)
@@ -116,14 +118,20 @@ class Quantizer:
     def _save(self, keep_float: Collection[str], path: Path) -> None:
         graph = onnx.load(str(self.prepared))
         quantized = calibration.quantize(
-            graph, self.table, self.target, keep_float=keep_float, adjustments=self.adjustments, in_place=True
+            graph,
+            self.table,
+            self.target,
+            keep_float=keep_float,
+            adjustments=self.adjustments,
+            cpu=self.cpu,
+            in_place=True,
         )
         onnx_file.save(quantized, path)
 
     def judge(self, runner: IsolatedRunner, samples: CalibrationSamples) -> Judge:
         """Return a judge of quantized graphs on ``samples``."""
         size, fixed = batch_of(self.graph)
-        return Judge(runner, self.source, samples, size=size, fixed=fixed, target=self.target)
+        return Judge(runner, self.source, samples, size=size, fixed=fixed, target=self.target, cpu=self.cpu)
 
 
 def keep_mixed_outputs(quantizer: Quantizer, runner: IsolatedRunner, progress: Progress) -> None:

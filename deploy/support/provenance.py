@@ -1,4 +1,4 @@
-"""Files and records that were made from other weights than the export beside them: what `Stale` is, is decided here."""
+"""Files and records that were made from other weights than the export beside them, or for another CPU: `Stale`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.core.artifact import Artifact, Manifest
+from deploy.core.cpu import unfit
 from deploy.core.model import Weights
 from deploy.core.store import json_files
 from deploy.support.engine_file import FORMAT as ENGINE
@@ -24,9 +25,11 @@ NOT_JUDGED = ("safetensors", "calibration")
 class Stale:
     """A file or record that was made from other weights than the newest float export in its model's folder.
 
+    A file whose arithmetic this machine's CPU cannot do is stale, too.
+
     Attributes:
         path: the file or record.
-        reason: both weights.
+        reason: both weights, or what the CPU lacks.
         command: renews it; ``DATA`` stands for calibration data that is not recorded.
     """
 
@@ -52,8 +55,11 @@ def differ(identity: Sequence[Any], weights: Weights) -> bool:
 
 
 def stale_file(artifact: Artifact) -> Stale | None:
-    """Return why a file is stale; None if it is not, or if there is no export beside it."""
+    """Return why a file is stale; None if it is not."""
     manifest, export = artifact.manifest, newest_export_in(artifact.path.parent)
+    if reason := unfit(manifest.options.get("cpu")):
+        command = renewing_command(manifest, (export or artifact).manifest).replace(" --cpu vnni", "")
+        return Stale(path=artifact.path, reason=reason, command=command)
     if export is None or export.path == artifact.path or manifest.format in NOT_JUDGED:
         return None
     if manifest.slug != export.manifest.slug or not differ(manifest.weights.identity, export.manifest.weights):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 from deploy.core.artifact import Manifest
 from deploy.support.lookup import name_for
@@ -11,7 +12,7 @@ COMMANDS = (("quantize",), ("train",), ("trt", "build"))
 # fmt: off
 OPTIONS = frozenset((
     "--calib", "--target", "--method", "--samples", "--effort", "--max-drop", "--min-sqnr", "--preprocess",
-    "--skip-bad", "--data", "--qat", "--epochs", "--lr", "--batch-size", "--seed", "--name",
+    "--cpu", "--skip-bad", "--data", "--qat", "--epochs", "--lr", "--batch-size", "--seed", "--name",
     "--fp16", "--int8", "--fp8", "--keep-float", "--only-half", "--plan", "--batch", "--shape", "--runtime",
     "--workspace", "--optimization-level", "--compute-capability",
 ))
@@ -34,5 +35,6 @@ def recorded_command(manifest: Manifest, key: str) -> str | None:
         return None
     first, *rest = words[1 + len(command) :] or [""]
     own = {name_for(manifest.model, manifest.slug), manifest.slug, str(manifest.reference.get("name"))}
+    own |= {first} if first == f"{Path(first).parent / manifest.slug}.onnx" else set()  # a lone file, by its path
     options = {word.partition("=")[0] for word in rest if word.startswith("-")}
     return str(text) if first in own and options <= OPTIONS else None

@@ -20,6 +20,8 @@ LAYERS_SHOWN = 10
 _ANSWERS = {"top-1": "same top-1 on", "decision": "same decision on", "mask": "overlap of the values above 0.5:"}
 """What the share of equal answers is of."""
 
+_CPUS = {"avx2": ", for CPUs without VNNI: weights of seven bits", "vnni": ", for CPUs with VNNI"}
+
 
 def show_quantized(report: QuantizeReport, details: bool) -> None:
     """Print the summary of a quantization; with ``details`` also the layers with the most noise."""
@@ -31,7 +33,7 @@ def show_quantized(report: QuantizeReport, details: bool) -> None:
         ("size", size(sum(item.bytes for item in manifest.files))),
         ("model", escape(manifest.model)),
         ("trained", weights_line(manifest.weights)),
-        ("target", escape(str(manifest.target))),
+        ("target", escape(f"{manifest.target}{_CPUS.get(manifest.options.get('cpu'), '')}")),
         ("calibration", _samples(report)),
         ("tuning", _tuning(report)),
         ("training", _training(report)),

@@ -202,7 +202,8 @@ def test_quantized_operators() -> None:
 
 
 def test_products_of_integers() -> None:
-    a, b = integers(np.uint8, 4, 6), integers(np.int8, 5, 6, low=-64, high=64)  # no sum of two products exceeds 16 bits, which AVX2 saturates
+    # with weights of seven bits, no sum of two products exceeds 16 bits, where CPUs without VNNI saturate
+    a, b = integers(np.uint8, 4, 6), integers(np.int8, 5, 6, low=-64, high=64)
     feeds = {
         "a": a,
         "a_scale": scalar(0.05),
