@@ -13,7 +13,8 @@ samples, on which its INT8 outputs are compared with its float outputs: SQNR of 
 equal answers: same top-1, masks (intersection over union), or detections (matched by class and an intersection over
 union of 0.5). The other quantizers run with their defaults: NNCF for ONNX Runtime and OpenVINO, ONNX Runtime's own
 (with a scale for each channel), and ModelOpt for TensorRT. Files for TensorRT are simulated by ONNX Runtime without
-fusion. Nothing is timed. Results are kept, so that an interrupted run resumes: results/int8_real.json.
+fusion. Nothing is timed. CPUs with and without VNNI have rows of their own, since without it sums of INT8 products may
+saturate. Results are kept, so that an interrupted run resumes: results/int8_real.json.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 
 from benchmarks import quantizers
 from benchmarks.common import deploy, load, write
+from deploy.core.cpu import this_cpu
 from deploy.data.dataset import evenly
 
 Array = NDArray[Any]
@@ -84,8 +86,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = arguments.work or Path(scratch)
         for name in fnmatch.filter(NETWORKS, arguments.only):
-            for key, row in _measured(name, arguments.packages, work / name, arguments.peers, rows.get(name, {})):
-                rows.setdefault(name, {})[key] = row
+            known = rows.setdefault(f"{name} {this_cpu()}", {})
+            for key, row in _measured(name, arguments.packages, work / name, arguments.peers, known):
+                known[key] = row
                 print(name, key, row, flush=True)
                 write("int8_real", {"calibration": CALIBRATION, "held_out": HELD_OUT, "rows": rows})
 

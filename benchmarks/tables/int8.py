@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.common import load
 
 BACKENDS = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+CPUS = {"avx2": ", no VNNI", "vnni": ", VNNI"}
 TOOLS = ("ours", "onnxruntime defaults", "NNCF")
 
 
@@ -87,11 +88,12 @@ def _real(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     tools = (*(f"ours {effort}" for effort in ("low", "medium", "high")), "NNCF", "ONNX Runtime", "ModelOpt")
-    for name, row in result["rows"].items():
-        for target in ("onnxruntime", "openvino", "tensorrt"):
+    for title, row in result["rows"].items():
+        name, cpu = title.split()
+        for target, shown in (("onnxruntime", CPUS[cpu]), ("openvino", CPUS[cpu]), ("tensorrt", "")):
             keys = [f"{tool} {target}" for tool in tools]
             if any(key in row for key in keys):
-                lines.append(f"| {name} | {target} | {' | '.join(_kept(row.get(key, {})) for key in keys)} |")
+                lines.append(f"| {name} | {target}{shown} | {' | '.join(_kept(row.get(key, {})) for key in keys)} |")
     return "\n".join(lines)
 
 

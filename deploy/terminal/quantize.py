@@ -33,7 +33,7 @@ def show_quantized(report: QuantizeReport, details: bool) -> None:
         ("size", size(sum(item.bytes for item in manifest.files))),
         ("model", escape(manifest.model)),
         ("trained", weights_line(manifest.weights)),
-        ("target", escape(f"{manifest.target}{_CPUS.get(manifest.options.get('cpu'), '')}")),
+        ("target", escape(f"{manifest.target}{_CPUS.get(str(manifest.options.get('cpu')), '')}")),
         ("calibration", _samples(report)),
         ("tuning", _tuning(report)),
         ("training", _training(report)),

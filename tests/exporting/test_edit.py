@@ -324,3 +324,19 @@ def test_sizes_that_cannot_be_found_are_given(tmp_path: Path, edit: Edit, run: R
     assert run("check", done["file"], "--json").json["parity"]["verdict"] == "pass"  # the manifest records the sizes
     with pytest.raises(UsageError, match="--cut-inputs"):
         edit(path, cut_inputs=["m"], inputs=["x:n=2,width=37"])
+
+
+def test_dimensions_without_a_name_need_not_be_equal(tmp_path: Path, edit: Edit, run: Run) -> None:
+    """PaddlePaddle writes -1 for the batch and calls every open size ``?``."""
+    weights = {"w": RNG.standard_normal((4, 3, 3, 3)).astype(np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("GlobalAveragePool", ["c"], ["y"]),
+    ]
+    path = save(tmp_path / "paddle.onnx", nodes, {"x": [-1, 3, "?", "?"]}, {"y": [-1, 4, 1, 1]}, weights)
+    assert {"x_dim2", "x_dim3"} <= run("check", path, "--against", path, "--json").json["parity"]["dynamic"].keys()
+    fixed = edit(path, batch=4)
+    assert fixed.verdict == "pass"
+    assert fixed.artifact.manifest.inputs[0].shape == (4, 3, "x_dim2", "x_dim3")
+    opened = edit(path, batch="dynamic", name="open")
+    assert opened.verdict == "pass" and opened.changes[0].detail == "nothing to change"

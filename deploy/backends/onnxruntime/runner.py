@@ -261,7 +261,8 @@ def _provider_hint(provider: str) -> str:
 def _spec(item: Any) -> TensorSpec:
     kind = item.type.removeprefix("tensor(").removesuffix(")")
     shape: tuple[Dim, ...] = tuple(
-        dim if isinstance(dim, int) else dim or f"{item.name}_dim{axis}" for axis, dim in enumerate(item.shape)
+        dim if isinstance(dim, int) else (dim or "").strip("?") or f"{item.name}_dim{axis}"  # two '?' may differ
+        for axis, dim in enumerate(item.shape)
     )
     return TensorSpec(name=item.name, dtype=_NUMPY_TYPES.get(kind, kind), shape=shape)
 

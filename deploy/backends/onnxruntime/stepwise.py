@@ -31,11 +31,7 @@ class StepwiseRunner(Runner):
         self._model = onnx_file.load(path)
         self._initializers = {tensor.name: tensor for tensor in self._model.graph.initializer}
         self.inputs = tuple(
-            TensorSpec(
-                name=value.name,
-                dtype=np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)).name,
-                shape=tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim),
-            )
+            onnx_file.tensor_spec(value, path)
             for value in self._model.graph.input
             if value.name not in self._initializers
         )
