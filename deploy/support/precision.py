@@ -2,7 +2,8 @@
 
 The float operands of each operator are converted when it is called, so that at most one operator's weights exist twice.
 The result is bitwise equal to that of ``module.to(dtype)`` under ``torch.set_default_dtype(dtype)``. Modules that
-create float32 constants work too, although ``module.double()`` fails on them.
+create float32 constants work too, although ``module.double()`` fails on them. On CPUs without kernels for products in
+half precision, those are added in another order, see `deploy.support.half_products`.
 
 A converted copy that is written to stands for its tensor until the end of the run: what is written into a buffer or a
 slice of it is read back in the precision of the run. While a copy or a view of it is in use, its tensor is not
@@ -22,6 +23,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
 from deploy.support.dispatch import DispatchMode
+from deploy.support.half_products import product_of
 from deploy.support.state import has_storage, reentering, unchanged, written
 
 Observer = Callable[[str, tuple[Any, ...], Any], None]
@@ -202,7 +204,8 @@ class _Aten(DispatchMode):
             return None
         for value in written(func, args, kwargs):
             self.convert.keep(value)
-        result = func(*args, **kwargs)
+        product = product_of(name, self.convert.dtype)
+        result = func(*args, **kwargs) if product is None else product(func, *args, **kwargs)
         if self.observe is not None:
             rest = func._schema.arguments[len(args) :]
             self.observe(name, (*args, *(kwargs.get(item.name, item.default_value) for item in rest)), result)

@@ -29,6 +29,12 @@ HALF_OTHERWISE = {
 }
 
 
+@pytest.fixture(autouse=True)
+def own_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run PyTorch's own kernels for half precision, also on CPUs where they are slow."""
+    monkeypatch.setattr("deploy.support.half_products.has_kernels", lambda: True)
+
+
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     before = torch.get_default_dtype()
