@@ -1,8 +1,9 @@
 """Find the smallest set of nodes with which a graph in half precision holds a bound.
 
-Values that would overflow decide first. If the graph then does not hold, a survey of the graph predicts the noise of
-every value and weight, and nodes go back to float32 in the order of noise avoided per operation. The prediction only
-gives the order: what holds is found by running converted graphs, a bounded number of them.
+A graph whose values are all in range and that holds as a whole is not searched further. Else values that would overflow
+decide first. If the graph then does not hold, a survey of the graph predicts the noise of every value and weight, and
+nodes go back to float32 in the order of noise avoided per operation. The prediction only gives the order: what holds is
+found by running converted graphs, a bounded number of them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import cast
 from deploy.backends.torch.rounded import RoundedRunner
 from deploy.core.errors import UsageError
 from deploy.core.progress import Progress
-from deploy.core.runner import Runner
+from deploy.core.runner import Feeds, Runner
 from deploy.parity.compare import CachedRunner, compare
 from deploy.parity.probes import Probe
 from deploy.precision.bound import BoundedRunner, ordinary_of
@@ -72,18 +73,20 @@ class Search:
     _kept: dict[str, str] = field(init=False)
     _modules: dict[str, tuple[str, str, str]] = field(init=False)
     _reference: Runner = field(init=False)
+    _strict: Runner = field(init=False)
     _bound: Runner = field(init=False)
 
     def run(self) -> PrecisionPlan:
         """Return the plan; its ``margin`` is below 1 if no set of nodes was found that holds."""
         self._start()
         reasons = self._first_reasons()
+        margin = self._first_margin(reasons) if all(reason == "asked" for reason, _ in reasons.values()) else 0.0
+        if margin < self.safety and self._rescale():
+            reasons = self._first_reasons()
+            margin = self._first_margin(reasons)
+        elif not self.runs:
+            margin = self._first_margin(reasons)
         chosen = set(reasons)
-        margin = self._margin(chosen)
-        if margin < self.safety and self.min_sqnr is None:
-            # PyTorch's own run, which is slow on a CPU, may allow more noise.
-            self._bound = self._bounded(None)
-            margin = self._margin(chosen)
         while margin == 0.0 and self.runs < MAX_RUNS // 2:
             lost = self._lost(chosen)
             if not lost:
@@ -97,15 +100,32 @@ class Search:
         return self._plan(reasons, margin)
 
     def _start(self) -> None:
-        inputs = [item.feeds for item in self.probes]
         self._graph = structure(self.source)
-        self._rescaled = rescale(self.source, self.precision, inputs, HEADROOM)
-        self._found = ranges(self.source, inputs)
+        self._found = ranges(self.source, self._inputs())
         halved = self._convert(())
         self._half, self._kept = halved.half, halved.kept
         self._modules = _modules(self.source)
         self._reference = CachedRunner(self.reference)
-        self._bound = self._bounded(MIN_SQNR if self.min_sqnr is None else self.min_sqnr)
+        self._strict = self._bounded(MIN_SQNR if self.min_sqnr is None else self.min_sqnr)
+
+    def _inputs(self) -> list[Feeds]:
+        return [item.feeds for item in self.probes]
+
+    def _rescale(self) -> bool:
+        """Rescale channels whose values are too large or too small; return whether there were any."""
+        self._rescaled = rescale(self.source, self.precision, self._inputs(), HEADROOM)
+        if self._rescaled:
+            self._found = ranges(self.source, self._inputs())
+        return bool(self._rescaled)
+
+    def _first_margin(self, reasons: Collection[str]) -> float:
+        self._bound = self._strict
+        margin = self._margin(set(reasons))
+        if margin < self.safety and self.min_sqnr is None:
+            # PyTorch's own run, which is slow on a CPU, may allow more noise.
+            self._bound = self._bounded(None)
+            margin = self._margin(set(reasons))
+        return margin
 
     def _bounded(self, min_sqnr: float | None) -> Runner:
         return CachedRunner(BoundedRunner(self._reference, self.own, min_sqnr, ordinary_of(self.probes)))
