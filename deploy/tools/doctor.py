@@ -16,7 +16,8 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from deploy.core.environment import machine, usable_cores, version, versions
+from deploy.core.cpu import this_cpu
+from deploy.core.environment import cpu_features, machine, usable_cores, version, versions
 from deploy.core.plain import to_plain
 
 DISTRIBUTION = "deploy-toolkit"
@@ -93,6 +94,7 @@ def doctor(artifacts: Path) -> DoctorReport:
     """
     checks: tuple[Callable[[], Finding], ...] = (
         _python,
+        _cpu,
         lambda: _module("torch", "torch", "import torch; torch.zeros(2) + 1"),
         lambda: _module(
             "torchvision",
@@ -132,6 +134,12 @@ def _python() -> Finding:
     detail = f"{sys.version.split()[0]}, {usable_cores()} cores usable"
     fix = "" if works else "install Python 3.10 or later"
     return Finding(name="Python", state="works" if works else "broken", detail=detail, fix=fix)
+
+
+def _cpu() -> Finding:
+    bits = "seven bits: it has no VNNI" if this_cpu() == "avx2" else "eight bits: it has VNNI or its like"
+    detail = f"weights for ONNX Runtime and OpenVINO take {bits}" if cpu_features() else "its features are not reported"
+    return Finding(name="INT8 on this CPU", state="works", detail=detail)
 
 
 def _module(name: str, package: str, code: str) -> Finding:

@@ -31,9 +31,8 @@ def test_everything_is_tried(run: Run) -> None:
     done = run("doctor", "--json")
     assert done.code == 0, done.json
     states = {finding["name"]: finding["state"] for finding in done.json["findings"]}
-    assert {states[name] for name in ("Python", "torch", "onnx", "ONNX Runtime on CPU", "required versions")} == {
-        "works"
-    }
+    needed = ("Python", "INT8 on this CPU", "torch", "onnx", "ONNX Runtime on CPU", "required versions")
+    assert {states[name] for name in needed} == {"works"}
     assert {"a sweep on a cluster", "the server", "OpenVINO"} <= set(states)
     assert done.json["versions"]["torch"] == torch.__version__.partition("+")[0]
     shown = run("doctor").out
