@@ -70,7 +70,10 @@ def _attention(
         later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
         scores = scores.masked_fill(later, -math.inf)
     if attn_mask is not None:
-        no = attn_mask.dtype is torch.bool
-        scores = scores.masked_fill(~attn_mask, -math.inf) if no else scores + _wide(attn_mask)
-    chances = torch.softmax(scores, -1).to(query.dtype)
+        if attn_mask.dtype is torch.bool:
+            scores = scores.masked_fill(~attn_mask, -math.inf)
+        else:
+            scores = scores + _wide(attn_mask)
+    nowhere = (scores == -math.inf).all(-1, keepdim=True)  # a query that may look at nothing: 0, as in the kernel
+    chances = torch.softmax(scores, -1).masked_fill(nowhere, 0.0).to(query.dtype)
     return (_wide(chances) @ _wide(value)).to(query.dtype), torch.logsumexp(scores, -1)

@@ -19,7 +19,7 @@ def attention(mask: str) -> Callable[[nn.Module, Tensor], Tensor]:
         query, key, value = parts.unbind(0)
         size = query.shape[-2]
         bias = torch.linspace(-1, 1, size * size).reshape(size, size) if mask == "float" else None
-        chosen = torch.ones(size, size, dtype=torch.bool).tril(3) if mask == "bool" else bias
+        chosen = torch.ones(size, size, dtype=torch.bool).tril(3 if mask == "bool" else -1) if "bool" in mask else bias
         return F.scaled_dot_product_attention(query, key, value, chosen, is_causal=mask == "causal")
 
     return run
@@ -40,7 +40,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor],
     "lstm": (lambda: nn.Sequential(nn.Flatten(2), nn.LSTM(144, 16, batch_first=True)), plain),
     **{
         f"attention, mask {mask}": (lambda: nn.Linear(8, 96), attention(mask))
-        for mask in ("none", "causal", "bool", "float")
+        for mask in ("none", "causal", "bool", "bool with an empty row", "float")
     },
 }
 
