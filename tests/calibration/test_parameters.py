@@ -81,7 +81,10 @@ def test_the_quantized_graph_computes_the_same(name: str, target: str, tmp_path:
     table = CalibrationTable.of(calibration.collect(prepared, batches), "minmax", {})
     model = calibration.quantize(prepared, table, target)
     onnx.checker.check_model(model, full_check=True)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    settings = ort.SessionOptions()
+    if target == "tensorrt":  # its eight bits on both sides saturate in the integer kernels of CPUs without VNNI
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
     whole = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     expected, found = (np.stack([item.run(None, feed)[0] for feed in batches]) for item in (whole, session))
     signal = np.square(expected - expected.mean(axis=0)).sum()
