@@ -33,7 +33,7 @@ def build():
 """
 
 
-@pytest.mark.parametrize("as_json", [True, False], ids=["JSON", "table"])
+@pytest.mark.parametrize("as_json", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["JSON", "table"])
 def test_a_model_that_prints(tmp_path: Path, as_json: bool) -> None:
     file = tmp_path / "loud.py"
     file.write_text(LOUD, encoding="utf-8")

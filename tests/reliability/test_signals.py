@@ -56,7 +56,7 @@ STAGES = {
 @pytest.mark.parametrize(
     ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
 )
-@pytest.mark.parametrize("name", by_day(STAGES, "quantize", "train", "bench"))
+@pytest.mark.parametrize("name", by_day(STAGES, "quantize", "train"))
 def test_another_command_stopped(lenet5: Path, tmp_path: Path, name: str, number: int, code: int) -> None:
     store = tmp_path / "artifacts"
     shutil.copytree(lenet5, store)

@@ -409,7 +409,9 @@ def test_time_is_limited(looping: Callable[..., subprocess.Popen[str]]) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM, signal.SIGKILL]
+)
 def test_a_signal_ends_the_command_and_its_children(
     looping: Callable[..., subprocess.Popen[str]], number: signal.Signals
 ) -> None:
