@@ -13,6 +13,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from deploy.core.errors import InputSpecError, ModelError
 from deploy.core.model import CallForm, Model
 from deploy.core.tensors import TensorSpec
+from deploy.support.dispatch import beside_compiler
 from deploy.support.precision import computed_in
 from deploy.support.state import content_of, has_storage
 
@@ -170,9 +171,13 @@ def _runs(model: Model, *, keep_state: bool) -> bool:
     kept = [] if keep_state else [value for value in model.module.buffers() if has_storage(value) and not value.is_meta]
     buffers = [value.untyped_storage() for value in kept]
     before = [content_of(storage) for storage in buffers]  # of an expanded tensor, elements share their memory
-    try:
+
+    def run() -> None:
         with torch.no_grad() if keep_state else computed_in(torch.float32, model.module):
             model.call(tensors)
+
+    try:
+        beside_compiler(run)
     except Exception:
         return False
     finally:

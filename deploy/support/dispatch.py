@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+Result = TypeVar("Result")
+
+
+def beside_compiler(run: Callable[[], Result]) -> Result:
+    """Run a model within modes; once more if it failed and was the first to import the compiler.
+
+    ``torch.cond`` and its like import it, and it then meets modes that it was not kept out of.
+    """
+    known = "torch._dynamo" in sys.modules
+    try:
+        return run()
+    except Exception:
+        if known or "torch._dynamo" not in sys.modules:
+            raise
+    return run()
 
 
 class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]

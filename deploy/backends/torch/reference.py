@@ -18,6 +18,7 @@ from deploy.core.errors import DeployError, ModelError
 from deploy.core.model import Model
 from deploy.core.runner import Feeds, Fetches, Runner
 from deploy.core.tensors import TensorSpec
+from deploy.support.dispatch import beside_compiler
 from deploy.support.precision import computed_in
 from deploy.support.runtime_errors import run_error
 from deploy.support.state import Changes, unchanged
@@ -87,7 +88,8 @@ class PyTorchRunner(Runner):
         """Run once; see `Runner.run`."""
         with self._errors(feeds):
             tensors = self.tensors(feeds)
-            return self._observed(tensors, self.observe) if self.observe is not None else self._call(tensors)
+            observe = self.observe
+            return beside_compiler(lambda: self._call(tensors) if observe is None else self._observed(tensors, observe))
 
     def run_again(self, feeds: Feeds) -> tuple[Fetches, Fetches, Changes]:
         """Run twice in a row, the second time from the state that the first run left.
@@ -95,9 +97,14 @@ class PyTorchRunner(Runner):
         Returns:
             Both results, and what forward changed; it is restored.
         """
-        with self._errors(feeds), unchanged(self.model.module) as changes:
-            results = [self._plain(self.tensors(feeds)) for _ in range(2)]
-        return results[0], results[1], changes
+
+        def run() -> tuple[Fetches, Fetches, Changes]:
+            with unchanged(self.model.module) as changes:
+                results = [self._plain(self.tensors(feeds)) for _ in range(2)]
+            return results[0], results[1], changes
+
+        with self._errors(feeds):
+            return beside_compiler(run)
 
     @contextmanager
     def _errors(self, feeds: Feeds) -> Iterator[None]:
