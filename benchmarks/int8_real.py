@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from benchmarks import quantizers
 from benchmarks.common import deploy, load, write
 from deploy.core.cpu import this_cpu
+from deploy.core.environment import machine, versions
 from deploy.data.dataset import evenly
 
 Array = NDArray[Any]
@@ -82,7 +83,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="Folder to keep the artifacts in.")
     arguments = parser.parse_args()
     sys.path.append(str(arguments.packages))
-    rows: dict[str, dict[str, Any]] = load("int8_real").get("rows", {})
+    stored = load("int8_real")
+    rows: dict[str, dict[str, Any]] = stored.get("rows", {})
+    machines = {**stored.get("machines", {}), this_cpu(): {"machine": machine(), "versions": versions()}}
+    fixed = {"calibration": CALIBRATION, "held_out": HELD_OUT, "machines": machines}
     with tempfile.TemporaryDirectory() as scratch:
         work = arguments.work or Path(scratch)
         for name in fnmatch.filter(NETWORKS, arguments.only):
@@ -90,7 +94,7 @@ def main() -> None:
             for key, row in _measured(name, arguments.packages, work / name, arguments.peers, known):
                 known[key] = row
                 print(name, key, row, flush=True)
-                write("int8_real", {"calibration": CALIBRATION, "held_out": HELD_OUT, "rows": rows})
+                write("int8_real", {**fixed, "rows": rows})
 
 
 def _measured(

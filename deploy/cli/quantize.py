@@ -17,6 +17,7 @@ from deploy.cli._options import (
     refuse_together,
     skip_bad_option,
 )
+from deploy.core.cpu import CPUS
 
 
 @click.command(
@@ -63,7 +64,7 @@ Examples:
 @option("--fp16", is_flag=True, help="Compute layers that are not INT8 in FP16; only for tensorrt.")
 @option(
     "--cpu",
-    type=click.Choice(["avx2", "vnni"]),
+    type=click.Choice(list(CPUS)),
     help="CPU that the file is for: avx2 has no VNNI, so weights take seven bits. [default: this machine's]",
 )
 @option("--report", "details", is_flag=True, help="Print the ten layers with the most noise.")

@@ -80,11 +80,10 @@ class Search:
         """Return the plan; its ``margin`` is below 1 if no set of nodes was found that holds."""
         self._start()
         reasons = self._first_reasons()
-        margin = self._first_margin(reasons) if all(reason == "asked" for reason, _ in reasons.values()) else 0.0
-        if margin < self.safety and self._rescale():
+        overflows = any(reason == "overflow" for reason, _ in reasons.values())
+        margin = 0.0 if overflows else self._first_margin(reasons)
+        if (margin < self.safety and self._rescale()) or overflows:
             reasons = self._first_reasons()
-            margin = self._first_margin(reasons)
-        elif not self.runs:
             margin = self._first_margin(reasons)
         chosen = set(reasons)
         while margin == 0.0 and self.runs < MAX_RUNS // 2:
@@ -119,6 +118,7 @@ class Search:
         return bool(self._rescaled)
 
     def _first_margin(self, reasons: Collection[str]) -> float:
+        """Return the margin with these nodes in float32, by the bound in dB, else by PyTorch's own run."""
         self._bound = self._strict
         margin = self._margin(set(reasons))
         if margin < self.safety and self.min_sqnr is None:

@@ -137,8 +137,9 @@ def _python() -> Finding:
 
 
 def _cpu() -> Finding:
-    bits = "seven bits: it has no VNNI" if this_cpu() == "avx2" else "eight bits: it has VNNI or its like"
-    detail = f"weights for ONNX Runtime and OpenVINO take {bits}" if cpu_features() else "its features are not reported"
+    why = "it has no VNNI" if cpu_features() else "its features are not reported"
+    bits = f"seven bits: {why}" if this_cpu() == "avx2" else "eight bits: it has VNNI or its like"
+    detail = f"weights for ONNX Runtime and OpenVINO take {bits}"
     return Finding(name="INT8 on this CPU", state="works", detail=detail)
 
 

@@ -94,7 +94,8 @@ def test_the_module_computes_what_the_file_does(target: str, folder: Path, tmp_p
     module.save(tmp_path / "again.onnx")
     again, read = (stored(path) for path in (tmp_path / "again.onnx", folder / f"{target}.onnx"))
     kept = [np.allclose(again[name], value, rtol=3e-7, atol=0) for name, value in read.items()]
-    assert kept and all(kept), "saved as it was read"
+    assert kept and all(kept), "saved as it was read; scales may differ in their last bit"
+    assert np.square(run_file(tmp_path / "again.onnx", FRESH) - exact).mean() < 1e-4 * noise
     assert {tuple(value.shape) for value in module.trained()} >= {(12, 1, 3, 3), (16, 12, 1, 1)}
 
 

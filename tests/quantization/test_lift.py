@@ -69,10 +69,12 @@ def save(folder: Path, opset: int, dtype: int, *, cast: bool, external: bool = F
 def test_it_is_quantized(
     opset: int, dtype: int, cast: bool, external: bool, target: str, tmp_path: Path, run: Run
 ) -> None:
-    done = run("quantize", *save(tmp_path, opset, dtype, cast=cast, external=external), "--target", target, "--json")
+    bits = ("--cpu", "vnni") if target == "onnxruntime" else ()  # eight on every machine
+    files = save(tmp_path, opset, dtype, cast=cast, external=external)
+    done = run("quantize", *files, "--target", target, *bits, "--json")
     assert done.code == 0, done.err
     (output,) = done.json["evidence"]["outputs"]
-    assert output["sqnr_db"] > 17 and output["agreement"] >= 0.9
+    assert output["sqnr_db"] > 20 and output["agreement"] >= 0.9
     made, source = onnx.load(done.json["file"]), onnx.load(tmp_path / "net.onnx", load_external_data=False)
     ends = [[value.type.tensor_type.elem_type for value in ends] for ends in (made.graph.input, made.graph.output)]
     assert ends == [
