@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from deploy.core.progress import Progress
+from tests import exporter_tables
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -238,6 +239,12 @@ def run(store: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..
         return Ran(int(ended.value.code or 0), printed.out, printed.err)
 
     yield call
+
+
+@pytest.fixture(autouse=True)
+def kept_tables() -> None:
+    """See `tests.exporter_tables`."""
+    exporter_tables.keep()
 
 
 @pytest.fixture(autouse=True)

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 
-def by_day(cases: Iterable[str], *names: str) -> list[Any]:
+def by_day(cases: Iterable[Any], *names: Any) -> list[Any]:
     """Return the cases with a mark on those that only `make test-nightly` runs: all but ``names``."""
     known = list(cases)
     assert set(names) <= set(known), set(names) - set(known)
     return [name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in known]
 
 
-def pairs_by_day(first: Iterable[str], second: Iterable[str], chosen: Callable[[str, str], bool]) -> list[Any]:
+def pairs_by_day(first: Iterable[Any], second: Iterable[Any], chosen: Callable[[Any, Any], bool]) -> list[Any]:
     """Return all pairs, with a mark on those that only `make test-nightly` runs: all that are not ``chosen``."""
     pairs, other = [], list(second)
     for one in first:

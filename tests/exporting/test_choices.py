@@ -19,6 +19,7 @@ from deploy.exporting.export import export_model
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
 from deploy.parity.verdict import ParityReport
+from tests.nightly import by_day  # type: ignore[import-not-found,unused-ignore]
 
 NETS = '''
 import torch, torchvision
@@ -345,7 +346,10 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nets]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("kind", CASES)
+BY_DAY = ("Detector", "Looped", "Pasted", "Map", "Ties", "Mask", "Heads")
+
+
+@pytest.mark.parametrize("kind", by_day(CASES, *BY_DAY))
 def test_right_files_pass_and_wrong_ones_fail(nets: Nets, kind: str) -> None:
     _, right = nets.export(kind, strategy="export" if kind == "Heads" else "trace")
     assert right.verdict == "pass", right.reasons

@@ -15,7 +15,7 @@ import pytest
 from deploy.core.errors import DigestError
 from deploy.core.store import Store
 from deploy.tools.verify import verify
-from tests.nightly import by_day  # type: ignore[import-not-found,unused-ignore]
+from tests.nightly import by_day, pairs_by_day  # type: ignore[import-not-found,unused-ignore]
 
 from .conftest import in_child, kill_at, listing, publish, version_of
 
@@ -31,8 +31,9 @@ def killed_while_publishing(root: Path, version: int, at: int, files: int = 2) -
     return in_child(work) == KILLED
 
 
-@pytest.mark.parametrize("before", [None, 1, 3], ids=["the first", "another of one file", "another of three files"])
-@pytest.mark.parametrize("files", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("files", "before"), pairs_by_day([1, 2, 3], [None, 1, 3], lambda *pair: pair in ((2, None), (3, 1), (1, 3)))
+)
 def test_at_every_call_of_the_writer(tmp_path: Path, files: int, before: int | None) -> None:
     calls, seen = 0, set()
     while killed_while_publishing(_with(tmp_path / str(calls), before or 1, before), 2, calls + 1, files):

@@ -16,6 +16,7 @@ import pytest
 from deploy.core.errors import DigestError
 from deploy.core.store import Store
 from deploy.tools.verify import verify
+from tests.nightly import by_day  # type: ignore[import-not-found,unused-ignore]
 
 from .conftest import EXPORTED, listing, publish, version_of
 
@@ -54,7 +55,7 @@ def read(root: Path, stop: Path) -> None:
                 assert "another process" in exc.message or "was killed" in exc.message, exc.message
 
 
-@pytest.mark.parametrize("number", range(ROUNDS))
+@pytest.mark.parametrize("number", by_day(range(ROUNDS), *range(8)))
 def test_one_wins_whole_and_the_dead_hold_no_lock(tmp_path: Path, number: int) -> None:
     root, stop = tmp_path / "artifacts", tmp_path / "stop"
     publish(root, 0, files=3)
