@@ -13,6 +13,7 @@ from deploy.core.model import Model
 from deploy.core.progress import Progress
 from deploy.core.tensors import TensorSpec
 from deploy.exporting.domains import find_domains
+from deploy.exporting.given_choices import give_choices
 from deploy.exporting.half_options import HalfOptions
 from deploy.models.onnx_model import build_graph
 from deploy.models.request import ModelRequest
@@ -76,18 +77,7 @@ def halve(
             rescale_as(prepared, plan.rescaled, [item.feeds for item in _probes(model, inputs, seed)])
         else:
             try:
-                plan = Search(
-                    source=prepared,
-                    precision=options.precision,
-                    probes=_probes(model, inputs, seed),
-                    reference=PyTorchRunner(model, "fp64"),
-                    own=PyTorchRunner(model, options.precision),
-                    min_sqnr=options.min_sqnr,
-                    safety=safety,
-                    keep=options.keep_float,
-                    only=options.only_half,
-                    progress=progress,
-                ).run()
+                plan = _search(prepared, model, _probes(model, inputs, seed), options, safety, progress)
             except (ModelError, BackendError) as exc:
                 plan, notes = _whole(prepared, options, exc)
         converter.to_half(prepared, path, precision=options.precision, keep=plan.names())
@@ -123,6 +113,31 @@ def _prepared(source: Path, path: Path, options: HalfOptions) -> Iterator[Path]:
         prepared = Path(folder) / "float.onnx"
         converter.write_prepared(source, prepared, options.precision)
         yield prepared
+
+
+def _search(
+    prepared: Path, model: Model, probes: Sequence[Probe], options: HalfOptions, safety: float, progress: Progress
+) -> PrecisionPlan:
+    """Return a plan; of a graph that makes orders, such as that of scores, for the graph with its choices given."""
+    given = give_choices(prepared, prepared.with_name("given.onnx"))
+    judged = model if given is None else given.model()
+    plan = Search(
+        source=prepared if given is None else given.path,
+        precision=options.precision,
+        probes=probes if given is None else given.probes(probes),
+        reference=PyTorchRunner(judged, "fp64"),
+        own=PyTorchRunner(judged, options.precision),
+        min_sqnr=options.min_sqnr,
+        safety=safety,
+        keep=options.keep_float,
+        only=options.only_half,
+        planned=prepared,
+        decided=frozenset() if given is None else given.decided,
+        progress=progress,
+    ).run()
+    if given is not None:
+        rescale_as(prepared, plan.rescaled, [item.feeds for item in probes])
+    return plan
 
 
 def _whole(prepared: Path, options: HalfOptions, reason: DeployError) -> tuple[PrecisionPlan, tuple[str, ...]]:

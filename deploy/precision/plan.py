@@ -19,7 +19,9 @@ Half = Literal["fp16", "bf16"]
 MIN_SQNR = 40.0
 """Signal over noise in dB that half precision is held to where PyTorch's own run in it is of no use."""
 
-Reason = Literal["overflow", "underflow", "cancellation", "noise", "no kernel", "wrong kernel", "crash", "asked"]
+Reason = Literal[
+    "overflow", "underflow", "cancellation", "noise", "no kernel", "wrong kernel", "crash", "choice", "asked"
+]
 
 REASONS: dict[str, str] = {
     "overflow": "values too large for half precision",
@@ -29,6 +31,7 @@ REASONS: dict[str, str] = {
     "no kernel": "operators without half precision",
     "wrong kernel": "operators whose float16 kernel on a GPU is wrong",
     "crash": "nodes on which ONNX Runtime crashes",
+    "choice": "discrete choices and the decoding around them",
     "asked": "--keep-float",
 }
 

@@ -48,11 +48,14 @@ class Search:
 
     Attributes:
         source: the float32 graph as `exporters.half.prepared` makes it, in a folder for scratch files.
+        planned: the graph that the plan is for, if ``source`` is one whose choices are given as inputs.
         probes: inputs by which a converted graph is judged.
         reference: the graph or its model in float64.
         own: PyTorch's own run in the precision.
         min_sqnr: the bound in dB; None for what `deploy.precision.bound` says.
         safety: factor by which the noise must be below the bound, since others run more inputs.
+        keep, only: patterns of nodes that stay in float32, and that do not.
+        decided: nodes of ``planned`` around choices, which stay in float32 unless ``only`` names them.
     """
 
     source: Path
@@ -65,6 +68,8 @@ class Search:
     safety: float
     keep: Sequence[str] = ()
     only: Sequence[str] = ()
+    planned: Path | None = None
+    decided: Collection[str] = frozenset()
     runs: int = 0
     _graph: str = field(init=False)
     _found: Ranges = field(init=False)
@@ -99,11 +104,12 @@ class Search:
         return self._plan(reasons, margin)
 
     def _start(self) -> None:
-        self._graph = structure(self.source)
+        planned = self.planned or self.source
+        self._graph = structure(planned)
         self._found = ranges(self.source, self._inputs())
-        halved = self._convert(())
+        halved = self._convert((), planned)
         self._half, self._kept = halved.half, halved.kept
-        self._modules = _modules(self.source)
+        self._modules = _modules(planned)
         self._reference = CachedRunner(self.reference)
         self._strict = self._bounded(MIN_SQNR if self.min_sqnr is None else self.min_sqnr)
 
@@ -130,9 +136,9 @@ class Search:
     def _bounded(self, min_sqnr: float | None) -> Runner:
         return CachedRunner(BoundedRunner(self._reference, self.own, min_sqnr, ordinary_of(self.probes)))
 
-    def _convert(self, keep: Collection[str]) -> Halved:
+    def _convert(self, keep: Collection[str], source: Path | None = None) -> Halved:
         return to_half(
-            self.source, self._converted, precision=self.precision, keep=keep, single_file_limit=SCRATCH_LIMIT
+            source or self.source, self._converted, precision=self.precision, keep=keep, single_file_limit=SCRATCH_LIMIT
         )
 
     @property
@@ -147,6 +153,7 @@ class Search:
         for key, size in overflowing(self._found, limit).items():
             if key in self._half - locked:
                 reasons[key] = "overflow", f"{size}, {self.precision} ends at {limit:.6g}"
+        reasons.update(dict.fromkeys(self._half.intersection(self.decided) - locked, ("choice", "")))
         reasons.update(dict.fromkeys(self._matching(self.keep), ("asked", "")))
         return reasons
 
@@ -171,10 +178,11 @@ class Search:
         report = compare(
             self._reference, self._bound, RoundedRunner(self._converted), self.probes, precision=self.precision
         )
-        margins = [item.margin for item in report.outputs if item.verdict != "pass"]
+        # an output that is open for another reason, such as one that never changes, is not noisy
+        margins = [item.margin for item in report.outputs if item.verdict != "pass" and not item.margin >= 1.0]
         if report.verdict == "pass" or not margins:
             return report.margin if report.margin >= 1.0 else self.safety
-        return 0.0 if any(math.isnan(item) for item in margins) else min(min(margins), 0.999)
+        return 0.0 if any(math.isnan(item) for item in margins) else min(margins)
 
     def _loss(self, key: str) -> tuple[Reason, str]:
         large = self._found.largest.get(key, 0.0) > largest(self.precision)

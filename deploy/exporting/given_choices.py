@@ -1,0 +1,163 @@
+"""A graph whose discrete choices are given as inputs, so that rounding changes its values and not its choices.
+
+Two candidates with nearly equal scores change places under the smallest noise, and every value computed from them
+changes with them. With the order given, a graph is a continuous function, and how much noise half precision adds can be
+measured value by value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from deploy.backends.torch.reference import PyTorchRunner
+from deploy.core.model import Model, Weights
+from deploy.core.runner import Fetches
+from deploy.exporting.graph_choices import ChoiceNode, survey
+from deploy.onnx_graph.graph import OnnxModule
+from deploy.parity.probes import Probe
+from deploy.support import onnx_file
+
+ORDERS = frozenset(("TopK", "ArgMax", "ArgMin", "NonMaxSuppression"))
+"""Operators that choose among many values; a graph with none of them is left as it is."""
+
+_WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GivenChoices:
+    """A graph with its choices as inputs.
+
+    Attributes:
+        source: the graph that makes them.
+        path: the graph that is given them. Its further outputs are the values that orders are chosen by.
+        choices: their names and types.
+        decided: nodes of the source that choose, and nodes without weights that only serve choices or their results,
+            such as the decoding of boxes; by their first results.
+    """
+
+    source: Path
+    path: Path
+    choices: tuple[onnx.ValueInfoProto, ...]
+    decided: frozenset[str]
+
+    def model(self) -> Model:
+        """Return the graph as a model; its inputs are those of the source, then the choices."""
+        return _model(onnx_file.load(self.path), self.path)
+
+    def probes(self, probes: Sequence[Probe]) -> list[Probe]:
+        """Return probes with the choices that the graph makes in float64."""
+        graph = onnx_file.load(self.source)
+        del graph.graph.output[:]
+        graph.graph.output.extend(self.choices)
+        runner = PyTorchRunner(_model(graph, self.source), "fp64")
+        return [_with(probe, runner.run(probe.feeds)) for probe in probes]
+
+
+def give_choices(source: Path, path: Path) -> GivenChoices | None:
+    """Write a float32 graph with its choices as inputs; None if it makes no order.
+
+    Choices are given if they are orders, come after one, or come after all weights on the way to one. ``path`` is
+    beside ``source``, whose external data it shares.
+    """
+    model = onnx_file.load(source)
+    found, _, _ = survey(model)
+    orders = {item.result for item in found if item.operator in ORDERS}
+    if not orders:
+        return None
+    decided = _decided(model.graph, orders)
+    given = [item for item in found if item.result in orders or item.above & orders or item.result in decided]
+    makers = {name: node for node in model.graph.node for name in node.output}
+    choices = tuple(helper.make_tensor_value_info(item.result, _type(makers[item.result]), None) for item in given)
+    choosing = {first_result(makers[item.result]) for item in given}
+    _give(model.graph, given, choices, makers)
+    onnx.save(model, str(path))
+    return GivenChoices(source=source, path=path, choices=choices, decided=frozenset(decided | choosing))
+
+
+def first_result(node: onnx.NodeProto) -> str:
+    """Return the name of a node's first result."""
+    return next(filter(None, node.output), node.name)
+
+
+def _give(
+    graph: onnx.GraphProto,
+    given: Sequence[ChoiceNode],
+    choices: Sequence[onnx.ValueInfoProto],
+    makers: dict[str, onnx.NodeProto],
+) -> None:
+    """Put inputs in the place of choices, and add the values that orders are chosen by to the outputs."""
+    results = {item.result for item in given}
+    kept: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if not results.intersection(node.output):
+            kept.append(node)
+        elif node.op_type == "TopK" and node.output[0]:
+            axis = next((item.i for item in node.attribute if item.name == "axis"), -1)
+            inputs, outputs = [node.input[0], node.output[1]], [node.output[0]]
+            kept.append(helper.make_node("GatherElements", inputs, outputs, name=node.name, axis=axis))
+    taken = {value.name for value in graph.output} | results
+    chosen_by = dict.fromkeys(name for item in given if item.operator in ORDERS for name in item.inputs)
+    shown = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        for name in chosen_by
+        if name in makers and name not in taken
+    ]
+    outputs = [value for value in graph.output if value.name not in results]
+    del graph.node[:], graph.output[:]
+    graph.node.extend(kept)
+    graph.input.extend(choices)
+    graph.output.extend([*outputs, *shown])
+
+
+def _decided(graph: onnx.GraphProto, orders: Iterable[str]) -> set[str]:
+    """Return nodes with no weights of a layer after them that make what orders are chosen by or use the result."""
+    before, after = set[str](), set(orders)  # names of tensors
+    leading = set[str]()
+    nodes = [(node, onnx_file.names_read(node), set(node.output)) for node in graph.node]
+    for node, read, made in reversed(nodes):
+        if node.op_type in _WEIGHTED or made & leading:
+            leading.update(read)
+        elif made & (before | after):
+            before.update(read)
+    for _, read, made in nodes:
+        if after.intersection(read):
+            after |= made
+    return {
+        first_result(node)
+        for node, _, made in nodes
+        if made & (before | after) and not made & leading and node.op_type not in _WEIGHTED
+    }
+
+
+def _type(node: onnx.NodeProto) -> int:
+    """Return the type of a choice in a float32 graph."""
+    if node.op_type == "Cast":
+        return next(int(item.i) for item in node.attribute if item.name == "to")
+    if node.op_type in ORDERS:
+        return int(TensorProto.INT64)
+    return int(TensorProto.FLOAT if node.op_type in ("Floor", "Ceil", "Round", "Sign") else TensorProto.BOOL)
+
+
+def _model(graph: onnx.ModelProto, path: Path) -> Model:
+    stored = {tensor.name for tensor in graph.graph.initializer}
+    values = [value for value in graph.graph.input if value.name not in stored]
+    return Model(
+        name=path.name,
+        slug=path.stem,
+        module=OnnxModule(graph, path.parent).eval(),
+        inputs=tuple(onnx_file.tensor_spec(value, path) for value in values),
+        sizes={},
+        weights=Weights(source=path.name, trained=True),
+    )
+
+
+def _with(probe: Probe, choices: Fetches) -> Probe:
+    single = {name: value.astype(np.float32) if value.dtype.kind == "f" else value for name, value in choices.items()}
+    return dataclasses.replace(probe, feeds={**probe.feeds, **single}, pool=None, members=())
