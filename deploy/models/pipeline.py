@@ -32,8 +32,13 @@ def in_graph(model: Model, pipeline: GraphPipeline | None) -> Model:
     if "postprocessing" in pipeline.parts:
         from deploy.models import torchvision_detector  # takes seconds, as torchvision imports torch._dynamo
 
-        if torchvision_detector.has_more(model.module):
-            raise UsageError(f"{model.name}: postprocessing in the graph has no form for masks and keypoints.")
+        if torchvision_detector.has_keypoints(model.module):
+            raise UsageError(f"{model.name}: postprocessing in the graph has no form for keypoints.")
+        if torchvision_detector.has_masks(model.module) and "preprocessing" in pipeline.parts:
+            raise UsageError(
+                f"{model.name}: preprocessing in the graph has no form for masks, which have the size of the picture.",
+                "--with postprocessing, and masks of the size of the input",
+            )
         if torchvision_detector.applies(model.module):
             model = _batched(model, pipeline)
         else:

@@ -39,9 +39,14 @@ def applies(module: torch.nn.Module) -> bool:
     return type(module) in _HEADS
 
 
-def has_more(module: torch.nn.Module) -> bool:
-    """Return whether a module is a detector of torchvision that also returns masks or keypoints."""
-    return isinstance(module, detection.MaskRCNN | detection.KeypointRCNN)
+def has_keypoints(module: torch.nn.Module) -> bool:
+    """Return whether a module is a detector of torchvision that also returns keypoints."""
+    return isinstance(module, detection.KeypointRCNN)
+
+
+def has_masks(module: torch.nn.Module) -> bool:
+    """Return whether a module is a detector of torchvision that also returns masks."""
+    return isinstance(module, detection.MaskRCNN)
 
 
 class BatchedDetector(torch.nn.Module):
@@ -57,7 +62,10 @@ class BatchedDetector(torch.nn.Module):
         self.model, self.candidates = model, candidates
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Return ``boxes`` [n, k, 4] in pixels of the input, ``scores`` and ``labels`` [n, k], and ``count`` [n]."""
+        """Return ``boxes`` [n, k, 4] in pixels of the input, ``scores`` and ``labels`` [n, k], and ``count`` [n].
+
+        Mask R-CNN also returns ``masks`` [n, k, height, width] in 0..1, as large as the input.
+        """
         model: Any = self.model
         size = (int(image.shape[2]), int(image.shape[3]))
         inner, pictures = _transformed(model.transform, image, size)
@@ -68,9 +76,13 @@ class BatchedDetector(torch.nn.Module):
         best, index = topk(scores, min(self.candidates, scores.shape[1]))
         boxes, labels = rows(boxes, index), labels.gather(1, index)
         valid = suppress(boxes, labels, best > score, nms)
-        boxes, best, labels, valid = take(boxes, best, labels, valid, most)
-        boxes = boxes * _ratios(boxes, size, inner)
-        return padded(boxes, best, labels, valid)
+        inner_boxes, best, labels, valid = take(boxes, best, labels, valid, most)
+        boxes = inner_boxes * _ratios(boxes, size, inner)
+        found = padded(boxes, best, labels, valid)
+        if has_masks(model):
+            masks = _masks(model.roi_heads, maps, inner_boxes, labels, inner)
+            found["masks"] = torch.where(valid[..., None, None], pasted(masks, boxes, size), 0.0)
+        return found
 
 
 Candidates = tuple[Tensor, Tensor, Tensor]
@@ -195,6 +207,40 @@ def _proposals(rpn: Any, maps: list[Tensor], pictures: Tensor, size: tuple[int, 
     return rows(boxes, index), best >= 0
 
 
+def _masks(heads: Any, maps: dict[str, Tensor], boxes: Tensor, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the masks of boxes [n, k, 4] within the boxes, for their labels, [n, k, m, m] in 0..1."""
+    logits = heads.mask_predictor(heads.mask_head(_pooled(heads.mask_roi_pool, maps, boxes, size)))
+    wanted = labels.reshape(-1, 1, 1, 1).expand(-1, 1, *logits.shape[2:])
+    return logits.gather(1, wanted).sigmoid().reshape(*labels.shape, *logits.shape[2:])
+
+
+def pasted(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return masks [n, k, m, m] in the place of their boxes [n, k, 4], [n, k, *size].
+
+    torchvision resizes each mask to its box, whose size depends on the picture. A bilinear resize is a product with the
+    weights of the rows and one with those of the columns, which here are those of the whole picture.
+    """
+    padded_size = masks.shape[-1] + 2
+    half = (boxes[..., 2:] - boxes[..., :2]) * 0.5 * (padded_size / masks.shape[-1])
+    center = (boxes[..., 2:] + boxes[..., :2]) * 0.5
+    low, high = ((center + sign * half).long().to(boxes) for sign in (-1, 1))
+    columns, rows_of_box = (
+        _resizing(low[..., axis], high[..., axis], length, padded_size) for axis, length in ((0, size[1]), (1, size[0]))
+    )
+    return rows_of_box @ F.pad(masks, (1, 1, 1, 1)) @ columns.mT
+
+
+def _resizing(low: Tensor, high: Tensor, length: int, count: int) -> Tensor:
+    """Return the weights [n, k, length, count] of a resize from ``count`` values to the pixels low..high of a line."""
+    pixels = torch.arange(length).to(low)
+    place = pixels - low.unsqueeze(2)
+    sides = (high - low + 1).clamp(min=1).unsqueeze(2)
+    source = ((place + 0.5) * (count / sides) - 0.5).clamp(0, count - 1)
+    weights = (1 - (source.unsqueeze(3) - torch.arange(count).to(low)).abs()).clamp(min=0)
+    inside = (place >= 0) & (place < sides)
+    return torch.where(inside.unsqueeze(3), weights, 0.0)
+
+
 def _pooled(pool: Any, maps: dict[str, Tensor], boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the pooled features [n * k, channels, *size] of boxes [n, k, 4], each of the level for its size.
 
@@ -239,5 +285,6 @@ _HEADS = {
     detection.RetinaNet: _levels,
     detection.FCOS: _levels,
     detection.FasterRCNN: _faster_rcnn,
+    detection.MaskRCNN: _faster_rcnn,
 }
 """What turns feature maps into candidates, by class."""

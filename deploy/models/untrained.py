@@ -94,6 +94,8 @@ def statistic_names(module: torch.nn.Module) -> tuple[str, str] | None:
 def set_batch_norm_statistics(model: Model, seed: int) -> None:
     """Set the batch-norm statistics to those of seeded samples.
 
+    The run ends behind the last layer with statistics: the heads of a large detector take longer than all before.
+
     Raises:
         ModelError: the model does not run on its inputs.
     """
@@ -114,6 +116,8 @@ def set_batch_norm_statistics(model: Model, seed: int) -> None:
             setattr(module, name, value)  # float64 until the pass is over
         if factors[module] != 1.0:
             module.get_parameter("weight").mul_(factors[module])  # until the pass is over, too
+        if len(found) == len(norms):
+            raise _Done
 
     if not norms:
         return
@@ -123,6 +127,8 @@ def set_batch_norm_statistics(model: Model, seed: int) -> None:
     try:
         with computed_in(torch.float64, model.module):
             model.call(tensors)
+    except _Done:
+        pass
     except DeployError:
         raise
     except Exception as exc:
@@ -136,6 +142,10 @@ def set_batch_norm_statistics(model: Model, seed: int) -> None:
         if factors[module] != 1.0:
             with torch.no_grad():
                 module.get_parameter("weight").mul_(factors[module])
+
+
+class _Done(BaseException):
+    """All statistics are set; no error, so that nothing on the way takes it for one."""
 
 
 def _amplification(module: torch.nn.Module, mean: torch.Tensor, var: torch.Tensor) -> float:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 import deploy
 from deploy.core.errors import UsageError
 from deploy.models.request import ModelRequest
 from deploy.models.resolve import resolve
-from deploy.models.torchvision_detector import BatchedDetector
+from deploy.models.torchvision_detector import BatchedDetector, pasted
 
-HEADS = ("cls_logits", "cls_score", "classification_head", "bbox", "regression", "rpn.head")
+HEADS = ("cls_logits", "cls_score", "classification_head", "bbox", "regression", "rpn.head", "mask_fcn_logits")
 
 
 def _request(name: str, **options: str) -> ModelRequest:
@@ -41,6 +43,9 @@ def _detecting(request: ModelRequest, gain: float) -> torch.nn.Module:
     [
         (_request("ssdlite320_mobilenet_v3_large", num_classes="4", score_thresh="0.3"), 0.3, (96, 128)),
         (_request("fasterrcnn_mobilenet_v3_large_320_fpn", num_classes="4"), 3.0, (160, 192)),
+        pytest.param(
+            _request("maskrcnn_resnet50_fpn", num_classes="4", min_size="96"), 0.02, (80, 96), marks=pytest.mark.slow
+        ),
         pytest.param(
             _request("fcos_resnet50_fpn", min_size="96", num_classes="4"), 1.0, (80, 96), marks=pytest.mark.slow
         ),
@@ -75,7 +80,12 @@ def test_equal_to_the_lists_of_torchvision(request_: ModelRequest, gain: float, 
             for row, box in enumerate(one["boxes"]):  # rows of nearly equal scores may change places
                 near = (scores - one["scores"][row]).abs() < 1e-4
                 apart = (given["boxes"][index, :kept] - box).abs().amax(1)
-                assert ((apart < 0.05) & near & (given["labels"][index, :kept] == one["labels"][row])).any()
+                same = (apart < 0.05) & near & (given["labels"][index, :kept] == one["labels"][row])
+                assert same.any()
+                if "masks" in one:
+                    masks = given["masks"][index, :kept][same]
+                    assert masks.shape[1:] == size
+                    torch.testing.assert_close(masks[0], one["masks"][row, 0], atol=1e-3, rtol=0)
             found += kept
     assert found
 
@@ -89,11 +99,31 @@ def test_the_thresholds_are_those_of_the_detector() -> None:
 
 
 @pytest.mark.slow
-def test_masks_and_keypoints_are_refused() -> None:
-    pipeline = deploy.GraphPipeline(parts=("postprocessing",))
-    request = ModelRequest(name="torchvision/maskrcnn_resnet50_fpn", weights="none", pipeline=pipeline)
-    with pytest.raises(UsageError):
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("keypointrcnn_resnet50_fpn", ("postprocessing",)),
+        ("maskrcnn_resnet50_fpn", ("preprocessing", "postprocessing")),
+    ],
+)
+def test_what_has_no_form_is_refused(name: str, parts: tuple[Any, ...]) -> None:
+    request = ModelRequest(name=f"torchvision/{name}", weights="none", pipeline=deploy.GraphPipeline(parts=parts))
+    with pytest.raises(UsageError, match="no form"):
         resolve(request)
+
+
+def test_masks_are_pasted_as_torchvision_does() -> None:
+    """Boxes beyond every edge, without an area, of one pixel, and of the whole picture."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.rand(40, 4, generator=generator)
+    low = drawn[:, :2] * torch.tensor([70.0, 54.0]) - 8
+    boxes = torch.cat([low, torch.maximum(low, torch.tensor(0.0)) + drawn[:, 2:] * 40], 1)
+    more = [[0, 0, 64, 48], [5, 5, 5, 5], [5, 5, 6, 6], [-9, -9, 80, 60], [63, 47, 64, 48], [-0.4, -0.4, 3.6, 2.7]]
+    boxes = torch.cat([boxes, torch.tensor(more, dtype=torch.float32)])
+    masks = torch.rand(len(boxes), 1, 28, 28, generator=generator)
+    wanted = paste_masks_in_image(masks, boxes, (48, 64))[:, 0]
+    given = pasted(masks[:, 0].unsqueeze(0), boxes.unsqueeze(0), (48, 64))[0]
+    torch.testing.assert_close(given, wanted, atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow

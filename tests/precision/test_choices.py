@@ -149,8 +149,6 @@ def test_a_file_of_somebody_else_and_its_engine(
     ran = run("trt", "build", path, "--fp16", "--runtime", "tensorrt-rtx", "--json")
     assert ran.code == 0, ran.err
     assert "no set of nodes" not in ran.err
-    weighted = ran.json["weighted_layers"] if "weighted_layers" in ran.json else ran.json
-    assert "half" in str(weighted)
     (half,) = (item for item in store.rglob("*.fp16-tensorrt.onnx"))
     types = {tensor.data_type for tensor in onnx.load(half).graph.initializer if len(tensor.dims) == 4}
     assert types == {onnx.TensorProto.FLOAT16}

@@ -1,0 +1,195 @@
+"""Detectors from pictures to boxes in one file: do they pass, do they become engines, and what does suppression cost?
+
+    python -m benchmarks.detection [--only PATTERN] [--again]
+    python -m benchmarks.detection --trained FOLDER
+
+The first command exports the detectors of torchvision ``--with postprocessing``, with seeded weights, and builds an
+engine in FP16 and one in INT8 of each with TensorRT for RTX, without a GPU. Detectors that resize pictures get small
+ones, since the structure of the graph is the same. It also times the files of detectors with one stage in ONNX Runtime
+beside the same files that end at the last layers: the difference is the decoding, the selection and the suppression.
+
+The second command takes an artifacts directory with ``fcos_small`` and ``unet_small``, trained by ``deploy train`` on
+``shapes``, makes an INT8 file for each target, and scores and times every file on held-out pictures.
+
+Writes results/detection.json after every network; an interrupted run resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from benchmarks.common import deploy, interval, load, write
+
+NAME = "detection"
+TIMEOUT_S = 3600.0
+CANDIDATES = 300
+SIDE = 160
+SAMPLES = 8
+ROUNDS = 60
+BATCHES = (1, 2, 3, 5)
+
+SMALL = ("-o", f"min_size={SIDE}", "-o", f"max_size={SIDE}", "--input", f"image:3,{SIDE},{SIDE}")
+DETECTORS: dict[str, tuple[str, ...]] = {
+    "ssdlite320_mobilenet_v3_large": (),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": SMALL,
+    "ssd300_vgg16": (),
+    "fcos_resnet50_fpn": SMALL,
+    "retinanet_resnet50_fpn": SMALL,
+    "fasterrcnn_mobilenet_v3_large_fpn": SMALL,
+    "fasterrcnn_resnet50_fpn": SMALL,
+    "maskrcnn_resnet50_fpn": SMALL,
+    "retinanet_resnet50_fpn_v2": SMALL,
+    "fasterrcnn_resnet50_fpn_v2": SMALL,
+    "maskrcnn_resnet50_fpn_v2": SMALL,
+    "keypointrcnn_resnet50_fpn": SMALL,
+}
+"""Detectors of torchvision and their options, fast ones first."""
+
+ONE_STAGE = ("ssd*", "fcos*", "retinanet*")
+TARGETS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "onnxruntime"}
+"""Targets of INT8 files, and the backend that runs them here."""
+TRAINED = ("fcos_small", "unet_small")
+LAYERS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+
+
+def main() -> None:
+    """Measure the networks without a result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="Measure only the matching networks.")
+    parser.add_argument("--again", action="store_true", help="Measure again what has a result.")
+    parser.add_argument("--trained", type=Path, metavar="FOLDER", help="Score the trained networks in a folder.")
+    arguments = parser.parse_args()
+    part = "detectors" if arguments.trained is None else "trained"
+    for name in fnmatch.filter(DETECTORS if arguments.trained is None else TRAINED, arguments.only):
+        if name in load(NAME).get(part, {}) and not arguments.again:
+            continue
+        row = _detector(name) if arguments.trained is None else _trained(name, arguments.trained)
+        print(name, json.dumps(row), flush=True)
+        stored = {key: value for key, value in load(NAME).items() if key in ("detectors", "trained")}
+        settings = {"candidates": CANDIDATES, "side": SIDE, "samples": SAMPLES, "rounds": ROUNDS}
+        write(NAME, {**settings, **stored, part: {**stored.get(part, {}), name: row}})
+
+
+def _detector(name: str) -> dict[str, Any]:
+    """Export a detector, run its file at several batches, build both engines, and time the file."""
+    with tempfile.TemporaryDirectory() as scratch:
+        common = ("-q", "--artifacts", scratch)
+        asked = ("--weights", "none", "--with", "postprocessing", "--candidates", str(CANDIDATES))
+        code, made, seconds = deploy(
+            *common, "export", name, *asked, *DETECTORS[name], "--probes", "quick", timeout=TIMEOUT_S
+        )
+        row: dict[str, Any] = {"exported": bool(made.get("file")), "seconds": round(seconds, 1)}
+        if not row["exported"]:
+            return {**row, "reason": made.get("error", {}).get("message", f"status {code}")[:400]}
+        path = Path(made["file"])
+        row |= {"verdict": made["parity"]["verdict"], "reasons": made["parity"]["reasons"]}
+        feeds = _pictures(path, max(BATCHES))
+        row["batches"] = _batches(path, feeds)
+        np.save(Path(scratch) / "samples.npy", _pictures(path, SAMPLES))
+        for kind, options in (("fp16", ()), ("int8", ("--calib", f"{scratch}/samples.npy"))):
+            row[kind] = _engine(path, kind, (*common, "trt", "build", str(path), f"--{kind}", *options))
+        if any(fnmatch.fnmatch(name, pattern) for pattern in ONE_STAGE):
+            row["suppression"] = _suppression(path, feeds[:1])
+    return row
+
+
+def _pictures(path: Path, count: int) -> np.ndarray[Any, Any]:
+    """Return seeded pictures of blocks, values from 0 to 1, in the size that a file takes."""
+    _, _, height, width = _session(path).get_inputs()[0].shape
+    coarse = np.random.default_rng(0).random((count, 3, -(-height // 16), -(-width // 16)), np.float32)
+    return np.repeat(np.repeat(coarse, 16, 2), 16, 3)[:, :, :height, :width].copy()
+
+
+def _session(path: Path) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _batches(path: Path, pictures: np.ndarray[Any, Any]) -> list[int]:
+    """Return the sizes of batches at which the file runs and every picture gets what it gets alone."""
+    session = _session(path)
+    name = session.get_inputs()[0].name
+    alone = [session.run(["count"], {name: pictures[index : index + 1]})[0][0] for index in range(len(pictures))]
+    return [count for count in BATCHES if session.run(["count"], {name: pictures[:count]})[0].tolist() == alone[:count]]
+
+
+def _engine(path: Path, kind: str, command: tuple[str, ...]) -> dict[str, Any]:
+    code, built, seconds = deploy(*command, "--runtime", "tensorrt-rtx", timeout=TIMEOUT_S)
+    row: dict[str, Any] = {"built": code in (0, 4) and "weighted" in built, "seconds": round(seconds, 1)}
+    if not row["built"]:
+        return {**row, "reason": str(built.get("error", {}).get("message", f"status {code}"))[:400]}
+    row |= {key: built[key] for key in ("bytes", "weighted", "weight_bytes")}
+    if kind == "fp16":
+        (plan,) = path.parent.glob("*.precision.json")
+        document = json.loads(plan.read_text(encoding="utf-8"))
+        row |= {"share": document["share"], "margin": document["margin"]}
+    return row
+
+
+def _suppression(path: Path, picture: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Time a file and the same file up to its last layers, in turns; the share is that of what comes after."""
+    with tempfile.TemporaryDirectory() as scratch:
+        short = Path(scratch) / "short.onnx"
+        _cut(path, short)
+        runs = {"whole": _session(path), "layers": _session(short)}
+        (name,) = (item.name for item in runs["whole"].get_inputs())
+        times: dict[str, list[float]] = {key: [] for key in runs}
+        for _ in range(ROUNDS + 5):
+            for key, session in runs.items():
+                began = time.perf_counter()
+                session.run(None, {name: picture})
+                times[key].append(1e3 * (time.perf_counter() - began))
+    shares = [1 - layers / whole for layers, whole in zip(times["layers"][5:], times["whole"][5:], strict=True)]
+    return {
+        "median_ms": {key: round(statistics.median(values[5:]), 3) for key, values in times.items()},
+        "share": statistics.median(shares),
+        "share_interval": interval(shares),
+    }
+
+
+def _cut(path: Path, short: Path) -> None:
+    """Write the graph up to the results of layers with no layer after them."""
+    model = onnx.load(path)
+    leading: set[str] = set()
+    ends: list[str] = []
+    for node in reversed(model.graph.node):
+        if node.op_type in LAYERS and not leading.intersection(node.output):
+            ends.append(node.output[0])
+        if node.op_type in LAYERS or leading.intersection(node.output):
+            leading.update(node.input)
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ends)
+    kept = [node for node in model.graph.node if leading.intersection(node.output) or set(ends) & set(node.output)]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    onnx.save(model, short)
+
+
+def _trained(name: str, folder: Path) -> dict[str, Any]:
+    """Score and time the float file of a trained network and its INT8 files, on pictures that training did not see."""
+    common = ("-q", "--artifacts", str(folder))
+    deploy(*common, "export", name, timeout=TIMEOUT_S)
+    rows: dict[str, Any] = {}
+    for target, backend in TARGETS.items():
+        code, made, seconds = deploy(
+            *common, "quantize", name, "--calib", "shapes", "--target", target, "--max-drop", "1", timeout=TIMEOUT_S
+        )
+        rows[target] = {"code": code, "seconds": round(seconds, 1), "backend": backend, "made": made.get("evidence")}
+    code, scored, _ = deploy(*common, "evaluate", name, "--data", "shapes", timeout=TIMEOUT_S)
+    return {"int8": rows, "evaluate": scored, "code": code}
+
+
+if __name__ == "__main__":
+    main()
