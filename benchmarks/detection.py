@@ -4,8 +4,8 @@
     python -m benchmarks.detection --trained FOLDER
 
 The first command exports the detectors of torchvision ``--with postprocessing``, with seeded weights, and builds an
-engine in FP16 and one in INT8 of each with TensorRT for RTX, without a GPU. Detectors that resize pictures get small
-ones, since the structure of the graph is the same. It also times the files of detectors with one stage in ONNX Runtime
+engine in FP16 and one in INT8 of each with TensorRT for RTX, without a GPU. Detectors that resize pictures make
+them small, since the structure of the graph is the same. It also times the files of detectors with one stage in ONNX Runtime
 beside the same files that end at the last layers: the difference is the decoding, the selection and the suppression.
 
 The second command takes an artifacts directory with ``fcos_small`` and ``unet_small``, trained by ``deploy train`` on
@@ -39,7 +39,7 @@ SAMPLES = 8
 ROUNDS = 60
 BATCHES = (1, 2, 3, 5)
 
-SMALL = ("-o", f"min_size={SIDE}", "-o", f"max_size={SIDE}", "--input", f"image:3,{SIDE},{SIDE}")
+SMALL = ("-o", f"min_size={SIDE}", "-o", f"max_size={SIDE}")
 DETECTORS: dict[str, tuple[str, ...]] = {
     "ssdlite320_mobilenet_v3_large": (),
     "fasterrcnn_mobilenet_v3_large_320_fpn": SMALL,
@@ -108,7 +108,8 @@ def _pictures(path: Path, count: int) -> np.ndarray[Any, Any]:
     """Return seeded pictures of blocks, values from 0 to 1, in the size that a file takes."""
     _, _, height, width = _session(path).get_inputs()[0].shape
     coarse = np.random.default_rng(0).random((count, 3, -(-height // 16), -(-width // 16)), np.float32)
-    return np.repeat(np.repeat(coarse, 16, 2), 16, 3)[:, :, :height, :width].copy()
+    pictures: np.ndarray[Any, Any] = np.repeat(np.repeat(coarse, 16, 2), 16, 3)[:, :, :height, :width].copy()
+    return pictures
 
 
 def _session(path: Path) -> Any:

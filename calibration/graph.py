@@ -22,6 +22,9 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 CLIPPING = ("Relu", "Clip")
 """Activations that INT8 runtimes fuse into the preceding operator, so that only values they pass are represented."""
 
+ORDERS = ("TopK", "ArgMax", "ArgMin", "NonMaxSuppression")
+"""Operators that choose among many values, such as candidates by their scores."""
+
 SAME_VALUES = (
     "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Slice", "Gather", "Dropout",
     "DepthToSpace", "SpaceToDepth",
@@ -167,6 +170,66 @@ def last_layers(model: onnx.ModelProto) -> list[str]:
         if leads or node.op_type in WEIGHTED:
             behind.update(node.input)
     return found[::-1]
+
+
+def orders(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the nodes that choose among values that depend on an input."""
+    dependent = depends_on_input(model)
+    return [node for node in model.graph.node if node.op_type in ORDERS and not dependent.isdisjoint(node.input)]
+
+
+def decoding(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the nodes without weights that make what orders choose by, or use what they chose.
+
+    In a detector with a selection of proposals, other layers follow; such nodes are in front of them and `tail` behind.
+    Nodes that depend on no input are left out, and activations that a layer absorbs.
+    """
+    dependent, readers = depends_on_input(model), consumers(model)
+    producers = {name: node for node in model.graph.node for name in node.output}
+    before = {name for node in orders(model) for name in node.input}
+    after = {name for node in orders(model) for name in node.output}
+    nodes = [node for node in model.graph.node if node.op_type not in WEIGHTED and dependent.issuperset(node.output)]
+    for node in nodes:
+        if not after.isdisjoint(onnx_file.names_read(node)):
+            after.update(node.output)
+    found: list[str] = []
+    for node in reversed(nodes):
+        source = producers.get(node.input[0]) if node.input else None
+        if not after.isdisjoint(node.output):
+            found.append(node.name)
+        elif not before.isdisjoint(node.output):
+            before.update(onnx_file.names_read(node))
+            absorbed = node.op_type in CLIPPING and source is not None and source.op_type in WEIGHTED
+            if not absorbed or len(readers[node.input[0]]) > 1:
+                found.append(node.name)
+    return found[::-1]
+
+
+def heads(model: onnx.ModelProto) -> list[str]:
+    """Return what tells how good a graph with orders is: outputs that depend on none, and what the first are made from.
+
+    These are the results of the last layers in front of the first orders. Rows behind an order change places under the
+    smallest noise. Empty for a graph without orders.
+    """
+    behind = {name for node in orders(model) for name in node.output}
+    if not behind:
+        return []
+    names, dependent = set(weighted_layers(model)), depends_on_input(model)
+    for node in model.graph.node:
+        if not behind.isdisjoint(onnx_file.names_read(node)):
+            behind.update(node.output)
+    leading: set[str] = set()
+    found: list[str] = []
+    for node in reversed(model.graph.node):
+        if not behind.isdisjoint(node.output):
+            continue
+        leads = not leading.isdisjoint(node.output)
+        if node.name in names and not leads and dependent.issuperset(node.output):
+            found.append(node.output[0])
+        if leads or node.op_type in WEIGHTED:
+            leading.update(node.input)
+    apart = [value.name for value in model.graph.output if value.name in dependent - behind]
+    return [*apart, *(name for name in found[::-1] if name not in apart)]
 
 
 def read_in_branches(model: onnx.ModelProto) -> set[str]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 import math
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
+from calibration.graph import heads
 from deploy.core.backend import ONNX, RunSettings
 from deploy.core.cpu import unfit
 from deploy.core.errors import DataError
@@ -159,6 +163,9 @@ class QualityBounds:
 class Judge:
     """Compares quantized graphs with the float graph, which is run once, on the same samples.
 
+    Where a graph chooses detections, they are scored, and what is compared value by value is what they are chosen from
+    (see `calibration.graph.heads`), except for engines, which show only their outputs.
+
     The caller closes ``runner``, a started ONNX Runtime worker. The target decides what runs the quantized graphs;
     those for a ``cpu`` whose sums this one cannot hold are simulated.
     """
@@ -176,10 +183,17 @@ class Judge:
     ) -> None:
         self._runner, self._source, self._samples = runner, source, samples
         self._size, self._fixed, self._target, self._cpu = size, fixed, target, cpu
-        runner.open(source.path, **runner.backend.options(_settings(source.path)))
+        self._heads = () if onnx_file.is_large(source.path) else tuple(heads(onnx_file.load(source.path)))
+        with self._shown(source.path) as path:
+            runner.open(path, **runner.backend.options(_settings(path)))
         self._float = list(self._run(runner, None))
         if not self._float:
             raise DataError(f"{source.path}: its batch size is {size}, and there are only {samples.count} samples.")
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Names of the values that are compared in place of the outputs; empty where outputs are compared."""
+        return self._heads
 
     @property
     def sample_bytes(self) -> int:
@@ -198,13 +212,33 @@ class Judge:
         ``runtime`` replaces what runs the target's graphs on this machine.
         """
         runtime = runtime or (None if unfit(self._cpu) else runtime_of(ONNX, self._target)) or simulated()
-        options = runtime.options(_settings(path))
-        if runtime.backend == self._runner.backend:
-            self._runner.open(path, **options)
-            return self._compare(self._run(self._runner, progress), runtime.title)
-        with IsolatedRunner(runtime.backend.name) as other:
-            other.open(path, **options)
-            return self._compare(self._run(other, progress), runtime.title)
+        with self._shown(path) as shown:
+            options = runtime.options(_settings(shown))
+            if runtime.backend == self._runner.backend:
+                self._runner.open(shown, **options)
+                return self._compare(self._run(self._runner, progress), runtime.title)
+            with IsolatedRunner(runtime.backend.name) as other:
+                other.open(shown, **options)
+                return self._compare(self._run(other, progress), runtime.title)
+
+    @contextmanager
+    def _shown(self, path: Path) -> Iterator[Path]:
+        """Yield a copy of an ONNX file with the values that are compared as further outputs, or the file itself."""
+        if not self._heads or path.suffix != ".onnx":
+            yield path
+            return
+        with tempfile.TemporaryDirectory(prefix="deploy-heads-") as folder:
+            graph = onnx.load(path)
+            known = {value.name for value in graph.graph.output}
+            made = {name for node in graph.graph.node for name in node.output}
+            graph.graph.output.extend(
+                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+                for name in self._heads
+                if name in made - known
+            )
+            copy = Path(folder) / path.name
+            onnx.save(graph, copy)
+            yield copy
 
     def _run(self, runner: IsolatedRunner, progress: Progress | None) -> Iterator[Fetches]:
         done = 0
@@ -220,7 +254,8 @@ class Judge:
         fidelity = Fidelity()
         quantized: list[Fetches] = []
         for expected, actual in zip(self._float, outputs, strict=True):
-            fidelity.add(expected, actual)
+            names = [name for name in self._heads if name in actual] or list(expected)
+            fidelity.add({name: expected[name] for name in names if name in actual}, actual)
             quantized.append(actual)
         reference, quality = self.quality, self._quality(quantized)
         comparison: AccuracyComparison | ScoreComparison | None = None

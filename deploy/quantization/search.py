@@ -11,7 +11,7 @@ import onnx
 
 import calibration
 from calibration.adjustment import Adjustments
-from calibration.graph import last_layers, tail, weighted_layers
+from calibration.graph import decoding, last_layers, tail, weighted_layers
 from calibration.sensitivity import FloatLayerPlan, choose_float_layers
 from calibration.table import CalibrationTable
 from deploy.core.errors import BackendError, ModelError
@@ -139,11 +139,12 @@ def keep_mixed_outputs(quantizer: Quantizer, runner: IsolatedRunner, progress: P
 
     What mixes outputs of different kinds behind the last layers stays in float where a measurement shows that its
     rounding loses a channel. If an output is poor, concatenations and the last layers are tried in float. Of a
-    detector, everything behind the last layers stays in float: it decodes boxes and scores, and suppresses boxes.
+    detector, everything behind the last layers and around the choice of proposals stays in float: it decodes boxes and
+    scores, and suppresses boxes.
     """
     with progress.stage("measuring the outputs"):
         if quantizer.source.task in DETECTS:
-            quantizer.always_float = frozenset(tail(quantizer.graph))
+            quantizer.always_float = frozenset([*tail(quantizer.graph), *decoding(quantizer.graph)])
         else:
             quantizer.always_float = _lost_in_tail(quantizer, runner, progress)
         judge = quantizer.judge(runner, quantizer.samples)
@@ -158,6 +159,8 @@ def keep_mixed_outputs(quantizer: Quantizer, runner: IsolatedRunner, progress: P
                 start = tried
             else:
                 quantizer.always_float = kept
+    if judge.compared:
+        progress.note(f"compared in place of what is chosen, whose rows change places: {', '.join(judge.compared)}")
     if quantizer.always_float:
         names = [node.name for node in quantizer.graph.graph.node if node.name in quantizer.always_float]
         others = f" and {len(names) - 5} more nodes" if len(names) > 5 else ""
