@@ -115,6 +115,7 @@ def _pictures(path: Path, count: int) -> np.ndarray[Any, Any]:
 def _session(path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

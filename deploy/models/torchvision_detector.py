@@ -211,7 +211,8 @@ def _masks(heads: Any, maps: dict[str, Tensor], boxes: Tensor, labels: Tensor, s
     """Return the masks of boxes [n, k, 4] within the boxes, for their labels, [n, k, m, m] in 0..1."""
     logits = heads.mask_predictor(heads.mask_head(_pooled(heads.mask_roi_pool, maps, boxes, size)))
     wanted = labels.reshape(-1, 1, 1, 1).expand(-1, 1, *logits.shape[2:])
-    return logits.gather(1, wanted).sigmoid().reshape(*labels.shape, *logits.shape[2:])
+    masks: Tensor = logits.gather(1, wanted).sigmoid().reshape(*labels.shape, *logits.shape[2:])
+    return masks
 
 
 def pasted(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
