@@ -11,7 +11,7 @@ Source: torchvision, ``models/detection``: ``ssd.py``, ``retinanet.py``, ``fcos.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,9 @@ CANDIDATES = 1000
 
 _EMPTY = 1e-2
 """Side in pixels below which Faster R-CNN drops a box."""
+
+_TINY = 1e-6
+"""Area below which a box is on the lowest level anyway; the logarithm of 0 is not finite."""
 
 
 def applies(module: torch.nn.Module) -> bool:
@@ -71,10 +74,10 @@ class BatchedDetector(torch.nn.Module):
         inner, pictures = _transformed(model.transform, image, size)
         features = model.backbone(pictures)
         maps = {"0": features} if isinstance(features, Tensor) else features
-        boxes, scores, labels = _HEADS[type(model)](model, maps, pictures, inner)
+        scores, pick = _HEADS[type(model)](model, maps, pictures, inner, self.candidates)
         nms, score, most = _limits(model)
         best, index = topk(scores, min(self.candidates, scores.shape[1]))
-        boxes, labels = rows(boxes, index), labels.gather(1, index)
+        boxes, labels = pick(index)
         valid = suppress(boxes, labels, best > score, nms)
         inner_boxes, best, labels, valid = take(boxes, best, labels, valid, most)
         boxes = inner_boxes * _ratios(boxes, size, inner)
@@ -85,8 +88,9 @@ class BatchedDetector(torch.nn.Module):
         return found
 
 
-Candidates = tuple[Tensor, Tensor, Tensor]
-"""Boxes [n, a, 4], scores [n, a] and labels [n, a]; the scores of boxes that do not count are -1."""
+Candidates = tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]
+"""Scores [n, m], -1 for boxes that do not count; and what returns boxes [n, k, 4] and labels [n, k] from an index of
+the scores, [n, k]."""
 
 
 def _limits(model: Any) -> tuple[float, float, int]:
@@ -133,46 +137,60 @@ def _decoded(coder: Any, codes: Tensor, anchors: Tensor, size: tuple[int, int]) 
     return clipped
 
 
-def _ssd(model: Any, maps: dict[str, Tensor], pictures: Tensor, size: tuple[int, int]) -> Candidates:
+def _ssd(model: Any, maps: dict[str, Tensor], pictures: Tensor, size: tuple[int, int], wanted: int) -> Candidates:
     found = model.head(list(maps.values()))
     codes = found["bbox_regression"]
-    anchors = _anchors(model.anchor_generator, pictures, size, list(maps.values()))
-    boxes = _decoded(model.box_coder, codes, _of_all(anchors, codes), size)
+    anchors = _of_all(_anchors(model.anchor_generator, pictures, size, list(maps.values())), codes)
     scores = F.softmax(found["cls_logits"], dim=-1)[..., 1:].mT  # [n, c - 1, a]
-    count = min(model.topk_candidates, scores.shape[2])
-    best, index = topk(torch.where(scores > model.score_thresh, scores, -1.0), count)
-    labels = torch.arange(1, scores.shape[1] + 1).reshape(1, -1, 1).expand_as(index)
-    return rows(boxes, index.flatten(1)), best.flatten(1), labels.flatten(1)
+    scores = torch.where(scores > model.score_thresh, scores, -1.0)
+    order: Tensor | None = None
+    if wanted > model.topk_candidates:  # fewer are the best of their class, too
+        scores, index = topk(scores, min(model.topk_candidates, scores.shape[2]))
+        order = index.flatten(1)
+    width = scores.shape[2]
+
+    def pick(index: Tensor) -> tuple[Tensor, Tensor]:
+        label = quotient(index, width)
+        row = index - label * width if order is None else order.gather(1, index)
+        return _decoded(model.box_coder, rows(codes, row), rows(anchors, row), size), label + 1
+
+    return scores.flatten(1), pick
 
 
-def _levels(model: Any, maps: dict[str, Tensor], pictures: Tensor, size: tuple[int, int]) -> Candidates:
+def _levels(model: Any, maps: dict[str, Tensor], pictures: Tensor, size: tuple[int, int], wanted: int) -> Candidates:
     """Return the best candidates of every level of RetinaNet and FCOS."""
     levels = list(maps.values())
     found = model.head(levels)
-    anchors = _anchors(model.anchor_generator, pictures, size, levels)
+    codes = found["bbox_regression"]
+    anchors = _of_all(_anchors(model.anchor_generator, pictures, size, levels), codes)
     scores = found["cls_logits"].sigmoid()
     if "bbox_ctrness" in found:
         scores = torch.sqrt(scores * found["bbox_ctrness"].sigmoid())
-    each = model.anchor_generator.num_anchors_per_location()
-    counts = [level.shape[2] * level.shape[3] * number for level, number in zip(levels, each, strict=True)]
-    classes, parts = scores.shape[2], []
-    for score, codes, anchor in zip(
-        *(torch.split(value, counts, 1) for value in (scores, found["bbox_regression"])),
-        torch.split(anchors, counts),
-        strict=True,
-    ):
-        flat = score.flatten(1)
-        flat = torch.where(flat > model.score_thresh, flat, -1.0)
-        best, index = topk(flat, min(model.topk_candidates, flat.shape[1]))
-        row = quotient(index, classes)
-        labels = index - row * classes
-        boxes = _decoded(model.box_coder, rows(codes, row), rows(_of_all(anchor, codes), row), size)
-        parts.append((boxes, best, labels))
-    boxes, best, labels = (torch.cat(part, 1) for part in zip(*parts, strict=True))
-    return boxes, best, labels
+    classes = scores.shape[2]
+    scores = torch.where(scores > model.score_thresh, scores, -1.0).flatten(1)
+    order: Tensor | None = None
+    if wanted > model.topk_candidates:  # fewer are the best of their level, too
+        each = model.anchor_generator.num_anchors_per_location()
+        counts = [level.shape[2] * level.shape[3] * n * classes for level, n in zip(levels, each, strict=True)]
+        best, places, start = [], [], 0
+        for part, count in zip(torch.split(scores, counts, 1), counts, strict=True):
+            value, index = topk(part, min(model.topk_candidates, count))
+            best.append(value)
+            places.append(index + start)
+            start += count
+        scores, order = torch.cat(best, 1), torch.cat(places, 1)
+
+    def pick(index: Tensor) -> tuple[Tensor, Tensor]:
+        place = index if order is None else order.gather(1, index)
+        row = quotient(place, classes)
+        return _decoded(model.box_coder, rows(codes, row), rows(anchors, row), size), place - row * classes
+
+    return scores, pick
 
 
-def _faster_rcnn(model: Any, maps: dict[str, Tensor], pictures: Tensor, size: tuple[int, int]) -> Candidates:
+def _faster_rcnn(
+    model: Any, maps: dict[str, Tensor], pictures: Tensor, size: tuple[int, int], wanted: int
+) -> Candidates:
     proposals, valid = _proposals(model.rpn, list(maps.values()), pictures, size)
     heads, batch, count = model.roi_heads, proposals.shape[0], proposals.shape[1]
     pooled = _pooled(heads.box_roi_pool, maps, proposals, size)
@@ -183,8 +201,11 @@ def _faster_rcnn(model: Any, maps: dict[str, Tensor], pictures: Tensor, size: tu
     scores = F.softmax(logits, -1).reshape(batch, count, classes)[:, :, 1:]
     large = ((boxes[..., 2:] - boxes[..., :2]) >= _EMPTY).all(-1)
     counts = (scores > heads.score_thresh) & large & valid.unsqueeze(2)
-    labels = torch.arange(1, classes).expand_as(scores)
-    return boxes.flatten(1, 2), torch.where(counts, scores, -1.0).flatten(1), labels.flatten(1)
+
+    def pick(index: Tensor) -> tuple[Tensor, Tensor]:
+        return rows(boxes.flatten(1, 2), index), index - quotient(index, classes - 1) * (classes - 1) + 1
+
+    return torch.where(counts, scores, -1.0).flatten(1), pick
 
 
 def _proposals(rpn: Any, maps: list[Tensor], pictures: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -251,7 +272,7 @@ def _pooled(pool: Any, maps: dict[str, Tensor], boxes: Tensor, size: tuple[int, 
     steps = [round(math.log2(size[0] / level.shape[2])) for level in levels]
     results = [_aligned(level, boxes / 2**step, pool) for level, step in zip(levels, steps, strict=True)]
     area = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).flatten()
-    scale = torch.log2(torch.sqrt(area) / pool.canonical_scale)
+    scale = torch.log2(torch.sqrt(area.clamp(min=_TINY)) / pool.canonical_scale)
     wanted = torch.floor(pool.canonical_level + scale + 1e-6).clamp(steps[0], steps[-1])
     chosen = results[0]
     for number, result in enumerate(results[1:], 1):  # torchvision numbers levels so, whatever their steps are
