@@ -178,8 +178,8 @@ def orders(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     return [node for node in model.graph.node if node.op_type in ORDERS and not dependent.isdisjoint(node.input)]
 
 
-def decoding(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the nodes without weights that make what orders choose by, or use what they chose.
+def decoding(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the nodes without weights that make what orders choose by, or use what they chose.
 
     In a detector with a selection of proposals, other layers follow; such nodes are in front of them and `tail` behind.
     Nodes that depend on no input are left out, and activations that a layer absorbs.
@@ -192,16 +192,16 @@ def decoding(model: onnx.ModelProto) -> list[str]:
     for node in nodes:
         if not after.isdisjoint(onnx_file.names_read(node)):
             after.update(node.output)
-    found: list[str] = []
+    found: list[onnx.NodeProto] = []
     for node in reversed(nodes):
         source = producers.get(node.input[0]) if node.input else None
         if not after.isdisjoint(node.output):
-            found.append(node.name)
+            found.append(node)
         elif not before.isdisjoint(node.output):
             before.update(onnx_file.names_read(node))
             absorbed = node.op_type in CLIPPING and source is not None and source.op_type in WEIGHTED
             if not absorbed or len(readers[node.input[0]]) > 1:
-                found.append(node.name)
+                found.append(node)
     return found[::-1]
 
 

@@ -8,7 +8,7 @@ measured value by value.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from calibration.graph import ORDERS, decoding
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.model import Model, Weights
 from deploy.core.runner import Fetches
@@ -23,11 +24,6 @@ from deploy.exporting.graph_choices import ChoiceNode, survey
 from deploy.onnx_graph.graph import OnnxModule
 from deploy.parity.probes import Probe
 from deploy.support import onnx_file
-
-ORDERS = frozenset(("TopK", "ArgMax", "ArgMin", "NonMaxSuppression"))
-"""Operators that choose among many values; a graph with none of them is left as it is."""
-
-_WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +34,8 @@ class GivenChoices:
         source: the graph that makes them.
         path: the graph that is given them. Its further outputs are the values that orders are chosen by.
         choices: their names and types.
-        decided: nodes of the source that choose, and nodes without weights that only serve choices or their results,
-            such as the decoding of boxes; by their first results.
+        decided: nodes of the source that choose, and those around them that decode, see `calibration.graph.decoding`;
+            by their first results.
     """
 
     source: Path
@@ -63,15 +59,15 @@ class GivenChoices:
 def give_choices(source: Path, path: Path) -> GivenChoices | None:
     """Write a float32 graph with its choices as inputs; None if it makes no order.
 
-    Choices are given if they are orders, come after one, or come after all weights on the way to one. ``path`` is
-    beside ``source``, whose external data it shares.
+    Choices are given if they are orders, come after one, or are between the last layers and one. ``path`` is beside
+    ``source``, whose external data it shares.
     """
     model = onnx_file.load(source)
     found, _, _ = survey(model)
     orders = {item.result for item in found if item.operator in ORDERS}
     if not orders:
         return None
-    decided = _decided(model.graph, orders)
+    decided = {first_result(node) for node in decoding(model)}
     given = [item for item in found if item.result in orders or item.above & orders or item.result in decided]
     makers = {name: node for node in model.graph.node for name in node.output}
     choices = tuple(helper.make_tensor_value_info(item.result, _type(makers[item.result]), None) for item in given)
@@ -114,26 +110,6 @@ def _give(
     graph.node.extend(kept)
     graph.input.extend(choices)
     graph.output.extend([*outputs, *shown])
-
-
-def _decided(graph: onnx.GraphProto, orders: Iterable[str]) -> set[str]:
-    """Return nodes with no weights of a layer after them that make what orders are chosen by or use the result."""
-    before, after = set[str](), set(orders)  # names of tensors
-    leading = set[str]()
-    nodes = [(node, onnx_file.names_read(node), set(node.output)) for node in graph.node]
-    for node, read, made in reversed(nodes):
-        if node.op_type in _WEIGHTED or made & leading:
-            leading.update(read)
-        elif made & (before | after):
-            before.update(read)
-    for _, read, made in nodes:
-        if after.intersection(read):
-            after |= made
-    return {
-        first_result(node)
-        for node, _, made in nodes
-        if made & (before | after) and not made & leading and node.op_type not in _WEIGHTED
-    }
 
 
 def _type(node: onnx.NodeProto) -> int:

@@ -144,7 +144,9 @@ def keep_mixed_outputs(quantizer: Quantizer, runner: IsolatedRunner, progress: P
     """
     with progress.stage("measuring the outputs"):
         if quantizer.source.task in DETECTS:
-            quantizer.always_float = frozenset([*tail(quantizer.graph), *decoding(quantizer.graph)])
+            quantizer.always_float = frozenset(
+                [*tail(quantizer.graph), *(node.name for node in decoding(quantizer.graph))]
+            )
         else:
             quantizer.always_float = _lost_in_tail(quantizer, runner, progress)
         judge = quantizer.judge(runner, quantizer.samples)

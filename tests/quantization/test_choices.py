@@ -103,7 +103,7 @@ def test_rows_that_change_places_are_not_compared(kind: type[nn.Module], target:
     assert not set(outputs) & {value.name for value in graph.graph.output}
     assert all(item.sqnr_db is not None and item.sqnr_db > 20.0 for item in outputs.values()), outputs
     quantized = onnx.load(report.artifact.path)
-    around = set(decoding(graph))
+    around = {node.name for node in decoding(graph)}
     made = {name for node in quantized.graph.node if node.name in around for name in node.output}
     assert around and made
     layers = {name for node in quantized.graph.node if node.op_type in ("Gemm", "MatMul") for name in node.input}
