@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.badges import badges
 from benchmarks.common import load
 from benchmarks.tables.architectures import architectures_rows, architectures_text
+from benchmarks.tables.detection import detection_table
 from benchmarks.tables.edits import edits_table
 from benchmarks.tables.foreign import foreign_table
 from benchmarks.tables.gpu import gpu_tables
@@ -203,6 +204,7 @@ def main() -> None:
         ("docs/tensorrt.md", "tensorrt", tensorrt_tables()),
         ("docs/gpu.md", "gpu", gpu_tables()),
         ("docs/onnx-files.md", "foreign", foreign_table()),
+        ("docs/detectors.md", "detection", detection_table()),
         ("docs/editing.md", "edits", edits_table()),
         ("docs/timing.md", "harness", harness_tables()),
         ("docs/serving.md", "serve", serve_tables()),
