@@ -67,19 +67,14 @@ def give_choices(source: Path, path: Path) -> GivenChoices | None:
     orders = {item.result for item in found if item.operator in ORDERS}
     if not orders:
         return None
-    decided = {first_result(node) for node in decoding(model)}
+    decided = {onnx_file.first_result(node) for node in decoding(model)}
     given = [item for item in found if item.result in orders or item.above & orders or item.result in decided]
     makers = {name: node for node in model.graph.node for name in node.output}
     choices = tuple(helper.make_tensor_value_info(item.result, _type(makers[item.result]), None) for item in given)
-    choosing = {first_result(makers[item.result]) for item in given}
+    choosing = {onnx_file.first_result(makers[item.result]) for item in given}
     _give(model.graph, given, choices, makers)
     onnx.save(model, str(path))
     return GivenChoices(source=source, path=path, choices=choices, decided=frozenset(decided | choosing))
-
-
-def first_result(node: onnx.NodeProto) -> str:
-    """Return the name of a node's first result."""
-    return next(filter(None, node.output), node.name)
 
 
 def _give(

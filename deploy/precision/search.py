@@ -310,6 +310,5 @@ def _nodes(steps: Sequence[Promotion]) -> set[str]:
 def _modules(path: Path) -> dict[str, tuple[str, str, str]]:
     """Return operator, name and module of every node, by its first result, in execution order."""
     return {
-        next(filter(None, node.output), node.name): (node.op_type, node.name, scope(node))
-        for node in onnx_file.load(path).graph.node
+        onnx_file.first_result(node): (node.op_type, node.name, scope(node)) for node in onnx_file.load(path).graph.node
     }

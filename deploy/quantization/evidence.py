@@ -232,7 +232,7 @@ class Judge:
             known = {value.name for value in graph.graph.output}
             made = {name for node in graph.graph.node for name in node.output}
             graph.graph.output.extend(
-                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+                onnx.ValueInfoProto(name=name)  # the runtime finds the type, which may be half precision
                 for name in self._heads
                 if name in made - known
             )

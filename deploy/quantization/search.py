@@ -45,7 +45,7 @@ class Quantizer:
     """Writes quantized versions of a prepared graph for one target, each with other layers in float.
 
     With ``fp16``, layers that are not quantized compute in FP16, except for those with values that FP16 cannot hold;
-    inputs and outputs stay float32.
+    inputs and outputs stay float32, and so do choices and the decoding around them.
 
     Attributes:
         prepared: the prepared graph, from which every version is made anew.
@@ -81,7 +81,8 @@ class Quantizer:
             self._save(names, self.path)
             if self.fp16:
                 self.beyond_half = self._beyond_half()
-                to_half(self.path, self.path, keep=self.beyond_half or ())
+                decided = {onnx_file.first_result(node) for node in decoding(self.graph)}
+                to_half(self.path, self.path, keep=decided.union(self.beyond_half or ()))
             self._written = names
         return self.path
 

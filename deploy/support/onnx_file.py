@@ -113,6 +113,11 @@ def _with_subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]
                 yield from _with_subgraphs(graph.node)
 
 
+def first_result(node: onnx.NodeProto) -> str:
+    """Return the name of a node's first result, by which plans of precision name it."""
+    return next(filter(None, node.output), node.name)
+
+
 def names_read(node: onnx.NodeProto) -> list[str]:
     """Return the names of the tensors a node reads, including those its subgraphs read from the enclosing graph."""
     names = [name for name in node.input if name]

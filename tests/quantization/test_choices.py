@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from torch import nn
@@ -133,3 +134,15 @@ def test_a_bound_is_held_by_what_is_chosen_from(tmp_path: Path) -> None:
     assert report.verdict == "pass", report.reasons
     with pytest.raises(UsageError):
         deploy.quantize(path, calib=data, target="tensorrt", max_drop=1.0, artifacts=tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*UNTRAINED")
+def test_layers_in_half_precision_beside_int8_do_not_decode(tmp_path: Path) -> None:
+    path = _export(Candidates, tmp_path)
+    report = deploy.quantize(path, calib=_pictures(tmp_path), target="tensorrt", fp16=True, artifacts=tmp_path)
+    graph = ir.load(report.artifact.path).graph
+    orders = [node for node in graph if node.op_type == "TopK"]
+    assert orders and all(node.inputs[0].dtype == ir.DataType.FLOAT for node in orders)  # type: ignore[union-attr]
+    around = {node.output[0] for node in decoding(onnx.load(path))}
+    types = {value.dtype for node in graph for value in node.outputs[:1] if value.name in around}
+    assert ir.DataType.FLOAT in types and ir.DataType.FLOAT16 not in types
