@@ -23,8 +23,8 @@ def _detectors(stored: dict[str, Any]) -> str:
     built = {kind: sum(row.get(kind, {}).get("built", False) for row in rows.values()) for kind in ("fp16", "int8")}
     lines = [
         f"{len(rows)} detectors of torchvision with seeded weights, {stored['candidates']} candidates and "
-        f"`--probes quick`; those that resize pictures to {stored['side']} pixels "
-        f"(`python -m benchmarks.detection`). {exported} are exported, {passed} pass, and TensorRT for RTX builds "
+        f"`--probes quick` (`python -m benchmarks.detection`); those that resize pictures make them "
+        f"{stored['side']} pixels large. {exported} are exported, {passed} pass, and TensorRT for RTX builds "
         f"{built['fp16']} engines in FP16 and {built['int8']} in INT8. Suppression: what decoding, selection and "
         "suppression take of the time of the file in ONNX Runtime, with a batch of 1 and one thread.",
         "",
@@ -55,9 +55,11 @@ def _detectors(stored: dict[str, Any]) -> str:
 def _trained(rows: dict[str, dict[str, Any]]) -> str:
     if not rows:
         return ""
+    busy = any("others" in (item["flags"] or {}) for row in rows.values() for item in row["timed"])
     lines = [
         "Networks of the zoo trained on `shapes`, on held-out pictures; each INT8 file in the runtime that it is for, "
-        "the one for TensorRT simulated and not timed. Times are medians with 95 % intervals, batch 1, one thread.",
+        "the one for TensorRT simulated and not timed. Times are medians with 95 % intervals, batch 1, one thread"
+        f"{'; other processes kept the machine busy' if busy else ''}.",
         "",
         "| network | target | score, float | score, INT8 | difference | time, float | time, INT8 |",
         "|---|---|---|---|---|---|---|",
@@ -71,7 +73,10 @@ def _trained(rows: dict[str, dict[str, Any]]) -> str:
 
 
 def _score(score: dict[str, Any] | None) -> str:
-    return "" if score is None else f"{score['metric']} {100 * score['value']:.2f} %"
+    if score is None:
+        return ""
+    second = f"{score['second_metric']} {100 * score['second']:.2f} %"
+    return f"{score['metric']} {100 * score['value']:.2f} %, {second}"
 
 
 def _difference(comparison: dict[str, Any] | None) -> str:
