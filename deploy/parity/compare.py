@@ -49,6 +49,7 @@ def compare(
     chooser: Chooser | None = None,
     perturbed: Runner | None = None,
     original: Original | None = None,
+    in_place: bool = False,
     ran: list[Probe] | None = None,
     advance: Callable[[int, int, str], None] = lambda done, total, text: None,
 ) -> ParityReport:
@@ -56,9 +57,10 @@ def compare(
 
     Probes have the model's input names; ``rename`` gives the candidate's where they differ. ``chooser`` compares the
     discrete choices behind the outputs. ``perturbed`` is PyTorch's own run with other roundings, for networks that may
-    amplify them; ``original`` is the reference's own run in the candidate's runtime, where it is a file. The probes
-    that are run are added to ``ran``. ``advance`` is called after every probe with the number of probes done, their
-    total, and the label of the probe.
+    amplify them; ``original`` is the reference's own run in the candidate's runtime, where it is a file. With
+    ``in_place``, rows whose number depends on the data are not matched, since all runs were given the same choices. The
+    probes that are run are added to ``ran``. ``advance`` is called after every probe with the number of probes done,
+    their total, and the label of the probe.
 
     Where the model treats samples independently, every distinct sample is computed once (`SharedRows`). A size that the
     model itself refuses is reported, and is no fault of the candidate. A size for which the candidate is refused memory
@@ -69,7 +71,7 @@ def compare(
         BackendMemoryError: the candidate was refused memory on every probe.
         BackendCrashedError: the candidate's process died.
     """
-    tally = Tally(precision=precision, chooser=chooser, perturbed=perturbed, original=original)
+    tally = Tally(precision=precision, chooser=chooser, perturbed=perturbed, original=original, in_place=in_place)
     loop = _Loop(SharedRows(reference, baseline), candidate, tally, dict(rename or {}))
     for index, probe in enumerate(probes):
         if loop.wanted(probe):

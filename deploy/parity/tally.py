@@ -92,6 +92,7 @@ class Tally:
         chooser: compares the choices behind the outputs; None if only the outputs are known.
         perturbed: PyTorch's own run with other roundings.
         original: where the reference is a file, its own run in the candidate's runtime.
+        in_place: rows are not matched, since all runs were given the same choices.
         accumulated: statistics by output, or scores behind a choice, and group of probes.
         errors: the candidate's errors, by the sizes of the probe.
         selected: rows that were matched or could not be, by the envelope of their group of probes.
@@ -103,6 +104,7 @@ class Tally:
     chooser: Chooser | None = None
     perturbed: Runner | None = None
     original: Original | None = None
+    in_place: bool = False
     accumulated: dict[tuple[str, str], Accumulator] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -203,6 +205,8 @@ class Tally:
                 counts[name][tuple(item.probe.sizes.items())].update((len(value), len(item.own[name])))
         depends = {name for name, found in counts.items() if any(len(sizes) > 1 for sizes in found.values())}
         depends |= {name for item in self._pending if item.selects for name in item.expected}
+        if self.in_place:
+            depends = set()
         for item in self._pending:
             varying: dict[int, list[str]] = defaultdict(list)
             for name, value in item.expected.items():

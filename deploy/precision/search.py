@@ -176,7 +176,12 @@ class Search:
         self._convert(keep)
         self.progress.advance(self.runs, MAX_RUNS, f"{len(keep)} nodes in float32")
         report = compare(
-            self._reference, self._bound, RoundedRunner(self._converted), self.probes, precision=self.precision
+            self._reference,
+            self._bound,
+            RoundedRunner(self._converted),
+            self.probes,
+            precision=self.precision,
+            in_place=self.planned not in (None, self.source),
         )
         # an output that is open for another reason, such as one that never changes, is not noisy
         margins = [item.margin for item in report.outputs if item.verdict != "pass" and not item.margin >= 1.0]
