@@ -22,6 +22,10 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 CLIPPING = ("Relu", "Clip")
 """Activations that INT8 runtimes fuse into the preceding operator, so that only values they pass are represented."""
 
+FLOATS = (
+    onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE,
+)  # fmt: skip
+
 ORDERS = ("TopK", "ArgMax", "ArgMin", "NonMaxSuppression")
 """Operators that choose among many values, such as candidates by their scores."""
 
@@ -173,9 +177,13 @@ def last_layers(model: onnx.ModelProto) -> list[str]:
 
 
 def orders(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Return the nodes that choose among values that depend on an input."""
+    """Return the nodes that choose among floats that depend on an input; rounding changes no choice among integers."""
     dependent = depends_on_input(model)
-    return [node for node in model.graph.node if node.op_type in ORDERS and not dependent.isdisjoint(node.input)]
+    found = [node for node in model.graph.node if node.op_type in ORDERS and not dependent.isdisjoint(node.input)]
+    types = tensor_types(model)
+    if any(node.input[0] not in types for node in found):
+        types = tensor_types(onnx.shape_inference.infer_shapes(model))
+    return [node for node in found if node.input[0] not in types or types[node.input[0]].elem_type in FLOATS]
 
 
 def decoding(model: onnx.ModelProto) -> list[onnx.NodeProto]:

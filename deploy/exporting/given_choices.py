@@ -16,11 +16,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from calibration.graph import ORDERS, decoding
+from calibration.graph import ORDERS, decoding, orders
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.model import Model, Weights
 from deploy.core.runner import Fetches
-from deploy.exporting.graph_choices import ChoiceNode, survey
+from deploy.exporting.graph_choices import survey
 from deploy.onnx_graph.graph import OnnxModule
 from deploy.parity.probes import Probe
 from deploy.support import onnx_file
@@ -64,27 +64,23 @@ def give_choices(source: Path, path: Path) -> GivenChoices | None:
     """
     model = onnx_file.load(source)
     found, _, _ = survey(model)
-    orders = {item.result for item in found if item.operator in ORDERS}
-    if not orders:
+    ordered = {name for node in orders(model) for name in node.output}
+    if ordered.isdisjoint(item.result for item in found):
         return None
     decided = {onnx_file.first_result(node) for node in decoding(model)}
-    given = [item for item in found if item.result in orders or item.above & orders or item.result in decided]
+    given = [item for item in found if item.result in ordered | decided or item.above & ordered]
     makers = {name: node for node in model.graph.node for name in node.output}
     choices = tuple(helper.make_tensor_value_info(item.result, _type(makers[item.result]), None) for item in given)
     choosing = {onnx_file.first_result(makers[item.result]) for item in given}
-    _give(model.graph, given, choices, makers)
+    chosen_by = dict.fromkeys(name for item in given if item.result in ordered for name in item.inputs)
+    _give(model.graph, choices, [name for name in chosen_by if name in makers])
     onnx.save(model, str(path))
     return GivenChoices(source=source, path=path, choices=choices, decided=frozenset(decided | choosing))
 
 
-def _give(
-    graph: onnx.GraphProto,
-    given: Sequence[ChoiceNode],
-    choices: Sequence[onnx.ValueInfoProto],
-    makers: dict[str, onnx.NodeProto],
-) -> None:
+def _give(graph: onnx.GraphProto, choices: Sequence[onnx.ValueInfoProto], chosen_by: Sequence[str]) -> None:
     """Put inputs in the place of choices, and add the values that orders are chosen by to the outputs."""
-    results = {item.result for item in given}
+    results = {value.name for value in choices}
     kept: list[onnx.NodeProto] = []
     for node in graph.node:
         if not results.intersection(node.output):
@@ -94,12 +90,7 @@ def _give(
             inputs, outputs = [node.input[0], node.output[1]], [node.output[0]]
             kept.append(helper.make_node("GatherElements", inputs, outputs, name=node.name, axis=axis))
     taken = {value.name for value in graph.output} | results
-    chosen_by = dict.fromkeys(name for item in given if item.operator in ORDERS for name in item.inputs)
-    shown = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-        for name in chosen_by
-        if name in makers and name not in taken
-    ]
+    shown = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in chosen_by if name not in taken]
     outputs = [value for value in graph.output if value.name not in results]
     del graph.node[:], graph.output[:]
     graph.node.extend(kept)

@@ -17,7 +17,7 @@ import onnx
 from calibration.graph import heads
 from deploy.core.backend import ONNX, RunSettings
 from deploy.core.cpu import unfit
-from deploy.core.errors import DataError
+from deploy.core.errors import BackendError, DataError
 from deploy.core.isolated import IsolatedRunner
 from deploy.core.plain import to_plain
 from deploy.core.progress import Progress
@@ -212,14 +212,19 @@ class Judge:
         ``runtime`` replaces what runs the target's graphs on this machine.
         """
         runtime = runtime or (None if unfit(self._cpu) else runtime_of(ONNX, self._target)) or simulated()
+        if runtime.backend == self._runner.backend:
+            return self._measure(self._runner, path, progress, runtime)
+        with IsolatedRunner(runtime.backend.name) as other:
+            return self._measure(other, path, progress, runtime)
+
+    def _measure(self, runner: IsolatedRunner, path: Path, progress: Progress, runtime: Runtime) -> Evidence:
+        options = runtime.options(_settings(path))
         with self._shown(path) as shown:
-            options = runtime.options(_settings(shown))
-            if runtime.backend == self._runner.backend:
-                self._runner.open(shown, **options)
-                return self._compare(self._run(self._runner, progress), runtime.title)
-            with IsolatedRunner(runtime.backend.name) as other:
-                other.open(shown, **options)
-                return self._compare(self._run(other, progress), runtime.title)
+            if shown != path:  # what is published has run itself
+                runner.open(path, **options)
+                next(self._run(runner, None))
+            runner.open(shown, **options)
+            return self._compare(self._run(runner, progress), runtime.title)
 
     @contextmanager
     def _shown(self, path: Path) -> Iterator[Path]:
@@ -238,7 +243,12 @@ class Judge:
             )
             copy = Path(folder) / path.name
             onnx.save(graph, copy)
-            yield copy
+            try:
+                yield copy
+            except BackendError as exc:
+                exc.message = exc.message.replace(str(copy), str(path))
+                exc.args = (exc.message,)
+                raise
 
     def _run(self, runner: IsolatedRunner, progress: Progress | None) -> Iterator[Fetches]:
         done = 0

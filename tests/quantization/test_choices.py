@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 import deploy
-from calibration.graph import decoding, heads
+from calibration.graph import decoding, heads, orders
 from deploy.core.errors import UsageError
+from deploy.exporting.given_choices import give_choices
 from tests.nightly import pairs_by_day  # type: ignore[import-not-found,unused-ignore]
 
 SIDE = 64
@@ -146,3 +147,31 @@ def test_layers_in_half_precision_beside_int8_do_not_decode(tmp_path: Path) -> N
     around = {node.output[0] for node in decoding(onnx.load(path))}
     types = {value.dtype for node in graph for value in node.outputs[:1] if value.name in around}
     assert ir.DataType.FLOAT in types and ir.DataType.FLOAT16 not in types
+
+
+class Text(nn.Module):
+    """A state at the place of the largest token, as CLIP's encoder of texts takes it: a choice among integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.layer, self.last = nn.Embedding(40, 16), nn.Linear(16, 32), nn.Linear(32, 8)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        states = torch.relu(self.layer(self.embedding(tokens)))
+        return self.last(states[torch.arange(tokens.shape[0]), tokens.argmax(1)])  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore:.*UNTRAINED")
+def test_a_choice_among_integers_is_none(tmp_path: Path) -> None:
+    done = deploy.export(Text(), "tokens:batch,6:int64:0..40", name="text", artifacts=tmp_path, probes="quick")
+    graph = onnx.load(done.artifact.path)
+    assert any(node.op_type == "ArgMax" for node in graph.graph.node)
+    assert orders(graph) == [] and heads(graph) == [] and decoding(graph) == []
+    del graph.graph.value_info[:]
+    assert orders(graph) == []
+    data = tmp_path / "tokens.npy"
+    np.save(data, np.random.default_rng(0).integers(0, 40, (32, 6)))
+    report = deploy.quantize(done.artifact.path, calib=data, target="tensorrt", artifacts=tmp_path)
+    assert [item.output for item in report.evidence.outputs] == [value.name for value in graph.graph.output]
+    assert give_choices(done.artifact.path, tmp_path / "given.onnx") is None
