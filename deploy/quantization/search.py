@@ -163,7 +163,7 @@ def keep_mixed_outputs(quantizer: Quantizer, runner: IsolatedRunner, progress: P
             else:
                 quantizer.always_float = kept
     if judge.compared:
-        progress.note(f"compared in place of what is chosen, whose rows change places: {', '.join(judge.compared)}")
+        progress.note(f"compared: {', '.join(judge.compared)}, since rounding may change the order of what is chosen")
     if quantizer.always_float:
         names = [node.name for node in quantizer.graph.graph.node if node.name in quantizer.always_float]
         others = f" and {len(names) - 5} more nodes" if len(names) > 5 else ""
