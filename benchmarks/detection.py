@@ -31,6 +31,7 @@ import onnx
 import onnxruntime
 
 from benchmarks.common import deploy, interval, load, write
+from calibration.graph import last_layers
 
 NAME = "detection"
 TIMEOUT_S = 3600.0
@@ -61,7 +62,7 @@ ONE_STAGE = ("ssd*", "fcos*", "retinanet*")
 TARGETS = ("onnxruntime", "openvino", "tensorrt")
 """Targets of INT8 files; those for TensorRT are scored by a simulation and not timed."""
 TRAINED = ("fcos_small", "unet_small")
-LAYERS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+TIMING = "--backends onnxruntime,openvino --baseline onnxruntime --precision fp32,int8 --threads 1"
 
 
 def main() -> None:
@@ -165,18 +166,17 @@ def _suppression(path: Path, picture: np.ndarray[Any, Any]) -> dict[str, Any]:
 def _cut(path: Path, short: Path) -> None:
     """Write the graph up to the results of layers with no layer after them."""
     model = onnx.load(path)
-    leading: set[str] = set()
-    ends: list[str] = []
-    for node in reversed(model.graph.node):
-        if node.op_type in LAYERS and not leading.intersection(node.output):
-            ends.append(node.output[0])
-        if node.op_type in LAYERS or leading.intersection(node.output):
-            leading.update(node.input)
+    last = set(last_layers(model))
+    needed = {node.output[0] for node in model.graph.node if node.name in last}
     del model.graph.output[:]
-    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ends)
-    kept = [node for node in model.graph.node if leading.intersection(node.output) or set(ends) & set(node.output)]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(needed))
+    kept = []
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
     del model.graph.node[:]
-    model.graph.node.extend(kept)
+    model.graph.node.extend(kept[::-1])
     onnx.save(model, short)
 
 
@@ -194,17 +194,7 @@ def _trained(name: str, folder: Path) -> dict[str, Any]:
         kept = {key: made.get(key) for key in ("verdict", "reasons", "bytes", "cpu", "judged_on")}
         evidence = {key: made.get("evidence", {}).get(key) for key in ("accuracy", "float_accuracy", "comparison")}
         row["int8"][target] = {"code": code, "seconds": round(seconds, 1), **kept, **evidence}
-    timing = (
-        "--backends",
-        "onnxruntime,openvino",
-        "--baseline",
-        "onnxruntime",
-        "--precision",
-        "fp32,int8",
-        "--threads",
-        "1",
-    )
-    _, timed, _ = deploy(*common, "bench", name, *timing, timeout=TIMEOUT_S)
+    _, timed, _ = deploy(*common, "bench", name, *TIMING.split(), timeout=TIMEOUT_S)
     row["timed"] = [
         {key: item.get(key) for key in ("backend", "precision", "file", "bytes", "flags")}
         | {"median_ns": (item.get("latency") or {}).get("median_ns")}

@@ -25,6 +25,7 @@ CLIPPING = ("Relu", "Clip")
 FLOATS = (
     onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE,
 )  # fmt: skip
+"""Types whose values are rounded."""
 
 ORDERS = ("TopK", "ArgMax", "ArgMin", "NonMaxSuppression")
 """Operators that choose among many values, such as candidates by their scores."""
@@ -155,11 +156,18 @@ def tail(model: onnx.ModelProto) -> list[str]:
         if node.op_type in WEIGHTED or not ahead.isdisjoint(node.output):
             ahead.update(node.input)
             continue
-        source = producers.get(node.input[0]) if node.input else None
-        absorbed = node.op_type in CLIPPING and source is not None and source.op_type in WEIGHTED
-        if dependent.issuperset(node.output) and (not absorbed or len(readers[node.input[0]]) > 1):
+        if dependent.issuperset(node.output) and not _absorbed(node, producers, readers):
             found.append(node.name)
     return found[::-1]
+
+
+def _absorbed(
+    node: onnx.NodeProto, producers: dict[str, onnx.NodeProto], readers: dict[str, list[onnx.NodeProto]]
+) -> bool:
+    """Return whether a node is an activation that INT8 runtimes fuse into the layer before it."""
+    source = producers.get(node.input[0]) if node.input else None
+    absorbed = node.op_type in CLIPPING and source is not None and source.op_type in WEIGHTED
+    return absorbed and len(readers[node.input[0]]) <= 1
 
 
 def last_layers(model: onnx.ModelProto) -> list[str]:
@@ -194,21 +202,20 @@ def decoding(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """
     dependent, readers = depends_on_input(model), consumers(model)
     producers = {name: node for node in model.graph.node for name in node.output}
-    before = {name for node in orders(model) for name in node.input}
-    after = {name for node in orders(model) for name in node.output}
+    choosing = orders(model)
+    before = {name for node in choosing for name in node.input}
+    after = {name for node in choosing for name in node.output}
     nodes = [node for node in model.graph.node if node.op_type not in WEIGHTED and dependent.issuperset(node.output)]
     for node in nodes:
         if not after.isdisjoint(onnx_file.names_read(node)):
             after.update(node.output)
     found: list[onnx.NodeProto] = []
     for node in reversed(nodes):
-        source = producers.get(node.input[0]) if node.input else None
         if not after.isdisjoint(node.output):
             found.append(node)
         elif not before.isdisjoint(node.output):
             before.update(onnx_file.names_read(node))
-            absorbed = node.op_type in CLIPPING and source is not None and source.op_type in WEIGHTED
-            if not absorbed or len(readers[node.input[0]]) > 1:
+            if not _absorbed(node, producers, readers):
                 found.append(node)
     return found[::-1]
 

@@ -1,6 +1,6 @@
 """Tables that PyTorch's exporter builds anew for every export, built once per process of the tests.
 
-They take about half the time of exporting a small network: the signatures of a thousand translations, and a walk over
+They take much of the time of exporting a small network: the signatures of a thousand translations, and a walk over
 every operator of PyTorch for every namespace. Both results are the same at every export; the walk is repeated when an
 operator was registered since.
 """

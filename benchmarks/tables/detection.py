@@ -25,7 +25,8 @@ def _detectors(stored: dict[str, Any]) -> str:
         f"{len(rows)} detectors of torchvision with seeded weights, {stored['candidates']} candidates and "
         f"`--probes quick` (`python -m benchmarks.detection`); those that resize pictures make them "
         f"{stored['side']} pixels large. {exported} are exported, {passed} pass, and TensorRT for RTX builds "
-        f"{built['fp16']} engines in FP16 and {built['int8']} in INT8. Suppression: what decoding, selection and "
+        f"{built['fp16']} engines in FP16 and {built['int8']} in INT8; how well INT8 holds shows with trained weights "
+        "only. Suppression: what decoding, selection and "
         "suppression take of the time of the file in ONNX Runtime, with a batch of 1 and one thread.",
         "",
         "| detector | verdict | batches | FP16: operations in half precision | FP16 | INT8 | suppression |",

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from calibration.graph import ORDERS, decoding, orders
+from calibration.graph import ORDERS, attribute, decoding, orders
 from deploy.backends.torch.reference import PyTorchRunner
 from deploy.core.model import Model, Weights
 from deploy.core.runner import Fetches
@@ -86,8 +86,7 @@ def _give(graph: onnx.GraphProto, choices: Sequence[onnx.ValueInfoProto], chosen
         if not results.intersection(node.output):
             kept.append(node)
         elif node.op_type == "TopK" and node.output[0]:
-            axis = next((item.i for item in node.attribute if item.name == "axis"), -1)
-            inputs, outputs = [node.input[0], node.output[1]], [node.output[0]]
+            inputs, outputs, axis = [node.input[0], node.output[1]], [node.output[0]], attribute(node, "axis", -1)
             kept.append(helper.make_node("GatherElements", inputs, outputs, name=node.name, axis=axis))
     taken = {value.name for value in graph.output} | results
     shown = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in chosen_by if name not in taken]
@@ -101,20 +100,19 @@ def _give(graph: onnx.GraphProto, choices: Sequence[onnx.ValueInfoProto], chosen
 def _type(node: onnx.NodeProto) -> int:
     """Return the type of a choice in a float32 graph."""
     if node.op_type == "Cast":
-        return next(int(item.i) for item in node.attribute if item.name == "to")
+        return int(attribute(node, "to"))
     if node.op_type in ORDERS:
         return int(TensorProto.INT64)
     return int(TensorProto.FLOAT if node.op_type in ("Floor", "Ceil", "Round", "Sign") else TensorProto.BOOL)
 
 
 def _model(graph: onnx.ModelProto, path: Path) -> Model:
-    stored = {tensor.name for tensor in graph.graph.initializer}
-    values = [value for value in graph.graph.input if value.name not in stored]
+    inputs, _ = onnx_file.specs_of(graph, path)
     return Model(
         name=path.name,
         slug=path.stem,
         module=OnnxModule(graph, path.parent).eval(),
-        inputs=tuple(onnx_file.tensor_spec(value, path) for value in values),
+        inputs=inputs,
         sizes={},
         weights=Weights(source=path.name, trained=True),
     )

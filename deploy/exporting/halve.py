@@ -120,19 +120,21 @@ def _search(
 ) -> PrecisionPlan:
     """Return a plan; of a graph that makes orders, such as that of scores, for the graph with its choices given."""
     given = give_choices(prepared, prepared.with_name("given.onnx"))
-    judged = model if given is None else given.model()
+    source, judged, drawn, decided = prepared, model, probes, frozenset[str]()
+    if given is not None:
+        source, judged, drawn, decided = given.path, given.model(), given.probes(probes), given.decided
     plan = Search(
-        source=prepared if given is None else given.path,
+        source=source,
+        planned=prepared,
         precision=options.precision,
-        probes=probes if given is None else given.probes(probes),
+        probes=drawn,
         reference=PyTorchRunner(judged, "fp64"),
         own=PyTorchRunner(judged, options.precision),
         min_sqnr=options.min_sqnr,
         safety=safety,
         keep=options.keep_float,
         only=options.only_half,
-        planned=prepared,
-        decided=frozenset() if given is None else given.decided,
+        decided=decided,
         progress=progress,
     ).run()
     if given is not None:

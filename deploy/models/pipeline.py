@@ -37,7 +37,7 @@ def in_graph(model: Model, pipeline: GraphPipeline | None) -> Model:
         if torchvision_detector.has_masks(model.module) and "preprocessing" in pipeline.parts:
             raise UsageError(
                 f"{model.name}: preprocessing in the graph has no form for masks, which have the size of the picture.",
-                "--with postprocessing, and masks of the size of the input",
+                "--with postprocessing",
             )
         if torchvision_detector.applies(model.module):
             model = _batched(model, pipeline)

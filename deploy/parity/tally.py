@@ -206,7 +206,7 @@ class Tally:
         depends = {name for name, found in counts.items() if any(len(sizes) > 1 for sizes in found.values())}
         depends |= {name for item in self._pending if item.selects for name in item.expected}
         if self.in_place:
-            depends = set()
+            depends.clear()
         for item in self._pending:
             varying: dict[int, list[str]] = defaultdict(list)
             for name, value in item.expected.items():

@@ -48,7 +48,7 @@ class Search:
 
     Attributes:
         source: the float32 graph as `exporters.half.prepared` makes it, in a folder for scratch files.
-        planned: the graph that the plan is for, if ``source`` is one whose choices are given as inputs.
+        planned: the graph that the plan is for: ``source``, or the one whose choices are inputs of ``source``.
         probes: inputs by which a converted graph is judged.
         reference: the graph or its model in float64.
         own: PyTorch's own run in the precision.
@@ -59,6 +59,7 @@ class Search:
     """
 
     source: Path
+    planned: Path
     precision: str
     probes: Sequence[Probe]
     reference: Runner
@@ -68,7 +69,6 @@ class Search:
     safety: float
     keep: Sequence[str] = ()
     only: Sequence[str] = ()
-    planned: Path | None = None
     decided: Collection[str] = frozenset()
     runs: int = 0
     _graph: str = field(init=False)
@@ -104,12 +104,11 @@ class Search:
         return self._plan(reasons, margin)
 
     def _start(self) -> None:
-        planned = self.planned or self.source
-        self._graph = structure(planned)
+        self._graph = structure(self.planned)
         self._found = ranges(self.source, self._inputs())
-        halved = self._convert((), planned)
+        halved = self._convert((), self.planned)
         self._half, self._kept = halved.half, halved.kept
-        self._modules = _modules(planned)
+        self._modules = _modules(self.planned)
         self._reference = CachedRunner(self.reference)
         self._strict = self._bounded(MIN_SQNR if self.min_sqnr is None else self.min_sqnr)
 
@@ -181,7 +180,7 @@ class Search:
             RoundedRunner(self._converted),
             self.probes,
             precision=self.precision,
-            in_place=self.planned not in (None, self.source),
+            in_place=self.planned != self.source,
         )
         # an output that is open for another reason, such as one that never changes, is not noisy
         margins = [item.margin for item in report.outputs if item.verdict != "pass" and not item.margin >= 1.0]

@@ -164,7 +164,8 @@ class Judge:
     """Compares quantized graphs with the float graph, which is run once, on the same samples.
 
     Where a graph chooses detections, they are scored, and what is compared value by value is what they are chosen from
-    (see `calibration.graph.heads`), except for engines, which show only their outputs.
+    (see `calibration.graph.heads`). Outputs are compared where that cannot be shown: of engines, and of files that are
+    opened with one copy of their weights (`onnx_file.is_large`).
 
     The caller closes ``runner``, a started ONNX Runtime worker. The target decides what runs the quantized graphs;
     those for a ``cpu`` whose sums this one cannot hold are simulated.
@@ -264,8 +265,9 @@ class Judge:
         fidelity = Fidelity()
         quantized: list[Fetches] = []
         for expected, actual in zip(self._float, outputs, strict=True):
-            names = [name for name in self._heads if name in actual] or list(expected)
-            fidelity.add({name: expected[name] for name in names if name in actual}, actual)
+            shown = self._heads and actual.keys() >= set(self._heads)  # an engine shows its outputs only
+            names = self._heads if shown else [name for name in expected if name in actual]
+            fidelity.add({name: expected[name] for name in names}, actual)
             quantized.append(actual)
         reference, quality = self.quality, self._quality(quantized)
         comparison: AccuracyComparison | ScoreComparison | None = None

@@ -281,6 +281,15 @@ def test_boxes_are_compared_one_by_one(
     assert report.verdict == verdict, report.reasons
 
 
+@pytest.mark.parametrize(("theirs", "verdict"), [(_same, "pass"), (_swap, "fail")])
+def test_rows_are_compared_in_place_where_all_runs_have_the_same_choices(
+    theirs: Callable[[Fetches, Feeds], Fetches], verdict: str
+) -> None:
+    probes = make_probes([IMAGE], {})
+    runs = Detector(np.float64), Detector(np.float32), Detector(np.float32, theirs)
+    assert compare(*runs, probes, in_place=True).verdict == verdict
+
+
 def test_probes_are_seeded_and_stay_in_their_bounds() -> None:
     spec = TensorSpec(name="x", dtype="float32", shape=("batch", 3, "side", "side"), bounds=(0, 1))
     first, second = (make_probes([spec], {"batch": 2, "side": 8}, seed=4) for _ in range(2))

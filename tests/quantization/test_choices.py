@@ -15,53 +15,9 @@ import deploy
 from calibration.graph import decoding, heads, orders
 from deploy.core.errors import UsageError
 from deploy.exporting.given_choices import give_choices
+from tests import choosing
+from tests.choosing import Candidates, Classes, Staged  # type: ignore[import-not-found,unused-ignore]
 from tests.nightly import pairs_by_day  # type: ignore[import-not-found,unused-ignore]
-
-SIDE = 64
-
-
-class Candidates(nn.Module):
-    """64 boxes, most of them with nearly equal scores."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 16, 3, 4, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU())
-        self.head = nn.Conv2d(16, 7, 1)
-        with torch.no_grad():
-            self.head.weight.mul_(4)
-
-    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        y = self.head(self.body(images))
-        rows, columns = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
-        center = torch.stack([columns, rows]).float() * 8 + 4 + y[:, :2].tanh() * 8
-        half = (y[:, 2:4].tanh() + 1.5) * 7
-        boxes, scores = torch.cat([center - half, center + half], 1), (y[:, 4:] + 1).sigmoid()
-        return {"boxes": boxes.flatten(2).mT, "scores": scores.flatten(2).mT}
-
-
-class Staged(Candidates):
-    """Proposals by score, and layers that look at them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.second = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 3))
-
-    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        found = super().forward(images)
-        _, index = found["scores"].amax(2).topk(16)
-        boxes = found["boxes"].gather(1, index.unsqueeze(2).expand(-1, -1, 4))
-        return {"boxes": boxes, "scores": self.second(boxes / 64).sigmoid()}
-
-
-class Classes(nn.Module):
-    """The class of every pixel, as integers only."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1), nn.ReLU(), nn.Conv2d(16, 4, 3, 1, 1))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.body(images).argmax(1)
 
 
 def _pictures(folder: Path) -> Path:
@@ -71,20 +27,15 @@ def _pictures(folder: Path) -> Path:
 
 
 def _export(kind: type[nn.Module], folder: Path) -> Path:
-    torch.manual_seed(1)
-    options = {}
-    if issubclass(kind, Candidates):
-        shown = deploy.Postprocessing(kind="fcos", score_threshold=0.3, iou_threshold=0.4, detections=20)
-        options["pipeline"] = deploy.GraphPipeline(parts=("postprocessing",), postprocessing=shown)
-    inputs = f"images:batch,3,{SIDE},{SIDE}:float32:0..1"
+    module = choosing.seeded(kind, gain=4.0)
+    options = choosing.selecting(kind)
     done = deploy.export(
-        kind().eval(), inputs, name="net", artifacts=folder, probes="quick", strategy="export", **options
-    )  # type: ignore[arg-type]
+        module, choosing.INPUTS, name="net", artifacts=folder, probes="quick", strategy="export", **options
+    )
     assert done.verdict != "fail", done.parity.reasons
     return done.artifact.path
 
 
-@pytest.mark.filterwarnings("ignore:.*UNTRAINED")
 @pytest.mark.parametrize(
     ("kind", "target"),
     pairs_by_day(
@@ -127,7 +78,6 @@ def _values_of(model: onnx.ModelProto, node: onnx.NodeProto) -> set[str]:
     }
 
 
-@pytest.mark.filterwarnings("ignore:.*UNTRAINED")
 def test_a_bound_is_held_by_what_is_chosen_from(tmp_path: Path) -> None:
     path = _export(Candidates, tmp_path)
     data = _pictures(tmp_path)
@@ -137,7 +87,6 @@ def test_a_bound_is_held_by_what_is_chosen_from(tmp_path: Path) -> None:
         deploy.quantize(path, calib=data, target="tensorrt", max_drop=1.0, artifacts=tmp_path)
 
 
-@pytest.mark.filterwarnings("ignore:.*UNTRAINED")
 def test_layers_in_half_precision_beside_int8_do_not_decode(tmp_path: Path) -> None:
     path = _export(Candidates, tmp_path)
     report = deploy.quantize(path, calib=_pictures(tmp_path), target="tensorrt", fp16=True, artifacts=tmp_path)
@@ -156,13 +105,14 @@ class Text(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.embedding, self.layer, self.last = nn.Embedding(40, 16), nn.Linear(16, 32), nn.Linear(32, 8)
+        with torch.no_grad():
+            self.last.weight.mul_(3)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         states = torch.relu(self.layer(self.embedding(tokens)))
         return self.last(states[torch.arange(tokens.shape[0]), tokens.argmax(1)])  # type: ignore[no-any-return]
 
 
-@pytest.mark.filterwarnings("ignore:.*UNTRAINED")
 def test_a_choice_among_integers_is_none(tmp_path: Path) -> None:
     done = deploy.export(Text(), "tokens:batch,6:int64:0..40", name="text", artifacts=tmp_path, probes="quick")
     graph = onnx.load(done.artifact.path)
